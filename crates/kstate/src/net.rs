@@ -1,0 +1,144 @@
+//! What rtnetlink speaks of, as values: links, addresses, routes, neighbours, forwarding entries, sysctls.
+//! [`NetState`] holds only what is ours (docs/ownership.md says how each is recognised).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use types::{IfName, IpNet, Mac, Vni};
+
+/// The route protocol number that marks our routes (`ip route` shows `proto 112`).
+pub const ROUTE_PROTOCOL: u8 = 112;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetState {
+    pub links: BTreeMap<IfName, Link>,
+    /// Addresses on links that we own, and ours on `lo`.
+    pub addresses: BTreeSet<(IfName, IpNet)>,
+    pub routes: BTreeMap<RouteKey, Route>,
+    pub neighbours: BTreeMap<(IfName, IpAddr), Mac>,
+    /// Static forwarding entries of VXLAN devices: inner destination MAC → outer destination.
+    pub fdb: BTreeMap<(IfName, Mac), IpAddr>,
+    /// Path under /proc/sys with slashes → value, such as `net/ipv4/ip_forward` → `1`.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub kind: LinkKind,
+    /// `None`: whatever the kernel chose.
+    pub mac: Option<Mac>,
+    pub mtu: Option<u32>,
+    pub up: bool,
+    /// The bridge that this link is a port of, and how.
+    pub port: Option<BridgePort>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    Bridge,
+    /// `learning` off always: entries are written by us.
+    Vxlan {
+        vni: Vni,
+        local: IpAddr,
+        port: u16,
+    },
+    /// The host side of a pod's pair. We never create it from a diff (ADD does), only mend what is around it.
+    Veth,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgePort {
+    pub bridge: IfName,
+    /// Isolated ports do not exchange frames: packets between two pods of a node pass the IP hooks.
+    pub isolated: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    pub dst: IpNet,
+    pub table: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub dev: Option<IfName>,
+    pub via: Option<IpAddr>,
+    /// The next hop is reached on `dev` although no subnet says so (VTEP addresses).
+    pub onlink: bool,
+    pub src: Option<IpAddr>,
+    pub kind: RouteKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    Unicast,
+    /// Answers with ICMP unreachable: pod addresses of this node that nobody has.
+    Unreachable,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    AddLink {
+        name: IfName,
+        link: Link,
+    },
+    /// MTU, MAC, up, master, isolation of an existing link.
+    ChangeLink {
+        name: IfName,
+        link: Link,
+    },
+    DeleteLink {
+        name: IfName,
+    },
+    AddAddress {
+        link: IfName,
+        address: IpNet,
+    },
+    DeleteAddress {
+        link: IfName,
+        address: IpNet,
+    },
+    /// Adds or replaces.
+    SetRoute {
+        key: RouteKey,
+        route: Route,
+    },
+    DeleteRoute {
+        key: RouteKey,
+    },
+    SetNeighbour {
+        link: IfName,
+        ip: IpAddr,
+        mac: Mac,
+    },
+    DeleteNeighbour {
+        link: IfName,
+        ip: IpAddr,
+    },
+    SetFdb {
+        link: IfName,
+        mac: Mac,
+        dst: IpAddr,
+    },
+    DeleteFdb {
+        link: IfName,
+        mac: Mac,
+    },
+    SetSysctl {
+        path: String,
+        value: String,
+    },
+}
+
+/// Growth first, dependencies before what needs them; then removals in reverse.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub grow: Vec<Op>,
+    pub shrink: Vec<Op>,
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.grow.is_empty() && self.shrink.is_empty()
+    }
+}

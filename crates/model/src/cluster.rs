@@ -1,0 +1,297 @@
+//! The maps of rows, and the witness that they are whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use types::ObjectName;
+
+use crate::row::{Attachment, EndpointSlice, Namespace, Node, Pod, Policy, Service};
+
+/// The sources. [`Cluster::synced`] waits for each of them, the node's own attachments included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    Node,
+    Namespace,
+    Pod,
+    Service,
+    EndpointSlice,
+    Policy,
+    Attachment,
+}
+
+impl Kind {
+    pub const ALL: [Self; 7] = [
+        Self::Node,
+        Self::Namespace,
+        Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Policy,
+        Self::Attachment,
+    ];
+}
+
+/// A row with its kind. Boxed where it is large, so that an event is a few words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Row {
+    Node(Node),
+    Namespace(Namespace),
+    Pod(Box<Pod>),
+    Service(Box<Service>),
+    EndpointSlice(EndpointSlice),
+    Policy(Box<Policy>),
+    Attachment(Box<Attachment>),
+}
+
+impl Row {
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Node(r) => Key::new(Kind::Node, ObjectName::cluster(&r.name)),
+            Self::Namespace(r) => Key::new(Kind::Namespace, ObjectName::cluster(&r.name)),
+            Self::Pod(r) => Key::new(Kind::Pod, r.key.clone()),
+            Self::Service(r) => Key::new(Kind::Service, r.key.clone()),
+            Self::EndpointSlice(r) => Key::new(Kind::EndpointSlice, r.key.clone()),
+            Self::Policy(r) => Key::new(Kind::Policy, r.key.clone()),
+            Self::Attachment(r) => Key::new(Kind::Attachment, ObjectName::cluster(&r.container)),
+        }
+    }
+}
+
+/// Names one row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    pub kind: Kind,
+    pub name: ObjectName,
+}
+
+impl Key {
+    pub fn new(kind: Kind, name: ObjectName) -> Self {
+        Self { kind, name }
+    }
+}
+
+/// What a watch says. A (re)list is `Start`, then `Upsert`s, then `Done`: rows that the list did not name are
+/// deleted at `Done`, never before, so that a relist never empties the datapath.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Start(Kind),
+    Upsert(Row),
+    Delete(Key),
+    Done(Kind),
+}
+
+/// The cluster. Fields are read by brains; only [`Cluster::apply`] writes.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    pub nodes: BTreeMap<String, Node>,
+    pub namespaces: BTreeMap<String, Namespace>,
+    pub pods: BTreeMap<ObjectName, Pod>,
+    pub services: BTreeMap<ObjectName, Service>,
+    pub slices: BTreeMap<ObjectName, EndpointSlice>,
+    pub policies: BTreeMap<ObjectName, Policy>,
+    /// By container id.
+    pub attachments: BTreeMap<String, Attachment>,
+    /// Service → names of its slices.
+    slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    done: BTreeSet<Kind>,
+    /// Keys that a running list has not named yet.
+    unseen: BTreeMap<Kind, BTreeSet<Key>>,
+}
+
+/// Proof that every source has been listed once. Only [`Cluster::synced`] makes it, and compile asks for it:
+/// nothing can touch the kernel from half a picture.
+#[derive(Clone, Copy, Debug)]
+pub struct Synced<'a>(&'a Cluster);
+
+impl std::ops::Deref for Synced<'_> {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        self.0
+    }
+}
+
+impl Cluster {
+    pub fn synced(&self) -> Option<Synced<'_>> {
+        (self.done.len() == Kind::ALL.len()).then_some(Synced(self))
+    }
+
+    /// Sources whose first list is not complete.
+    pub fn missing(&self) -> impl Iterator<Item = Kind> {
+        Kind::ALL.into_iter().filter(|kind| !self.done.contains(kind))
+    }
+
+    /// The slices of a service, in the order of their names (EP-07).
+    pub fn slices_of<'a>(
+        &'a self,
+        service: &ObjectName,
+    ) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
+        self.slices_of.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
+    }
+
+    /// Takes one event and says which keys really changed: an upsert of an equal row changes nothing. When a
+    /// slice moves from one service to another, both services' keys are in the answer.
+    pub fn apply(&mut self, event: Event) -> Vec<Key> {
+        match event {
+            Event::Start(kind) => {
+                let keys = self.keys(kind).collect();
+                self.unseen.insert(kind, keys);
+                Vec::new()
+            }
+            Event::Upsert(row) => {
+                let key = row.key();
+                if let Some(unseen) = self.unseen.get_mut(&key.kind) {
+                    unseen.remove(&key);
+                }
+                self.upsert(row)
+            }
+            Event::Delete(key) => self.delete(&key),
+            Event::Done(kind) => {
+                let gone = self.unseen.remove(&kind).unwrap_or_default();
+                let changed = gone.iter().flat_map(|key| self.delete(key)).collect();
+                self.done.insert(kind);
+                changed
+            }
+        }
+    }
+
+    fn keys(&self, kind: Kind) -> Box<dyn Iterator<Item = Key> + '_> {
+        let named = |names: Vec<ObjectName>| Box::new(names.into_iter().map(move |n| Key::new(kind, n)));
+        let cluster = |names: Vec<&String>| names.into_iter().map(ObjectName::cluster).collect();
+        match kind {
+            Kind::Node => named(cluster(self.nodes.keys().collect())),
+            Kind::Namespace => named(cluster(self.namespaces.keys().collect())),
+            Kind::Pod => named(self.pods.keys().cloned().collect()),
+            Kind::Service => named(self.services.keys().cloned().collect()),
+            Kind::EndpointSlice => named(self.slices.keys().cloned().collect()),
+            Kind::Policy => named(self.policies.keys().cloned().collect()),
+            Kind::Attachment => named(cluster(self.attachments.keys().collect())),
+        }
+    }
+
+    fn upsert(&mut self, row: Row) -> Vec<Key> {
+        let key = row.key();
+        let changed = match row {
+            Row::Node(r) => put(&mut self.nodes, r.name.clone(), r),
+            Row::Namespace(r) => put(&mut self.namespaces, r.name.clone(), r),
+            Row::Pod(r) => put(&mut self.pods, r.key.clone(), *r),
+            Row::Service(r) => put(&mut self.services, r.key.clone(), *r),
+            Row::Policy(r) => put(&mut self.policies, r.key.clone(), *r),
+            Row::Attachment(r) => put(&mut self.attachments, r.container.clone(), *r),
+            Row::EndpointSlice(r) => return self.upsert_slice(key, r),
+        };
+        if changed { vec![key] } else { Vec::new() }
+    }
+
+    fn upsert_slice(&mut self, key: Key, slice: EndpointSlice) -> Vec<Key> {
+        let mut changed = self.unlink_slice(&key.name, Some(&slice.service));
+        let service = ObjectName::new(&slice.key.namespace, &slice.service);
+        self.slices_of.entry(service.clone()).or_default().insert(key.name.clone());
+        if put(&mut self.slices, key.name.clone(), slice) {
+            changed.extend([key, Key::new(Kind::Service, service)]);
+        }
+        changed
+    }
+
+    /// Forgets which service a slice belonged to, unless that is still `keep`; names the service that lost it.
+    fn unlink_slice(&mut self, name: &ObjectName, keep: Option<&str>) -> Vec<Key> {
+        let Some(former) = self.slices.get(name).filter(|s| Some(s.service.as_str()) != keep) else {
+            return Vec::new();
+        };
+        let service = ObjectName::new(&name.namespace, &former.service);
+        if let Some(names) = self.slices_of.get_mut(&service) {
+            names.remove(name);
+            if names.is_empty() {
+                self.slices_of.remove(&service);
+            }
+        }
+        vec![Key::new(Kind::Service, service)]
+    }
+
+    fn delete(&mut self, key: &Key) -> Vec<Key> {
+        let name = &key.name;
+        let mut changed = Vec::new();
+        let gone = match key.kind {
+            Kind::Node => self.nodes.remove(&name.name).is_some(),
+            Kind::Namespace => self.namespaces.remove(&name.name).is_some(),
+            Kind::Pod => self.pods.remove(name).is_some(),
+            Kind::Service => self.services.remove(name).is_some(),
+            Kind::Policy => self.policies.remove(name).is_some(),
+            Kind::Attachment => self.attachments.remove(&name.name).is_some(),
+            Kind::EndpointSlice => {
+                changed = self.unlink_slice(name, None);
+                self.slices.remove(name).is_some()
+            }
+        };
+        if gone {
+            changed.push(key.clone());
+        }
+        changed
+    }
+}
+
+/// Whether the map is different afterwards.
+fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
+    if map.get(&key) == Some(&value) {
+        return false;
+    }
+    map.insert(key, value);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(name: &str, service: &str) -> Row {
+        Row::EndpointSlice(EndpointSlice {
+            key: ObjectName::new("shop", name),
+            service: service.into(),
+            ..EndpointSlice::default()
+        })
+    }
+
+    fn service_key(name: &str) -> Key {
+        Key::new(Kind::Service, ObjectName::new("shop", name))
+    }
+
+    #[test]
+    fn a_slice_that_moves_changes_both_services() {
+        let mut cluster = Cluster::default();
+        cluster.apply(Event::Upsert(slice("s1", "a")));
+        let changed = cluster.apply(Event::Upsert(slice("s1", "b")));
+        assert!(changed.contains(&service_key("a")) && changed.contains(&service_key("b")), "{changed:?}");
+        assert_eq!(cluster.slices_of(&ObjectName::new("shop", "a")).count(), 0);
+        assert_eq!(cluster.slices_of(&ObjectName::new("shop", "b")).count(), 1);
+    }
+
+    #[test]
+    fn a_relist_deletes_only_at_its_end() {
+        let mut cluster = Cluster::default();
+        cluster.apply(Event::Upsert(slice("s1", "a")));
+        cluster.apply(Event::Start(Kind::EndpointSlice));
+        assert_eq!(cluster.slices.len(), 1);
+        cluster.apply(Event::Upsert(slice("s2", "a")));
+        assert_eq!(cluster.slices.len(), 2);
+        let changed = cluster.apply(Event::Done(Kind::EndpointSlice));
+        assert_eq!(cluster.slices.len(), 1);
+        assert!(changed.contains(&service_key("a")));
+    }
+
+    #[test]
+    fn an_equal_row_changes_nothing() {
+        let mut cluster = Cluster::default();
+        assert!(!cluster.apply(Event::Upsert(slice("s1", "a"))).is_empty());
+        assert!(cluster.apply(Event::Upsert(slice("s1", "a"))).is_empty());
+    }
+
+    #[test]
+    fn synced_needs_every_source() {
+        let mut cluster = Cluster::default();
+        for kind in Kind::ALL {
+            assert!(cluster.synced().is_none());
+            cluster.apply(Event::Start(kind));
+            cluster.apply(Event::Done(kind));
+        }
+        assert!(cluster.synced().is_some());
+    }
+}

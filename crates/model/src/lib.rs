@@ -1,0 +1,14 @@
+//! Owns: the cluster as this program sees it: typed rows by key, and which keys an event changed.
+//! Never: I/O, clocks, kernel words (no table, route or veth), and no decision about traffic.
+//! In → Out: [`Event`]s from watches and from the node → [`Cluster`], changed [`Key`]s, [`Synced`].
+//! Read first: [`row`], then [`Cluster::apply`].
+
+mod cluster;
+pub mod from_k8s;
+pub mod row;
+
+pub use cluster::{Cluster, Event, Key, Kind, Row, Synced};
+pub use row::{
+    Attachment, Endpoint, EndpointSlice, IntOrName, NamedPort, Namespace, Node, Peer, Phase, Pod, Policy,
+    PolicyPort, PolicyRule, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,
+};

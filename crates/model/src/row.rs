@@ -1,0 +1,204 @@
+//! The rows: what this program keeps of each Kubernetes object, cut at the border (150,000 pods as whole
+//! objects are 5.6 GiB, as rows 98 MiB). A field is here only because some brain reads it.
+
+use std::net::IpAddr;
+
+use types::{IfName, IpNet, Labels, Mac, ObjectName, Protocol, Selector};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    pub name: String,
+    /// InternalIPs, the primary first.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`; empty until the node CIDR controller has spoken.
+    pub pod_cidrs: Vec<IpNet>,
+    pub labels: Labels,
+    /// The hardware address of the node's VTEP, from [`types::wire::VTEP_MAC_ANNOTATION`].
+    pub vtep_mac: Option<Mac>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    pub name: String,
+    pub labels: Labels,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    #[default]
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Unknown,
+}
+
+impl Phase {
+    /// A finished pod has given its address back: it must leave every peer set at once (NP-43).
+    pub fn finished(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedPort {
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    pub key: ObjectName,
+    pub uid: String,
+    pub node: Option<String>,
+    pub ips: Vec<IpAddr>,
+    pub host_network: bool,
+    pub labels: Labels,
+    pub phase: Phase,
+    pub terminating: bool,
+    pub ready: bool,
+    /// Named container ports, those of restartable init containers included (NP-22).
+    pub ports: Vec<NamedPort>,
+    pub hostname: Option<String>,
+    pub subdomain: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceType {
+    #[default]
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    #[default]
+    Cluster,
+    Local,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Empty when unnamed, which is legal only for a single port (SVC-01).
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub node_port: Option<u16>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    pub key: ObjectName,
+    pub uid: String,
+    pub kind: ServiceType,
+    /// Empty for ExternalName and headless Services.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `clusterIP: None`.
+    pub headless: bool,
+    pub ports: Vec<ServicePort>,
+    pub internal_policy: TrafficPolicy,
+    pub external_policy: TrafficPolicy,
+    /// ClientIP affinity's timeout in seconds.
+    pub affinity: Option<u32>,
+    pub external_ips: Vec<IpAddr>,
+    pub external_name: Option<String>,
+    pub publish_not_ready: bool,
+    /// Label `service.kubernetes.io/service-proxy-name` is there: not ours (SVC-02).
+    pub foreign_proxy: bool,
+}
+
+/// `name` matches a [`ServicePort::name`]; `port: None` means any port and is ignored by proxies (SVC-03).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlicePort {
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `addresses[0]`; the rest is ignored as Kubernetes does (SVC-03).
+    pub address: IpAddr,
+    pub node: Option<String>,
+    pub hostname: Option<String>,
+    /// Conditions with the API's defaults filled in (SVC-04).
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+    /// The pod of `targetRef`, when there is one.
+    pub pod: Option<ObjectName>,
+    pub zone_hints: Vec<String>,
+    pub node_hints: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointSlice {
+    pub key: ObjectName,
+    /// Label `kubernetes.io/service-name`, in the slice's own namespace.
+    pub service: String,
+    pub ports: Vec<SlicePort>,
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IntOrName {
+    Number(u16),
+    Name(String),
+}
+
+/// `protocol` is TCP when the object leaves it out (NP-20); `port: None` is every port of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyPort {
+    pub protocol: Protocol,
+    pub port: Option<IntOrName>,
+    pub end_port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// `namespaces: None` is the policy's own namespace; `pods: None` is every pod there (NP-05).
+    Pods {
+        namespaces: Option<Selector>,
+        pods: Option<Selector>,
+    },
+    Block {
+        cidr: IpNet,
+        except: Vec<IpNet>,
+    },
+}
+
+/// No peers: any source. No ports: any port and any protocol (NP-04).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyRule {
+    pub peers: Vec<Peer>,
+    pub ports: Vec<PolicyPort>,
+}
+
+/// `None` for a direction: the policy does not isolate it. `Some(vec![])`: it denies everything (NP-02, NP-03).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    pub key: ObjectName,
+    pub pods: Selector,
+    pub ingress: Option<Vec<PolicyRule>>,
+    pub egress: Option<Vec<PolicyRule>>,
+    /// What the object says and this program cannot do yet, by field path. The policy then fails closed:
+    /// the rule that holds it allows nothing.
+    pub unsupported: Vec<String>,
+}
+
+/// A pod that is wired to this node, as the node itself knows it: there before the API knows the address,
+/// which is how a policy can be in the kernel before ADD returns (NP-40).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The runtime's container id and interface name: the identity that CNI uses.
+    pub container: String,
+    pub pod: ObjectName,
+    pub uid: String,
+    pub ips: Vec<IpAddr>,
+    /// The host side of the pod's veth.
+    pub host_if: IfName,
+    pub mac: Mac,
+}

@@ -1,0 +1,16 @@
+//! Owns: the words that every other crate shares: addresses, protocols, names, labels, selectors.
+//! Never: I/O, and no meaning beyond the word itself: nothing here knows a Service or a route.
+//! In → Out: text → typed words → text.
+//! Read first: [`name::ObjectName`], [`selector::Selector`].
+
+pub mod labels;
+pub mod name;
+pub mod net;
+pub mod selector;
+pub mod wire;
+
+pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+pub use labels::Labels;
+pub use name::{ObjectName, hash8};
+pub use net::{Family, IfName, Mac, Protocol, Vni};
+pub use selector::Selector;
