@@ -24,8 +24,18 @@ const SAME_FLOOR: &[(&str, &str, &str)] = &[
 ];
 
 /// Crates that facts and brains must not reach, at any depth: a decision that can do I/O is not a decision.
-const NOT_BELOW_HANDS: &[&str] =
-    &["tokio", "rustix", "libc-sockets", "hyper", "kube", "rusqlite", "netlink-bindings", "kernel", "netlink", "mio"];
+const NOT_BELOW_HANDS: &[&str] = &[
+    "tokio",
+    "rustix",
+    "libc-sockets",
+    "hyper",
+    "kube",
+    "rusqlite",
+    "netlink-bindings",
+    "kernel",
+    "netlink",
+    "mio",
+];
 
 const LICENCES: &[&str] = &[
     "MIT",
@@ -45,7 +55,8 @@ const LICENCES: &[&str] = &[
 ];
 
 /// What is built for Linux is what counts; crates for other systems are in Cargo.lock and nowhere else.
-const HOST: &str = if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
+const HOST: &str =
+    if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -94,7 +105,11 @@ fn a_crate_uses_only_the_floors_below_it() {
             let allowed = SAME_FLOOR.iter().any(|(from, to, _)| from == name && *to == used);
             let below = floor(target) < floor(package) || (test_only && floor(target) == floor(package));
             if !below && !allowed {
-                wrong.push(format!("{name} ({}) -> {used} ({})", FLOORS[floor(package)], FLOORS[floor(target)]));
+                wrong.push(format!(
+                    "{name} ({}) -> {used} ({})",
+                    FLOORS[floor(package)],
+                    FLOORS[floor(target)]
+                ));
             }
         }
     }
@@ -160,9 +175,11 @@ fn doubled_versions_are_known() {
     for package in packages(&metadata) {
         versions.entry(text(package, "name")).or_default().insert(text(package, "version"));
     }
-    let doubled: BTreeSet<&str> = versions.iter().filter(|(_, v)| v.len() > 1).map(|(name, _)| *name).collect();
+    let doubled: BTreeSet<&str> =
+        versions.iter().filter(|(_, v)| v.len() > 1).map(|(name, _)| *name).collect();
     let list = std::fs::read_to_string(root().join(".ci/doubled-versions")).expect(".ci/doubled-versions");
-    let known: BTreeSet<&str> = list.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
+    let known: BTreeSet<&str> =
+        list.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
     assert_eq!(doubled, known, "left: in Cargo.lock; right: .ci/doubled-versions");
 }
 
@@ -200,8 +217,10 @@ fn files_stay_readable() {
 fn every_crate_opens_with_its_four_lines() {
     let metadata = metadata();
     for (name, package) in ours(&metadata) {
-        let dir = Path::new(text(package, "manifest_path")).parent().expect("a manifest has a folder").to_owned();
-        let source = ["src/lib.rs", "src/main.rs"].iter().find_map(|f| std::fs::read_to_string(dir.join(f)).ok());
+        let dir =
+            Path::new(text(package, "manifest_path")).parent().expect("a manifest has a folder").to_owned();
+        let source =
+            ["src/lib.rs", "src/main.rs"].iter().find_map(|f| std::fs::read_to_string(dir.join(f)).ok());
         let head = source.unwrap_or_default();
         for word in ["//! Owns:", "//! Never:", "//! In → Out:", "//! Read first:"] {
             assert!(head.lines().take(12).any(|l| l.starts_with(word)), "{name} does not open with {word:?}");
