@@ -12,6 +12,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub mod build;
+mod diff;
+mod edit;
+
+pub use diff::{chains_of, diff, target};
+
 /// Which packets a table sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TableFamily {
@@ -273,6 +279,7 @@ pub enum Field {
 
 impl Field {
     /// Bytes of the value itself; in a concatenation it fills whole words.
+    #[expect(clippy::len_without_is_empty, reason = "a width, not a container")]
     pub fn len(self) -> usize {
         match self {
             Self::Ipv4 | Self::Mark => 4,
@@ -377,6 +384,23 @@ pub enum Op {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub ops: Vec<Op>,
+}
+
+impl Op {
+    /// The table the step is about.
+    pub fn table(&self) -> &TableId {
+        match self {
+            Self::AddTable(table)
+            | Self::DeleteTable(table)
+            | Self::AddChain { table, .. }
+            | Self::DeleteChain { table, .. }
+            | Self::SetRules { table, .. }
+            | Self::AddSet { table, .. }
+            | Self::DeleteSet { table, .. }
+            | Self::AddElement { table, .. }
+            | Self::DeleteElement { table, .. } => table,
+        }
+    }
 }
 
 impl Plan {

@@ -1,0 +1,272 @@
+//! What turns one ruleset into another, in an order of which every prefix is safe:
+//!
+//! ```text
+//!   make way   what cannot change in place goes first (a set's layout, a chain's hook), with what names it
+//!   grow       tables, sets, chains, rules of new chains, values, then verdicts that lead to them
+//!   switch     rules of known chains, hooks of new ones, changed values, changed verdicts
+//!   shrink     verdicts, values, hooks, then chains and sets that nothing names any more
+//! ```
+//!
+//! So a packet in flight finds, between any two steps, either the old way or the new one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Chain, ElemData, ElemKey, Op, Plan, Rule, Ruleset, Set, Table, TableId, sets_of, targets};
+use super::{Expr, SetData};
+
+/// `edit(actual, diff(desired, actual)) == desired`; empty when they are equal.
+pub fn diff(desired: &Ruleset, actual: &Ruleset) -> Plan {
+    let mut ops = Vec::new();
+    for (id, table) in &desired.tables {
+        match actual.tables.get(id) {
+            Some(old) => diff_table(id, table, old, &mut ops),
+            None => {
+                ops.push(Op::AddTable(id.clone()));
+                diff_table(id, table, &Table::default(), &mut ops);
+            }
+        }
+    }
+    for id in actual.tables.keys().filter(|id| !desired.tables.contains_key(id)) {
+        ops.push(Op::DeleteTable(id.clone()));
+    }
+    Plan { ops }
+}
+
+fn diff_table(id: &TableId, desired: &Table, actual: &Table, ops: &mut Vec<Op>) {
+    let way = make_way(id, desired, actual);
+    if way.is_empty() {
+        return Step { id, desired, actual, ops, early: BTreeSet::new() }.all();
+    }
+    let mut cleared = Ruleset { tables: BTreeMap::from([(id.clone(), actual.clone())]) };
+    let way = Plan { ops: way };
+    cleared.edit(&way);
+    ops.extend(way.ops);
+    if let Some(actual) = cleared.tables.get(id) {
+        Step { id, desired, actual, ops, early: BTreeSet::new() }.all();
+    }
+}
+
+/// Removes sets and chains that cannot change in place, and first every rule and element that names them.
+fn make_way(id: &TableId, desired: &Table, actual: &Table) -> Vec<Op> {
+    let chains: BTreeSet<&str> = names_that(&actual.chains, &desired.chains, |a, b| a.base != b.base);
+    let sets: BTreeSet<&str> = names_that(&actual.sets, &desired.sets, |a, b| !a.same_layout(b));
+    let mut ops = Vec::new();
+    if chains.is_empty() && sets.is_empty() {
+        return ops;
+    }
+    let in_the_way = |rule: &Rule| {
+        sets_of(rule).iter().any(|s| sets.contains(s)) || chains_of(rule).any(|c| chains.contains(c))
+    };
+    for (name, chain) in &actual.chains {
+        if chain.rules.iter().any(in_the_way) {
+            let rules = chain.rules.iter().filter(|rule| !in_the_way(rule)).cloned().collect();
+            ops.push(Op::SetRules { table: id.clone(), chain: name.clone(), rules });
+        }
+    }
+    for (name, set) in actual.sets.iter().filter(|(name, _)| !sets.contains(name.as_str())) {
+        for (key, _) in
+            set.elements.iter().filter(|(_, data)| target(data).is_some_and(|c| chains.contains(c)))
+        {
+            ops.push(Op::DeleteElement { table: id.clone(), set: name.clone(), key: key.clone() });
+        }
+    }
+    ops.extend(sets.iter().map(|set| Op::DeleteSet { table: id.clone(), set: (*set).to_owned() }));
+    ops.extend(chains.iter().map(|chain| Op::DeleteChain { table: id.clone(), chain: (*chain).to_owned() }));
+    ops
+}
+
+fn names_that<'a, T>(
+    actual: &'a BTreeMap<String, T>,
+    desired: &BTreeMap<String, T>,
+    differ: impl Fn(&T, &T) -> bool,
+) -> BTreeSet<&'a str> {
+    let differs = |(name, old): &(&String, &T)| desired.get(*name).is_some_and(|new| differ(old, new));
+    actual.iter().filter(differs).map(|(name, _)| name.as_str()).collect()
+}
+
+/// The chains a rule leads to.
+pub fn chains_of(rule: &Rule) -> impl Iterator<Item = &str> {
+    rule.exprs.iter().filter_map(|expr| match expr {
+        Expr::Verdict(verdict) => targets(verdict),
+        _ => None,
+    })
+}
+
+/// The chain an element leads to.
+pub fn target(data: &ElemData) -> Option<&str> {
+    match data {
+        ElemData::Verdict(verdict) => targets(verdict),
+        ElemData::None | ElemData::Value(_) => None,
+    }
+}
+
+struct Step<'a> {
+    id: &'a TableId,
+    desired: &'a Table,
+    actual: &'a Table,
+    ops: &'a mut Vec<Op>,
+    /// Elements of interval sets that went while growing, to make room.
+    early: BTreeSet<(&'a str, &'a ElemKey)>,
+}
+
+impl<'a> Step<'a> {
+    fn all(mut self) {
+        self.new_sets();
+        self.new_chains();
+        self.grow(false);
+        self.grow(true);
+        self.changed_rules();
+        self.hooks();
+        self.switch(false);
+        self.switch(true);
+        self.shrink(true);
+        self.shrink(false);
+        self.dead();
+    }
+
+    fn is_new_chain(&self, name: &str) -> bool {
+        !self.actual.chains.contains_key(name)
+    }
+
+    fn new_sets(&mut self) {
+        for (name, set) in self.desired.sets.iter().filter(|(name, _)| !self.actual.sets.contains_key(*name))
+        {
+            let layout = Box::new(set.layout());
+            self.ops.push(Op::AddSet { table: self.id.clone(), set: name.clone(), layout });
+        }
+    }
+
+    /// Regular chains, all before the first rule: rules lead from one to another.
+    fn new_chains(&mut self) {
+        let new = || {
+            self.desired.chains.iter().filter(|(name, chain)| chain.base.is_none() && self.is_new_chain(name))
+        };
+        let (table, mut ops) = (self.id, Vec::new());
+        for (name, _) in new() {
+            ops.push(Op::AddChain { table: table.clone(), chain: name.clone(), base: None });
+        }
+        for (name, chain) in new().filter(|(_, chain)| !chain.rules.is_empty()) {
+            ops.push(self.set_rules(name, &chain.rules));
+        }
+        self.ops.append(&mut ops);
+    }
+
+    fn set_rules(&self, chain: &str, rules: &[Rule]) -> Op {
+        Op::SetRules { table: self.id.clone(), chain: chain.to_owned(), rules: rules.to_vec() }
+    }
+
+    fn sets(&self, verdicts: bool) -> impl Iterator<Item = (&'a String, &'a Set, Option<&'a Set>)> + use<'a> {
+        let old = &self.actual.sets;
+        let kind = move |set: &&Set| matches!(set.data, SetData::Verdicts) == verdicts;
+        self.desired
+            .sets
+            .iter()
+            .map(move |(name, set)| (name, set, old.get(name)))
+            .filter(move |(_, set, _)| kind(set))
+    }
+
+    /// New elements. Intervals must not overlap, so an old one that does goes right before the new one.
+    fn grow(&mut self, verdicts: bool) {
+        for (name, set, old) in self.sets(verdicts) {
+            let known = |key: &ElemKey| old.is_some_and(|old| old.elements.contains_key(key));
+            let stale: Vec<&'a ElemKey> = match old {
+                Some(old) if set.interval => {
+                    old.elements.keys().filter(|k| !set.elements.contains_key(*k)).collect()
+                }
+                _ => Vec::new(),
+            };
+            for (key, data) in set.elements.iter().filter(|(key, _)| !known(key)) {
+                for stale in stale.iter().filter(|stale| overlap(stale, key)) {
+                    if self.early.insert((name, stale)) {
+                        self.delete_element(name, stale);
+                    }
+                }
+                self.add_element(name, key, data);
+            }
+        }
+    }
+
+    fn changed_rules(&mut self) {
+        for (name, chain) in &self.desired.chains {
+            if self.actual.chains.get(name).is_some_and(|old| old.rules != chain.rules) {
+                self.ops.push(self.set_rules(name, &chain.rules));
+            }
+        }
+    }
+
+    /// New base chains come when all they lead to is there.
+    fn hooks(&mut self) {
+        for (name, chain) in self.desired.chains.iter().filter(|(_, chain)| chain.base.is_some()) {
+            if self.is_new_chain(name) {
+                let (table, chain_name) = (self.id.clone(), name.clone());
+                self.ops.push(Op::AddChain { table, chain: chain_name, base: chain.base });
+                if !chain.rules.is_empty() {
+                    self.ops.push(self.set_rules(name, &chain.rules));
+                }
+            }
+        }
+    }
+
+    fn switch(&mut self, verdicts: bool) {
+        for (name, set, old) in self.sets(verdicts) {
+            let Some(old) = old else { continue };
+            for (key, data) in &set.elements {
+                if old.elements.get(key).is_some_and(|before| before != data) {
+                    self.delete_element(name, key);
+                    self.add_element(name, key, data);
+                }
+            }
+        }
+    }
+
+    fn shrink(&mut self, verdicts: bool) {
+        for (name, set, old) in self.sets(verdicts) {
+            let Some(old) = old else { continue };
+            for key in old.elements.keys().filter(|key| !set.elements.contains_key(*key)) {
+                if !self.early.contains(&(name, key)) {
+                    self.delete_element(name, key);
+                }
+            }
+        }
+    }
+
+    /// What nothing that stays names any more: hooks first, then the rules of dead chains (they name each other
+    /// and dead sets), then sets (their elements name dead chains), then the chains.
+    fn dead(&mut self) {
+        let chains = |base: bool| {
+            let (desired, actual) = (&self.desired.chains, &self.actual.chains);
+            actual
+                .iter()
+                .filter(move |(name, chain)| !desired.contains_key(*name) && chain.base.is_some() == base)
+        };
+        let delete = |name: &String| Op::DeleteChain { table: self.id.clone(), chain: name.clone() };
+        let names = |chain: &Chain| {
+            chain.rules.iter().any(|r| !sets_of(r).is_empty() || chains_of(r).next().is_some())
+        };
+        let mut ops: Vec<Op> = chains(true).map(|(name, _)| delete(name)).collect();
+        ops.extend(
+            chains(false).filter(|(_, chain)| names(chain)).map(|(name, _)| self.set_rules(name, &[])),
+        );
+        for name in self.actual.sets.keys().filter(|name| !self.desired.sets.contains_key(*name)) {
+            ops.push(Op::DeleteSet { table: self.id.clone(), set: name.clone() });
+        }
+        ops.extend(chains(false).map(|(name, _)| delete(name)));
+        self.ops.append(&mut ops);
+    }
+
+    fn add_element(&mut self, set: &str, key: &ElemKey, data: &ElemData) {
+        let (table, set) = (self.id.clone(), set.to_owned());
+        self.ops.push(Op::AddElement { table, set, key: key.clone(), data: data.clone() });
+    }
+
+    fn delete_element(&mut self, set: &str, key: &ElemKey) {
+        self.ops.push(Op::DeleteElement { table: self.id.clone(), set: set.to_owned(), key: key.clone() });
+    }
+}
+
+/// Whether two ranges of a lone field share a value. Of a concatenation this compares the whole key as one
+/// number, which may call apart ranges overlapping: then the old one only goes a little earlier.
+fn overlap(a: &ElemKey, b: &ElemKey) -> bool {
+    let (a_end, b_end) = (a.end.as_ref().unwrap_or(&a.start), b.end.as_ref().unwrap_or(&b.start));
+    a.start <= *b_end && b.start <= *a_end
+}
