@@ -1,1 +1,225 @@
+//! Objects → rows, with the API's defaults filled in. What cannot be read is left out or fails closed, and
+//! comes back as a [`Diagnostic`] that names the field: one bad value never costs the rest of its object.
 
+mod policy;
+mod service;
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use types::{ObjectName, Protocol};
+
+pub use policy::policy;
+pub use service::{endpoint_slice, service};
+
+use crate::row::{NamedPort, Namespace, Node, Phase, Pod};
+use crate::{Diagnostic, Key, Kind};
+
+/// A value that lacks what its diagnostics name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Converted<T> {
+    pub row: T,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Collects what is wrong with one object.
+struct Report {
+    object: Key,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Report {
+    fn new(kind: Kind, name: ObjectName) -> Self {
+        Self { object: Key::new(kind, name), diagnostics: Vec::new() }
+    }
+
+    fn add(&mut self, reason: &'static str, message: String) {
+        self.diagnostics.push(Diagnostic { object: self.object.clone(), reason, message });
+    }
+
+    fn invalid(&mut self, field: &str, value: impl Display, effect: &str) {
+        self.add("InvalidField", format!("{field}: {value:?} {effect}", value = value.to_string()));
+    }
+
+    /// A word in its own type, or `None` and a diagnostic.
+    fn parse<T: FromStr>(&mut self, field: &str, text: &str, effect: &str) -> Option<T>
+    where
+        T::Err: Display,
+    {
+        match text.trim().parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.add("InvalidField", format!("{field}: {text:?}: {error}; {effect}"));
+                None
+            }
+        }
+    }
+
+    fn protocol(&mut self, field: &str, text: Option<&str>, effect: &str) -> Option<Protocol> {
+        match text {
+            None | Some("") => Some(Protocol::Tcp),
+            Some(text) => self.parse(field, text, effect),
+        }
+    }
+
+    /// A port from 1 to 65535.
+    fn port(&mut self, field: &str, number: i64, effect: &str) -> Option<u16> {
+        let port = u16::try_from(number).ok().filter(|port| *port != 0);
+        if port.is_none() {
+            self.invalid(field, number, &format!("is not a port from 1 to 65535; {effect}"));
+        }
+        port
+    }
+
+    fn done<T>(self, row: T) -> Converted<T> {
+        Converted { row, diagnostics: self.diagnostics }
+    }
+}
+
+fn not_empty(text: Option<&String>) -> Option<String> {
+    text.filter(|text| !text.is_empty()).cloned()
+}
+
+pub fn node(node: &k8s::Node) -> Converted<Node> {
+    let mut report = Report::new(Kind::Node, ObjectName::cluster(&node.metadata.name));
+    let addresses = node
+        .status
+        .addresses
+        .iter()
+        .filter(|address| address.kind == "InternalIP")
+        .filter_map(|a| report.parse("status.addresses", &a.address, "the address is ignored"))
+        .collect();
+    let spec = &node.spec;
+    let cidrs: Vec<&String> = match spec.pod_cidrs.is_empty() {
+        true => spec.pod_cidr.iter().filter(|cidr| !cidr.is_empty()).collect(),
+        false => spec.pod_cidrs.iter().collect(),
+    };
+    let pod_cidrs = cidrs
+        .into_iter()
+        .filter_map(|cidr| report.parse("spec.podCIDRs", cidr, "no pod of this node is reachable through it"))
+        .collect();
+    let vtep_mac = node.metadata.annotations.vtep_mac.as_ref().and_then(|mac| {
+        let field = format!("metadata.annotations[{}]", types::wire::VTEP_MAC_ANNOTATION);
+        report.parse(&field, mac, "no tunnel to this node; its agent will publish it again")
+    });
+    let labels = node.metadata.labels.clone();
+    report.done(Node { name: node.metadata.name.clone(), addresses, pod_cidrs, labels, vtep_mac })
+}
+
+/// The API server sets the label of the name; one that does not must not break selectors by name (NP-07).
+pub fn namespace(namespace: &k8s::Namespace) -> Converted<Namespace> {
+    let report = Report::new(Kind::Namespace, ObjectName::cluster(&namespace.metadata.name));
+    let name = namespace.metadata.name.clone();
+    let mut labels = namespace.metadata.labels.clone();
+    labels.entry("kubernetes.io/metadata.name".into()).or_insert_with(|| name.clone());
+    report.done(Namespace { name, labels })
+}
+
+pub fn pod(pod: &k8s::Pod) -> Converted<Pod> {
+    let mut report = Report::new(Kind::Pod, pod.metadata.object_name());
+    let status = &pod.status;
+    let texts: Vec<&String> = match status.pod_ips.is_empty() {
+        true => status.pod_ip.iter().collect(),
+        false => status.pod_ips.iter().map(|entry| &entry.ip).collect(),
+    };
+    let ips = texts
+        .into_iter()
+        .filter(|text| !text.is_empty())
+        .filter_map(|text| report.parse("status.podIPs", text, "the address is ignored"))
+        .collect();
+    let phase = match status.phase.as_deref() {
+        Some("Running") => Phase::Running,
+        Some("Succeeded") => Phase::Succeeded,
+        Some("Failed") => Phase::Failed,
+        Some("Unknown") => Phase::Unknown,
+        _ => Phase::Pending,
+    };
+    let ports = named_ports(&pod.spec, &mut report);
+    report.done(Pod {
+        key: pod.metadata.object_name(),
+        uid: pod.metadata.uid.clone(),
+        node: not_empty(pod.spec.node_name.as_ref()),
+        ips,
+        host_network: pod.spec.host_network,
+        labels: pod.metadata.labels.clone(),
+        phase,
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        ready: status.conditions.iter().any(|c| c.kind == "Ready" && c.status == "True"),
+        ports,
+        hostname: not_empty(pod.spec.hostname.as_ref()),
+        subdomain: not_empty(pod.spec.subdomain.as_ref()),
+    })
+}
+
+/// Of containers and of init containers that keep running beside them (NP-22).
+fn named_ports(spec: &k8s::core::PodSpec, report: &mut Report) -> Vec<NamedPort> {
+    let sidecars = spec.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let mut named = Vec::new();
+    for port in spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports) {
+        let Some(name) = not_empty(port.name.as_ref()) else { continue };
+        let effect = format!("the port name {name:?} means nothing");
+        let protocol =
+            report.protocol("spec.containers[].ports[].protocol", port.protocol.as_deref(), &effect);
+        let number = report.port("spec.containers[].ports[].containerPort", port.container_port, &effect);
+        if let (Some(protocol), Some(port)) = (protocol, number) {
+            named.push(NamedPort { name, protocol, port });
+        }
+    }
+    named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod_of(json: &str) -> Converted<Pod> {
+        pod(&serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn node_reads_internal_addresses_cidrs_and_the_vtep() {
+        let json = r#"{"metadata":{"name":"n1","annotations":{"plumb.dev/vtep-mac":"02:00:00:00:00:01"}},
+            "spec":{"podCIDR":"10.244.1.0/24"},
+            "status":{"addresses":[{"type":"Hostname","address":"n1"},{"type":"InternalIP","address":"192.168.1.10"},
+                                   {"type":"InternalIP","address":"nonsense"}]}}"#;
+        let converted = node(&serde_json::from_str(json).unwrap());
+        assert_eq!(converted.row.addresses, ["192.168.1.10".parse::<std::net::IpAddr>().unwrap()]);
+        assert_eq!(converted.row.pod_cidrs.len(), 1);
+        assert_eq!(converted.row.vtep_mac.map(|m| m.to_string()).as_deref(), Some("02:00:00:00:00:01"));
+        assert_eq!(converted.diagnostics.len(), 1);
+        assert!(converted.diagnostics[0].message.contains("nonsense"));
+    }
+
+    #[test]
+    fn np_07_a_namespace_has_the_label_of_its_name() {
+        let row = namespace(&serde_json::from_str(r#"{"metadata":{"name":"shop"}}"#).unwrap()).row;
+        assert_eq!(row.labels.get("kubernetes.io/metadata.name").map(String::as_str), Some("shop"));
+    }
+
+    #[test]
+    fn np_22_ports_of_sidecars_count_and_of_plain_init_containers_do_not() {
+        let converted = pod_of(
+            r#"{"metadata":{"name":"p","namespace":"n"},"spec":{
+                "containers":[{"ports":[{"name":"http","containerPort":80},{"containerPort":81}]}],
+                "initContainers":[{"restartPolicy":"Always","ports":[{"name":"mesh","containerPort":15001}]},
+                                  {"ports":[{"name":"once","containerPort":1}]}]}}"#,
+        );
+        let names: Vec<&str> = converted.row.ports.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(names, ["http", "mesh"]);
+        assert_eq!(converted.row.ports[0].protocol, Protocol::Tcp);
+    }
+
+    #[test]
+    fn a_bad_port_is_named_and_the_pod_stays() {
+        let converted = pod_of(
+            r#"{"metadata":{"name":"p","namespace":"n"},"spec":{"containers":[
+                {"ports":[{"name":"x","containerPort":99999},{"name":"y","containerPort":80,"protocol":"QUIC"}]}]},
+                "status":{"podIP":"10.244.1.4","phase":"Running",
+                          "conditions":[{"type":"Ready","status":"True"}]}}"#,
+        );
+        assert!(converted.row.ports.is_empty());
+        assert!(converted.row.ready);
+        assert_eq!(converted.row.ips.len(), 1);
+        assert_eq!(converted.diagnostics.len(), 2, "{:?}", converted.diagnostics);
+    }
+}

@@ -4,10 +4,12 @@
 //! Read first: [`row`], then [`Cluster::apply`].
 
 mod cluster;
+mod diagnostic;
 pub mod from_k8s;
 pub mod row;
 
 pub use cluster::{Cluster, Event, Key, Kind, Row, Synced};
+pub use diagnostic::Diagnostic;
 pub use row::{
     Attachment, Endpoint, EndpointSlice, IntOrName, NamedPort, Namespace, Node, Peer, Phase, Pod, Policy,
     PolicyPort, PolicyRule, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,

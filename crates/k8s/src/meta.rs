@@ -1,0 +1,92 @@
+//! What all objects share.
+
+use serde::{Deserialize, Deserializer};
+use types::{Labels, ObjectName};
+
+/// A kind that the API serves: where it is and how its objects are named.
+pub trait Object {
+    const GROUP: &'static str;
+    const VERSION: &'static str;
+    const KIND: &'static str;
+    const PLURAL: &'static str;
+
+    fn meta(&self) -> &Meta;
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Meta {
+    #[serde(deserialize_with = "null_is_default")]
+    pub name: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub namespace: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub uid: String,
+    pub resource_version: Option<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub labels: Labels,
+    #[serde(deserialize_with = "null_is_default")]
+    pub annotations: Annotations,
+    pub deletion_timestamp: Option<String>,
+}
+
+impl Meta {
+    pub fn object_name(&self) -> ObjectName {
+        ObjectName::new(&self.namespace, &self.name)
+    }
+}
+
+/// The annotations that mean something here; the others (often kilobytes) are skipped while parsing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Annotations {
+    /// [`types::wire::VTEP_MAC_ANNOTATION`]
+    #[serde(rename = "plumb.dev/vtep-mac")]
+    pub vtep_mac: Option<String>,
+}
+
+/// Go writes an empty required list as `null` (`"endpoints": null`).
+pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Implements [`Object`] for a struct with a `metadata` field.
+macro_rules! object {
+    ($type:ty, $group:literal, $version:literal, $kind:literal, $plural:literal) => {
+        impl $crate::Object for $type {
+            const GROUP: &'static str = $group;
+            const VERSION: &'static str = $version;
+            const KIND: &'static str = $kind;
+            const PLURAL: &'static str = $plural;
+
+            fn meta(&self) -> &$crate::Meta {
+                &self.metadata
+            }
+        }
+    };
+}
+pub(crate) use object;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_annotation_is_the_one_of_the_wire() {
+        let json = format!(r#"{{"annotations":{{"{}":"m","x":"y"}}}}"#, types::wire::VTEP_MAC_ANNOTATION);
+        let meta: Meta = serde_json::from_str(&json).unwrap();
+        assert_eq!(meta.annotations.vtep_mac.as_deref(), Some("m"));
+    }
+
+    #[test]
+    fn null_is_absent() {
+        let meta: Meta =
+            serde_json::from_str(r#"{"name":"a","namespace":null,"labels":null,"annotations":null}"#)
+                .unwrap();
+        assert_eq!(meta, Meta { name: "a".into(), ..Meta::default() });
+    }
+}

@@ -1,0 +1,251 @@
+//! Services and EndpointSlices.
+
+use std::net::IpAddr;
+
+use types::ObjectName;
+
+use super::{Converted, Report, not_empty};
+use crate::Kind;
+use crate::row::{Endpoint, EndpointSlice, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy};
+
+const FOREIGN_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The API's default timeout of ClientIP affinity, in seconds (A-01).
+const AFFINITY_TIMEOUT: u32 = 10_800;
+
+pub fn service(service: &k8s::Service) -> Converted<Service> {
+    let mut report = Report::new(Kind::Service, service.metadata.object_name());
+    let spec = &service.spec;
+    let kind = match spec.kind.as_deref() {
+        None | Some("" | "ClusterIP") => ServiceType::ClusterIp,
+        Some("NodePort") => ServiceType::NodePort,
+        Some("LoadBalancer") => ServiceType::LoadBalancer,
+        Some("ExternalName") => ServiceType::ExternalName,
+        Some(other) => {
+            report.invalid("spec.type", other, "is not a Service type; treated as ClusterIP");
+            ServiceType::ClusterIp
+        }
+    };
+    let texts: Vec<&String> = match spec.cluster_ips.is_empty() {
+        true => spec.cluster_ip.iter().collect(),
+        false => spec.cluster_ips.iter().collect(),
+    };
+    let headless = kind != ServiceType::ExternalName && texts.iter().any(|text| *text == "None");
+    let cluster_ips = texts
+        .into_iter()
+        .filter(|text| kind != ServiceType::ExternalName && !text.is_empty() && *text != "None")
+        .filter_map(|text| report.parse("spec.clusterIPs", text, "the address is not served"))
+        .collect();
+    let external_ips = spec
+        .external_ips
+        .iter()
+        .filter_map(|text| report.parse("spec.externalIPs", text, "the address is not served"))
+        .collect();
+    let internal_policy = policy("spec.internalTrafficPolicy", &spec.internal_traffic_policy, &mut report);
+    let external_policy = policy("spec.externalTrafficPolicy", &spec.external_traffic_policy, &mut report);
+    let row = Service {
+        key: service.metadata.object_name(),
+        uid: service.metadata.uid.clone(),
+        kind,
+        cluster_ips,
+        headless,
+        ports: service_ports(spec, &mut report),
+        internal_policy,
+        external_policy,
+        affinity: affinity(spec, &mut report),
+        external_ips,
+        external_name: not_empty(spec.external_name.as_ref()),
+        publish_not_ready: spec.publish_not_ready_addresses,
+        foreign_proxy: service.metadata.labels.contains_key(FOREIGN_PROXY),
+    };
+    report.done(row)
+}
+
+fn service_ports(spec: &k8s::core::ServiceSpec, report: &mut Report) -> Vec<ServicePort> {
+    let mut ports = Vec::new();
+    for port in &spec.ports {
+        let effect = "the port is not served";
+        let protocol = report.protocol("spec.ports[].protocol", port.protocol.as_deref(), effect);
+        let number = report.port("spec.ports[].port", port.port, effect);
+        let node_port = port
+            .node_port
+            .filter(|number| *number != 0)
+            .and_then(|number| report.port("spec.ports[].nodePort", number, "the node port is not served"));
+        if let (Some(protocol), Some(number)) = (protocol, number) {
+            let name = port.name.clone().unwrap_or_default();
+            ports.push(ServicePort { name, protocol, port: number, node_port });
+        }
+    }
+    ports
+}
+
+fn policy(field: &str, text: &Option<String>, report: &mut Report) -> TrafficPolicy {
+    match text.as_deref() {
+        None | Some("" | "Cluster") => TrafficPolicy::Cluster,
+        Some("Local") => TrafficPolicy::Local,
+        Some(other) => {
+            report.invalid(field, other, "is neither Cluster nor Local; treated as Cluster");
+            TrafficPolicy::Cluster
+        }
+    }
+}
+
+fn affinity(spec: &k8s::core::ServiceSpec, report: &mut Report) -> Option<u32> {
+    match spec.session_affinity.as_deref() {
+        None | Some("" | "None") => None,
+        Some("ClientIP") => {
+            let config = spec.session_affinity_config.as_ref();
+            let seconds = config.and_then(|c| c.client_ip.as_ref()).and_then(|c| c.timeout_seconds);
+            let Some(seconds) = seconds else { return Some(AFFINITY_TIMEOUT) };
+            let timeout = u32::try_from(seconds).ok().filter(|s| (1..=86_400).contains(s));
+            if timeout.is_none() {
+                let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+                report.invalid(field, seconds, "is not within 1 to 86400; 10800 is used");
+            }
+            Some(timeout.unwrap_or(AFFINITY_TIMEOUT))
+        }
+        Some(other) => {
+            report.invalid("spec.sessionAffinity", other, "is neither None nor ClientIP; treated as None");
+            None
+        }
+    }
+}
+
+/// `row: None`: a slice that belongs to no Service or lists no addresses (FQDN, SVC-03).
+pub fn endpoint_slice(slice: &k8s::EndpointSlice) -> Converted<Option<EndpointSlice>> {
+    let mut report = Report::new(Kind::EndpointSlice, slice.metadata.object_name());
+    let service = slice.metadata.labels.get(SERVICE_NAME).filter(|name| !name.is_empty());
+    let wanted = slice.metadata.labels.get(FOREIGN_PROXY).is_none()
+        && !matches!(slice.address_type.as_deref(), Some("FQDN"));
+    let Some(service) = service.filter(|_| wanted) else { return report.done(None) };
+    let endpoints = slice.endpoints.iter().filter_map(|e| endpoint(slice, e, &mut report)).collect();
+    let ports = slice_ports(slice, &mut report);
+    let key = slice.metadata.object_name();
+    report.done(Some(EndpointSlice { key, service: service.clone(), ports, endpoints }))
+}
+
+/// A port without a name is legal only as the empty name; nil and 0 are ignored (SVC-03).
+fn slice_ports(slice: &k8s::EndpointSlice, report: &mut Report) -> Vec<SlicePort> {
+    let mut ports = Vec::new();
+    for port in &slice.ports {
+        let effect = "the port has no endpoints";
+        let (Some(name), Some(number)) = (&port.name, port.port.filter(|number| *number != 0)) else {
+            continue;
+        };
+        let protocol = report.protocol("ports[].protocol", port.protocol.as_deref(), effect);
+        let number = report.port("ports[].port", number, effect);
+        if let (Some(protocol), Some(number)) = (protocol, number) {
+            ports.push(SlicePort { name: name.clone(), protocol, port: Some(number) });
+        }
+    }
+    ports
+}
+
+fn endpoint(
+    slice: &k8s::EndpointSlice,
+    endpoint: &k8s::discovery::Endpoint,
+    report: &mut Report,
+) -> Option<Endpoint> {
+    let text = endpoint.addresses.first()?;
+    let address: IpAddr = report.parse("endpoints[].addresses[0]", text, "the endpoint is not used")?;
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    if slice.address_type.as_deref().is_some_and(|kind| kind != family) {
+        report.invalid("endpoints[].addresses[0]", text, "is not of the slice's addressType; not used");
+        return None;
+    }
+    let conditions = &endpoint.conditions;
+    let ready = conditions.ready.unwrap_or(true);
+    let pod = endpoint.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod")).and_then(|target| {
+        let namespace = target.namespace.as_ref().unwrap_or(&slice.metadata.namespace);
+        target.name.as_ref().map(|name| ObjectName::new(namespace, name))
+    });
+    let names = |hints: &[k8s::discovery::Hint]| hints.iter().map(|hint| hint.name.clone()).collect();
+    Some(Endpoint {
+        address,
+        node: not_empty(endpoint.node_name.as_ref()),
+        hostname: not_empty(endpoint.hostname.as_ref()),
+        ready,
+        serving: conditions.serving.unwrap_or(ready),
+        terminating: conditions.terminating.unwrap_or(false),
+        pod,
+        zone_hints: endpoint.hints.as_ref().map(|h| names(&h.for_zones)).unwrap_or_default(),
+        node_hints: endpoint.hints.as_ref().map(|h| names(&h.for_nodes)).unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice_of(body: &str) -> Converted<Option<EndpointSlice>> {
+        let head = r#""metadata":{"name":"s","namespace":"n","labels":{"kubernetes.io/service-name":"a"}}"#;
+        endpoint_slice(&serde_json::from_str(&format!("{{{head},{body}}}")).unwrap())
+    }
+
+    fn service_of(spec: &str) -> Converted<Service> {
+        let json = format!(r#"{{"metadata":{{"name":"a","namespace":"n"}},"spec":{spec}}}"#);
+        service(&serde_json::from_str(&json).unwrap())
+    }
+
+    #[test]
+    fn svc_03_fqdn_nameless_and_zero_ports_and_second_addresses_are_ignored() {
+        assert_eq!(slice_of(r#""addressType":"FQDN","endpoints":[{"addresses":["a.b"]}]"#).row, None);
+        let row = slice_of(
+            r#""addressType":"IPv4","ports":[{"port":80},{"name":"z","port":0},{"name":"n"},{"name":"","port":8080}],
+               "endpoints":[{"addresses":["10.244.1.4","10.244.1.5"]}]"#,
+        )
+        .row
+        .unwrap();
+        let port = SlicePort { name: String::new(), protocol: types::Protocol::Tcp, port: Some(8080) };
+        assert_eq!(row.ports, [port]);
+        assert_eq!(row.endpoints.len(), 1);
+        assert_eq!(row.endpoints[0].address.to_string(), "10.244.1.4");
+    }
+
+    #[test]
+    fn svc_04_conditions_have_the_apis_defaults() {
+        let row = slice_of(
+            r#""endpoints":[{"addresses":["10.0.0.1"]},
+                {"addresses":["10.0.0.2"],"conditions":{"ready":false}},
+                {"addresses":["10.0.0.3"],"conditions":{"ready":false,"serving":true,"terminating":true}}],"ports":null"#,
+        )
+        .row
+        .unwrap();
+        let seen: Vec<_> = row.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
+        assert_eq!(seen, [(true, true, false), (false, false, false), (false, true, true)]);
+    }
+
+    #[test]
+    fn a_slice_of_nobody_has_no_row() {
+        let slice = serde_json::from_str(r#"{"metadata":{"name":"s","namespace":"n"}}"#).unwrap();
+        assert_eq!(endpoint_slice(&slice).row, None);
+    }
+
+    #[test]
+    fn a_bad_endpoint_costs_only_itself() {
+        let converted = slice_of(r#""endpoints":[{"addresses":["nope"]},{"addresses":["10.0.0.1"]},{}]"#);
+        assert_eq!(converted.row.unwrap().endpoints.len(), 1);
+        assert_eq!(converted.diagnostics.len(), 1);
+    }
+
+    #[test]
+    fn headless_external_and_plain_services_differ() {
+        let headless = service_of(r#"{"clusterIP":"None","ports":[{"port":80}]}"#).row;
+        assert!(headless.headless && headless.cluster_ips.is_empty());
+        let external = service_of(r#"{"type":"ExternalName","externalName":"x.y","clusterIP":""}"#).row;
+        assert_eq!((external.kind, external.headless), (ServiceType::ExternalName, false));
+        let plain = service_of(r#"{"clusterIPs":["10.96.1.2"],"ports":[{"port":53,"protocol":"UDP"}]}"#).row;
+        assert_eq!(plain.cluster_ips.len(), 1);
+        assert_eq!(plain.ports[0].protocol, types::Protocol::Udp);
+        assert_eq!(plain.affinity, None);
+    }
+
+    #[test]
+    fn a_01_affinity_defaults_to_three_hours_and_refuses_nonsense() {
+        assert_eq!(service_of(r#"{"sessionAffinity":"ClientIP"}"#).row.affinity, Some(10_800));
+        let bad = service_of(
+            r#"{"sessionAffinity":"ClientIP","sessionAffinityConfig":{"clientIP":{"timeoutSeconds":0}}}"#,
+        );
+        assert_eq!((bad.row.affinity, bad.diagnostics.len()), (Some(10_800), 1));
+    }
+}
