@@ -1,1 +1,12 @@
-//! (to be written)
+//! Owns: system calls: namespaces, processes, mounts, netlink and packet sockets. The only crate with `unsafe`.
+//! Never: Kubernetes words, and no decision: it observes, applies and says what failed.
+//! In → Out: plans and typed requests → kernel state; kernel state → `kstate` values.
+//! Read first: [`netns::Netns`], [`process::Spawn`], [`veth::PodVeth`].
+
+pub mod error;
+pub mod mount;
+pub mod netns;
+pub mod process;
+
+pub use error::Error;
+pub use netns::{Netns, in_netns};

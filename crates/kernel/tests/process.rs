@@ -1,0 +1,161 @@
+//! Processes and namespaces against the real kernel.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::time::Duration;
+
+use kernel::mount::Mount;
+use kernel::process::{Capabilities, Ended, IdMap, Namespaces, Process, Signal, Spawn, start_time};
+use kernel::{Netns, in_netns};
+
+/// Runs a shell script with the given spawn options and returns how it ended and what it printed.
+fn shell(script: &str, with: impl FnOnce(Spawn) -> Spawn) -> (Ended, String) {
+    let mut output = memory_file();
+    let spawn = Spawn::program("/bin/sh").args(["-c", script]);
+    let spawn = spawn.file(1, &output).and_then(|spawn| spawn.file(2, &output)).expect("give files");
+    let process = with(spawn).start().expect("start");
+    let ended = process.wait().expect("wait");
+    let mut text = String::new();
+    output.rewind().expect("rewind");
+    output.read_to_string(&mut text).expect("read");
+    (ended, text)
+}
+
+fn memory_file() -> File {
+    rustix::fs::memfd_create("output", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd").into()
+}
+
+#[test]
+fn a_closure_runs_inside_and_the_caller_stays_outside() {
+    let outside = Netns::current().and_then(|ns| ns.id()).expect("current");
+    let ns = Netns::fresh().expect("fresh");
+    assert_ne!(ns.id().expect("id"), outside);
+    let inside = in_netns(&ns, || Netns::current().and_then(|ns| ns.id())).expect("run").expect("id");
+    assert_eq!(inside, ns.id().expect("id"));
+    assert_eq!(Netns::current().and_then(|ns| ns.id()).expect("current"), outside);
+    assert!(in_netns(&ns, || panic!("on purpose")).is_err());
+    assert_eq!(Netns::current().and_then(|ns| ns.id()).expect("current"), outside);
+}
+
+#[test]
+fn only_namespace_files_are_namespaces() {
+    let error = Netns::open("/etc/hostname").expect_err("a plain file");
+    assert!(error.to_string().contains("not a namespace file"), "{error}");
+    assert!(Netns::open("/nowhere").is_err());
+}
+
+#[test]
+fn a_child_has_the_namespaces_host_name_and_mounts_it_was_given() {
+    let (ended, text) =
+        shell("echo $$; hostname; cat /proc/1/comm; ls -A /tmp; ls /sys/class/net", |spawn| {
+            spawn
+                .new_namespaces(Namespaces::PID | Namespaces::MOUNT | Namespaces::UTS | Namespaces::NET)
+                .hostname("node7")
+                .mount(Mount::private("/").expect("private"))
+                .mount(Mount::proc("/proc").expect("proc"))
+                .mount(Mount::sysfs("/sys").expect("sysfs"))
+                .mount(Mount::tmpfs("/tmp", "mode=1777").expect("tmpfs"))
+                .mount(Mount::make_dir("/tmp/made").expect("mkdir"))
+        });
+    assert_eq!((ended, text.as_str()), (Ended::Code(0), "1\nnode7\nsh\nmade\nlo\n"));
+}
+
+#[test]
+fn a_root_of_its_own_can_be_made_from_binds_and_is_read_only() {
+    let dir = std::env::temp_dir().join(format!("plumb-root-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("make a directory");
+    let path = |name: &str| dir.join(name);
+    let (ended, text) = shell("ls /; echo x > /usr/x || echo refused; pwd", |spawn| {
+        let mut mounts = vec![Mount::private("/"), Mount::tmpfs(&dir, "mode=755")];
+        for name in ["usr", "lib", "lib64", "bin"] {
+            mounts.push(Mount::make_dir(path(name)));
+            mounts.push(Mount::bind(format!("/{name}"), path(name), true));
+        }
+        mounts.extend([Mount::read_only(&dir), Mount::pivot_root(&dir)]);
+        spawn
+            .new_namespaces(Namespaces::MOUNT)
+            .mounts(mounts.into_iter().map(|mount| mount.expect("a good mount")))
+            .directory("/usr")
+    });
+    std::fs::remove_dir(&dir).expect("nothing is mounted or left there");
+    assert_eq!(ended, Ended::Code(0));
+    assert!(text.starts_with("bin\nlib\nlib64\nusr\n"), "{text}");
+    assert!(text.contains("Read-only file system") && text.ends_with("refused\n/usr\n"), "{text}");
+}
+
+#[test]
+fn capabilities_and_privileges_stay_dropped() {
+    let (_, text) = shell("grep -E '^(Cap(Prm|Eff|Bnd|Amb)|NoNewPrivs)' /proc/self/status", |spawn| {
+        spawn.capabilities(Capabilities::NET_RAW | Capabilities::NET_BIND_SERVICE).no_new_privs()
+    });
+    let kept = "0000000000002400";
+    let expected =
+        format!("CapPrm:\t{kept}\nCapEff:\t{kept}\nCapBnd:\t{kept}\nCapAmb:\t{:016x}\nNoNewPrivs:\t1\n", 0);
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn a_user_namespace_maps_ids() {
+    let (ended, text) = shell("id -u; cat /proc/self/uid_map /proc/self/setgroups", |spawn| {
+        let map = IdMap { inside: 0, outside: 1000, count: 1 };
+        spawn.new_user_namespace(&[map], &[map])
+    });
+    assert_eq!(ended, Ended::Code(0), "{text}");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!(words.get(1..4), Some(&["0", "1000", "1"][..]), "{text}");
+}
+
+#[test]
+fn exec_joins_the_namespaces_of_a_process() {
+    let kinds = Namespaces::PID | Namespaces::MOUNT | Namespaces::UTS | Namespaces::NET;
+    let holder = Spawn::program("sleep")
+        .arg("60")
+        .new_namespaces(kinds)
+        .hostname("held")
+        .mount(Mount::private("/").expect("private"))
+        .mount(Mount::proc("/proc").expect("proc"))
+        .start()
+        .expect("start a holder");
+    let (ended, text) =
+        shell("hostname; cat /proc/1/comm", |spawn| spawn.join(kinds, &holder).expect("join"));
+    holder.signal(Signal::KILL).expect("kill");
+    assert_eq!((ended, text.as_str()), (Ended::Code(0), "held\nsleep\n"));
+    assert_eq!(holder.wait().expect("wait"), Ended::Signal(9));
+    assert!(!holder.signal(Signal::KILL).expect("no error"), "a dead process takes no signal");
+}
+
+#[test]
+fn an_error_names_the_step() {
+    let error = Spawn::program("/no/such/program").start().expect_err("no program");
+    assert!(
+        error.to_string().contains("start /no/such/program: execute the program: No such file"),
+        "{error}"
+    );
+    let error = Spawn::program("true").directory("/nowhere").start().expect_err("no directory");
+    assert!(error.to_string().contains("change to the directory /nowhere"), "{error}");
+    let bad = Mount::bind("/nowhere", "/tmp", false).expect("a mount");
+    let error = Spawn::program("true").new_namespaces(Namespaces::MOUNT).mount(bad).start();
+    assert!(error.expect_err("no source").to_string().contains("bind /nowhere on /tmp"));
+}
+
+#[test]
+fn a_process_is_known_by_pid_and_start_time() {
+    let child = Spawn::program("sleep").arg("60").start().expect("start");
+    let started = start_time(child.pid()).expect("start time");
+    assert!(Process::open_same(child.pid(), started).expect("open").is_some());
+    assert!(Process::open_same(child.pid(), started + 1).expect("open").is_none());
+    assert!(!child.wait_ended(Duration::ZERO).expect("poll"));
+    child.signal(Signal::TERM).expect("signal");
+    assert_eq!(child.wait().expect("wait"), Ended::Signal(15));
+    assert!(Process::open_same(child.pid(), started).expect("open").is_none());
+}
+
+#[test]
+fn only_given_files_reach_the_child() {
+    let _open = File::open("/dev/null").expect("open");
+    let (_, text) = shell("ls /proc/self/fd | wc -l; readlink /proc/self/fd/5", |spawn| {
+        spawn.file(5, File::open("/dev/zero").expect("open")).expect("give")
+    });
+    // ls sees 0, 1, 2, 5 and its own directory.
+    assert_eq!(text, "5\n/dev/zero\n");
+}
