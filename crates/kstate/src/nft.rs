@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub mod build;
 mod diff;
 mod edit;
+mod show;
 
 pub use diff::{chains_of, diff, target};
 

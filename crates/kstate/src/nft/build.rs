@@ -7,6 +7,7 @@
 //!
 //! let r = Reg(0);
 //! let svc = rule("services", [ip_daddr(r), l4proto(Reg(1)), th_dport(Reg(2)), vmap("svc", r)]);
+//! assert_eq!(svc.to_string(), "ip daddr . meta l4proto . th dport vmap @svc comment \"services\"");
 //! ```
 //!
 //! and the bytes of keys and data, field by field ([`encode`], [`decode`]).
