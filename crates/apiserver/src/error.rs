@@ -15,7 +15,9 @@ pub enum Error {
     CredentialContent { path: PathBuf, cause: String },
     #[error("API TLS: {0}; delete the credentials directory to have new ones made")]
     Tls(#[from] rustls::Error),
-    #[error("API storage {path}: {source}; check that no other API process has it open, and the disk's space")]
+    #[error(
+        "API storage {path}: {source}; check that no other API process has it open, and the disk's space"
+    )]
     Storage { path: PathBuf, source: rusqlite::Error },
     #[error("API storage {path}: {cause}; restore the file or delete it to start empty")]
     StoredObject { path: PathBuf, cause: String },

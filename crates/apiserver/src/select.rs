@@ -25,8 +25,11 @@ impl Selection {
     pub(crate) fn parse(kind: &Kind, labels: &str, fields: &str) -> Result<Self, Failure> {
         let labels = Selector::parse(labels)
             .map_err(|e| Failure::bad_request(format!("unable to parse requirement: {e}")))?;
-        let fields =
-            fields.split(',').filter(|term| !term.is_empty()).map(|term| parse_term(kind, term)).collect::<Result<_, _>>()?;
+        let fields = fields
+            .split(',')
+            .filter(|term| !term.is_empty())
+            .map(|term| parse_term(kind, term))
+            .collect::<Result<_, _>>()?;
         Ok(Self { labels, fields })
     }
 

@@ -28,7 +28,8 @@ impl Failure {
     /// An unknown object, `pods "web" not found`.
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
         let message = format!("{} \"{name}\" not found", qualified(resource, group));
-        Self::new(404, "NotFound", message).with_details(json!({"name": name, "group": group, "kind": resource}))
+        Self::new(404, "NotFound", message)
+            .with_details(json!({"name": name, "group": group, "kind": resource}))
     }
 
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {

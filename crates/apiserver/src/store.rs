@@ -25,8 +25,8 @@ use types::Labels;
 use crate::Error;
 use crate::kind::{KINDS, Kind};
 use crate::status::Failure;
-pub use ring::{Change, Event};
 use ring::Ring;
+pub use ring::{Change, Event};
 
 /// Which object: its resource (`pods`, `deployments.apps`), namespace (empty for cluster scope) and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,8 +176,11 @@ impl Store {
     fn apply(&self, state: &mut State, change: Pending) {
         let Pending { key, stored, removes } = change;
         state.revision = stored.revision;
-        let before =
-            if removes { state.objects.remove(&key) } else { state.objects.insert(key.clone(), stored.clone()) };
+        let before = if removes {
+            state.objects.remove(&key)
+        } else {
+            state.objects.insert(key.clone(), stored.clone())
+        };
         if let Some(disk) = &self.shared.disk {
             let raw = (!removes).then(|| stored.raw.clone());
             disk.write(disk::Record { key: key.clone(), revision: stored.revision, raw });
@@ -207,7 +210,8 @@ impl Store {
             objects.retain(|(key, _)| !undo.contains_key(key));
             let start = query.start_key();
             let back = undo.into_iter().filter_map(|(key, was)| Some((key, was?)));
-            objects.extend(back.filter(|(key, _)| query.wants(key) && start.as_ref().is_none_or(|s| key > s)));
+            objects
+                .extend(back.filter(|(key, _)| query.wants(key) && start.as_ref().is_none_or(|s| key > s)));
             objects.sort_by(|a, b| a.0.cmp(&b.0));
         }
         Ok(Listed { revision, objects })
@@ -241,7 +245,11 @@ pub struct ListQuery<'a> {
 impl ListQuery<'_> {
     fn start_key(&self) -> Option<Key> {
         let (namespace, name) = self.start?;
-        Some(Key { resource: self.resource.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() })
+        Some(Key {
+            resource: self.resource.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
     }
 
     fn start_bound(&self) -> Bound<Key> {

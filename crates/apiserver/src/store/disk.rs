@@ -48,7 +48,8 @@ pub(super) fn load(path: &Path) -> Result<(Connection, Loaded), Error> {
         let revision = connection
             .query_row("SELECT last FROM revision", [], |row| row.get::<_, i64>(0))
             .or_else(|e| if e == rusqlite::Error::QueryReturnedNoRows { Ok(0) } else { Err(e) })?;
-        let mut statement = connection.prepare("SELECT resource, namespace, name, revision, raw FROM objects")?;
+        let mut statement =
+            connection.prepare("SELECT resource, namespace, name, revision, raw FROM objects")?;
         let rows = statement.query_map([], |row| {
             let key = Key { resource: row.get(0)?, namespace: row.get(1)?, name: row.get(2)? };
             Ok((key, row.get::<_, i64>(3)?.unsigned_abs(), Bytes::from(row.get::<_, Vec<u8>>(4)?)))
@@ -118,7 +119,9 @@ fn write_group(connection: &mut Connection, group: &[Record]) -> rusqlite::Resul
             last = *revision;
             let revision = revision.cast_signed();
             match raw {
-                Some(raw) => put.execute(params![key.resource, key.namespace, key.name, revision, &raw[..]])?,
+                Some(raw) => {
+                    put.execute(params![key.resource, key.namespace, key.name, revision, &raw[..]])?
+                }
                 None => remove.execute(params![key.resource, key.namespace, key.name])?,
             };
         }
