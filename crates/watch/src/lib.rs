@@ -1,1 +1,214 @@
-//! (to be written)
+//! Owns: list and watch of the six kinds through kube-rs, cut to rows at the border.
+//! Never: whole objects in memory, a decision, or a deletion because the API went away.
+//! In → Out: a `kube::Client` → [`Message`]s: model events and what is wrong with objects.
+//! Read first: [`run`], then `follow`.
+//!
+//! ```text
+//!   watcher::Event   Init    InitApply…   InitDone   Apply    Delete   (error)
+//!   model::Event     Start   Upsert…      Done       Upsert   Delete   nothing: rows stay
+//! ```
+
+mod row_of;
+mod slim;
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use kube::runtime::watcher::{self, InitialListStrategy};
+use kube::{Api, Client};
+use model::{Diagnostic, Event, Key, Kind};
+use thiserror::Error;
+use tokio::sync::mpsc;
+use types::ObjectName;
+
+pub use slim::Slim;
+
+use row_of::{RowOf, diagnostics_of};
+
+/// What the watches say, in the order in which they see it.
+#[derive(Debug)]
+pub enum Message {
+    Event(Event),
+    /// All that is wrong with one object now; empty when it was mended or deleted.
+    Diagnosed(Key, Vec<Diagnostic>),
+    /// A watch broke and will be tried again. Nothing is withdrawn.
+    Trouble(Kind, WatchError),
+}
+
+#[derive(Debug, Error)]
+pub enum WatchError {
+    #[error("watch of {kind:?}: {source}; trying again in {retry:?}, the datapath stays as it is")]
+    Broken { kind: Kind, source: Box<watcher::Error>, retry: Duration },
+    #[error("get of {kind:?} {name}: {source}")]
+    Get { kind: Kind, name: ObjectName, source: Box<kube::Error> },
+}
+
+/// Follows every kind until the receiver is dropped.
+pub async fn run(client: Client, out: mpsc::Sender<Message>) {
+    futures::join!(
+        follow::<k8s::Node>(&client, &out),
+        follow::<k8s::Namespace>(&client, &out),
+        follow::<k8s::Pod>(&client, &out),
+        follow::<k8s::Service>(&client, &out),
+        follow::<k8s::EndpointSlice>(&client, &out),
+        follow::<k8s::NetworkPolicy>(&client, &out),
+    );
+}
+
+/// One pod now, for a sandbox that is wired before the watch has seen its pod.
+pub async fn get_pod(client: &Client, name: &ObjectName) -> Result<Option<model::Pod>, WatchError> {
+    let api: Api<Slim<k8s::Pod>> = Api::namespaced(client.clone(), &name.namespace);
+    match api.get_opt(&name.name).await {
+        Ok(pod) => Ok(pod.map(|pod| model::from_k8s::pod(&pod.object).row)),
+        Err(source) => Err(WatchError::Get { kind: Kind::Pod, name: name.clone(), source: Box::new(source) }),
+    }
+}
+
+type Events<T> = Pin<Box<dyn Stream<Item = Result<watcher::Event<Slim<T>>, watcher::Error>> + Send>>;
+
+fn stream_of<T: RowOf>(client: &Client, strategy: InitialListStrategy) -> Events<T> {
+    let config = watcher::Config { initial_list_strategy: strategy, ..watcher::Config::default() };
+    Box::pin(watcher::watcher(Api::all(client.clone()), config))
+}
+
+/// Streaming lists (no page is ever whole in memory) until the server says that it does not know them.
+async fn follow<T: RowOf>(client: &Client, out: &mpsc::Sender<Message>) {
+    let mut stream = stream_of::<T>(client, InitialListStrategy::StreamingList);
+    let mut backoff = Backoff::default();
+    let mut diagnosed = BTreeSet::new();
+    while let Some(item) = stream.next().await {
+        match item {
+            Ok(event) => {
+                if !matches!(event, watcher::Event::Init) {
+                    backoff = Backoff::default();
+                }
+                for message in messages(event, &mut diagnosed) {
+                    if out.send(message).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) if refuses_streaming(&error) => {
+                stream = stream_of::<T>(client, InitialListStrategy::ListWatch);
+            }
+            Err(error) => {
+                let retry = backoff.next();
+                let source = Box::new(error);
+                let trouble = WatchError::Broken { kind: T::ROW, source, retry };
+                if out.send(Message::Trouble(T::ROW, trouble)).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(retry).await;
+            }
+        }
+    }
+}
+
+/// `sendInitialEvents` is refused as Invalid or BadRequest by a server without KEP-3157.
+fn refuses_streaming(error: &watcher::Error) -> bool {
+    let watcher::Error::WatchStartFailed(kube::Error::Api(status)) = error else { return false };
+    matches!(status.code, 400 | 422) && status.message.contains("sendInitialEvents")
+}
+
+fn messages<T: RowOf>(event: watcher::Event<Slim<T>>, diagnosed: &mut BTreeSet<Key>) -> Vec<Message> {
+    match event {
+        watcher::Event::Init => vec![Message::Event(Event::Start(T::ROW))],
+        watcher::Event::InitDone => vec![Message::Event(Event::Done(T::ROW))],
+        watcher::Event::Delete(object) => {
+            let key = key_of(&object.object);
+            let mut messages = diagnostics_of(&key, Vec::new(), diagnosed);
+            messages.push(Message::Event(Event::Delete(key)));
+            messages
+        }
+        watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
+            let key = key_of(&object.object);
+            let converted = object.object.row();
+            let mut messages = diagnostics_of(&key, converted.diagnostics, diagnosed);
+            messages.push(Message::Event(match converted.row {
+                Some(row) => Event::Upsert(row),
+                None => Event::Delete(key),
+            }));
+            messages
+        }
+    }
+}
+
+fn key_of<T: RowOf>(object: &T) -> Key {
+    Key::new(T::ROW, object.meta().object_name())
+}
+
+/// 0.1 s, doubled up to 8 s, each by up to a quarter longer: a thousand agents must not return as one.
+#[derive(Default)]
+struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let base = 100_u64 << self.failures.min(6);
+        self.failures += 1;
+        let spread = RandomState::new().hash_one(self.failures) % (base / 4);
+        Duration::from_millis(base.min(8_000) + spread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_grows_to_a_bound() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<u64> = (0..20).map(|_| backoff.next().as_millis() as u64).collect();
+        assert!((100..=125).contains(&waits[0]), "{waits:?}");
+        assert!(waits[19] >= 6_400 && waits[19] <= 10_000, "{waits:?}");
+    }
+
+    #[test]
+    fn a_list_says_start_upserts_done() {
+        let mut diagnosed = BTreeSet::new();
+        let pod: Slim<k8s::Pod> =
+            serde_json::from_str(r#"{"metadata":{"name":"p","namespace":"n","resourceVersion":"7"}}"#)
+                .unwrap();
+        assert!(matches!(
+            messages::<k8s::Pod>(watcher::Event::Init, &mut diagnosed)[..],
+            [Message::Event(Event::Start(Kind::Pod))]
+        ));
+        assert!(matches!(
+            messages(watcher::Event::InitApply(pod), &mut diagnosed)[..],
+            [Message::Event(Event::Upsert(_))]
+        ));
+        assert!(matches!(
+            messages::<k8s::Pod>(watcher::Event::InitDone, &mut diagnosed)[..],
+            [Message::Event(Event::Done(Kind::Pod))]
+        ));
+    }
+
+    #[test]
+    fn what_was_wrong_is_taken_back_when_it_is_mended() {
+        let mut diagnosed = BTreeSet::new();
+        let node = |address: &str| -> Slim<k8s::Node> {
+            let json = format!(
+                r#"{{"metadata":{{"name":"n"}},"status":{{"addresses":[{{"type":"InternalIP","address":"{address}"}}]}}}}"#
+            );
+            serde_json::from_str(&json).unwrap()
+        };
+        let bad = messages(watcher::Event::Apply(node("x")), &mut diagnosed);
+        assert!(matches!(&bad[0], Message::Diagnosed(_, list) if list.len() == 1));
+        let good = messages(watcher::Event::Apply(node("10.0.0.1")), &mut diagnosed);
+        assert!(matches!(&good[0], Message::Diagnosed(_, list) if list.is_empty()));
+        assert_eq!(messages(watcher::Event::Apply(node("10.0.0.1")), &mut diagnosed).len(), 1);
+    }
+
+    #[test]
+    fn svc_03_a_slice_without_a_row_is_deleted() {
+        let slice: Slim<k8s::EndpointSlice> =
+            serde_json::from_str(r#"{"metadata":{"name":"s","namespace":"n"},"addressType":"FQDN"}"#)
+                .unwrap();
+        let got = messages(watcher::Event::Apply(slice), &mut BTreeSet::new());
+        assert!(matches!(&got[..], [Message::Event(Event::Delete(key))] if key.name.name == "s"));
+    }
+}
