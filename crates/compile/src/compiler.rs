@@ -1,0 +1,326 @@
+//! Which pieces a changed key has compiled anew, and the sum of all pieces.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kstate::net::NetState;
+use kstate::nft::{Plan, Ruleset};
+use model::{Attachment, Cluster, Key, Kind, Synced};
+use types::ObjectName;
+use types::wire::TABLE;
+
+use crate::diagnostic::Diagnostic;
+use crate::fragment::{Composer, Fragment, Unit};
+use crate::policy::resolve::{self, AddressSet};
+use crate::{Settings, fabric, layout, policy, service};
+
+/// The whole desired state of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    pub nft: Ruleset,
+    pub net: NetState,
+    pub diagnostics: BTreeSet<Diagnostic>,
+}
+
+/// What one round of changes means.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compiled {
+    /// From the ruleset before to the ruleset now; a change of one endpoint is a few elements.
+    pub nft: Plan,
+    /// Links, routes or tunnel entries are different: see [`Compiler::net`].
+    pub net_changed: bool,
+    pub raised: Vec<Diagnostic>,
+    pub cleared: Vec<Diagnostic>,
+}
+
+/// Desired state, kept up to date key by key. A cache and nothing more: whatever the order of events, it ends as
+/// [`whole`] does on the last cluster.
+#[derive(Debug)]
+pub struct Compiler {
+    settings: Settings,
+    started: bool,
+    composer: Composer,
+    net: NetState,
+    net_diagnostics: Vec<Diagnostic>,
+    diagnostics: BTreeMap<Diagnostic, usize>,
+    /// Container → pod, and back: what the last round saw, to find both owners when one moves.
+    pod_of: BTreeMap<String, ObjectName>,
+    containers_of: BTreeMap<ObjectName, BTreeSet<String>>,
+    /// Sets of addresses that rules look at, with how many fragments want each.
+    wanted: BTreeMap<AddressSet, usize>,
+}
+
+/// Compiles everything at once.
+pub fn whole(cluster: Synced<'_>, settings: Settings) -> Desired {
+    let mut compiler = Compiler::new(settings);
+    compiler.update(cluster, &[]);
+    Desired {
+        diagnostics: compiler.diagnostics.into_keys().collect(),
+        nft: compiler.composer.into_ruleset(),
+        net: compiler.net,
+    }
+}
+
+/// Pieces to compile anew.
+#[derive(Default)]
+struct Dirty {
+    units: BTreeSet<Unit>,
+    net: bool,
+}
+
+impl Compiler {
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            started: false,
+            composer: Composer::new(TABLE),
+            net: NetState::default(),
+            net_diagnostics: Vec::new(),
+            diagnostics: BTreeMap::new(),
+            pod_of: BTreeMap::new(),
+            containers_of: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+        }
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The table as it should be.
+    pub fn nft(&self) -> &Ruleset {
+        self.composer.ruleset()
+    }
+
+    /// Links, addresses, routes and tunnel entries as they should be.
+    pub fn net(&self) -> &NetState {
+        &self.net
+    }
+
+    /// All findings that hold now.
+    pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.diagnostics.keys()
+    }
+
+    /// Takes the keys that [`Cluster::apply`] named. The first call compiles everything, whatever it is given:
+    /// keys that changed before the cluster was in sync are lost on nobody.
+    pub fn update(&mut self, cluster: Synced<'_>, changed: &[Key]) -> Compiled {
+        let cluster: &Cluster = &cluster;
+        let mut dirty = Dirty::default();
+        if std::mem::replace(&mut self.started, true) {
+            for key in changed {
+                self.mark(cluster, key, &mut dirty);
+            }
+        } else {
+            self.mark_all(cluster, &mut dirty);
+        }
+        let mut findings = Findings::default();
+        let net_changed = dirty.net && self.compile_net(cluster, &mut findings);
+        let nft = self.compile_units(cluster, dirty.units, &mut findings);
+        let (raised, cleared) = findings.settle(&mut self.diagnostics);
+        Compiled { nft, net_changed, raised, cleared }
+    }
+
+    fn mark_all(&mut self, cluster: &Cluster, dirty: &mut Dirty) {
+        dirty.net = true;
+        dirty.units.insert(Unit::Base);
+        dirty.units.extend(cluster.services.keys().cloned().map(Unit::Service));
+        dirty.units.extend(cluster.policies.keys().cloned().map(Unit::Policy));
+        for container in cluster.attachments.keys() {
+            self.mark(cluster, &Key::new(Kind::Attachment, ObjectName::cluster(container)), dirty);
+        }
+    }
+
+    /// Which pieces depend on a key.
+    fn mark(&mut self, cluster: &Cluster, key: &Key, dirty: &mut Dirty) {
+        let name = &key.name;
+        match key.kind {
+            Kind::Node => {
+                dirty.net = true;
+                dirty.units.insert(Unit::Base);
+                // Its zone chooses among endpoints (EP-05).
+                if name.name == self.settings.node {
+                    dirty.units.extend(cluster.services.keys().cloned().map(Unit::Service));
+                }
+            }
+            Kind::Namespace => {
+                let first = ObjectName::new(&name.name, "");
+                let pods = cluster.pods.range(first..).map(|(pod, _)| pod);
+                let pods = pods.take_while(|pod| pod.namespace == name.name);
+                dirty.units.extend(pods.cloned().map(Unit::Pod));
+            }
+            Kind::Pod => {
+                dirty.units.insert(Unit::Pod(name.clone()));
+                let containers = self.containers_of.get(name).into_iter().flatten();
+                dirty.units.extend(containers.cloned().map(Unit::Attachment));
+            }
+            Kind::Service => {
+                dirty.units.insert(Unit::Service(name.clone()));
+            }
+            // `Cluster::apply` names the service of a changed slice, too.
+            Kind::EndpointSlice => {}
+            Kind::Policy => {
+                dirty.units.insert(Unit::Policy(name.clone()));
+                let first = ObjectName::new(&name.namespace, "");
+                let here = self.containers_of.range(first..);
+                let here = here.take_while(|(pod, _)| pod.namespace == name.namespace);
+                dirty.units.extend(here.flat_map(|(_, c)| c.iter().cloned()).map(Unit::Attachment));
+            }
+            Kind::Attachment => self.mark_attachment(cluster, &name.name, dirty),
+        }
+    }
+
+    fn mark_attachment(&mut self, cluster: &Cluster, container: &str, dirty: &mut Dirty) {
+        dirty.net = true;
+        dirty.units.insert(Unit::Attachment(container.to_owned()));
+        let now = cluster.attachments.get(container).map(|attachment| attachment.pod.clone());
+        let before = self.pod_of.remove(container);
+        if let Some(pod) = &before
+            && let Some(containers) = self.containers_of.get_mut(pod)
+        {
+            containers.remove(container);
+            if containers.is_empty() {
+                self.containers_of.remove(pod);
+            }
+        }
+        if let Some(pod) = &now {
+            self.pod_of.insert(container.to_owned(), pod.clone());
+            self.containers_of.entry(pod.clone()).or_default().insert(container.to_owned());
+        }
+        dirty.units.extend([before, now].into_iter().flatten().map(Unit::Pod));
+    }
+
+    fn compile_net(&mut self, cluster: &Cluster, findings: &mut Findings) -> bool {
+        let (net, diagnostics) = fabric::net_state(cluster, &self.settings);
+        findings.replace(&self.net_diagnostics, &diagnostics);
+        self.net_diagnostics = diagnostics;
+        let changed = net != self.net;
+        self.net = net;
+        changed
+    }
+
+    fn compile_units(&mut self, cluster: &Cluster, units: BTreeSet<Unit>, findings: &mut Findings) -> Plan {
+        let (pods, rest): (BTreeSet<_>, BTreeSet<_>) =
+            units.into_iter().partition(|unit| matches!(unit, Unit::Pod(_)));
+        let mut fragments: Vec<_> = rest
+            .into_iter()
+            .map(|unit| {
+                let fragment = self.compile(cluster, &unit);
+                (unit, fragment)
+            })
+            .collect();
+        let pods = self.pods_of_new_sets(cluster, &fragments, pods);
+        fragments.extend(pods.into_iter().map(|unit| {
+            let fragment = self.compile(cluster, &unit);
+            (unit, fragment)
+        }));
+        for (unit, new) in &fragments {
+            let old = self.composer.fragments().get(unit).map_or(&[][..], |f| &f.diagnostics);
+            findings.replace(old, &new.diagnostics);
+        }
+        self.composer.replace(fragments)
+    }
+
+    /// Keeps count of the sets that rules look at; pods that belong in a set that came or went join the round.
+    fn pods_of_new_sets(
+        &mut self,
+        cluster: &Cluster,
+        fragments: &[(Unit, Fragment)],
+        mut pods: BTreeSet<Unit>,
+    ) -> BTreeSet<Unit> {
+        let mut delta: BTreeMap<&AddressSet, isize> = BTreeMap::new();
+        for (unit, new) in fragments {
+            for set in &new.address_sets {
+                *delta.entry(set).or_default() += 1;
+            }
+            if let Some(old) = self.composer.fragments().get(unit) {
+                for set in &old.address_sets {
+                    *delta.entry(set).or_default() -= 1;
+                }
+            }
+        }
+        let mut turned = Vec::new();
+        for (set, by) in delta {
+            let before = self.wanted.get(set).copied().unwrap_or(0);
+            let after = before.saturating_add_signed(by);
+            if after == 0 {
+                self.wanted.remove(set);
+            } else {
+                self.wanted.insert(set.clone(), after);
+            }
+            if (before == 0) != (after == 0) {
+                turned.push(set);
+            }
+        }
+        if !turned.is_empty() {
+            let concerned = cluster.pods.values().filter(|pod| turned.iter().any(|set| set.has(cluster, pod)));
+            pods.extend(concerned.map(|pod| Unit::Pod(pod.key.clone())));
+        }
+        pods
+    }
+
+    fn compile(&self, cluster: &Cluster, unit: &Unit) -> Fragment {
+        let fragment = match unit {
+            Unit::Base => Some(layout::fragment(cluster, &self.settings)),
+            Unit::Service(name) => service::plan::plan(cluster, &self.settings, name)
+                .map(|plan| service::nftables::fragment(&plan, &self.settings)),
+            Unit::Policy(name) => cluster.policies.get(name).map(|policy| Fragment {
+                diagnostics: resolve::diagnostics(policy),
+                ..Fragment::default()
+            }),
+            Unit::Attachment(container) => cluster
+                .attachments
+                .get(container)
+                .map(|attachment| policy::nftables::attachment_fragment(cluster, attachment)),
+            Unit::Pod(name) => cluster.pods.get(name).map(|pod| {
+                let here = self.attachments_of(cluster, name);
+                policy::nftables::pod_fragment(cluster, pod, here, self.wanted.keys())
+            }),
+        };
+        fragment.unwrap_or_default()
+    }
+
+    fn attachments_of<'a>(
+        &'a self,
+        cluster: &'a Cluster,
+        pod: &ObjectName,
+    ) -> impl Iterator<Item = &'a Attachment> + use<'a> {
+        let containers = self.containers_of.get(pod).into_iter().flatten();
+        containers.filter_map(|container| cluster.attachments.get(container))
+    }
+}
+
+/// Comings and goings of findings during one round.
+#[derive(Default)]
+struct Findings(BTreeMap<Diagnostic, isize>);
+
+impl Findings {
+    fn replace(&mut self, old: &[Diagnostic], new: &[Diagnostic]) {
+        for diagnostic in new {
+            *self.0.entry(diagnostic.clone()).or_default() += 1;
+        }
+        for diagnostic in old {
+            *self.0.entry(diagnostic.clone()).or_default() -= 1;
+        }
+    }
+
+    /// Applies the round to the count of what holds; yields what is new and what is over.
+    fn settle(self, held: &mut BTreeMap<Diagnostic, usize>) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
+        let (mut raised, mut cleared) = (Vec::new(), Vec::new());
+        for (diagnostic, by) in self.0 {
+            let before = held.get(&diagnostic).copied().unwrap_or(0);
+            let after = before.saturating_add_signed(by);
+            match (before, after) {
+                (0, 0) => continue,
+                (0, _) => raised.push(diagnostic.clone()),
+                (_, 0) => cleared.push(diagnostic.clone()),
+                _ => {}
+            }
+            if after == 0 {
+                held.remove(&diagnostic);
+            } else {
+                held.insert(diagnostic, after);
+            }
+        }
+        (raised, cleared)
+    }
+}

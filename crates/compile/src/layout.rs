@@ -1,0 +1,247 @@
+//! The fixed part of the table: sets that units fill, and the chains on the kernel's hooks that read them.
+//!
+//! ```text
+//!   prerouting (nat) ─┐                 ┌─ dns VIP:53 ─> dns: a local socket answers, else another node's agent
+//!   output     (nat) ─┴─> services ─────┼─ svc ────────> n<k>: draw a slot, dnat to ep[slot . frontend]
+//!                                       ├─ clusterips ─> rej      (a Service, but not this port)
+//!                                       └─ service CIDR ─> drop   (no Service at all, V-08)
+//!   forward (filter)  ── conntrack ── out_iso[saddr] ── in_iso[daddr]
+//!   postrouting (nat) ── hairpin, node → tunnel, pod → outside: masquerade
+//! ```
+
+use std::net::IpAddr;
+
+use kstate::nft::build::{self, ct_state, ct_status, encode, rule};
+use kstate::nft::{
+    BaseChain, Chain, ChainKind, ElemData, Expr, Field, Hook, Reg, Rule, Set, SetData,
+};
+use model::Cluster;
+use types::wire::{DNS_PEER_PORT, VXLAN_DEVICE};
+use types::{IfName, IpNet, Protocol};
+
+use crate::Settings;
+use crate::fabric::underlay_ip;
+use crate::fragment::{Fragment, Name};
+
+/// Map: address . protocol . port of a Service → what to do with a new connection.
+pub const FRONTENDS: &str = "svc";
+/// Map: slot . frontend → endpoint.
+pub const ENDPOINTS: &str = "ep";
+/// Set: every ClusterIP.
+pub const CLUSTER_IPS: &str = "clusterips";
+/// Set: (pod, pod) of each pod of this node; it calls itself through a Service (M-01).
+pub const HAIRPIN: &str = "hairpin";
+/// Map: slot → another node's agent, for DNS while ours is away.
+pub const DNS_PEERS: &str = "dnspeers";
+/// Maps: address of an isolated pod of this node → chain of the policies that isolate it.
+pub const IN_ISOLATED: &str = "in_iso";
+pub const OUT_ISOLATED: &str = "out_iso";
+/// Chains: the caller is told; nothing is told.
+pub const REJECT: &str = "rej";
+pub const UNREACHABLE: &str = "unreachable";
+pub const SERVICES: &str = "services";
+pub const DNS: &str = "dns";
+
+/// nflog group of packets that a policy denied.
+pub const LOG_GROUP: u16 = 100;
+/// How much of a denied packet is logged: its headers.
+pub const LOG_BYTES: u32 = 64;
+
+/// The chain that services with `count` endpoints share.
+pub fn spread_chain(count: u32) -> String {
+    format!("n{count}")
+}
+
+const R0: Reg = Reg(0);
+const R1: Reg = Reg(1);
+const R2: Reg = Reg(2);
+
+/// What depends on settings and nodes only.
+pub fn fragment(cluster: &Cluster, settings: &Settings) -> Fragment {
+    let mut fragment = Fragment::default();
+    for (name, set) in sets() {
+        fragment.sets.insert(Name::Borrowed(name), set);
+    }
+    let peers = dns_peers(cluster, settings);
+    let mut slots = 0_u32;
+    for peer in &peers {
+        let data = encode(&[(*peer).into(), DNS_PEER_PORT.into()]);
+        fragment.element(DNS_PEERS, encode(&[slots.into()]), ElemData::Value(data));
+        slots += 1;
+    }
+    let regular = |rules| Chain { base: None, rules };
+    let base = |kind, hook, priority, rules| {
+        Chain { base: Some(BaseChain { kind, hook, priority, drop: false }), rules }
+    };
+    let to_services = || vec![rule("", [build::jump(SERVICES)])];
+    let chains = [
+        (REJECT, regular(reject())),
+        (UNREACHABLE, regular(vec![rule("no endpoint on this node", [build::counter(), build::drop()])])),
+        (DNS, regular(dns(slots))),
+        (SERVICES, regular(services(settings))),
+        // NF_IP_PRI_NAT_DST
+        ("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100, to_services())),
+        ("output", base(ChainKind::Nat, Hook::Output, -100, to_services())),
+        ("forward", base(ChainKind::Filter, Hook::Forward, 0, forward(settings))),
+        // NF_IP_PRI_NAT_SRC
+        ("postrouting", base(ChainKind::Nat, Hook::Postrouting, 100, postrouting(settings))),
+    ];
+    fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
+    fragment
+}
+
+/// A set of plain keys or a map, filled by units.
+pub fn set(key: &[Field], data: SetData) -> Set {
+    Set {
+        key: key.to_vec(),
+        data,
+        interval: false,
+        dynamic: false,
+        timeout_ms: None,
+        size: None,
+        elements: std::collections::BTreeMap::new(),
+    }
+}
+
+fn sets() -> [(&'static str, Set); 7] {
+    use Field::{Ipv4, Mark, Port, Proto};
+    let endpoint = || SetData::Values(vec![Ipv4, Port]);
+    [
+        (FRONTENDS, set(&[Ipv4, Proto, Port], SetData::Verdicts)),
+        (ENDPOINTS, set(&[Mark, Ipv4, Proto, Port], endpoint())),
+        (CLUSTER_IPS, set(&[Ipv4], SetData::None)),
+        (HAIRPIN, set(&[Ipv4, Ipv4], SetData::None)),
+        (DNS_PEERS, set(&[Mark], endpoint())),
+        (IN_ISOLATED, set(&[Ipv4], SetData::Verdicts)),
+        (OUT_ISOLATED, set(&[Ipv4], SetData::Verdicts)),
+    ]
+}
+
+/// Addresses of the other nodes, sorted.
+fn dns_peers(cluster: &Cluster, settings: &Settings) -> Vec<IpAddr> {
+    if settings.dns_ip.is_none() {
+        return Vec::new();
+    }
+    let others = cluster.nodes.values().filter(|node| node.name != settings.node);
+    let mut peers: Vec<_> = others.filter_map(underlay_ip).map(IpAddr::V4).collect();
+    peers.sort_unstable();
+    peers
+}
+
+/// TCP learns by a reset, everything else by ICMP port unreachable.
+fn reject() -> Vec<Rule> {
+    vec![
+        rule("no endpoint", [build::l4proto(R0), build::is(R0, Protocol::Tcp), build::counter(), build::reject_tcp_reset()]),
+        rule("no endpoint", [build::counter(), build::reject()]),
+    ]
+}
+
+/// `socket wildcard` breaks its rule when no socket of this node would take the packet, and is 0 for one that is
+/// bound to this very address: ours. A stranger's wildcard resolver on port 53 is not asked for cluster names.
+/// Evaluated before routing only: on output the kernel would answer with the sender's own socket.
+fn dns(peers: u32) -> Vec<Rule> {
+    let [to, to_port] = [Reg(1), Reg(2)];
+    let ours = rule(
+        "answered on this node",
+        [build::socket_wildcard(R0), Expr::Cmp { sreg: R0, op: kstate::nft::CmpOp::Eq, value: vec![0] }, build::accept()],
+    );
+    let mut rules = vec![ours];
+    if peers > 0 {
+        rules.push(rule(
+            "no agent here: another node answers",
+            [build::numgen(R0, peers), build::map(DNS_PEERS, R0, to), build::dnat_ip(to, to_port)],
+        ));
+    }
+    rules.push(rule("", [build::accept()]));
+    rules
+}
+
+fn services(settings: &Settings) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    if let Some(dns @ IpAddr::V4(_)) = settings.dns_ip {
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            rules.push(rule(
+                "cluster DNS",
+                [
+                    build::ip_daddr(R0),
+                    build::is(R0, dns),
+                    build::l4proto(R0),
+                    build::is(R0, protocol),
+                    build::th_dport(R0),
+                    build::is(R0, 53_u16),
+                    build::goto(DNS),
+                ],
+            ));
+        }
+    }
+    let frontend = [build::ip_daddr(R0), build::l4proto(R1), build::th_dport(R2)];
+    rules.push(rule("", frontend.into_iter().chain([build::vmap(FRONTENDS, R0)])));
+    rules.push(rule(
+        "a Service without this port",
+        [build::ip_daddr(R0), build::lookup(CLUSTER_IPS, R0), build::goto(REJECT)],
+    ));
+    for cidr in v4(&settings.service_cidrs) {
+        let inside = [build::ip_daddr(R0)].into_iter().chain(build::in_prefix(R0, cidr));
+        rules.push(rule("no Service has this address", inside.chain([build::counter(), build::drop()])));
+    }
+    rules
+}
+
+fn forward(settings: &Settings) -> Vec<Rule> {
+    let state = |bits| [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, bits));
+    let mut rules = vec![
+        rule("", state(ct_state::ESTABLISHED | ct_state::RELATED).chain([build::accept()])),
+        // Without a connection no NAT applies, and a bare ClusterIP would leave the node (V-07).
+        rule("no connection", state(ct_state::INVALID).chain([build::counter(), build::drop()])),
+    ];
+    if let Some(dns @ IpAddr::V4(_)) = settings.dns_ip {
+        // Here only while our agent is away. A pod reaches the DNS of its own node whatever its policies say
+        // (NP-12, NP-49), so also the one that stands in for it.
+        rules.push(rule(
+            "cluster DNS of another node",
+            [build::ct_original_daddr(R0), build::is(R0, dns), build::accept()],
+        ));
+    }
+    rules.push(rule("", [build::ip_saddr(R0), build::vmap(OUT_ISOLATED, R0)]));
+    rules.push(rule("", [build::ip_daddr(R0), build::vmap(IN_ISOLATED, R0)]));
+    rules
+}
+
+fn postrouting(settings: &Settings) -> Vec<Rule> {
+    let dnat = [build::ct_status(R0)].into_iter().chain(build::has_bits(R0, ct_status::DST_NAT));
+    let mut rules = vec![rule(
+        "a pod calls itself through a Service",
+        dnat.chain([
+            build::ip_saddr(R0),
+            build::ip_daddr(R1),
+            build::lookup(HAIRPIN, R0),
+            build::masquerade_random(),
+        ]),
+    )];
+    let cidrs: Vec<_> = v4(&settings.cluster_cidrs).collect();
+    if let Ok(tunnel) = IfName::new(VXLAN_DEVICE) {
+        // What is no pod's gets the tunnel's address, or the answer would not come back through the tunnel.
+        let mut exprs = vec![build::oifname(R0), build::is(R0, &tunnel)];
+        exprs.extend(cidrs.iter().flat_map(|c| [build::ip_saddr(R0)].into_iter().chain(build::not_in_prefix(R0, *c))));
+        rules.push(rule("not a pod, into the tunnel", exprs.into_iter().chain([build::masquerade_random()])));
+    }
+    for from in &cidrs {
+        let mut exprs = vec![build::ip_saddr(R0)];
+        exprs.extend(build::in_prefix(R0, *from));
+        for not in cidrs.iter().copied().chain(multicast()) {
+            exprs.push(build::ip_daddr(R0));
+            exprs.extend(build::not_in_prefix(R0, not));
+        }
+        rules.push(rule("a pod, out of the cluster", exprs.into_iter().chain([build::masquerade_random()])));
+    }
+    rules
+}
+
+/// 224.0.0.0/4 keeps its source: receivers tell senders apart by it.
+fn multicast() -> Option<IpNet> {
+    "224.0.0.0/4".parse().ok()
+}
+
+fn v4(cidrs: &[IpNet]) -> impl Iterator<Item = IpNet> + '_ {
+    cidrs.iter().filter(|cidr| matches!(cidr, IpNet::V4(_))).map(IpNet::trunc)
+}

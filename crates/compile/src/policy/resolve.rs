@@ -1,0 +1,168 @@
+//! Who is isolated and what may pass, from policies and labels alone (NP-01..NP-34).
+//!
+//! A pod's state is its *combination*: the policies that select it, per direction. Pods of one combination share
+//! everything; addresses come in only through [`AddressSet`]s, which pods enter and leave by themselves.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use model::{Attachment, Cluster, Pod, Policy, PolicyPort, PolicyRule};
+use types::{ObjectName, Protocol, Selector, hash8};
+
+use crate::diagnostic::{Diagnostic, Severity};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+impl Direction {
+    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
+    /// The rules of a policy in this direction; `None`: it does not isolate it.
+    pub fn rules(self, policy: &Policy) -> Option<&[PolicyRule]> {
+        match self {
+            Self::Ingress => policy.ingress.as_deref(),
+            Self::Egress => policy.egress.as_deref(),
+        }
+    }
+}
+
+/// Addresses that rules ask for and pods provide.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressSet {
+    /// Addresses of pods by labels.
+    Pods { namespaces: Scope, pods: Selector },
+    /// (address, port) of pods that name a port so: the number may differ from pod to pod (NP-21).
+    Port { name: String, protocol: Protocol },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// The policy's own namespace.
+    Own(String),
+    Labelled(Selector),
+}
+
+impl AddressSet {
+    /// The kernel's name for it: a hash of what it means, so that equal peers of many policies are one set.
+    pub fn name(&self) -> String {
+        let (kind, text) = match self {
+            Self::Pods { namespaces: Scope::Own(namespace), pods } => ("pods", format!("{namespace}/[{pods}]")),
+            Self::Pods { namespaces: Scope::Labelled(labels), pods } => ("pods", format!("[{labels}]/[{pods}]")),
+            Self::Port { name, protocol } => ("port", format!("{name}/{protocol}")),
+        };
+        format!("{kind}_{}", hash16(&text))
+    }
+
+    /// Whether a pod provides addresses: it has its own (not its node's, NP-13), and has not given them back
+    /// (NP-43).
+    pub fn has(&self, cluster: &Cluster, pod: &Pod) -> bool {
+        if !provides(pod) {
+            return false;
+        }
+        match self {
+            Self::Port { name, protocol } => {
+                pod.ports.iter().any(|p| p.name == *name && p.protocol == *protocol)
+            }
+            Self::Pods { namespaces: Scope::Own(namespace), pods } => {
+                pod.key.namespace == *namespace && pods.matches(&pod.labels)
+            }
+            Self::Pods { namespaces: Scope::Labelled(labels), pods } => {
+                let namespace = cluster.namespaces.get(&pod.key.namespace);
+                namespace.is_some_and(|n| labels.matches(&n.labels)) && pods.matches(&pod.labels)
+            }
+        }
+    }
+}
+
+/// Two different hashes: a collision would let one policy's peers through another's rule.
+pub fn hash16(text: &str) -> String {
+    format!("{}{}", hash8(text), hash8(&format!("\u{1}{text}")))
+}
+
+pub fn provides(pod: &Pod) -> bool {
+    !pod.host_network && !pod.phase.finished()
+}
+
+/// Policies that isolate one pod in one direction; `None`: it is open.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isolation {
+    Open,
+    /// By these policies, of one namespace.
+    Policies(BTreeSet<ObjectName>),
+    /// The node has the pod and the API's row of it has not come: nothing passes where a policy might apply
+    /// (NP-40).
+    Unknown,
+}
+
+/// The policies of a namespace, by name.
+pub fn policies_in<'a>(cluster: &'a Cluster, namespace: &'a str) -> impl Iterator<Item = &'a Policy> {
+    let first = ObjectName::new(namespace, "");
+    cluster.policies.range(first..).map(|(_, p)| p).take_while(move |p| p.key.namespace == namespace)
+}
+
+pub fn isolation(cluster: &Cluster, attachment: &Attachment, direction: Direction) -> Isolation {
+    let mut isolating = policies_in(cluster, &attachment.pod.namespace)
+        .filter(|policy| direction.rules(policy).is_some())
+        .peekable();
+    if isolating.peek().is_none() {
+        return Isolation::Open;
+    }
+    let pod = cluster.pods.get(&attachment.pod);
+    let Some(pod) = pod.filter(|pod| attachment.uid.is_empty() || attachment.uid == pod.uid) else {
+        return Isolation::Unknown;
+    };
+    let names: BTreeSet<_> = isolating.filter(|p| p.pods.matches(&pod.labels)).map(|p| p.key.clone()).collect();
+    if names.is_empty() { Isolation::Open } else { Isolation::Policies(names) }
+}
+
+/// What a pod has to give to sets: the API's addresses, or before it knows them the node's own.
+pub fn addresses<'a>(pod: &'a Pod, attachments: impl Iterator<Item = &'a Attachment>) -> BTreeSet<IpAddr> {
+    if !pod.ips.is_empty() {
+        return pod.ips.iter().copied().collect();
+    }
+    attachments.filter(|a| a.uid.is_empty() || a.uid == pod.uid).flat_map(|a| a.ips.iter().copied()).collect()
+}
+
+/// Whether a port of a rule can be honoured at all; a range needs a number to start from (NP-23).
+pub fn valid_range(port: &PolicyPort) -> bool {
+    match (&port.port, port.end_port) {
+        (_, None) => true,
+        (Some(model::IntOrName::Number(from)), Some(to)) => from <= &to,
+        (_, Some(_)) => false,
+    }
+}
+
+/// What of a policy is not done as written.
+pub fn diagnostics(policy: &Policy) -> Vec<Diagnostic> {
+    let finding = |field: String, message: &str| Diagnostic {
+        object: model::Key::new(model::Kind::Policy, policy.key.clone()),
+        field,
+        severity: Severity::Warning,
+        message: message.to_owned(),
+        next_step: "write the rule without this field".to_owned(),
+    };
+    let mut found: Vec<_> = policy
+        .unsupported
+        .iter()
+        .map(|field| finding(field.clone(), "not supported yet: the rule that holds it allows nothing"))
+        .collect();
+    for direction in Direction::ALL {
+        for (at, rule) in direction.rules(policy).unwrap_or_default().iter().enumerate() {
+            if rule.ports.iter().any(|port| !valid_range(port)) {
+                let field = format!("spec.{}[{at}].ports", direction.word());
+                found.push(finding(field, "endPort needs a number in port that is not greater: the port allows nothing"));
+            }
+        }
+    }
+    found
+}
