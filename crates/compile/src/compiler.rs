@@ -252,7 +252,8 @@ impl Compiler {
             }
         }
         if !turned.is_empty() {
-            let concerned = cluster.pods.values().filter(|pod| turned.iter().any(|set| set.has(cluster, pod)));
+            let concerned =
+                cluster.pods.values().filter(|pod| turned.iter().any(|set| set.has(cluster, pod)));
             pods.extend(concerned.map(|pod| Unit::Pod(pod.key.clone())));
         }
         pods
@@ -263,10 +264,10 @@ impl Compiler {
             Unit::Base => Some(layout::fragment(cluster, &self.settings)),
             Unit::Service(name) => service::plan::plan(cluster, &self.settings, name)
                 .map(|plan| service::nftables::fragment(&plan, &self.settings)),
-            Unit::Policy(name) => cluster.policies.get(name).map(|policy| Fragment {
-                diagnostics: resolve::diagnostics(policy),
-                ..Fragment::default()
-            }),
+            Unit::Policy(name) => cluster
+                .policies
+                .get(name)
+                .map(|policy| Fragment { diagnostics: resolve::diagnostics(policy), ..Fragment::default() }),
             Unit::Attachment(container) => cluster
                 .attachments
                 .get(container)

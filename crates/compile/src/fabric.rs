@@ -109,10 +109,16 @@ pub fn net_state(cluster: &Cluster, settings: &Settings) -> (NetState, Vec<Diagn
 /// What a peer needs: a neighbour, a forwarding entry and a route, in the order of FL-05.
 fn add_peer(state: &mut NetState, vxlan: &IfName, peer: &Node) -> Option<Diagnostic> {
     let Some((subnet, underlay)) = pod_subnet(peer).zip(underlay_ip(peer)) else {
-        return Some(incomplete(&peer.name, "it has no IPv4 pod CIDR or InternalIP yet; its pods are out of reach"));
+        return Some(incomplete(
+            &peer.name,
+            "it has no IPv4 pod CIDR or InternalIP yet; its pods are out of reach",
+        ));
     };
     let Some(mac) = peer.vtep_mac else {
-        return Some(incomplete(&peer.name, "its agent has not published a VTEP address; its pods are out of reach"));
+        return Some(incomplete(
+            &peer.name,
+            "its agent has not published a VTEP address; its pods are out of reach",
+        ));
     };
     state.neighbours.insert((vxlan.clone(), subnet.vtep.into()), mac);
     state.fdb.insert((vxlan.clone(), mac), underlay.into());

@@ -213,7 +213,11 @@ impl Steps {
         let (id, set) = (self.id.clone(), name.to_string());
         match wanted {
             Some(layout) if !table.sets.contains_key(&set) => {
-                self.create.push(Op::AddSet { table: id, set: set.clone(), layout: Box::new(layout.clone()) });
+                self.create.push(Op::AddSet {
+                    table: id,
+                    set: set.clone(),
+                    layout: Box::new(layout.clone()),
+                });
                 table.sets.insert(set, layout.clone());
             }
             // A set's name holds a hash of what it is for, so its layout never changes.
@@ -262,8 +266,7 @@ impl Steps {
             key: key.clone(),
             data: data.clone(),
         };
-        let delete =
-            || Op::DeleteElement { table: self.id.clone(), set: name.to_string(), key: key.clone() };
+        let delete = || Op::DeleteElement { table: self.id.clone(), set: name.to_string(), key: key.clone() };
         let known = set.elements.get(key);
         match wanted {
             Some(data) if known == Some(data) => {}

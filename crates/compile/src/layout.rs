@@ -12,9 +12,7 @@
 use std::net::IpAddr;
 
 use kstate::nft::build::{self, ct_state, ct_status, encode, rule};
-use kstate::nft::{
-    BaseChain, Chain, ChainKind, ElemData, Expr, Field, Hook, Reg, Rule, Set, SetData,
-};
+use kstate::nft::{BaseChain, Chain, ChainKind, ElemData, Expr, Field, Hook, Reg, Rule, Set, SetData};
 use model::Cluster;
 use types::wire::{DNS_PEER_PORT, VXLAN_DEVICE};
 use types::{IfName, IpNet, Protocol};
@@ -70,8 +68,9 @@ pub fn fragment(cluster: &Cluster, settings: &Settings) -> Fragment {
         slots += 1;
     }
     let regular = |rules| Chain { base: None, rules };
-    let base = |kind, hook, priority, rules| {
-        Chain { base: Some(BaseChain { kind, hook, priority, drop: false }), rules }
+    let base = |kind, hook, priority, rules| Chain {
+        base: Some(BaseChain { kind, hook, priority, drop: false }),
+        rules,
     };
     let to_services = || vec![rule("", [build::jump(SERVICES)])];
     let chains = [
@@ -131,7 +130,10 @@ fn dns_peers(cluster: &Cluster, settings: &Settings) -> Vec<IpAddr> {
 /// TCP learns by a reset, everything else by ICMP port unreachable.
 fn reject() -> Vec<Rule> {
     vec![
-        rule("no endpoint", [build::l4proto(R0), build::is(R0, Protocol::Tcp), build::counter(), build::reject_tcp_reset()]),
+        rule(
+            "no endpoint",
+            [build::l4proto(R0), build::is(R0, Protocol::Tcp), build::counter(), build::reject_tcp_reset()],
+        ),
         rule("no endpoint", [build::counter(), build::reject()]),
     ]
 }
@@ -143,7 +145,11 @@ fn dns(peers: u32) -> Vec<Rule> {
     let [to, to_port] = [Reg(1), Reg(2)];
     let ours = rule(
         "answered on this node",
-        [build::socket_wildcard(R0), Expr::Cmp { sreg: R0, op: kstate::nft::CmpOp::Eq, value: vec![0] }, build::accept()],
+        [
+            build::socket_wildcard(R0),
+            Expr::Cmp { sreg: R0, op: kstate::nft::CmpOp::Eq, value: vec![0] },
+            build::accept(),
+        ],
     );
     let mut rules = vec![ours];
     if peers > 0 {
@@ -222,7 +228,9 @@ fn postrouting(settings: &Settings) -> Vec<Rule> {
     if let Ok(tunnel) = IfName::new(VXLAN_DEVICE) {
         // What is no pod's gets the tunnel's address, or the answer would not come back through the tunnel.
         let mut exprs = vec![build::oifname(R0), build::is(R0, &tunnel)];
-        exprs.extend(cidrs.iter().flat_map(|c| [build::ip_saddr(R0)].into_iter().chain(build::not_in_prefix(R0, *c))));
+        exprs.extend(
+            cidrs.iter().flat_map(|c| [build::ip_saddr(R0)].into_iter().chain(build::not_in_prefix(R0, *c))),
+        );
         rules.push(rule("not a pod, into the tunnel", exprs.into_iter().chain([build::masquerade_random()])));
     }
     for from in &cidrs {

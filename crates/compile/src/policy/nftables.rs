@@ -86,7 +86,8 @@ fn combination(
             if is_unsupported(policy, direction, at) {
                 continue;
             }
-            let comment = truncate(&format!("allow {} {} rule {}", direction.word(), policy.key, at + 1), COMMENT_MAX);
+            let comment =
+                truncate(&format!("allow {} {} rule {}", direction.word(), policy.key, at + 1), COMMENT_MAX);
             for exprs in allows(fragment, policy, allow, direction) {
                 rules.push(rule(comment.clone(), exprs));
             }
@@ -125,12 +126,19 @@ fn is_unsupported(policy: &Policy, direction: Direction, at: usize) -> bool {
         let inside = |path: &str| {
             field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        inside(&rule) || *field == whole || !field.starts_with("spec.ingress") && !field.starts_with("spec.egress")
+        inside(&rule)
+            || *field == whole
+            || !field.starts_with("spec.ingress") && !field.starts_with("spec.egress")
     })
 }
 
 /// The matches of one rule, each ending in `return`: peers times ports.
-fn allows(fragment: &mut Fragment, policy: &Policy, rule: &PolicyRule, direction: Direction) -> Vec<Vec<Expr>> {
+fn allows(
+    fragment: &mut Fragment,
+    policy: &Policy,
+    rule: &PolicyRule,
+    direction: Direction,
+) -> Vec<Vec<Expr>> {
     let peers = peer_matches(fragment, policy, rule, direction);
     let mut found = Vec::new();
     for peer in &peers {
@@ -243,7 +251,11 @@ pub fn pod_fragment<'a>(
                 AddressSet::Port { name, protocol } => {
                     let named = |p: &&NamedPort| p.name == *name && p.protocol == *protocol;
                     for port in pod.ports.iter().filter(named) {
-                        fragment.element(set.name(), encode(&[(*ip).into(), port.port.into()]), ElemData::None);
+                        fragment.element(
+                            set.name(),
+                            encode(&[(*ip).into(), port.port.into()]),
+                            ElemData::None,
+                        );
                     }
                 }
             }

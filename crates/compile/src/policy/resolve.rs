@@ -56,8 +56,12 @@ impl AddressSet {
     /// The kernel's name for it: a hash of what it means, so that equal peers of many policies are one set.
     pub fn name(&self) -> String {
         let (kind, text) = match self {
-            Self::Pods { namespaces: Scope::Own(namespace), pods } => ("pods", format!("{namespace}/[{pods}]")),
-            Self::Pods { namespaces: Scope::Labelled(labels), pods } => ("pods", format!("[{labels}]/[{pods}]")),
+            Self::Pods { namespaces: Scope::Own(namespace), pods } => {
+                ("pods", format!("{namespace}/[{pods}]"))
+            }
+            Self::Pods { namespaces: Scope::Labelled(labels), pods } => {
+                ("pods", format!("[{labels}]/[{pods}]"))
+            }
             Self::Port { name, protocol } => ("port", format!("{name}/{protocol}")),
         };
         format!("{kind}_{}", hash16(&text))
@@ -121,7 +125,8 @@ pub fn isolation(cluster: &Cluster, attachment: &Attachment, direction: Directio
     let Some(pod) = pod.filter(|pod| attachment.uid.is_empty() || attachment.uid == pod.uid) else {
         return Isolation::Unknown;
     };
-    let names: BTreeSet<_> = isolating.filter(|p| p.pods.matches(&pod.labels)).map(|p| p.key.clone()).collect();
+    let names: BTreeSet<_> =
+        isolating.filter(|p| p.pods.matches(&pod.labels)).map(|p| p.key.clone()).collect();
     if names.is_empty() { Isolation::Open } else { Isolation::Policies(names) }
 }
 
@@ -160,7 +165,10 @@ pub fn diagnostics(policy: &Policy) -> Vec<Diagnostic> {
         for (at, rule) in direction.rules(policy).unwrap_or_default().iter().enumerate() {
             if rule.ports.iter().any(|port| !valid_range(port)) {
                 let field = format!("spec.{}[{at}].ports", direction.word());
-                found.push(finding(field, "endPort needs a number in port that is not greater: the port allows nothing"));
+                found.push(finding(
+                    field,
+                    "endPort needs a number in port that is not greater: the port allows nothing",
+                ));
             }
         }
     }

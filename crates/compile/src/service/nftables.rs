@@ -6,9 +6,9 @@ use kstate::nft::{Chain, ElemData, Reg, Verdict};
 use types::Protocol;
 
 use super::plan::{Outcome, PortPlan, ServicePlan};
+use crate::Settings;
 use crate::fragment::Fragment;
 use crate::layout::{self, CLUSTER_IPS, ENDPOINTS, FRONTENDS, REJECT, UNREACHABLE};
-use crate::Settings;
 
 /// TCP and UDP port of DNS.
 const DNS_PORT: u16 = 53;

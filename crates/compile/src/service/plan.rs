@@ -153,7 +153,10 @@ fn unsupported(service: &Service, diagnostics: &mut Vec<Diagnostic>) {
     match service.kind {
         ServiceType::NodePort => warn("spec.type", "NodePort is not supported yet: no node port is opened"),
         ServiceType::LoadBalancer => {
-            warn("spec.type", "LoadBalancer is not supported yet: neither its address nor node ports are served");
+            warn(
+                "spec.type",
+                "LoadBalancer is not supported yet: neither its address nor node ports are served",
+            );
         }
         ServiceType::ClusterIp | ServiceType::ExternalName => {}
     }
