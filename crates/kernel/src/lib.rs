@@ -6,6 +6,7 @@
 pub mod error;
 pub mod mount;
 pub mod netns;
+pub mod own;
 pub mod process;
 
 pub use error::Error;

@@ -1,1 +1,77 @@
-//! (to be written)
+//! Owns: the lab: nodes as namespaces on one machine, the processes in them, and their life from up to down.
+//! Never: touches the machine's own network namespace, and no decision of the network: agents make it.
+//! In → Out: `plumb lab …` → a process tree under one anchor, a run directory, a kubeconfig.
+//! Read first: [`Args`], then [`plan::Plan`].
+//!
+//! ```text
+//! caller's PID and network namespace
+//! └─ anchor            pid 1 of the lab's PID namespace (and user namespace, when not root)
+//!    ├─ supervise      starts and restarts everything below; itself restarted by the anchor
+//!    │  ├─ api         127.0.0.1:<port> (caller's netns) and 192.168.1.2:6443 (underlay netns)
+//!    │  ├─ outside     its sockets in the outside netns, its questions asked in the caller's
+//!    │  ├─ agent, kubelet        per node, inside the node's net, mount and UTS namespaces
+//!    │  └─ hold underlay | outside | node1 | …       keep the namespaces alive
+//!    └─ pause, shim    of pods whose kubelet was killed: they belong to nobody but their node
+//! ```
+//! Killing the anchor makes the kernel end every process of the PID namespace; with them go the namespaces,
+//! and with those every interface, rule and mount. That is all that `down` does, whatever was killed before.
+
+pub mod adopt;
+pub mod anchor;
+pub mod down;
+pub mod exec;
+pub mod hold;
+pub mod inside;
+pub mod plan;
+pub mod rundir;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+/// `plumb lab …`
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The lab's name: two labs of different names run side by side.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Name {
+    /// Name of the lab
+    #[arg(long, default_value = "demo")]
+    pub name: String,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// End a cluster and remove all of it
+    Down(Name),
+    /// Run a command inside a node
+    Exec(exec::Options),
+    /// Pid 1 of the lab
+    #[command(hide = true)]
+    Anchor(Internal),
+    /// Keep a set of namespaces
+    #[command(hide = true)]
+    Hold(hold::Options),
+}
+
+/// What the lab's own processes are told: where everything else is written.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Internal {
+    #[arg(long)]
+    pub run: PathBuf,
+}
+
+/// Runs the subcommand; the exit code is that of the command for `exec`.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+            Command::Down(name) => down::run(&name),
+            Command::Exec(options) => exec::run(&options),
+            Command::Anchor(internal) => anchor::run(&internal),
+                    Command::Hold(options) => hold::run(&options),
+    }
+}

@@ -1,1 +1,40 @@
-fn main() {}
+//! Owns: the command line: one binary, whose subcommands are the shells.
+//! Never: does anything itself; no subcommand shares state with another.
+//! In → Out: argv → one shell's `run` → exit code, and errors as `cause: cause: …` with the next step.
+//! Read first: [`Command`].
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A whole container network in one program.
+#[derive(Parser)]
+#[command(name = "plumb", version, arg_required_else_help = true)]
+struct Plumb {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A cluster of several nodes on this machine: up, down, status, exec.
+    Lab(lab::Args),
+    /// Hold the namespaces of a pod (started by the kubelet).
+    #[command(hide = true)]
+    Pause(kubelet::pause::Args),
+}
+
+// No async runtime here: the processes that change their namespaces must have one thread when they do.
+fn main() -> ExitCode {
+    let outcome = match Plumb::parse().command {
+        Command::Lab(args) => lab::run(args),
+        Command::Pause(args) => kubelet::pause::run(args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("plumb: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

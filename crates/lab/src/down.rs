@@ -1,0 +1,54 @@
+//! `plumb lab down`: the anchor dies, the kernel takes the rest with it, the directory goes.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kernel::process::Signal;
+
+use crate::rundir::RunDir;
+use crate::{Name, adopt};
+
+/// How long the kernel may take to end some hundreds of processes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Ends the lab of this name; that there is none is said, and no error.
+pub fn run(name: &Name) -> Result<ExitCode> {
+    let run = RunDir::of(&name.name)?;
+    if !run.path().exists() {
+        println!("lab {} is not running: there is no {}", name.name, run.path().display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let _lock = lock(&run)?;
+    end(&run)?;
+    println!("lab {} is gone", name.name);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One `up` or `down` of a lab at a time.
+pub fn lock(run: &RunDir) -> Result<std::os::fd::OwnedFd> {
+    match kernel::own::try_lock(run.path())? {
+        Some(lock) => Ok(lock),
+        None => bail!("another `plumb lab up` or `down` works on {}; wait for it to end", run.path().display()),
+    }
+}
+
+/// Kills the anchor, waits until all of its PID namespace is gone, and removes the directory.
+pub fn end(run: &RunDir) -> Result<()> {
+    if let Some(anchor) = adopt::anchor(run)? {
+        anchor.signal(Signal::KILL)?;
+        // A pid 1 is reported dead only after every other process of its namespace has been
+        // (kernel/pid_namespace.c, zap_pid_ns_processes).
+        if !anchor.wait_ended(PATIENCE).context("wait for the end of the lab")? {
+            bail!(
+                "process {} of the lab was killed and is still there after {} s; look at /proc/{}/stack",
+                anchor.pid(),
+                PATIENCE.as_secs(),
+                anchor.pid()
+            );
+        }
+        // Ours when the same `up` started it.
+        let _ = anchor.try_wait();
+    }
+    run.remove()
+}

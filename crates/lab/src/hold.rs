@@ -1,0 +1,186 @@
+//! Holders: processes that do nothing but keep namespaces, for the underlay, the outside, and each node.
+//!
+//! A node's holder first builds the node's view of the file system. The machine's files are all there, except
+//! where the node has its own:
+//!
+//! ```text
+//! /                 tmpfs
+//! ├─ bin usr home … bind mounts of the machine's, with all that is mounted below
+//! ├─ proc           of the lab's PID namespace         ├─ sys   of the node's network namespace
+//! ├─ run            <run dir>/nodes/<node>/run
+//! ├─ etc            links to /.host/etc/*, but own:    cni/ resolv.conf hosts hostname
+//! ├─ var/lib        links to /.host/var/lib/*, but own: plumb/
+//! ├─ opt            links to /.host/opt/*, but own:    cni/bin/plumb-cni
+//! └─ .host/{etc,var,opt}
+//! ```
+//! Links rather than overlayfs: they need no kernel feature, work in a user namespace, and over a root that is
+//! an overlay itself.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use kernel::mount::Mount;
+
+use crate::plan::{API, OUTSIDE, Plan, node_address, node_number};
+use crate::rundir::RunDir;
+
+/// `plumb lab hold`
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    #[arg(long)]
+    pub run: PathBuf,
+    /// underlay, outside, or a node
+    pub what: String,
+}
+
+/// The line that tells the supervisor that the namespaces are as they should be.
+pub const READY: &str = "ready";
+
+/// Builds what there is to build, says so, and stays.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let run = RunDir::at(&options.run);
+    if node_number(&options.what).is_some() {
+        let plan = Plan::read(&run)?;
+        Root { run: &run, plan: &plan, node: &options.what, new: run.node(&options.what).join("root") }
+            .build()
+            .with_context(|| format!("make the file system of {}", options.what))?;
+    }
+    let mut out = std::io::stdout();
+    writeln!(out, "{READY}").and_then(|()| out.flush()).context("tell the supervisor")?;
+    loop {
+        std::thread::park();
+    }
+}
+
+struct Root<'a> {
+    run: &'a RunDir,
+    plan: &'a Plan,
+    node: &'a str,
+    new: PathBuf,
+}
+
+/// Directories of the machine that are not taken over as they are.
+const OWN: [&str; 6] = ["proc", "sys", "run", "etc", "var", "opt"];
+
+impl Root<'_> {
+    fn build(&self) -> Result<()> {
+        Mount::tmpfs(&self.new, "mode=755")?.apply()?;
+        self.take_over_directories()?;
+        for name in ["proc", "sys", "run", "etc", "var", "opt", ".host/etc", ".host/var", ".host/opt"] {
+            make_dir(&self.at(name))?;
+        }
+        bind("/proc", &self.at("proc"))?;
+        // In a container whose own /sys is restricted the kernel refuses a fresh one; nothing of ours needs it.
+        if Mount::sysfs(self.at("sys"))?.apply().is_err() {
+            bind("/sys", &self.at("sys"))?;
+        }
+        let files = self.run.node(self.node);
+        bind(files.join("run"), &self.at("run"))?;
+        for name in ["etc", "var", "opt"] {
+            let source = Path::new("/").join(name);
+            if source.is_dir() {
+                bind(source, &self.at(".host").join(name))?;
+            }
+        }
+        self.etc(&files)?;
+        self.var(&files)?;
+        self.opt()?;
+        Mount::pivot_root(&self.new)?.apply()?;
+        Ok(())
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.new.join(name)
+    }
+
+    /// The directory that contains our own mount point goes first: its copy then shows only an empty tmpfs there
+    /// and not all that is still to be mounted.
+    fn take_over_directories(&self) -> Result<()> {
+        let mut entries = fs::read_dir("/").context("list /")?.collect::<Result<Vec<_>, _>>()?;
+        entries.sort_by_key(|entry| !self.new.starts_with(entry.path()));
+        for entry in entries {
+            let (name, kind) = (entry.file_name(), entry.file_type()?);
+            let target = self.new.join(&name);
+            if OWN.iter().any(|own| name == *own) || name == ".host" {
+                continue;
+            } else if kind.is_symlink() {
+                copy_link(&entry.path(), &target)?;
+            } else if kind.is_dir() {
+                make_dir(&target)?;
+                bind(entry.path(), &target)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn etc(&self, files: &Path) -> Result<()> {
+        mirror(Path::new("/etc"), &self.at("etc"), &["cni", "resolv.conf", "hosts", "hostname"])?;
+        let etc = self.at("etc");
+        make_dir(&etc.join("cni"))?;
+        bind(files.join("etc-cni"), &etc.join("cni"))?;
+        write(&etc.join("resolv.conf"), &format!("nameserver {OUTSIDE}\n"))?;
+        write(&etc.join("hostname"), &format!("{}\n", self.node))?;
+        let mut hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n{API}\tapi\n");
+        for (number, name) in (1..=self.plan.nodes).zip(self.plan.node_names()) {
+            hosts += &format!("{}\t{name}\n", node_address(number));
+        }
+        write(&etc.join("hosts"), &hosts)
+    }
+
+    fn var(&self, files: &Path) -> Result<()> {
+        mirror(Path::new("/var"), &self.at("var"), &["lib"])?;
+        let lib = self.at("var/lib");
+        make_dir(&lib)?;
+        mirror(Path::new("/var/lib"), &lib, &["plumb"])?;
+        make_dir(&lib.join("plumb"))?;
+        bind(files.join("var-lib-plumb"), &lib.join("plumb"))
+    }
+
+    fn opt(&self) -> Result<()> {
+        mirror(Path::new("/opt"), &self.at("opt"), &["cni"])?;
+        let plugin = self.at("opt/cni/bin/plumb-cni");
+        make_dir(&self.at("opt/cni/bin"))?;
+        write(&plugin, "")?;
+        bind(&self.plan.cni, &plugin)
+    }
+}
+
+/// Links in `target` to every entry of the machine's directory `source`, except those in `own`.
+fn mirror(source: &Path, target: &Path, own: &[&str]) -> Result<()> {
+    let Ok(entries) = fs::read_dir(source) else { return Ok(()) };
+    let host = Path::new("/.host").join(source.strip_prefix("/").unwrap_or(source));
+    for entry in entries {
+        let entry = entry.with_context(|| format!("list {}", source.display()))?;
+        let name = entry.file_name();
+        if own.iter().any(|own| name == *own) {
+            continue;
+        }
+        let link = target.join(&name);
+        match entry.file_type() {
+            Ok(kind) if kind.is_symlink() => copy_link(&entry.path(), &link)?,
+            _ => symlink(host.join(&name), &link).with_context(|| format!("link {}", link.display()))?,
+        }
+    }
+    Ok(())
+}
+
+fn copy_link(from: &Path, to: &Path) -> Result<()> {
+    let target = fs::read_link(from).with_context(|| format!("read the link {}", from.display()))?;
+    symlink(target, to).with_context(|| format!("link {}", to.display()))
+}
+
+fn bind(source: impl AsRef<Path>, target: &Path) -> Result<()> {
+    Ok(Mount::bind(source, target, true)?.apply()?)
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("make the directory {}", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}

@@ -1,0 +1,81 @@
+//! From outside into a lab: its processes carry other numbers here, so they are reached through the anchor's
+//! own /proc, `/proc/<anchor>/root/proc/<pid inside>`.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use kernel::process::{Namespaces, Process, Spawn};
+
+use crate::plan::{Plan, node_number};
+use crate::rundir::RunDir;
+use crate::adopt;
+
+/// A living lab.
+#[derive(Debug)]
+pub struct Inside {
+    pub run: RunDir,
+    pub plan: Plan,
+    pub anchor: Process,
+}
+
+impl Inside {
+    /// The lab of this name; an error says how to start it.
+    pub fn find(name: &str) -> Result<Self> {
+        let run = RunDir::of(name)?;
+        match adopt::anchor(&run)? {
+            Some(anchor) => Ok(Self { plan: Plan::read(&run)?, run, anchor }),
+            None => bail!("lab {name} is not running; start it with: plumb lab up --name {name}"),
+        }
+    }
+
+    /// /proc of a process of the lab, by its number inside.
+    pub fn proc(&self, pid: u32) -> PathBuf {
+        format!("/proc/{}/root/proc/{pid}", self.anchor.pid()).into()
+    }
+
+    /// The number inside of the noted process, if it lives.
+    pub fn living(&self, process: &str) -> Option<u32> {
+        let (pid, started) = adopt::noted(&self.run.pid_file(process))?;
+        let stat = std::fs::read_to_string(self.proc(pid).join("stat")).ok()?;
+        let fields = stat.rsplit_once(')')?.1;
+        let mut fields = fields.split_ascii_whitespace();
+        let state = fields.next()?;
+        (state != "Z" && fields.nth(18)?.parse() == Ok(started)).then_some(pid)
+    }
+
+    /// Resident memory of a process in KiB.
+    pub fn resident(&self, pid: u32) -> Option<u64> {
+        let status = std::fs::read_to_string(self.proc(pid).join("status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?.trim().parse().ok()
+    }
+
+    pub fn check_node(&self, node: &str) -> Result<()> {
+        if node_number(node).is_none_or(|number| number > self.plan.nodes) {
+            bail!("lab {} has no node {node:?}; it has {}", self.plan.name, self.plan.node_names().join(", "));
+        }
+        Ok(())
+    }
+
+    /// A spawn that will run inside the node. Moves this process into the lab's user namespace (of an ordinary
+    /// user) for good, which wants a process of one thread.
+    pub fn spawn_in(&self, node: &str, program: &str) -> Result<Spawn> {
+        self.check_node(node)?;
+        let holder = self
+            .living(&format!("hold-{node}"))
+            .with_context(|| format!("{node} is being made anew; try again in a moment"))?;
+        let files = ["mnt", "net", "uts", "pid"].map(|kind| {
+            let path = self.proc(holder).join("ns").join(kind);
+            File::open(&path).with_context(|| format!("open {}", path.display()))
+        });
+        if !kernel::own::is_root() {
+            self.anchor.enter_for_good(Namespaces::USER)?;
+        }
+        let mut spawn = Spawn::program(program).directory("/").env(crate::plan::NODE_VARIABLE, node);
+        let kinds = [Namespaces::MOUNT, Namespaces::NET, Namespaces::UTS, Namespaces::PID];
+        for (kind, file) in kinds.into_iter().zip(files) {
+            spawn = spawn.join(kind, file?)?;
+        }
+        Ok(spawn)
+    }
+}

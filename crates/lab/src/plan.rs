@@ -1,0 +1,72 @@
+//! The plan of a lab: what `up` decided once, and every later process reads.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::rundir::{RunDir, write_whole};
+
+/// The underlay: 192.168.1.0/24.
+///
+/// ```text
+///  outside netns          underlay netns                  node netns
+///  lo 203.0.113.10/32     br0 192.168.1.2/24 (API)
+///  eth0 192.168.1.1/24 ───── outside ┐
+///                                    br0 ┬ node1 ───────── eth0 192.168.1.10/24
+///                                        └ node2 ───────── eth0 192.168.1.11/24
+/// ```
+pub const PREFIX: u8 = 24;
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+pub const API: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
+pub const API_PORT: u16 = 6443;
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// Node N has 192.168.1.(9+N); beyond this the last byte would end.
+pub const MAX_NODES: u8 = 100;
+
+/// Marks every process that belongs to a node (agent, kubelet, pause, shim): they go when the node goes.
+pub const NODE_VARIABLE: &str = "PLUMB_NODE";
+
+/// What the whole lab agrees on.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Plan {
+    pub name: String,
+    pub nodes: u8,
+    /// The API's port on the caller's loopback, kept over restarts so that kubeconfigs stay valid.
+    pub api_port: u16,
+    /// The API's database.
+    pub data: PathBuf,
+    /// The CNI executable that every node gets.
+    pub cni: PathBuf,
+}
+
+impl Plan {
+    pub fn read(run: &RunDir) -> Result<Self> {
+        let path = run.file("lab.json");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("the plan {} is damaged", path.display()))
+    }
+
+    pub fn write(&self, run: &RunDir) -> Result<()> {
+        write_whole(&run.file("lab.json"), &serde_json::to_string_pretty(self)?)
+    }
+
+    pub fn node_names(&self) -> Vec<String> {
+        (1..=self.nodes).map(node_name).collect()
+    }
+}
+
+pub fn node_name(number: u8) -> String {
+    format!("node{number}")
+}
+
+/// 192.168.1.10 for node 1.
+pub fn node_address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, 1, number.saturating_add(9))
+}
+
+/// The number in `node7`.
+pub fn node_number(name: &str) -> Option<u8> {
+    name.strip_prefix("node")?.parse().ok().filter(|number| (1..=MAX_NODES).contains(number))
+}

@@ -1,0 +1,149 @@
+//! Where a lab keeps its files. Everything in it is the lab's, and `down` removes the whole of it.
+//!
+//! ```text
+//! lab.json               the plan: name, nodes, API port, programs
+//! anchor                 pid and start time of the anchor, as seen from outside
+//! pids/<process>         the same for every other process, as seen from inside
+//! status.json            what the supervisor last saw
+//! stopped/<process>      the supervisor leaves this process stopped
+//! kubeconfig             for the user, mode 0600
+//! credentials/           CA, certificate, tokens
+//! api.sqlite             the API's objects (elsewhere with --data)
+//! log/<process>.log
+//! nodes/<node>/run       /run of the node; likewise etc-cni, var-lib-plumb; root is a mount point
+//! ```
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The run directory of one lab; it may not exist yet.
+#[derive(Clone, Debug)]
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    /// The place for the lab of this name: below /run for root, below the user's own directories otherwise.
+    pub fn of(name: &str) -> Result<Self> {
+        check_name(name)?;
+        Ok(Self(base()?.join(name)))
+    }
+
+    /// As given to the lab's own processes.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn pid_file(&self, process: &str) -> PathBuf {
+        self.0.join("pids").join(process)
+    }
+
+    pub fn stopped(&self, process: &str) -> PathBuf {
+        self.0.join("stopped").join(process)
+    }
+
+    pub fn log(&self, process: &str) -> PathBuf {
+        self.0.join("log").join(format!("{process}.log"))
+    }
+
+    pub fn node(&self, node: &str) -> PathBuf {
+        self.0.join("nodes").join(node)
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.0.join("kubeconfig")
+    }
+
+    /// Makes the directory and its parts, closed to other users.
+    pub fn create(&self, nodes: &[String]) -> Result<()> {
+        for part in ["pids", "stopped", "log", "nodes"] {
+            make_dir(&self.0.join(part))?;
+        }
+        for node in nodes {
+            for part in ["run", "run/netns", "etc-cni", "etc-cni/net.d", "var-lib-plumb", "root"] {
+                make_dir(&self.node(node).join(part))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything. A directory that is not there is no error.
+    pub fn remove(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.0) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("remove the lab's directory {}", self.0.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The last lines of a process's log, for messages.
+    pub fn last_lines(&self, process: &str, count: usize) -> String {
+        let text = fs::read(self.log(process)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines.iter().skip(lines.len().saturating_sub(count)).map(|line| format!("    {line}\n")).collect()
+    }
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("make the directory {}", path.display()))
+}
+
+/// The directory that holds all labs of this user.
+pub fn base() -> Result<PathBuf> {
+    if kernel::own::is_root() {
+        return Ok("/run/plumb/lab".into());
+    }
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(dir) = set("XDG_RUNTIME_DIR").filter(|dir| dir.is_dir()) {
+        return Ok(dir.join("plumb"));
+    }
+    match set("HOME") {
+        Some(home) => Ok(home.join(".local/state/plumb/lab")),
+        None => bail!("no place for the lab's files: neither XDG_RUNTIME_DIR nor HOME is set; set one of them"),
+    }
+}
+
+/// The name becomes a directory and part of socket paths, which hold 107 bytes.
+fn check_name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty() || name.len() > 30 || !name.chars().all(plain) || name.starts_with('-') {
+        bail!("lab name {name:?}: use 1 to 30 lower-case letters, digits and '-', not starting with '-'");
+    }
+    Ok(())
+}
+
+/// Writes beside and renames: a reader sees the old file or the new one, never a half.
+pub fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let beside = path.with_extension(format!("new-{}", std::process::id()));
+    fs::write(&beside, text)
+        .and_then(|()| fs::rename(&beside, path))
+        .with_context(|| format!("write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_would_leave_the_directory_are_refused() {
+        for bad in ["", "..", "a/b", "-x", "A", &"x".repeat(31)] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+        assert!(check_name("demo-2").is_ok());
+    }
+}
