@@ -26,7 +26,10 @@ pub fn reap_next() -> Result<Option<(u32, Ended)>, Error> {
             Ok(Some((pid, status))) => {
                 let ended = status.exit_status().map(Ended::Code);
                 let ended = ended.or_else(|| status.terminating_signal().map(Ended::Signal));
-                return Ok(Some((pid.as_raw_nonzero().get().unsigned_abs(), ended.unwrap_or(Ended::Code(0)))));
+                return Ok(Some((
+                    pid.as_raw_nonzero().get().unsigned_abs(),
+                    ended.unwrap_or(Ended::Code(0)),
+                )));
             }
             Ok(None) | Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::CHILD) => return Ok(None),

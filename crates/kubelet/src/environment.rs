@@ -14,7 +14,11 @@ pub struct Place<'a> {
 /// The environment in order (later entries of one name win, as with execve's readers).
 ///
 /// `Err` names the field that cannot be resolved.
-pub fn environment(pod: &Pod, container: &Container, place: &Place<'_>) -> Result<Vec<(String, String)>, String> {
+pub fn environment(
+    pod: &Pod,
+    container: &Container,
+    place: &Place<'_>,
+) -> Result<Vec<(String, String)>, String> {
     let mut known: Vec<(String, String)> = vec![
         ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
         ("HOME".into(), "/root".into()),

@@ -113,7 +113,11 @@ pub fn render_hosts(spec: &PodSpec, hostname: &str, address: Option<&str>) -> St
         };
     }
     for alias in spec.host_aliases.iter().flatten() {
-        text += &format!("{}\t{}\n", alias.ip, alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t"));
+        text += &format!(
+            "{}\t{}\n",
+            alias.ip,
+            alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t")
+        );
     }
     text
 }
@@ -130,7 +134,12 @@ mod tests {
 
     fn render(json: serde_json::Value) -> String {
         let dns = ClusterDns { server: "10.96.0.10".into(), zone: "cluster.local".into() };
-        render_resolv(&spec(json), "shop", &dns, "nameserver 203.0.113.10\nsearch corp.example\noptions edns0\n")
+        render_resolv(
+            &spec(json),
+            "shop",
+            &dns,
+            "nameserver 203.0.113.10\nsearch corp.example\noptions edns0\n",
+        )
     }
 
     #[test]

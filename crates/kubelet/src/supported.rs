@@ -75,7 +75,8 @@ fn walk(value: &Value, pattern: &str, path: &str) -> Option<String> {
     if nothing || is_supported(pattern) {
         return None;
     }
-    let leads_on = pattern.is_empty() || SUPPORTED.iter().any(|known| known.starts_with(&format!("{pattern}.")));
+    let leads_on =
+        pattern.is_empty() || SUPPORTED.iter().any(|known| known.starts_with(&format!("{pattern}.")));
     let join = |key: &str| if pattern.is_empty() { key.to_owned() } else { format!("{pattern}.{key}") };
     match value {
         Value::Object(map) if leads_on => {
@@ -124,14 +125,22 @@ mod tests {
     fn everything_else_is_named() {
         for (spec, path) in [
             (serde_json::json!({"containers": [], "volumes": [{"name": "v"}]}), "spec.volumes"),
-            (serde_json::json!({"containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}),
-                "spec.containers[0].volumeMounts"),
-            (serde_json::json!({"containers": [{"name": "c"}, {"name": "d", "readinessProbe": {"exec": {"command": ["x"]}}}]}),
-                "spec.containers[1].readinessProbe.exec"),
-            (serde_json::json!({"containers": [{"name": "c", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"key": "k", "name": "n"}}}]}]}),
-                "spec.containers[0].env[0].valueFrom.secretKeyRef"),
-            (serde_json::json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}}]}),
-                "spec.containers[0].resources"),
+            (
+                serde_json::json!({"containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}),
+                "spec.containers[0].volumeMounts",
+            ),
+            (
+                serde_json::json!({"containers": [{"name": "c"}, {"name": "d", "readinessProbe": {"exec": {"command": ["x"]}}}]}),
+                "spec.containers[1].readinessProbe.exec",
+            ),
+            (
+                serde_json::json!({"containers": [{"name": "c", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"key": "k", "name": "n"}}}]}]}),
+                "spec.containers[0].env[0].valueFrom.secretKeyRef",
+            ),
+            (
+                serde_json::json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}}]}),
+                "spec.containers[0].resources",
+            ),
             (serde_json::json!({"containers": [], "hostPID": true}), "spec.hostPID"),
             (serde_json::json!({"containers": [], "initContainers": [{"name": "i"}]}), "spec.initContainers"),
         ] {

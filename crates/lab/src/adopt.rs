@@ -11,7 +11,8 @@ use crate::rundir::{RunDir, write_whole};
 /// Notes a process that was just started.
 pub fn note(path: &Path, process: &Process) -> Result<()> {
     let pid = process.pid();
-    let started = start_time(pid).with_context(|| format!("process {pid} ended as soon as it was started"))?;
+    let started =
+        start_time(pid).with_context(|| format!("process {pid} ended as soon as it was started"))?;
     write_whole(path, &format!("{pid} {started}\n"))
 }
 

@@ -29,7 +29,9 @@ pub fn run(name: &Name) -> Result<ExitCode> {
 pub fn lock(run: &RunDir) -> Result<std::os::fd::OwnedFd> {
     match kernel::own::try_lock(run.path())? {
         Some(lock) => Ok(lock),
-        None => bail!("another `plumb lab up` or `down` works on {}; wait for it to end", run.path().display()),
+        None => {
+            bail!("another `plumb lab up` or `down` works on {}; wait for it to end", run.path().display())
+        }
     }
 }
 

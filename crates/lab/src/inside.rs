@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use kernel::process::{Namespaces, Process, Spawn};
 
+use crate::adopt;
 use crate::plan::{Plan, node_number};
 use crate::rundir::RunDir;
-use crate::adopt;
 
 /// A living lab.
 #[derive(Debug)]
@@ -47,12 +47,23 @@ impl Inside {
     /// Resident memory of a process in KiB.
     pub fn resident(&self, pid: u32) -> Option<u64> {
         let status = std::fs::read_to_string(self.proc(pid).join("status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?.trim().parse().ok()
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?
+            .trim()
+            .strip_suffix(" kB")?
+            .trim()
+            .parse()
+            .ok()
     }
 
     pub fn check_node(&self, node: &str) -> Result<()> {
         if node_number(node).is_none_or(|number| number > self.plan.nodes) {
-            bail!("lab {} has no node {node:?}; it has {}", self.plan.name, self.plan.node_names().join(", "));
+            bail!(
+                "lab {} has no node {node:?}; it has {}",
+                self.plan.name,
+                self.plan.node_names().join(", ")
+            );
         }
         Ok(())
     }

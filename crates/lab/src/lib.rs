@@ -69,9 +69,9 @@ pub struct Internal {
 /// Runs the subcommand; the exit code is that of the command for `exec`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-            Command::Down(name) => down::run(&name),
-            Command::Exec(options) => exec::run(&options),
-            Command::Anchor(internal) => anchor::run(&internal),
-                    Command::Hold(options) => hold::run(&options),
+        Command::Down(name) => down::run(&name),
+        Command::Exec(options) => exec::run(&options),
+        Command::Anchor(internal) => anchor::run(&internal),
+        Command::Hold(options) => hold::run(&options),
     }
 }

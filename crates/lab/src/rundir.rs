@@ -114,7 +114,9 @@ pub fn base() -> Result<PathBuf> {
     }
     match set("HOME") {
         Some(home) => Ok(home.join(".local/state/plumb/lab")),
-        None => bail!("no place for the lab's files: neither XDG_RUNTIME_DIR nor HOME is set; set one of them"),
+        None => {
+            bail!("no place for the lab's files: neither XDG_RUNTIME_DIR nor HOME is set; set one of them")
+        }
     }
 }
 
