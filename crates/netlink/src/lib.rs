@@ -1,1 +1,7 @@
-//! (to be written)
+//! Owns: the bytes of netlink: messages and attributes, rtnetlink, packets on the wire.
+//! Never: I/O. Nothing here needs root or a kernel; no input of any bytes may panic.
+//! In → Out: `kstate` values → request bytes; reply and notification bytes → values.
+//! Read first: [`message::Writer`], [`message::messages`], [`route`].
+
+pub mod message;
+pub mod route;

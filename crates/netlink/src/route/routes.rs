@@ -1,0 +1,140 @@
+//! Routes: RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE.
+
+use kstate::net::{ROUTE_PROTOCOL, Route, RouteKey, RouteKind};
+use types::IpNet;
+
+use super::{AF_INET6, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, family, head};
+use crate::message::{Message, Writer, flags, u32_at};
+
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PREFSRC: u16 = 7;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_TABLE: u16 = 15;
+const RTNH_F_ONLINK: u32 = 4;
+const RTM_F_CLONED: u32 = 0x200;
+const RTN_UNICAST: u8 = 1;
+const RTN_UNREACHABLE: u8 = 7;
+const SCOPE_UNIVERSE: u8 = 0;
+const SCOPE_LINK: u8 = 253;
+const SCOPE_NOWHERE: u8 = 255;
+const LENGTH: usize = 12; // struct rtmsg
+
+/// Adds the route or replaces the one at its key (destination and table, metric 0), whoever made that.
+/// `index`: of the route's device.
+pub fn set_route(writer: &mut Writer, seq: u32, key: &RouteKey, route: &Route, index: Option<u32>) {
+    let flags = flags::CREATE | flags::REPLACE | flags::ACK;
+    write_route(writer, (flags, seq), key, route, index);
+}
+
+/// Adds the route; one that is there already is EEXIST.
+pub fn add_route(writer: &mut Writer, seq: u32, key: &RouteKey, route: &Route, index: Option<u32>) {
+    write_route(writer, (flags::CREATE | flags::EXCL | flags::ACK, seq), key, route, index);
+}
+
+fn write_route(
+    writer: &mut Writer,
+    (flags, seq): (u16, u32),
+    key: &RouteKey,
+    route: &Route,
+    index: Option<u32>,
+) {
+    let (kind, scope) = match (route.kind, route.via) {
+        (RouteKind::Unreachable, _) => (RTN_UNREACHABLE, SCOPE_UNIVERSE),
+        (RouteKind::Unicast, None) => (RTN_UNICAST, SCOPE_LINK),
+        (RouteKind::Unicast, Some(_)) => (RTN_UNICAST, SCOPE_UNIVERSE),
+    };
+    writer.message(head(RTM_NEWROUTE, flags, seq), |writer| {
+        let nexthop_flags = if route.onlink { RTNH_F_ONLINK } else { 0 };
+        rtmsg(writer, key, [ROUTE_PROTOCOL, scope, kind], nexthop_flags);
+        if let Some(via) = route.via {
+            writer.ip(RTA_GATEWAY, via);
+        }
+        if let Some(src) = route.src {
+            writer.ip(RTA_PREFSRC, src);
+        }
+        if let Some(index) = index {
+            writer.u32(RTA_OIF, index);
+        }
+    });
+}
+
+/// Deletes our route (protocol 112) at this key; ESRCH when there is none.
+pub fn delete_route(writer: &mut Writer, seq: u32, key: &RouteKey) {
+    writer.message(head(RTM_DELROUTE, flags::ACK, seq), |writer| {
+        rtmsg(writer, key, [ROUTE_PROTOCOL, SCOPE_NOWHERE, 0], 0);
+    });
+}
+
+fn rtmsg(writer: &mut Writer, key: &RouteKey, [protocol, scope, kind]: [u8; 3], nexthop_flags: u32) {
+    let family = family(key.dst.addr());
+    // IPv6 knows no scopes.
+    let scope = if family == AF_INET6 { SCOPE_UNIVERSE } else { scope };
+    let table = u8::try_from(key.table).unwrap_or(0);
+    writer.raw(&[family, key.dst.prefix_len(), 0, 0, table, protocol, scope, kind]);
+    writer.raw(&nexthop_flags.to_ne_bytes());
+    writer.ip(RTA_DST, key.dst.network());
+    writer.u32(RTA_TABLE, key.table);
+}
+
+/// Asks for the routes of our protocol (the kernel filters when strict checking is on).
+pub fn dump_routes(writer: &mut Writer, seq: u32, family: types::Family) {
+    let family = match family {
+        types::Family::V4 => super::AF_INET,
+        types::Family::V6 => AF_INET6,
+    };
+    writer.message(head(RTM_GETROUTE, flags::DUMP, seq), |writer| {
+        writer.raw(&[family, 0, 0, 0, 0, ROUTE_PROTOCOL, 0, 0]);
+        writer.raw(&[0; 4]);
+    });
+}
+
+/// A route as the kernel tells it, with the device by index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteRow {
+    pub key: RouteKey,
+    pub protocol: u8,
+    pub link: Option<u32>,
+    /// `dev` is empty: the index is in `link`.
+    pub route: Route,
+}
+
+/// `None` for what we never make and cannot say: other kinds, several next hops, cached copies.
+pub fn decode_route(message: &Message<'_>) -> Option<RouteRow> {
+    let (fixed, attributes) = message.split(LENGTH)?;
+    let flags = u32_at(fixed, 8)?;
+    let &[family, length, _, _, table, protocol, _, kind] = fixed.first_chunk::<8>()?;
+    if flags & RTM_F_CLONED != 0 || attributes.find(RTA_MULTIPATH).is_some() {
+        return None;
+    }
+    let kind = match kind {
+        RTN_UNICAST => RouteKind::Unicast,
+        RTN_UNREACHABLE => RouteKind::Unreachable,
+        _ => return None,
+    };
+    let dst = match attributes.find(RTA_DST) {
+        Some(attribute) => attribute.ip()?,
+        None if family == AF_INET6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        None => std::net::Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let ip = |kind| attributes.find(kind).and_then(|attribute| attribute.ip());
+    let number = |kind| attributes.find(kind).and_then(|attribute| attribute.u32());
+    // IPv6 hangs unreachable routes on `lo`, IPv4 on nothing.
+    let link = number(RTA_OIF).filter(|_| kind == RouteKind::Unicast);
+    Some(RouteRow {
+        key: RouteKey {
+            dst: IpNet::new(dst, length).ok()?,
+            table: number(RTA_TABLE).unwrap_or_else(|| table.into()),
+        },
+        protocol,
+        link,
+        route: Route {
+            dev: None,
+            via: ip(RTA_GATEWAY),
+            onlink: flags & RTNH_F_ONLINK != 0,
+            src: ip(RTA_PREFSRC),
+            kind,
+        },
+    })
+}
