@@ -8,6 +8,10 @@ pub mod mount;
 pub mod netns;
 pub mod own;
 pub mod process;
+pub mod rtnl;
+pub mod socket;
+pub mod veth;
 
 pub use error::Error;
 pub use netns::{Netns, in_netns};
+pub use rtnl::Rtnl;

@@ -1,0 +1,86 @@
+//! An rtnetlink socket with the questions that everybody asks: links, addresses, routes.
+
+use netlink::route::{self, AddressRow, LinkRow, NeighbourRow, RouteRow};
+use types::{Family, IfName};
+
+use crate::error::Error;
+use crate::netns::Netns;
+use crate::socket::{Batch, Consistency, NetlinkSocket, Subsystem};
+
+/// An rtnetlink socket in one network namespace.
+#[derive(Debug)]
+pub struct Rtnl {
+    pub(crate) socket: NetlinkSocket,
+}
+
+/// A dump that something keeps changing under is taken as it is after so many tries.
+const TRIES: usize = 5;
+
+impl Rtnl {
+    /// In the namespace of the calling thread.
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self { socket: NetlinkSocket::open(Subsystem::Route)? })
+    }
+
+    /// In another namespace; the socket stays there and may be used from anywhere.
+    pub fn open_in(netns: &Netns) -> Result<Self, Error> {
+        netns.run(Self::open)?
+    }
+
+    /// The index of a link, `None` when there is none of this name (one ioctl, about 1 µs).
+    pub fn index(&self, name: &IfName) -> Option<u32> {
+        rustix::net::netdevice::name_to_index(&self.socket, name.as_str()).ok()
+    }
+
+    pub fn links(&mut self) -> Result<Vec<LinkRow>, Error> {
+        self.rows("links", route::dump_links, |message| route::decode_link(message))
+    }
+
+    pub fn addresses(&mut self) -> Result<Vec<AddressRow>, Error> {
+        self.rows("addresses", route::dump_addresses, |message| route::decode_address(message))
+    }
+
+    /// The routes of protocol 112.
+    pub fn routes(&mut self, family: Family) -> Result<Vec<RouteRow>, Error> {
+        let dump = |writer: &mut _, seq| route::dump_routes(writer, seq, family);
+        self.rows("routes", dump, |message| route::decode_route(message))
+    }
+
+    /// The neighbours on one link.
+    pub fn neighbours(&mut self, link: u32) -> Result<Vec<NeighbourRow>, Error> {
+        let dump = |writer: &mut _, seq| route::dump_neighbours(writer, seq, link);
+        self.rows("neighbours", dump, |message| route::decode_neighbour(message))
+    }
+
+    /// The forwarding entries of one VXLAN device.
+    pub fn fdb(&mut self, link: u32) -> Result<Vec<NeighbourRow>, Error> {
+        let dump = |writer: &mut _, seq| route::dump_fdb(writer, seq, link);
+        self.rows("forwarding entries", dump, |message| route::decode_neighbour(message))
+    }
+
+    /// The socket itself, for requests that have no method here.
+    pub fn socket_mut(&mut self) -> &mut NetlinkSocket {
+        &mut self.socket
+    }
+
+    pub(crate) fn batch(&mut self) -> Batch {
+        self.socket.batch()
+    }
+
+    fn rows<T>(
+        &mut self,
+        what: &str,
+        request: impl Fn(&mut netlink::message::Writer, u32),
+        decode: impl Fn(&netlink::message::Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        let mut rows = Vec::new();
+        for _ in 0..TRIES {
+            rows.clear();
+            let consistency = self.socket.dump(what, &request, |message| rows.extend(decode(&message)))?;
+            if consistency == Consistency::Exact {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+}
