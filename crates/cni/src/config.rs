@@ -144,7 +144,9 @@ fn runtime(fields: &Map<String, Value>) -> Result<RuntimeConfig, Error> {
 fn addresses(field: &str, value: &Value) -> Result<Vec<IpAddr>, Error> {
     let expected = "a list of IP addresses";
     let list = value.as_array().ok_or_else(|| bad(field, expected))?;
-    list.iter().map(|item| item.as_str().and_then(parse_address).ok_or_else(|| bad(field, expected))).collect()
+    list.iter()
+        .map(|item| item.as_str().and_then(parse_address).ok_or_else(|| bad(field, expected)))
+        .collect()
 }
 
 pub(crate) fn parse_address(text: &str) -> Option<IpAddr> {

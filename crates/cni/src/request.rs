@@ -138,7 +138,8 @@ fn parse(env: &Env, stdin: &[u8]) -> Result<Request, Error> {
 
 fn command(env: &Env) -> Result<Command, Error> {
     let bad = |msg: String| {
-        let details = "expected ADD, DEL, CHECK, GC, STATUS or VERSION; this program is run by a container runtime";
+        let details =
+            "expected ADD, DEL, CHECK, GC, STATUS or VERSION; this program is run by a container runtime";
         Error::new(Code::InvalidEnvironment, msg, details)
     };
     match variable(env, "CNI_COMMAND") {
@@ -189,7 +190,11 @@ fn attach(env: &Env, config: Config) -> Result<Attach, Error> {
         .map_err(|e| Error::new(Code::InvalidEnvironment, format!("CNI_IFNAME: {e}"), "eth0 is usual"))?;
     let args = Args::parse(variable(env, "CNI_ARGS").unwrap_or_default())?;
     let pod = args.pod();
-    let ips = if config.runtime.ips.is_empty() { args.ip.into_iter().collect() } else { config.runtime.ips.clone() };
+    let ips = if config.runtime.ips.is_empty() {
+        args.ip.into_iter().collect()
+    } else {
+        config.runtime.ips.clone()
+    };
     Ok(Attach {
         id: Id { container: container.to_owned(), ifname },
         netns: variable(env, "CNI_NETNS").map(str::to_owned),
@@ -233,7 +238,9 @@ impl Args {
             }
         }
         match (unknown.is_empty(), ignore) {
-            (false, false) => Err(bad(format!("unknown keys {} without IgnoreUnknown=1", unknown.join(", ")))),
+            (false, false) => {
+                Err(bad(format!("unknown keys {} without IgnoreUnknown=1", unknown.join(", "))))
+            }
             _ => Ok(args),
         }
     }

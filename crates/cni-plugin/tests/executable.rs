@@ -1,0 +1,103 @@
+//! The executable as a runtime runs it.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+/// A directory of this test, removed with it.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("plumb-cni-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn run(env: &[(&str, &str)], stdin: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_plumb-cni"))
+        .env_clear()
+        .envs(env.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn config(dir: &Dir) -> String {
+    let socket = dir.0.join("agent.sock");
+    format!(
+        r#"{{"cniVersion":"1.0.0","name":"plumb","type":"plumb-cni","agentSocket":"{}"}}"#,
+        socket.display()
+    )
+}
+
+const DEL: [(&str, &str); 3] = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")];
+
+#[test]
+fn without_an_agent_every_verb_fails_so_that_the_runtime_tries_again() {
+    let dir = Dir::new("away");
+    let out = run(&DEL, &config(&dir));
+    assert_eq!(out.status.code(), Some(1));
+    let error = json(&out);
+    assert_eq!((error["code"].as_u64(), error["cniVersion"].as_str()), (Some(11), Some("1.0.0")));
+    assert!(error["msg"].as_str().unwrap().contains("agent.sock"), "{error}");
+    assert!(!error["details"].as_str().unwrap().is_empty());
+}
+
+#[test]
+fn version_needs_no_agent() {
+    let out = run(&[("CNI_COMMAND", "VERSION")], r#"{"cniVersion":"0.4.0"}"#);
+    assert_eq!(out.status.code(), Some(0));
+    assert_eq!(json(&out)["cniVersion"], "0.4.0");
+}
+
+#[test]
+fn the_callers_own_network_namespace_is_refused_first() {
+    let dir = Dir::new("own");
+    let mut env = vec![("CNI_NETNS", "/proc/self/ns/net")];
+    env.extend(DEL.iter().filter(|(name, _)| *name != "CNI_COMMAND"));
+    env.push(("CNI_COMMAND", "ADD"));
+    assert_eq!(json(&run(&env, &config(&dir)))["code"], 8);
+    env.push(("CNI_NETNS_OVERRIDE", "TRUE"));
+    assert_eq!(json(&run(&env, &config(&dir)))["code"], 11);
+}
+
+#[test]
+fn what_the_agent_answers_is_printed_and_decides_the_exit_code() {
+    let dir = Dir::new("answer");
+    let listener = UnixListener::bind(dir.0.join("agent.sock")).unwrap();
+    let agent = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut seen = Vec::new();
+        let mut buffer = [0; 4096];
+        while !seen.ends_with(b"}") {
+            let n = stream.read(&mut buffer).unwrap();
+            assert!(n > 0, "the request ended early");
+            seen.extend_from_slice(&buffer[..n]);
+        }
+        let body = r#"{"exit":3,"stdout":"{\"code\":101}"}"#;
+        write!(stream, "HTTP/1.0 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        String::from_utf8(seen).unwrap()
+    });
+    let out = run(&DEL, &config(&dir));
+    assert_eq!((out.status.code(), json(&out)["code"].as_u64()), (Some(3), Some(101)));
+    let seen = agent.join().unwrap();
+    let call: cni::Call = serde_json::from_str(seen.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert_eq!(call.env.get("CNI_CONTAINERID").map(String::as_str), Some("c1"));
+    assert!(call.stdin.contains("plumb-cni"));
+}
