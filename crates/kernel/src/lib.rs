@@ -11,6 +11,7 @@ pub mod process;
 pub mod rtnl;
 pub mod socket;
 pub mod veth;
+pub mod udp;
 
 pub use error::Error;
 pub use netns::{Netns, in_netns};
