@@ -3,6 +3,7 @@
 //! In → Out: the API's objects and CNI requests → this node's kernel state, answers, Events.
 //! Read first: [`run`], then [`Settings`].
 
+pub mod dns;
 mod settings;
 
 use anyhow::Result;

@@ -1,0 +1,349 @@
+//! Names that are not the cluster's: cache, one question upstream at a time, the next upstream when one is
+//! silent or fails, TCP when an answer is cut.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dns::cache::{self, Message};
+use dns::{Cache, Name, Outcome, Query, Rcode, ResolvConf, Transport, answer, message};
+use futures::future::{FutureExt, WeakShared};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+
+use super::counters::{Count, Counters, Tally};
+use super::{DnsConfig, Shared};
+
+/// Questions under way at most; above, SERVFAIL at once instead of a queue that outlives its clients.
+const CONCURRENT: usize = 1024;
+/// How long each round waits for one upstream; a client gives up after 5 s (resolv.conf(5)).
+const ROUNDS: [Duration; 2] = [Duration::from_millis(1000), Duration::from_millis(1500)];
+/// The whole of it.
+const PATIENCE: Duration = Duration::from_millis(4800);
+/// How often resolv.conf is looked at again.
+const RELOAD: Duration = Duration::from_secs(5);
+/// systemd-resolved's stub, and the file in which it names the real servers.
+const STUB: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 53));
+const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
+
+/// A query that the UDP thread hands on.
+#[derive(Debug)]
+pub struct Order {
+    pub query: Vec<u8>,
+    pub peer: SocketAddr,
+    pub way: Way,
+}
+
+/// What is asked upstream.
+#[derive(Debug)]
+pub enum Way {
+    /// The query itself.
+    Forward,
+    /// Where the CNAME in `ours` leads.
+    Follow { ours: Vec<u8>, target: Name },
+}
+
+/// Takes orders for one socket until its thread ends.
+pub(super) fn spawn(
+    socket: Arc<UdpSocket>,
+    shared: Shared,
+) -> (mpsc::Sender<Order>, tokio::task::JoinHandle<()>) {
+    let (sender, mut orders) = mpsc::channel::<Order>(CONCURRENT);
+    let task = tokio::spawn(async move {
+        while let Some(order) = orders.recv().await {
+            let (socket, shared) = (Arc::clone(&socket), shared.clone());
+            tokio::spawn(async move {
+                let limit = Query::parse(&order.query).map_or(0, |query| query.udp_limit());
+                let reply = shared.resolver.reply(&order.query, order.way, limit).await;
+                let mut tally = Tally::default();
+                tally.answer(&reply);
+                shared.counters.absorb(&mut tally);
+                // A full send buffer is the same to the client as a lost datagram: it asks again.
+                let _ = kernel::udp::send_now(&socket, &reply, order.peer);
+            });
+        }
+    });
+    (sender, task)
+}
+
+/// A question under way. The table does not keep it alive: those who wait for it do.
+type Pending = WeakShared<Pin<Box<dyn Future<Output = Option<Message>> + Send>>>;
+
+/// Asks upstreams.
+#[derive(Clone)]
+pub struct Resolver(Arc<Inner>);
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolver").field("resolv_conf", &self.0.resolv_conf).finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    resolv_conf: PathBuf,
+    port: u16,
+    own: Vec<IpAddr>,
+    counters: Arc<Counters>,
+    cache: Mutex<Cache>,
+    pending: Mutex<HashMap<Vec<u8>, Pending>>,
+    upstreams: Mutex<(Option<Instant>, Vec<IpAddr>)>,
+    /// Which upstream answered last: it is asked first.
+    preferred: AtomicUsize,
+    slots: Semaphore,
+    start: Instant,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Resolver {
+    /// `own`: addresses that we serve on, which are never asked.
+    pub fn new(config: &DnsConfig, own: Vec<IpAddr>, counters: Arc<Counters>) -> Self {
+        Self(Arc::new(Inner {
+            resolv_conf: config.resolv_conf.clone(),
+            port: config.upstream_port,
+            own,
+            counters,
+            cache: Mutex::new(Cache::new(config.cache)),
+            pending: Mutex::default(),
+            upstreams: Mutex::default(),
+            preferred: AtomicUsize::new(0),
+            slots: Semaphore::new(CONCURRENT),
+            start: Instant::now(),
+        }))
+    }
+
+    /// The whole answer for a client, SERVFAIL where no upstream has one.
+    pub async fn reply(&self, query: &[u8], way: Way, limit: usize) -> Vec<u8> {
+        self.0.counters.add(Count::Forwarded);
+        let mut out = vec![0; limit];
+        let length = match way {
+            Way::Forward => match self.resolve(query).await {
+                Some(message) => message.relay(query, &mut out, limit),
+                None => 0,
+            },
+            Way::Follow { mut ours, target } => {
+                let kind = Query::parse(query).map_or(dns::Type::A, |query| query.kind);
+                let question = message::encode_query(0, &target, kind);
+                let theirs = self.resolve(&question).await;
+                let whole = theirs.and_then(|theirs| message::append(&ours, theirs.bytes(), limit));
+                return whole.unwrap_or_else(|| {
+                    // The CNAME is right even when nobody can follow it (spec 1.5).
+                    if let Some(code) = ours.get_mut(3) {
+                        *code = (*code & 0xf0) | Rcode::SERVFAIL.0 as u8;
+                    }
+                    ours
+                });
+            }
+        };
+        let length = if length == 0 { answer::plain_reply(query, &mut out, Rcode::SERVFAIL) } else { length };
+        out.truncate(length);
+        out
+    }
+
+    /// Answers a whole query over TCP or for a tool, from zone or upstream.
+    pub(super) async fn answer(&self, shared: &Shared, query: &[u8], chance: u32) -> Option<Vec<u8>> {
+        let limit = usize::from(u16::MAX);
+        let mut out = vec![0; limit];
+        let outcome = shared.zone.read().answer(query, &mut out, Transport::Tcp, chance);
+        let way = match outcome {
+            Outcome::Drop => return None,
+            Outcome::Answered(length) => {
+                out.truncate(length);
+                return Some(out);
+            }
+            Outcome::Forward => Way::Forward,
+            Outcome::Follow { length, target } => {
+                out.truncate(length);
+                Way::Follow { ours: out, target }
+            }
+        };
+        Some(self.reply(query, way, limit).await)
+    }
+
+    /// An upstream's message for a question, from the cache if it lives there. The same question under way is
+    /// asked once: that also ends loops, should an upstream lead back to us.
+    async fn resolve(&self, query: &[u8]) -> Option<Message> {
+        let key = cache::key(query)?;
+        let kept = lock(&self.0.cache).get(&key, self.seconds());
+        if let Some(message) = kept {
+            self.0.counters.add(Count::CacheHits);
+            return Some(message);
+        }
+        let pending = {
+            let mut all = lock(&self.0.pending);
+            match all.get(&key).and_then(WeakShared::upgrade) {
+                Some(pending) => pending,
+                None => {
+                    let pending = self.clone().ask(key.clone(), query.to_vec()).boxed().shared();
+                    all.extend(pending.downgrade().map(|weak| (key, weak)));
+                    pending
+                }
+            }
+        };
+        pending.await
+    }
+
+    fn seconds(&self) -> u64 {
+        self.0.start.elapsed().as_secs()
+    }
+
+    async fn ask(self, key: Vec<u8>, query: Vec<u8>) -> Option<Message> {
+        // Leaves the table however this ends, so that no question is stuck.
+        let _entry = Entry { inner: Arc::clone(&self.0), key: key.clone() };
+        let Ok(_slot) = self.0.slots.try_acquire() else {
+            self.0.counters.add(Count::Overload);
+            return None;
+        };
+        let parsed = Query::parse(&query).ok()?;
+        let (name, kind) = (Name::from_wire(parsed.name)?, parsed.kind);
+        let message = timeout(PATIENCE, self.rounds(&name, kind)).await.ok().flatten()?;
+        lock(&self.0.cache).insert(key, message.clone(), self.seconds());
+        Some(message)
+    }
+
+    /// Each upstream in turn, from the one that answered last, until one has an answer that is no failure.
+    async fn rounds(&self, name: &Name, kind: dns::Type) -> Option<Message> {
+        let upstreams = self.upstreams().await;
+        let first = self.0.preferred.load(Ordering::Relaxed);
+        let mut failure = None;
+        for patience in ROUNDS {
+            for turn in 0..upstreams.len() {
+                let index = (first + turn) % upstreams.len();
+                let Some(upstream) = upstreams.get(index) else { continue };
+                let upstream = SocketAddr::new(*upstream, self.0.port);
+                match self.exchange(upstream, name, kind, patience).await {
+                    Some(message) if sound(&message) => {
+                        self.0.preferred.store(index, Ordering::Relaxed);
+                        return Some(message);
+                    }
+                    Some(message) => {
+                        self.0.counters.add(Count::UpstreamFailures);
+                        failure = Some(message);
+                    }
+                    None => {}
+                }
+            }
+            // All have spoken: asking again will not change it.
+            if failure.is_some() {
+                break;
+            }
+        }
+        failure
+    }
+
+    async fn exchange(
+        &self,
+        to: SocketAddr,
+        name: &Name,
+        kind: dns::Type,
+        patience: Duration,
+    ) -> Option<Message> {
+        let id = kernel::udp::random().ok()? as u16;
+        let query = message::encode_query(id, name, kind);
+        self.0.counters.add(Count::UpstreamQueries);
+        match timeout(patience, over_udp(to, &query)).await {
+            Ok(Ok(message)) if !message.truncated() => Some(message),
+            Ok(Ok(cut)) => {
+                self.0.counters.add(Count::UpstreamTcp);
+                let whole = timeout(patience, over_tcp(to, &query)).await;
+                // A cut answer is better than none: the client sees its TC.
+                Some(whole.ok().and_then(Result::ok).flatten().unwrap_or(cut))
+            }
+            Ok(Err(error)) => {
+                self.0.counters.add(Count::UpstreamFailures);
+                tracing::debug!(upstream = %to, %error, "DNS upstream cannot be reached");
+                None
+            }
+            Err(_) => {
+                self.0.counters.add(Count::UpstreamTimeouts);
+                None
+            }
+        }
+    }
+
+    /// The servers of resolv.conf without ourselves, read again every few seconds.
+    async fn upstreams(&self) -> Vec<IpAddr> {
+        {
+            let known = lock(&self.0.upstreams);
+            if known.0.is_some_and(|read| read.elapsed() < RELOAD) {
+                return known.1.clone();
+            }
+        }
+        let mut servers = read_servers(&self.0.resolv_conf).await;
+        if servers.contains(&STUB) {
+            let behind = read_servers(BEHIND_STUB.as_ref()).await;
+            if !behind.is_empty() {
+                servers = behind;
+            }
+        }
+        servers.retain(|server| !self.0.own.contains(server) && !server.is_unspecified());
+        if servers.is_empty() {
+            tracing::warn!(file = %self.0.resolv_conf.display(), "no DNS upstream: names outside the cluster fail");
+        }
+        *lock(&self.0.upstreams) = (Some(Instant::now()), servers.clone());
+        servers
+    }
+}
+
+async fn read_servers(path: &std::path::Path) -> Vec<IpAddr> {
+    match tokio::fs::read_to_string(path).await {
+        Ok(text) => ResolvConf::parse(&text).servers,
+        Err(error) => {
+            tracing::warn!(file = %path.display(), %error, "DNS upstreams cannot be read");
+            Vec::new()
+        }
+    }
+}
+
+/// An answer that the next upstream would hardly better.
+fn sound(message: &Message) -> bool {
+    matches!(message.rcode(), Rcode::NOERROR | Rcode::NXDOMAIN)
+}
+
+/// A socket of its own for each question: the kernel picks a random port, and being connected it takes answers
+/// from this upstream only (RFC 5452 §9.2). Whatever does not fit the question is waited past.
+async fn over_udp(to: SocketAddr, query: &[u8]) -> std::io::Result<Message> {
+    let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = tokio::net::UdpSocket::bind(any).await?;
+    socket.connect(to).await?;
+    socket.send(query).await?;
+    let mut buffer = vec![0; 4096];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        let bytes = buffer.get(..length).unwrap_or_default().to_vec();
+        if let Some(message) = Message::accept(query, bytes) {
+            return Ok(message);
+        }
+    }
+}
+
+async fn over_tcp(to: SocketAddr, query: &[u8]) -> std::io::Result<Option<Message>> {
+    let mut stream = tokio::net::TcpStream::connect(to).await?;
+    let mut framed = (query.len() as u16).to_be_bytes().to_vec();
+    framed.extend_from_slice(query);
+    stream.write_all(&framed).await?;
+    let length = stream.read_u16().await?;
+    let mut bytes = vec![0; usize::from(length)];
+    stream.read_exact(&mut bytes).await?;
+    Ok(Message::accept(query, bytes))
+}
+
+/// Takes a question out of the table of those under way.
+struct Entry {
+    inner: Arc<Inner>,
+    key: Vec<u8>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        lock(&self.inner.pending).remove(&self.key);
+    }
+}

@@ -1,0 +1,64 @@
+//! DNS over TCP (RFC 7766): for answers that UDP cut, and for clients that insist.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::counters::{Count, Tally};
+use super::{DnsError, Shared};
+
+/// Connections at a time; more wait in the listener's queue.
+const CONNECTIONS: usize = 512;
+/// RFC 7766 §6.2.3: seconds, not minutes.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// A listener of the kernel crate in tokio's hands.
+pub fn adopt(listener: std::net::TcpListener) -> Result<TcpListener, DnsError> {
+    TcpListener::from_std(listener).map_err(DnsError::Start)
+}
+
+pub async fn run(listener: TcpListener, shared: Shared) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    // A client that goes away in the middle is its own affair.
+                    let _ = converse(stream, &shared).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "DNS cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Queries one after the other until the client has no more.
+async fn converse(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    loop {
+        let Ok(length) = timeout(IDLE, stream.read_u16()).await else { return Ok(()) };
+        let mut query = vec![0; usize::from(length?)];
+        let Ok(read) = timeout(IDLE, stream.read_exact(&mut query)).await else { return Ok(()) };
+        read?;
+        shared.counters.add(Count::TcpQueries);
+        let chance = kernel::udp::random().unwrap_or_default() as u32;
+        let Some(answer) = shared.resolver.answer(shared, &query, chance).await else { return Ok(()) };
+        let mut tally = Tally::default();
+        tally.answer(&answer);
+        shared.counters.absorb(&mut tally);
+        let mut framed = (answer.len() as u16).to_be_bytes().to_vec();
+        framed.extend_from_slice(&answer);
+        let Ok(written) = timeout(IDLE, stream.write_all(&framed)).await else { return Ok(()) };
+        written?;
+    }
+}

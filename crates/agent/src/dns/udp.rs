@@ -1,0 +1,89 @@
+//! The thread that answers UDP: two system calls per batch, and whatever is not the cluster's handed on.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use dns::{Outcome, Rcode, Transport, Zone, answer};
+use kernel::udp::{Batch, Peer};
+use tokio::sync::mpsc::Sender;
+
+use super::counters::{Count, Tally};
+use super::forward::{Order, Way};
+use super::{DnsError, Shared};
+
+pub fn spawn(
+    socket: Arc<UdpSocket>,
+    shared: Shared,
+    forward: Sender<Order>,
+) -> Result<std::thread::JoinHandle<()>, DnsError> {
+    let chance = Chance(kernel::udp::random()? | 1);
+    std::thread::Builder::new()
+        .name("dns-udp".to_owned())
+        .spawn(move || run(&socket, &shared, &forward, chance))
+        .map_err(DnsError::Start)
+}
+
+fn run(socket: &UdpSocket, shared: &Shared, forward: &Sender<Order>, mut chance: Chance) {
+    let mut batch = Batch::new();
+    let mut tally = Tally::default();
+    loop {
+        let received = batch.receive(socket);
+        if shared.stop.load(Ordering::Acquire) {
+            return;
+        }
+        if let Err(error) = received {
+            // Nothing that a socket of this kind reports is for ever; the next call waits again.
+            tracing::warn!(%error, "DNS cannot receive");
+            std::thread::yield_now();
+            continue;
+        }
+        let zone = shared.zone.read();
+        batch.reply(socket, |query, peer, out| {
+            tally.add(Count::UdpQueries);
+            let length = answer(&zone, forward, (query, peer), out, chance.next());
+            match out.get(..length) {
+                Some(answer) if length > 0 => tally.answer(answer),
+                _ => {}
+            }
+            length
+        });
+        drop(zone);
+        shared.counters.absorb(&mut tally);
+    }
+}
+
+#[inline]
+fn answer(
+    zone: &Zone,
+    forward: &Sender<Order>,
+    (query, peer): (&[u8], Peer<'_>),
+    out: &mut [u8],
+    chance: u32,
+) -> usize {
+    let way = match zone.answer(query, out, Transport::Udp, chance) {
+        Outcome::Answered(length) => return length,
+        Outcome::Drop => return 0,
+        Outcome::Forward => Way::Forward,
+        Outcome::Follow { length, target } => {
+            Way::Follow { ours: out.get(..length).unwrap_or_default().to_vec(), target }
+        }
+    };
+    let order = Order { query: query.to_vec(), peer: peer.address(), way };
+    match forward.try_send(order) {
+        Ok(()) => 0,
+        Err(_) => answer::plain_reply(query, out, Rcode::SERVFAIL),
+    }
+}
+
+/// xorshift64: spreads clients over endpoints, guards nothing.
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 32) as u32
+    }
+}
