@@ -10,8 +10,8 @@ pub mod own;
 pub mod process;
 pub mod rtnl;
 pub mod socket;
-pub mod veth;
 pub mod udp;
+pub mod veth;
 
 pub use error::Error;
 pub use netns::{Netns, in_netns};
