@@ -1,10 +1,17 @@
 //! What rtnetlink speaks of, as values: links, addresses, routes, neighbours, forwarding entries, sysctls.
 //! [`NetState`] holds only what is ours (docs/ownership.md says how each is recognised).
 
+mod diff;
+#[cfg(test)]
+mod laws;
+mod show;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use types::{IfName, IpNet, Mac, Vni};
+
+pub use diff::{diff, lost_veths, sysctl_link};
 
 /// The route protocol number that marks our routes (`ip route` shows `proto 112`).
 pub const ROUTE_PROTOCOL: u8 = 112;

@@ -1,0 +1,256 @@
+//! From what is and what should be to a plan, by doing the plan on a value while it is written: what the next
+//! step needs is seen to be there, and what a step takes along (a link its addresses) is set again.
+
+use std::collections::BTreeMap;
+
+use types::IfName;
+
+use super::{Link, LinkKind, NetState, Op, Plan, Route};
+
+impl Link {
+    /// Whether an actual link is as wanted; what the wish leaves open (`None`) may be anything.
+    pub fn is_met_by(&self, actual: &Self) -> bool {
+        self.kind == actual.kind && self.is_met_without_kind(actual)
+    }
+
+    fn is_met_without_kind(&self, actual: &Self) -> bool {
+        let open_or_same = self.mac.is_none_or(|mac| actual.mac == Some(mac));
+        open_or_same
+            && self.mtu.is_none_or(|mtu| actual.mtu == Some(mtu))
+            && self.up == actual.up
+            && self.port == actual.port
+    }
+
+    /// This link after a change to `wanted`, which leaves open what it leaves open.
+    fn changed_to(&self, wanted: &Self) -> Self {
+        let mut link = wanted.clone();
+        link.mac = wanted.mac.or(self.mac);
+        link.mtu = wanted.mtu.or(self.mtu);
+        link
+    }
+}
+
+impl Route {
+    /// Whether an actual route is as wanted; without `dev` any device that the gateway is behind will do.
+    pub fn is_met_by(&self, actual: &Self) -> bool {
+        let dev_is_open = self.dev.is_none() && self.via.is_some();
+        (dev_is_open || self.dev == actual.dev)
+            && (self.via, self.onlink, self.src, self.kind)
+                == (actual.via, actual.onlink, actual.src, actual.kind)
+    }
+}
+
+/// The link that a sysctl belongs to, and is born and gone with: `net/ipv4/conf/cni0/send_redirects` → `cni0`.
+pub fn sysctl_link(path: &str) -> Option<&str> {
+    let mut parts = path.split('/');
+    let family = (parts.next()?, parts.next()?, parts.next()?);
+    let per_link = family.0 == "net" && (family.2 == "conf" || family.2 == "neigh");
+    parts.next().filter(|name| per_link && *name != "all" && *name != "default")
+}
+
+/// Pods' links that should be there and are not: a diff never makes them (ADD does), nor anything on them.
+pub fn lost_veths<'a>(desired: &'a NetState, actual: &'a NetState) -> impl Iterator<Item = &'a IfName> {
+    let lost = |(name, link): &(&IfName, &Link)| {
+        link.kind == LinkKind::Veth && actual.links.get(*name).is_none_or(|link| link.kind != LinkKind::Veth)
+    };
+    desired.links.iter().filter(lost).map(|(name, _)| name)
+}
+
+/// What to do so that `actual` becomes `desired`. Growth first (sysctls, links, addresses, neighbours,
+/// forwarding entries, routes), then removal in reverse. A link whose kind or tunnel differs is deleted and
+/// made again with everything on it. Sysctls that are no longer desired stay as they are.
+pub fn diff(desired: &NetState, actual: &NetState) -> Plan {
+    let mut planner = Planner { desired, now: actual.clone(), ops: Vec::new() };
+    planner.grow_sysctls(|path| sysctl_link(path).is_none());
+    planner.grow_links();
+    planner.grow_sysctls(|path| sysctl_link(path).is_some());
+    planner.grow_entries();
+    let grow = std::mem::take(&mut planner.ops);
+    planner.shrink();
+    Plan { grow, shrink: planner.ops }
+}
+
+struct Planner<'a> {
+    desired: &'a NetState,
+    /// The actual state after the operations so far.
+    now: NetState,
+    ops: Vec<Op>,
+}
+
+impl Planner<'_> {
+    fn push(&mut self, op: Op) {
+        op.perform_on(&mut self.now);
+        self.ops.push(op);
+    }
+
+    fn push_all(&mut self, ops: Vec<Op>) {
+        ops.into_iter().for_each(|op| self.push(op));
+    }
+
+    /// Not on a lost veth: foreign links (`lo`, `eth0`) are no concern of ours and count as there.
+    fn is_there(&self, link: &IfName) -> bool {
+        self.now.links.contains_key(link) || !self.desired.links.contains_key(link)
+    }
+
+    fn grow_sysctls(&mut self, which: impl Fn(&str) -> bool) {
+        let wanted = self.desired.sysctls.iter().filter(|(path, value)| {
+            let link = sysctl_link(path).and_then(|link| IfName::new(link).ok());
+            which(path)
+                && self.now.sysctls.get(*path) != Some(value)
+                && link.is_none_or(|link| self.is_there(&link))
+        });
+        let ops = wanted.map(|(path, value)| Op::SetSysctl { path: path.clone(), value: value.clone() });
+        let ops = ops.collect();
+        self.push_all(ops);
+    }
+
+    fn grow_links(&mut self) {
+        let desired = self.desired;
+        for (name, link) in &desired.links {
+            if self.now.links.get(name).is_some_and(|actual| actual.kind != link.kind) {
+                self.push(Op::DeleteLink { name: name.clone() });
+            }
+        }
+        // Bridges and free links before ports.
+        for ports in [false, true] {
+            for (name, link) in desired.links.iter().filter(|(_, link)| link.port.is_some() == ports) {
+                let (name, link) = (name.clone(), link.clone());
+                match self.now.links.get(&name) {
+                    None if link.kind == LinkKind::Veth => {}
+                    None => self.push(Op::AddLink { name, link }),
+                    Some(actual) if link.is_met_by(actual) => {}
+                    Some(_) => self.push(Op::ChangeLink { name, link }),
+                }
+            }
+        }
+    }
+
+    fn grow_entries(&mut self) {
+        let (desired, mut ops) = (self.desired, Vec::new());
+        for (link, address) in desired.addresses.difference(&self.now.addresses) {
+            ops.push(Op::AddAddress { link: link.clone(), address: *address });
+        }
+        for ((link, ip), mac) in missing(&desired.neighbours, &self.now.neighbours) {
+            ops.push(Op::SetNeighbour { link: link.clone(), ip: *ip, mac: *mac });
+        }
+        for ((link, mac), dst) in missing(&desired.fdb, &self.now.fdb) {
+            ops.push(Op::SetFdb { link: link.clone(), mac: *mac, dst: *dst });
+        }
+        for (key, route) in &desired.routes {
+            if !self.now.routes.get(key).is_some_and(|actual| route.is_met_by(actual)) {
+                ops.push(Op::SetRoute { key: key.clone(), route: route.clone() });
+            }
+        }
+        ops.retain(|op| op.link().is_none_or(|link| self.is_there(link)));
+        self.push_all(ops);
+    }
+
+    fn shrink(&mut self) {
+        let desired = self.desired;
+        let now = self.now.clone();
+        for key in now.routes.keys().filter(|key| !desired.routes.contains_key(*key)) {
+            self.push(Op::DeleteRoute { key: key.clone() });
+        }
+        for (link, mac) in now.fdb.keys().filter(|key| !desired.fdb.contains_key(*key)) {
+            self.push(Op::DeleteFdb { link: link.clone(), mac: *mac });
+        }
+        for (link, ip) in now.neighbours.keys().filter(|key| !desired.neighbours.contains_key(*key)) {
+            self.push(Op::DeleteNeighbour { link: link.clone(), ip: *ip });
+        }
+        for (link, address) in now.addresses.difference(&desired.addresses) {
+            self.push(Op::DeleteAddress { link: link.clone(), address: *address });
+        }
+        // Ports before bridges, the reverse of growth.
+        for ports in [true, false] {
+            let gone = now.links.iter().filter(|(name, _)| !desired.links.contains_key(*name));
+            for (name, _) in gone.filter(|(_, link)| link.port.is_some() == ports) {
+                self.push(Op::DeleteLink { name: name.clone() });
+            }
+        }
+    }
+}
+
+fn missing<'a, K: Ord, V: PartialEq>(
+    desired: &'a BTreeMap<K, V>,
+    now: &BTreeMap<K, V>,
+) -> Vec<(&'a K, &'a V)> {
+    desired.iter().filter(|(key, value)| now.get(*key) != Some(value)).collect()
+}
+
+impl NetState {
+    /// Makes this the state after a whole plan.
+    pub fn edit(&mut self, plan: &Plan) {
+        plan.ops().for_each(|op| op.perform_on(self));
+    }
+}
+
+impl Plan {
+    /// All operations in the order in which they are to be done.
+    pub fn ops(&self) -> impl Iterator<Item = &Op> {
+        self.grow.iter().chain(&self.shrink)
+    }
+}
+
+impl Op {
+    /// The link that must be there for this.
+    pub fn link(&self) -> Option<&IfName> {
+        match self {
+            Self::AddLink { link, .. } => link.port.as_ref().map(|port| &port.bridge),
+            Self::ChangeLink { name, .. } | Self::DeleteLink { name } => Some(name),
+            Self::AddAddress { link, .. }
+            | Self::DeleteAddress { link, .. }
+            | Self::SetNeighbour { link, .. }
+            | Self::DeleteNeighbour { link, .. }
+            | Self::SetFdb { link, .. }
+            | Self::DeleteFdb { link, .. } => Some(link),
+            Self::SetRoute { route, .. } => route.dev.as_ref(),
+            Self::DeleteRoute { .. } | Self::SetSysctl { .. } => None,
+        }
+    }
+
+    /// What the kernel's state is after this operation, side effects included.
+    pub fn perform_on(&self, state: &mut NetState) {
+        match self {
+            Self::AddLink { name, link } => drop(state.links.insert(name.clone(), link.clone())),
+            Self::ChangeLink { name, link } => change_link(state, name, link),
+            Self::DeleteLink { name } => delete_link(state, name),
+            Self::AddAddress { link, address } => drop(state.addresses.insert((link.clone(), *address))),
+            Self::DeleteAddress { link, address } => drop(state.addresses.remove(&(link.clone(), *address))),
+            Self::SetRoute { key, route } => drop(state.routes.insert(key.clone(), route.clone())),
+            Self::DeleteRoute { key } => drop(state.routes.remove(key)),
+            Self::SetNeighbour { link, ip, mac } => drop(state.neighbours.insert((link.clone(), *ip), *mac)),
+            Self::DeleteNeighbour { link, ip } => drop(state.neighbours.remove(&(link.clone(), *ip))),
+            Self::SetFdb { link, mac, dst } => drop(state.fdb.insert((link.clone(), *mac), *dst)),
+            Self::DeleteFdb { link, mac } => drop(state.fdb.remove(&(link.clone(), *mac))),
+            Self::SetSysctl { path, value } => drop(state.sysctls.insert(path.clone(), value.clone())),
+        }
+    }
+}
+
+fn change_link(state: &mut NetState, name: &IfName, wanted: &Link) {
+    let Some(link) = state.links.get_mut(name) else { return };
+    let changed = link.changed_to(wanted);
+    if changed.mac != link.mac {
+        // The kernel flushes the neighbours of a link whose own address changes, permanent ones too
+        // (neigh_changeaddr, net/core/neighbour.c).
+        state.neighbours.retain(|(link, _), _| link != name);
+    }
+    if link.up && !changed.up {
+        state.routes.retain(|_, route| route.dev.as_ref() != Some(name));
+    }
+    *link = changed;
+}
+
+fn delete_link(state: &mut NetState, name: &IfName) {
+    state.links.remove(name);
+    state.addresses.retain(|(link, _)| link != name);
+    state.neighbours.retain(|(link, _), _| link != name);
+    state.fdb.retain(|(link, _), _| link != name);
+    state.routes.retain(|_, route| route.dev.as_ref() != Some(name));
+    state.sysctls.retain(|path, _| sysctl_link(path) != Some(name.as_str()));
+    for link in state.links.values_mut() {
+        if link.port.as_ref().is_some_and(|port| port.bridge == *name) {
+            link.port = None;
+        }
+    }
+}
