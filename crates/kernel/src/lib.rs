@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod mount;
+pub mod net;
 pub mod netns;
 pub mod own;
 pub mod process;

@@ -267,7 +267,7 @@ impl<'a> Iterator for Attributes<'a> {
 impl<'a> Attributes<'a> {
     /// The first attribute of this kind.
     pub fn find(&self, kind: u16) -> Option<Attribute<'a>> {
-        self.clone().find_map(|attribute| (attribute.kind == kind).then_some(attribute))
+        Iterator::find(&mut self.clone(), |attribute| attribute.kind == kind)
     }
 }
 

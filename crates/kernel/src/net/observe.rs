@@ -1,0 +1,83 @@
+//! Reading what is ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kstate::net::{BridgePort, Link, LinkKind, NetState, ROUTE_PROTOCOL};
+use netlink::route::LinkRow;
+use types::{Family, IfName};
+
+use super::Scope;
+use crate::error::Error;
+use crate::rtnl::Rtnl;
+
+/// What is there of ours. `rtnl` must be of the calling thread's namespace when the scope has sysctls.
+pub fn observe(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState, Error> {
+    let rows = rtnl.links()?;
+    let names: BTreeMap<u32, IfName> = rows.iter().map(|row| (row.index, row.name.clone())).collect();
+    let mut state = NetState::default();
+    for row in rows.iter().filter(|row| scope.has_link(row.name.as_str())) {
+        let Some(link) = link(row, &names) else { continue };
+        if matches!(link.kind, LinkKind::Vxlan { .. }) {
+            observe_tunnel(rtnl, row, &mut state)?;
+        }
+        state.links.insert(row.name.clone(), link);
+    }
+    for row in rtnl.addresses()? {
+        let Some(name) = names.get(&row.link) else { continue };
+        // The kernel gives every link a link-local address; those are nobody's wish.
+        if scope.has_address(name.as_str(), row.address) && !row.is_link_local_v6() {
+            state.addresses.insert((name.clone(), row.address));
+        }
+    }
+    for family in [Family::V4, Family::V6] {
+        for row in rtnl.routes(family)? {
+            // The kernel filters by protocol where it checks strictly (since 4.20).
+            if row.protocol == ROUTE_PROTOCOL {
+                let mut route = row.route;
+                route.dev = row.link.and_then(|index| names.get(&index).cloned());
+                state.routes.insert(row.key, route);
+            }
+        }
+    }
+    state.sysctls = sysctls(&scope.sysctls)?;
+    Ok(state)
+}
+
+fn link(row: &LinkRow, names: &BTreeMap<u32, IfName>) -> Option<Link> {
+    let bridge = row.master.and_then(|index| names.get(&index));
+    Some(Link {
+        kind: row.link_kind()?,
+        mac: row.mac,
+        mtu: row.mtu,
+        up: row.up,
+        port: bridge.map(|bridge| BridgePort { bridge: bridge.clone(), isolated: row.isolated }),
+    })
+}
+
+/// The permanent neighbours and forwarding entries of a VXLAN device.
+fn observe_tunnel(rtnl: &mut Rtnl, row: &LinkRow, state: &mut NetState) -> Result<(), Error> {
+    for neighbour in rtnl.neighbours(row.index)? {
+        if let (true, Some(ip), Some(mac)) = (neighbour.permanent, neighbour.ip, neighbour.mac) {
+            state.neighbours.insert((row.name.clone(), ip), mac);
+        }
+    }
+    for entry in rtnl.fdb(row.index)? {
+        if let (Some(ip), Some(mac), true) = (entry.ip, entry.mac, entry.link == row.index) {
+            state.fdb.insert((row.name.clone(), mac), ip);
+        }
+    }
+    Ok(())
+}
+
+/// Sysctls that do not exist (their link is not there yet) are left out.
+fn sysctls(paths: &BTreeSet<String>) -> Result<BTreeMap<String, String>, Error> {
+    let mut values = BTreeMap::new();
+    for path in paths {
+        match std::fs::read_to_string(format!("/proc/sys/{path}")) {
+            Ok(value) => drop(values.insert(path.clone(), value.trim_end().to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::system(format!("read the sysctl {path}"), error)),
+        }
+    }
+    Ok(values)
+}

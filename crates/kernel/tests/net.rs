@@ -1,0 +1,271 @@
+//! Whole node states against the real kernel, in namespaces of their own.
+
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use kernel::net::{Change, Changes, Scope, apply, observe};
+use kernel::veth::{self, PodVeth};
+use kernel::{Netns, Rtnl};
+use kstate::net::{BridgePort, Link, LinkKind, NetState, Op, Plan, Route, RouteKey, RouteKind, diff};
+use types::{IfName, IpNet, Mac, Vni};
+
+fn name(text: &str) -> IfName {
+    IfName::new(text).expect("a good name")
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a network")
+}
+
+fn link(kind: LinkKind, mac: &str) -> Link {
+    Link { kind, mac: mac.parse().ok(), mtu: Some(1450), up: true, port: None }
+}
+
+fn via(dev: &str, gateway: &str) -> Route {
+    let (dev, via) = (Some(name(dev)), Some(ip(gateway)));
+    Route { dev, via, onlink: true, src: None, kind: RouteKind::Unicast }
+}
+
+/// Node `n` of the lab with one peer `m`, as the agent wants it.
+fn node_state(n: u8, m: u8) -> NetState {
+    let mut state = NetState::default();
+    let vtep_mac = |n| Mac([0x0e, 0, 0, 0, 0, n]);
+    let local = ip(&format!("192.168.1.{n}"));
+    let tunnel = LinkKind::Vxlan { vni: Vni(1), local, port: 8472 };
+    state.links.insert(name("cni0"), link(LinkKind::Bridge, &format!("0a:58:0a:f4:{n:02x}:01")));
+    state.links.insert(name("plumb.1"), link(tunnel, &vtep_mac(n).to_string()));
+    state.addresses.insert((name("cni0"), net(&format!("10.244.{n}.1/24"))));
+    state.addresses.insert((name("plumb.1"), net(&format!("10.244.{n}.0/32"))));
+    state.addresses.insert((name("lo"), net("10.96.0.10/32")));
+    state.neighbours.insert((name("plumb.1"), ip(&format!("10.244.{m}.0"))), vtep_mac(m));
+    state.fdb.insert((name("plumb.1"), vtep_mac(m)), ip(&format!("192.168.1.{m}")));
+    let key = RouteKey { dst: net(&format!("10.244.{m}.0/24")), table: 254 };
+    state.routes.insert(key, via("plumb.1", &format!("10.244.{m}.0")));
+    for (path, value) in [("net/ipv4/ip_forward", "1"), ("net/ipv4/conf/cni0/send_redirects", "0")] {
+        state.sysctls.insert(path.into(), value.into());
+    }
+    state
+}
+
+/// Makes it so, inside the calling thread's namespace, and shows that it is so.
+fn make_so(desired: &NetState) {
+    let mut rtnl = Rtnl::open().expect("open");
+    let scope = Scope::of(desired);
+    let actual = observe(&mut rtnl, &scope).expect("observe");
+    let plan = diff(desired, &actual);
+    let failures = apply(&mut rtnl, &plan).expect("apply");
+    assert!(failures.is_empty(), "{failures:?}");
+    let after = observe(&mut rtnl, &scope).expect("observe");
+    assert_eq!(diff(desired, &after), Plan::default(), "after\n{plan}");
+    assert_eq!(&after, desired);
+}
+
+#[test]
+fn what_is_applied_is_observed_and_nothing_is_left_to_do() {
+    Netns::fresh().expect("fresh").run(|| make_so(&node_state(1, 2))).expect("run");
+}
+
+#[test]
+fn everything_goes_when_nothing_is_desired() {
+    let work = || {
+        let mut rtnl = Rtnl::open().expect("open");
+        let before = rtnl.links().expect("links").len();
+        let desired = node_state(1, 2);
+        make_so(&desired);
+        let scope = Scope::of(&desired);
+        let actual = observe(&mut rtnl, &scope).expect("observe");
+        let failures = apply(&mut rtnl, &diff(&NetState::default(), &actual)).expect("apply");
+        assert!(failures.is_empty(), "{failures:?}");
+        let mut after = observe(&mut rtnl, &scope).expect("observe");
+        after.sysctls.clear();
+        assert_eq!((after, rtnl.links().expect("links").len()), (NetState::default(), before));
+    };
+    Netns::fresh().expect("fresh").run(work).expect("run");
+}
+
+#[test]
+fn ipv6_and_unreachable_routes_are_observed_as_applied() {
+    let work = || {
+        let mut desired = NetState::default();
+        let tunnel = LinkKind::Vxlan { vni: Vni(7), local: ip("fd00::1"), port: 4789 };
+        desired.links.insert(name("plumb6"), link(tunnel, "0e:00:00:00:00:06"));
+        desired.links.insert(name("br6"), link(LinkKind::Bridge, "0a:58:00:00:00:06"));
+        desired.addresses.insert((name("br6"), net("fd00:1::1/64")));
+        desired.neighbours.insert((name("plumb6"), ip("fd00:2::")), Mac([2; 6]));
+        desired.fdb.insert((name("plumb6"), Mac([2; 6])), ip("fd00::2"));
+        let route = |text| RouteKey { dst: net(text), table: 254 };
+        desired.routes.insert(route("fd00:2::/64"), via("plumb6", "fd00:2::"));
+        let kind = RouteKind::Unreachable;
+        let unreachable = Route { dev: None, via: None, onlink: false, src: None, kind };
+        desired.routes.insert(route("fd00:1::/48"), unreachable.clone());
+        desired.routes.insert(RouteKey { dst: net("10.1.0.0/16"), table: 1000 }, unreachable);
+        make_so(&desired);
+    };
+    Netns::fresh().expect("fresh").run(work).expect("run");
+}
+
+/// Each planted fault is seen by the listener, found by the diff and mended.
+#[test]
+fn faults_are_heard_and_mended() {
+    let work = || {
+        let desired = node_state(1, 2);
+        make_so(&desired);
+        let mut changes = Changes::listen(Scope::of(&desired)).expect("listen");
+        let mut rtnl = Rtnl::open().expect("open");
+        let mut other = node_state(1, 2);
+        let device = other.links.get_mut(&name("plumb.1")).expect("a device");
+        device.kind = LinkKind::Vxlan { vni: Vni(2), local: ip("192.168.1.1"), port: 8472 };
+        let device = device.clone();
+        let moved = via("cni0", "10.244.1.9");
+        let key = RouteKey { dst: net("10.244.2.0/24"), table: 254 };
+        let mac = Mac([0x0e, 0, 0, 0, 0, 2]);
+        let mut bridge = desired.links.get(&name("cni0")).expect("a bridge").clone();
+        (bridge.up, bridge.mtu) = (false, Some(1400));
+        let faults = [
+            vec![Op::DeleteFdb { link: name("plumb.1"), mac }],
+            vec![Op::SetFdb { link: name("plumb.1"), mac, dst: ip("192.168.1.99") }],
+            vec![Op::DeleteNeighbour { link: name("plumb.1"), ip: ip("10.244.2.0") }],
+            vec![Op::SetNeighbour { link: name("plumb.1"), ip: ip("10.244.2.0"), mac: Mac([2; 6]) }],
+            vec![Op::DeleteRoute { key: key.clone() }],
+            vec![Op::SetRoute { key, route: moved }],
+            vec![Op::DeleteAddress { link: name("lo"), address: net("10.96.0.10/32") }],
+            vec![Op::ChangeLink { name: name("cni0"), link: bridge }],
+            vec![Op::DeleteLink { name: name("plumb.1") }],
+            vec![
+                Op::DeleteLink { name: name("plumb.1") },
+                Op::AddLink { name: name("plumb.1"), link: device },
+            ],
+        ];
+        for fault in faults {
+            while changes.next().expect("drain").is_some() {}
+            let plan = Plan { grow: fault, shrink: Vec::new() };
+            assert!(apply(&mut rtnl, &plan).expect("apply").is_empty(), "{plan}");
+            assert!(heard(&mut changes), "nothing was heard of {plan}");
+            let actual = observe(&mut rtnl, &Scope::of(&desired)).expect("observe");
+            assert_ne!(diff(&desired, &actual), Plan::default(), "{plan}");
+            make_so(&desired);
+        }
+    };
+    Netns::fresh().expect("fresh").run(work).expect("run");
+}
+
+/// Whether a change of ours comes within five seconds.
+fn heard(changes: &mut Changes) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < deadline {
+        while let Some(batch) = changes.next().expect("next") {
+            if batch.iter().any(|change| matches!(change, Change::Ours(_))) {
+                return true;
+            }
+        }
+        let mut fds =
+            [rustix::event::PollFd::from_borrowed_fd(changes.as_fd(), rustix::event::PollFlags::IN)];
+        let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+        let _ = rustix::event::poll(&mut fds, Some(&second));
+    }
+    false
+}
+
+#[test]
+fn a_refusal_names_the_object_and_the_rest_goes_on() {
+    let work = || {
+        let mut rtnl = Rtnl::open().expect("open");
+        let mut desired = node_state(1, 2);
+        let key = RouteKey { dst: net("10.9.0.0/16"), table: 254 };
+        let (dev, via) = (None, Some(ip("203.0.113.1")));
+        let route = Route { dev, via, onlink: false, src: None, kind: RouteKind::Unicast };
+        desired.routes.insert(key, route);
+        let failures = apply(&mut rtnl, &diff(&desired, &NetState::default())).expect("apply");
+        let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 1, "{texts:?}");
+        assert!(texts.iter().all(|t| t.starts_with("+ route 10.9.0.0/16 via 203.0.113.1")), "{texts:?}");
+        desired.routes.retain(|key, _| key.dst != net("10.9.0.0/16"));
+        let after = observe(&mut rtnl, &Scope::of(&desired)).expect("observe");
+        assert_eq!(after, desired);
+    };
+    Netns::fresh().expect("fresh").run(work).expect("run");
+}
+
+#[test]
+fn a_pods_port_is_mended_but_a_lost_veth_is_not_made() {
+    let work = || {
+        let mut desired = node_state(1, 2);
+        make_so(&desired);
+        let mut rtnl = Rtnl::open().expect("open");
+        let pod = Netns::fresh().expect("fresh");
+        let (host, interface) = (name("veth1"), name("eth0"));
+        let veth = PodVeth {
+            host: &host,
+            host_mac: None,
+            netns: &pod,
+            interface: &interface,
+            mac: None,
+            mtu: Some(1450),
+            addresses: &[],
+            routes: &[],
+            bridge: None,
+            loopback: false,
+        };
+        veth::create(&mut rtnl, &veth).expect("create");
+        let port = Some(BridgePort { bridge: name("cni0"), isolated: true });
+        let wanted = Link { kind: LinkKind::Veth, mac: None, mtu: None, up: true, port };
+        desired.links.insert(host, wanted.clone());
+        desired.links.insert(name("veth2"), wanted.clone());
+        let mut scope = Scope::of(&desired);
+        scope.veth_prefix = Some("veth".into());
+        let actual = observe(&mut rtnl, &scope).expect("observe");
+        let plan = diff(&desired, &actual);
+        assert_eq!(plan.to_string(), "~ link veth1 veth up port of cni0, isolated\n");
+        assert!(apply(&mut rtnl, &plan).expect("apply").is_empty());
+        let actual = observe(&mut rtnl, &scope).expect("observe");
+        let mended = actual.links.get(&name("veth1")).expect("veth1");
+        assert!(wanted.is_met_by(mended), "{mended}");
+    };
+    Netns::fresh().expect("fresh").run(work).expect("run");
+}
+
+/// Two nodes on an underlay, joined by what `node_state` says: the bridges' addresses reach each other.
+#[test]
+fn two_nodes_exchange_datagrams_over_the_tunnel() {
+    let nodes = [Netns::fresh().expect("fresh"), Netns::fresh().expect("fresh")];
+    let [one, two] = &nodes;
+    let connect = || {
+        let mut rtnl = Rtnl::open().expect("open");
+        let veth = PodVeth {
+            host: &name("eth0"),
+            host_mac: None,
+            netns: two,
+            interface: &name("eth0"),
+            mac: None,
+            mtu: Some(1500),
+            addresses: &[net("192.168.1.2/24")],
+            routes: &[],
+            bridge: None,
+            loopback: true,
+        };
+        veth::create(&mut rtnl, &veth).expect("create");
+        let underlay = Op::AddAddress { link: name("eth0"), address: net("192.168.1.1/24") };
+        let plan = Plan { grow: vec![underlay], shrink: Vec::new() };
+        assert!(apply(&mut rtnl, &plan).expect("apply").is_empty());
+    };
+    one.run(connect).expect("run");
+    one.run(|| make_so(&node_state(1, 2))).expect("run");
+    two.run(|| make_so(&node_state(2, 1))).expect("run");
+    let server = two.run(|| UdpSocket::bind("10.244.2.1:9")).expect("run").expect("bind");
+    let client = one.run(|| UdpSocket::bind("10.244.1.1:0")).expect("run").expect("bind");
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
+    }
+    // The largest datagram that the tunnel carries in one piece: 1450 less the IP and UDP headers.
+    client.send_to(&[7; 1422], "10.244.2.1:9").expect("send");
+    let mut buffer = [0; 2000];
+    let (length, from) = server.recv_from(&mut buffer).expect("receive");
+    assert_eq!((length, from.ip()), (1422, ip("10.244.1.1")));
+    server.send_to(b"back", from).expect("answer");
+    assert_eq!(client.recv_from(&mut buffer).expect("receive").1.ip(), ip("10.244.2.1"));
+}
