@@ -43,7 +43,7 @@ impl Error {
 }
 
 /// What an error number usually means for a network agent, and what to do about it.
-fn hint(error: &io::Error) -> &'static str {
+pub(crate) fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM) => {
             "; likely a missing capability (CAP_NET_ADMIN, CAP_SYS_ADMIN): run as root or inside the lab's user namespace"

@@ -7,6 +7,7 @@ pub mod error;
 pub mod mount;
 pub mod net;
 pub mod netns;
+pub mod nft;
 pub mod own;
 pub mod process;
 pub mod rtnl;
@@ -16,4 +17,5 @@ pub mod veth;
 
 pub use error::Error;
 pub use netns::{Netns, in_netns};
+pub use nft::Nft;
 pub use rtnl::Rtnl;

@@ -87,11 +87,74 @@ impl NetlinkSocket {
             .named(|| format!("send {} bytes over netlink", bytes.len()))
     }
 
+    /// Gives the socket its address and tells it: the kernel names us by it to listeners.
+    pub fn bind(&self) -> Result<u32, Error> {
+        let what = || "bind a netlink socket".to_owned();
+        rustix::net::bind(&self.fd, &SocketAddrNetlink::new(0, 0)).named(what)?;
+        let address = rustix::net::getsockname(&self.fd).named(what)?;
+        let address = SocketAddrNetlink::try_from(address).named(what)?;
+        Ok(address.pid())
+    }
+
+    /// Continues the sequence numbers at `seq`, after somebody else has counted on.
+    pub fn skip_to(&mut self, seq: u32) {
+        self.seq = seq;
+    }
+
+    /// Shows everything that has come, without waiting.
+    pub fn drain(&mut self, mut each: impl FnMut(Message<'_>)) -> Result<Received, Error> {
+        let mut overrun = false;
+        loop {
+            match self.receive_with(RecvFlags::TRUNC | RecvFlags::DONTWAIT, &mut each)? {
+                Received::Messages => {}
+                Received::Overrun => overrun = true,
+                Received::Nothing if overrun => return Ok(Received::Overrun),
+                Received::Nothing => return Ok(Received::Nothing),
+            }
+        }
+    }
+
+    /// Sends a request for one object and shows the answer.
+    pub fn ask(
+        &mut self,
+        what: &str,
+        seq: u32,
+        request: impl FnOnce(&mut Writer),
+        mut each: impl FnMut(Message<'_>),
+    ) -> Result<(), Error> {
+        let mut writer = Writer::new();
+        request(&mut writer);
+        self.send(writer.as_bytes())?;
+        // The kernel has answered when `send` returns.
+        let (mut answered, mut refused) = (false, None);
+        self.drain(|message| match message.ack() {
+            _ if message.seq != seq => {}
+            Some(ack) if ack.errno != 0 => refused = Some(ack),
+            Some(_) => answered = true,
+            None => {
+                answered = true;
+                each(message);
+            }
+        })?;
+        match refused {
+            Some(ack) => Err(refusal(what, ack)),
+            None if answered => Ok(()),
+            None => Err(Error::Answer { what: what.into(), why: "there was none".into() }),
+        }
+    }
+
     /// Reads one datagram and shows its messages; `Ok(false)` when there is none (nonblocking).
     /// [`Received::Overrun`]: the queue was full and notices are lost.
     pub fn receive(&mut self, mut each: impl FnMut(Message<'_>)) -> Result<Received, Error> {
-        let received =
-            rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut self.buffer[..], RecvFlags::TRUNC));
+        self.receive_with(RecvFlags::TRUNC, &mut each)
+    }
+
+    fn receive_with(
+        &mut self,
+        flags: RecvFlags,
+        mut each: impl FnMut(Message<'_>),
+    ) -> Result<Received, Error> {
+        let received = rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut self.buffer[..], flags));
         match received {
             Ok((length, full)) if length == full => {
                 messages(self.buffer.get(..length).unwrap_or_default()).for_each(&mut each);

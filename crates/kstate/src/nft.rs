@@ -116,7 +116,7 @@ pub enum MetaKey {
     NfProto,
 }
 
-/// `Src`, `Dst` and `ProtoDst` are read in the original direction.
+/// `OriginalSrc` and `OriginalDst` are IPv4 addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CtKey {
     State,
@@ -264,6 +264,12 @@ pub enum Expr {
         key: Reg,
         data: Option<Reg>,
         timeout_ms: u64,
+    },
+    /// Observed only: an expression that we never write, with its attributes as the kernel gave them. A rule
+    /// that holds one is somebody else's.
+    Foreign {
+        name: String,
+        body: Box<[u8]>,
     },
 }
 

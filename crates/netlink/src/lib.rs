@@ -1,7 +1,9 @@
-//! Owns: the bytes of netlink: messages and attributes, rtnetlink, packets on the wire.
+//! Owns: the bytes of netlink: messages and attributes, rtnetlink, nf_tables, packets on the wire.
 //! Never: I/O. Nothing here needs root or a kernel; no input of any bytes may panic.
 //! In → Out: `kstate` values → request bytes; reply and notification bytes → values.
-//! Read first: [`message::Writer`], [`message::messages`], [`route`].
+//! Read first: [`message::Writer`], [`message::messages`], [`route`], [`nft::Transactions`], [`nft::Dump`].
 
 pub mod message;
+pub mod nfnetlink;
+pub mod nft;
 pub mod route;

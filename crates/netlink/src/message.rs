@@ -84,6 +84,42 @@ impl Writer {
         self.pad();
     }
 
+    /// Begins a message that stays open: [`Writer::close_message`] writes its length, again after more was added.
+    pub fn open_message(&mut self, head: Head) -> Open {
+        let open = Open(self.bytes.len());
+        self.message(head, |_| {});
+        open
+    }
+
+    pub fn close_message(&mut self, open: Open) {
+        let length = u32::try_from(self.bytes.len() - open.0).unwrap_or(u32::MAX);
+        self.patch(open.0, &length.to_ne_bytes());
+    }
+
+    /// Adds flags to a message that is there already.
+    pub fn add_flags(&mut self, open: Open, flags: u16) {
+        let at = open.0 + 6;
+        let flags = u16_at(&self.bytes, at).unwrap_or(0) | flags;
+        self.patch(at, &flags.to_ne_bytes());
+    }
+
+    /// Begins a nest that stays open, like [`Writer::open_message`].
+    pub fn open_nest(&mut self, kind: u16) -> Open {
+        let open = Open(self.bytes.len());
+        self.nest(kind, |_| {});
+        open
+    }
+
+    pub fn close_nest(&mut self, open: Open) {
+        let length = u16::try_from(self.bytes.len() - open.0).unwrap_or(u16::MAX);
+        self.patch(open.0, &length.to_ne_bytes());
+    }
+
+    /// Takes back what was written after `length` bytes.
+    pub fn truncate(&mut self, length: usize) {
+        self.bytes.truncate(length);
+    }
+
     /// Bytes as they are, without a header or padding.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
@@ -168,12 +204,18 @@ impl Writer {
     }
 }
 
+/// An open message or nest: where its length goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Open(pub(crate) usize);
+
 /// A received message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
     pub kind: u16,
     pub flags: u16,
     pub seq: u32,
+    /// The socket that it answers or, in a notification, that caused it.
+    pub portid: u32,
     pub body: &'a [u8],
 }
 
@@ -228,8 +270,8 @@ pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let length = u32_at(rest, 0)? as usize;
         let body = rest.get(HEADER..length)?;
-        let message =
-            Message { kind: u16_at(rest, 4)?, flags: u16_at(rest, 6)?, seq: u32_at(rest, 8)?, body };
+        let (kind, flags, seq) = (u16_at(rest, 4)?, u16_at(rest, 6)?, u32_at(rest, 8)?);
+        let message = Message { kind, flags, seq, portid: u32_at(rest, 12)?, body };
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(message)
     })

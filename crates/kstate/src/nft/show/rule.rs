@@ -214,6 +214,7 @@ impl Run<'_> {
                 let data = data.map(|data| format!(" : {}", self.key(data, None))).unwrap_or_default();
                 self.say(format!("update @{set} {{ {key}{timeout}{data} }}"));
             }
+            Expr::Foreign { name, .. } => self.say(format!("<{name}>")),
             _ => {}
         }
     }
