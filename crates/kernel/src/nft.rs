@@ -105,6 +105,14 @@ impl Nft {
         netns.run(Self::open)?
     }
 
+    /// Makes the send buffer what an ordinary user has on a stock system, whoever we are: a load that works with
+    /// it works everywhere.
+    pub fn stock_send_buffer(&self) -> Result<(), Error> {
+        // The kernel doubles what it is asked for.
+        rustix::net::sockopt::set_socket_send_buffer_size(&self.socket, 212_992 / 2)
+            .map_err(|error| Error::system("set the send buffer", error))
+    }
+
     /// What [`Change::portid`] says of our own changes.
     pub fn portid(&self) -> u32 {
         self.portid

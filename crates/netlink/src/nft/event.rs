@@ -13,7 +13,7 @@ pub struct Change {
     pub generation: u32,
     /// The socket that did it.
     pub portid: u32,
-    /// The process that did it, and its name.
+    /// The thread that did it (of most programs the process), and its name.
     pub pid: u32,
     pub process: String,
 }
