@@ -46,6 +46,9 @@ impl Dump {
             }
             NEWSET => {
                 let name = name(attrs, 2).ok_or(bad("a set's name"))?;
+                if set::is_part_of_a_rule(attrs) {
+                    return Ok(());
+                }
                 table.sets.insert(name, set::decode_layout(attrs).ok_or(bad("a set"))?);
                 Ok(())
             }
@@ -89,6 +92,11 @@ fn take_chain(table: &mut Table, attrs: &[u8]) -> Option<()> {
         let policy = nfnetlink::find(attrs, 5).and_then(nfnetlink::be32);
         decode_base(hook, nfnetlink::text(nfnetlink::find(attrs, 7)?)?, policy)
     });
+    // A chain in braces is part of the rule that leads to it, and goes with it.
+    const BINDING: u32 = 1 << 2;
+    if nfnetlink::find(attrs, 10).and_then(nfnetlink::be32).unwrap_or(0) & BINDING != 0 {
+        return Some(());
+    }
     let chain: &mut Chain = table.chains.entry(name(attrs, 3)?).or_default();
     chain.base = base;
     Some(())

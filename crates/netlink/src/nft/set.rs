@@ -14,6 +14,7 @@ use super::{DATA_VALUE, DATA_VERDICT, read_verdict, write_verdict};
 use crate::message::{Writer, attributes};
 use crate::nfnetlink;
 
+const ANONYMOUS: u32 = 0x1;
 const INTERVAL: u32 = 0x4;
 const MAP: u32 = 0x8;
 const TIMEOUT: u32 = 0x10;
@@ -138,6 +139,11 @@ fn byte_orders(set: &Set) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Whether a NEWSET speaks of a set in braces (`tcp dport { 1, 2 }`), which goes with its rule.
+pub fn is_part_of_a_rule(attrs: &[u8]) -> bool {
+    nfnetlink::find(attrs, 3).and_then(nfnetlink::be32).unwrap_or(0) & ANONYMOUS != 0
 }
 
 /// The set of a NEWSET, without elements. Types that are none of ours leave an empty key: such a set is

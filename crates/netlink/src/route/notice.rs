@@ -38,7 +38,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(kind in 16_u16..32, body in prop::collection::vec(any::<u8>(), 0..120)) {
-            let _ = decode_notice(&Message { kind, flags: 0, seq: 0, body: &body });
+            let _ = decode_notice(&Message { kind, flags: 0, seq: 0, portid: 0, body: &body });
         }
     }
 }
