@@ -33,29 +33,29 @@ impl Rtnl {
     }
 
     pub fn links(&mut self) -> Result<Vec<LinkRow>, Error> {
-        self.rows("links", route::dump_links, |message| route::decode_link(message))
+        self.rows("links", route::dump_links, route::decode_link)
     }
 
     pub fn addresses(&mut self) -> Result<Vec<AddressRow>, Error> {
-        self.rows("addresses", route::dump_addresses, |message| route::decode_address(message))
+        self.rows("addresses", route::dump_addresses, route::decode_address)
     }
 
     /// The routes of protocol 112.
     pub fn routes(&mut self, family: Family) -> Result<Vec<RouteRow>, Error> {
         let dump = |writer: &mut _, seq| route::dump_routes(writer, seq, family);
-        self.rows("routes", dump, |message| route::decode_route(message))
+        self.rows("routes", dump, route::decode_route)
     }
 
     /// The neighbours on one link.
     pub fn neighbours(&mut self, link: u32) -> Result<Vec<NeighbourRow>, Error> {
         let dump = |writer: &mut _, seq| route::dump_neighbours(writer, seq, link);
-        self.rows("neighbours", dump, |message| route::decode_neighbour(message))
+        self.rows("neighbours", dump, route::decode_neighbour)
     }
 
     /// The forwarding entries of one VXLAN device.
     pub fn fdb(&mut self, link: u32) -> Result<Vec<NeighbourRow>, Error> {
         let dump = |writer: &mut _, seq| route::dump_fdb(writer, seq, link);
-        self.rows("forwarding entries", dump, |message| route::decode_neighbour(message))
+        self.rows("forwarding entries", dump, route::decode_neighbour)
     }
 
     /// The socket itself, for requests that have no method here.

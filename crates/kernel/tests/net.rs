@@ -142,7 +142,7 @@ fn faults_are_heard_and_mended() {
             ],
         ];
         for fault in faults {
-            while changes.next().expect("drain").is_some() {}
+            while changes.hear().expect("drain").is_some() {}
             let plan = Plan { grow: fault, shrink: Vec::new() };
             assert!(apply(&mut rtnl, &plan).expect("apply").is_empty(), "{plan}");
             assert!(heard(&mut changes), "nothing was heard of {plan}");
@@ -158,7 +158,7 @@ fn faults_are_heard_and_mended() {
 fn heard(changes: &mut Changes) -> bool {
     let deadline = Instant::now() + Duration::from_secs(5);
     while Instant::now() < deadline {
-        while let Some(batch) = changes.next().expect("next") {
+        while let Some(batch) = changes.hear().expect("hear") {
             if batch.iter().any(|change| matches!(change, Change::Ours(_))) {
                 return true;
             }

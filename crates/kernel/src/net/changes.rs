@@ -21,7 +21,7 @@ pub enum Change {
 }
 
 /// A nonblocking listener, in the namespace of the thread that opened it. Readable (poll, tokio's `AsyncFd`)
-/// when there is something to [`Changes::next`].
+/// when there is something to [`Changes::hear`].
 #[derive(Debug)]
 pub struct Changes {
     socket: NetlinkSocket,
@@ -65,7 +65,7 @@ impl Changes {
     }
 
     /// What has been heard since the last call, `None` when nothing: to be called until then.
-    pub fn next(&mut self) -> Result<Option<Vec<Change>>, Error> {
+    pub fn hear(&mut self) -> Result<Option<Vec<Change>>, Error> {
         let mut changes = Vec::new();
         let (scope, names) = (&self.scope, &mut self.names);
         let received = self.socket.receive(|message| {
