@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 
-use crate::{Credentials, NodeDial, Store};
+use crate::{Credentials, Error, NodeDial, Store};
 
 /// A failure while a body is read or written.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -42,8 +42,9 @@ pub(crate) struct Inner {
 
 impl Api {
     /// An API over the store, with the objects that every cluster starts with.
-    pub fn new(store: Store, config: Config) -> Self {
-        Self { inner: Arc::new(Inner { store, config }) }
+    pub fn new(store: Store, config: Config) -> Result<Self, Error> {
+        crate::seed::plant(&store, &config).map_err(|failure| Error::Seed(failure.message))?;
+        Ok(Self { inner: Arc::new(Inner { store, config }) })
     }
 }
 

@@ -21,6 +21,10 @@ pub enum Error {
     Storage { path: PathBuf, source: rusqlite::Error },
     #[error("API storage {path}: {cause}; restore the file or delete it to start empty")]
     StoredObject { path: PathBuf, cause: String },
+    #[error(
+        "API: the objects that every cluster starts with cannot be made: {0}; delete the store to start empty"
+    )]
+    Seed(String),
     #[error("API listener {address}: {source}; another process may hold the port")]
     Listen { address: String, source: std::io::Error },
 }

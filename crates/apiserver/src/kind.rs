@@ -34,6 +34,16 @@ impl Kind {
         crate::status::qualified(self.plural, self.group)
     }
 
+    /// The row under which objects of this kind are stored.
+    pub fn stored_as(&'static self) -> &'static Self {
+        if self.group == NEW_EVENT.group { &EVENT } else { self }
+    }
+
+    /// Its objects have a status that only `/status` changes.
+    pub fn has_status(&self) -> bool {
+        self.subresources.contains(&"status")
+    }
+
     /// The row of a group, version and plural, as in a URL.
     pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Self> {
         KINDS.into_iter().find(|k| k.group == group && k.version == version && k.plural == plural)

@@ -4,17 +4,33 @@
 //! Read first: [`Api`], then [`kind::KINDS`], then [`store::Store`].
 
 pub mod api;
+mod clusterip;
 pub mod credentials;
+mod defaults;
+mod delete;
 pub mod dial;
 mod error;
+mod events;
+mod form;
+mod invalid;
 pub mod kind;
 mod moment;
+mod object;
+mod patch;
+mod query;
+mod read;
 mod request;
 mod response;
+mod schema;
+mod seed;
 mod select;
 mod serve;
 pub mod status;
 pub mod store;
+mod table;
+mod validate;
+mod watch;
+mod write;
 
 pub use api::{Api, Body, Config};
 pub use credentials::{Credentials, Identity};

@@ -1,12 +1,54 @@
 //! A request's way: path → route → verb.
+//!
+//! ```text
+//! /api/v1/namespaces/NS/pods/NAME/log        /apis/apps/v1/deployments
+//!         └── namespace ┘ │    │   └ sub            └ group     └ kind
+//!                        kind name
+//! ```
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Method, Request, Response};
-use serde_json::json;
+use http_body_util::{BodyExt, Limited};
+use serde_json::{Value, json};
 
 use crate::api::{Api, Body, BodyError};
-use crate::response;
+use crate::form::Form;
+use crate::kind::{KINDS, Kind, NAMESPACE};
+use crate::query::{Query, decode};
 use crate::status::Failure;
+use crate::{delete, read, response, watch, write};
+
+/// The limit of kube-apiserver's request bodies (3 MiB).
+const MAX_BODY: usize = 3 << 20;
+
+/// One request for a resource.
+pub(crate) struct Call {
+    pub api: Api,
+    pub kind: &'static Kind,
+    pub namespace: String,
+    pub name: String,
+    pub sub: String,
+    /// What follows the subresource: the path of a proxy request.
+    pub rest: String,
+    pub query: Query,
+    pub form: Form,
+}
+
+impl Call {
+    /// The same request once more, for what outlives it or repeats it.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            api: self.api.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            sub: self.sub.clone(),
+            rest: self.rest.clone(),
+            query: self.query.clone(),
+            ..*self
+        }
+    }
+}
 
 /// Answers; every failure is a Status object.
 pub(crate) async fn answer<B>(api: &Api, request: Request<B>) -> Response<Body>
@@ -14,20 +56,180 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BodyError>,
 {
-    let answered = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/healthz" | "/readyz" | "/livez") => Ok(response::whole(200, "text/plain", "ok")),
-        (&Method::GET, "/version") => Ok(response::json(200, &version())),
-        _ => Err(Failure::no_such_path()),
-    };
-    let _ = &api.inner.store;
+    let (parts, body) = request.into_parts();
+    let answered = route(api, parts, body).await;
     answered.unwrap_or_else(|failure| response::failure(&failure))
 }
 
+async fn route<B>(api: &Api, parts: Parts, body: B) -> Result<Response<Body>, Failure>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    let path = parts.uri.path().to_owned();
+    let steps: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let (group, version, rest) = match (&parts.method, steps.as_slice()) {
+        (&Method::GET, ["healthz" | "readyz" | "livez", ..]) => {
+            return Ok(response::whole(200, "text/plain; charset=utf-8", "ok"));
+        }
+        (&Method::GET, ["version"]) => return Ok(response::json(200, &version())),
+        (_, ["api", version, rest @ ..]) => ("", *version, rest),
+        (_, ["apis", group, version, rest @ ..]) => (*group, *version, rest),
+        _ => return Err(Failure::no_such_path()),
+    };
+    let target = Target::find(group, version, rest).ok_or_else(Failure::no_such_path)?;
+    let query = Query::parse(parts.uri.query().unwrap_or_default());
+    let call = Call {
+        api: api.clone(),
+        kind: target.kind,
+        namespace: target.namespace,
+        name: target.name,
+        sub: target.sub,
+        rest: target.rest,
+        form: Form::of(&parts.headers, &query)?,
+        query,
+    };
+    dispatch(call, parts, body).await
+}
+
+async fn dispatch<B>(call: Call, parts: Parts, body: B) -> Result<Response<Body>, Failure>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    let body = Incoming { parts, body };
+    let method = body.parts.method.clone();
+    match (&method, call.name.is_empty(), call.sub.as_str()) {
+        (&Method::GET, true, _) if call.query.is_true("watch") => watch::start(&call).await,
+        (&Method::GET, true, _) => read::list(&call).await,
+        (&Method::GET, false, "" | "status") => read::get(&call).await,
+        (&Method::POST, true, _) => write::create(&call, body.json().await?.1).await,
+        (&Method::PUT, false, "" | "status" | "finalize") => write::put(&call, body.json().await?.1).await,
+        (&Method::PATCH, false, "" | "status") => {
+            let (content_type, patch) = body.any_json().await?;
+            write::patch(&call, &content_type, patch).await
+        }
+        (&Method::DELETE, true, _) => delete::collection(&call, &body.optional_json().await?).await,
+        (&Method::DELETE, false, "") => delete::one(&call, &body.optional_json().await?).await,
+        (_, _, sub) if !sub.is_empty() && !call.kind.subresources.contains(&sub) => {
+            Err(Failure::no_such_path())
+        }
+        _ => Err(Failure::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )),
+    }
+}
+
+/// What a path names.
+struct Target {
+    kind: &'static Kind,
+    namespace: String,
+    name: String,
+    sub: String,
+    rest: String,
+}
+
+impl Target {
+    fn find(group: &str, version: &str, rest: &[&str]) -> Option<Self> {
+        let (namespace, rest) = match rest {
+            // namespaces/NS/status is the Namespace's own; namespaces/NS/pods lies in it.
+            ["namespaces", namespace, plural, ..] if !NAMESPACE.subresources.contains(plural) => {
+                (decode(namespace), rest.get(2..)?)
+            }
+            rest => (String::new(), rest),
+        };
+        let (plural, rest) = rest.split_first()?;
+        let kind = Kind::find(group, version, plural)?;
+        let word = |at: usize| rest.get(at).map(|word| decode(word)).unwrap_or_default();
+        let tail = rest.get(2..).map(|tail| tail.join("/")).unwrap_or_default();
+        let target = Self { kind, namespace, name: word(0), sub: word(1), rest: tail };
+        // A cluster-scoped kind has no namespace, and a namespaced object cannot be named without one.
+        let fits = match kind.namespaced {
+            true => target.name.is_empty() || !target.namespace.is_empty(),
+            false => target.namespace.is_empty(),
+        };
+        fits.then_some(target)
+    }
+}
+
+/// A request whose body is still to be read.
+pub(crate) struct Incoming<B> {
+    pub parts: Parts,
+    pub body: B,
+}
+
+impl<B> Incoming<B>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    pub(crate) fn content_type(&self) -> String {
+        let value = self.parts.headers.get(http::header::CONTENT_TYPE);
+        value.and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+    }
+
+    /// A JSON body; without a content type it is taken for JSON, as old clients send it.
+    pub(crate) async fn json(self) -> Result<(String, Value), Failure> {
+        let content_type = self.content_type();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        if !matches!(essence, "" | "application/json" | "*/*") {
+            return Err(Failure::media_type(essence));
+        }
+        self.any_json().await
+    }
+
+    /// JSON under any name, such as a patch's.
+    pub(crate) async fn any_json(self) -> Result<(String, Value), Failure> {
+        let content_type = self.content_type();
+        if content_type.contains("protobuf") {
+            return Err(Failure::media_type(&content_type));
+        }
+        let bytes = self.bytes().await?;
+        let value = serde_json::from_slice(&bytes)
+            .map_err(|e| Failure::bad_request(format!("couldn't parse the request's body as JSON: {e}")))?;
+        Ok((content_type, value))
+    }
+
+    /// The options of a DELETE: often no body at all.
+    pub(crate) async fn optional_json(self) -> Result<Value, Failure> {
+        let content_type = self.content_type();
+        let bytes = self.bytes().await?;
+        if bytes.is_empty() {
+            return Ok(json!({}));
+        }
+        if content_type.contains("protobuf") {
+            return Err(Failure::media_type(&content_type));
+        }
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Failure::bad_request(format!("couldn't parse the request's body as JSON: {e}")))
+    }
+
+    async fn bytes(self) -> Result<Bytes, Failure> {
+        let limited = Limited::new(self.body, MAX_BODY);
+        match limited.collect().await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(Failure::new(
+                413,
+                "RequestEntityTooLarge",
+                format!("limit is {MAX_BODY}: the request's body is larger"),
+            )),
+            Err(e) => Err(Failure::bad_request(format!("the request's body ended early: {e}"))),
+        }
+    }
+}
+
 /// `kubectl version`: the level of the API that is imitated, and that it is not the real one.
-fn version() -> serde_json::Value {
+fn version() -> Value {
     json!({
         "major": "1", "minor": "36", "gitVersion": concat!("v1.36.0+plumb.", env!("CARGO_PKG_VERSION")),
         "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "none (Rust)", "compiler": "rustc", "platform": "linux/amd64",
     })
+}
+
+/// The kind with this group and kind name.
+pub(crate) fn kind_named(group: &str, kind: &str) -> Option<&'static Kind> {
+    KINDS.into_iter().find(|k| k.group == group && k.kind == kind)
 }

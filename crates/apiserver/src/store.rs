@@ -37,8 +37,12 @@ pub struct Key {
 }
 
 impl Key {
-    pub fn new(kind: &Kind, namespace: &str, name: &str) -> Self {
-        Self { resource: kind.qualified(), namespace: namespace.to_owned(), name: name.to_owned() }
+    pub fn new(kind: &'static Kind, namespace: &str, name: &str) -> Self {
+        Self {
+            resource: kind.stored_as().qualified(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 }
 
@@ -60,6 +64,11 @@ impl Stored {
         let fields = kind.map_or(&[][..], |k| k.fields);
         let fields = fields.iter().map(|field| (*field, crate::select::field_text(object, field))).collect();
         Self { revision, raw, labels, fields }
+    }
+
+    /// An object that is only shown: the outcome of a dry run.
+    pub(crate) fn unstored(object: &Value) -> Self {
+        Self { revision: 0, raw: object.to_string().into(), labels: Labels::new(), fields: Vec::new() }
     }
 
     /// The object as a tree.

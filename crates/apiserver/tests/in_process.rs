@@ -1,0 +1,104 @@
+//! The service in process, as the controllers use it: kube-rs against a store in memory.
+
+use std::sync::Arc;
+
+use apiserver::{Api, Config, NoNodes, Store};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
+use kube::api::{
+    Api as Resource, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+};
+use serde_json::json;
+
+fn client() -> kube::Client {
+    let config =
+        Config { advertised: ([192, 168, 1, 2], 6443).into(), nodes: Arc::new(NoNodes), credentials: None };
+    let api = Api::new(Store::in_memory(), config).expect("seeds");
+    kube::Client::new(api, "default")
+}
+
+fn pod(name: &str) -> Pod {
+    serde_json::from_value(json!({"metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"containers": [{"name": "main", "image": "host", "command": ["true"]}]}}))
+    .expect("a pod")
+}
+
+#[tokio::test]
+async fn what_every_cluster_has_is_there() {
+    let client = client();
+    let namespaces: Resource<Namespace> = Resource::all(client.clone());
+    let names: Vec<_> = namespaces
+        .list(&ListParams::default())
+        .await
+        .expect("list")
+        .into_iter()
+        .filter_map(|n| n.metadata.name)
+        .collect();
+    assert_eq!(names, ["default", "kube-node-lease", "kube-public", "kube-system"]);
+    let services: Resource<Service> = Resource::all(client);
+    let addresses: Vec<_> = services
+        .list(&ListParams::default())
+        .await
+        .expect("list")
+        .into_iter()
+        .filter_map(|s| s.spec?.cluster_ip)
+        .collect();
+    assert_eq!(addresses, ["10.96.0.1", "10.96.0.10"]);
+}
+
+#[tokio::test]
+async fn a_watch_sees_what_is_written() {
+    let pods: Resource<Pod> = Resource::default_namespaced(client());
+    let listed = pods.list(&ListParams::default()).await.expect("list");
+    let from = listed.metadata.resource_version.expect("a revision");
+    let params = WatchParams::default().labels("app=web").timeout(20);
+    let mut events = pods.watch(&params, &from).await.expect("watch").boxed();
+    pods.create(&PostParams::default(), &pod("web")).await.expect("create");
+    pods.create(&PostParams::default(), &pod("other")).await.expect("create");
+    let label = json!({"metadata": {"labels": {"app": "gone"}}});
+    pods.patch("web", &PatchParams::default(), &Patch::Merge(&label)).await.expect("patch");
+    let mut seen = Vec::new();
+    while let Some(event) = events.try_next().await.expect("event") {
+        seen.push(match event {
+            WatchEvent::Added(pod) => format!("added {}", pod.metadata.name.unwrap_or_default()),
+            WatchEvent::Deleted(pod) => {
+                let label = pod.metadata.labels.unwrap_or_default();
+                format!("deleted with app={}", label.get("app").cloned().unwrap_or_default())
+            }
+            other => format!("{other:?}"),
+        });
+        if seen.len() == 2 {
+            break;
+        }
+    }
+    assert_eq!(seen, ["added web", "deleted with app=web"]);
+}
+
+#[tokio::test]
+async fn objects_live_and_die() {
+    let client = client();
+    let maps: Resource<ConfigMap> = Resource::default_namespaced(client.clone());
+    let map: ConfigMap =
+        serde_json::from_value(json!({"metadata": {"generateName": "m-"}, "data": {"a": "1"}}))
+            .expect("a map");
+    let made = maps.create(&PostParams::default(), &map).await.expect("create");
+    let name = made.metadata.name.clone().expect("a name");
+    assert!(name.len() == 7 && name.starts_with("m-"), "{name}");
+    let mut changed = made.clone();
+    changed.data = Some([("a".to_owned(), "2".to_owned())].into());
+    maps.replace(&name, &PostParams::default(), &changed).await.expect("replace");
+    let stale = maps.replace(&name, &PostParams::default(), &made).await.expect_err("stale");
+    assert!(matches!(stale, kube::Error::Api(status) if status.code == 409));
+    maps.delete(&name, &DeleteParams::default()).await.expect("delete");
+    assert_eq!(maps.get_opt(&name).await.expect("get"), None);
+
+    let pods: Resource<Pod> = Resource::default_namespaced(client);
+    let mut bound = pod("web");
+    bound.spec.as_mut().expect("spec").node_name = Some("node1".to_owned());
+    pods.create(&PostParams::default(), &bound).await.expect("create");
+    pods.delete("web", &DeleteParams::default()).await.expect("delete");
+    let dying = pods.get("web").await.expect("it waits for the kubelet");
+    assert_eq!(dying.metadata.deletion_grace_period_seconds, Some(30));
+    pods.delete("web", &DeleteParams::default().grace_period(0)).await.expect("the kubelet's delete");
+    assert_eq!(pods.get_opt("web").await.expect("get"), None);
+}
