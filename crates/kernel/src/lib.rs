@@ -9,6 +9,7 @@ pub mod net;
 pub mod netns;
 pub mod nft;
 pub mod own;
+pub mod probe;
 pub mod process;
 pub mod rtnl;
 pub mod socket;
