@@ -82,7 +82,9 @@ impl Probe {
         Ok(match outcome {
             Ok(()) => {
                 let stream = TcpStream::from(self.socket);
-                stream.set_nonblocking(false).map_err(|e| Error::system("make a probe's socket blocking", e))?;
+                stream
+                    .set_nonblocking(false)
+                    .map_err(|e| Error::system("make a probe's socket blocking", e))?;
                 Connected::Yes(stream)
             }
             Err(Errno::CONNREFUSED) => Connected::Refused,
