@@ -1,0 +1,284 @@
+//! The stages of a packet's way and what is to be known at each: typed facts, and one line of text for people.
+//!
+//! ```text
+//!   1 resolve  2 socket  3 veth  4 service  5 route  6 policy(egress)  7 masq  8 tunnel │ node of the pod:
+//!   9 node     10 policy(ingress)  11 pod                                  12 return
+//! ```
+//!
+//! A stage that does not apply (no name to resolve, no tunnel on one node) is left out; the others keep their
+//! numbers, so that one number always means one thing.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use types::{IfName, IpNet, Mac, ObjectName, Protocol};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    Resolve,
+    Socket,
+    Veth,
+    Service,
+    Route,
+    Egress,
+    Masq,
+    Tunnel,
+    Node,
+    Ingress,
+    Pod,
+    Return,
+}
+
+impl Stage {
+    pub const ALL: [Self; 12] = [
+        Self::Resolve,
+        Self::Socket,
+        Self::Veth,
+        Self::Service,
+        Self::Route,
+        Self::Egress,
+        Self::Masq,
+        Self::Tunnel,
+        Self::Node,
+        Self::Ingress,
+        Self::Pod,
+        Self::Return,
+    ];
+
+    pub fn number(self) -> u8 {
+        Self::ALL.into_iter().zip(1..).find(|(stage, _)| *stage == self).map_or(0, |(_, n)| n)
+    }
+
+    /// The word in the second column.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Socket => "socket",
+            Self::Veth => "veth",
+            Self::Service => "service",
+            Self::Route => "route",
+            Self::Egress | Self::Ingress => "policy",
+            Self::Masq => "masq",
+            Self::Tunnel => "tunnel",
+            Self::Node => "node",
+            Self::Pod => "pod",
+            Self::Return => "return",
+        }
+    }
+}
+
+/// One hop, as expected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    pub n: u8,
+    pub stage: Stage,
+    /// The node on which it happens.
+    pub node: String,
+    pub text: String,
+    pub fact: Fact,
+}
+
+impl Hop {
+    pub fn new(stage: Stage, node: &str, fact: Fact) -> Self {
+        Self { n: stage.number(), stage, node: node.to_owned(), text: fact.to_string(), fact }
+    }
+}
+
+/// What is expected at a hop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Fact {
+    Resolve {
+        /// As written.
+        name: String,
+        /// As answered.
+        full_name: String,
+        addresses: Vec<IpAddr>,
+        /// Which name of the search list it was, from 1, and of how many.
+        step: usize,
+        of: usize,
+    },
+    Socket {
+        protocol: Protocol,
+        source: IpAddr,
+        destination: SocketAddr,
+    },
+    Veth {
+        pod: ObjectName,
+        host_if: IfName,
+        bridge: IfName,
+    },
+    /// Not a Service: the destination stays.
+    Direct {
+        destination: SocketAddr,
+    },
+    Service {
+        service: ObjectName,
+        port: String,
+        frontend: SocketAddr,
+        /// The one the observed connection took, or the first.
+        endpoint: SocketAddr,
+        choices: Vec<SocketAddr>,
+        /// `plumb/n3`: the chain that draws.
+        chain: String,
+    },
+    /// The connection ends at its frontend: told so, or not.
+    Refused {
+        frontend: SocketAddr,
+        service: Option<ObjectName>,
+        rejected: bool,
+        why: String,
+    },
+    Route {
+        destination: IpAddr,
+        /// `None`: the node's own routes, such as its default route.
+        prefix: Option<IpNet>,
+        via: Option<IpAddr>,
+        dev: Option<IfName>,
+        onlink: bool,
+    },
+    /// The node itself takes the packet.
+    LocalRoute {
+        destination: SocketAddr,
+    },
+    Policy {
+        direction: String,
+        pod: ObjectName,
+        isolated_by: Vec<ObjectName>,
+        /// The rule, from 1, that lets it pass.
+        allowed_by: Option<(ObjectName, usize)>,
+        /// `None` when allowed; otherwise the reason for each rule of each policy.
+        misses: Vec<RuleMiss>,
+        allowed: bool,
+    },
+    Masq {
+        /// The address that the packet leaves with; `None`: one of the device it leaves by.
+        source: Option<IpAddr>,
+        masquerade: bool,
+        why: String,
+    },
+    Tunnel {
+        dev: IfName,
+        vni: u32,
+        outer_source: IpAddr,
+        outer_destination: IpAddr,
+        outer_port: u16,
+        inner_mac: Option<Mac>,
+        extra_bytes: u32,
+    },
+    Node {
+        from: Option<IfName>,
+        bridge: IfName,
+        host_if: IfName,
+    },
+    Pod {
+        pod: Option<ObjectName>,
+        destination: SocketAddr,
+    },
+    Return {
+        /// What the client sees as the answer's source.
+        source: SocketAddr,
+        source_before: SocketAddr,
+        through: Vec<String>,
+    },
+}
+
+/// Why one rule of a policy did not match.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleMiss {
+    pub policy: ObjectName,
+    /// From 1; 0: the policy has no rules.
+    pub rule: usize,
+    pub why: String,
+}
+
+impl fmt::Display for RuleMiss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rule {
+            0 => write!(f, "{}: {}", self.policy, self.why),
+            rule => write!(f, "{} rule {rule}: {}", self.policy, self.why),
+        }
+    }
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve { name, full_name, addresses, step, of } => {
+                write!(f, "{name} → {full_name}, A {}", list(addresses))?;
+                if *of > 0 { write!(f, ", search step {step} of {of}") } else { Ok(()) }
+            }
+            Self::Socket { protocol, source, destination } => {
+                write!(f, "{protocol} {source} → {destination}")
+            }
+            Self::Veth { host_if, bridge, .. } => write!(f, "eth0 → {host_if} on {bridge}"),
+            Self::Direct { destination } => write!(f, "no Service has {destination}, it stays"),
+            Self::Service { service, port, endpoint, choices, .. } => {
+                let port = if port.is_empty() { String::new() } else { format!(":{port}") };
+                let of = match choices.len() {
+                    1 => "the only one".to_owned(),
+                    n => format!("1 of {n}, random"),
+                };
+                write!(f, "{service}{port} → {endpoint}, {of}")
+            }
+            Self::Refused { frontend, rejected, why, .. } => {
+                let word = if *rejected { "rejected" } else { "dropped" };
+                write!(f, "{frontend} is {word}: {why}")
+            }
+            Self::Route { prefix: None, .. } => f.write_str("the node's default route"),
+            Self::Route { prefix: Some(prefix), via, dev, onlink, .. } => {
+                write!(f, "{prefix}")?;
+                if let Some(via) = via {
+                    write!(f, " via {via}")?;
+                }
+                if let Some(dev) = dev {
+                    write!(f, " dev {dev}")?;
+                }
+                f.write_str(if *onlink { " onlink" } else { "" })
+            }
+            Self::LocalRoute { destination } => write!(f, "{destination} is the node itself"),
+            Self::Policy { .. } => self.fmt_policy(f),
+            Self::Masq { masquerade: false, why, .. } => write!(f, "no, {why}"),
+            Self::Masq { source: Some(source), why, .. } => write!(f, "yes, to {source}: {why}"),
+            Self::Masq { source: None, why, .. } => write!(f, "yes: {why}"),
+            Self::Tunnel { vni, outer_source, outer_destination, outer_port, extra_bytes, .. } => write!(
+                f,
+                "VXLAN {vni}, {outer_source} → {outer_destination}:{outer_port}, {extra_bytes} bytes more"
+            ),
+            Self::Node { from: Some(from), bridge, host_if } => write!(f, "{from} → {bridge} → {host_if}"),
+            Self::Node { from: None, bridge, host_if } => write!(f, "{bridge} → {host_if}"),
+            Self::Pod { pod: Some(pod), destination } => write!(f, "{pod}, {destination}"),
+            Self::Pod { pod: None, destination } => write!(f, "{destination}"),
+            Self::Return { source_before, source, through } => {
+                write!(f, "{source_before}")?;
+                if source != source_before {
+                    write!(f, ", shown as {source}")?;
+                }
+                write!(f, ", through {}", through.join(", "))
+            }
+        }
+    }
+}
+
+impl Fact {
+    fn fmt_policy(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Policy { direction, pod, isolated_by, allowed_by, misses, allowed } = self else {
+            return Ok(());
+        };
+        match allowed_by {
+            Some((policy, rule)) => write!(f, "{direction}: {policy}, rule {rule}, allowed"),
+            None if *allowed => write!(f, "{direction}: no policy selects {pod}, allowed"),
+            None if isolated_by.is_empty() => write!(f, "{direction}: {pod} is not known yet, denied"),
+            None => {
+                write!(f, "{direction}: denied, {pod} is isolated by {}", list(isolated_by))?;
+                misses.iter().try_for_each(|miss| write!(f, "; {miss}"))
+            }
+        }
+    }
+}
+
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}

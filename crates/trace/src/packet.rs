@@ -1,0 +1,52 @@
+//! A packet as the layers look at it, and the node on which they do.
+
+use std::net::{IpAddr, SocketAddr};
+
+use types::{IfName, IpNet, Protocol};
+
+/// The first packet of a connection, as it enters a node's IP hooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it comes in; `None`: a process of the node's own network namespace sends it.
+    pub iif: Option<IfName>,
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub protocol: Protocol,
+    pub sport: u16,
+    pub dport: u16,
+    pub ct: CtState,
+}
+
+/// What conntrack says of the packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CtState {
+    #[default]
+    New,
+    /// Its connection is known and no rule of a nat chain sees it.
+    Established,
+    Related,
+    Invalid,
+}
+
+impl Packet {
+    pub fn destination(&self) -> SocketAddr {
+        SocketAddr::new(self.dst, self.dport)
+    }
+}
+
+/// The node on which a packet is looked at, and the plan of addresses around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub node: String,
+    pub cluster_cidrs: Vec<IpNet>,
+    pub service_cidrs: Vec<IpNet>,
+    pub dns_ip: Option<IpAddr>,
+    /// Whether the node's agent holds the DNS socket.
+    pub dns_here: bool,
+}
+
+impl Place {
+    pub fn is_pod_address(&self, address: IpAddr) -> bool {
+        self.cluster_cidrs.iter().any(|cidr| cidr.contains(&address))
+    }
+}
