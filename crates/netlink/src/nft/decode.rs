@@ -39,9 +39,11 @@ impl Dump {
             NEWCHAIN => take_chain(table, attrs).ok_or(bad("a chain")),
             NEWRULE => {
                 let (chain, handle, rule) = read_rule(&id, attrs).ok_or(bad("a rule"))?;
-                let place = table.chains.entry(chain.clone()).or_default();
-                place.rules.push(rule);
-                self.handles.entry((id, chain)).or_default().push(handle);
+                // Chains are asked for first; one that is missing is in braces, or came after.
+                if let Some(place) = table.chains.get_mut(&chain) {
+                    place.rules.push(rule);
+                    self.handles.entry((id, chain)).or_default().push(handle);
+                }
                 Ok(())
             }
             NEWSET => {
@@ -104,7 +106,7 @@ fn take_chain(table: &mut Table, attrs: &[u8]) -> Option<()> {
 
 fn read_rule(id: &TableId, attrs: &[u8]) -> Option<(String, u64, Rule)> {
     let chain = name(attrs, 2)?;
-    let handle = nfnetlink::find(attrs, 3).and_then(nfnetlink::be64)?;
+    let handle = nfnetlink::find(attrs, 3).and_then(nfnetlink::be64).unwrap_or(0);
     let exprs = expr::decode_all(nfnetlink::find(attrs, 4).unwrap_or(&[]), id.family)?;
     let comment = nfnetlink::find(attrs, 7).and_then(decode_comment).unwrap_or_default();
     Some((chain, handle, Rule { exprs, comment }))
