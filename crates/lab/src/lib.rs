@@ -1,7 +1,7 @@
 //! Owns: the lab: nodes as namespaces on one machine, the processes in them, and their life from up to down.
 //! Never: touches the machine's own network namespace, and no decision of the network: agents make it.
 //! In → Out: `plumb lab …` → a process tree under one anchor, a run directory, a kubeconfig.
-//! Read first: [`Args`], then [`plan::Plan`].
+//! Read first: [`Args`], then [`plan::Plan`], then [`supervise`].
 //!
 //! ```text
 //! caller's PID and network namespace
@@ -17,13 +17,22 @@
 //! and with those every interface, rule and mount. That is all that `down` does, whatever was killed before.
 
 pub mod adopt;
+pub mod agent;
 pub mod anchor;
+mod api;
+mod apply;
+mod client;
 pub mod down;
 pub mod exec;
 pub mod hold;
 pub mod inside;
+mod network;
+mod outside;
 pub mod plan;
 pub mod rundir;
+pub mod status;
+pub mod supervise;
+pub mod up;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,13 +56,28 @@ pub struct Name {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Start a cluster, or mend the one that runs
+    Up(up::Options),
     /// End a cluster and remove all of it
     Down(Name),
+    /// Show the processes and nodes
+    Status(Name),
     /// Run a command inside a node
     Exec(exec::Options),
+    /// Stop or start the agent of a node (what it wired goes on working)
+    Agent(agent::Options),
     /// Pid 1 of the lab
     #[command(hide = true)]
     Anchor(Internal),
+    /// Starts and restarts the lab's processes
+    #[command(hide = true)]
+    Supervise(Internal),
+    /// The API and the controllers
+    #[command(hide = true)]
+    Api(Internal),
+    /// The servers beyond the nodes' gateway
+    #[command(hide = true)]
+    Outside(Internal),
     /// Keep a set of namespaces
     #[command(hide = true)]
     Hold(hold::Options),
@@ -69,9 +93,15 @@ pub struct Internal {
 /// Runs the subcommand; the exit code is that of the command for `exec`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
+        Command::Up(options) => up::run(&options),
         Command::Down(name) => down::run(&name),
+        Command::Status(name) => status::run(&name),
         Command::Exec(options) => exec::run(&options),
+        Command::Agent(options) => agent::run(&options),
         Command::Anchor(internal) => anchor::run(&internal),
+        Command::Supervise(internal) => supervise::run(&internal),
+        Command::Api(internal) => api::run(&internal),
+        Command::Outside(internal) => outside::run(&internal),
         Command::Hold(options) => hold::run(&options),
     }
 }

@@ -1,0 +1,87 @@
+//! `plumb lab agent stop|start NODE`: an agent away, to see that what it wired goes on working.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+
+use crate::Name;
+use crate::inside::Inside;
+use crate::supervise::{State, Status};
+
+/// `plumb lab agent`
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Kill the agent and keep it stopped
+    Stop(Node),
+    /// Start it again
+    Start(Node),
+}
+
+#[derive(clap::Args, Debug)]
+struct Node {
+    #[command(flatten)]
+    name: Name,
+    /// A node, such as node1
+    node: String,
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sets or clears the flag that the supervisor honours, and waits until it has.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let (node, stop) = match &options.verb {
+        Verb::Stop(node) => (node, true),
+        Verb::Start(node) => (node, false),
+    };
+    let inside = Inside::find(&node.name.name)?;
+    inside.check_node(&node.node)?;
+    let process = format!("agent-{}", node.node);
+    let flag = inside.run.stopped(&process);
+    if stop {
+        std::fs::write(&flag, "").with_context(|| format!("write {}", flag.display()))?;
+        if let Some(pid) = inside.living(&process) {
+            kill(&inside, &node.node, pid)?;
+        }
+    } else if flag.exists() {
+        std::fs::remove_file(&flag).with_context(|| format!("remove {}", flag.display()))?;
+    }
+    wait_for(&inside, &process, if stop { State::Stopped } else { State::Running })?;
+    println!("{process} is {}", if stop { "stopped" } else { "running" });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The number inside means nothing here, so `kill` runs inside.
+fn kill(inside: &Inside, node: &str, pid: u32) -> Result<()> {
+    let process = inside.spawn_in(node, "kill")?.args(["-KILL", &pid.to_string()]).start()?;
+    // It fails when the agent has just ended by itself: the state below is what counts.
+    process.wait()?;
+    Ok(())
+}
+
+fn wait_for(inside: &Inside, process: &str, wanted: State) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = Status::read(&inside.run);
+        let state = status.processes.get(process).map(|entry| entry.state);
+        let settled = state == Some(wanted) && inside.living(process).is_some() == (wanted == State::Running);
+        if settled {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "{process} is {state:?} and not {wanted:?} after {} s; its log: {}",
+                PATIENCE.as_secs(),
+                inside.run.log(process).display()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,34 @@
+//! The lab's own way to its API, with the user's kubeconfig.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Node;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+use crate::rundir::RunDir;
+
+/// A client with the administrator's token.
+pub async fn admin(run: &RunDir) -> Result<Client> {
+    let path = run.kubeconfig();
+    let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("read {}", path.display()))?;
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("use {}", path.display()))?;
+    // A lab is on this machine: what does not answer soon does not answer.
+    (config.connect_timeout, config.read_timeout) = (Some(Duration::from_secs(2)), Some(Duration::from_secs(10)));
+    // Environment proxies are for the way out, never for the loopback.
+    config.proxy_url = None;
+    Ok(Client::try_from(config)?)
+}
+
+/// Why a node is not Ready; `None` when it is.
+pub fn not_ready(node: &Node) -> Option<String> {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    match conditions.into_iter().find(|condition| condition.type_ == "Ready") {
+        Some(condition) if condition.status == "True" => None,
+        Some(condition) => Some(condition.message.clone().unwrap_or_else(|| "no reason given".into())),
+        None => Some("its kubelet has not reported yet".into()),
+    }
+}

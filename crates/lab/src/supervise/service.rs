@@ -1,0 +1,141 @@
+//! The processes that are kept running, and the ones of a lost node that must go.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use kernel::process::{Namespaces, Process, Signal, Spawn};
+
+use super::{Holders, State, StatusFile, ended};
+use crate::adopt;
+use crate::plan::{NODE_VARIABLE, Plan, node_address};
+use crate::rundir::RunDir;
+
+/// A process that ended is started again after this …
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// … doubling up to this while it keeps ending within [`SETTLED`].
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const SETTLED: Duration = Duration::from_secs(5);
+/// How soon `plumb lab agent start` is noticed.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// One process and how to start it.
+#[derive(Debug)]
+pub struct Service {
+    name: String,
+    run: RunDir,
+    args: Vec<String>,
+    /// The node it runs in.
+    node: Option<(String, OwnedFd)>,
+}
+
+/// API, outside, and per node an agent and a kubelet.
+pub fn all(run: &RunDir, plan: &Plan, holders: &Holders) -> Result<Vec<Service>> {
+    let here = run.path().display().to_string();
+    let mut services: Vec<Service> = ["api", "outside"]
+        .map(|name| Service {
+            name: name.to_owned(),
+            run: run.clone(),
+            args: ["lab", name, "--run", &here].map(str::to_owned).to_vec(),
+            node: None,
+        })
+        .into();
+    for (number, node) in (1..=plan.nodes).zip(plan.node_names()) {
+        let address = node_address(number).to_string();
+        for program in ["agent", "kubelet"] {
+            let holder = holders.get(&node).with_context(|| format!("{node} has no holder"))?;
+            let holder = std::os::fd::AsFd::as_fd(holder).try_clone_to_owned()?;
+            let mut args = vec![program.to_owned()];
+            args.extend(["--node", &node, "--kubeconfig"].map(str::to_owned));
+            args.push(format!("/run/{program}.kubeconfig"));
+            if program == "kubelet" {
+                args.extend(["--address".to_owned(), address.clone()]);
+            }
+            services.push(Service {
+                name: format!("{program}-{node}"),
+                run: run.clone(),
+                args,
+                node: Some((node.clone(), holder)),
+            });
+        }
+    }
+    Ok(services)
+}
+
+impl Service {
+    /// Adopts or starts it, and starts it again whenever it ends; returns only on an error of the lab's own.
+    pub async fn keep_running(self, status: &StatusFile) -> Result<()> {
+        let mut adopted = adopt::living(&self.run.pid_file(&self.name))?;
+        let (mut pause, mut restarted) = (FIRST_PAUSE, false);
+        loop {
+            self.wait_while_stopped(status).await;
+            let process = match adopted.take() {
+                Some(process) => Ok(process),
+                None => self.start(),
+            };
+            let since = Instant::now();
+            let why = match process {
+                Ok(process) => {
+                    status.running(&self.name, process.pid(), restarted);
+                    ended(&process).await?;
+                    self.run.last_lines(&self.name, 3)
+                }
+                Err(error) => format!("    {error:#}\n"),
+            };
+            status.gone(&self.name, State::Ended, Some(why));
+            pause = if since.elapsed() > SETTLED { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+            restarted = true;
+            if !self.run.stopped(&self.name).exists() {
+                tokio::time::sleep(pause / 2).await;
+            }
+        }
+    }
+
+    async fn wait_while_stopped(&self, status: &StatusFile) {
+        let flag = self.run.stopped(&self.name);
+        if flag.exists() {
+            status.gone(&self.name, State::Stopped, None);
+            while flag.exists() {
+                tokio::time::sleep(GLANCE).await;
+            }
+        }
+    }
+
+    fn start(&self) -> Result<Process> {
+        let mut spawn = Spawn::this_program()?
+            .argv0("plumb")
+            .args(&self.args)
+            .new_session()
+            .output_to(self.run.log(&self.name))?;
+        if let Some((node, holder)) = &self.node {
+            spawn = spawn
+                .env(NODE_VARIABLE, node)
+                .join(Namespaces::NET | Namespaces::MOUNT | Namespaces::UTS, holder)?
+                .directory("/");
+        }
+        let process = spawn.start().with_context(|| format!("start {}", self.name))?;
+        adopt::note(&self.run.pid_file(&self.name), &process)?;
+        Ok(process)
+    }
+}
+
+/// Ends every process that still runs in the namespaces of a node whose holder is gone.
+pub fn evict(node: &str) -> Result<()> {
+    let mark = format!("{NODE_VARIABLE}={node}");
+    let mut leaving = Vec::new();
+    for entry in std::fs::read_dir("/proc").context("list /proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // Opened before it is judged: a successor with the same pid cannot be meant.
+        let Some(process) = Process::open(pid)? else { continue };
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
+            process.signal(Signal::KILL)?;
+            leaving.push(process);
+        }
+    }
+    for process in leaving {
+        process.wait_ended(Duration::from_secs(5))?;
+        let _ = process.try_wait();
+    }
+    Ok(())
+}

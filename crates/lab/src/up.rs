@@ -1,0 +1,134 @@
+//! `plumb lab up`: starts a lab, or mends the one that runs, and waits until its nodes are Ready.
+
+mod launch;
+mod wait;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::plan::{MAX_NODES, Plan};
+use crate::rundir::RunDir;
+use crate::{Name, adopt, apply, client, down};
+
+/// `plumb lab up`
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    name: Name,
+    /// How many nodes [default: 2, or as many as the running lab has]
+    #[arg(long)]
+    nodes: Option<u8>,
+    /// Apply this manifest once the nodes are Ready (may be given several times)
+    #[arg(short = 'f', long = "file", value_name = "MANIFEST")]
+    files: Vec<PathBuf>,
+    /// Keep the API's objects in this directory, also after `down`
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+/// Progress, one line per step, with the time since the start.
+pub struct Progress(Instant);
+
+impl Progress {
+    pub fn step(&self, what: &str) {
+        println!("{:>7.2} s  {what}", self.0.elapsed().as_secs_f64());
+    }
+}
+
+/// Everything that can be wrong with the input is found before anything is started; a lab that cannot be started is
+/// removed again, while one that ran before stays.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let progress = Progress(Instant::now());
+    let manifests = apply::read(&options.files)?;
+    let run = RunDir::of(&options.name.name)?;
+    let adopted = adopt::anchor(&run)?.is_some();
+    let _lock = if adopted {
+        let lock = down::lock(&run)?;
+        check_same(&run, options)?;
+        progress.step(&format!("lab {} runs already; mending what is broken", options.name.name));
+        launch::mend(&run)?;
+        lock
+    } else {
+        let (plan, plugin) = launch::plan(options, &run)?;
+        // What a lab that was killed has left.
+        run.remove()?;
+        run.create(&plan.node_names())?;
+        let lock = down::lock(&run)?;
+        launched(&run, launch::start(&run, &plan))?;
+        progress.step(&format!("lab {}: {} nodes, {}", plan.name, plan.nodes, run.path().display()));
+        drop(plugin);
+        lock
+    };
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?
+        .block_on(finish(&run, &manifests, &progress));
+    match outcome {
+        Err(error) if !adopted && !matches!(error, Failed::Manifest(_)) => {
+            launched(&run, Err(error.into()))?;
+        }
+        other => other?,
+    }
+    println!("\nexport KUBECONFIG={}", run.kubeconfig().display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Nothing is half made: a failed start is taken back.
+fn launched(run: &RunDir, outcome: Result<()>) -> Result<()> {
+    let Err(error) = outcome else { return Ok(()) };
+    match down::end(run) {
+        Ok(()) => Err(error.context("the lab did not start, and nothing of it is left")),
+        Err(left) => Err(error.context(format!("the lab did not start; and its remains could not be removed: {left:#}"))),
+    }
+}
+
+/// Where `up` failed: a manifest that the API refuses says nothing against the lab.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Lab(anyhow::Error),
+    #[error(transparent)]
+    Manifest(anyhow::Error),
+}
+
+async fn finish(run: &RunDir, manifests: &[apply::Item], progress: &Progress) -> Result<(), Failed> {
+    wait::nodes_ready(run, progress).await.map_err(Failed::Lab)?;
+    if manifests.is_empty() {
+        return Ok(());
+    }
+    let client = client::admin(run).await.map_err(Failed::Lab)?;
+    for item in manifests {
+        progress.step(&apply::apply(&client, item).await.map_err(Failed::Manifest)?);
+    }
+    Ok(())
+}
+
+fn check_same(run: &RunDir, options: &Options) -> Result<()> {
+    let plan = Plan::read(run)?;
+    if let Some(nodes) = options.nodes.filter(|nodes| *nodes != plan.nodes) {
+        bail!(
+            "lab {} runs with {} nodes and cannot become one of {nodes}; `plumb lab down --name {}` first",
+            plan.name,
+            plan.nodes,
+            plan.name
+        );
+    }
+    if let Some(data) = &options.data {
+        let wanted = launch::data_file(data)?;
+        if wanted != plan.data {
+            bail!("lab {} keeps its data in {}, not in {}", plan.name, plan.data.display(), wanted.display());
+        }
+    }
+    Ok(())
+}
+
+fn check_nodes(nodes: u8) -> Result<u8> {
+    if nodes == 0 || nodes > MAX_NODES {
+        bail!("--nodes {nodes}: a lab has 1 to {MAX_NODES} nodes");
+    }
+    Ok(nodes)
+}

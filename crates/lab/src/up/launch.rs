@@ -1,0 +1,117 @@
+//! From nothing to a running anchor.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use apiserver::{Credentials, Identity};
+use kernel::mount::Mount;
+use kernel::process::{IdMap, Namespaces, Spawn};
+
+use super::{Options, check_nodes};
+use crate::adopt;
+use crate::plan::{API, API_PORT, Plan};
+use crate::rundir::RunDir;
+
+/// What the lab is to be. The listener keeps the port chosen for the API until the API itself is about to take it.
+pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
+    let nodes = check_nodes(options.nodes.unwrap_or(2))?;
+    let cni = plugin()?;
+    let data = match &options.data {
+        Some(dir) => {
+            std::fs::create_dir_all(dir).with_context(|| format!("make the data directory {}", dir.display()))?;
+            data_file(dir)?
+        }
+        None => run.file("api.sqlite"),
+    };
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port on 127.0.0.1 for the API")?;
+    let api_port = port.local_addr().context("find a free port")?.port();
+    Ok((Plan { name: options.name.name.clone(), nodes, api_port, data, cni }, port))
+}
+
+/// The database in a data directory, by its full path: the lab's processes live in other directories.
+pub fn data_file(dir: &Path) -> Result<PathBuf> {
+    let dir = dir.canonicalize().with_context(|| format!("the data directory {}", dir.display()))?;
+    Ok(dir.join("api.sqlite"))
+}
+
+/// The CNI executable stands beside this one, as the build leaves them and a package installs them.
+fn plugin() -> Result<PathBuf> {
+    let here = std::env::current_exe().context("find this program's own path")?;
+    let path = here.with_file_name("plumb-cni");
+    if !path.is_file() {
+        bail!(
+            "the CNI executable {} is missing: it belongs beside {}; build it with: cargo build --release -p cni-plugin",
+            path.display(),
+            here.display()
+        );
+    }
+    Ok(path)
+}
+
+/// Writes what the lab's processes read, and starts the anchor.
+pub fn start(run: &RunDir, plan: &Plan) -> Result<()> {
+    plan.write(run)?;
+    kubeconfigs(run, plan)?;
+    let mut spawn = Spawn::this_program()?
+        .args(["lab", "anchor", "--run"])
+        .arg(run.path())
+        .env("PLUMB_LAB", &plan.name)
+        .new_namespaces(Namespaces::PID | Namespaces::MOUNT)
+        .mount(Mount::private("/")?)
+        .mount(Mount::proc("/proc")?)
+        .directory("/")
+        .new_session()
+        .output_to(run.log("anchor"))?;
+    if !kernel::own::is_root() {
+        let (uid, gid) = kernel::own::ids();
+        let root = |outside| [IdMap { inside: 0, outside, count: 1 }];
+        spawn = spawn.new_user_namespace(&root(uid), &root(gid));
+    }
+    let anchor = spawn.start().map_err(explain)?;
+    adopt::note(&run.file("anchor"), &anchor)
+}
+
+/// A living lab: certificates and kubeconfigs may have been lost; processes are the supervisor's.
+pub fn mend(run: &RunDir) -> Result<()> {
+    let plan = Plan::read(run)?;
+    run.create(&plan.node_names())?;
+    kubeconfigs(run, &plan)
+}
+
+fn kubeconfigs(run: &RunDir, plan: &Plan) -> Result<()> {
+    let credentials = Credentials::open(&run.file("credentials"))?;
+    let outer = format!("https://{}:{}", Ipv4Addr::LOCALHOST, plan.api_port);
+    let inner = format!("https://{API}:{API_PORT}");
+    let cluster = format!("plumb-{}", plan.name);
+    credentials.write_kubeconfig(&run.kubeconfig(), &cluster, &outer, &Identity::Admin)?;
+    for node in plan.node_names() {
+        let dir = run.node(&node).join("run");
+        let agent = Identity::Agent(node.clone());
+        credentials.write_kubeconfig(&dir.join("agent.kubeconfig"), &cluster, &inner, &agent)?;
+        credentials.write_kubeconfig(&dir.join("kubelet.kubeconfig"), &cluster, &inner, &Identity::Kubelet(node))?;
+    }
+    Ok(())
+}
+
+/// Why an ordinary user may not make namespaces, and what helps.
+fn explain(error: kernel::Error) -> anyhow::Error {
+    let error = anyhow!(error).context("start the lab's own PID namespace");
+    if kernel::own::is_root() {
+        return error.context("root may lack CAP_SYS_ADMIN here (a container?): run it privileged");
+    }
+    let value = |path: &str| std::fs::read_to_string(Path::new("/proc/sys").join(path)).unwrap_or_default();
+    let cause = if value("kernel/apparmor_restrict_unprivileged_userns").trim() == "1" {
+        "AppArmor restricts user namespaces of ordinary users (Ubuntu 23.10 and later)\n  \
+         allow them until the next boot:  sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    } else if value("kernel/unprivileged_userns_clone").trim() == "0" {
+        "user namespaces of ordinary users are switched off\n  \
+         allow them until the next boot:  sudo sysctl -w kernel.unprivileged_userns_clone=1"
+    } else if value("user/max_user_namespaces").trim() == "0" {
+        "this system allows no user namespaces\n  \
+         allow them until the next boot:  sudo sysctl -w user.max_user_namespaces=10000"
+    } else {
+        "the kernel refuses user namespaces here (a container's seccomp profile?)"
+    };
+    error.context(format!("{cause}\n  or run the lab as root: sudo plumb lab up"))
+}

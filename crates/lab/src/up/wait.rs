@@ -1,0 +1,81 @@
+//! Waits for a lab to be ready, and when it is not, says which part and why.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
+
+use super::Progress;
+use crate::plan::Plan;
+use crate::rundir::RunDir;
+use crate::supervise::{State, Status};
+use crate::{adopt, client};
+
+/// A lab takes a second or two; a machine that is busy with ten other things, more.
+const PATIENCE: Duration = Duration::from_secs(60);
+const GLANCE: Duration = Duration::from_millis(10);
+
+pub async fn nodes_ready(run: &RunDir, progress: &Progress) -> Result<()> {
+    let plan = Plan::read(run)?;
+    let deadline = Instant::now() + PATIENCE;
+    let client = api_answers(run, &plan, deadline).await?;
+    progress.step(&format!("API on https://127.0.0.1:{}", plan.api_port));
+    let nodes: Api<Node> = Api::all(client);
+    let mut ready = BTreeSet::new();
+    loop {
+        let mut waiting = Vec::new();
+        let listed = nodes.list(&ListParams::default()).await;
+        let listed = listed.map(|list| list.items).unwrap_or_default();
+        for name in plan.node_names() {
+            match listed.iter().find(|node| node.name_any() == name).map(client::not_ready) {
+                Some(None) if ready.insert(name.clone()) => progress.step(&format!("{name} Ready")),
+                Some(None) => {}
+                Some(Some(why)) => waiting.push(format!("{name}: {why}")),
+                None => waiting.push(format!("{name}: its kubelet has not registered it")),
+            }
+        }
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        check(run, deadline, || format!("nodes are not Ready: {}", waiting.join("; ")))?;
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+async fn api_answers(run: &RunDir, plan: &Plan, deadline: Instant) -> Result<Client> {
+    let client = client::admin(run).await?;
+    loop {
+        match client.apiserver_version().await {
+            Ok(_) => return Ok(client),
+            Err(error) => check(run, deadline, || format!("the API on port {} does not answer: {error}", plan.api_port))?,
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+/// Fails when the lab has died, cannot live, or takes too long.
+fn check(run: &RunDir, deadline: Instant, waiting: impl FnOnce() -> String) -> Result<()> {
+    if adopt::anchor(run)?.is_none() {
+        bail!("the lab's anchor ended; the end of its log:\n{}", run.last_lines("anchor", 5));
+    }
+    if Instant::now() < deadline {
+        return Ok(());
+    }
+    let status = Status::read(run);
+    let mut why = format!("{}, after {} s", waiting(), PATIENCE.as_secs());
+    if let Some(failure) = status.failure {
+        why += &format!("\n  the supervisor: {failure}");
+    }
+    for (name, entry) in &status.processes {
+        if let (State::Ended, Some(end)) = (entry.state, &entry.last_end) {
+            why += &format!("\n  {name} was started {} times and ended each time; the end of its log:\n{end}", entry.restarts + 1);
+        }
+    }
+    if status.processes.is_empty() {
+        why += &format!("\n  the supervisor's log:\n{}", run.last_lines("supervise", 5));
+    }
+    bail!("{}", why.trim_end())
+}
