@@ -70,6 +70,7 @@ impl Root<'_> {
     fn build(&self) -> Result<()> {
         Mount::tmpfs(&self.new, "mode=755")?.apply()?;
         self.take_over_directories()?;
+        self.hide_the_lab()?;
         for name in ["proc", "sys", "run", "etc", "var", "opt", ".host/etc", ".host/var", ".host/opt"] {
             make_dir(&self.at(name))?;
         }
@@ -115,6 +116,14 @@ impl Root<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The lab's own files (an administrator's kubeconfig among them) are none of a pod's business, and of no other
+    /// node's. Below /run they do not show anyway.
+    fn hide_the_lab(&self) -> Result<()> {
+        let Some(labs) = self.run.path().parent() else { return Ok(()) };
+        let shown = self.new.join(labs.strip_prefix("/").unwrap_or(labs));
+        if shown.is_dir() { Ok(Mount::tmpfs(shown, "mode=755")?.apply()?) } else { Ok(()) }
     }
 
     fn etc(&self, files: &Path) -> Result<()> {

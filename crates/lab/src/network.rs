@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result};
 use kernel::rtnl::Rtnl;
 use kernel::socket::refusal;
-use kernel::veth::{PodRoute, PodVeth, Port};
+use kernel::veth::{PodVeth, Port};
 use kernel::{Netns, veth};
-use kstate::net::{Link, LinkKind};
+use kstate::net::{Link, LinkKind, Route, RouteKey, RouteKind};
 use netlink::route;
 use types::{IfName, IpNet};
 
@@ -17,6 +17,7 @@ use crate::supervise::Holders;
 
 /// `lo` is the first link of every namespace.
 const LOOPBACK: u32 = 1;
+const MAIN_TABLE: u32 = 254;
 
 /// Makes the picture of [`crate::plan`] true.
 pub fn wire(plan: &Plan, holders: &Holders) -> Result<()> {
@@ -61,7 +62,6 @@ fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, address: Ipv4Addr) -> R
         return Ok(());
     }
     let addresses = [IpNet::new(address.into(), PREFIX)?];
-    let default = PodRoute { dst: IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0)?, via: Some(IpAddr::from(GATEWAY)) };
     veth::create(
         underlay,
         &PodVeth {
@@ -72,14 +72,22 @@ fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, address: Ipv4Addr) -> R
             mac: None,
             mtu: None,
             addresses: &addresses,
-            // The gateway itself has nowhere further to go.
-            routes: if address == GATEWAY { &[] } else { std::slice::from_ref(&default) },
+            routes: &[],
             bridge: Some(Port { bridge: &bridge, isolated: false }),
             loopback: true,
         },
     )
     .with_context(|| format!("connect {name} to the underlay"))?;
-    Ok(())
+    // The gateway itself has nowhere further to go.
+    if address == GATEWAY { Ok(()) } else { default_route(&mut Rtnl::open_in(netns)?) }
+}
+
+/// Of the administrator's kind: the agent takes routes of its own protocol for its own.
+fn default_route(rtnl: &mut Rtnl) -> Result<()> {
+    let key = RouteKey { dst: IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0)?, table: MAIN_TABLE };
+    let via = Some(IpAddr::from(GATEWAY));
+    let value = Route { dev: None, via, onlink: false, src: None, kind: RouteKind::Unicast };
+    change(rtnl, "add the default route", |writer, seq| route::add_static_route(writer, seq, &key, &value, None))
 }
 
 fn address(rtnl: &mut Rtnl, index: u32, address: IpNet) -> Result<()> {

@@ -76,8 +76,9 @@ async fn supervise(run: &RunDir, plan: &Plan, status: &StatusFile) -> Result<()>
 
 /// Waits for the end of a process, and reaps it if it is ours.
 pub async fn ended(process: &Process) -> Result<()> {
-    AsyncFd::with_interest(process.as_fd(), Interest::READABLE)
-        .context("watch a process")?
+    #[expect(deprecated, reason = "its successor is unsafe for types that may close their file; a borrow cannot")]
+    let watched = AsyncFd::with_interest(process.as_fd(), Interest::READABLE).context("watch a process")?;
+    watched
         .readable()
         .await
         .context("watch a process")?

@@ -20,3 +20,16 @@ pub const TABLE: &str = "plumb";
 pub const MASQUERADE_MARK: u32 = 0x4000;
 /// Annotation on a Node: hardware address of its VTEP.
 pub const VTEP_MAC_ANNOTATION: &str = "plumb.dev/vtep-mac";
+
+/// The kubelet's unix socket inside a node: `GET /containerLogs/{ns}/{pod}/{container}` with the query of kubectl's
+/// `log`, and `POST /exec/{ns}/{pod}/{container}` with that of `exec`, upgraded (`Upgrade: plumb-exec`, 101) to frames
+/// in both directions:
+///
+/// ```text
+/// 4 bytes, big endian: length of what follows │ 1 byte: channel of v5.channel.k8s.io │ payload
+/// ```
+/// so a frame with an empty payload has length 1. Channel 0 stdin, 1 stdout, 2 stderr, 3 the final Status as JSON,
+/// 4 terminal size as JSON, 255 closes the channel in its payload.
+pub const KUBELET_SOCKET: &str = "/run/kubelet.sock";
+/// The protocol in the `Upgrade` header of an exec.
+pub const EXEC_PROTOCOL: &str = "plumb-exec";

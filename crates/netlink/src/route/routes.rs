@@ -14,6 +14,7 @@ const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTNH_F_ONLINK: u32 = 4;
 const RTM_F_CLONED: u32 = 0x200;
+const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 const RTN_UNREACHABLE: u8 = 7;
 const SCOPE_UNIVERSE: u8 = 0;
@@ -25,12 +26,19 @@ const LENGTH: usize = 12; // struct rtmsg
 /// `index`: of the route's device.
 pub fn set_route(writer: &mut Writer, seq: u32, key: &RouteKey, route: &Route, index: Option<u32>) {
     let flags = flags::CREATE | flags::REPLACE | flags::ACK;
-    write_route(writer, (flags, seq), key, route, index);
+    write_route(writer, (flags, seq), key, route, (index, ROUTE_PROTOCOL));
 }
 
 /// Adds the route; one that is there already is EEXIST.
 pub fn add_route(writer: &mut Writer, seq: u32, key: &RouteKey, route: &Route, index: Option<u32>) {
-    write_route(writer, (flags::CREATE | flags::EXCL | flags::ACK, seq), key, route, index);
+    let flags = flags::CREATE | flags::EXCL | flags::ACK;
+    write_route(writer, (flags, seq), key, route, (index, ROUTE_PROTOCOL));
+}
+
+/// As an administrator would (`proto static`): a route that no agent takes for its own and removes.
+pub fn add_static_route(writer: &mut Writer, seq: u32, key: &RouteKey, route: &Route, index: Option<u32>) {
+    let flags = flags::CREATE | flags::REPLACE | flags::ACK;
+    write_route(writer, (flags, seq), key, route, (index, RTPROT_STATIC));
 }
 
 fn write_route(
@@ -38,7 +46,7 @@ fn write_route(
     (flags, seq): (u16, u32),
     key: &RouteKey,
     route: &Route,
-    index: Option<u32>,
+    (index, protocol): (Option<u32>, u8),
 ) {
     let (kind, scope) = match (route.kind, route.via) {
         (RouteKind::Unreachable, _) => (RTN_UNREACHABLE, SCOPE_UNIVERSE),
@@ -47,7 +55,7 @@ fn write_route(
     };
     writer.message(head(RTM_NEWROUTE, flags, seq), |writer| {
         let nexthop_flags = if route.onlink { RTNH_F_ONLINK } else { 0 };
-        rtmsg(writer, key, [ROUTE_PROTOCOL, scope, kind], nexthop_flags);
+        rtmsg(writer, key, [protocol, scope, kind], nexthop_flags);
         if let Some(via) = route.via {
             writer.ip(RTA_GATEWAY, via);
         }
