@@ -35,7 +35,12 @@ pub fn run(internal: &Internal) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the API's runtime")?
-        .block_on(serve(&run, &plan, Nodes { run: run.clone(), underlay: Arc::new(underlay) }, [loopback, inner]))?;
+        .block_on(serve(
+            &run,
+            &plan,
+            Nodes { run: run.clone(), underlay: Arc::new(underlay) },
+            [loopback, inner],
+        ))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -20,7 +20,8 @@ pub struct Item {
 pub fn read(paths: &[PathBuf]) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     for path in paths {
-        let text = std::fs::read_to_string(path).with_context(|| format!("read the manifest {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("read the manifest {}", path.display()))?;
         items.extend(parse(path, &text)?);
     }
     Ok(items)
@@ -46,7 +47,8 @@ fn parse(path: &Path, text: &str) -> Result<Vec<Item>> {
 }
 
 fn item(value: serde_json::Value, origin: String) -> Result<Item> {
-    let text = |pointer: &str| value.pointer(pointer).and_then(|text| text.as_str()).unwrap_or_default().to_owned();
+    let text =
+        |pointer: &str| value.pointer(pointer).and_then(|text| text.as_str()).unwrap_or_default().to_owned();
     let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
     for (field, value) in [("apiVersion", &version), ("kind", &kind), ("metadata.name", &name)] {
         if value.is_empty() {
@@ -97,13 +99,15 @@ mod tests {
     fn several_documents_and_lists_are_read_in_order() {
         let text = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n---\napiVersion: v1\nkind: List\nitems:\n- apiVersion: apps/v1\n  kind: Deployment\n  metadata: {name: b, namespace: a}\n";
         let items = parse(Path::new("x.yaml"), text).expect("valid");
-        let kinds: Vec<_> = items.iter().map(|item| (item.kind.group.as_str(), item.object.name_any())).collect();
+        let kinds: Vec<_> =
+            items.iter().map(|item| (item.kind.group.as_str(), item.object.name_any())).collect();
         assert_eq!(kinds, [("", "a".to_owned()), ("apps", "b".to_owned())]);
     }
 
     #[test]
     fn errors_name_the_file_and_the_field() {
-        let error = parse(Path::new("x.yaml"), "kind: Pod\nmetadata: {name: a}\n").expect_err("no apiVersion");
+        let error =
+            parse(Path::new("x.yaml"), "kind: Pod\nmetadata: {name: a}\n").expect_err("no apiVersion");
         assert_eq!(error.to_string(), "x.yaml, document 1: the object has no apiVersion");
         assert!(parse(Path::new("x.yaml"), "a: [").is_err());
     }

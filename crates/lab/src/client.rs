@@ -17,7 +17,8 @@ pub async fn admin(run: &RunDir) -> Result<Client> {
         .await
         .with_context(|| format!("use {}", path.display()))?;
     // A lab is on this machine: what does not answer soon does not answer.
-    (config.connect_timeout, config.read_timeout) = (Some(Duration::from_secs(2)), Some(Duration::from_secs(10)));
+    (config.connect_timeout, config.read_timeout) =
+        (Some(Duration::from_secs(2)), Some(Duration::from_secs(10)));
     // Environment proxies are for the way out, never for the loopback.
     config.proxy_url = None;
     Ok(Client::try_from(config)?)

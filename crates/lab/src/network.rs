@@ -32,7 +32,9 @@ pub fn wire(plan: &Plan, holders: &Holders) -> Result<()> {
     cable(&mut underlay, "outside", &outside, GATEWAY)?;
     let mut inner = Rtnl::open_in(&outside)?;
     address(&mut inner, LOOPBACK, IpNet::new(OUTSIDE.into(), 32)?)?;
-    outside.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))?.context("let the outside forward")?;
+    outside
+        .run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))?
+        .context("let the outside forward")?;
 
     for node in plan.node_names() {
         let number = node_number(&node).context("a node has a number")?;
@@ -87,7 +89,9 @@ fn default_route(rtnl: &mut Rtnl) -> Result<()> {
     let key = RouteKey { dst: IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0)?, table: MAIN_TABLE };
     let via = Some(IpAddr::from(GATEWAY));
     let value = Route { dev: None, via, onlink: false, src: None, kind: RouteKind::Unicast };
-    change(rtnl, "add the default route", |writer, seq| route::add_static_route(writer, seq, &key, &value, None))
+    change(rtnl, "add the default route", |writer, seq| {
+        route::add_static_route(writer, seq, &key, &value, None)
+    })
 }
 
 fn address(rtnl: &mut Rtnl, index: u32, address: IpNet) -> Result<()> {

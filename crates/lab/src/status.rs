@@ -42,7 +42,8 @@ fn processes(inside: &Inside) {
             (None, Some(State::Stopped)) => "stopped",
             (None, _) => "ended",
         };
-        let rss = pid.and_then(|pid| inside.resident(pid)).map(|kib| format!("{:.1} MB", kib as f64 / 1024.0));
+        let rss =
+            pid.and_then(|pid| inside.resident(pid)).map(|kib| format!("{:.1} MB", kib as f64 / 1024.0));
         println!(
             "{name:<16} {state:<9} {:>8} {:>9} {:>9}",
             pid.map_or_else(|| "-".into(), |pid| pid.to_string()),

@@ -82,7 +82,10 @@ fn launched(run: &RunDir, outcome: Result<()>) -> Result<()> {
     let Err(error) = outcome else { return Ok(()) };
     match down::end(run) {
         Ok(()) => Err(error.context("the lab did not start, and nothing of it is left")),
-        Err(left) => Err(error.context(format!("the lab did not start; and its remains could not be removed: {left:#}"))),
+        Err(left) => {
+            Err(error
+                .context(format!("the lab did not start; and its remains could not be removed: {left:#}")))
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub use neighbour::{
     set_neighbour,
 };
 pub use notice::{Notice, decode_notice};
-pub use routes::{add_static_route, RouteRow, add_route, decode_route, delete_route, dump_routes, set_route};
+pub use routes::{RouteRow, add_route, add_static_route, decode_route, delete_route, dump_routes, set_route};
 
 use crate::message::Head;
 

@@ -27,7 +27,9 @@ impl Upstream {
 
     fn parse(text: &str) -> Self {
         let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-        Self(servers.filter_map(|text| text.trim().parse::<IpAddr>().ok()).map(|ip| (ip, 53).into()).collect())
+        Self(
+            servers.filter_map(|text| text.trim().parse::<IpAddr>().ok()).map(|ip| (ip, 53).into()).collect(),
+        )
     }
 
     async fn ask_udp(&self, query: &[u8]) -> Option<Vec<u8>> {
@@ -173,13 +175,20 @@ mod tests {
 
     #[test]
     fn servfail_bears_the_id() {
-        assert_eq!(failure(&query(OWN_NAME, 1)).as_deref(), Some(&[7, 9, 0x81, 0x82, 0, 0, 0, 0, 0, 0, 0, 0][..]));
+        assert_eq!(
+            failure(&query(OWN_NAME, 1)).as_deref(),
+            Some(&[7, 9, 0x81, 0x82, 0, 0, 0, 0, 0, 0, 0, 0][..])
+        );
         assert_eq!(failure(&[1]), None);
     }
 
     #[test]
     fn resolvers_come_from_resolv_conf() {
-        let upstream = Upstream::parse("# x\nnameserver 10.0.0.1\nsearch a\nnameserver 127.0.0.53\nnameserver bad\n");
-        assert_eq!(upstream.0, ["10.0.0.1:53".parse().expect("addr"), "127.0.0.53:53".parse().expect("addr")]);
+        let upstream =
+            Upstream::parse("# x\nnameserver 10.0.0.1\nsearch a\nnameserver 127.0.0.53\nnameserver bad\n");
+        assert_eq!(
+            upstream.0,
+            ["10.0.0.1:53".parse().expect("addr"), "127.0.0.53:53".parse().expect("addr")]
+        );
     }
 }

@@ -124,7 +124,9 @@ pub fn evict(node: &str) -> Result<()> {
     let mark = format!("{NODE_VARIABLE}={node}");
     let mut leaving = Vec::new();
     for entry in std::fs::read_dir("/proc").context("list /proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         // Opened before it is judged: a successor with the same pid cannot be meant.
         let Some(process) = Process::open(pid)? else { continue };
         let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();

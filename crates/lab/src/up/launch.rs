@@ -19,12 +19,14 @@ pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
     let cni = plugin()?;
     let data = match &options.data {
         Some(dir) => {
-            std::fs::create_dir_all(dir).with_context(|| format!("make the data directory {}", dir.display()))?;
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("make the data directory {}", dir.display()))?;
             data_file(dir)?
         }
         None => run.file("api.sqlite"),
     };
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port on 127.0.0.1 for the API")?;
+    let port =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port on 127.0.0.1 for the API")?;
     let api_port = port.local_addr().context("find a free port")?.port();
     Ok((Plan { name: options.name.name.clone(), nodes, api_port, data, cni }, port))
 }
@@ -89,7 +91,12 @@ fn kubeconfigs(run: &RunDir, plan: &Plan) -> Result<()> {
         let dir = run.node(&node).join("run");
         let agent = Identity::Agent(node.clone());
         credentials.write_kubeconfig(&dir.join("agent.kubeconfig"), &cluster, &inner, &agent)?;
-        credentials.write_kubeconfig(&dir.join("kubelet.kubeconfig"), &cluster, &inner, &Identity::Kubelet(node))?;
+        credentials.write_kubeconfig(
+            &dir.join("kubelet.kubeconfig"),
+            &cluster,
+            &inner,
+            &Identity::Kubelet(node),
+        )?;
     }
     Ok(())
 }

@@ -50,7 +50,9 @@ async fn api_answers(run: &RunDir, plan: &Plan, deadline: Instant) -> Result<Cli
     loop {
         match client.apiserver_version().await {
             Ok(_) => return Ok(client),
-            Err(error) => check(run, deadline, || format!("the API on port {} does not answer: {error}", plan.api_port))?,
+            Err(error) => check(run, deadline, || {
+                format!("the API on port {} does not answer: {error}", plan.api_port)
+            })?,
         }
         tokio::time::sleep(GLANCE).await;
     }
@@ -71,7 +73,10 @@ fn check(run: &RunDir, deadline: Instant, waiting: impl FnOnce() -> String) -> R
     }
     for (name, entry) in &status.processes {
         if let (State::Ended, Some(end)) = (entry.state, &entry.last_end) {
-            why += &format!("\n  {name} was started {} times and ended each time; the end of its log:\n{end}", entry.restarts + 1);
+            why += &format!(
+                "\n  {name} was started {} times and ended each time; the end of its log:\n{end}",
+                entry.restarts + 1
+            );
         }
     }
     if status.processes.is_empty() {
