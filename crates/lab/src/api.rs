@@ -65,7 +65,7 @@ async fn serve(run: &RunDir, plan: &Plan, nodes: Nodes, listeners: [std::net::Tc
         nodes: Arc::new(nodes),
         credentials: Some(credentials.clone()),
     };
-    let api = Api::new(store, config);
+    let api = Api::new(store, config)?;
     let mut tasks: JoinSet<anyhow::Error> = JoinSet::new();
     for listener in listeners {
         let listener = TcpListener::from_std(listener).context("listen for the API")?;
