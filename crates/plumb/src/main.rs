@@ -3,6 +3,8 @@
 //! In → Out: argv → one shell's `run` → exit code, and errors as `cause: cause: …` with the next step.
 //! Read first: [`Command`].
 
+mod demo;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -19,6 +21,8 @@ struct Plumb {
 enum Command {
     /// A cluster of several nodes on this machine: up, down, status, exec.
     Lab(lab::Args),
+    /// What the image plumb.local/demo runs: a small server and its clients.
+    Demo(demo::Args),
     /// Hold the namespaces of a pod (started by the kubelet).
     #[command(hide = true)]
     Pause(kubelet::pause::Args),
@@ -28,6 +32,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Plumb::parse().command {
         Command::Lab(args) => lab::run(args),
+        Command::Demo(args) => demo::run(args),
         Command::Pause(args) => kubelet::pause::run(args),
     };
     match outcome {
