@@ -3,6 +3,7 @@
 //! In → Out: plans and typed requests → kernel state; kernel state → `kstate` values.
 //! Read first: [`netns::Netns`], [`process::Spawn`], [`veth::PodVeth`].
 
+pub mod capture;
 pub mod error;
 pub mod mount;
 pub mod net;

@@ -1,5 +1,6 @@
 //! An rtnetlink socket with the questions that everybody asks: links, addresses, routes.
 
+use kstate::net::ROUTE_PROTOCOL;
 use netlink::route::{self, AddressRow, LinkRow, NeighbourRow, RouteRow};
 use types::{Family, IfName};
 
@@ -42,7 +43,13 @@ impl Rtnl {
 
     /// The routes of protocol 112.
     pub fn routes(&mut self, family: Family) -> Result<Vec<RouteRow>, Error> {
-        let dump = |writer: &mut _, seq| route::dump_routes(writer, seq, family);
+        let dump = |writer: &mut _, seq| route::dump_routes(writer, seq, family, Some(ROUTE_PROTOCOL));
+        self.rows("routes", dump, route::decode_route)
+    }
+
+    /// All routes in the words of [`RouteRow`], whoever made them: for CHECK, which looks into pods.
+    pub fn all_routes(&mut self, family: Family) -> Result<Vec<RouteRow>, Error> {
+        let dump = |writer: &mut _, seq| route::dump_routes(writer, seq, family, None);
         self.rows("routes", dump, route::decode_route)
     }
 

@@ -6,4 +6,5 @@
 pub mod message;
 pub mod nfnetlink;
 pub mod nft;
+pub mod packet;
 pub mod route;

@@ -29,13 +29,14 @@ pub fn set_route(writer: &mut Writer, seq: u32, key: &RouteKey, route: &Route, i
     write_route(writer, (flags, seq), key, route, (index, ROUTE_PROTOCOL));
 }
 
-/// Adds the route; one that is there already is EEXIST.
+/// Adds a route as an administrator would (`proto static`): no agent takes it for its own and removes it.
+/// One that is there already is EEXIST.
 pub fn add_route(writer: &mut Writer, seq: u32, key: &RouteKey, route: &Route, index: Option<u32>) {
     let flags = flags::CREATE | flags::EXCL | flags::ACK;
-    write_route(writer, (flags, seq), key, route, (index, ROUTE_PROTOCOL));
+    write_route(writer, (flags, seq), key, route, (index, RTPROT_STATIC));
 }
 
-/// As an administrator would (`proto static`): a route that no agent takes for its own and removes.
+/// As [`add_route`], but replaces one that is there.
 pub fn add_static_route(writer: &mut Writer, seq: u32, key: &RouteKey, route: &Route, index: Option<u32>) {
     let flags = flags::CREATE | flags::REPLACE | flags::ACK;
     write_route(writer, (flags, seq), key, route, (index, RTPROT_STATIC));
@@ -86,14 +87,14 @@ fn rtmsg(writer: &mut Writer, key: &RouteKey, [protocol, scope, kind]: [u8; 3], 
     writer.u32(RTA_TABLE, key.table);
 }
 
-/// Asks for the routes of our protocol (the kernel filters when strict checking is on).
-pub fn dump_routes(writer: &mut Writer, seq: u32, family: types::Family) {
+/// Asks for the routes of one protocol (the kernel filters when strict checking is on), or all.
+pub fn dump_routes(writer: &mut Writer, seq: u32, family: types::Family, protocol: Option<u8>) {
     let family = match family {
         types::Family::V4 => super::AF_INET,
         types::Family::V6 => AF_INET6,
     };
     writer.message(head(RTM_GETROUTE, flags::DUMP, seq), |writer| {
-        writer.raw(&[family, 0, 0, 0, 0, ROUTE_PROTOCOL, 0, 0]);
+        writer.raw(&[family, 0, 0, 0, 0, protocol.unwrap_or(0), 0, 0]);
         writer.raw(&[0; 4]);
     });
 }
