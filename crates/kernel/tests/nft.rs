@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kernel::Netns;
-use kernel::nft::{ApplyError, Changes, Nft, Notice};
+use kernel::nft::{ApplyError, Changes, Nft, Notice, TraceEvents};
 use kstate::nft::build::*;
 use kstate::nft::{
     BaseChain, Chain, ChainKind, CmpOp, ElemData, ElemKey, Expr, Field, Hook, Op, Plan, Reg, Rule, Ruleset,
     Set, SetData, Table, TableFamily, TableId, Verdict, diff,
 };
+use netlink::nft::{Trace, TraceVerdict};
 use types::Protocol;
 
 fn id(name: &str) -> TableId {
@@ -439,4 +441,87 @@ fn ten_thousand_services_fit_a_stock_buffer() {
         assert!(changed < Duration::from_millis(100), "one changed endpoint took {changed:?}");
         assert_eq!(nft.observe(&[id("plumb")]).expect("observe").ruleset, desired);
     });
+}
+
+/// A traced packet tells the rules it meets, from the address it was sent to, to the verdict that drops it.
+#[test]
+fn a_traced_packet_names_its_rules() {
+    in_fresh_netns(|| {
+        loopback_up();
+        let r = Reg(0);
+        let mark_it = line("trace", [vec![th_dport(r), is(r, 9_u16)], nftrace(r).to_vec()]);
+        let verdict = line("dropped here", [vec![th_dport(r), is(r, 9_u16), counter(), goto("denied")]]);
+        let chains = [
+            ("output".to_owned(), base(ChainKind::Filter, Hook::Output, -300, vec![mark_it])),
+            (
+                "input".to_owned(),
+                base(
+                    ChainKind::Filter,
+                    Hook::Input,
+                    0,
+                    vec![rule("other", [l4proto(r), is(r, Protocol::Tcp)]), verdict],
+                ),
+            ),
+            ("denied".to_owned(), regular(vec![rule("the end", [drop()])])),
+        ];
+        let desired = Ruleset {
+            tables: [(id("plumb"), Table { chains: chains.into(), sets: BTreeMap::new() })].into(),
+        };
+        let mut nft = Nft::open().expect("a socket");
+        apply(&mut nft, &desired).expect("apply");
+        let mut traces = TraceEvents::open().expect("a listener");
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_nonblocking(true).expect("nonblocking");
+        socket.send_to(b"hello", "127.0.0.1:9").expect("send");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let mut events = Vec::new();
+        while Instant::now() < deadline
+            && !events.iter().any(|trace: &Trace| trace.verdict == TraceVerdict::Verdict(Verdict::Drop))
+        {
+            wait(&traces, deadline);
+            for notice in traces.take().expect("traces") {
+                let Notice::Event(trace) = notice else { panic!("lost traces") };
+                events.push(trace);
+            }
+        }
+        let observed = nft.observe(&[id("plumb")]).expect("observe");
+        let told: Vec<String> = events
+            .iter()
+            .map(|trace| {
+                let rule = trace.handle.and_then(|handle| observed.rule(&trace.table, &trace.chain, handle));
+                format!(
+                    "{} {:?} {}",
+                    trace.chain,
+                    trace.kind,
+                    rule.map(|rule| rule.comment.as_str()).unwrap_or_default()
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            ["output Rule trace", "output Policy ", "input Rule dropped here", "denied Rule the end"],
+            "{events:#?}"
+        );
+        let first = events.iter().find(|trace| !trace.network_header.is_empty()).expect("headers");
+        assert_eq!(first.network_header.get(16..20), Some(&[127, 0, 0, 1][..]));
+        assert_eq!(first.transport_header.get(2..4), Some(&[0, 9][..]));
+        assert!(events.iter().all(|trace| trace.id == first.id));
+        assert!(
+            events.iter().any(|trace| trace.iif.is_some()) && events.iter().any(|trace| trace.oif.is_some())
+        );
+    });
+}
+
+fn loopback_up() {
+    let output = Command::new("ip").args(["link", "set", "lo", "up"]).output().expect("ip is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Until something has come, or the deadline.
+fn wait(listener: &impl AsFd, deadline: Instant) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout =
+        rustix::event::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+    let mut fds = [rustix::event::PollFd::new(listener, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&timeout)).expect("poll");
 }

@@ -85,7 +85,8 @@ impl Trace {
         let (kind, handle) = match number(4)? {
             1 => (TraceKind::Policy, None),
             2 => (TraceKind::Return, nfnetlink::find(attrs, 3).and_then(nfnetlink::be64)),
-            3 => (TraceKind::Rule, nfnetlink::find(attrs, 3).and_then(nfnetlink::be64)),
+            // At the end of a chain the kernel tells of a rule that is none: it has no number.
+            3 => (TraceKind::Rule, Some(nfnetlink::find(attrs, 3).and_then(nfnetlink::be64)?)),
             _ => return None,
         };
         Some(Self {
