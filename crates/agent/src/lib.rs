@@ -1,17 +1,205 @@
 //! Owns: one node: its loop from watch to kernel, its CNI server, its health and metrics.
 //! Never: Kubernetes semantics (compile has them) or netlink bytes (kernel has them).
 //! In → Out: the API's objects and CNI requests → this node's kernel state, answers, Events.
-//! Read first: [`run`], then [`Settings`].
+//! Read first: [`run`], then `node::Node`.
 
+mod clock;
+mod conflist;
+mod datapath;
 pub mod dns;
+mod http;
+pub mod inbox;
+mod listen;
+mod metrics;
+pub mod node;
+mod reaper;
+mod server;
 mod settings;
+mod store;
+mod tell;
 
-use anyhow::Result;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch as state};
+use types::wire::{AGENT_PORT, DNS_PEER_PORT};
+
+use crate::datapath::Datapath;
+use crate::dns::{DnsConfig, DnsServer, SharedZone};
+use crate::inbox::{Input, Outbox};
+use crate::metrics::Metrics;
+use crate::node::{Base, Node};
+use crate::server::Served;
+use crate::tell::Tell;
 
 pub use settings::{Args, Settings};
 
 /// Runs the node's agent until it is told to stop (SIGTERM, SIGINT). What it put into the kernel stays.
 pub async fn run(args: Args) -> Result<()> {
-    let settings = Settings::new(args)?;
-    anyhow::bail!("node {}: the loop is not wired yet", settings.node)
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let ended = start(Settings::new(args)?).await?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        why = ended => why.unwrap_or_else(|_| Err(anyhow!("the agent's parts ended without a word"))),
+    }
 }
+
+type Ended = oneshot::Receiver<Result<()>>;
+
+/// Starts every part. The receiver hears when one of them has ended, which none should.
+async fn start(settings: Settings) -> Result<Ended> {
+    let args = settings.args.clone();
+    let client = client(&args.kubeconfig).await?;
+    let metrics = Arc::new(Metrics::default());
+    let (outbox, inbox) = inbox::new();
+    let datapath = Datapath::open().context("open the kernel's network interfaces")?;
+    let portid = datapath.nft_portid();
+    listen::start(outbox.clone(), portid, datapath::listening_scope(&args)?)?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot's id")?;
+    let zone = SharedZone::new(zone_settings(&args)?);
+    let (ready, serving) = state::channel(None);
+    let base = Base {
+        store: store::Store::open(&args.data, &boot)?,
+        reaper: reaper::Reaper::start(outbox.clone())?,
+        tell: Tell::start(client.clone(), settings.node.clone(), Arc::clone(&metrics)),
+        metrics: Arc::clone(&metrics),
+        zone: zone.clone(),
+        ready,
+        settings,
+        datapath,
+    };
+    let served = Served { outbox: outbox.clone(), client: client.clone(), metrics };
+    let socket = server::bind(&args.socket)?;
+    let (report, ended) = oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("plumb-node".into())
+        .spawn(move || Node::new(base).run(inbox))
+        .context("start the node's thread")?;
+    tokio::spawn(follow_api(client, outbox.clone()));
+    tokio::spawn(tick(outbox));
+    let sockets = tokio::spawn(server::serve(socket, served.clone()));
+    let network = tokio::spawn(serve_network(serving, args, zone, served));
+    tokio::spawn(async move {
+        let loop_ended = tokio::task::spawn_blocking(move || thread.join());
+        let why = tokio::select! {
+            joined = loop_ended => Err(match joined {
+                Ok(Err(_)) => anyhow!("the node's loop panicked; see above"),
+                _ => anyhow!("the node's loop ended"),
+            }),
+            result = sockets => result.unwrap_or_else(|error| Err(error.into())),
+            result = network => result.unwrap_or_else(|error| Err(error.into())),
+        };
+        // Nobody waits when the process is ending already.
+        let _ = report.send(why);
+    });
+    Ok(ended)
+}
+
+async fn client(kubeconfig: &Path) -> Result<Client> {
+    let at = || format!("kubeconfig {}", kubeconfig.display());
+    let file = Kubeconfig::read_from(kubeconfig).with_context(at)?;
+    let mut config =
+        Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(at)?;
+    // Watches are quiet for minutes; kube-rs asks the server to end them before this.
+    config.read_timeout = Some(Duration::from_secs(330));
+    Client::try_from(config).with_context(at)
+}
+
+fn zone_settings(args: &Args) -> Result<::dns::Settings> {
+    let mut settings = ::dns::Settings::new(&args.cluster_domain)
+        .with_context(|| format!("--cluster-domain {:?} is not a domain name", args.cluster_domain))?;
+    settings.addresses = vec![args.dns_ip];
+    settings.ranges = vec![args.cluster_cidr, args.service_cidr];
+    Ok(settings)
+}
+
+async fn follow_api(client: Client, outbox: Outbox) {
+    let (sender, mut messages) = mpsc::channel(256);
+    let watches = watch::run(client, sender);
+    let forward = async {
+        while let Some(message) = messages.recv().await {
+            if !outbox.send(Input::Watch(message)).await {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = watches => {}
+        () = forward => {}
+    }
+}
+
+async fn tick(outbox: Outbox) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        if !outbox.send(Input::Tick).await {
+            return;
+        }
+    }
+}
+
+/// DNS, health and metrics, once the node's loop has everything in place: before that, pods' queries go to the
+/// agents of other nodes.
+async fn serve_network(
+    mut serving: state::Receiver<Option<IpAddr>>,
+    args: Args,
+    zone: SharedZone,
+    served: Served,
+) -> Result<()> {
+    let Some(node) = *serving.wait_for(Option::is_some).await.context("the node's loop ended")? else {
+        bail!("the node's loop ended");
+    };
+    let http = tokio::spawn(keep_http(SocketAddr::new(node, AGENT_PORT), served));
+    let mut config = DnsConfig::new(SocketAddr::new(args.dns_ip, 53));
+    config.peer = Some(SocketAddr::new(node, DNS_PEER_PORT));
+    let dns = keep_dns(config, zone).await;
+    let ended = http.await;
+    drop(dns);
+    ended.context("serve health and metrics")
+}
+
+/// A port that is taken may become free: said once, tried on.
+async fn keep_dns(config: DnsConfig, zone: SharedZone) -> DnsServer {
+    let mut said = String::new();
+    loop {
+        match dns::serve(config.clone(), zone.clone()) {
+            Ok(server) => {
+                tracing::info!(addresses = ?server.addresses(), "DNS serves");
+                return server;
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if error != said {
+                    tracing::error!("{error}");
+                    said = error;
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn keep_http(address: SocketAddr, served: Served) {
+    let mut said = String::new();
+    loop {
+        if let Err(error) = http::serve(address, served.clone()).await {
+            let error = format!("{error:#}");
+            if error != said {
+                tracing::error!("{error}");
+                said = error;
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+const RETRY: Duration = Duration::from_secs(2);

@@ -37,6 +37,9 @@ pub struct Args {
     /// The cluster's domain
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// MTU of pods, bridge and tunnel [default: that of the node's interface, less 50]
+    #[arg(long)]
+    pub mtu: Option<u32>,
     /// Seconds that a released pod address rests before it is given out again
     #[arg(long, default_value_t = 30)]
     pub cool_down: u64,

@@ -115,7 +115,7 @@ fn affinity(spec: &k8s::core::ServiceSpec, report: &mut Report) -> Option<u32> {
 pub fn endpoint_slice(slice: &k8s::EndpointSlice) -> Converted<Option<EndpointSlice>> {
     let mut report = Report::new(Kind::EndpointSlice, slice.metadata.object_name());
     let service = slice.metadata.labels.get(SERVICE_NAME).filter(|name| !name.is_empty());
-    let wanted = slice.metadata.labels.get(FOREIGN_PROXY).is_none()
+    let wanted = !slice.metadata.labels.contains_key(FOREIGN_PROXY)
         && !matches!(slice.address_type.as_deref(), Some("FQDN"));
     let Some(service) = service.filter(|_| wanted) else { return report.done(None) };
     let endpoints = slice.endpoints.iter().filter_map(|e| endpoint(slice, e, &mut report)).collect();

@@ -1,0 +1,123 @@
+//! The kernel as the loop sees it: believed state, small changes, and full comparison.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+use kernel::Rtnl;
+use kernel::net::{self, Scope};
+use kernel::nft::Nft;
+use kstate::net::{LinkKind, NetState};
+use kstate::nft::{Ruleset, TableFamily, TableId};
+use types::IfName;
+use types::wire::{BRIDGE, TABLE, VXLAN_DEVICE};
+
+use crate::settings::Args;
+
+#[derive(Debug)]
+pub struct Datapath {
+    nft: Nft,
+    pub rtnl: Rtnl,
+    /// What rtnetlink would say, as far as we know: the last look and what we did since.
+    believed: NetState,
+}
+
+/// Steps that made the kernel what it should be.
+#[derive(Debug, Default)]
+pub struct Steps(pub Vec<String>);
+
+impl Datapath {
+    /// In the network namespace of the calling thread.
+    pub fn open() -> Result<Self> {
+        Ok(Self { nft: Nft::open()?, rtnl: Rtnl::open()?, believed: NetState::default() })
+    }
+
+    /// Marks our own transactions among those that the kernel tells of.
+    pub fn nft_portid(&self) -> u32 {
+        self.nft.portid()
+    }
+
+    /// Carries out what the compiler says has changed.
+    pub fn update_nft(&mut self, plan: &kstate::nft::Plan, desired: &Ruleset) -> Result<()> {
+        Ok(self.nft.apply(plan, desired)?)
+    }
+
+    /// The steps by which the kernel's tables differ from what they should be.
+    pub fn differ_nft(&mut self, desired: &Ruleset) -> Result<(kstate::nft::Plan, Ruleset)> {
+        let ours = TableId { family: TableFamily::Ip, name: TABLE.to_owned() };
+        let tables: BTreeSet<TableId> = desired.tables.keys().cloned().chain([ours]).collect();
+        let actual = self.nft.observe(&Vec::from_iter(tables))?.ruleset;
+        Ok((kstate::nft::diff(desired, &actual), actual))
+    }
+
+    /// Looks, compares, mends.
+    pub fn converge_nft(&mut self, desired: &Ruleset) -> Result<Steps> {
+        let (plan, actual) = self.differ_nft(desired)?;
+        if !plan.is_empty() {
+            // Layouts of sets that exist come from the actual state, those of new ones from the plan.
+            self.nft.apply(&plan, &actual)?;
+        }
+        Ok(Steps(plan.ops.iter().map(ToString::to_string).collect()))
+    }
+
+    /// Carries out the difference to what we believe is there.
+    pub fn update_net(&mut self, desired: &NetState) -> Result<()> {
+        let plan = kstate::net::diff(desired, &self.believed);
+        self.perform(&plan)
+    }
+
+    /// The steps by which links, addresses, routes and entries differ, and veths that are gone altogether.
+    pub fn differ_net(&mut self, desired: &NetState) -> Result<(kstate::net::Plan, Vec<IfName>)> {
+        self.believed = net::observe(&mut self.rtnl, &scope(desired))?;
+        let lost = kstate::net::lost_veths(desired, &self.believed).cloned().collect();
+        Ok((kstate::net::diff(desired, &self.believed), lost))
+    }
+
+    /// Looks, compares, mends.
+    pub fn converge_net(&mut self, desired: &NetState) -> Result<(Steps, Vec<IfName>)> {
+        let (plan, lost) = self.differ_net(desired)?;
+        self.perform(&plan)?;
+        Ok((Steps(plan.ops().map(ToString::to_string).collect()), lost))
+    }
+
+    fn perform(&mut self, plan: &kstate::net::Plan) -> Result<()> {
+        let failures = net::apply(&mut self.rtnl, plan)?;
+        if let Some(first) = failures.first() {
+            bail!("{first} ({} of {} steps failed)", failures.len(), plan.ops().count());
+        }
+        self.believed.edit(plan);
+        Ok(())
+    }
+
+    /// The MTU of the link that has this address.
+    pub fn mtu_at(&mut self, address: std::net::IpAddr) -> Option<u32> {
+        let rows = self.rtnl.addresses().ok()?;
+        let link = rows.iter().find(|row| row.address.addr() == address)?.link;
+        self.rtnl.links().ok()?.into_iter().find(|row| row.index == link)?.mtu
+    }
+
+    /// A veth that was just made, as it should be.
+    pub fn believe_veth(&mut self, name: &IfName, desired: &NetState) {
+        if let Some(link) = desired.links.get(name) {
+            self.believed.links.insert(name.clone(), link.clone());
+        }
+    }
+}
+
+/// All links that should be there by name, veths too: other programs' veths are none of our business.
+fn scope(desired: &NetState) -> Scope {
+    let mut scope = Scope::of(desired);
+    let veths = desired.links.iter().filter(|(_, link)| link.kind == LinkKind::Veth);
+    scope.links.extend(veths.map(|(name, _)| name.clone()));
+    scope
+}
+
+/// For the listener, which is there before anything is desired: all that ever will be. What it hears only makes
+/// us look, so a stranger's veth does no harm.
+pub fn listening_scope(args: &Args) -> Result<Scope> {
+    Ok(Scope {
+        links: [BRIDGE, VXLAN_DEVICE].into_iter().map(IfName::new).collect::<Result<_, _>>()?,
+        veth_prefix: Some("veth".to_owned()),
+        loopback: vec![args.dns_ip.into()],
+        sysctls: BTreeSet::new(),
+    })
+}

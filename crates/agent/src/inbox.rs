@@ -1,0 +1,113 @@
+//! Everything that the node's loop hears, in one queue.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::node::Node;
+
+/// Part of the kernel that somebody (we ourselves, perhaps) has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subsystem {
+    Nft,
+    Net,
+}
+
+impl Subsystem {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::Net => "net",
+        }
+    }
+}
+
+pub enum Input {
+    Watch(watch::Message),
+    Cni(Box<CniInput>),
+    /// Links that the reaper deleted, or why it could not.
+    Unwired(Vec<String>, Result<(), kernel::Error>),
+    KernelChanged(Subsystem),
+    /// Drift is reported and not mended while paused.
+    Pause(bool),
+    /// Time for what waits for time: deadlines, retries, the full comparison.
+    Tick,
+    /// Looks at the loop's state from its own thread.
+    Inspect(Box<dyn FnOnce(&Node) + Send>),
+}
+
+/// A CNI request with what was found out for it.
+pub struct CniInput {
+    pub request: cni::Request,
+    /// The pod, from the API, when the watch had not seen it yet.
+    pub pod: Option<model::Pod>,
+    pub received: Instant,
+    pub reply: oneshot::Sender<Verdict>,
+}
+
+pub enum Verdict {
+    Done(Result<String, cni::Error>),
+    /// The pod is not known here yet: ask the API, then again.
+    NeedPod(types::ObjectName),
+}
+
+/// The writing end, for tasks.
+#[derive(Clone, Debug)]
+pub struct Outbox(mpsc::Sender<Input>);
+
+/// The reading end, for the loop's thread.
+pub struct Inbox(mpsc::Receiver<Input>);
+
+/// So many inputs wait at most; a watch that lists 150,000 pods is held back by it.
+const WAITING: usize = 1024;
+/// So many are taken together: changes that come together reach the kernel together.
+const TOGETHER: usize = 1024;
+
+pub fn new() -> (Outbox, Inbox) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    (Outbox(sender), Inbox(receiver))
+}
+
+impl Outbox {
+    /// `false`: the loop has ended.
+    pub async fn send(&self, input: Input) -> bool {
+        self.0.send(input).await.is_ok()
+    }
+
+    /// For threads that are not tokio's.
+    pub fn send_blocking(&self, input: Input) -> bool {
+        self.0.blocking_send(input).is_ok()
+    }
+
+    /// Runs a question on the loop's thread; `None` when the loop does not answer in time.
+    pub async fn inspect<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        question: impl FnOnce(&Node) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, wait) = oneshot::channel();
+        let ask = Input::Inspect(Box::new(move |node| {
+            // Nobody waits any more: nothing to tell.
+            let _ = answer.send(question(node));
+        }));
+        let exchange = async {
+            self.0.send(ask).await.ok()?;
+            wait.await.ok()
+        };
+        tokio::time::timeout(patience, exchange).await.ok()?
+    }
+}
+
+impl Inbox {
+    /// Waits for one input and takes what else is there. `None`: nobody can send any more.
+    pub fn next(&mut self) -> Option<Vec<Input>> {
+        let mut inputs = vec![self.0.blocking_recv()?];
+        while inputs.len() < TOGETHER {
+            match self.0.try_recv() {
+                Ok(input) => inputs.push(input),
+                Err(_) => break,
+            }
+        }
+        Some(inputs)
+    }
+}

@@ -1,0 +1,158 @@
+//! What the agent counts. Names begin with `plumb_` and are listed in docs/metrics.md.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+type Labels = Vec<(&'static str, String)>;
+type Counters = Family<Labels, Counter>;
+type Gauges = Family<Labels, Gauge>;
+type Histograms = Family<Labels, Histogram>;
+
+/// All metrics of one agent.
+pub struct Metrics {
+    registry: Registry,
+    synced: Gauge,
+    paused: Gauge,
+    attachments: Gauge,
+    watch_troubles: Counters,
+    diagnostics: Gauges,
+    drift_seen: Counters,
+    drift_mended: Counters,
+    apply_failures: Counters,
+    apply: Histograms,
+    cni: Histograms,
+    cni_errors: Counters,
+    events_dropped: Counter,
+}
+
+/// 50 µs to 1.6 s.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(50e-6, 2.0, 16))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("plumb");
+        let metrics = Self {
+            synced: Gauge::default(),
+            paused: Gauge::default(),
+            attachments: Gauge::default(),
+            watch_troubles: Counters::default(),
+            diagnostics: Gauges::default(),
+            drift_seen: Counters::default(),
+            drift_mended: Counters::default(),
+            apply_failures: Counters::default(),
+            apply: Histograms::new_with_constructor(durations),
+            cni: Histograms::new_with_constructor(durations),
+            cni_errors: Counters::default(),
+            events_dropped: Counter::default(),
+            registry: Registry::default(),
+        };
+        registry.register("synced", "1 when every kind has been listed", metrics.synced.clone());
+        registry.register("paused", "1 while drift is reported and not mended", metrics.paused.clone());
+        registry.register("attachments", "Interfaces wired on this node", metrics.attachments.clone());
+        let help = "Watches that broke and were tried again, by kind";
+        registry.register("watch_troubles", help, metrics.watch_troubles.clone());
+        let help = "What is wrong with objects now, by kind";
+        registry.register("diagnostics", help, metrics.diagnostics.clone());
+        let help = "Steps by which the kernel was found to differ from what it should be, by subsystem";
+        registry.register("drift_seen", help, metrics.drift_seen.clone());
+        let help = "Steps that put back what others changed, by subsystem";
+        registry.register("drift_mended", help, metrics.drift_mended.clone());
+        let help = "Plans that the kernel refused, by subsystem";
+        registry.register("apply_failures", help, metrics.apply_failures.clone());
+        let help = "From a batch of events to the kernel, by subsystem";
+        registry.register("apply_seconds", help, metrics.apply.clone());
+        let help = "CNI requests as the agent sees them, by command";
+        registry.register("cni_seconds", help, metrics.cni.clone());
+        let help = "CNI requests that were answered with an error, by command and code";
+        registry.register("cni_errors", help, metrics.cni_errors.clone());
+        let help = "Kubernetes Events that were not sent because too many waited";
+        registry.register("events_dropped", help, metrics.events_dropped.clone());
+        Self { registry, ..metrics }
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+fn one(name: &'static str, value: impl Into<String>) -> Labels {
+    vec![(name, value.into())]
+}
+
+impl Metrics {
+    /// The text that Prometheus reads (OpenMetrics).
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    pub fn synced(&self, yes: bool) {
+        self.synced.set(i64::from(yes));
+    }
+
+    pub fn paused(&self, yes: bool) {
+        self.paused.set(i64::from(yes));
+    }
+
+    pub fn attachments(&self, count: usize) {
+        self.attachments.set(count as i64);
+    }
+
+    pub fn watch_trouble(&self, kind: &str) {
+        self.watch_troubles.get_or_create(&one("kind", kind)).inc();
+    }
+
+    pub fn diagnostics(&self, kind: &str, by: i64) {
+        self.diagnostics.get_or_create(&one("kind", kind)).inc_by(by);
+    }
+
+    pub fn drift(&self, subsystem: &str, steps: usize, mended: bool) {
+        let family = if mended { &self.drift_mended } else { &self.drift_seen };
+        family.get_or_create(&one("subsystem", subsystem)).inc_by(steps as u64);
+    }
+
+    pub fn apply_failed(&self, subsystem: &str) {
+        self.apply_failures.get_or_create(&one("subsystem", subsystem)).inc();
+    }
+
+    pub fn applied(&self, subsystem: &str, took: std::time::Duration) {
+        self.apply.get_or_create(&one("subsystem", subsystem)).observe(took.as_secs_f64());
+    }
+
+    pub fn cni(&self, command: &str, took: std::time::Duration, error: Option<cni::Code>) {
+        self.cni.get_or_create(&one("command", command)).observe(took.as_secs_f64());
+        if let Some(code) = error {
+            let labels = vec![("command", command.to_owned()), ("code", (code as u32).to_string())];
+            self.cni_errors.get_or_create(&labels).inc();
+        }
+    }
+
+    pub fn event_dropped(&self) {
+        self.events_dropped.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_what_was_counted() {
+        let metrics = Metrics::default();
+        metrics.drift("nft", 3, true);
+        metrics.cni("ADD", std::time::Duration::from_millis(1), Some(cni::Code::TryAgainLater));
+        let text = metrics.render();
+        assert!(text.contains("plumb_drift_mended_total{subsystem=\"nft\"} 3"), "{text}");
+        assert!(text.contains("plumb_cni_errors_total{command=\"ADD\",code=\"11\"} 1"), "{text}");
+    }
+}

@@ -1,0 +1,203 @@
+//! The node's loop: what it hears, what follows for the kernel, whom it answers.
+//!
+//! ```text
+//!   inbox ─ take ─> model.apply ─ settle ─> compile.update ─> apply plan ─ answer ─> CNI, DNS, Events
+//!                                    mend: observe ─> diff ─> apply  (after foreign changes, and now and then)
+//! ```
+
+mod diagnose;
+mod mend;
+mod settle;
+mod unwire;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use compile::Compiler;
+use model::{Cluster, Event, Key, Kind};
+use tokio::sync::watch as signal;
+
+use crate::datapath::Datapath;
+use crate::dns::SharedZone;
+use crate::inbox::{CniInput, Inbox, Input, Subsystem};
+use crate::metrics::Metrics;
+use crate::reaper::Reaper;
+use crate::settings::Settings;
+use crate::store::Store;
+use crate::tell::Tell;
+
+pub use diagnose::Diagnoses;
+use unwire::{Departures, Group};
+use wire::Wiring;
+
+/// What the loop stands on.
+pub struct Base {
+    pub settings: Settings,
+    pub store: Store,
+    pub datapath: Datapath,
+    pub reaper: Reaper,
+    pub tell: Tell,
+    pub metrics: Arc<Metrics>,
+    pub zone: SharedZone,
+    /// Says once that the node serves, and at which address it is.
+    pub ready: signal::Sender<Option<IpAddr>>,
+}
+
+/// The loop's state; only its own thread writes.
+pub struct Node {
+    base: Base,
+    cluster: Cluster,
+    /// There since everything was listed once.
+    compiler: Option<Compiler>,
+    /// Changed since the last round.
+    changed: Vec<Key>,
+    stale: Stale,
+    paused: bool,
+    diagnoses: Diagnoses,
+    /// ADDs whose policies are being applied in this round.
+    wiring: Vec<Wiring>,
+    /// CNI requests that cannot be served before everything is listed.
+    waiting: Vec<CniInput>,
+    leaving: Departures,
+    /// Removed in this round: answered by being dropped, when the kernel has followed.
+    departed: Vec<Arc<Group>>,
+    /// When each attachment of this process was made: garbage collection leaves fresh ones alone.
+    made: BTreeMap<String, Instant>,
+    last_look: Instant,
+}
+
+/// Subsystems whose state in the kernel may not be what we think.
+#[derive(Debug, Default)]
+struct Stale {
+    /// Somebody else changed something.
+    suspected: BTreeSet<Subsystem>,
+    /// A plan failed: not what it should be, whoever did it.
+    failed: BTreeMap<Subsystem, String>,
+}
+
+impl Node {
+    pub fn new(base: Base) -> Self {
+        let mut node = Self {
+            base,
+            cluster: Cluster::default(),
+            compiler: None,
+            changed: Vec::new(),
+            stale: Stale::default(),
+            paused: false,
+            diagnoses: Diagnoses::default(),
+            wiring: Vec::new(),
+            waiting: Vec::new(),
+            leaving: Departures::default(),
+            departed: Vec::new(),
+            made: BTreeMap::new(),
+            last_look: Instant::now(),
+        };
+        node.reload();
+        node
+    }
+
+    /// Runs until nobody can send any more.
+    pub fn run(mut self, mut inbox: Inbox) {
+        while let Some(inputs) = inbox.next() {
+            for input in inputs {
+                self.take(input);
+            }
+            self.settle();
+            self.retry_waiting();
+            self.settle();
+            self.finish_wiring();
+            self.departed.clear();
+            self.mend();
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Watch(watch::Message::Event(event)) => self.apply(event),
+            Input::Watch(watch::Message::Diagnosed(key, found)) => self.diagnosed(key, found),
+            Input::Watch(watch::Message::Trouble(kind, error)) => {
+                self.base.metrics.watch_trouble(&format!("{kind:?}"));
+                tracing::warn!(%error, "watch");
+            }
+            Input::Cni(request) => self.cni(*request),
+            Input::Unwired(handles, result) => self.unwired(handles, result),
+            Input::KernelChanged(subsystem) => {
+                self.stale.suspected.insert(subsystem);
+            }
+            Input::Pause(paused) => {
+                self.paused = paused;
+                self.base.metrics.paused(paused);
+                tracing::info!(paused, "drift is {}", if paused { "reported only" } else { "mended" });
+                self.suspect_everything();
+            }
+            Input::Tick => self.tick(),
+            Input::Inspect(look) => look(self),
+        }
+    }
+
+    fn tick(&mut self) {
+        let refresh = Duration::from_secs(self.base.settings.args.refresh);
+        if self.last_look.elapsed() >= refresh || !self.stale.failed.is_empty() {
+            self.suspect_everything();
+        }
+    }
+
+    fn suspect_everything(&mut self) {
+        self.stale.suspected.extend([Subsystem::Nft, Subsystem::Net]);
+        self.last_look = Instant::now();
+    }
+
+    /// Attachments of the process before, as far as their veths are still there: a pod's end takes its veth along.
+    fn reload(&mut self) {
+        let now = crate::clock::since_epoch();
+        let handles: Vec<String> = self.base.store.records().keys().cloned().collect();
+        self.apply(Event::Start(Kind::Attachment));
+        for handle in handles {
+            let Some(record) = self.base.store.records().get(&handle) else { continue };
+            if self.base.datapath.rtnl.index(&record.host_if).is_some() {
+                let row = record.row();
+                self.apply(Event::Upsert(model::Row::Attachment(Box::new(row))));
+            } else {
+                tracing::info!(%handle, pod = %record.pod, "its pod ended while no agent ran; address released");
+                self.base.store.release(&handle, now);
+            }
+        }
+        self.apply(Event::Done(Kind::Attachment));
+        if let Err(error) = self.base.store.save() {
+            tracing::error!(error = format!("{error:#}"), "attachments cannot be saved");
+        }
+        self.base.metrics.attachments(self.base.store.records().len());
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// What the kernel should hold; `None` before everything was listed.
+    pub fn compiler(&self) -> Option<&Compiler> {
+        self.compiler.as_ref()
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.base.settings
+    }
+
+    /// Why this node cannot wire pods or does not have the datapath it should, if so.
+    pub fn trouble(&self) -> Option<String> {
+        let missing: Vec<String> = self.cluster.missing().map(|kind| format!("{kind:?}")).collect();
+        if !missing.is_empty() {
+            return Some(format!("waiting for the API's first list of {}", missing.join(", ")));
+        }
+        if let Some((subsystem, error)) = self.stale.failed.first_key_value() {
+            return Some(format!("the kernel did not take {}: {error}", subsystem.name()));
+        }
+        if self.base.store.has_pool() {
+            return None;
+        }
+        let node = &self.base.settings.node;
+        Some(format!("node {node} has no pod CIDR yet; the node CIDR controller assigns it"))
+    }
+}

@@ -1,0 +1,50 @@
+//! What is wrong with objects: told once as an Event, in the log, and counted while it holds.
+
+use std::collections::BTreeMap;
+
+use compile::{Compiled, Severity};
+use model::{Diagnostic, Key};
+
+use super::Node;
+use crate::tell::Saying;
+
+/// Findings of the conversion, by object; those of the compiler are kept by the compiler.
+#[derive(Debug, Default)]
+pub struct Diagnoses(BTreeMap<Key, Vec<Diagnostic>>);
+
+impl Node {
+    pub(super) fn diagnosed(&mut self, key: Key, found: Vec<Diagnostic>) {
+        let known = self.diagnoses.0.remove(&key).unwrap_or_default();
+        let kind = format!("{:?}", key.kind);
+        self.base.metrics.diagnostics(&kind, found.len() as i64 - known.len() as i64);
+        for new in found.iter().filter(|diagnostic| !known.contains(diagnostic)) {
+            tracing::warn!("{new}");
+            let (object, message) = (key.clone(), new.message.clone());
+            self.base.tell.say(Saying { object, normal: false, reason: new.reason, message });
+        }
+        if !found.is_empty() {
+            self.diagnoses.0.insert(key, found);
+        }
+    }
+
+    pub(super) fn compiled_diagnostics(&mut self, compiled: &Compiled) {
+        for (findings, by) in [(&compiled.raised, 1), (&compiled.cleared, -1)] {
+            for finding in findings {
+                self.base.metrics.diagnostics(&format!("{:?}", finding.object.kind), by);
+            }
+        }
+        for finding in &compiled.raised {
+            let (normal, reason) = match finding.severity {
+                Severity::Note => (true, "NetworkNote"),
+                Severity::Warning => (false, "NetworkDegraded"),
+                Severity::Error => (false, "NetworkFailed"),
+            };
+            tracing::warn!("{finding}");
+            let message = format!("{}: {}; {}", finding.field, finding.message, finding.next_step);
+            self.base.tell.say(Saying { object: finding.object.clone(), normal, reason, message });
+        }
+        for finding in &compiled.cleared {
+            tracing::info!("no longer: {finding}");
+        }
+    }
+}

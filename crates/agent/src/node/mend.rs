@@ -1,0 +1,123 @@
+//! Observe, compare, mend: after a refusal, after somebody else's change, and now and then.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use model::{Key, Kind};
+use types::{IfName, ObjectName};
+
+use super::Node;
+use crate::datapath::Steps;
+use crate::inbox::Subsystem;
+use crate::tell::Saying;
+
+/// So many steps are told one by one.
+const TOLD: usize = 4;
+
+impl Node {
+    /// Remembers whether the kernel took something.
+    pub(super) fn note(&mut self, subsystem: Subsystem, done: Result<()>) {
+        let Err(error) = done else {
+            self.stale.failed.remove(&subsystem);
+            return;
+        };
+        let error = format!("{error:#}");
+        self.base.metrics.apply_failed(subsystem.name());
+        if self.stale.failed.insert(subsystem, error.clone()).as_ref() != Some(&error) {
+            tracing::error!(subsystem = subsystem.name(), error, "the kernel did not take a change");
+        }
+    }
+
+    /// Compares as a whole what the kernel refused in parts.
+    pub(super) fn repair(&mut self) {
+        let failed: Vec<Subsystem> = self.stale.failed.keys().copied().collect();
+        for subsystem in failed {
+            let began = Instant::now();
+            let done = self.converge(subsystem);
+            self.base.metrics.applied(subsystem.name(), began.elapsed());
+            self.stale.suspected.remove(&subsystem);
+            self.note(subsystem, done.map(drop));
+        }
+    }
+
+    /// Looks where somebody may have changed something, and puts back what is ours.
+    pub(super) fn mend(&mut self) {
+        if self.compiler.is_none() {
+            return;
+        }
+        for subsystem in std::mem::take(&mut self.stale.suspected) {
+            let found = if self.paused { self.differ(subsystem) } else { self.converge(subsystem) };
+            match found {
+                Ok(steps) if steps.0.is_empty() => self.note(subsystem, Ok(())),
+                Ok(steps) => {
+                    self.drifted(subsystem, &steps);
+                    self.note(subsystem, Ok(()));
+                }
+                Err(error) => self.note(subsystem, Err(error)),
+            }
+        }
+        self.publish();
+    }
+
+    fn converge(&mut self, subsystem: Subsystem) -> Result<Steps> {
+        let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
+        match subsystem {
+            Subsystem::Nft => self.base.datapath.converge_nft(compiler.nft()),
+            Subsystem::Net => {
+                let (mut steps, lost) = self.base.datapath.converge_net(compiler.net())?;
+                for name in lost {
+                    steps.0.extend(self.rewire(&name));
+                }
+                Ok(steps)
+            }
+        }
+    }
+
+    fn differ(&mut self, subsystem: Subsystem) -> Result<Steps> {
+        let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
+        Ok(match subsystem {
+            Subsystem::Nft => {
+                let (plan, _) = self.base.datapath.differ_nft(compiler.nft())?;
+                Steps(plan.ops.iter().map(ToString::to_string).collect())
+            }
+            Subsystem::Net => {
+                let (plan, lost) = self.base.datapath.differ_net(compiler.net())?;
+                let lost = lost.iter().map(|name| format!("make the veth {name} again"));
+                Steps(plan.ops().map(ToString::to_string).chain(lost).collect())
+            }
+        })
+    }
+
+    /// A veth that somebody deleted while its pod lives; one that is being deleted by us is no loss.
+    fn rewire(&mut self, name: &IfName) -> Option<String> {
+        let record = self.base.store.records().values().find(|record| record.host_if == *name)?.clone();
+        if self.leaving.has(&record.handle()) {
+            return None;
+        }
+        match self.create_veth(&record) {
+            Ok(_) => Some(format!("make the veth {name} of pod {} again", record.pod)),
+            Err(error) => {
+                tracing::warn!(veth = %name, pod = %record.pod, %error, "a pod's veth is gone and cannot be made again");
+                None
+            }
+        }
+    }
+
+    fn drifted(&mut self, subsystem: Subsystem, steps: &Steps) {
+        let Steps(steps) = steps;
+        self.base.metrics.drift(subsystem.name(), steps.len(), !self.paused);
+        let mut told = steps.iter().take(TOLD).cloned().collect::<Vec<_>>().join("; ");
+        if steps.len() > TOLD {
+            told = format!("{told}; and {} more", steps.len() - TOLD);
+        }
+        let (reason, verb) = if self.paused { ("DriftSeen", "would") } else { ("DriftMended", "did") };
+        tracing::warn!(subsystem = subsystem.name(), steps = steps.len(), "{reason}: {told}");
+        let node = &self.base.settings.node;
+        self.base.tell.say(Saying {
+            object: Key::new(Kind::Node, ObjectName::cluster(node)),
+            normal: !self.paused,
+            reason,
+            message: format!("{reason}: somebody changed Plumb's {}; Plumb {verb}: {told}", subsystem.name()),
+        });
+    }
+}

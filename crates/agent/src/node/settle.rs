@@ -1,0 +1,159 @@
+//! From changed keys to the kernel.
+
+use std::time::Instant;
+
+use compile::{Compiled, Compiler, fabric};
+use ipam::Pool;
+use model::{Event, Kind, Row};
+use types::IpNet;
+
+use super::Node;
+use crate::conflist;
+use crate::inbox::Subsystem;
+
+/// Outer IPv4, UDP, VXLAN and inner Ethernet headers.
+const TUNNEL_OVERHEAD: u32 = 50;
+
+impl Node {
+    /// Our own Node outlives the object: `kubectl delete node`, or a kubelet that registers anew without pod
+    /// CIDR, must not take the network from pods that run.
+    pub(super) fn apply(&mut self, event: Event) {
+        let name = &self.base.settings.node;
+        let event = match event {
+            Event::Delete(key) if key.kind == Kind::Node && key.name.name == *name => return,
+            Event::Upsert(Row::Node(mut row)) if row.name == *name => {
+                if let Some(known) = self.cluster.nodes.get(name) {
+                    keep(&mut row.pod_cidrs, &known.pod_cidrs);
+                    keep(&mut row.addresses, &known.addresses);
+                }
+                Event::Upsert(Row::Node(row))
+            }
+            event => event,
+        };
+        let relist = event == Event::Start(Kind::Node);
+        let own = self.cluster.nodes.get(name).filter(|_| relist).cloned();
+        let changed = self.cluster.apply(event);
+        self.changed.extend(changed);
+        if let Some(own) = own {
+            self.cluster.apply(Event::Upsert(Row::Node(own)));
+        }
+    }
+
+    /// Compiles what changed and applies it; before everything is listed nothing happens.
+    pub(super) fn settle(&mut self) {
+        let first = self.compiler.is_none() && self.begin();
+        let (Some(synced), Some(compiler)) = (self.cluster.synced(), self.compiler.as_mut()) else { return };
+        if self.changed.is_empty() && !first {
+            return;
+        }
+        let keys = std::mem::take(&mut self.changed);
+        let compiled = compiler.update(synced, &keys);
+        if first {
+            for subsystem in [Subsystem::Nft, Subsystem::Net] {
+                self.stale.failed.insert(subsystem, "not looked at yet".into());
+            }
+        } else {
+            self.apply_compiled(&compiled);
+        }
+        self.repair();
+        self.base.zone.update(&self.cluster, &keys);
+        self.compiled_diagnostics(&compiled);
+        self.own_node();
+        self.publish();
+    }
+
+    /// Once everything is listed and our Node has an address: the settings of all that is compiled.
+    fn begin(&mut self) -> bool {
+        let own = self.cluster.nodes.get(&self.base.settings.node);
+        let Some(underlay) = own.and_then(fabric::underlay_ip).filter(|_| self.cluster.synced().is_some())
+        else {
+            return false;
+        };
+        let args = &self.base.settings.args;
+        let mtu = args.mtu.unwrap_or_else(|| {
+            let found = self.base.datapath.mtu_at(underlay.into());
+            found.unwrap_or(1500).saturating_sub(TUNNEL_OVERHEAD)
+        });
+        self.compiler = Some(Compiler::new(compile::Settings {
+            node: self.base.settings.node.clone(),
+            cluster_cidrs: vec![args.cluster_cidr],
+            service_cidrs: vec![args.service_cidr],
+            dns_ip: Some(args.dns_ip),
+            mtu,
+        }));
+        self.base.metrics.synced(true);
+        tracing::info!(node = self.base.settings.node, %underlay, mtu, "everything is listed; the datapath follows");
+        true
+    }
+
+    /// The incremental way. What the kernel refuses is compared as a whole by [`Node::repair`].
+    fn apply_compiled(&mut self, compiled: &Compiled) {
+        let Some(compiler) = &self.compiler else { return };
+        if !compiled.nft.is_empty() && !self.stale.failed.contains_key(&Subsystem::Nft) {
+            let began = Instant::now();
+            let done = self.base.datapath.update_nft(&compiled.nft, compiler.nft());
+            self.base.metrics.applied(Subsystem::Nft.name(), began.elapsed());
+            self.note(Subsystem::Nft, done);
+        }
+        let Some(compiler) = &self.compiler else { return };
+        if compiled.net_changed && !self.stale.failed.contains_key(&Subsystem::Net) {
+            let began = Instant::now();
+            let done = self.base.datapath.update_net(compiler.net());
+            self.base.metrics.applied(Subsystem::Net.name(), began.elapsed());
+            self.note(Subsystem::Net, done);
+        }
+    }
+
+    /// What the Node object means for this node itself: its pool and its tunnel's address.
+    fn own_node(&mut self) {
+        let Some(own) = self.cluster.nodes.get(&self.base.settings.node) else { return };
+        let mac = compile::vtep_mac(&self.base.settings.node);
+        if own.vtep_mac != Some(mac) {
+            self.base.tell.vtep(mac);
+        }
+        let Some(subnet) = fabric::pod_subnet(own) else { return };
+        let cidr = IpNet::from(subnet.net);
+        let changed = match self.base.store.pool() {
+            Some(pool) => {
+                let before = pool.cidr();
+                pool.move_to(cidr);
+                before != cidr
+            }
+            None => {
+                let rest = std::time::Duration::from_secs(self.base.settings.args.cool_down);
+                self.base.store.set_pool(Pool::new(cidr, rest));
+                true
+            }
+        };
+        if changed && let Err(error) = self.base.store.save() {
+            tracing::error!(error = format!("{error:#}"), "the address pool cannot be saved");
+        }
+    }
+
+    /// Says that the node serves: last, when pods can be wired.
+    pub(super) fn publish(&mut self) {
+        if self.trouble().is_some() {
+            return;
+        }
+        let args = &self.base.settings.args;
+        match conflist::publish(&args.cni_conf_dir, &args.socket) {
+            Ok(true) => tracing::info!(directory = %args.cni_conf_dir.display(), "CNI configuration written"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "no CNI configuration: pods stay pending")
+            }
+        }
+        let own = self.cluster.nodes.get(&self.base.settings.node).and_then(fabric::underlay_ip);
+        self.base.ready.send_if_modified(|ready| {
+            let first = ready.is_none() && own.is_some();
+            *ready = ready.or(own.map(Into::into));
+            first
+        });
+    }
+}
+
+fn keep<T: Clone>(new: &mut Vec<T>, known: &[T]) {
+    if new.is_empty() {
+        new.extend_from_slice(known);
+    }
+}

@@ -1,0 +1,280 @@
+//! CNI requests on the loop's thread.
+//!
+//! ```text
+//!   ADD   address, record saved, attachment ─> model ─ settle: policies in the kernel ─> veth ─> reply
+//!   DEL   reaper deletes the veth (with others) ─> address released, record gone, model ─> reply
+//! ```
+//! A process killed between any two of these leaves either a record whose veth is missing (released at the next
+//! start) or a veth with its record (which DEL removes).
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use cni::{Attach, Code, Error, Interface, Ip, Request, Route, Success};
+use compile::fabric;
+use ipnet::IpNet;
+use kernel::Netns;
+use kernel::veth::{self, PodRoute, PodVeth, Port};
+use model::{Event, Row};
+use tokio::sync::oneshot;
+use types::wire::BRIDGE;
+use types::{IfName, ObjectName, hash8};
+
+use super::Node;
+use crate::clock;
+use crate::inbox::{CniInput, Subsystem, Verdict};
+use crate::store::Record;
+
+/// So long a request waits for the first lists and the first rules, before the runtime is told to try again.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An ADD whose policies are on their way into the kernel.
+pub struct Wiring {
+    record: Record,
+    version: cni::Version,
+    reply: oneshot::Sender<Verdict>,
+}
+
+impl Wiring {
+    pub fn handle(&self) -> String {
+        self.record.handle()
+    }
+}
+
+/// The host side's name: the same for the same attachment, whoever asks and when.
+pub fn host_if(handle: &str) -> Result<IfName, Error> {
+    let name = format!("veth{}", hash8(handle));
+    IfName::new(&name).map_err(|error| Error::new(Code::Kernel, error.to_string(), ""))
+}
+
+impl Node {
+    pub(super) fn cni(&mut self, input: CniInput) {
+        let CniInput { request, pod, received, reply } = input;
+        let answer = match &request {
+            Request::Add(attach) => match self.begin_add(attach, pod.clone()) {
+                Ok(Begun::Wiring(record)) => {
+                    let version = attach.config.version;
+                    self.wiring.push(Wiring { record, version, reply });
+                    return;
+                }
+                Ok(Begun::NeedPod(name)) => Verdict::NeedPod(name),
+                Ok(Begun::NotYet) => {
+                    self.waiting.push(CniInput { request, pod, received, reply });
+                    return;
+                }
+                Err(error) => Verdict::Done(Err(error)),
+            },
+            Request::Del(attach) => return self.begin_del(&attach.id, reply),
+            Request::Gc(gc) => return self.collect_garbage(gc, reply),
+            Request::Check(attach) => Verdict::Done(self.check(attach).map(|()| String::new())),
+            Request::Status(_) => Verdict::Done(self.status().map(|()| String::new())),
+            Request::Version(version) => Verdict::Done(Ok(Request::versions(*version))),
+        };
+        // A runtime that hung up has nobody to tell.
+        let _ = reply.send(answer);
+    }
+
+    /// Requests that came too early: again, or over.
+    pub(super) fn retry_waiting(&mut self) {
+        for input in std::mem::take(&mut self.waiting) {
+            if input.received.elapsed() < PATIENCE {
+                self.cni(input);
+                continue;
+            }
+            let why = self.trouble().unwrap_or_else(|| "it is starting".into());
+            let details = "the runtime will try again; kubectl describe node shows what is missing";
+            let error =
+                Error::new(Code::TryAgainLater, format!("this node cannot wire pods yet: {why}"), details);
+            let _ = input.reply.send(Verdict::Done(Err(error)));
+        }
+    }
+
+    fn begin_add(&mut self, attach: &Attach, pod: Option<model::Pod>) -> Result<Begun, Error> {
+        if self.compiler.is_none() || !self.base.store.has_pool() {
+            return Ok(Begun::NotYet);
+        }
+        let handle = attach.id.to_string();
+        if self.leaving.has(&handle) {
+            let msg = format!("attachment {handle} is being removed");
+            return Err(Error::new(Code::TryAgainLater, msg, "the runtime will try again"));
+        }
+        if let Some(record) = self.base.store.records().get(&handle) {
+            let msg = format!("attachment {handle} exists, with address {:?}", record.ips);
+            return Err(Error::new(Code::InterfaceExists, msg, "DEL comes before another ADD"));
+        }
+        if let Some(name) = self.unknown_pod(attach, pod) {
+            return Ok(Begun::NeedPod(name));
+        }
+        let record = self.reserve(attach, &handle)?;
+        self.apply(Event::Upsert(Row::Attachment(Box::new(record.row()))));
+        Ok(Begun::Wiring(record))
+    }
+
+    /// The pod's name when neither the watch nor the API has shown it: its labels decide its policies.
+    fn unknown_pod(&mut self, attach: &Attach, pod: Option<model::Pod>) -> Option<ObjectName> {
+        let wanted = attach.pod.as_ref()?;
+        let known = self.cluster.pods.get(&wanted.name);
+        if known.is_some_and(|pod| wanted.uid.is_empty() || pod.uid == wanted.uid) {
+            return None;
+        }
+        let Some(pod) = pod else { return Some(wanted.name.clone()) };
+        self.apply(Event::Upsert(Row::Pod(Box::new(pod))));
+        None
+    }
+
+    fn reserve(&mut self, attach: &Attach, handle: &str) -> Result<Record, Error> {
+        let now = clock::since_epoch();
+        let host_if = host_if(handle)?;
+        let again = |msg: String| Error::new(Code::TryAgainLater, msg, "the runtime will try again");
+        let Some(pool) = self.base.store.pool() else {
+            return Err(again("this node has no pod CIDR".into()));
+        };
+        let ip = match attach.ips.first() {
+            None => pool.allocate(handle, now).map_err(|exhausted| again(exhausted.to_string()))?,
+            Some(wanted) => pool.allocate_this(handle, *wanted, now).map_err(|refused| {
+                Error::new(Code::AddressRefused, refused.to_string(), "ask for another address, or for none")
+            })?,
+        };
+        let mac = match (attach.mac, ip) {
+            (Some(mac), _) => mac,
+            (None, IpAddr::V4(v4)) => fabric::mac_of(v4),
+            (None, IpAddr::V6(_)) => types::Mac::default(),
+        };
+        let outside_kubernetes = || (ObjectName::cluster(&attach.id.container), String::new());
+        let (pod, uid) = attach.pod.clone().map_or_else(outside_kubernetes, |pod| (pod.name, pod.uid));
+        let record = Record {
+            container: attach.id.container.clone(),
+            ifname: attach.id.ifname.clone(),
+            netns: attach.netns.clone().unwrap_or_default(),
+            pod,
+            uid,
+            ips: vec![ip],
+            host_if,
+            mac,
+        };
+        self.base.store.insert(record.clone());
+        if let Err(error) = self.base.store.save() {
+            self.base.store.release(handle, now);
+            let details = "see that the agent's data directory is writable and has room";
+            return Err(Error::new(Code::Io, format!("the address cannot be recorded: {error:#}"), details));
+        }
+        Ok(record)
+    }
+
+    /// The policies of these pods are in the kernel now, or the kernel refused them: then the pods are not wired,
+    /// since they would be open.
+    pub(super) fn finish_wiring(&mut self) {
+        if self.wiring.is_empty() {
+            return;
+        }
+        for Wiring { record, version, reply } in std::mem::take(&mut self.wiring) {
+            let refused = self.stale.failed.get(&Subsystem::Nft).map(|error| {
+                let msg = format!("the kernel did not take the policies of pod {}: {error}", record.pod);
+                Error::new(Code::PolicyNotApplied, msg, "the runtime will try again")
+            });
+            let wired = refused.map_or_else(|| self.create_veth(&record), Err);
+            let answer = match wired {
+                Ok(success) => {
+                    tracing::info!(pod = %record.pod, ip = ?record.ips, veth = %record.host_if, "wired");
+                    self.made.insert(record.handle(), Instant::now());
+                    Ok(success.render(version))
+                }
+                Err(error) => {
+                    tracing::warn!(pod = %record.pod, %error, "not wired");
+                    self.forget(&record.handle());
+                    Err(error)
+                }
+            };
+            // A runtime that hung up will DEL or GC it.
+            let _ = reply.send(Verdict::Done(answer));
+        }
+        self.base.metrics.attachments(self.base.store.records().len());
+        self.settle();
+    }
+
+    /// Makes the pair with all that is in the pod's namespace.
+    pub(super) fn create_veth(&mut self, record: &Record) -> Result<Success, Error> {
+        let Some(compiler) = &self.compiler else {
+            return Err(Error::new(Code::TryAgainLater, "the node's network is not known yet", ""));
+        };
+        let netns = Netns::open(&record.netns).map_err(|error| {
+            let details = "the container ended meanwhile, or the agent does not see the runtime's /run";
+            Error::new(Code::UnknownContainer, error.to_string(), details)
+        })?;
+        let own = self.cluster.nodes.get(&self.base.settings.node).and_then(fabric::pod_subnet);
+        let gateway = own.map(|subnet| IpAddr::V4(subnet.gateway)).ok_or_else(|| {
+            Error::new(Code::TryAgainLater, "this node has no pod CIDR", "the runtime will try again")
+        })?;
+        let bridge = IfName::new(BRIDGE).map_err(|e| Error::new(Code::Kernel, e.to_string(), ""))?;
+        let mtu = compiler.settings().mtu;
+        let addresses: Vec<IpNet> = record.ips.iter().copied().map(IpNet::from).collect();
+        let everywhere = IpNet::V4(ipnet::Ipv4Net::default());
+        let routes =
+            [PodRoute { dst: gateway.into(), via: None }, PodRoute { dst: everywhere, via: Some(gateway) }];
+        let pair = PodVeth {
+            host: &record.host_if,
+            host_mac: None,
+            netns: &netns,
+            interface: &record.ifname,
+            mac: Some(record.mac),
+            mtu: Some(mtu),
+            addresses: &addresses,
+            routes: &routes,
+            bridge: Some(Port { bridge: &bridge, isolated: true }),
+            loopback: false,
+        };
+        veth::create(&mut self.base.datapath.rtnl, &pair).map_err(|error| explain(&error))?;
+        self.base.datapath.believe_veth(&record.host_if, compiler.net());
+        Ok(success(record, &addresses, gateway, mtu))
+    }
+
+    /// Gives everything of an attachment back: record, address, row.
+    pub(super) fn forget(&mut self, handle: &str) {
+        self.base.store.release(handle, clock::since_epoch());
+        if let Err(error) = self.base.store.save() {
+            tracing::error!(error = format!("{error:#}"), "attachments cannot be saved");
+        }
+        self.withdraw_row(handle);
+    }
+
+    pub(super) fn withdraw_row(&mut self, handle: &str) {
+        self.made.remove(handle);
+        let key = model::Key::new(model::Kind::Attachment, ObjectName::cluster(handle));
+        self.apply(Event::Delete(key));
+    }
+}
+
+enum Begun {
+    Wiring(Record),
+    NeedPod(ObjectName),
+    NotYet,
+}
+
+/// EEXIST of linux/errno-base.h.
+const EEXIST: i32 = 17;
+
+fn explain(error: &kernel::Error) -> Error {
+    match error.errno() {
+        Some(EEXIST) => Error::new(Code::InterfaceExists, error.to_string(), "DEL comes before another ADD"),
+        _ => Error::new(Code::Kernel, error.to_string(), "nothing is left of it; the runtime will try again"),
+    }
+}
+
+fn success(record: &Record, addresses: &[IpNet], gateway: IpAddr, mtu: u32) -> Success {
+    let host = Interface { name: record.host_if.to_string(), mac: None, mtu: Some(mtu), sandbox: None };
+    let pod = Interface {
+        name: record.ifname.to_string(),
+        mac: Some(record.mac),
+        mtu: Some(mtu),
+        sandbox: Some(record.netns.clone()),
+    };
+    let ips =
+        addresses.iter().map(|address| Ip { address: *address, gateway: Some(gateway), interface: Some(1) });
+    let dst = IpNet::V4(ipnet::Ipv4Net::default());
+    Success {
+        interfaces: vec![host, pod],
+        ips: ips.collect(),
+        routes: vec![Route { dst, gw: Some(gateway), mtu: None }],
+        dns: cni::Dns::default(),
+    }
+}

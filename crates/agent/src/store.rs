@@ -1,0 +1,219 @@
+//! What must outlive the process: the address pool and who is wired to what, in one file.
+//!
+//! A killed process loses nothing: the file is replaced by rename, and what was written lies in the kernel's page
+//! cache. A machine that lost power needs nothing of it: its pods' namespaces are gone. So the file carries the
+//! boot's id in its name, files of other boots are dropped (plugins#252), and there is no fsync, which would cost
+//! every ADD milliseconds for nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use ipam::Pool;
+use model::Attachment;
+use serde::{Deserialize, Serialize};
+use types::{IfName, Mac, ObjectName};
+
+/// One wired interface of a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub container: String,
+    pub ifname: IfName,
+    /// Path of the pod's network namespace, as the runtime gave it.
+    pub netns: String,
+    pub pod: ObjectName,
+    pub uid: String,
+    pub ips: Vec<IpAddr>,
+    pub host_if: IfName,
+    pub mac: Mac,
+}
+
+impl Record {
+    /// The key in the model and the handle of the address: `container/interface`.
+    pub fn handle(&self) -> String {
+        format!("{}/{}", self.container, self.ifname)
+    }
+
+    pub fn row(&self) -> Attachment {
+        Attachment {
+            container: self.handle(),
+            pod: self.pod.clone(),
+            uid: self.uid.clone(),
+            ips: self.ips.clone(),
+            host_if: self.host_if.clone(),
+            mac: self.mac,
+        }
+    }
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Content {
+    /// `None` until the node has a pod CIDR.
+    pool: Option<Pool>,
+    records: BTreeMap<String, Record>,
+}
+
+/// The file and what it holds. Whoever changes it calls [`Store::save`] before telling anybody.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    content: Content,
+}
+
+impl Store {
+    /// Opens the file of this boot, or begins one.
+    pub fn open(directory: &Path, boot: &str) -> Result<Self> {
+        let at = || format!("{}: make the data directory", directory.display());
+        fs::create_dir_all(directory).with_context(at)?;
+        let name = format!("attachments-{}.json", boot.trim());
+        drop_other_boots(directory, &name)?;
+        let path = directory.join(name);
+        let content = match fs::read(&path) {
+            Ok(bytes) => parse(&path, &bytes)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Content::default(),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        Ok(Self { path, content })
+    }
+
+    pub fn pool(&mut self) -> Option<&mut Pool> {
+        self.content.pool.as_mut()
+    }
+
+    pub fn has_pool(&self) -> bool {
+        self.content.pool.is_some()
+    }
+
+    pub fn set_pool(&mut self, pool: Pool) {
+        self.content.pool = Some(pool);
+    }
+
+    pub fn records(&self) -> &BTreeMap<String, Record> {
+        &self.content.records
+    }
+
+    pub fn insert(&mut self, record: Record) {
+        self.content.records.insert(record.handle(), record);
+    }
+
+    /// Forgets the record and gives its address back.
+    pub fn release(&mut self, handle: &str, now: ipam::Now) -> Option<Record> {
+        if let Some(pool) = &mut self.content.pool {
+            pool.release(handle, now);
+        }
+        self.content.records.remove(handle)
+    }
+
+    /// Replaces the file.
+    pub fn save(&self) -> Result<()> {
+        let fresh = self.path.with_extension("new");
+        let bytes = serde_json::to_vec(&self.content)?;
+        fs::write(&fresh, bytes).with_context(|| format!("write {}", fresh.display()))?;
+        fs::rename(&fresh, &self.path).with_context(|| format!("replace {}", self.path.display()))
+    }
+}
+
+/// Addresses that live pods have must not be given out again, so nothing is guessed.
+fn parse(path: &Path, bytes: &[u8]) -> Result<Content> {
+    match serde_json::from_slice(bytes) {
+        Ok(content) => Ok(content),
+        Err(error) => bail!(
+            "{}: cannot be read: {error}. It says which pod has which address; only a damaged disk or an edit \
+             breaks it. Delete the pods of this node, remove the file, and start the agent again",
+            path.display()
+        ),
+    }
+}
+
+fn drop_other_boots(directory: &Path, current: &str) -> Result<()> {
+    let at = || format!("read the data directory {}", directory.display());
+    for entry in fs::read_dir(directory).with_context(at)? {
+        let entry = entry.with_context(at)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("attachments-") && name.ends_with(".json") && name != current {
+            fs::remove_file(entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            Self(std::env::temp_dir().join(format!("plumb-store-{name}-{}", std::process::id())))
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn record(container: &str, ip: IpAddr) -> Record {
+        Record {
+            container: container.into(),
+            ifname: IfName::new("eth0").unwrap(),
+            netns: "/proc/7/ns/net".into(),
+            pod: ObjectName::new("shop", "web"),
+            uid: "u".into(),
+            ips: vec![ip],
+            host_if: IfName::new("veth1").unwrap(),
+            mac: Mac::default(),
+        }
+    }
+
+    #[test]
+    fn a_killed_agent_comes_back_with_the_same_attachments() {
+        let dir = Dir::new("same");
+        let mut store = Store::open(&dir.0, "boot1\n").unwrap();
+        let mut pool = Pool::new("10.244.1.0/24".parse().unwrap(), Duration::from_secs(30));
+        let ip = pool.allocate("c1/eth0", Duration::ZERO).unwrap();
+        store.set_pool(pool.clone());
+        store.insert(record("c1", ip));
+        store.save().unwrap();
+        let mut again = Store::open(&dir.0, "boot1").unwrap();
+        assert_eq!(again.records().get("c1/eth0"), Some(&record("c1", ip)));
+        assert_eq!(again.pool(), Some(&mut pool));
+    }
+
+    #[test]
+    fn a_reboot_frees_every_address() {
+        let dir = Dir::new("reboot");
+        Store::open(&dir.0, "boot1").unwrap().save().unwrap();
+        let again = Store::open(&dir.0, "boot2").unwrap();
+        assert!(again.records().is_empty());
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_broken_file_is_named_and_never_taken_for_an_empty_one() {
+        let dir = Dir::new("broken");
+        fs::create_dir_all(&dir.0).unwrap();
+        fs::write(dir.0.join("attachments-b.json"), "{").unwrap();
+        let error = Store::open(&dir.0, "b").unwrap_err().to_string();
+        assert!(error.contains("attachments-b.json") && error.contains("Delete the pods"), "{error}");
+    }
+
+    #[test]
+    fn releasing_gives_the_address_back_once() {
+        let dir = Dir::new("release");
+        let mut store = Store::open(&dir.0, "b").unwrap();
+        let mut pool = Pool::new("10.244.1.0/24".parse().unwrap(), Duration::from_secs(30));
+        let ip = pool.allocate("c1/eth0", Duration::ZERO).unwrap();
+        store.set_pool(pool);
+        store.insert(record("c1", ip));
+        assert!(store.release("c1/eth0", Duration::from_secs(1)).is_some());
+        assert!(store.release("c1/eth0", Duration::from_secs(1)).is_none());
+        assert_eq!(store.pool().map(|pool| pool.leases().count()), Some(0));
+    }
+}
