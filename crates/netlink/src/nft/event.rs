@@ -53,7 +53,8 @@ pub enum TraceVerdict {
 /// One step of a traced packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
-    /// The same for all steps of one packet.
+    /// The same for all steps of one packet since it came in: the kernel hashes the packet's place in memory and
+    /// its input interface (`get_trace_id`, nf_tables_trace.c), so each interface and each tunnel begins a new one.
     pub id: u32,
     pub table: TableId,
     pub chain: String,
