@@ -38,13 +38,14 @@ pub struct Api {
 pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) config: Config,
+    pub(crate) tokens: crate::review::Tokens,
 }
 
 impl Api {
     /// An API over the store, with the objects that every cluster starts with.
     pub fn new(store: Store, config: Config) -> Result<Self, Error> {
         crate::seed::plant(&store, &config).map_err(|failure| Error::Seed(failure.message))?;
-        Ok(Self { inner: Arc::new(Inner { store, config }) })
+        Ok(Self { inner: Arc::new(Inner { store, config, tokens: Default::default() }) })
     }
 }
 

@@ -14,10 +14,11 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, Body, BodyError};
 use crate::form::Form;
-use crate::kind::{KINDS, Kind, NAMESPACE};
+use crate::kind::{Kind, NAMESPACE, NODE, POD, SERVICE_ACCOUNT};
+use crate::patch::Format;
 use crate::query::{Query, decode};
 use crate::status::Failure;
-use crate::{delete, read, response, watch, write};
+use crate::{Identity, delete, discovery, node, openapi, read, response, review, subresource, watch, write};
 
 /// The limit of kube-apiserver's request bodies (3 MiB).
 const MAX_BODY: usize = 3 << 20;
@@ -68,15 +69,29 @@ where
 {
     let path = parts.uri.path().to_owned();
     let steps: Vec<&str> = path.trim_matches('/').split('/').collect();
+    if let (&Method::GET, Some(found)) = (&parts.method, discovery::answer(&steps, &parts.headers)) {
+        return Ok(found);
+    }
     let (group, version, rest) = match (&parts.method, steps.as_slice()) {
         (&Method::GET, ["healthz" | "readyz" | "livez", ..]) => {
             return Ok(response::whole(200, "text/plain; charset=utf-8", "ok"));
         }
         (&Method::GET, ["version"]) => return Ok(response::json(200, &version())),
+        (&Method::GET, ["openapi", ..]) => {
+            return openapi::answer(&steps).ok_or_else(Failure::no_such_path);
+        }
         (_, ["api", version, rest @ ..]) => ("", *version, rest),
         (_, ["apis", group, version, rest @ ..]) => (*group, *version, rest),
         _ => return Err(Failure::no_such_path()),
     };
+    if let (&Method::POST, [plural]) = (&parts.method, rest)
+        && matches!(group, "authentication.k8s.io" | "authorization.k8s.io")
+    {
+        let plural = (*plural).to_owned();
+        let identity = parts.extensions.get::<Identity>().cloned().unwrap_or(Identity::Admin);
+        let (_, request) = Incoming { parts, body }.json().await?;
+        return review::answer(api, &identity, &plural, &request).ok_or_else(Failure::no_such_path);
+    }
     let target = Target::find(group, version, rest).ok_or_else(Failure::no_such_path)?;
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let call = Call {
@@ -104,7 +119,33 @@ where
         (&Method::GET, true, _) => read::list(&call).await,
         (&Method::GET, false, "" | "status") => read::get(&call).await,
         (&Method::POST, true, _) => write::create(&call, body.json().await?.1).await,
-        (&Method::PUT, false, "" | "status" | "finalize") => write::put(&call, body.json().await?.1).await,
+        (_, false, "scale") if call.kind.subresources.contains(&"scale") => match method {
+            Method::GET => subresource::scale(&call).await,
+            Method::PUT => subresource::rescale(&call, None, body.json().await?.1).await,
+            Method::PATCH => {
+                let (content_type, patch) = body.any_json().await?;
+                subresource::rescale(&call, Some(Format::of(&content_type)?), patch).await
+            }
+            _ => Err(method_not_allowed()),
+        },
+        (&Method::POST, false, "binding") if *call.kind == POD => {
+            subresource::bind(&call, &body.json().await?.1).await
+        }
+        (&Method::PUT, false, "finalize") if *call.kind == NAMESPACE => {
+            subresource::finalize(&call, &body.json().await?.1).await
+        }
+        (&Method::POST, false, "token") if *call.kind == SERVICE_ACCOUNT => {
+            review::token(&call, body.json().await?.1).await
+        }
+        (&Method::GET, false, "log") if *call.kind == POD => node::log(&call).await,
+        (_, false, "exec") if *call.kind == POD => node::exec(&call, body).await,
+        (_, false, "attach" | "portforward" | "eviction" | "ephemeralcontainers" | "resize" | "proxy")
+            if *call.kind == POD =>
+        {
+            Err(Failure::unsupported(&format!("pods/{}", call.sub), instead_of(&call.sub)))
+        }
+        (_, false, "proxy") if *call.kind == NODE => node::proxy(&call, body).await,
+        (&Method::PUT, false, "" | "status") => write::put(&call, body.json().await?.1).await,
         (&Method::PATCH, false, "" | "status") => {
             let (content_type, patch) = body.any_json().await?;
             write::patch(&call, &content_type, patch).await
@@ -114,11 +155,23 @@ where
         (_, _, sub) if !sub.is_empty() && !call.kind.subresources.contains(&sub) => {
             Err(Failure::no_such_path())
         }
-        _ => Err(Failure::new(
-            405,
-            "MethodNotAllowed",
-            "the server does not allow this method on the requested resource",
-        )),
+        _ => Err(method_not_allowed()),
+    }
+}
+
+fn method_not_allowed() -> Failure {
+    Failure::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+}
+
+/// What does the work of a subresource that is not had here.
+fn instead_of(sub: &str) -> &'static str {
+    match sub {
+        "attach" => "use `kubectl logs -f` to read its output, or `kubectl exec -i` to run a command in it",
+        "portforward" | "proxy" => {
+            "use `kubectl exec` with a client in the pod, or `plumb lab exec NODE` and the pod's own address"
+        }
+        "eviction" => "use `kubectl delete pod`",
+        _ => "delete the pod and create it as it should be",
     }
 }
 
@@ -227,9 +280,4 @@ fn version() -> Value {
         "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "none (Rust)", "compiler": "rustc", "platform": "linux/amd64",
     })
-}
-
-/// The kind with this group and kind name.
-pub(crate) fn kind_named(group: &str, kind: &str) -> Option<&'static Kind> {
-    KINDS.into_iter().find(|k| k.group == group && k.kind == kind)
 }

@@ -1,0 +1,171 @@
+//! What a node answers: logs and exec through its kubelet's socket, everything else through its proxy.
+
+mod exec;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+
+use crate::api::{Body, BodyError};
+use crate::kind::{NODE, POD};
+use crate::object::{list, text};
+use crate::query::encode;
+use crate::request::{Call, Incoming};
+use crate::status::Failure;
+use crate::store::Key;
+use crate::{Stream, response};
+
+pub(crate) use exec::exec;
+
+/// A node that does not answer for this long is said not to answer: nothing hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The pod that a subresource is about: its node and the container that is meant.
+pub(crate) struct Place {
+    pub node: String,
+    pub container: String,
+}
+
+/// Finds the pod's node, and the container that was asked for or the only one.
+pub(crate) async fn place(call: &Call) -> Result<Place, Failure> {
+    let key = Key::new(&POD, &call.namespace, &call.name);
+    let (found, revision) = call.api.inner.store.get(&key);
+    call.api.inner.store.settled(revision).await?;
+    let pod = found.ok_or_else(|| Failure::not_found("", POD.plural, &call.name))?.value()?;
+    let names: Vec<_> = list(&pod, &["spec", "containers"]).iter().map(|c| text(c, &["name"])).collect();
+    let asked = call.query.get("container");
+    let container = match (asked, names.as_slice()) {
+        ("", [only]) => *only,
+        ("", _) => {
+            return Err(Failure::bad_request(format!(
+                "a container name must be specified for pod {}, choose one of: [{}]",
+                call.name,
+                names.join(" ")
+            )));
+        }
+        (asked, names) if names.contains(&asked) => asked,
+        (asked, _) => {
+            return Err(Failure::bad_request(format!(
+                "container {asked} is not valid for pod {}",
+                call.name
+            )));
+        }
+    };
+    let node = text(&pod, &["spec", "nodeName"]);
+    if node.is_empty() {
+        return Err(Failure::bad_request(format!("pod {} does not have a host assigned", call.name)));
+    }
+    Ok(Place { node: node.to_owned(), container: container.to_owned() })
+}
+
+/// A connection to the node's kubelet.
+pub(crate) async fn kubelet(call: &Call, node: &str) -> Result<Stream, Failure> {
+    let dialled = tokio::time::timeout(PATIENCE, call.api.inner.config.nodes.kubelet(node)).await;
+    let why = match dialled {
+        Ok(Ok(stream)) => return Ok(stream),
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "it does not answer".to_owned(),
+    };
+    Err(unreachable_node(&format!("the kubelet of node {node}: {why}; see `plumb lab status`")))
+}
+
+fn unreachable_node(why: &str) -> Failure {
+    Failure::new(502, "BadGateway", format!("error dialing backend: {why}"))
+}
+
+/// `kubectl logs`: text as it is written, followed for as long as the client wants it.
+pub(crate) async fn log(call: &Call) -> Result<Response<Body>, Failure> {
+    let place = place(call).await?;
+    let mut path = format!("/containerLogs/{}/{}/{}", call.namespace, call.name, encode(&place.container));
+    let mut separator = '?';
+    for name in ["follow", "tailLines", "previous", "timestamps", "sinceSeconds", "sinceTime", "limitBytes"] {
+        let value = call.query.get(name);
+        if !value.is_empty() {
+            path.push_str(&format!("{separator}{name}={}", encode(value)));
+            separator = '&';
+        }
+    }
+    let stream = kubelet(call, &place.node).await?;
+    let request = Request::builder().method(Method::GET).uri(path).header(header::HOST, "kubelet");
+    let request = request
+        .body(Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync())
+        .map_err(|e| Failure::bad_request(e.to_string()))?;
+    let answer = forward(stream, request, &format!("the kubelet of node {}", place.node)).await?;
+    if !answer.status().is_success() {
+        let code = answer.status().as_u16();
+        let body = tokio::time::timeout(PATIENCE, answer.into_body().collect()).await;
+        let text = match body {
+            Ok(Ok(collected)) => String::from_utf8_lossy(&collected.to_bytes()).trim().to_owned(),
+            _ => String::new(),
+        };
+        let reason = if code == 404 { "NotFound" } else { "BadRequest" };
+        return Err(Failure::new(code, reason, text));
+    }
+    Ok(response::with_body(200, "text/plain", answer.into_body()))
+}
+
+/// `/api/v1/nodes/NODE:PORT/proxy/PATH`: the request as it is, to the node's address.
+pub(crate) async fn proxy<B>(call: &Call, incoming: Incoming<B>) -> Result<Response<Body>, Failure>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    let (name, port) = call.name.split_once(':').unwrap_or((&call.name, "9475"));
+    let port: u16 =
+        port.parse().map_err(|_| Failure::bad_request(format!("{:?} is not NODE:PORT", call.name)))?;
+    let (found, _) = call.api.inner.store.get(&Key::new(&NODE, "", name));
+    let node = found.ok_or_else(|| Failure::not_found("", NODE.plural, name))?.value()?;
+    let address = internal_address(&node)
+        .ok_or_else(|| unreachable_node(&format!("node {name} has no InternalIP in its status yet")))?;
+    let to = SocketAddr::new(address, port);
+    let dialled = tokio::time::timeout(PATIENCE, call.api.inner.config.nodes.tcp(to)).await;
+    let stream = match dialled {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(e)) => {
+            return Err(unreachable_node(&format!("node {name} at {to}: {e}; see `plumb lab status`")));
+        }
+        Err(_) => return Err(unreachable_node(&format!("node {name} at {to} does not answer"))),
+    };
+    let query = incoming.parts.uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let mut request = Request::builder()
+        .method(incoming.parts.method)
+        .uri(format!("/{}{query}", call.rest))
+        .body(incoming.body.map_err(Into::into).boxed_unsync())
+        .map_err(|e| Failure::bad_request(e.to_string()))?;
+    *request.headers_mut() = incoming.parts.headers;
+    // The token is for the API, not for the node.
+    for name in [header::AUTHORIZATION, header::CONNECTION, header::TRANSFER_ENCODING, header::CONTENT_LENGTH]
+    {
+        request.headers_mut().remove(name);
+    }
+    if let Ok(host) = header::HeaderValue::from_str(&to.to_string()) {
+        request.headers_mut().insert(header::HOST, host);
+    }
+    let mut answer = forward(stream, request, &format!("node {name} at {to}")).await?;
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
+        answer.headers_mut().remove(name);
+    }
+    Ok(answer)
+}
+
+fn internal_address(node: &Value) -> Option<std::net::IpAddr> {
+    let addresses = list(node, &["status", "addresses"]).iter();
+    let mut internal = addresses.filter(|a| text(a, &["type"]) == "InternalIP");
+    internal.find_map(|a| text(a, &["address"]).parse().ok())
+}
+
+/// One HTTP/1.1 request over the stream; the answer's body streams as it comes.
+async fn forward(stream: Stream, request: Request<Body>, whom: &str) -> Result<Response<Body>, Failure> {
+    let broken = |e: hyper::Error| unreachable_node(&format!("{whom}: {e}"));
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    tokio::spawn(connection);
+    let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
+    let answer = answer.map_err(|_| unreachable_node(&format!("{whom} does not answer")))?.map_err(broken)?;
+    Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
+}
