@@ -274,7 +274,7 @@ impl<T> Heap<T> {
     unsafe fn zeroed() -> Self {
         let block: Box<[T; BATCH]> = {
             // SAFETY: the caller vouches for zero bytes as a `T`, so an array of them is initialised.
-            unsafe { Box::<[T; BATCH]>::new_zeroed().assume_init() }
+            unsafe { Box::new(std::mem::MaybeUninit::<[T; BATCH]>::zeroed()).assume_init() }
         };
         Self(Box::into_raw(block).cast())
     }

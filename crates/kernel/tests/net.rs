@@ -154,6 +154,29 @@ fn faults_are_heard_and_mended() {
     Netns::fresh().expect("fresh").run(work).expect("run");
 }
 
+/// Another hand puts a route of its own in the place of ours, which our protocol number does not mark.
+#[test]
+fn a_foreign_route_in_our_place_is_heard_and_replaced() {
+    let work = || {
+        let desired = node_state(1, 2);
+        make_so(&desired);
+        let mut changes = Changes::listen(Scope::of(&desired)).expect("listen");
+        let mut rtnl = Rtnl::open().expect("open");
+        let index = rtnl.index(&name("cni0"));
+        let key = RouteKey { dst: net("10.244.2.0/24"), table: 254 };
+        let mut batch = rtnl.socket_mut().batch();
+        let foreign = via("cni0", "10.244.1.9");
+        batch.add(|writer, seq| netlink::route::add_static_route(writer, seq, &key, &foreign, index));
+        assert_eq!(rtnl.socket_mut().run(batch).expect("run"), []);
+        assert!(heard(&mut changes));
+        make_so(&desired);
+        let at_key = rtnl.all_routes(types::Family::V4).expect("routes").into_iter();
+        let protocols: Vec<u8> = at_key.filter(|row| row.key == key).map(|row| row.protocol).collect();
+        assert_eq!(protocols, [kstate::net::ROUTE_PROTOCOL]);
+    };
+    Netns::fresh().expect("fresh").run(work).expect("run");
+}
+
 /// Whether a change of ours comes within five seconds.
 fn heard(changes: &mut Changes) -> bool {
     let deadline = Instant::now() + Duration::from_secs(5);

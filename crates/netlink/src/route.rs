@@ -9,6 +9,8 @@ mod address;
 mod link;
 mod neighbour;
 mod notice;
+#[cfg(test)]
+mod roundtrip;
 mod routes;
 
 pub use address::{AddressRow, add_address, decode_address, delete_address, dump_addresses};

@@ -17,6 +17,8 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_EXT_MASK: u16 = 29;
+const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -172,8 +174,12 @@ pub fn delete_group(writer: &mut Writer, seq: u32, group: u32) {
     });
 }
 
+/// Asks for all links, without their counters: those are most of the answer and its cost.
 pub fn dump_links(writer: &mut Writer, seq: u32) {
-    writer.message(head(RTM_GETLINK, flags::DUMP, seq), |writer| ifinfo(writer, AF_UNSPEC, 0, None));
+    writer.message(head(RTM_GETLINK, flags::DUMP, seq), |writer| {
+        ifinfo(writer, AF_UNSPEC, 0, None);
+        writer.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+    });
 }
 
 pub fn get_link(writer: &mut Writer, seq: u32, name: &IfName) {
