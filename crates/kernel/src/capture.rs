@@ -139,6 +139,22 @@ impl Capture {
             frame: self.buffer.get(..length).unwrap_or_default(),
         }))
     }
+
+    /// How many wanted packets were lost since the last call, because nobody read fast enough.
+    pub fn lost(&self) -> Result<u32, Error> {
+        let mut counters = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut length = size_of_val(&counters) as libc::socklen_t;
+        let pointer = (&raw mut counters).cast();
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: the kernel writes at most `length` bytes, the size of the counters.
+        let result = unsafe {
+            libc::getsockopt(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, pointer, &raw mut length)
+        };
+        match result {
+            0 => Ok(counters.tp_drops),
+            _ => Err(Error::system("read the counters of a capture", last_errno())),
+        }
+    }
 }
 
 /// The SCM_TIMESTAMPNS control message of a received packet.

@@ -135,6 +135,7 @@ fn a_capture_on_all_interfaces_follows_a_packet_into_the_tunnel() {
         (Direction::In, tunnel, answer.to_owned()),
     ];
     assert_eq!(seen, expected);
+    assert_eq!(capture.lost().expect("counters"), 0);
 }
 
 #[test]

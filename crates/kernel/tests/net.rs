@@ -154,6 +154,32 @@ fn faults_are_heard_and_mended() {
     Netns::fresh().expect("fresh").run(work).expect("run");
 }
 
+/// More entries than one datagram and its acknowledgements can carry.
+#[test]
+fn hundreds_of_peers_fit() {
+    let work = || {
+        let mut desired = node_state(1, 2);
+        let device = name("plumb.1");
+        for n in 0..500_u16 {
+            let [high, low] = (n + 3).to_be_bytes();
+            let (vtep, mac) = (IpAddr::from([10, 128 + high, low, 0]), Mac([0x0e, 0, 0, 1, high, low]));
+            desired.neighbours.insert((device.clone(), vtep), mac);
+            desired.fdb.insert((device.clone(), mac), [172, 16, high, low].into());
+            let key = RouteKey { dst: IpNet::new(vtep, 24).expect("a network"), table: 254 };
+            desired.routes.insert(key, via("plumb.1", &vtep.to_string()));
+        }
+        let start = Instant::now();
+        make_so(&desired);
+        println!("500 peers: applied and observed in {:?}", start.elapsed());
+        let mut rtnl = Rtnl::open().expect("open");
+        let actual = observe(&mut rtnl, &Scope::of(&desired)).expect("observe");
+        let few = node_state(1, 2);
+        assert!(apply(&mut rtnl, &diff(&few, &actual)).expect("apply").is_empty());
+        assert_eq!(observe(&mut rtnl, &Scope::of(&few)).expect("observe"), few);
+    };
+    Netns::fresh().expect("fresh").run(work).expect("run");
+}
+
 /// Another hand puts a route of its own in the place of ours, which our protocol number does not mark.
 #[test]
 fn a_foreign_route_in_our_place_is_heard_and_replaced() {

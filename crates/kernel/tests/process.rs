@@ -167,3 +167,38 @@ fn only_given_files_reach_the_child() {
     // ls sees 0, 1, 2, 5 and its own directory.
     assert_eq!(text, "5\n/dev/zero\n");
 }
+
+/// The signal belongs to the thread that started the process.
+#[test]
+fn a_process_dies_with_the_thread_that_started_it() {
+    let start = || Spawn::program("sleep").arg("60").death_signal(Signal::KILL).start().expect("start");
+    let child = std::thread::scope(|scope| {
+        let child = scope.spawn(|| {
+            let child = start();
+            assert!(child.alive());
+            child
+        });
+        child.join().expect("join")
+    });
+    assert!(child.wait_ended(Duration::from_secs(5)).expect("poll"));
+    assert_eq!(child.wait().expect("wait"), Ended::Signal(9));
+}
+
+#[test]
+fn an_overlay_takes_directories_of_any_name() {
+    let dir = std::env::temp_dir().join(format!("plumb-overlay-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("make a directory");
+    let path = |name: &str| dir.join(name);
+    let (lower, upper, work, merged) = (path("a:b,c"), path("up:per"), path("wo,rk"), path("merged"));
+    let overlay = Mount::overlay(&[lower.clone(), "/etc".into()], &upper, &work, &merged);
+    let mut mounts = vec![Mount::private("/"), Mount::tmpfs(&dir, "")];
+    mounts.extend([&lower, &upper, &work, &merged].map(Mount::make_dir));
+    mounts.extend([overlay, Mount::unmount("/proc")]);
+    let script = "test -e passwd && echo x > made && ls ../up:per; ls /proc";
+    let (ended, text) = shell(script, |spawn| {
+        let mounts = mounts.into_iter().map(|mount| mount.expect("a good mount"));
+        spawn.new_namespaces(Namespaces::MOUNT).mounts(mounts).directory(&merged)
+    });
+    std::fs::remove_dir(&dir).expect("nothing is mounted or left there");
+    assert_eq!((ended, text.as_str()), (Ended::Code(0), "made\n"));
+}
