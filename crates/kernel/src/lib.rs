@@ -4,6 +4,7 @@
 //! Read first: [`netns::Netns`], [`process::Spawn`], [`veth::PodVeth`].
 
 pub mod capture;
+pub mod conntrack;
 pub mod error;
 pub mod mount;
 pub mod net;

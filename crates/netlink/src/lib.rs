@@ -3,6 +3,7 @@
 //! In → Out: `kstate` values → request bytes; reply and notification bytes → values.
 //! Read first: [`message::Writer`], [`message::messages`], [`route`], [`nft::Transactions`], [`nft::Dump`].
 
+pub mod conntrack;
 pub mod message;
 pub mod nfnetlink;
 pub mod nft;

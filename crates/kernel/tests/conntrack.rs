@@ -1,0 +1,73 @@
+//! Connection tracking against the kernel, in a network namespace of its own.
+
+use std::collections::BTreeMap;
+use std::net::UdpSocket;
+use std::process::Command;
+
+use kernel::Netns;
+use kernel::conntrack::Conntrack;
+use kernel::nft::Nft;
+use kstate::nft::build::*;
+use kstate::nft::{BaseChain, Chain, ChainKind, Expr, Hook, Reg, Ruleset, Table, TableFamily, TableId, diff};
+use netlink::conntrack::{Filter, status};
+use types::Family;
+
+/// What is sent to port 53 goes to `port`.
+fn redirect(port: u16) -> Ruleset {
+    let r = Reg(0);
+    let to = [
+        l4proto(r),
+        is(r, types::Protocol::Udp),
+        th_dport(r),
+        is(r, 53_u16),
+        immediate(r, port.to_be_bytes()),
+    ];
+    let rules = vec![rule("", to.into_iter().chain([Expr::Redirect { port: Some(r) }]))];
+    let base = Some(BaseChain { kind: ChainKind::Nat, hook: Hook::Output, priority: -100, drop: false });
+    let table =
+        Table { chains: [("output".to_owned(), Chain { base, rules })].into(), sets: BTreeMap::new() };
+    Ruleset { tables: [(TableId { family: TableFamily::Ip, name: "plumb".into() }, table)].into() }
+}
+
+#[test]
+fn a_connection_is_seen_filtered_and_forgotten() {
+    let netns = Netns::fresh().expect("a network namespace");
+    netns
+        .run(|| {
+            let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip is installed");
+            assert!(up.success());
+            let server = UdpSocket::bind("127.0.0.1:0").expect("a server");
+            let port = server.local_addr().expect("its address").port();
+            let desired = redirect(port);
+            let plan = diff(&desired, &Ruleset::default());
+            Nft::open().expect("a socket").apply(&plan, &desired).expect("apply");
+            let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
+            for destination in ["127.0.0.1:53", "127.0.0.1:54"] {
+                client.send_to(b"question", destination).expect("send");
+            }
+            let mut conntrack = Conntrack::open().expect("a socket");
+            let all = conntrack.entries(Family::V4, &Filter::default()).expect("entries");
+            assert_eq!(all.len(), 2, "{all:?}");
+            let localhost = "127.0.0.1".parse().ok();
+            let dns = Filter { protocol: Some(17), dst: localhost, dst_port: Some(53), src: localhost };
+            let found = conntrack.entries(Family::V4, &dns).expect("entries");
+            let [entry] = found.as_slice() else { panic!("{found:?}") };
+            assert_eq!(entry.original.src, client.local_addr().expect("its address"));
+            assert_eq!((entry.original.dst.port(), entry.reply.src.port()), (53, port));
+            assert_ne!(entry.status & status::DST_NAT, 0);
+            assert_eq!(entry.status & status::SEEN_REPLY, 0);
+            assert!(entry.timeout.is_some_and(|seconds| seconds > 0));
+            assert!(
+                conntrack
+                    .entries(Family::V4, &Filter { protocol: Some(6), ..dns })
+                    .expect("entries")
+                    .is_empty()
+            );
+            assert!(conntrack.entries(Family::V6, &Filter::default()).expect("entries").is_empty());
+            assert!(conntrack.delete(entry).expect("delete"));
+            assert!(!conntrack.delete(entry).expect("delete again"));
+            let left = conntrack.entries(Family::V4, &Filter::default()).expect("entries");
+            assert_eq!(left.iter().map(|entry| entry.original.dst.port()).collect::<Vec<_>>(), [54]);
+        })
+        .expect("the test's body");
+}
