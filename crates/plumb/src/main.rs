@@ -21,6 +21,8 @@ struct Plumb {
 enum Command {
     /// A cluster of several nodes on this machine: up, down, status, exec.
     Lab(lab::Args),
+    /// A node's network: routes, services, policies, DNS and CNI, from the Kubernetes API to the kernel.
+    Agent(agent::Args),
     /// What the image plumb.local/demo runs: a small server and its clients.
     Demo(demo::Args),
     /// Hold the namespaces of a pod (started by the kubelet).
@@ -32,6 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Plumb::parse().command {
         Command::Lab(args) => lab::run(args),
+        Command::Agent(args) => run_agent(args),
         Command::Demo(args) => demo::run(args),
         Command::Pause(args) => kubelet::pause::run(args),
     };
@@ -42,4 +45,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Two workers: a large list being parsed must not hold up a CNI request.
+fn run_agent(args: agent::Args) -> anyhow::Result<ExitCode> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PLUMB_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().build()?.block_on(agent::run(args))?;
+    Ok(ExitCode::SUCCESS)
 }
