@@ -1,10 +1,10 @@
 //! The fixed part of the table: sets that units fill, and the chains on the kernel's hooks that read them.
 //!
 //! ```text
-//!   prerouting (nat) ─┐                 ┌─ dns VIP:53 ─> dns: a local socket answers, else another node's agent
-//!   output     (nat) ─┴─> services ─────┼─ svc ────────> n<k>: draw a slot, dnat to ep[slot . frontend]
-//!                                       ├─ clusterips ─> rej      (a Service, but not this port)
-//!                                       └─ service CIDR ─> drop   (no Service at all, V-08)
+//!   prerouting (nat) ─┬─ dns VIP:53 ─> dns: a local socket answers, else another node's agent
+//!   output     (nat) ─┴─> services ─┬─ svc ────────> n<k>: draw a slot, dnat to ep[slot . frontend]
+//!                                   ├─ clusterips ─> rej      (a Service, but not this port)
+//!                                   └─ service CIDR ─> drop   (no Service at all, V-08)
 //!   forward (filter)  ── conntrack ── out_iso[saddr] ── in_iso[daddr]
 //!   postrouting (nat) ── hairpin, node → tunnel, pod → outside: masquerade
 //! ```
@@ -72,15 +72,19 @@ pub fn fragment(cluster: &Cluster, settings: &Settings) -> Fragment {
         base: Some(BaseChain { kind, hook, priority, drop: false }),
         rules,
     };
-    let to_services = || vec![rule("", [build::jump(SERVICES)])];
+    let hooked = |dns: Expr| {
+        let mut rules = to_dns(settings, &dns);
+        rules.push(rule("", [build::jump(SERVICES)]));
+        rules
+    };
     let chains = [
         (REJECT, regular(reject())),
         (UNREACHABLE, regular(vec![rule("no endpoint on this node", [build::counter(), build::drop()])])),
         (DNS, regular(dns(slots))),
         (SERVICES, regular(services(settings))),
         // NF_IP_PRI_NAT_DST
-        ("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100, to_services())),
-        ("output", base(ChainKind::Nat, Hook::Output, -100, to_services())),
+        ("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100, hooked(build::goto(DNS)))),
+        ("output", base(ChainKind::Nat, Hook::Output, -100, hooked(build::accept()))),
         ("forward", base(ChainKind::Filter, Hook::Forward, 0, forward(settings))),
         // NF_IP_PRI_NAT_SRC
         ("postrouting", base(ChainKind::Nat, Hook::Postrouting, 100, postrouting(settings))),
@@ -140,7 +144,8 @@ fn reject() -> Vec<Rule> {
 
 /// `socket wildcard` breaks its rule when no socket of this node would take the packet, and is 0 for one that is
 /// bound to this very address: ours. A stranger's wildcard resolver on port 53 is not asked for cluster names.
-/// Evaluated before routing only: on output the kernel would answer with the sender's own socket.
+/// Reached from prerouting only: on output the kernel answers with the sender's own socket (nft_socket_eval takes
+/// `skb->sk`), so a query of the node itself stays on the node.
 fn dns(peers: u32) -> Vec<Rule> {
     let [to, to_port] = [Reg(1), Reg(2)];
     let ours = rule(
@@ -162,24 +167,26 @@ fn dns(peers: u32) -> Vec<Rule> {
     rules
 }
 
+/// Queries to the cluster's DNS address, and what to do with them.
+fn to_dns(settings: &Settings, action: &Expr) -> Vec<Rule> {
+    let Some(dns @ IpAddr::V4(_)) = settings.dns_ip else { return Vec::new() };
+    let query = |protocol: Protocol| {
+        let exprs = [
+            build::ip_daddr(R0),
+            build::is(R0, dns),
+            build::l4proto(R0),
+            build::is(R0, protocol),
+            build::th_dport(R0),
+            build::is(R0, 53_u16),
+            action.clone(),
+        ];
+        rule("cluster DNS", exprs)
+    };
+    vec![query(Protocol::Udp), query(Protocol::Tcp)]
+}
+
 fn services(settings: &Settings) -> Vec<Rule> {
     let mut rules = Vec::new();
-    if let Some(dns @ IpAddr::V4(_)) = settings.dns_ip {
-        for protocol in [Protocol::Udp, Protocol::Tcp] {
-            rules.push(rule(
-                "cluster DNS",
-                [
-                    build::ip_daddr(R0),
-                    build::is(R0, dns),
-                    build::l4proto(R0),
-                    build::is(R0, protocol),
-                    build::th_dport(R0),
-                    build::is(R0, 53_u16),
-                    build::goto(DNS),
-                ],
-            ));
-        }
-    }
     let frontend = [build::ip_daddr(R0), build::l4proto(R1), build::th_dport(R2)];
     rules.push(rule("", frontend.into_iter().chain([build::vmap(FRONTENDS, R0)])));
     rules.push(rule(

@@ -127,6 +127,9 @@ pub fn masquerade(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Pl
         return outside.then_some("the destination is outside of the cluster");
     }
     let peer = node_of(to.ip(), cluster).filter(|node| node.name != place.node);
-    let reachable = peer.is_some_and(|node| node.vtep_mac.is_some() && internal_ip(node).is_some());
+    // Without an address of its own there is no tunnel at all.
+    let wired =
+        cluster.nodes.get(&place.node).is_some_and(|own| internal_ip(own).zip(pod_cidr(own)).is_some());
+    let reachable = wired && peer.is_some_and(|node| node.vtep_mac.is_some() && internal_ip(node).is_some());
     reachable.then_some("the source is not a pod, and the answer must come back through the tunnel")
 }

@@ -1,0 +1,133 @@
+//! The battery: for random clusters and packets, running the compiled rules gives exactly the fates that
+//! Kubernetes' semantics allow, no more and no fewer (law 7).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use compile::{Settings, whole};
+use proptest::prelude::*;
+use proptest::sample::select;
+use trace::eval::{self, End, Kernel};
+use trace::packet::{CtState, Packet, Place};
+use trace::reference::{Fate, fates};
+use types::{IfName, Protocol};
+
+#[path = "battery/world.rs"]
+mod world;
+
+use world::{NODES, cluster_of, history, ip, pod_ip, pod_node, service_ip, start};
+
+fn place(dns_here: bool) -> Place {
+    Place {
+        node: NODES[0].to_owned(),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
+        service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
+        dns_ip: Some(ip("10.96.0.10")),
+        dns_here,
+    }
+}
+
+fn settings() -> Settings {
+    let Place { node, cluster_cidrs, service_cidrs, dns_ip, .. } = place(true);
+    Settings { node, cluster_cidrs, service_cidrs, dns_ip, mtu: 1450 }
+}
+
+/// Where packets come from, with the device they come in by.
+fn source() -> impl Strategy<Value = (Option<&'static str>, IpAddr)> {
+    prop_oneof![
+        5 => (0..4_usize).prop_map(|n| (Some("cni0"), pod_ip(n))),
+        3 => (4..8_usize).prop_map(|n| (Some("plumb.1"), pod_ip(n))),
+        1 => Just((Some("eth0"), ip("203.0.113.10"))),
+        1 => Just((Some("plumb.1"), ip("10.244.2.0"))),
+        1 => Just((None, ip("192.168.1.10"))),
+    ]
+}
+
+fn destination() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        4 => (0..4_usize).prop_map(service_ip),
+        4 => (0..8_usize).prop_map(pod_ip),
+        1 => select(vec![
+            ip("10.96.0.10"), ip("10.96.0.99"), ip("192.168.1.10"), ip("192.168.1.11"), ip("10.244.1.1"),
+            ip("203.0.113.10"), ip("10.244.9.9"),
+        ]),
+    ]
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let protocol = prop_oneof![4 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)];
+    let port = select(vec![53_u16, 80, 81, 8080]);
+    (source(), destination(), protocol, port).prop_map(|((iif, src), dst, protocol, dport)| Packet {
+        iif: iif.and_then(|name| IfName::new(name).ok()),
+        src,
+        dst,
+        protocol,
+        sport: 40000,
+        dport,
+        ct: CtState::New,
+    })
+}
+
+fn fate(path: &eval::Path) -> Fate {
+    match path.end {
+        End::Local => Fate::Local(path.destination),
+        End::Out(_) => Fate::Out { to: path.destination, masquerade: path.masquerade },
+        End::Rejected => Fate::Rejected,
+        End::Dropped | End::Unreachable => Fate::Dropped,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2048, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn compiled_rules_do_what_kubernetes_says(
+        history in history(),
+        packets in proptest::collection::vec(packet(), 1..12),
+        dns_here in any::<bool>(),
+    ) {
+        let cluster = cluster_of(start().into_iter().chain(history).collect());
+        let place = place(dns_here);
+        let desired = whole(cluster.synced().expect("all kinds are done"), settings());
+        let local = [ip("192.168.1.10")];
+        let socket = dns_here.then_some(false);
+        let kernel = Kernel { nft: &desired.nft, net: &desired.net, local: &local, socket };
+        for packet in packets {
+            let paths = eval::all(&packet, &kernel);
+            let found: BTreeSet<_> = paths.iter().map(fate).collect();
+            let right = fates(&packet, &cluster, &place);
+            prop_assert_eq!(&found, &right, "\n{:?}\n{:#?}", packet, paths);
+        }
+    }
+}
+
+/// The battery must be able to fail: most packets meet a service or a policy, and all fates occur.
+#[test]
+fn the_battery_meets_every_fate() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut counts = std::collections::BTreeMap::new();
+    for _ in 0..200 {
+        let history = history().new_tree(&mut runner).expect("a history").current();
+        let cluster = cluster_of(start().into_iter().chain(history).collect());
+        for _ in 0..20 {
+            let packet = packet().new_tree(&mut runner).expect("a packet").current();
+            for fate in fates(&packet, &cluster, &place(true)) {
+                let kind = match fate {
+                    Fate::Local(_) => "local",
+                    Fate::Out { masquerade: true, .. } => "masqueraded",
+                    Fate::Out { masquerade: false, to } if to == packet.destination() => "direct",
+                    Fate::Out { .. } => "translated",
+                    Fate::Rejected => "rejected",
+                    Fate::Dropped => "dropped",
+                };
+                *counts.entry(kind).or_insert(0) += 1;
+            }
+        }
+    }
+    for kind in ["local", "masqueraded", "direct", "translated", "rejected", "dropped"] {
+        assert!(counts.get(kind).is_some_and(|count| *count > 20), "{kind}: {counts:?}");
+    }
+    assert_eq!(pod_node(0), NODES[0]);
+}

@@ -1,0 +1,292 @@
+//! Random small clusters, as the events that make them. Few names and labels, so that things collide: that is
+//! where semantics live.
+
+use std::net::IpAddr;
+
+use model::{
+    Attachment, Cluster, Endpoint, EndpointSlice, Event, IntOrName, Kind, NamedPort, Namespace, Node, Peer,
+    Phase, Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, SlicePort, TrafficPolicy,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use types::selector::{Operator, Requirement};
+use types::{IfName, Labels, Mac, ObjectName, Protocol, Selector};
+
+pub const NODES: [&str; 3] = ["node1", "node2", "node3"];
+const NAMESPACES: [&str; 2] = ["a", "b"];
+const PODS: usize = 8;
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address written in a test")
+}
+
+/// Pod n of the world: its name, node and address never change.
+pub fn pod_name(n: usize) -> ObjectName {
+    ObjectName::new(NAMESPACES[n % 2], format!("p{n}"))
+}
+
+pub fn pod_node(n: usize) -> &'static str {
+    // Half of the pods on node1, whose rules are looked at.
+    if n < 4 { NODES[0] } else { NODES[1 + n % 2] }
+}
+
+pub fn pod_ip(n: usize) -> IpAddr {
+    let node = NODES.iter().position(|node| *node == pod_node(n)).expect("one of them") + 1;
+    ip(&format!("10.244.{node}.{}", n + 2))
+}
+
+pub fn service_ip(n: usize) -> IpAddr {
+    ip(&format!("10.96.0.{}", n + 20))
+}
+
+fn labels() -> impl Strategy<Value = Labels> {
+    let pair = (select(vec!["app", "tier"]), select(vec!["x", "y"]));
+    vec(pair, 0..3).prop_map(|pairs| pairs.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+}
+
+fn selector() -> impl Strategy<Value = Selector> {
+    let values = || vec(select(vec!["x".to_owned(), "y".to_owned()]), 1..3);
+    let operator = prop_oneof![
+        3 => values().prop_map(Operator::In),
+        1 => values().prop_map(Operator::NotIn),
+        1 => Just(Operator::Exists),
+        1 => Just(Operator::DoesNotExist),
+    ];
+    let requirement = (select(vec!["app", "tier"]), operator)
+        .prop_map(|(key, operator)| Requirement { key: key.to_owned(), operator });
+    vec(requirement, 0..3).prop_map(|requirements| Selector { requirements })
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![4 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)]
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    select(vec![53_u16, 80, 81, 8080])
+}
+
+fn node() -> impl Strategy<Value = Row> {
+    (0..NODES.len(), any::<bool>(), select(vec!["z1", "z2"])).prop_map(|(n, published, zone)| {
+        Row::Node(Node {
+            name: NODES[n].to_owned(),
+            addresses: vec![ip(&format!("192.168.1.{}", n + 10))],
+            pod_cidrs: vec![format!("10.244.{}.0/24", n + 1).parse().expect("a prefix")],
+            labels: Labels::from([("topology.kubernetes.io/zone".to_owned(), zone.to_owned())]),
+            vtep_mac: (published || n == 0).then_some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
+        })
+    })
+}
+
+fn namespace() -> impl Strategy<Value = Row> {
+    (select(NAMESPACES.to_vec()), labels())
+        .prop_map(|(name, labels)| Row::Namespace(Namespace { name: name.to_owned(), labels }))
+}
+
+fn pod() -> impl Strategy<Value = Row> {
+    let phase =
+        select(vec![Phase::Running, Phase::Running, Phase::Running, Phase::Pending, Phase::Succeeded]);
+    let named = (protocol(), port()).prop_map(|(protocol, port)| NamedPort {
+        name: "web".to_owned(),
+        protocol,
+        port,
+    });
+    (0..PODS, labels(), phase, vec(named, 0..3), any::<[bool; 3]>()).prop_map(
+        |(n, labels, phase, ports, flags)| {
+            let host_network = flags.iter().all(|f| *f);
+            Row::Pod(Box::new(Pod {
+                key: pod_name(n),
+                uid: if flags[0] && flags[1] && !flags[2] { "other".to_owned() } else { format!("uid{n}") },
+                node: Some(pod_node(n).to_owned()),
+                // The API learns a pod's address some time after the node.
+                ips: if flags[1] && !host_network && phase == Phase::Pending {
+                    Vec::new()
+                } else {
+                    vec![pod_ip(n)]
+                },
+                host_network,
+                labels,
+                phase,
+                ports,
+                ..Pod::default()
+            }))
+        },
+    )
+}
+
+fn attachment() -> impl Strategy<Value = Row> {
+    (0..4_usize).prop_map(|n| {
+        Row::Attachment(Box::new(Attachment {
+            container: format!("c{n}"),
+            pod: pod_name(n),
+            uid: format!("uid{n}"),
+            ips: vec![pod_ip(n)],
+            host_if: IfName::new(&format!("veth{n}")).expect("a name"),
+            mac: Mac::default(),
+        }))
+    })
+}
+
+fn service_name(n: usize) -> ObjectName {
+    ObjectName::new(NAMESPACES[n % 2], format!("s{n}"))
+}
+
+fn service() -> impl Strategy<Value = Row> {
+    let ports = vec((protocol(), port()), 1..3);
+    (0..4_usize, ports, any::<[bool; 4]>()).prop_map(|(n, mut ports, flags)| {
+        ports.sort_unstable();
+        ports.dedup();
+        let ports = ports.into_iter().enumerate().map(|(at, (protocol, port))| ServicePort {
+            name: format!("port{at}"),
+            protocol,
+            port,
+            node_port: None,
+        });
+        Row::Service(Box::new(Service {
+            key: service_name(n),
+            cluster_ips: vec![service_ip(n)],
+            ports: ports.collect(),
+            internal_policy: if flags[0] && flags[1] { TrafficPolicy::Local } else { TrafficPolicy::Cluster },
+            foreign_proxy: flags[1] && flags[2] && flags[3],
+            affinity: flags[0].then_some(10),
+            ..Service::default()
+        }))
+    })
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let zones = vec(select(vec!["z1".to_owned(), "z2".to_owned()]), 0..2);
+    (0..PODS + 1, any::<[bool; 4]>(), zones, 0..4_u8).prop_map(|(n, flags, zone_hints, hint)| Endpoint {
+        // The last one is a host's: node2 itself.
+        address: if n == PODS { ip("192.168.1.11") } else { pod_ip(n) },
+        node: Some(if n == PODS { "node2" } else { pod_node(n) }.to_owned()),
+        hostname: None,
+        ready: flags[0] || flags[1],
+        serving: flags[1] || flags[2],
+        terminating: !(flags[0] || flags[1]) && flags[3],
+        pod: (n < PODS).then(|| pod_name(n)),
+        zone_hints,
+        node_hints: if hint == 0 { vec!["node1".to_owned()] } else { Vec::new() },
+    })
+}
+
+fn slice() -> impl Strategy<Value = Row> {
+    let ports = vec((0..2_usize, protocol(), port()), 1..3);
+    (0..4_usize, 0..2_usize, ports, vec(endpoint(), 0..4)).prop_map(|(n, part, ports, mut endpoints)| {
+        let service = service_name(n);
+        // One report of an address per slice, as the API server demands; two slices may still differ.
+        endpoints.sort_by_key(|e| e.address);
+        endpoints.dedup_by_key(|e| e.address);
+        Row::EndpointSlice(EndpointSlice {
+            key: ObjectName::new(&service.namespace, format!("slice{n}-{part}")),
+            service: service.name,
+            ports: ports
+                .into_iter()
+                .map(|(at, protocol, port)| SlicePort {
+                    name: format!("port{at}"),
+                    protocol,
+                    port: Some(port),
+                })
+                .collect(),
+            endpoints,
+        })
+    })
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let blocks = select(vec![
+        ("0.0.0.0/0", vec!["10.244.0.0/16"]),
+        ("10.244.1.0/24", vec!["10.244.1.2/32", "10.244.1.4/31"]),
+        ("10.244.0.0/16", vec![]),
+        ("192.168.1.0/24", vec!["192.168.1.11/32"]),
+    ]);
+    prop_oneof![
+        3 => (proptest::option::of(selector()), proptest::option::of(selector()))
+            .prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
+        1 => blocks.prop_map(|(cidr, except)| Peer::Block {
+            cidr: cidr.parse().expect("a prefix"),
+            except: except.into_iter().map(|hole| hole.parse().expect("a prefix")).collect(),
+        }),
+    ]
+}
+
+fn policy_port() -> impl Strategy<Value = PolicyPort> {
+    let number = prop_oneof![
+        1 => Just(None),
+        4 => port().prop_map(|port| Some(IntOrName::Number(port))),
+        1 => Just(Some(IntOrName::Name("web".to_owned()))),
+    ];
+    (protocol(), number, proptest::option::weighted(0.2, select(vec![79_u16, 81, 9000])))
+        .prop_map(|(protocol, port, end_port)| PolicyPort { protocol, port, end_port })
+}
+
+fn rules() -> impl Strategy<Value = Option<Vec<PolicyRule>>> {
+    let rule =
+        (vec(peer(), 0..3), vec(policy_port(), 0..3)).prop_map(|(peers, ports)| PolicyRule { peers, ports });
+    proptest::option::of(vec(rule, 0..3))
+}
+
+fn policy() -> impl Strategy<Value = Row> {
+    (0..4_usize, selector(), rules(), rules(), 0..8_u8).prop_map(|(n, pods, ingress, egress, odd)| {
+        let unsupported = match odd {
+            0 => vec!["spec.ingress[0].from[0].strange".to_owned()],
+            1 => vec!["spec.egress[1].strange".to_owned()],
+            2 => vec!["spec.policyTypes: Sideways".to_owned()],
+            _ => Vec::new(),
+        };
+        let key = ObjectName::new(NAMESPACES[n % 2], format!("np{n}"));
+        Row::Policy(Box::new(Policy { key, pods, ingress, egress, unsupported }))
+    })
+}
+
+fn row() -> impl Strategy<Value = Row> {
+    prop_oneof![
+        1 => node(),
+        1 => namespace(),
+        4 => pod(),
+        3 => attachment(),
+        3 => service(),
+        4 => slice(),
+        4 => policy(),
+    ]
+}
+
+/// Comings, goings and relists.
+pub fn history() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        8 => row().prop_map(Event::Upsert),
+        // A node without a row of its own has no addresses to speak of.
+        2 => row()
+            .prop_filter("own node", |row| row.key().name.name != NODES[0])
+            .prop_map(|row| Event::Delete(row.key())),
+    ];
+    vec(event, 0..60)
+}
+
+/// Events that make a cluster synced, before anything else is in it but the three nodes and two namespaces.
+pub fn start() -> Vec<Event> {
+    let mut events: Vec<_> =
+        Kind::ALL.into_iter().flat_map(|kind| [Event::Start(kind), Event::Done(kind)]).collect();
+    for (n, name) in NODES.iter().enumerate() {
+        events.push(Event::Upsert(Row::Node(Node {
+            name: (*name).to_owned(),
+            addresses: vec![ip(&format!("192.168.1.{}", n + 10))],
+            pod_cidrs: vec![format!("10.244.{}.0/24", n + 1).parse().expect("a prefix")],
+            vtep_mac: Some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
+            ..Node::default()
+        })));
+    }
+    for name in NAMESPACES {
+        let labels = Labels::from([("app".to_owned(), "x".to_owned())]);
+        events.push(Event::Upsert(Row::Namespace(Namespace { name: name.to_owned(), labels })));
+    }
+    events
+}
+
+pub fn cluster_of(events: Vec<Event>) -> Cluster {
+    let mut cluster = Cluster::default();
+    for event in events {
+        cluster.apply(event);
+    }
+    cluster
+}
