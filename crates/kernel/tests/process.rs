@@ -202,3 +202,19 @@ fn an_overlay_takes_directories_of_any_name() {
     std::fs::remove_dir(&dir).expect("nothing is mounted or left there");
     assert_eq!((ended, text.as_str()), (Ended::Code(0), "made\n"));
 }
+
+/// The program's own descriptor must not be among the numbers that files are given.
+#[test]
+fn an_open_executable_starts_whatever_files_it_is_given() {
+    let mut output = memory_file();
+    let mut spawn = Spawn::executable("/bin/sh", "renamed").expect("open").args(["-c", "echo $0"]);
+    for number in 3..60 {
+        spawn = spawn.file(number, File::open("/dev/null").expect("open")).expect("give");
+    }
+    let process = spawn.file(1, &output).expect("give").start().expect("start");
+    assert_eq!(process.wait().expect("wait"), Ended::Code(0));
+    let mut text = String::new();
+    output.rewind().expect("rewind");
+    output.read_to_string(&mut text).expect("read");
+    assert_eq!(text, "renamed\n");
+}

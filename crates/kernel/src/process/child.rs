@@ -200,7 +200,10 @@ fn prepare(spawn: Spawn, what: &str, go: OwnedFd, report: OwnedFd) -> Result<Pre
     }
     let (argv, envp) = (pointers(argv), pointers(envp));
     let program = match spawn.program {
-        Program::Open(ref fd) => Executable::Open(fd.try_clone().named(|| what.to_owned())?),
+        Program::Open(ref fd) => {
+            // Above the numbers of the files given, which would replace it.
+            Executable::Open(rustix::io::fcntl_dupfd_cloexec(fd, LOWEST_OWN).named(|| what.to_owned())?)
+        }
         Program::Path(ref name) => {
             Executable::Candidates(candidates(what, name.as_os_str(), path.as_deref())?)
         }
