@@ -126,6 +126,8 @@ fn faults_are_heard_and_mended() {
         let mac = Mac([0x0e, 0, 0, 0, 0, 2]);
         let mut bridge = desired.links.get(&name("cni0")).expect("a bridge").clone();
         (bridge.up, bridge.mtu) = (false, Some(1400));
+        let mut other_mac = desired.links.get(&name("plumb.1")).expect("a tunnel").clone();
+        other_mac.mac = Some(Mac([2; 6]));
         let faults = [
             vec![Op::DeleteFdb { link: name("plumb.1"), mac }],
             vec![Op::SetFdb { link: name("plumb.1"), mac, dst: ip("192.168.1.99") }],
@@ -135,6 +137,7 @@ fn faults_are_heard_and_mended() {
             vec![Op::SetRoute { key, route: moved }],
             vec![Op::DeleteAddress { link: name("lo"), address: net("10.96.0.10/32") }],
             vec![Op::ChangeLink { name: name("cni0"), link: bridge }],
+            vec![Op::ChangeLink { name: name("plumb.1"), link: other_mac }],
             vec![Op::DeleteLink { name: name("plumb.1") }],
             vec![
                 Op::DeleteLink { name: name("plumb.1") },
@@ -148,6 +151,9 @@ fn faults_are_heard_and_mended() {
             assert!(heard(&mut changes), "nothing was heard of {plan}");
             let actual = observe(&mut rtnl, &Scope::of(&desired)).expect("observe");
             assert_ne!(diff(&desired, &actual), Plan::default(), "{plan}");
+            let mut predicted = desired.clone();
+            predicted.edit(&plan);
+            assert_eq!(actual, predicted, "the kernel's side effects are not ours: {plan}");
             make_so(&desired);
         }
     };
