@@ -75,6 +75,9 @@ async fn serve(run: &RunDir, plan: &Plan, nodes: Nodes, listeners: [std::net::Tc
             error.into()
         });
     }
+    // In process: no token, no TLS, and the requests of a rollout take microseconds each.
+    let client = kube::Client::new(api, "default");
+    tasks.spawn(async move { match controllers::run(client, controllers::Settings::default()).await {} });
     match tasks.join_next().await {
         Some(Ok(error)) => Err(error).context("the API ended"),
         Some(Err(error)) => Err(error).context("the API ended"),
