@@ -1,8 +1,11 @@
 //! The scheduler: which node a pod runs on. Spread: the node with the fewest pods of the same owner, then
 //! with the fewest pods, then the first by name.
 //!
-//! It reads nodeSelector, taints and tolerations, cordons, readiness and host ports. A pod that asks for more
+//! It reads nodeSelector, taints and tolerations, cordons, readiness, host ports, required pod anti-affinity and
+//! topology spread constraints. A pod that asks for more
 //! is refused by the name of the field: placing it anyhow would ignore what it asked for.
+
+mod topology;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +17,8 @@ use crate::kind::Kind;
 use crate::view::{Condition, Node, Pod, Taint, Toleration, condition};
 use crate::world::World;
 use crate::write::{Decision, Notice, Target, Write};
+
+use topology::Topology;
 
 /// Binds every pod that waits, oldest first, and says of the others why they wait.
 pub fn decide(world: &World, now: Timestamp) -> Decision {
@@ -50,8 +55,9 @@ fn place<'a>(world: &'a World, pod: &Pod, placed: &[(&str, &Pod)]) -> Result<&'a
     }
     let mut refusals: BTreeMap<String, usize> = BTreeMap::new();
     let mut fit: Vec<&Node> = Vec::new();
+    let topology = Topology::new(world.all::<Node>().collect(), placed);
     for node in world.all::<Node>() {
-        match refusal(node, pod, placed) {
+        match refusal(node, pod, placed).or_else(|| topology.refusal(node, pod).map(str::to_owned)) {
             Some(why) => *refusals.entry(why).or_default() += 1,
             None => fit.push(node),
         }
@@ -81,22 +87,18 @@ fn same_owner(a: &Pod, b: &Pod) -> bool {
 }
 
 fn unsupported(pod: &Pod) -> Option<&'static str> {
-    let spec = &pod.spec;
-    let hard = |part: &str| {
-        let rule = spec.affinity.as_ref().and_then(|a| a.get(part));
-        let required = rule.and_then(|r| r.get("requiredDuringSchedulingIgnoredDuringExecution"));
-        required.is_some_and(|r| r.as_array().is_none_or(|list| !list.is_empty()))
+    let affinity = &pod.spec.affinity;
+    let hard = |part: &Value| {
+        let required = &part["requiredDuringSchedulingIgnoredDuringExecution"];
+        !required.is_null() && required.as_array().is_none_or(|list| !list.is_empty())
     };
-    let must_spread = |c: &Value| c["whenUnsatisfiable"].as_str().is_none_or(|when| when == "DoNotSchedule");
-    if hard("nodeAffinity") {
+    if hard(&affinity.node_affinity) {
         Some("spec.affinity.nodeAffinity")
-    } else if hard("podAffinity") {
+    } else if hard(&affinity.pod_affinity) {
         Some("spec.affinity.podAffinity")
-    } else if hard("podAntiAffinity") {
-        Some("spec.affinity.podAntiAffinity")
-    } else if spec.topology_spread_constraints.iter().any(must_spread) {
-        Some("spec.topologySpreadConstraints")
-    } else if !spec.scheduling_gates.is_empty() {
+    } else if affinity.pod_anti_affinity.required.iter().any(|t| t.namespace_selector.is_some()) {
+        Some("spec.affinity.podAntiAffinity with a namespaceSelector")
+    } else if !pod.spec.scheduling_gates.is_empty() {
         Some("spec.schedulingGates")
     } else {
         None

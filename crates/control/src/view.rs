@@ -13,7 +13,10 @@ pub use network::{
     SlicePort, TargetRef,
 };
 pub use node::{Lease, LeaseSpec, Namespace, NamespaceSpec, Node, NodeSpec, NodeStatus, Taint};
-pub use pod::{Container, ContainerPort, Pod, PodIp, PodSpec, PodStatus, Toleration};
+pub use pod::{
+    Affinity, AntiAffinity, AntiAffinityTerm, Container, ContainerPort, Pod, PodIp, PodSpec, PodStatus,
+    SpreadConstraint, Toleration,
+};
 pub use workload::{
     Deployment, DeploymentSpec, DeploymentStatus, IntOrPercent, ReplicaSet, ReplicaSetSpec, ReplicaSetStatus,
     RollingUpdate, Strategy,

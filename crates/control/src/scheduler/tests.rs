@@ -83,12 +83,60 @@ fn taints_cordons_and_host_ports_are_honoured() {
 fn a_field_that_is_not_read_is_refused_by_its_name() {
     let mut api = Memory::default();
     api.ready_node("node1");
-    let affinity = json!({"affinity": {"podAntiAffinity": {
+    let affinity = json!({"affinity": {"podAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname"}]}}});
     api.apply(Kind::Pod, "shop/web", pod("web", affinity));
     api.settle();
-    assert!(scheduled(&api, "web").starts_with("spec.affinity.podAntiAffinity is not supported"));
+    assert!(scheduled(&api, "web").starts_with("spec.affinity.podAffinity is not supported"));
     assert_eq!(node_of(&api, "web"), "");
+}
+
+#[test]
+fn anti_affinity_keeps_pods_apart_whichever_of_them_says_so() {
+    let mut api = Memory::default();
+    api.ready_node("node1");
+    api.ready_node("node2");
+    let apart = json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}}]}}});
+    for name in ["one", "two", "three"] {
+        api.apply(Kind::Pod, &format!("shop/{name}"), pod("db", apart.clone()));
+        api.settle();
+    }
+    assert_ne!(node_of(&api, "one"), node_of(&api, "two"));
+    assert_eq!(
+        scheduled(&api, "three"),
+        "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules."
+    );
+    api.apply(Kind::Pod, "shop/plain", pod("db", json!({})));
+    api.settle();
+    assert_eq!(
+        scheduled(&api, "plain"),
+        "0/2 nodes are available: 2 node(s) didn't satisfy existing pods anti-affinity rules."
+    );
+}
+
+#[test]
+fn a_spread_constraint_bounds_the_skew() {
+    let mut api = Memory::default();
+    for (node, zone) in [("node1", "a"), ("node2", "a"), ("node3", "b")] {
+        api.ready_node(node);
+        api.merge(Kind::Node, node, &json!({"metadata": {"labels": {"zone": zone}}}));
+    }
+    let spread = json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]});
+    for n in 0..4 {
+        api.apply(Kind::Pod, &format!("shop/w{n}"), pod("web", spread.clone()));
+        api.settle();
+    }
+    let in_b = (0..4).filter(|n| node_of(&api, &format!("w{n}")) == "node3").count();
+    assert_eq!(in_b, 2, "two zones of two, although zone a has two nodes");
+    api.merge(Kind::Node, "node3", &json!({"spec": {"unschedulable": true}}));
+    api.apply(Kind::Pod, "shop/w4", pod("web", spread.clone()));
+    api.settle();
+    assert_ne!(node_of(&api, "w4"), "");
+    api.apply(Kind::Pod, "shop/w5", pod("web", spread));
+    api.settle();
+    assert!(scheduled(&api, "w5").contains("2 node(s) didn't match pod topology spread constraints"));
 }
 
 #[test]

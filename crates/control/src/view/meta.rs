@@ -124,9 +124,14 @@ pub struct SelectorRequirement {
 }
 
 impl LabelSelector {
-    /// The selector as one value; None when an operator is unknown, which the API refuses, or when there is
-    /// no requirement: a workload that selects everything is an error there, too.
+    /// The selector of a workload; None when it cannot be read, or when it requires nothing: a workload that
+    /// selects everything is an error in the API, too.
     pub fn selector(&self) -> Option<Selector> {
+        self.read().filter(|s| !s.requirements.is_empty())
+    }
+
+    /// The selector as one value; None when an operator is unknown, which the API refuses.
+    pub fn read(&self) -> Option<Selector> {
         let mut selector = Selector::from_labels(&self.match_labels);
         for r in &self.match_expressions {
             let operator = match r.operator.as_str() {
@@ -138,6 +143,6 @@ impl LabelSelector {
             };
             selector.requirements.push(Requirement { key: r.key.clone(), operator });
         }
-        (!selector.requirements.is_empty()).then_some(selector)
+        Some(selector)
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use types::Labels;
 
-use super::meta::{Condition, Meta, condition};
+use super::meta::{Condition, LabelSelector, Meta, condition};
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -28,10 +28,46 @@ pub struct PodSpec {
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
     pub tolerations: Vec<Toleration>,
+    pub affinity: Affinity,
+    pub topology_spread_constraints: Vec<SpreadConstraint>,
     /// Kept only to be refused by name: this scheduler does not read it.
-    pub affinity: Option<Value>,
-    pub topology_spread_constraints: Vec<Value>,
     pub scheduling_gates: Vec<Value>,
+}
+
+/// The rules that must hold; preferences do not bind anyone.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Affinity {
+    /// These two are kept only to be refused by name.
+    pub node_affinity: Value,
+    pub pod_affinity: Value,
+    pub pod_anti_affinity: AntiAffinity,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct AntiAffinity {
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    pub required: Vec<AntiAffinityTerm>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AntiAffinityTerm {
+    pub label_selector: Option<LabelSelector>,
+    pub topology_key: String,
+    pub namespaces: Vec<String>,
+    /// Kept only to be refused by name.
+    pub namespace_selector: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SpreadConstraint {
+    pub max_skew: i64,
+    pub topology_key: String,
+    pub when_unsatisfiable: String,
+    pub label_selector: Option<LabelSelector>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
