@@ -10,6 +10,8 @@ pub mod message;
 pub mod name;
 pub mod query;
 pub mod resolv;
+#[cfg(test)]
+mod testbed;
 pub mod zone;
 
 pub use answer::{Outcome, Transport};
