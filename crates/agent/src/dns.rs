@@ -7,6 +7,7 @@
 //!   other nodes' pods, whose agent is away ─> the same on <node>:9476
 //! ```
 
+pub mod bench;
 pub mod counters;
 mod forward;
 mod tcp;
@@ -134,7 +135,7 @@ pub fn serve(config: DnsConfig, zone: SharedZone) -> Result<DnsServer, DnsError>
         let socket = Arc::new(socket);
         let (sender, task) = forward::spawn(Arc::clone(&socket), shared.clone());
         server.tasks.push(task);
-        server.threads.push(udp::spawn(Arc::clone(&socket), shared.clone(), sender)?);
+        server.threads.push(udp::spawn("dns-udp", Arc::clone(&socket), shared.clone(), sender)?);
         server.sockets.push(socket);
     }
     Ok(server)
@@ -159,6 +160,19 @@ impl DnsServer {
     /// Where it serves, UDP and TCP alike; the cluster's address first.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.listeners
+    }
+
+    /// Ends it and waits until its ports are free. Dropping it ends it too, but its TCP ports only when the
+    /// runtime has come round to it.
+    pub async fn stop(mut self) {
+        let tasks = std::mem::take(&mut self.tasks);
+        for task in &tasks {
+            task.abort();
+        }
+        for task in tasks {
+            // Aborted, or ended by itself before.
+            let _ = task.await;
+        }
     }
 }
 

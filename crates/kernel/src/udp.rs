@@ -101,6 +101,22 @@ pub fn random() -> Result<u64, Error> {
     }
 }
 
+/// Two CPUs that this thread may run on, for a server and its client; the same one twice if there is no other.
+pub fn two_cpus() -> Result<(usize, usize), Error> {
+    let allowed =
+        rustix::thread::sched_getaffinity(None).named(|| "read the CPUs of this thread".to_owned())?;
+    let mut cpus = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+    let first = cpus.next().unwrap_or(0);
+    Ok((first, cpus.next().unwrap_or(first)))
+}
+
+/// Keeps this thread, and the threads that it starts from now on, on one CPU.
+pub fn pin(cpu: usize) -> Result<(), Error> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set).named(|| format!("pin a thread to CPU {cpu}"))
+}
+
 /// Who sent a datagram; decoded only when asked for.
 #[derive(Clone, Copy)]
 pub struct Peer<'a>(&'a libc::sockaddr_in6);

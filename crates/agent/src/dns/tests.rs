@@ -1,1 +1,320 @@
+//! Real sockets in a network namespace of the test's own. Needs root (or CAP_SYS_ADMIN) and dig (Debian: dnsutils).
 
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dns::{Settings, message};
+use kernel::Netns;
+use model::{Cluster, Endpoint, EndpointSlice, Event, Kind, Namespace, Row, Service, ServiceType, SlicePort};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use types::ObjectName;
+
+use super::*;
+
+const VIP: &str = "10.96.0.10:53";
+
+/// Runs a test on a thread inside a fresh namespace whose loopback is up, with a runtime of its own.
+fn inside(test: impl AsyncFnOnce() + Send) {
+    let ns = Netns::fresh().expect("a network namespace: run the tests as root");
+    ns.run(|| {
+        for args in [["link", "set", "lo", "up"].as_slice(), &["addr", "add", "10.96.0.10/32", "dev", "lo"]] {
+            assert!(Command::new("ip").args(args).status().expect("ip (Debian: iproute2)").success());
+        }
+        // One thread: threads of a larger runtime would start in this namespace too, but need no test.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test());
+    })
+    .unwrap();
+}
+
+fn service(name: &str, kind: ServiceType, ips: &[&str]) -> Row {
+    Row::Service(Box::new(Service {
+        key: ObjectName::new("shop", name),
+        kind,
+        headless: ips.is_empty() && kind == ServiceType::ClusterIp,
+        cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        external_name: (kind == ServiceType::ExternalName).then(|| "www.outside.test".to_owned()),
+        ..Service::default()
+    }))
+}
+
+/// `payments` with a ClusterIP, `crowd` with 200 endpoints, `away` with an external name.
+fn cluster() -> (Cluster, Vec<Key>) {
+    let mut cluster = Cluster::default();
+    let endpoints = (0..200u8).map(|n| Endpoint {
+        address: IpAddr::from([10, 244, 1, n]),
+        node: None,
+        hostname: None,
+        ready: true,
+        serving: true,
+        terminating: false,
+        pod: None,
+        zone_hints: Vec::new(),
+        node_hints: Vec::new(),
+    });
+    let rows = vec![
+        Row::Namespace(Namespace { name: "shop".into(), ..Namespace::default() }),
+        service("payments", ServiceType::ClusterIp, &["10.96.14.7"]),
+        service("crowd", ServiceType::ClusterIp, &[]),
+        service("away", ServiceType::ExternalName, &[]),
+        Row::EndpointSlice(EndpointSlice {
+            key: ObjectName::new("shop", "crowd-1"),
+            service: "crowd".into(),
+            ports: Vec::<SlicePort>::new(),
+            endpoints: endpoints.collect(),
+        }),
+    ];
+    let mut keys = Vec::new();
+    let lists = Kind::ALL.map(Event::Start).into_iter().chain(rows.into_iter().map(Event::Upsert));
+    for event in lists.chain(Kind::ALL.map(Event::Done)) {
+        keys.extend(cluster.apply(event));
+    }
+    (cluster, keys)
+}
+
+fn shared() -> SharedZone {
+    let zone = SharedZone::new(Settings::new("cluster.local").unwrap());
+    let (cluster, keys) = cluster();
+    assert!(zone.update(&cluster, &keys));
+    zone
+}
+
+/// A resolv.conf that goes away with the test.
+struct Conf(PathBuf);
+
+impl Conf {
+    fn new(servers: &[&str]) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("plumb-dns-{}-{number}", std::process::id()));
+        let lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+        std::fs::write(&path, lines).unwrap();
+        Self(path)
+    }
+
+    fn config(&self) -> DnsConfig {
+        DnsConfig { resolv_conf: self.0.clone(), ..DnsConfig::new(VIP.parse().unwrap()) }
+    }
+}
+
+impl Drop for Conf {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// dig off the runtime's thread but in its namespace.
+async fn dig(args: &str) -> String {
+    let words: Vec<String> = args.split(' ').map(str::to_owned).collect();
+    let out = tokio::process::Command::new("dig")
+        .args(["@10.96.0.10", "+tries=1", "+timeout=6", "+noidnin"])
+        .args(words)
+        .output()
+        .await
+        .expect("dig (Debian: dnsutils)");
+    // dig aligns columns by the length of the name.
+    let said = String::from_utf8_lossy(&out.stdout);
+    said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect()
+}
+
+/// How an upstream of the tests behaves.
+#[derive(Clone, Copy)]
+enum Upstream {
+    Answers,
+    Refuses,
+    /// 100 records, cut over UDP.
+    Big,
+    Silent,
+}
+
+/// An upstream at this address; counts what it was asked.
+fn upstream(address: &str, how: Upstream) -> Arc<AtomicU64> {
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&asked);
+    let address: SocketAddr = format!("{address}:53").parse().unwrap();
+    let reply = move |query: &[u8], whole: bool| -> Option<Vec<u8>> {
+        let addresses: Vec<IpAddr> = match how {
+            Upstream::Answers => vec![IpAddr::from([192, 0, 2, 1])],
+            Upstream::Big if whole => (0..100).map(|n| IpAddr::from([192, 0, 2, n])).collect(),
+            Upstream::Big | Upstream::Refuses => Vec::new(),
+            Upstream::Silent => return None,
+        };
+        let mut bytes = message::address_reply(query, 60, &addresses)?;
+        match how {
+            Upstream::Refuses => bytes[3] |= 5,
+            Upstream::Big if !whole => bytes[2] |= 2,
+            _ => {}
+        }
+        Some(bytes)
+    };
+    let socket = UdpSocket::bind(address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
+            count.fetch_add(1, Ordering::Relaxed);
+            if let Some(reply) = reply(&buffer[..length], false) {
+                let _ = socket.send_to(&reply, peer).await;
+            }
+        }
+    });
+    let listener = TcpListener::bind(address).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let Ok(length) = stream.read_u16().await else { continue };
+            let mut query = vec![0; usize::from(length)];
+            if stream.read_exact(&mut query).await.is_ok()
+                && let Some(reply) = reply(&query, true)
+            {
+                let _ = stream.write_u16(reply.len() as u16).await;
+                let _ = stream.write_all(&reply).await;
+            }
+        }
+    });
+    asked
+}
+
+#[test]
+fn dig_sees_the_cluster_over_both_transports() {
+    inside(async || {
+        let conf = Conf::new(&[]);
+        let server = serve(conf.config(), shared()).unwrap();
+        assert_eq!(server.addresses(), [VIP.parse().unwrap()]);
+        for transport in ["+notcp", "+tcp"] {
+            let name = "PaYmEnTs.shop.svc.cluster.local";
+            let said = dig(&format!("{transport} {name} A")).await;
+            assert!(said.contains("status: NOERROR") && said.contains("10.96.14.7"), "{said}");
+            assert!(said.contains(&format!("{name}. 5 IN")), "DNS-08: {said}");
+            assert!(said.contains("flags: qr aa rd ra"), "{said}");
+            let said = dig(&format!("{transport} {name} AAAA")).await;
+            assert!(said.contains("status: NOERROR") && said.contains("IN SOA"), "DNS-02: {said}");
+            let said = dig(&format!("{transport} nobody.shop.svc.cluster.local A")).await;
+            assert!(said.contains("status: NXDOMAIN") && said.contains("IN SOA"), "{said}");
+        }
+        let said = dig("+short +notcp crowd.shop.svc.cluster.local A").await;
+        assert_eq!(
+            said.lines().filter(|line| line.starts_with("10.244.1.")).count(),
+            200,
+            "TC, then TCP: {said}"
+        );
+        let cut = dig("+ignore +bufsize=512 crowd.shop.svc.cluster.local A").await;
+        assert!(cut.contains("flags: qr aa tc rd ra"), "DNS-26: {cut}");
+        assert!(server.counters.get(Count::TcpQueries) >= 4);
+        assert!(server.counters.get(Count::NxDomain) == 2 && server.counters.get(Count::Truncated) == 2);
+    });
+}
+
+#[test]
+fn dns_23_servfail_until_synced_then_answers_at_once() {
+    inside(async || {
+        let conf = Conf::new(&[]);
+        let zone = SharedZone::new(Settings::new("cluster.local").unwrap());
+        let _server = serve(conf.config(), zone.clone()).unwrap();
+        let said = dig("payments.shop.svc.cluster.local A").await;
+        assert!(said.contains("status: SERVFAIL"), "{said}");
+        let (cluster, keys) = cluster();
+        zone.update(&cluster, &keys);
+        let said = dig("payments.shop.svc.cluster.local A").await;
+        assert!(said.contains("10.96.14.7"), "{said}");
+    });
+}
+
+#[test]
+fn other_names_go_upstream_once_and_aliases_are_followed() {
+    inside(async || {
+        let asked = upstream("127.0.0.2", Upstream::Answers);
+        let conf = Conf::new(&["127.0.0.2"]);
+        let server = serve(conf.config(), shared()).unwrap();
+        for _ in 0..3 {
+            let said = dig("Www.Outside.test A").await;
+            assert!(said.contains(";Www.Outside.test. IN A") && said.contains("192.0.2.1"), "{said}");
+            assert!(said.contains("flags: qr rd ra;"), "not ours, so no AA: {said}");
+        }
+        assert_eq!((asked.load(Ordering::Relaxed), server.counters.get(Count::CacheHits)), (1, 2));
+        let said = dig("+tcp www.outside.test A").await;
+        assert!(said.contains("192.0.2.1"), "{said}");
+        let said = dig("away.shop.svc.cluster.local A").await;
+        assert!(said.contains("CNAME www.outside.test.") && said.contains("192.0.2.1"), "DNS-07: {said}");
+        assert_eq!(asked.load(Ordering::Relaxed), 1, "the alias is in the cache");
+    });
+}
+
+#[test]
+fn dns_28_the_next_upstream_answers_for_a_silent_and_a_refusing_one() {
+    inside(async || {
+        let silent = upstream("127.0.0.2", Upstream::Silent);
+        let refusing = upstream("127.0.0.3", Upstream::Refuses);
+        upstream("127.0.0.4", Upstream::Answers);
+        let conf = Conf::new(&["127.0.0.2", "127.0.0.3", "127.0.0.4"]);
+        let server = serve(conf.config(), shared()).unwrap();
+        let said = dig("one.outside.test A").await;
+        assert!(said.contains("192.0.2.1"), "{said}");
+        let start = Instant::now();
+        let said = dig("two.outside.test A").await;
+        assert!(said.contains("192.0.2.1") && start.elapsed() < Duration::from_millis(900), "{said}");
+        assert_eq!((silent.load(Ordering::Relaxed), refusing.load(Ordering::Relaxed)), (1, 1));
+        assert_eq!(server.counters.get(Count::UpstreamTimeouts), 1);
+    });
+}
+
+#[test]
+fn a_cut_answer_is_fetched_over_tcp_and_no_upstream_is_servfail() {
+    inside(async || {
+        upstream("127.0.0.2", Upstream::Big);
+        let conf = Conf::new(&["127.0.0.2"]);
+        let server = serve(conf.config(), shared()).unwrap();
+        let said = dig("+short +tcp big.outside.test A").await;
+        assert_eq!(said.lines().filter(|line| line.starts_with("192.0.2.")).count(), 100, "{said}");
+        assert_eq!(server.counters.get(Count::UpstreamTcp), 1);
+        server.stop().await;
+        // Only ourselves in resolv.conf: never asked, so no loop (DNS-29).
+        let conf = Conf::new(&["10.96.0.10"]);
+        let _server = serve(conf.config(), shared()).unwrap();
+        let start = Instant::now();
+        let said = dig("www.outside.test A").await;
+        assert!(said.contains("status: SERVFAIL") && start.elapsed() < Duration::from_secs(2), "{said}");
+    });
+}
+
+#[test]
+fn dns_32_two_questions_from_one_port_are_both_answered() {
+    inside(async || {
+        let conf = Conf::new(&[]);
+        let _server = serve(conf.config(), shared()).unwrap();
+        let name = dns::Name::parse("payments.shop.svc.cluster.local").unwrap();
+        let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client.connect(VIP).await.unwrap();
+        for id in 0..200u16 {
+            client.send(&message::encode_query(id, &name, dns::Type::A)).await.unwrap();
+            client.send(&message::encode_query(id, &name, dns::Type::AAAA)).await.unwrap();
+            let mut buffer = [0; 1500];
+            for answers in [1, 0] {
+                let received = tokio::time::timeout(Duration::from_secs(2), client.recv(&mut buffer));
+                let length = received.await.expect("an answer").unwrap();
+                let reply = message::decode(&buffer[..length]).unwrap();
+                assert_eq!((reply.id, reply.answers.len()), (id, answers), "in the order of the questions");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_taken_port_names_the_cause_and_the_port_is_free_after_a_stop() {
+    inside(async || {
+        let conf = Conf::new(&[]);
+        let other = UdpSocket::bind("0.0.0.0:53").unwrap();
+        let error = serve(conf.config(), shared()).unwrap_err().to_string();
+        assert!(error.contains("udp 10.96.0.10:53") && error.contains("another DNS server"), "{error}");
+        assert!(error.contains("ss -lnp"), "{error}");
+        drop(other);
+        for _ in 0..3 {
+            serve(conf.config(), shared()).unwrap().stop().await;
+        }
+    });
+}

@@ -13,13 +13,14 @@ use super::forward::{Order, Way};
 use super::{DnsError, Shared};
 
 pub fn spawn(
+    name: &str,
     socket: Arc<UdpSocket>,
     shared: Shared,
     forward: Sender<Order>,
 ) -> Result<std::thread::JoinHandle<()>, DnsError> {
     let chance = Chance(kernel::udp::random()? | 1);
     std::thread::Builder::new()
-        .name("dns-udp".to_owned())
+        .name(name.to_owned())
         .spawn(move || run(&socket, &shared, &forward, chance))
         .map_err(DnsError::Start)
 }
