@@ -106,7 +106,10 @@ impl Node {
     fn drifted(&mut self, subsystem: Subsystem, steps: &Steps) {
         let Steps(steps) = steps;
         self.base.metrics.drift(subsystem.name(), steps.len(), !self.paused);
-        let mut told = steps.iter().take(TOLD).cloned().collect::<Vec<_>>().join("; ");
+        // A chain's rules fill many lines: its name is enough here.
+        let first_line =
+            |step: &String| step.lines().next().unwrap_or_default().trim_end_matches(" {").to_owned();
+        let mut told = steps.iter().take(TOLD).map(first_line).collect::<Vec<_>>().join("; ");
         if steps.len() > TOLD {
             told = format!("{told}; and {} more", steps.len() - TOLD);
         }

@@ -1,0 +1,11 @@
+//! A real agent in network namespaces, against the embedded API over TLS.
+//!
+//! ```text
+//!   underlay netns: br0 192.168.1.2, API :6443
+//!     ├─ node1 netns: eth0 192.168.1.10, `plumb agent`, pods
+//!     └─ node2 netns: eth0 192.168.1.11, `plumb agent`, pods
+//! ```
+
+mod drift;
+mod stage;
+mod wiring;
