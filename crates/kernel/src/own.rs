@@ -57,12 +57,12 @@ impl Terminal {
         let childs = rustix::pty::ioctl_tiocgptpeer(&ours, flags).named(what)?;
         Ok(Self { ours, childs })
     }
+}
 
-    /// Sets the size that the child sees (and tells it by SIGWINCH).
-    pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
-        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(&self.ours, size).named(|| "resize a terminal".into())
-    }
+/// Sets the size of a terminal that its other side sees (and tells it by SIGWINCH).
+pub fn resize(terminal: impl std::os::fd::AsFd, rows: u16, columns: u16) -> Result<(), Error> {
+    let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(terminal, size).named(|| "resize a terminal".into())
 }
 
 /// A lock on a file or directory, held until dropped; `None` when somebody else holds it.
@@ -85,4 +85,12 @@ pub fn ignore_children() -> Result<(), Error> {
         return Err(Error::system("ignore SIGCHLD", std::io::Error::last_os_error()));
     }
     Ok(())
+}
+
+/// Kills the process group that this process leads, if there still is one.
+pub fn kill_group(leader: u32) {
+    if let Some(leader) = i32::try_from(leader).ok().and_then(rustix::process::Pid::from_raw) {
+        // ESRCH: nobody is left, which is what is wanted.
+        let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
+    }
 }

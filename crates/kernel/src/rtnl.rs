@@ -33,6 +33,16 @@ impl Rtnl {
         rustix::net::netdevice::name_to_index(&self.socket, name.as_str()).ok()
     }
 
+    /// Brings a link up, such as `lo` (index 1) of a new namespace.
+    pub fn set_up(&mut self, index: u32) -> Result<(), Error> {
+        let mut batch = self.batch();
+        batch.add(|writer, seq| route::set_up(writer, seq, index, true));
+        match self.socket.run(batch)?.into_iter().next() {
+            Some((_, ack)) => Err(crate::socket::refusal(format!("bring link {index} up"), ack)),
+            None => Ok(()),
+        }
+    }
+
     pub fn links(&mut self) -> Result<Vec<LinkRow>, Error> {
         self.rows("links", route::dump_links, route::decode_link)
     }

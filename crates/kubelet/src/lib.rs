@@ -1,9 +1,107 @@
 //! Owns: the small kubelet of a lab node: sandboxes, CNI calls, containers, probes, pod status, logs and exec.
 //! Never: images, cgroups, volumes: a field it does not carry out is refused by name.
 //! In → Out: pods bound to the node → processes in namespaces, and their status in the API.
-//! Read first: [`Args`], [`supported`], [`pause`].
+//! Read first: [`Args`], then [`worker`], then [`shim`].
 
-pub mod environment;
+mod cni;
+mod container;
+mod environment;
+mod events;
+mod moment;
+mod node;
 pub mod pause;
-pub mod resolv;
-pub mod supported;
+mod pods;
+mod probe;
+mod record;
+mod resolv;
+mod root;
+mod runtime;
+mod sandbox;
+mod server;
+pub mod shim;
+mod status;
+mod supported;
+pub mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::sync::watch;
+
+/// `plumb kubelet`
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// The Node object that this kubelet is
+    #[arg(long)]
+    pub node: String,
+    /// How to reach the Kubernetes API
+    #[arg(long)]
+    pub kubeconfig: PathBuf,
+    /// The node's address
+    #[arg(long)]
+    pub address: std::net::IpAddr,
+    /// What must outlive the process: which sandboxes and containers there are
+    #[arg(long, default_value = "/var/lib/plumb/kubelet")]
+    pub data: PathBuf,
+    /// Where network configurations are
+    #[arg(long, default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// Where CNI plugins are
+    #[arg(long, default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+    /// The cluster's DNS server, for pods
+    #[arg(long, default_value = "10.96.0.10")]
+    pub dns_ip: std::net::IpAddr,
+    /// The cluster's domain
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Unix socket for logs and exec
+    #[arg(long, default_value = types::wire::KUBELET_SOCKET)]
+    pub socket: PathBuf,
+}
+
+/// Runs until it is killed; pods go on without it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    sandbox::check_permission()?;
+    root::prepare_dev()?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the kubelet's runtime")?
+        .block_on(serve(args))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(args: Args) -> Result<()> {
+    let kubeconfig = Kubeconfig::read_from(&args.kubeconfig)
+        .with_context(|| format!("read the kubeconfig {}", args.kubeconfig.display()))?;
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("use the kubeconfig {}", args.kubeconfig.display()))?;
+    config.proxy_url = None;
+    let client = kube::Client::try_from(config).context("make a client of the API")?;
+    let records = record::Records::open(&args.data)?;
+    let cni = cni::Cni { configs: args.cni_conf_dir.clone(), plugins: args.cni_bin_dir.clone() };
+    let (ready, network_ready) = watch::channel(false);
+    let runtime = Arc::new(runtime::Runtime {
+        node: args.node.clone(),
+        address: args.address.to_string(),
+        dns: resolv::ClusterDns { server: args.dns_ip.to_string(), zone: args.cluster_domain.clone() },
+        cni: cni.clone(),
+        records: records.clone(),
+        client: client.clone(),
+        events: events::Events::start(client.clone(), &args.node),
+        network_ready: network_ready.clone(),
+    });
+    let identity = node::Identity { name: args.node, address: args.address.to_string() };
+    tokio::spawn(node::keep(client, identity, network_ready));
+    tokio::spawn(node::watch_network(cni, records.clone(), Arc::new(ready)));
+    tokio::select! {
+        served = server::serve(&args.socket, records) => served,
+        () = pods::follow(runtime) => anyhow::bail!("the watch of pods ended"),
+    }
+}

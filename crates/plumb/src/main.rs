@@ -25,17 +25,25 @@ enum Command {
     Agent(agent::Args),
     /// What the image plumb.local/demo runs: a small server and its clients.
     Demo(demo::Args),
+    /// The small kubelet of one lab node.
+    #[command(hide = true)]
+    Kubelet(kubelet::Args),
     /// Hold the namespaces of a pod (started by the kubelet).
     #[command(hide = true)]
     Pause(kubelet::pause::Args),
+    /// Own one container's output and exit code (started by the kubelet).
+    #[command(hide = true)]
+    Shim(kubelet::shim::Args),
 }
 
 // No async runtime here: the processes that change their namespaces must have one thread when they do.
 fn main() -> ExitCode {
     let outcome = match Plumb::parse().command {
-        Command::Lab(args) => lab::run(args),
-        Command::Agent(args) => run_agent(args),
+        Command::Lab(args) => logged(|| lab::run(args)),
+        Command::Agent(args) => logged(|| run_agent(args)),
         Command::Demo(args) => demo::run(args),
+        Command::Kubelet(args) => logged(|| kubelet::run(args)),
+        Command::Shim(args) => kubelet::shim::run(args),
         Command::Pause(args) => kubelet::pause::run(args),
     };
     match outcome {
@@ -47,10 +55,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// kube's client reports every refused connection as an error of its own; whoever asked reports it better.
+const QUIET: &str = "info,kube_client=off";
+
+/// Logs go to stderr; PLUMB_LOG chooses what (`debug`, `kubelet=trace,info`).
+fn logged(run: impl FnOnce() -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PLUMB_LOG").unwrap_or_else(|_| QUIET.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    run()
+}
+
 /// Two workers: a large list being parsed must not hold up a CNI request.
 fn run_agent(args: agent::Args) -> anyhow::Result<ExitCode> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PLUMB_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).enable_all().build()?.block_on(agent::run(args))?;
     Ok(ExitCode::SUCCESS)

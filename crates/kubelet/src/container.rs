@@ -1,0 +1,160 @@
+//! Containers: from a container of a pod to the shim that runs it.
+
+use std::io::{BufRead, BufReader};
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kernel::process::{Process, Spawn};
+use thiserror::Error;
+
+use crate::environment::{Place, command_line, environment};
+use crate::record::{self, PodRecord, Sandbox};
+use crate::runtime::Runtime;
+use crate::shim::{self, Spec};
+
+/// The image that runs a command of the machine.
+const HOST: &str = "host";
+/// The image that is this program: `plumb demo …`.
+const DEMO: &str = "plumb.local/demo";
+
+/// Why a container cannot be started; the variants are the `reason`s that kubectl shows.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    #[error(
+        "image {0:?} cannot be had: this lab has no images; use `image: host` with a command of the machine, or \
+         `image: plumb.local/demo`"
+    )]
+    ErrImagePull(String),
+    #[error("{0}")]
+    CreateContainerConfigError(String),
+    #[error("{0:#}")]
+    RunContainerError(anyhow::Error),
+}
+
+impl Refusal {
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ErrImagePull(_) => "ErrImagePull",
+            Self::CreateContainerConfigError(_) => "CreateContainerConfigError",
+            Self::RunContainerError(_) => "RunContainerError",
+        }
+    }
+
+    /// Only an edited pod can help.
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::RunContainerError(_))
+    }
+}
+
+/// Starts one run of a container and returns its shim once the container's program runs.
+pub async fn start(
+    runtime: &Runtime,
+    pod: &Pod,
+    (record, sandbox): (&PodRecord, &Sandbox),
+    container: &Container,
+    attempt: u32,
+) -> Result<Process, Refusal> {
+    let place = Place { pod_address: sandbox.addresses.first().map(String::as_str), node_address: &runtime.address };
+    let mut spec = spec(pod, container, &place)?;
+    spec.pod = record.path().to_owned();
+    spec.host_network = sandbox.host_network;
+    let run = record.container(&container.name, attempt);
+    let started = tokio::task::spawn_blocking(move || {
+        run.make()?;
+        record::write_json(&run.file("spec.json"), &spec)?;
+        start_shim(&run)
+    });
+    match started.await {
+        Ok(outcome) => outcome.map_err(Refusal::RunContainerError),
+        Err(error) => Err(Refusal::RunContainerError(error.into())),
+    }
+}
+
+fn spec(pod: &Pod, container: &Container, place: &Place<'_>) -> Result<Spec, Refusal> {
+    let env = environment(pod, container, place).map_err(Refusal::CreateContainerConfigError)?;
+    let mut words = command_line(container, &env);
+    let has_command = container.command.as_ref().is_some_and(|command| !command.is_empty());
+    let image = container.image.as_deref().unwrap_or_default();
+    let program = match image.strip_suffix(":latest").unwrap_or(image) {
+        HOST if words.is_empty() => {
+            let why = format!("container {}: image host has no command of its own; set `command`", container.name);
+            return Err(Refusal::CreateContainerConfigError(why));
+        }
+        HOST => Some(words.remove(0)),
+        // As an image whose entrypoint is `plumb demo`.
+        DEMO if !has_command => {
+            words.insert(0, "demo".into());
+            None
+        }
+        DEMO => match words.remove(0) {
+            plumb if plumb == "plumb" => None,
+            other => Some(other),
+        },
+        _ => return Err(Refusal::ErrImagePull(image.to_owned())),
+    };
+    Ok(Spec {
+        program,
+        args: words,
+        env,
+        directory: container.working_dir.clone().unwrap_or_else(|| "/".into()),
+        pod: Default::default(),
+        host_network: false,
+    })
+}
+
+fn start_shim(run: &record::ContainerRecord) -> Result<Process> {
+    let (reader, writer) = std::io::pipe().context("make a pipe")?;
+    let shim = Spawn::this_program()?
+        .argv0("plumb")
+        .arg("shim")
+        .arg(run.path())
+        .new_session()
+        .directory("/")
+        .output_to(run.file("shim.log"))?
+        .file(1, &writer)?
+        .start()
+        .context("start the shim")?;
+    drop(writer);
+    record::note(&run.file("shim"), &shim)?;
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line).context("hear from the shim")?;
+    match line.trim_end() {
+        shim::STARTED => Ok(shim),
+        why => {
+            let _ = shim.wait();
+            let why = if why.is_empty() { "its shim ended without a word" } else { why };
+            anyhow::bail!("{}", why.to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec_of(container: serde_json::Value) -> Result<Spec, Refusal> {
+        let container: Container = serde_json::from_value(container).expect("a container");
+        spec(&Pod::default(), &container, &Place { pod_address: None, node_address: "192.168.1.10" })
+    }
+
+    #[test]
+    fn images_decide_the_program() {
+        let host = spec_of(serde_json::json!({"name": "c", "image": "host", "command": ["sleep"], "args": ["1"]}));
+        let host = host.expect("starts");
+        assert_eq!((host.program.as_deref(), host.args), (Some("sleep"), vec!["1".to_owned()]));
+        let demo = spec_of(serde_json::json!({"name": "c", "image": "plumb.local/demo", "args": ["http"]}));
+        let demo = demo.expect("starts");
+        assert_eq!((demo.program, demo.args), (None, vec!["demo".to_owned(), "http".to_owned()]));
+        let plumb = spec_of(serde_json::json!({"name": "c", "image": "plumb.local/demo", "command": ["plumb", "demo"]}));
+        assert_eq!(plumb.expect("starts").args, ["demo"]);
+    }
+
+    #[test]
+    fn other_images_and_missing_commands_are_refused_with_the_reason() {
+        let refusal = spec_of(serde_json::json!({"name": "c", "image": "nginx"})).expect_err("no images");
+        assert_eq!(refusal.reason(), "ErrImagePull");
+        assert!(refusal.to_string().contains("\"nginx\""), "{refusal}");
+        let refusal = spec_of(serde_json::json!({"name": "c", "image": "host"})).expect_err("no command");
+        assert_eq!(refusal.reason(), "CreateContainerConfigError");
+    }
+}

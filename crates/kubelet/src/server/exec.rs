@@ -1,0 +1,267 @@
+//! `exec`: a command in a container's namespaces, its streams over one upgraded connection.
+
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context, Result};
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, StatusCode};
+use hyper_util::rt::TokioIo;
+use kernel::own::Terminal;
+use kernel::process::{Namespaces, Process, Spawn};
+use serde_json::{Value, json};
+use tokio::fs::File;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use types::wire::EXEC_PROTOCOL;
+
+use super::Query;
+use crate::record::{self, ContainerRecord};
+use crate::root;
+use crate::shim::Spec;
+
+/// Channels of v5.channel.k8s.io.
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const STATUS: u8 = 3;
+const RESIZE: u8 = 4;
+const CLOSE: u8 = 255;
+/// kubectl sends at most 32 KiB at once; more than this is not kubectl.
+const LONGEST: u32 = 1 << 20;
+
+#[derive(Debug)]
+struct Wish {
+    command: Vec<String>,
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    tty: bool,
+}
+
+pub(super) fn respond(run: ContainerRecord, query: &Query, mut request: Request) -> Response {
+    let wish = Wish {
+        command: query.all("command").to_vec(),
+        stdin: query.flag("stdin"),
+        stdout: query.flag("stdout"),
+        stderr: query.flag("stderr"),
+        tty: query.flag("tty"),
+    };
+    if wish.command.is_empty() {
+        return (StatusCode::BAD_REQUEST, "you must specify at least one command for the container").into_response();
+    }
+    let Some(container) = run.process() else {
+        return (StatusCode::NOT_FOUND, "the container is not running").into_response();
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(stream) => {
+                if let Err(error) = converse(&run, &container, wish, TokioIo::new(stream)).await {
+                    tracing::debug!("an exec ended early: {error:#}");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "an exec was not upgraded"),
+        }
+    });
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    response.headers_mut().insert(UPGRADE, HeaderValue::from_static(EXEC_PROTOCOL));
+    response
+}
+
+/// Our ends of the command's streams.
+struct Streams {
+    stdin: Option<OwnedFd>,
+    outputs: Vec<(u8, OwnedFd)>,
+    terminal: Option<OwnedFd>,
+}
+
+async fn converse<S>(run: &ContainerRecord, container: &Process, wish: Wish, stream: S) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let (process, streams) = match start(run, container, &wish) {
+        Ok(started) => started,
+        Err(error) => {
+            let message = format!("{error:#}");
+            return send(&mut writer, STATUS, failure(&message, 126).to_string().as_bytes()).await;
+        }
+    };
+    let terminal = streams.terminal;
+    let stdin = streams.stdin.map(|fd| File::from_std(fd.into()));
+    // kubectl's side: until it ends; then the command loses its stdin, and with a terminal its terminal.
+    let input = tokio::spawn(async move { take_input(&mut reader, stdin, terminal).await });
+
+    let (sender, mut frames) = mpsc::channel::<(u8, Vec<u8>)>(16);
+    for (channel, fd) in streams.outputs {
+        tokio::spawn(forward(channel, File::from_std(fd.into()), sender.clone()));
+    }
+    drop(sender);
+    let output = async {
+        while let Some((channel, bytes)) = frames.recv().await {
+            send(&mut writer, channel, &bytes).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let ending = tokio::task::spawn_blocking(move || process.wait());
+    // A background process of the command may keep its output open: what comes after the end is not waited for.
+    let (ended, sent) = finish(ending, output).await;
+    input.abort();
+    sent?;
+    let code = ended?.code();
+    let status = if code == 0 {
+        json!({"metadata": {}, "status": "Success"})
+    } else {
+        failure(&format!("command terminated with non-zero exit code: {code}"), code)
+    };
+    send(&mut writer, STATUS, status.to_string().as_bytes()).await?;
+    writer.shutdown().await.context("end the connection")
+}
+
+async fn finish<E>(
+    ending: tokio::task::JoinHandle<Result<E, kernel::Error>>,
+    output: impl Future<Output = Result<()>>,
+) -> (Result<E>, Result<()>) {
+    tokio::pin!(output);
+    let mut ending = ending;
+    let mut sent = None;
+    let ended = loop {
+        tokio::select! {
+            done = &mut output, if sent.is_none() => sent = Some(done),
+            ended = &mut ending => break ended,
+        }
+    };
+    let sent = match sent {
+        Some(sent) => sent,
+        None => match tokio::time::timeout(std::time::Duration::from_millis(300), output).await {
+            Ok(sent) => sent,
+            Err(_) => Ok(()),
+        },
+    };
+    (ended.map_err(Into::into).and_then(|ended| ended.map_err(Into::into)), sent)
+}
+
+fn start(run: &ContainerRecord, container: &Process, wish: &Wish) -> Result<(Process, Streams)> {
+    let spec: Spec = record::read_json(&run.file("spec.json")).context("the container's record is gone")?;
+    let (program, args) = wish.command.split_first().context("no command")?;
+    let kinds = Namespaces::NET | Namespaces::UTS | Namespaces::IPC | Namespaces::PID | Namespaces::MOUNT;
+    // The demo image's own program has no file in the container.
+    let own = program == "plumb" && spec.program.is_none();
+    let spawn = if own { Spawn::this_program()?.argv0("plumb") } else { Spawn::program(program) };
+    let mut spawn = spawn
+        .args(args)
+        .clear_env()
+        .envs(spec.env.iter().map(|(name, value)| (name, value)))
+        .join(kinds, container)?
+        .directory(&spec.directory)
+        .new_session()
+        .capabilities(root::CAPABILITIES)
+        .no_new_privs();
+    let mut streams = Streams { stdin: None, outputs: Vec::new(), terminal: None };
+    if wish.tty {
+        let terminal = Terminal::open()?;
+        let copy = || terminal.ours.try_clone().context("duplicate a terminal");
+        if wish.stdin {
+            streams.stdin = Some(copy()?);
+        }
+        streams.outputs.push((STDOUT, copy()?));
+        for number in 0..3 {
+            spawn = spawn.file(number, &terminal.childs)?;
+        }
+        spawn = spawn.env("TERM", "xterm").controlling_terminal();
+        let Terminal { ours, childs } = terminal;
+        let process = spawn.start()?;
+        streams.terminal = Some(ours);
+        drop(childs);
+        return Ok((process, streams));
+    }
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").context("open /dev/null")?;
+    let mut given: Vec<OwnedFd> = Vec::new();
+    let stdin = if wish.stdin {
+        let (reader, writer) = std::io::pipe().context("make a pipe")?;
+        streams.stdin = Some(writer.into());
+        OwnedFd::from(reader)
+    } else {
+        null.try_clone()?.into()
+    };
+    spawn = spawn.file(0, &stdin)?;
+    for (channel, wanted) in [(STDOUT, wish.stdout), (STDERR, wish.stderr)] {
+        if wanted {
+            let (reader, writer) = std::io::pipe().context("make a pipe")?;
+            streams.outputs.push((channel, reader.into()));
+            spawn = spawn.file(channel.into(), &writer)?;
+            given.push(writer.into());
+        } else {
+            spawn = spawn.file(channel.into(), &null)?;
+        }
+    }
+    Ok((spawn.start()?, streams))
+}
+
+async fn take_input<R: AsyncRead + Unpin>(reader: &mut R, stdin: Option<File>, terminal: Option<OwnedFd>) {
+    let mut stdin = stdin;
+    while let Ok(length) = reader.read_u32().await {
+        if length == 0 || length > LONGEST {
+            return;
+        }
+        let mut frame = vec![0; length as usize];
+        if reader.read_exact(&mut frame).await.is_err() {
+            return;
+        }
+        let Some((channel, payload)) = frame.split_first() else { return };
+        match (*channel, payload.first()) {
+            (STDIN, _) => {
+                if let Some(file) = &mut stdin {
+                    if file.write_all(payload).await.is_err() || file.flush().await.is_err() {
+                        stdin = None;
+                    }
+                }
+            }
+            (CLOSE, Some(&STDIN)) => stdin = None,
+            (RESIZE, _) => resize(terminal.as_ref(), payload),
+            _ => {}
+        }
+    }
+}
+
+/// `{"Width": 80, "Height": 24}`
+fn resize(terminal: Option<&OwnedFd>, payload: &[u8]) {
+    let size: Value = serde_json::from_slice(payload).unwrap_or_default();
+    let side = |key: &str| size.get(key).and_then(Value::as_u64).and_then(|side| u16::try_from(side).ok());
+    if let (Some(terminal), Some(rows), Some(columns)) = (terminal, side("Height"), side("Width")) {
+        // The command may have ended meanwhile.
+        let _ = kernel::own::resize(terminal, rows, columns);
+    }
+}
+
+/// Until the end of the stream; a terminal whose other side is closed answers EIO, which is its end.
+async fn forward(channel: u8, mut file: File, frames: mpsc::Sender<(u8, Vec<u8>)>) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(length @ 1..) = file.read(&mut buffer).await {
+        let bytes = buffer.get(..length).unwrap_or_default().to_vec();
+        if frames.send((channel, bytes)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn send<W: AsyncWrite + Unpin>(writer: &mut W, channel: u8, payload: &[u8]) -> Result<()> {
+    let length = u32::try_from(payload.len() + 1).context("a frame that long")?;
+    let mut frame = Vec::with_capacity(payload.len() + 5);
+    frame.extend(length.to_be_bytes());
+    frame.push(channel);
+    frame.extend(payload);
+    writer.write_all(&frame).await.context("send a frame")?;
+    writer.flush().await.context("send a frame")
+}
+
+/// As kubectl reads an exit code (apimachinery `NonZeroExitCodeReason`).
+fn failure(message: &str, code: i32) -> Value {
+    json!({
+        "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode", "message": message,
+        "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+    })
+}
