@@ -39,12 +39,15 @@ impl Cni {
             .flatten()
             .flatten()
             .map(|entry| entry.path())
-            .filter(|path| ["conflist", "conf", "json"].iter().any(|known| path.extension() == Some(known.as_ref())))
+            .filter(|path| {
+                ["conflist", "conf", "json"].iter().any(|known| path.extension() == Some(known.as_ref()))
+            })
             .collect();
         paths.sort();
         let Some(path) = paths.first() else { return Ok(None) };
         let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-        let value = serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
+        let value =
+            serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
         Network::parse(value).with_context(|| format!("{}", path.display())).map(Some)
     }
 
@@ -119,7 +122,10 @@ impl Cni {
         let mut command = Command::new(&path);
         command.env("CNI_COMMAND", verb).env("CNI_PATH", &self.plugins);
         if let Some(sandbox) = sandbox {
-            command.env("CNI_CONTAINERID", sandbox.id()).env("CNI_IFNAME", INTERFACE).env("CNI_ARGS", args(sandbox));
+            command
+                .env("CNI_CONTAINERID", sandbox.id())
+                .env("CNI_IFNAME", INTERFACE)
+                .env("CNI_ARGS", args(sandbox));
             // DEL of a sandbox whose namespace is gone: the variable is empty, as runtimes send it.
             let netns = sandbox.netns();
             command.env("CNI_NETNS", if netns.exists() { netns } else { PathBuf::new() });
@@ -252,7 +258,8 @@ mod tests {
 
     #[test]
     fn a_single_configuration_is_a_list_of_one() {
-        let network = Network::parse(json!({"cniVersion": "0.4.0", "name": "n", "type": "t"})).expect("valid");
+        let network =
+            Network::parse(json!({"cniVersion": "0.4.0", "name": "n", "type": "t"})).expect("valid");
         assert_eq!(network.plugins().count(), 1);
         assert_eq!(network.version(), (0, 4));
         assert!(Network::parse(json!({"name": "n", "plugins": []})).is_err());
@@ -277,10 +284,12 @@ mod tests {
             );
             let path = dir.join(name);
             std::fs::write(&path, script).expect("write");
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .expect("chmod");
         }
         let cni = Cni { configs: dir.clone(), plugins: dir.clone() };
-        let mut sandbox = Sandbox { uid: "u".into(), namespace: "shop".into(), name: "web".into(), ..Sandbox::default() };
+        let mut sandbox =
+            Sandbox { uid: "u".into(), namespace: "shop".into(), name: "web".into(), ..Sandbox::default() };
         let result = cni.add(&network(), &sandbox).await.expect("add");
         sandbox.result = Some(result.clone());
         cni.check(&network(), &sandbox).await.expect("check");
@@ -289,11 +298,20 @@ mod tests {
         let text = std::fs::read_to_string(&log).expect("log");
         std::fs::remove_dir_all(&dir).expect("clean");
         assert_eq!(result["by"], "b");
-        let verbs: Vec<String> = text.lines().map(|l| l.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+        let verbs: Vec<String> =
+            text.lines().map(|l| l.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(verbs, ["a ADD", "b ADD", "a CHECK", "b CHECK", "b DEL", "a DEL", "a GC", "b GC"]);
         let second = text.lines().nth(1).expect("line");
-        assert!(second.contains("u-0 eth0 IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;"), "{second}");
+        assert!(
+            second.contains("u-0 eth0 IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;"),
+            "{second}"
+        );
         assert!(second.contains("\"prevResult\":{\"by\":\"a\""), "{second}");
-        assert!(text.lines().last().expect("gc").contains("\"cni.dev/valid-attachments\":[{\"containerID\":\"u-0\""));
+        assert!(
+            text.lines()
+                .last()
+                .expect("gc")
+                .contains("\"cni.dev/valid-attachments\":[{\"containerID\":\"u-0\"")
+        );
     }
 }

@@ -54,7 +54,8 @@ pub async fn start(
     container: &Container,
     attempt: u32,
 ) -> Result<Process, Refusal> {
-    let place = Place { pod_address: sandbox.addresses.first().map(String::as_str), node_address: &runtime.address };
+    let place =
+        Place { pod_address: sandbox.addresses.first().map(String::as_str), node_address: &runtime.address };
     let mut spec = spec(pod, container, &place)?;
     spec.pod = record.path().to_owned();
     spec.host_network = sandbox.host_network;
@@ -77,7 +78,8 @@ fn spec(pod: &Pod, container: &Container, place: &Place<'_>) -> Result<Spec, Ref
     let image = container.image.as_deref().unwrap_or_default();
     let program = match image.strip_suffix(":latest").unwrap_or(image) {
         HOST if words.is_empty() => {
-            let why = format!("container {}: image host has no command of its own; set `command`", container.name);
+            let why =
+                format!("container {}: image host has no command of its own; set `command`", container.name);
             return Err(Refusal::CreateContainerConfigError(why));
         }
         HOST => Some(words.remove(0)),
@@ -139,13 +141,16 @@ mod tests {
 
     #[test]
     fn images_decide_the_program() {
-        let host = spec_of(serde_json::json!({"name": "c", "image": "host", "command": ["sleep"], "args": ["1"]}));
+        let host =
+            spec_of(serde_json::json!({"name": "c", "image": "host", "command": ["sleep"], "args": ["1"]}));
         let host = host.expect("starts");
         assert_eq!((host.program.as_deref(), host.args), (Some("sleep"), vec!["1".to_owned()]));
         let demo = spec_of(serde_json::json!({"name": "c", "image": "plumb.local/demo", "args": ["http"]}));
         let demo = demo.expect("starts");
         assert_eq!((demo.program, demo.args), (None, vec!["demo".to_owned(), "http".to_owned()]));
-        let plumb = spec_of(serde_json::json!({"name": "c", "image": "plumb.local/demo", "command": ["plumb", "demo"]}));
+        let plumb = spec_of(
+            serde_json::json!({"name": "c", "image": "plumb.local/demo", "command": ["plumb", "demo"]}),
+        );
         assert_eq!(plumb.expect("starts").args, ["demo"]);
     }
 

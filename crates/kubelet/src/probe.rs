@@ -43,7 +43,9 @@ impl Plan {
     /// `Err` names what is wrong with the probe.
     pub fn new(probe: &Probe, container: &Container, pod_address: &str) -> Result<Self, String> {
         let seconds = |value: Option<i32>, default: u64| {
-            Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).filter(|v| *v > 0).unwrap_or(default))
+            Duration::from_secs(
+                value.and_then(|value| u64::try_from(value).ok()).filter(|v| *v > 0).unwrap_or(default),
+            )
         };
         let target = match (&probe.http_get, &probe.tcp_socket) {
             (Some(http), _) => http_target(http, container, pod_address)?,
@@ -195,7 +197,8 @@ mod tests {
 
     #[test]
     fn ports_may_have_names() {
-        let plan = plan(serde_json::json!({"httpGet": {"port": "web", "path": "x"}}), "10.0.0.1").expect("valid");
+        let plan =
+            plan(serde_json::json!({"httpGet": {"port": "web", "path": "x"}}), "10.0.0.1").expect("valid");
         match plan.target {
             Target::Http { address, request } => {
                 assert_eq!(address, ("10.0.0.1".to_owned(), 8080));
@@ -207,7 +210,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_asked_is_named() {
-        assert!(plan(serde_json::json!({"httpGet": {"port": "other"}}), "a").expect_err("no port").contains("other"));
+        assert!(
+            plan(serde_json::json!({"httpGet": {"port": "other"}}), "a")
+                .expect_err("no port")
+                .contains("other")
+        );
         assert!(plan(serde_json::json!({"httpGet": {"port": 1, "scheme": "HTTPS"}}), "a").is_err());
         let smuggled = serde_json::json!({"httpGet": {"port": 1, "path": "/ HTTP/1.1\r\n\r\nGET /"}});
         assert!(plan(smuggled, "a").is_err());

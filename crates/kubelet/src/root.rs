@@ -17,8 +17,7 @@ use kernel::process::{Capabilities, Namespaces, Process, Spawn};
 
 /// chown, kill, setgid, setuid, net_bind_service, net_raw: what servers and ping need, and nothing that reaches
 /// another user's files, the node's network or devices.
-pub const CAPABILITIES: Capabilities =
-    Capabilities(1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 13);
+pub const CAPABILITIES: Capabilities = Capabilities(1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 13);
 
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// A template of /dev on the node.

@@ -23,13 +23,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// want it.
 pub fn hostname(pod: &Pod) -> String {
     let spec = pod.spec.as_ref();
-    let own = spec.and_then(|spec| spec.hostname.as_deref()).or(pod.metadata.name.as_deref()).unwrap_or("pod");
+    let own =
+        spec.and_then(|spec| spec.hostname.as_deref()).or(pod.metadata.name.as_deref()).unwrap_or("pod");
     let cut: String = own.chars().take(63).collect();
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
 /// Makes a sandbox; after an error [`destroy`] removes what there is.
-pub async fn make(runtime: &Runtime, record: &PodRecord, pod: &Pod, attempt: u32) -> Result<(Sandbox, Process)> {
+pub async fn make(
+    runtime: &Runtime,
+    record: &PodRecord,
+    pod: &Pod,
+    attempt: u32,
+) -> Result<(Sandbox, Process)> {
     let spec = pod.spec.clone().unwrap_or_default();
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let mut sandbox = Sandbox {
@@ -126,5 +132,7 @@ pub fn check_permission() -> Result<()> {
     if own::is_root() {
         return Ok(());
     }
-    anyhow::bail!("the kubelet makes namespaces and needs to be root (of the lab's user namespace): use `plumb lab up`")
+    anyhow::bail!(
+        "the kubelet makes namespaces and needs to be root (of the lab's user namespace): use `plumb lab up`"
+    )
 }

@@ -34,7 +34,11 @@ pub async fn serve(socket: &FilePath, records: Records) -> Result<()> {
 
 type Target = Path<(String, String, String)>;
 
-async fn container_logs(State(records): State<Arc<Records>>, Path(target): Target, RawQuery(query): RawQuery) -> Response {
+async fn container_logs(
+    State(records): State<Arc<Records>>,
+    Path(target): Target,
+    RawQuery(query): RawQuery,
+) -> Response {
     let query = Query::parse(query.as_deref().unwrap_or_default());
     match find(&records, &target, query.flag("previous")) {
         Ok(run) => logs::respond(run, &query),
@@ -65,7 +69,9 @@ fn find(
     let record = records.uids().into_iter().map(|uid| records.pod(&uid)).find(|record| {
         record.sandbox().is_some_and(|sandbox| sandbox.namespace == *namespace && sandbox.name == *pod)
     });
-    let Some(record) = record else { return refuse(format!("pod {namespace}/{pod} does not run on this node")) };
+    let Some(record) = record else {
+        return refuse(format!("pod {namespace}/{pod} does not run on this node"));
+    };
     // The name becomes part of a path.
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let known = container.chars().all(plain).then(|| record.last_attempt(container)).flatten();
@@ -75,7 +81,9 @@ fn find(
     match (previous, attempt.checked_sub(1)) {
         (false, _) => Ok(record.container(container, attempt)),
         (true, Some(before)) => Ok(record.container(container, before)),
-        (true, None) => refuse(format!("previous terminated container {container:?} in pod {pod:?} not found")),
+        (true, None) => {
+            refuse(format!("previous terminated container {container:?} in pod {pod:?} not found"))
+        }
     }
 }
 
@@ -134,6 +142,9 @@ mod tests {
         let query = Query::parse("command=sh&command=-c&command=echo+%41%2fb&stdout=true&tail=7&bad=%zz");
         assert_eq!(query.all("command"), ["sh", "-c", "echo A/b"]);
         assert!(query.flag("stdout") && !query.flag("stdin"));
-        assert_eq!((query.number("tail"), query.all("bad").first().map(String::as_str)), (Some(7), Some("%zz")));
+        assert_eq!(
+            (query.number("tail"), query.all("bad").first().map(String::as_str)),
+            (Some(7), Some("%zz"))
+        );
     }
 }

@@ -56,7 +56,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Ok(running) => running.attend(started)?,
         Err(error) => {
             println!("{error:#}");
-            Exit { code: 128, signal: None, error: Some(format!("{error:#}")), started: started.clone(), finished: started }
+            Exit {
+                code: 128,
+                signal: None,
+                error: Some(format!("{error:#}")),
+                started: started.clone(),
+                finished: started,
+            }
         }
     };
     record::write_json(&args.dir.join("exit.json"), &exit)?;

@@ -62,7 +62,8 @@ pub fn render(view: &View<'_>) -> Value {
     let phase = phase(view);
     let ready = phase == "Running" && view.containers.iter().all(|container| container.ready);
     let done = phase == "Succeeded";
-    let not_ready = if done { ("PodCompleted", String::new()) } else { ("ContainersNotReady", unready(view)) };
+    let not_ready =
+        if done { ("PodCompleted", String::new()) } else { ("ContainersNotReady", unready(view)) };
     let conditions = [
         ("PodReadyToStartContainers", view.sandbox, ("", String::new())),
         ("Initialized", true, ("", String::new())),
@@ -103,7 +104,8 @@ fn condition(view: &View<'_>, kind: &str, is: bool, (reason, message): (&str, &s
         .find(|old| old.type_ == kind && old.status == status)
         .and_then(|old| old.last_transition_time.as_ref())
         .map_or_else(|| json!(crate::moment::now()), |time| json!(time));
-    let mut value = json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": since});
+    let mut value =
+        json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": since});
     if !is && !reason.is_empty() {
         value["reason"] = json!(reason);
         value["message"] = json!(message);
@@ -112,8 +114,12 @@ fn condition(view: &View<'_>, kind: &str, is: bool, (reason, message): (&str, &s
 }
 
 fn unready(view: &View<'_>) -> String {
-    let names: Vec<&str> =
-        view.containers.iter().filter(|container| !container.ready).map(|container| container.name.as_str()).collect();
+    let names: Vec<&str> = view
+        .containers
+        .iter()
+        .filter(|container| !container.ready)
+        .map(|container| container.name.as_str())
+        .collect();
     format!("containers with unready status: [{}]", names.join(" "))
 }
 
@@ -187,7 +193,15 @@ mod tests {
     }
 
     fn view<'a>(pod: &'a Pod, containers: &'a [Seen]) -> View<'a> {
-        View { pod, node_address: "n", addresses: &[], sandbox: true, containers, failure: None, started: "s" }
+        View {
+            pod,
+            node_address: "n",
+            addresses: &[],
+            sandbox: true,
+            containers,
+            failure: None,
+            started: "s",
+        }
     }
 
     #[test]

@@ -125,7 +125,8 @@ impl Worker {
     async fn live(&mut self) {
         loop {
             let Some((sandbox, pause)) = self.sandbox().await else { return };
-            let mut containers = Containers::new(self.runtime.clone(), self.record.clone(), sandbox, &self.pod);
+            let mut containers =
+                Containers::new(self.runtime.clone(), self.record.clone(), sandbox, &self.pod);
             let over = self.attend(&mut containers, &pause).await;
             match over {
                 Over::Ending => {

@@ -49,7 +49,8 @@ pub(super) fn respond(run: ContainerRecord, query: &Query, mut request: Request)
         tty: query.flag("tty"),
     };
     if wish.command.is_empty() {
-        return (StatusCode::BAD_REQUEST, "you must specify at least one command for the container").into_response();
+        return (StatusCode::BAD_REQUEST, "you must specify at least one command for the container")
+            .into_response();
     }
     let Some(container) = run.process() else {
         return (StatusCode::NOT_FOUND, "the container is not running").into_response();
@@ -178,7 +179,8 @@ fn start(run: &ContainerRecord, container: &Process, wish: &Wish) -> Result<(Pro
         drop(childs);
         return Ok((process, streams));
     }
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").context("open /dev/null")?;
+    let null =
+        std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").context("open /dev/null")?;
     let mut given: Vec<OwnedFd> = Vec::new();
     let stdin = if wish.stdin {
         let (reader, writer) = std::io::pipe().context("make a pipe")?;

@@ -98,7 +98,8 @@ impl Reader {
         if file.read_to_end(&mut self.rest).await.is_err() {
             return Vec::new();
         }
-        let mut lines: Vec<Vec<u8>> = self.rest.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        let mut lines: Vec<Vec<u8>> =
+            self.rest.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
         self.rest = match lines.last() {
             Some(last) if last.last() != Some(&b'\n') => lines.pop().unwrap_or_default(),
             _ => Vec::new(),
@@ -115,7 +116,8 @@ impl Reader {
     /// `<time> <stream> <F|P> <text>`, where P has no line end of its own.
     fn render(&self, line: &[u8]) -> Vec<u8> {
         let mut parts = line.splitn(4, |byte| *byte == b' ');
-        let (Some(time), Some(_stream), Some(tag), Some(text)) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(time), Some(_stream), Some(tag), Some(text)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Vec::new();
         };

@@ -207,7 +207,9 @@ impl Containers {
             Some(news) = self.news.recv() => news,
             () = timer => return,
         };
-        let Some(one) = self.list.get_mut(news.container).filter(|one| one.attempt == news.attempt) else { return };
+        let Some(one) = self.list.get_mut(news.container).filter(|one| one.attempt == news.attempt) else {
+            return;
+        };
         let events = &self.runtime.events;
         match news.what {
             What::Ended(exit) => {
