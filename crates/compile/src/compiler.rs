@@ -10,7 +10,7 @@ use types::wire::TABLE;
 
 use crate::diagnostic::Diagnostic;
 use crate::fragment::{Composer, Fragment, Unit};
-use crate::policy::resolve::{self, AddressSet};
+use crate::policy::resolve::AddressSet;
 use crate::{Settings, fabric, layout, policy, service};
 
 /// The whole desired state of a node.
@@ -124,7 +124,6 @@ impl Compiler {
         dirty.net = true;
         dirty.units.insert(Unit::Base);
         dirty.units.extend(cluster.services.keys().cloned().map(Unit::Service));
-        dirty.units.extend(cluster.policies.keys().cloned().map(Unit::Policy));
         for container in cluster.attachments.keys() {
             self.mark(cluster, &Key::new(Kind::Attachment, ObjectName::cluster(container)), dirty);
         }
@@ -159,7 +158,6 @@ impl Compiler {
             // `Cluster::apply` names the service of a changed slice, too.
             Kind::EndpointSlice => {}
             Kind::Policy => {
-                dirty.units.insert(Unit::Policy(name.clone()));
                 let first = ObjectName::new(&name.namespace, "");
                 let here = self.containers_of.range(first..);
                 let here = here.take_while(|(pod, _)| pod.namespace == name.namespace);
@@ -264,10 +262,6 @@ impl Compiler {
             Unit::Base => Some(layout::fragment(cluster, &self.settings)),
             Unit::Service(name) => service::plan::plan(cluster, &self.settings, name)
                 .map(|plan| service::nftables::fragment(&plan, &self.settings)),
-            Unit::Policy(name) => cluster
-                .policies
-                .get(name)
-                .map(|policy| Fragment { diagnostics: resolve::diagnostics(policy), ..Fragment::default() }),
             Unit::Attachment(container) => cluster
                 .attachments
                 .get(container)

@@ -27,8 +27,6 @@ pub enum Unit {
     /// The layout itself: what depends on nodes and settings only.
     Base,
     Service(ObjectName),
-    /// Only diagnostics: rules of a policy belong to the pods that it selects.
-    Policy(ObjectName),
     Attachment(String),
     /// A pod anywhere in the cluster, as somebody's peer.
     Pod(ObjectName),

@@ -111,7 +111,7 @@ pub fn node_of(address: IpAddr, cluster: &Cluster) -> Option<&Node> {
 }
 
 /// The pod of this node that has the address.
-pub fn local_pod<'a>(address: IpAddr, cluster: &'a Cluster) -> Option<&'a Attachment> {
+pub fn local_pod(address: IpAddr, cluster: &Cluster) -> Option<&Attachment> {
     cluster.attachments.values().find(|attachment| attachment.ips.contains(&address))
 }
 

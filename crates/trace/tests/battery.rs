@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use compile::{Settings, whole};
+use model::{Cluster, Event};
 use proptest::prelude::*;
 use proptest::sample::select;
 use trace::eval::{self, End, Kernel};
@@ -15,7 +16,7 @@ use types::{IfName, Protocol};
 #[path = "battery/world.rs"]
 mod world;
 
-use world::{NODES, cluster_of, history, ip, pod_ip, pod_node, service_ip, start};
+use world::{NODES, history, ip, pod_ip, pod_node, service_ip, start};
 
 fn place(dns_here: bool) -> Place {
     Place {
@@ -68,6 +69,14 @@ fn packet() -> impl Strategy<Value = Packet> {
     })
 }
 
+fn cluster_of(events: impl IntoIterator<Item = Event>) -> Cluster {
+    let mut cluster = Cluster::default();
+    for event in events {
+        cluster.apply(event);
+    }
+    cluster
+}
+
 fn fate(path: &eval::Path) -> Fate {
     match path.end {
         End::Local => Fate::Local(path.destination),
@@ -78,7 +87,7 @@ fn fate(path: &eval::Path) -> Fate {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2048, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 768, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn compiled_rules_do_what_kubernetes_says(
@@ -86,7 +95,7 @@ proptest! {
         packets in proptest::collection::vec(packet(), 1..12),
         dns_here in any::<bool>(),
     ) {
-        let cluster = cluster_of(start().into_iter().chain(history).collect());
+        let cluster = cluster_of(start().into_iter().chain(history));
         let place = place(dns_here);
         let desired = whole(cluster.synced().expect("all kinds are done"), settings());
         let local = [ip("192.168.1.10")];
@@ -110,7 +119,7 @@ fn the_battery_meets_every_fate() {
     let mut counts = std::collections::BTreeMap::new();
     for _ in 0..200 {
         let history = history().new_tree(&mut runner).expect("a history").current();
-        let cluster = cluster_of(start().into_iter().chain(history).collect());
+        let cluster = cluster_of(start().into_iter().chain(history));
         for _ in 0..20 {
             let packet = packet().new_tree(&mut runner).expect("a packet").current();
             for fate in fates(&packet, &cluster, &place(true)) {

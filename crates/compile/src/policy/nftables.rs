@@ -83,9 +83,6 @@ fn combination(
     let mut rules = Vec::new();
     for policy in names.iter().filter_map(|name| cluster.policies.get(name)) {
         for (at, allow) in direction.rules(policy).unwrap_or_default().iter().enumerate() {
-            if is_unsupported(policy, direction, at) {
-                continue;
-            }
             let comment =
                 truncate(&format!("allow {} {} rule {}", direction.word(), policy.key, at + 1), COMMENT_MAX);
             for exprs in allows(fragment, policy, allow, direction) {
@@ -116,20 +113,6 @@ fn truncate(text: &str, max: usize) -> String {
 fn deny(chain: &str, comment: &str) -> Rule {
     let exprs = [build::counter(), build::log(LOG_GROUP, LOG_BYTES, chain), build::drop()];
     rule(truncate(comment, COMMENT_MAX), exprs)
-}
-
-/// A rule with a field that is not supported allows nothing: widening it would be worse than closing it.
-fn is_unsupported(policy: &Policy, direction: Direction, at: usize) -> bool {
-    let rule = format!("spec.{}[{at}]", direction.word());
-    let whole = format!("spec.{}", direction.word());
-    policy.unsupported.iter().any(|field| {
-        let inside = |path: &str| {
-            field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
-        inside(&rule)
-            || *field == whole
-            || !field.starts_with("spec.ingress") && !field.starts_with("spec.egress")
-    })
 }
 
 /// The matches of one rule, each ending in `return`: peers times ports.

@@ -1,4 +1,5 @@
-//! Who is isolated and what may pass, from policies and labels alone (NP-01..NP-34).
+//! Who is isolated and what may pass, from policies and labels alone (NP-01..NP-34). A rule with something that
+//! this version does not know is not here any more: `model::from_k8s` left it out and said so.
 //!
 //! A pod's state is its *combination*: the policies that select it, per direction. Pods of one combination share
 //! everything; addresses come in only through [`AddressSet`]s, which pods enter and leave by themselves.
@@ -8,8 +9,6 @@ use std::net::IpAddr;
 
 use model::{Attachment, Cluster, Pod, Policy, PolicyPort, PolicyRule};
 use types::{ObjectName, Protocol, Selector, hash8};
-
-use crate::diagnostic::{Diagnostic, Severity};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
@@ -145,32 +144,4 @@ pub fn valid_range(port: &PolicyPort) -> bool {
         (Some(model::IntOrName::Number(from)), Some(to)) => from <= &to,
         (_, Some(_)) => false,
     }
-}
-
-/// What of a policy is not done as written.
-pub fn diagnostics(policy: &Policy) -> Vec<Diagnostic> {
-    let finding = |field: String, message: &str| Diagnostic {
-        object: model::Key::new(model::Kind::Policy, policy.key.clone()),
-        field,
-        severity: Severity::Warning,
-        message: message.to_owned(),
-        next_step: "write the rule without this field".to_owned(),
-    };
-    let mut found: Vec<_> = policy
-        .unsupported
-        .iter()
-        .map(|field| finding(field.clone(), "not supported yet: the rule that holds it allows nothing"))
-        .collect();
-    for direction in Direction::ALL {
-        for (at, rule) in direction.rules(policy).unwrap_or_default().iter().enumerate() {
-            if rule.ports.iter().any(|port| !valid_range(port)) {
-                let field = format!("spec.{}[{at}].ports", direction.word());
-                found.push(finding(
-                    field,
-                    "endPort needs a number in port that is not greater: the port allows nothing",
-                ));
-            }
-        }
-    }
-    found
 }

@@ -119,7 +119,7 @@ impl Question<'_> {
             miss(0, "it allows nothing".to_owned());
         }
         for (at, rule) in rules.iter().enumerate() {
-            match self.miss(policy, rule, at) {
+            match self.miss(policy, rule) {
                 Some(why) => miss(at + 1, why),
                 None => {
                     judgement.by.get_or_insert((policy.key.clone(), at + 1));
@@ -130,10 +130,7 @@ impl Question<'_> {
     }
 
     /// Why the rule does not match; `None`: it does.
-    fn miss(&self, policy: &Policy, rule: &PolicyRule, at: usize) -> Option<String> {
-        if let Some(field) = unsupported(policy, self.direction, at) {
-            return Some(format!("{field} is not supported yet, so the rule allows nothing"));
-        }
+    fn miss(&self, policy: &Policy, rule: &PolicyRule) -> Option<String> {
         let peers: Vec<&Peer> = rule.peers.iter().filter(|peer| self.is_peer(policy, peer)).collect();
         if !rule.peers.is_empty() && peers.is_empty() {
             return Some(self.no_peer());
@@ -207,15 +204,4 @@ impl Question<'_> {
             (None | Some(IntOrName::Name(_)), Some(_)) => false,
         }
     }
-}
-
-/// The field that keeps a rule from counting. A field outside of the rules closes all of them.
-fn unsupported(policy: &Policy, direction: Direction, at: usize) -> Option<&String> {
-    let prefix = format!("spec.{}", direction.word());
-    let this = format!("{prefix}[{at}]");
-    policy.unsupported.iter().find(|field| {
-        let in_rules = field.starts_with("spec.ingress") || field.starts_with("spec.egress");
-        let rest = field.strip_prefix(&this);
-        !in_rules || **field == prefix || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    })
 }

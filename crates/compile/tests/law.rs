@@ -1,0 +1,145 @@
+//! Incremental equals whole (law 2), and every plan on the way is safe (law 1).
+
+use std::collections::BTreeSet;
+
+use compile::{Compiler, Settings, whole};
+use kstate::nft::{ElemData, Op, Ruleset, chains_of, sets_of, target};
+use model::{Cluster, Event, Key, Kind, Row};
+use proptest::prelude::*;
+
+#[path = "../../trace/tests/battery/world.rs"]
+mod world;
+
+use world::{NODES, history, ip, start};
+
+fn settings() -> Settings {
+    Settings {
+        node: NODES[0].to_owned(),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
+        service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
+        dns_ip: Some(ip("10.96.0.10")),
+        mtu: 1450,
+    }
+}
+
+/// Everything that rules and elements name is there.
+fn assert_nothing_dangles(ruleset: &Ruleset, after: &Op) {
+    for table in ruleset.tables.values() {
+        for rule in table.chains.values().flat_map(|chain| &chain.rules) {
+            for set in sets_of(rule) {
+                assert!(table.sets.contains_key(set), "no set {set} after {after:?}");
+            }
+            for chain in chains_of(rule) {
+                assert!(table.chains.contains_key(chain), "no chain {chain} after {after:?}");
+            }
+        }
+        for data in table.sets.values().flat_map(|set| set.elements.values()) {
+            if let Some(chain) = target(data) {
+                assert!(table.chains.contains_key(chain), "no chain {chain} after {after:?}");
+            }
+        }
+    }
+}
+
+/// Whatever a verdict leads to has its rules, and a service's draw finds an endpoint in every slot.
+fn assert_services_are_whole(ruleset: &Ruleset, after: &Op) {
+    for table in ruleset.tables.values() {
+        let (Some(svc), Some(ep)) = (table.sets.get("svc"), table.sets.get("ep")) else { continue };
+        for (key, data) in &svc.elements {
+            let ElemData::Verdict(_) = data else { continue };
+            let Some(chain) = target(data) else { continue };
+            assert!(!table.chains[chain].rules.is_empty(), "{chain} is empty after {after:?}");
+            let Some(count) = chain.strip_prefix('n').and_then(|n| n.parse::<u32>().ok()) else { continue };
+            for slot in 0..count {
+                let start = [&slot.to_ne_bytes()[..], &key.start].concat().into();
+                let key = kstate::nft::ElemKey { start, end: None };
+                assert!(ep.elements.contains_key(&key), "slot {slot} of {chain} is empty after {after:?}");
+            }
+        }
+    }
+}
+
+/// Performs a plan step by step; a changed value is one step, as its writer promises.
+fn perform(ruleset: &mut Ruleset, plan: &kstate::nft::Plan) {
+    let mut ops = plan.ops.iter().peekable();
+    while let Some(op) = ops.next() {
+        let mut part = vec![op.clone()];
+        if let Op::DeleteElement { set, key, .. } = op
+            && let Some(Op::AddElement { set: next_set, key: next_key, .. }) = ops.peek()
+            && (set, key) == (next_set, next_key)
+        {
+            part.extend(ops.next().cloned());
+        }
+        ruleset.edit(&kstate::nft::Plan { ops: part });
+        assert_nothing_dangles(ruleset, op);
+        assert_services_are_whole(ruleset, op);
+    }
+}
+
+/// Repeats, relists and squashes what happened, without changing where it ends.
+fn disturb(cluster: &Cluster, kind: Kind) -> Vec<Event> {
+    let rows: Vec<Event> = match kind {
+        Kind::Pod => cluster.pods.values().cloned().map(|r| Event::Upsert(Row::Pod(Box::new(r)))).collect(),
+        Kind::Policy => {
+            cluster.policies.values().cloned().map(|r| Event::Upsert(Row::Policy(Box::new(r)))).collect()
+        }
+        _ => return Vec::new(),
+    };
+    [Event::Start(kind)].into_iter().chain(rows.into_iter().rev()).chain([Event::Done(kind)]).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_ends_as_the_whole(
+        history in history(),
+        batches in proptest::collection::vec(1..9_usize, 1..30),
+        relist in proptest::option::of(0..20_usize),
+    ) {
+        let mut cluster = Cluster::default();
+        let mut compiler = Compiler::new(settings());
+        let mut kernel = Ruleset::default();
+        let mut findings = BTreeSet::new();
+        let mut pending: Vec<Key> = Vec::new();
+        let mut sizes = batches.iter().cycle();
+        let mut left = 0;
+        let first = start();
+        let warm = first.len();
+        for (at, event) in first.into_iter().chain(history).enumerate() {
+            pending.extend(cluster.apply(event));
+            if relist == Some(at) {
+                for kind in [Kind::Pod, Kind::Policy] {
+                    for event in disturb(&cluster, kind) {
+                        pending.extend(cluster.apply(event));
+                    }
+                }
+            }
+            if left > 0 || at + 1 < warm {
+                left = usize::saturating_sub(left, 1);
+                continue;
+            }
+            left = *sizes.next().expect("a cycle");
+            let synced = cluster.synced().expect("all kinds are done");
+            let round = compiler.update(synced, &std::mem::take(&mut pending));
+            perform(&mut kernel, &round.nft);
+            prop_assert_eq!(&kernel, compiler.nft());
+            findings.extend(round.raised);
+            for gone in round.cleared {
+                prop_assert!(findings.remove(&gone), "cleared what was not raised: {}", gone);
+            }
+        }
+        let synced = cluster.synced().expect("all kinds are done");
+        let round = compiler.update(synced, &pending);
+        perform(&mut kernel, &round.nft);
+        findings.extend(round.raised);
+        for gone in &round.cleared {
+            findings.remove(gone);
+        }
+        let whole = whole(synced, settings());
+        prop_assert_eq!(&kernel, &whole.nft);
+        prop_assert_eq!(compiler.net(), &whole.net);
+        prop_assert_eq!(&findings, &whole.diagnostics);
+        prop_assert!(compiler.update(synced, &[]).nft.is_empty());
+    }
+}

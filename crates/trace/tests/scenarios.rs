@@ -1,0 +1,238 @@
+//! The scenarios: each `scenarios/NAME.yaml` holds packets and the manifests they meet; `NAME.out` beside it says
+//! what becomes of each packet and what the manifests add to the kernel's state. `UPDATE=1` rewrites the latter;
+//! read the difference before you commit it. The packets' fates come from running the compiled rules, and must
+//! be what the semantics allow, so a golden file cannot record a mistake that only one of the two makes.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use compile::{Settings, whole};
+use model::{Attachment, Cluster, Event, Kind, Row, from_k8s};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use trace::eval::{self, End, Kernel};
+use trace::packet::{CtState, Packet, Place};
+use trace::reference::{Fate, fates};
+use types::{IfName, Mac, ObjectName, Protocol, hash8};
+
+/// The first document of a scenario.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scenario {
+    /// What it is about, with the ids of the checklist lines that it proves.
+    about: String,
+    /// Whose rules are looked at.
+    node: String,
+    /// Whether that node's agent answers DNS.
+    #[serde(default = "yes")]
+    dns_here: bool,
+    packets: Vec<Asked>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    /// `namespace/pod`, `node`, or an address outside.
+    from: String,
+    to: SocketAddr,
+    #[serde(default)]
+    protocol: Protocol,
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios")
+}
+
+fn settings(node: &str) -> Settings {
+    Settings {
+        node: node.to_owned(),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
+        service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
+        dns_ip: Some("10.96.0.10".parse().expect("an address")),
+        mtu: 1450,
+    }
+}
+
+/// Two nodes as the lab has them, and the namespaces that every cluster has.
+fn given() -> Vec<Value> {
+    let node = |n: u8| {
+        json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": format!("node{n}"),
+                "annotations": {"plumb.dev/vtep-mac": compile::vtep_mac(&format!("node{n}")).to_string()}},
+            "spec": {"podCIDRs": [format!("10.244.{n}.0/24")]},
+            "status": {"addresses": [{"type": "InternalIP", "address": format!("192.168.1.{}", 9 + n)}]},
+        })
+    };
+    let namespace = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}})
+    };
+    vec![node(1), node(2), namespace("default"), namespace("kube-system")]
+}
+
+fn row(manifest: Value, diagnostics: &mut BTreeSet<String>) -> Option<Row> {
+    fn read<T: for<'a> Deserialize<'a>>(manifest: &Value) -> T {
+        serde_json::from_value(manifest.clone()).unwrap_or_else(|error| panic!("{error}: {manifest}"))
+    }
+    let kind = manifest["kind"].as_str().unwrap_or_default().to_owned();
+    let mut note = |found: Vec<model::Diagnostic>| diagnostics.extend(found.iter().map(ToString::to_string));
+    macro_rules! converted {
+        ($convert:path) => {{
+            let converted = $convert(&read(&manifest));
+            note(converted.diagnostics);
+            converted.row
+        }};
+    }
+    Some(match kind.as_str() {
+        "Node" => Row::Node(converted!(from_k8s::node)),
+        "Namespace" => Row::Namespace(converted!(from_k8s::namespace)),
+        "Pod" => Row::Pod(Box::new(converted!(from_k8s::pod))),
+        "Service" => Row::Service(Box::new(converted!(from_k8s::service))),
+        "EndpointSlice" => Row::EndpointSlice(converted!(from_k8s::endpoint_slice)?),
+        "NetworkPolicy" => Row::Policy(Box::new(converted!(from_k8s::policy))),
+        other => panic!("a scenario cannot hold {other:?}"),
+    })
+}
+
+/// The cluster, with each pod of the node wired to it.
+fn cluster(manifests: Vec<Value>, node: &str, diagnostics: &mut BTreeSet<String>) -> Cluster {
+    let mut cluster = Cluster::default();
+    for kind in Kind::ALL {
+        cluster.apply(Event::Start(kind));
+        cluster.apply(Event::Done(kind));
+    }
+    for manifest in manifests {
+        if let Some(row) = row(manifest, diagnostics) {
+            cluster.apply(Event::Upsert(row));
+        }
+    }
+    let here = cluster.pods.values().filter(|p| p.node.as_deref() == Some(node) && !p.host_network);
+    let attachments: Vec<_> = here
+        .map(|pod| Attachment {
+            container: pod.key.to_string(),
+            pod: pod.key.clone(),
+            uid: pod.uid.clone(),
+            ips: pod.ips.clone(),
+            host_if: IfName::new(&format!("veth{}", hash8(&pod.key.to_string()))).expect("a name"),
+            mac: Mac::default(),
+        })
+        .collect();
+    for attachment in attachments {
+        cluster.apply(Event::Upsert(Row::Attachment(Box::new(attachment))));
+    }
+    cluster
+}
+
+fn packet(asked: &Asked, cluster: &Cluster, node: &str) -> Packet {
+    let Ok(name) = asked.from.parse::<ObjectName>();
+    let own: IpAddr = cluster.nodes[node].addresses[0];
+    let (iif, src) = match cluster.pods.get(&name) {
+        Some(pod) if pod.node.as_deref() == Some(node) => (Some("cni0"), pod.ips[0]),
+        Some(pod) => (Some("plumb.1"), pod.ips[0]),
+        None if asked.from == "node" => (None, own),
+        None => (Some("eth0"), asked.from.parse().expect("a pod, `node` or an address")),
+    };
+    Packet {
+        iif: iif.map(|name| IfName::new(name).expect("a name")),
+        src,
+        dst: asked.to.ip(),
+        protocol: asked.protocol,
+        sport: 40000,
+        dport: asked.to.port(),
+        ct: CtState::New,
+    }
+}
+
+fn fate(path: &eval::Path) -> Fate {
+    match path.end {
+        End::Local => Fate::Local(path.destination),
+        End::Out(_) => Fate::Out { to: path.destination, masquerade: path.masquerade },
+        End::Rejected => Fate::Rejected,
+        End::Dropped | End::Unreachable => Fate::Dropped,
+    }
+}
+
+fn say(fate: &Fate) -> String {
+    match fate {
+        Fate::Local(to) => format!("to the node, {to}"),
+        Fate::Out { to, masquerade: false } => format!("to {to}"),
+        Fate::Out { to, masquerade: true } => format!("to {to}, masqueraded"),
+        Fate::Rejected => "rejected".to_owned(),
+        Fate::Dropped => "dropped".to_owned(),
+    }
+}
+
+/// What a scenario comes to, as its golden file says it.
+fn play(text: &str) -> String {
+    let mut documents: Vec<Value> = serde_saphyr::from_multiple(text).expect("YAML");
+    let scenario: Scenario = serde_json::from_value(documents.remove(0)).expect("a scenario");
+    let node = scenario.node.as_str();
+    let mut diagnostics = BTreeSet::new();
+    let empty = cluster(given(), node, &mut diagnostics);
+    let full = cluster(given().into_iter().chain(documents).collect(), node, &mut diagnostics);
+    let before = whole(empty.synced().expect("synced"), settings(node));
+    let desired = whole(full.synced().expect("synced"), settings(node));
+    diagnostics.extend(desired.diagnostics.iter().map(ToString::to_string));
+
+    let mut out = format!("# {}\n\n", scenario.about);
+    let Settings { cluster_cidrs, service_cidrs, dns_ip, .. } = settings(node);
+    let dns_here = scenario.dns_here;
+    let place = Place { node: node.to_owned(), cluster_cidrs, service_cidrs, dns_ip, dns_here };
+    let local = &full.nodes[node].addresses;
+    let socket = dns_here.then_some(false);
+    let kernel = Kernel { nft: &desired.nft, net: &desired.net, local, socket };
+    for asked in &scenario.packets {
+        let packet = packet(asked, &full, node);
+        let paths = eval::all(&packet, &kernel);
+        let found: BTreeSet<_> = paths.iter().map(fate).collect();
+        assert_eq!(found, fates(&packet, &full, &place), "{}: {packet:?}\n{paths:#?}", scenario.about);
+        let fates: Vec<_> = found.iter().map(say).collect();
+        writeln!(out, "{} → {} {}: {}", asked.from, asked.protocol, asked.to, fates.join(" | "))
+            .expect("a string");
+        // The rule that ended it, where one did.
+        if let Some(step) = paths
+            .iter()
+            .filter_map(|p| p.steps.last())
+            .find(|s| ["drop", "reject"].contains(&s.action.as_str()))
+        {
+            writeln!(out, "    {} in {}: {}", step.action, step.chain, step.comment).expect("a string");
+        }
+    }
+    let plan = kstate::nft::diff(&desired.nft, &before.nft);
+    write!(out, "\nnode {node} gains\n\n{}", plan.show(&desired.nft)).expect("a string");
+    if !diagnostics.is_empty() {
+        out.push_str("\n\ndiagnostics\n\n");
+        out.extend(diagnostics.iter().map(|line| format!("{line}\n")));
+    }
+    format!("{}\n", out.trim_end())
+}
+
+#[test]
+fn scenarios_come_out_as_their_golden_files_say() {
+    let update = std::env::var_os("UPDATE").is_some();
+    let mut inputs: Vec<_> = std::fs::read_dir(directory())
+        .expect("scenarios/")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+        .collect();
+    inputs.sort();
+    assert!(inputs.len() >= 12, "only {} scenarios found", inputs.len());
+    let mut wrong = Vec::new();
+    for input in inputs {
+        let result = play(&std::fs::read_to_string(&input).expect("a readable scenario"));
+        let golden = input.with_extension("out");
+        if update {
+            std::fs::write(&golden, &result).expect("a writable golden file");
+        } else if std::fs::read_to_string(&golden).unwrap_or_default() != result {
+            wrong.push(format!("{}:\n{result}", golden.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "not as written (UPDATE=1 rewrites):\n{}", wrong.join("\n"));
+}
