@@ -33,7 +33,7 @@ pub mod status;
 pub mod store;
 mod subresource;
 mod table;
-mod validate;
+pub mod validate;
 mod watch;
 mod write;
 

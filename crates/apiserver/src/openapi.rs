@@ -28,8 +28,21 @@ pub(crate) fn answer(steps: &[&str]) -> Option<Response<Body>> {
         ["openapi", "v3", "apis", group, "v1"] if KINDS.iter().any(|kind| kind.group == *group) => {
             Some(document(group))
         }
+        ["openapi", "v2"] => Some(no_such_kind()),
         _ => None,
     }
+}
+
+/// kubectl asks for the older documents when the newer ones do not have a manifest's kind. It prints the text of
+/// a 5xx, and nothing of a 404.
+fn no_such_kind() -> Response<Body> {
+    let kinds: BTreeSet<_> = KINDS.iter().map(|kind| kind.kind).collect();
+    let kinds: Vec<_> = kinds.into_iter().collect();
+    let text = format!(
+        "the lab's API has no such kind, remove it from the manifest; there are {}",
+        kinds.join(", ")
+    );
+    response::whole(501, "text/plain", text)
 }
 
 fn versions() -> BTreeSet<String> {

@@ -89,7 +89,15 @@ where
     {
         let plural = (*plural).to_owned();
         let identity = parts.extensions.get::<Identity>().cloned().unwrap_or(Identity::Admin);
-        let (_, request) = Incoming { parts, body }.json().await?;
+        let incoming = Incoming { parts, body };
+        if incoming.content_type().contains("protobuf") {
+            return Err(Failure::new(
+                415,
+                "UnsupportedMediaType",
+                "the lab's API reads JSON only, so kubectl cannot ask this here; whoever has a token may do everything",
+            ));
+        }
+        let (_, request) = incoming.json().await?;
         return review::answer(api, &identity, &plural, &request).ok_or_else(Failure::no_such_path);
     }
     let target = Target::find(group, version, rest).ok_or_else(Failure::no_such_path)?;

@@ -62,12 +62,7 @@ fn parse_term(kind: &Kind, term: &str) -> Result<FieldTerm, Failure> {
     };
     let known = ["metadata.name", "metadata.namespace"];
     if !known.contains(&field) && !kind.fields.contains(&field) {
-        let message = format!(
-            "Unable to find \"{}, Resource={}\" that match label selector \"\", field selector \"{term}\": \
-             field label not supported: {field}",
-            if kind.group.is_empty() { "/v1".to_owned() } else { kind.api_version() },
-            kind.plural
-        );
+        let message = format!("field label not supported: {field}");
         return Err(Failure::bad_request(message));
     }
     Ok(FieldTerm { field: field.to_owned(), value: value.to_owned(), equal })

@@ -59,7 +59,8 @@ pub(crate) async fn start(call: &Call) -> Result<Response<Body>, Failure> {
         initial: None,
         bookmarks: query.is_true("allowWatchBookmarks"),
         bookmark_at: Instant::now() + BOOKMARK_EVERY,
-        deadline: Instant::now() + query.number("timeoutSeconds").map_or(LONGEST, Duration::from_secs),
+        deadline: Instant::now()
+            + query.number("timeoutSeconds").filter(|s| *s > 0).map_or(LONGEST, Duration::from_secs),
         columns_sent: false,
         ended: false,
     };

@@ -38,6 +38,8 @@ where
     let mut parts = incoming.parts;
     let offered = parts.headers.get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|v| v.to_str().ok());
     if parts.method != Method::GET || !offered.is_some_and(|o| o.split(',').any(|p| p.trim() == PROTOCOL)) {
+        // kubectl tries SPDY after any refusal; what was wrong with the first try must not be hidden by this.
+        kubelet(call, &place(call).await?.node).await?;
         return Err(Failure::bad_request(format!(
             "the lab's API speaks exec only over WebSocket with {PROTOCOL}: use kubectl 1.30 or newer"
         )));
