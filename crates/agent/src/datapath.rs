@@ -1,15 +1,18 @@
 //! The kernel as the loop sees it: believed state, small changes, and full comparison.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use anyhow::{Result, bail};
 use kernel::Rtnl;
+use kernel::conntrack::Conntrack;
 use kernel::net::{self, Scope};
 use kernel::nft::Nft;
 use kstate::net::{LinkKind, NetState};
 use kstate::nft::{Ruleset, TableFamily, TableId};
-use types::IfName;
+use netlink::conntrack::Filter;
 use types::wire::{BRIDGE, TABLE, VXLAN_DEVICE};
+use types::{Family, IfName, Protocol};
 
 use crate::settings::Args;
 
@@ -17,6 +20,7 @@ use crate::settings::Args;
 pub struct Datapath {
     nft: Nft,
     pub rtnl: Rtnl,
+    conntrack: Conntrack,
     /// What rtnetlink would say, as far as we know: the last look and what we did since.
     believed: NetState,
 }
@@ -28,7 +32,8 @@ pub struct Steps(pub Vec<String>);
 impl Datapath {
     /// In the network namespace of the calling thread.
     pub fn open() -> Result<Self> {
-        Ok(Self { nft: Nft::open()?, rtnl: Rtnl::open()?, believed: NetState::default() })
+        let believed = NetState::default();
+        Ok(Self { nft: Nft::open()?, rtnl: Rtnl::open()?, conntrack: Conntrack::open()?, believed })
     }
 
     /// Marks our own transactions among those that the kernel tells of.
@@ -87,6 +92,18 @@ impl Datapath {
         }
         self.believed.edit(plan);
         Ok(())
+    }
+
+    /// Has the kernel forget UDP connections by who answers and what was asked for; how many there were.
+    pub fn forget_udp(&mut self, stale: impl Fn(SocketAddr, SocketAddr) -> bool) -> Result<usize> {
+        let filter = Filter { protocol: Some(Protocol::Udp.number()), ..Filter::default() };
+        let mut forgotten = 0;
+        for entry in self.conntrack.entries(Family::V4, &filter)? {
+            if stale(entry.reply.src, entry.original.dst) && self.conntrack.delete(&entry)? {
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
     }
 
     /// The MTU of the link that has this address.

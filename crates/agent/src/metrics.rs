@@ -27,6 +27,7 @@ pub struct Metrics {
     cni: Histograms,
     cni_errors: Counters,
     events_dropped: Counter,
+    flows_forgotten: Counter,
 }
 
 /// 50 µs to 1.6 s.
@@ -50,6 +51,7 @@ impl Default for Metrics {
             cni: Histograms::new_with_constructor(durations),
             cni_errors: Counters::default(),
             events_dropped: Counter::default(),
+            flows_forgotten: Counter::default(),
             registry: Registry::default(),
         };
         registry.register("synced", "1 when every kind has been listed", metrics.synced.clone());
@@ -73,6 +75,8 @@ impl Default for Metrics {
         registry.register("cni_errors", help, metrics.cni_errors.clone());
         let help = "Kubernetes Events that were not sent because too many waited";
         registry.register("events_dropped", help, metrics.events_dropped.clone());
+        let help = "UDP connections that led to endpoints which are gone";
+        registry.register("flows_forgotten", help, metrics.flows_forgotten.clone());
         Self { registry, ..metrics }
     }
 }
@@ -135,6 +139,10 @@ impl Metrics {
             let labels = vec![("command", command.to_owned()), ("code", (code as u32).to_string())];
             self.cni_errors.get_or_create(&labels).inc();
         }
+    }
+
+    pub fn flows_forgotten(&self, count: usize) {
+        self.flows_forgotten.inc_by(count as u64);
     }
 
     pub fn event_dropped(&self) {

@@ -6,6 +6,7 @@
 //! ```
 
 mod diagnose;
+mod flows;
 mod mend;
 mod settle;
 mod unwire;
@@ -66,6 +67,7 @@ pub struct Node {
     departed: Vec<Arc<Group>>,
     /// When each attachment of this process was made: garbage collection leaves fresh ones alone.
     made: BTreeMap<String, Instant>,
+    frontends: flows::Frontends,
     last_look: Instant,
 }
 
@@ -93,6 +95,7 @@ impl Node {
             leaving: Departures::default(),
             departed: Vec::new(),
             made: BTreeMap::new(),
+            frontends: flows::Frontends::default(),
             last_look: Instant::now(),
         };
         node.reload();

@@ -56,6 +56,7 @@ impl Node {
             self.apply_compiled(&compiled);
         }
         self.repair();
+        self.forget_stale_flows(&keys, first);
         self.base.zone.update(&self.cluster, &keys);
         self.compiled_diagnostics(&compiled);
         self.own_node();

@@ -1,6 +1,7 @@
 //! ADD, DEL, CHECK, GC; what a killed agent comes back to; services and policies of real packets.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -43,6 +44,33 @@ fn pods_reach_each_other_and_a_service_on_one_node_and_across() {
     // Half of them meet the endpoint of their own node, whatever br_netfilter was set to before.
     let failed: Vec<_> = (0..40).filter(|_| !connects(&web.netns, vip)).collect();
     assert!(failed.is_empty(), "every new connection finds an endpoint: {failed:?}");
+}
+
+/// A client that keeps its port is answered by the new endpoint when the old one is gone.
+#[test]
+fn c_04_a_udp_client_follows_the_service_to_its_new_endpoint() {
+    let stage = Stage::new(1);
+    let [(client, _), (old, old_ip), (new, new_ip)] = ["client", "old", "new"].map(|pod| stage.wired(0, pod));
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "sip", "namespace": "default" },
+        "spec": { "clusterIP": "10.96.14.8", "ports": [{ "port": 5060, "protocol": "UDP" }] },
+    });
+    stage.create("/api/v1/namespaces/default/services", &service);
+    let mut endpoints = slice("sip", &[old_ip.to_string()]);
+    endpoints["ports"][0]["protocol"] = "UDP".into();
+    stage.create("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &endpoints);
+    let bind = |pod: &crate::stage::Pod, port: u16| {
+        let socket = pod.netns.run(|| UdpSocket::bind(("0.0.0.0", port))).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        socket
+    };
+    let (from, at_old, at_new) = (bind(&client, 40_000), bind(&old, 8080), bind(&new, 8080));
+    let arrives =
+        |at: &UdpSocket| from.send_to(b"hello", "10.96.14.8:5060").is_ok() && at.recv(&mut [0; 16]).is_ok();
+    wait_for("the first endpoint hears", || arrives(&at_old).then_some(()));
+    let moved = json!({ "endpoints": [{ "addresses": [new_ip.to_string()], "conditions": {} }] });
+    stage.patch("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/sip-1", &moved);
+    wait_for("the second endpoint hears", || arrives(&at_new).then_some(()));
 }
 
 #[test]

@@ -1,0 +1,121 @@
+//! UDP flows that lead to endpoints which are gone. A UDP client that keeps its port (a resolver, SIP, QUIC) would
+//! talk to a dead address for as long as it talks: conntrack remembers the first choice (C-01). TCP connections
+//! end by themselves and are never touched (C-02).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use model::{Cluster, Key, Kind};
+use types::{ObjectName, Protocol};
+
+use super::Node;
+
+/// Which UDP frontends each Service had in the last round: of a deleted one the flows must go, too.
+#[derive(Debug, Default)]
+pub struct Frontends(BTreeMap<ObjectName, BTreeSet<SocketAddr>>);
+
+/// Frontend → who may answer for it.
+type Answerers = BTreeMap<SocketAddr, BTreeSet<SocketAddr>>;
+
+impl Node {
+    /// After the rules lead elsewhere. `first`: every Service, since nobody knows what happened before us.
+    pub(super) fn forget_stale_flows(&mut self, keys: &[Key], first: bool) {
+        let changed: BTreeSet<ObjectName> = match first {
+            true => self.cluster.services.keys().cloned().collect(),
+            false => {
+                keys.iter().filter(|key| key.kind == Kind::Service).map(|key| key.name.clone()).collect()
+            }
+        };
+        let mut concerned = Answerers::new();
+        for name in changed {
+            let mut now = answerers(&self.cluster, &name);
+            now.retain(|frontend, _| frontend.ip() != self.base.settings.args.dns_ip);
+            for gone in self.frontends.0.remove(&name).unwrap_or_default() {
+                concerned.entry(gone).or_default();
+            }
+            if !now.is_empty() {
+                self.frontends.0.insert(name, now.keys().copied().collect());
+            }
+            for (frontend, endpoints) in now {
+                concerned.entry(frontend).or_default().extend(endpoints);
+            }
+        }
+        if concerned.is_empty() {
+            return;
+        }
+        let stale = |from: SocketAddr, to: SocketAddr| concerned.get(&to).is_some_and(|a| !a.contains(&from));
+        match self.base.datapath.forget_udp(stale) {
+            Ok(0) => {}
+            Ok(count) => {
+                self.base.metrics.flows_forgotten(count);
+                tracing::info!(count, "UDP flows to endpoints that are gone were forgotten");
+            }
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "UDP flows may lead to endpoints that are gone")
+            }
+        }
+    }
+}
+
+/// A terminating endpoint that still serves keeps its flows (C-05), although it gets no new ones.
+fn answerers(cluster: &Cluster, name: &ObjectName) -> Answerers {
+    let mut found = Answerers::new();
+    let Some(service) = cluster.services.get(name).filter(|service| !service.foreign_proxy) else {
+        return found;
+    };
+    for port in service.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
+        let mut endpoints = BTreeSet::new();
+        for slice in cluster.slices_of(name) {
+            let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == Protocol::Udp);
+            for number in numbers.filter_map(|p| p.port) {
+                let serving = slice.endpoints.iter().filter(|endpoint| endpoint.ready || endpoint.serving);
+                endpoints.extend(serving.map(|endpoint| SocketAddr::new(endpoint.address, number)));
+            }
+        }
+        for ip in &service.cluster_ips {
+            found.insert(SocketAddr::new(*ip, port.port), endpoints.clone());
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Endpoint, EndpointSlice, Event, Row, Service, ServicePort, SlicePort};
+
+    #[test]
+    fn c_05_who_serves_may_answer_even_while_terminating() {
+        let name = ObjectName::new("shop", "sip");
+        let endpoint = |last: u8, ready, serving| Endpoint {
+            address: [10, 244, 1, last].into(),
+            node: None,
+            hostname: None,
+            ready,
+            serving,
+            terminating: !ready,
+            pod: None,
+            zone_hints: Vec::new(),
+            node_hints: Vec::new(),
+        };
+        let port = ServicePort { protocol: Protocol::Udp, port: 5060, ..ServicePort::default() };
+        let service = Service {
+            key: name.clone(),
+            cluster_ips: vec![[10, 96, 1, 1].into()],
+            ports: vec![port.clone(), ServicePort { protocol: Protocol::Tcp, ..port }],
+            ..Service::default()
+        };
+        let slice = EndpointSlice {
+            key: ObjectName::new("shop", "sip-1"),
+            service: "sip".into(),
+            ports: vec![SlicePort { name: String::new(), protocol: Protocol::Udp, port: Some(5061) }],
+            endpoints: vec![endpoint(2, true, true), endpoint(3, false, true), endpoint(4, false, false)],
+        };
+        let mut cluster = Cluster::default();
+        cluster.apply(Event::Upsert(Row::Service(Box::new(service))));
+        cluster.apply(Event::Upsert(Row::EndpointSlice(slice)));
+        let found = answerers(&cluster, &name);
+        let expected = ["10.244.1.2:5061", "10.244.1.3:5061"].map(|text| text.parse().unwrap());
+        assert_eq!(found, Answerers::from([("10.96.1.1:5060".parse().unwrap(), expected.into())]));
+    }
+}
