@@ -42,7 +42,7 @@ fn run(socket: &UdpSocket, shared: &Shared, forward: &Sender<Order>, mut chance:
         let zone = shared.zone.read();
         batch.reply(socket, |query, peer, out| {
             tally.add(Count::UdpQueries);
-            let length = answer(&zone, forward, (query, peer), out, chance.next());
+            let length = answer(&zone, forward, (query, peer), out, chance.draw());
             match out.get(..length) {
                 Some(answer) if length > 0 => tally.answer(answer),
                 _ => {}
@@ -81,7 +81,7 @@ fn answer(
 struct Chance(u64);
 
 impl Chance {
-    fn next(&mut self) -> u32 {
+    fn draw(&mut self) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
