@@ -137,7 +137,7 @@ fn with_bridge_filter_off(desired: &NetState) -> NetState {
 }
 
 /// All links that should be there by name, veths too: other programs' veths are none of our business.
-fn scope(desired: &NetState) -> Scope {
+pub fn scope(desired: &NetState) -> Scope {
     let mut scope = Scope::of(desired);
     let veths = desired.links.iter().filter(|(_, link)| link.kind == LinkKind::Veth);
     scope.links.extend(veths.map(|(name, _)| name.clone()));

@@ -17,6 +17,7 @@ mod server;
 mod settings;
 mod store;
 mod tell;
+mod trace;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use axum::Router;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,6 +39,7 @@ use crate::metrics::Metrics;
 use crate::node::{Base, Node};
 use crate::server::Served;
 use crate::tell::Tell;
+use crate::trace::{Tokens, Traces, Views};
 
 pub use settings::{Args, Settings};
 
@@ -158,7 +161,10 @@ async fn serve_network(
     let Some(node) = *serving.wait_for(Option::is_some).await.context("the node's loop ended")? else {
         bail!("the node's loop ended");
     };
-    let http = tokio::spawn(keep_http(SocketAddr::new(node, AGENT_PORT), served));
+    let resolver = SocketAddr::new(args.dns_ip, 53);
+    let views = Views::new(&args.node, served.outbox.clone(), zone.clone(), resolver);
+    let traces = Traces::new(&args.node, views).router(Tokens::new(served.client.clone()));
+    let http = tokio::spawn(keep_http(SocketAddr::new(node, AGENT_PORT), served, traces));
     let mut config = DnsConfig::new(SocketAddr::new(args.dns_ip, 53));
     config.peer = Some(SocketAddr::new(node, DNS_PEER_PORT));
     let dns = keep_dns(config, zone).await;
@@ -188,10 +194,10 @@ async fn keep_dns(config: DnsConfig, zone: SharedZone) -> DnsServer {
     }
 }
 
-async fn keep_http(address: SocketAddr, served: Served) {
+async fn keep_http(address: SocketAddr, served: Served, traces: Router) {
     let mut said = String::new();
     loop {
-        if let Err(error) = http::serve(address, served.clone()).await {
+        if let Err(error) = http::serve(address, served.clone(), traces.clone()).await {
             let error = format!("{error:#}");
             if error != said {
                 tracing::error!("{error}");

@@ -27,7 +27,7 @@ use crate::inbox::{CniInput, Inbox, Input, Subsystem};
 use crate::metrics::Metrics;
 use crate::reaper::Reaper;
 use crate::settings::Settings;
-use crate::store::Store;
+use crate::store::{Record, Store};
 use crate::tell::Tell;
 
 pub use diagnose::Diagnoses;
@@ -182,6 +182,11 @@ impl Node {
     /// What the kernel should hold; `None` before everything was listed.
     pub fn compiler(&self) -> Option<&Compiler> {
         self.compiler.as_ref()
+    }
+
+    /// The interfaces that are wired here.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.base.store.records().values()
     }
 
     pub fn settings(&self) -> &Settings {

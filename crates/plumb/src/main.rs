@@ -4,6 +4,7 @@
 //! Read first: [`Command`].
 
 mod demo;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,8 @@ enum Command {
     Lab(lab::Args),
     /// A node's network: routes, services, policies, DNS and CNI, from the Kubernetes API to the kernel.
     Agent(agent::Args),
+    /// Send a real packet from a pod and follow it hop by hop, beside what the model expects.
+    Trace(trace::Args),
     /// What the image plumb.local/demo runs: a small server and its clients.
     Demo(demo::Args),
     /// The small kubelet of one lab node.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let outcome = match Plumb::parse().command {
         Command::Lab(args) => logged(|| lab::run(args)),
         Command::Agent(args) => logged(|| run_agent(args)),
+        Command::Trace(args) => trace::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Kubelet(args) => logged(|| kubelet::run(args)),
         Command::Shim(args) => kubelet::shim::run(args),

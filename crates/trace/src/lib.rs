@@ -5,6 +5,7 @@
 
 pub mod compare;
 pub mod eval;
+pub mod exchange;
 pub mod expect;
 pub mod hop;
 pub mod observed;

@@ -1,0 +1,211 @@
+//! One node's side of `plumb trace`: sends a real packet from a pod, and reports what it met beside what the
+//! model expects. The exchange is drawn in [`trace::exchange`]; it works the same wherever the API server's node
+//! proxy reaches this agent.
+//!
+//! Nobody is trusted for having reached the port: a pod can do that. Each request carries a token of the service
+//! account `kube-system/plumb` with the audience `plumb`, which the API server confirms ([`token`]).
+
+mod drift;
+mod frames;
+mod resolve;
+mod send;
+mod token;
+mod views;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use axum::Router;
+use axum::extract::{Json, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use kernel::probe::Probe;
+use tokio::sync::Mutex;
+use trace::exchange::{Arm, Ask, Collect, Collected, Flow, Open, Opened, Refusal, Send};
+use types::ObjectName;
+
+pub use token::Tokens;
+pub use views::Views;
+
+/// A trace that nobody collects is forgotten after this long.
+const FORGET: Duration = Duration::from_secs(30);
+/// Traces that one node runs at once; each costs two sockets that see every packet of the node.
+const MOST: usize = 16;
+
+/// What the routes share.
+#[derive(Clone, Debug)]
+pub struct Traces {
+    node: Arc<str>,
+    views: Views,
+    open: Arc<Mutex<BTreeMap<String, Running>>>,
+}
+
+/// A trace that was opened or armed here.
+#[derive(Debug)]
+struct Running {
+    since: Instant,
+    flow: Option<Flow>,
+    watch: Option<watch::Watch>,
+    /// On the pod's node only.
+    start: Option<Start>,
+}
+
+/// What the pod's node needs to send.
+#[derive(Debug)]
+struct Start {
+    pod: ObjectName,
+    ask: Ask,
+    probe: Option<Probe>,
+}
+
+impl Traces {
+    pub fn new(node: &str, views: Views) -> Self {
+        Self { node: node.into(), views, open: Arc::default() }
+    }
+
+    /// The routes, to be nested under `/v1/trace`.
+    pub fn router(self, tokens: Tokens) -> Router {
+        Router::new()
+            .route("/open", post(Self::post_open))
+            .route("/arm", post(Self::post_arm))
+            .route("/send", post(Self::post_send))
+            .route("/collect", post(Self::post_collect))
+            .layer(middleware::from_fn(move |request, next| check(tokens.clone(), request, next)))
+            .with_state(self)
+    }
+
+    async fn post_open(State(this): State<Self>, Json(open): Json<Open>) -> Response {
+        answer(this.open(open).await)
+    }
+
+    async fn post_arm(State(this): State<Self>, Json(arm): Json<Arm>) -> Response {
+        answer(this.arm(arm).await)
+    }
+
+    async fn post_send(State(this): State<Self>, Json(send): Json<Send>) -> Response {
+        answer(this.send(send).await)
+    }
+
+    async fn post_collect(State(this): State<Self>, Json(collect): Json<Collect>) -> Response {
+        answer(this.collect(collect).await)
+    }
+
+    /// Resolves in the pod, takes the source port and begins to watch.
+    async fn open(&self, open: Open) -> Result<Opened> {
+        let Open { pod, ask, source_port } = open;
+        let wired = self.views.wired(&pod).await?;
+        let resolution = resolve::resolve(&self.views, &wired, &ask).await?;
+        let mut probe = None;
+        let mut flow = None;
+        if let Some(address) = resolution.address {
+            let source = wired.ips.iter().copied().find(|ip| ip.is_ipv4() == address.is_ipv4());
+            let source = source.with_context(|| {
+                format!("pod {pod} has no address of the family of {address}; it has {:?}", wired.ips)
+            })?;
+            let made =
+                send::reserve(&wired, SocketAddr::new(source, source_port.unwrap_or(0)), ask.protocol)?;
+            let destination = SocketAddr::new(address, ask.port);
+            flow = Some(Flow { protocol: ask.protocol, source: made.source(), destination });
+            probe = Some(made);
+        }
+        let candidates = match flow {
+            Some(flow) => self.views.candidates(flow).await?,
+            None => Vec::new(),
+        };
+        let id = self.begin(flow, Some(Start { pod, ask, probe })).await?;
+        let node = self.node.to_string();
+        Ok(Opened { id, node, resolve: resolution.expected, resolved: resolution.seen, flow, candidates })
+    }
+
+    async fn arm(&self, arm: Arm) -> Result<()> {
+        let watch = watch::Watch::start(arm.flow).await?;
+        let running =
+            Running { since: Instant::now(), flow: Some(arm.flow), watch: Some(watch), start: None };
+        self.keep(arm.id, running).await
+    }
+
+    async fn begin(&self, flow: Option<Flow>, start: Option<Start>) -> Result<String> {
+        let id = format!("{:016x}", kernel::udp::random().context("choose the trace's id")?);
+        let watch = match flow {
+            Some(flow) => Some(watch::Watch::start(flow).await?),
+            None => None,
+        };
+        self.keep(id.clone(), Running { since: Instant::now(), flow, watch, start }).await?;
+        Ok(id)
+    }
+
+    async fn keep(&self, id: String, running: Running) -> Result<()> {
+        let mut open = self.open.lock().await;
+        open.retain(|_, running| running.since.elapsed() < FORGET);
+        if open.len() >= MOST {
+            bail!("node {} runs {MOST} traces already; wait until one has ended", self.node);
+        }
+        open.insert(id, running);
+        Ok(())
+    }
+
+    async fn take(&self, id: &str) -> Result<Running> {
+        self.open.lock().await.remove(id).with_context(|| {
+            format!(
+                "node {} knows no trace {id}; traces are forgotten after {FORGET:?}, begin again",
+                self.node
+            )
+        })
+    }
+
+    /// Sends the packet and reports this node's part.
+    async fn send(&self, send: Send) -> Result<Collected> {
+        let running = self.take(&send.id).await?;
+        let (Some(flow), Some(watch), Some(start)) = (running.flow, running.watch, running.start) else {
+            bail!("trace {} has no address to send to: its name did not resolve", send.id);
+        };
+        let probe = start.probe.context("the trace's port is gone")?;
+        let timeout = Duration::from_millis(send.timeout_ms.clamp(10, 10_000));
+        let sent = send::send(probe, flow, start.ask, timeout).await?;
+        let mut sightings = vec![sent];
+        let seen = watch.finish().await?;
+        sightings.extend(seen.sightings);
+        let (expected, drift) = self.views.departure(&start.pod, flow, seen.endpoint).await?;
+        sightings.extend(drift);
+        Ok(self.collected(expected, sightings))
+    }
+
+    async fn collect(&self, collect: Collect) -> Result<Option<Collected>> {
+        let running = self.take(&collect.id).await?;
+        let (Some(watch), Some(onward)) = (running.watch, collect.onward) else { return Ok(None) };
+        let mut sightings = watch.finish().await?.sightings;
+        let (expected, drift) = self.views.arrival(onward).await?;
+        sightings.extend(drift);
+        Ok(Some(self.collected(expected, sightings)))
+    }
+
+    fn collected(&self, expected: trace::Expected, sightings: Vec<trace::Sighting>) -> Collected {
+        Collected { expected, observed: trace::Observed { node: self.node.to_string(), sightings } }
+    }
+}
+
+fn answer<T: serde::Serialize>(outcome: Result<T>) -> Response {
+    match outcome {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => refuse(StatusCode::UNPROCESSABLE_ENTITY, format!("{error:#}")),
+    }
+}
+
+fn refuse(status: StatusCode, error: String) -> Response {
+    (status, Json(Refusal { error })).into_response()
+}
+
+async fn check(tokens: Tokens, request: Request, next: Next) -> Response {
+    let token =
+        request.headers().get(token::HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match tokens.check(token).await {
+        Ok(()) => next.run(request).await,
+        Err(error) => refuse(StatusCode::UNAUTHORIZED, format!("{error:#}")),
+    }
+}

@@ -1,0 +1,99 @@
+//! Sends the traced packet: one real connection from inside the pod's network namespace.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use kernel::Netns;
+use kernel::probe::{Answer, Connected, Probe};
+use trace::exchange::{Ask, Flow};
+use trace::observed::{Sighting, SocketEnd};
+use types::Protocol;
+
+use super::views::Wired;
+use super::watch::now;
+
+/// Takes the source port, before anything is sent.
+pub fn reserve(wired: &Wired, source: SocketAddr, protocol: Protocol) -> Result<Probe> {
+    let netns =
+        Netns::open(&wired.netns).with_context(|| format!("pod {}: open its namespace", wired.pod))?;
+    let probe = match protocol {
+        Protocol::Tcp => Probe::tcp(&netns, source),
+        Protocol::Udp => Probe::udp(&netns, source),
+        Protocol::Sctp => bail!("a trace sends TCP or UDP; SCTP needs a client in the pod"),
+    };
+    probe.with_context(|| format!("pod {}: take a source port", wired.pod))
+}
+
+pub async fn send(probe: Probe, flow: Flow, ask: Ask, timeout: Duration) -> Result<Sighting> {
+    let at = now();
+    let started = Instant::now();
+    let end = tokio::task::spawn_blocking(move || match flow.protocol {
+        Protocol::Udp => Ok(datagram(probe.exchange(flow.destination, b"plumb trace\n", timeout)?, started)),
+        _ => stream(probe.connect(flow.destination, timeout)?, &ask, started, timeout),
+    })
+    .await
+    .context("the sender ended early")?;
+    let end = end.map_err(anyhow::Error::from).with_context(|| format!("send to {}", flow.destination))?;
+    Ok(Sighting::Sent { at, source: flow.source, destination: flow.destination, end })
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn datagram(answer: Answer, started: Instant) -> SocketEnd {
+    match answer {
+        Answer::Datagram(bytes) => {
+            SocketEnd::Answered { text: format!("{} bytes", bytes.len()), micros: micros(started) }
+        }
+        Answer::Refused => SocketEnd::Refused,
+        Answer::Unreachable(_) => SocketEnd::Unreachable,
+        Answer::Silent => SocketEnd::Silent,
+    }
+}
+
+fn stream(
+    connected: Connected,
+    ask: &Ask,
+    started: Instant,
+    timeout: Duration,
+) -> Result<SocketEnd, kernel::Error> {
+    Ok(match connected {
+        Connected::Yes(stream) => match &ask.http_path {
+            Some(path) => match http(stream, ask, path, timeout) {
+                Ok(status) => SocketEnd::Answered { text: status, micros: micros(started) },
+                // It connected: small packets pass and the request's answer did not.
+                Err(_) => SocketEnd::TooBig,
+            },
+            None => SocketEnd::Answered { text: "connected".into(), micros: micros(started) },
+        },
+        Connected::Refused => SocketEnd::Refused,
+        Connected::Unreachable(_) => SocketEnd::Unreachable,
+        Connected::Silent => SocketEnd::Silent,
+    })
+}
+
+/// One request; yields `HTTP 200`.
+fn http(mut stream: TcpStream, ask: &Ask, path: &str, timeout: Duration) -> std::io::Result<String> {
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    let host = &ask.host;
+    let port = ask.port;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: plumb-trace\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut head = Vec::new();
+    let mut chunk = [0; 1024];
+    while !head.windows(2).any(|w| w == b"\r\n") && head.len() < 8192 {
+        match stream.read(&mut chunk)? {
+            0 => break,
+            read => head.extend_from_slice(chunk.get(..read).unwrap_or_default()),
+        }
+    }
+    let line = String::from_utf8_lossy(&head);
+    let status = line.split_whitespace().nth(1).filter(|_| line.starts_with("HTTP/"));
+    Ok(status.map_or_else(|| "an answer that is not HTTP".to_owned(), |status| format!("HTTP {status}")))
+}

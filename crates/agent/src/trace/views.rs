@@ -1,0 +1,193 @@
+//! What a trace asks the node's loop: each question runs on the loop's own thread, over what it holds then, so
+//! that nothing is copied and nothing is half changed.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use dns::ResolvConf;
+use dns::query::Type;
+use trace::exchange::Flow;
+use trace::expect::Onward;
+use trace::hop::{Fact, Stage};
+use trace::reference::{self, Choice};
+use trace::{Expected, Packet, Place, Sighting, Target, View};
+use types::wire::BRIDGE;
+use types::{IfName, ObjectName};
+
+use super::{drift, resolve};
+use crate::dns::SharedZone;
+use crate::inbox::Outbox;
+use crate::node::Node;
+
+/// A loop that is busy for longer has no time for traces.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A pod that is wired to this node.
+#[derive(Clone, Debug)]
+pub struct Wired {
+    pub pod: ObjectName,
+    pub ips: Vec<IpAddr>,
+    pub netns: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+pub struct Views {
+    node: Arc<str>,
+    outbox: Outbox,
+    zone: SharedZone,
+    dns: SocketAddr,
+}
+
+impl Views {
+    pub fn new(node: &str, outbox: Outbox, zone: SharedZone, dns: SocketAddr) -> Self {
+        Self { node: node.into(), outbox, zone, dns }
+    }
+
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Node) -> T + Send + 'static) -> Result<T> {
+        self.outbox.inspect(PATIENCE, question).await.with_context(|| {
+            format!("the loop of node {}'s agent has not answered for {PATIENCE:?}", self.node)
+        })
+    }
+
+    pub async fn wired(&self, pod: &ObjectName) -> Result<Wired> {
+        let name = pod.clone();
+        let found = self.ask(move |node| {
+            let record = node.records().find(|record| record.pod == name)?;
+            Some(Wired { pod: name, ips: record.ips.clone(), netns: record.netns.clone().into() })
+        });
+        found.await?.with_context(|| {
+            format!(
+                "pod {pod} is not wired to node {}: it uses the host's network, or its sandbox is not there yet \
+                 (`kubectl -n {} describe pod {}`)",
+                self.node, pod.namespace, pod.name
+            )
+        })
+    }
+
+    /// The nodes that the first packet of a flow may come to.
+    pub async fn candidates(&self, flow: Flow) -> Result<Vec<String>> {
+        self.ask(move |node| {
+            let place = place(node, true);
+            let packet = packet(flow);
+            let to = match reference::choose(&packet, node.cluster(), &place) {
+                Choice::Endpoints { endpoints, .. } => endpoints.into_iter().collect(),
+                Choice::NotAService => vec![flow.destination],
+                Choice::Reject { .. } | Choice::Drop => Vec::new(),
+            };
+            let nodes = to.iter().filter_map(|to| reference::node_of(to.ip(), node.cluster()));
+            let names: BTreeSet<String> = nodes.map(|node| node.name.clone()).collect();
+            names.into_iter().filter(|name| *name != place.node).collect()
+        })
+        .await
+    }
+
+    /// What the model expects of a flow on its own node, and what of this node's state that concerns it is not as
+    /// it should be.
+    pub async fn departure(
+        &self,
+        pod: &ObjectName,
+        flow: Flow,
+        endpoint: Option<SocketAddr>,
+    ) -> Result<(Expected, Vec<Sighting>)> {
+        let actual = self.observe(Some(flow)).await?;
+        let (name, here) = (pod.clone(), drift::dns_socket(self.dns));
+        let target = Target {
+            protocol: flow.protocol,
+            destination: flow.destination,
+            sport: flow.source.port(),
+            endpoint,
+        };
+        let looked = self.ask(move |node| {
+            let compiler = node.compiler()?;
+            let place = place(node, here);
+            let view =
+                View { cluster: node.cluster(), nft: compiler.nft(), net: compiler.net(), place: &place };
+            let expected = trace::departure(&view, &name, &target)?;
+            let mut found = drift::find(&view, &actual, &expected.hops);
+            found.extend(drift::stale(&actual.connections, &expected.hops, flow));
+            Some((expected, found))
+        });
+        looked.await?.with_context(|| format!("node {} has no whole picture of the cluster yet", self.node))
+    }
+
+    /// The same on the node that the packet went on to.
+    pub async fn arrival(&self, onward: Onward) -> Result<(Expected, Vec<Sighting>)> {
+        let actual = self.observe(None).await?;
+        let looked = self.ask(move |node| {
+            let compiler = node.compiler()?;
+            let place = place(node, true);
+            let view =
+                View { cluster: node.cluster(), nft: compiler.nft(), net: compiler.net(), place: &place };
+            let expected = trace::arrival(&view, &onward);
+            let found = drift::find(&view, &actual, &expected.hops);
+            Some((expected, found))
+        });
+        looked.await?.with_context(|| format!("node {} has no whole picture of the cluster yet", self.node))
+    }
+
+    async fn observe(&self, client: Option<Flow>) -> Result<drift::Actual> {
+        let scope = self.ask(|node| node.compiler().map(|compiler| crate::datapath::scope(compiler.net())));
+        let Some(scope) = scope.await? else {
+            bail!("node {} has no whole picture of the cluster yet", self.node);
+        };
+        tokio::task::spawn_blocking(move || drift::Actual::observe(&scope, client)).await?
+    }
+
+    /// What the zone says of a name.
+    pub fn explain(&self, name: &str, conf: &ResolvConf) -> Option<Fact> {
+        let steps = self.zone.read().explain(name, conf, Type::A);
+        // A name outside of the cluster is the upstream's business: the model expects nothing of it.
+        let upstream = steps.iter().any(|step| matches!(step.finding, dns::Finding::Upstream { .. }));
+        (!upstream || steps.iter().any(|step| matches!(step.finding, dns::Finding::Addresses { .. })))
+            .then(|| resolve::expected(name, conf, &steps))
+    }
+
+    /// A pod's resolv.conf as `dnsPolicy: ClusterFirst` has it.
+    pub fn usual_conf(&self, pod: &ObjectName) -> ResolvConf {
+        let domain = self.zone.read().settings().domain.to_string().trim_end_matches('.').to_owned();
+        let search = vec![format!("{}.svc.{domain}", pod.namespace), format!("svc.{domain}"), domain];
+        ResolvConf { servers: vec![self.dns.ip()], search, ndots: 5 }
+    }
+
+    /// Whether this node's own DNS server listens.
+    pub fn dns_drift(&self) -> Option<Sighting> {
+        (!drift::dns_socket(self.dns)).then(|| Sighting::Drift {
+            stage: Stage::Resolve,
+            text: format!(
+                "no socket on node {} is bound to {}; other nodes answer its pods' queries",
+                self.node, self.dns
+            ),
+        })
+    }
+}
+
+fn place(node: &Node, dns_here: bool) -> Place {
+    let args = &node.settings().args;
+    Place {
+        node: node.settings().node.clone(),
+        cluster_cidrs: vec![args.cluster_cidr],
+        service_cidrs: vec![args.service_cidr],
+        dns_ip: Some(args.dns_ip),
+        dns_here,
+    }
+}
+
+fn packet(flow: Flow) -> Packet {
+    Packet {
+        iif: IfName::new(BRIDGE).ok(),
+        src: flow.source.ip(),
+        dst: flow.destination.ip(),
+        protocol: flow.protocol,
+        sport: flow.source.port(),
+        dport: flow.destination.port(),
+        ct: trace::packet::CtState::New,
+    }
+}

@@ -1,0 +1,279 @@
+//! Watches one flow on this node: frames on every interface, rules of every table, the conntrack entry.
+//!
+//! Nothing runs in the background: the kernel queues what it sees, with its own times, and the queues are read
+//! once when the trace has ended. Nobody else's packets are copied: captures have a filter, and only packets of
+//! the flow are marked for nft's trace, by a table of our own:
+//!
+//! ```text
+//!   table ip plumb_trace: set flows { address . protocol . port }
+//!     prerouting -350: ip saddr . l4proto . th sport @flows  meta nftrace set 1
+//!                      ip daddr . l4proto . th dport @flows  meta nftrace set 1      (the way back)
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use kernel::Rtnl;
+use kernel::conntrack::Conntrack;
+use kernel::nft::{Nft, Notice, Observed, TraceEvents};
+use kstate::nft::build::{self, encode, rule};
+use kstate::nft::{
+    BaseChain, ChainKind, ElemData, ElemKey, Field, Hook, Op, Plan, Reg, Ruleset, Set, SetData, TableFamily,
+    TableId, Verdict,
+};
+use netlink::conntrack::Filter;
+use netlink::nft::{Trace, TraceKind, TraceVerdict};
+use netlink::packet::Packet;
+use trace::Sighting;
+use trace::exchange::Flow;
+use trace::observed::{Decision, Seen, Tuple};
+
+use types::{Family, IfName};
+
+use super::frames::Frames;
+
+/// Our table for marking; taken away when the last flow is no longer watched. Left behind by a killed agent, it is
+/// replaced by the next trace.
+const TABLE: &str = "plumb_trace";
+const FLOWS: &str = "flows";
+const CHAIN: &str = "mark";
+
+/// Nanoseconds of CLOCK_REALTIME, the clock of captures.
+pub fn now() -> u64 {
+    nanos(SystemTime::now())
+}
+
+pub fn nanos(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// An open watch. Dropping it ends the marking.
+#[derive(Debug)]
+pub struct Watch {
+    flow: Flow,
+    events: TraceEvents,
+    frames: Frames,
+    _mark: Mark,
+}
+
+/// What a watch has seen.
+#[derive(Debug)]
+pub struct Caught {
+    pub sightings: Vec<Sighting>,
+    /// Where conntrack sends the flow.
+    pub endpoint: Option<SocketAddr>,
+}
+
+impl Watch {
+    pub async fn start(flow: Flow) -> Result<Self> {
+        tokio::task::spawn_blocking(move || {
+            let events = TraceEvents::open().context("listen to nft's trace")?;
+            let frames = Frames::open(flow).context("capture the flow")?;
+            let mark = Mark::set(flow).context("mark the flow for nft's trace")?;
+            Ok(Self { flow, events, frames, _mark: mark })
+        })
+        .await
+        .context("the watch ended early")?
+    }
+
+    /// Reads the queues. To be called after the packet has come to its end.
+    pub async fn finish(mut self) -> Result<Caught> {
+        tokio::task::spawn_blocking(move || {
+            let mut sightings = self.frames.take().context("read captured frames")?;
+            sightings.extend(self.rules().context("read nft's trace")?);
+            let entry = connection(self.flow).context("look the flow up in conntrack")?;
+            let endpoint = entry.map(|(_, reply)| reply.source);
+            sightings.extend(entry.map(|(original, reply)| Sighting::Conntrack { original, reply }));
+            Ok(Caught { sightings, endpoint })
+        })
+        .await
+        .context("the watch ended early")?
+    }
+
+    /// The rules that the flow's first packet met, and its first answer.
+    fn rules(&mut self) -> Result<Vec<Sighting>> {
+        let at = now();
+        let mut steps: Vec<Trace> = Vec::new();
+        for notice in self.events.take()? {
+            match notice {
+                Notice::Event(step) => steps.push(step),
+                Notice::Lost => tracing::warn!("nft's trace lost events: the queue was full"),
+            }
+        }
+        let first = steps.iter().find(|step| self.is_from(step, self.flow.source)).map(|step| step.id);
+        steps.retain(|step| Some(step.id) == first && step.table.name != TABLE);
+        let tables: Vec<TableId> = steps.iter().map(|step| step.table.clone()).collect();
+        let known = known(tables);
+        let names: BTreeMap<u32, IfName> =
+            Rtnl::open()?.links()?.into_iter().map(|link| (link.index, link.name)).collect();
+        let mut hook = String::new();
+        let decide = |step: Trace| {
+            let seen = known.get(&step.table);
+            if let Some(base) = seen.and_then(|seen| base(&seen.ruleset, &step)) {
+                hook = format!("{:?}", base.hook).to_lowercase();
+            }
+            let rule = seen.zip(step.handle).and_then(|(seen, h)| seen.rule(&step.table, &step.chain, h));
+            let rule = Decision {
+                hook: hook.clone(),
+                family: format!("{:?}", step.table.family).to_lowercase(),
+                table: step.table.name.clone(),
+                chain: step.chain.clone(),
+                verdict: verdict(&step),
+                comment: rule.map(|rule| rule.comment.clone()).unwrap_or_default(),
+                packet: packet(&step),
+                oif: step.oif.and_then(|index| names.get(&index).cloned()),
+            };
+            Sighting::Nft { at, rule }
+        };
+        Ok(steps.into_iter().map(decide).collect())
+    }
+
+    /// Whether a step's packet has this source; steps without headers belong to the packet of their id.
+    fn is_from(&self, step: &Trace, source: SocketAddr) -> bool {
+        packet(step).is_some_and(|packet| packet.source == source)
+    }
+}
+
+/// The tables as they are now, each by itself: one that cannot be read hides no other.
+fn known(mut tables: Vec<TableId>) -> BTreeMap<TableId, Observed> {
+    tables.sort();
+    tables.dedup();
+    let Ok(mut nft) = Nft::open() else { return BTreeMap::new() };
+    let observe = |id: TableId| {
+        let seen = nft.observe(std::slice::from_ref(&id));
+        seen.inspect_err(|error| tracing::debug!(%error, table = id.name, "not readable"))
+            .ok()
+            .map(|s| (id, s))
+    };
+    tables.into_iter().filter_map(observe).collect()
+}
+
+fn base(ruleset: &Ruleset, step: &Trace) -> Option<BaseChain> {
+    ruleset.tables.get(&step.table)?.chains.get(&step.chain)?.base
+}
+
+fn verdict(step: &Trace) -> String {
+    let word = match &step.verdict {
+        TraceVerdict::Verdict(Verdict::Accept) => "accept".to_owned(),
+        TraceVerdict::Verdict(Verdict::Drop) => "drop".to_owned(),
+        TraceVerdict::Verdict(Verdict::Return) => "return".to_owned(),
+        TraceVerdict::Verdict(Verdict::Jump(chain)) => format!("jump {chain}"),
+        TraceVerdict::Verdict(Verdict::Goto(chain)) => format!("goto {chain}"),
+        TraceVerdict::Continue => "continue".to_owned(),
+        TraceVerdict::Other(code) => format!("verdict {code}"),
+    };
+    match step.kind {
+        TraceKind::Policy => format!("policy {word}"),
+        TraceKind::Rule | TraceKind::Return => word,
+    }
+}
+
+/// The packet as the step saw it; only the first step of each table and hook carries its headers.
+fn packet(step: &Trace) -> Option<Seen> {
+    let bytes = [&step.network_header[..], &step.transport_header[..]].concat();
+    super::frames::addresses(&Packet::parse(&bytes)?)
+}
+
+/// The flow's entry: original and reply direction.
+fn connection(flow: Flow) -> Result<Option<(Tuple, Tuple)>> {
+    let filter = Filter {
+        protocol: Some(flow.protocol.number()),
+        src: Some(flow.source.ip()),
+        dst: None,
+        dst_port: None,
+    };
+    let family = Family::of(flow.source.ip());
+    let entries = Conntrack::open()?.entries(family, &filter)?;
+    let entry = entries.into_iter().find(|entry| entry.original.src == flow.source);
+    let tuple = |tuple: netlink::conntrack::Tuple| Tuple { source: tuple.src, destination: tuple.dst };
+    Ok(entry.map(|entry| (tuple(entry.original), tuple(entry.reply))))
+}
+
+/// Flows that are marked now: the table is there as long as there is one.
+static MARKED: Mutex<Vec<Flow>> = Mutex::new(Vec::new());
+
+/// One flow's mark.
+#[derive(Debug)]
+struct Mark(Flow);
+
+impl Mark {
+    fn set(flow: Flow) -> Result<Self> {
+        let mut marked = MARKED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut nft = Nft::open()?;
+        if marked.is_empty() {
+            let left = nft.observe(&[table()])?.ruleset;
+            if !left.tables.is_empty() {
+                nft.apply(&Plan { ops: vec![Op::DeleteTable(table())] }, &left)?;
+            }
+            nft.apply(&table_plan(), &Ruleset::default())?;
+        }
+        let add = Op::AddElement { table: table(), set: FLOWS.into(), key: key(flow), data: ElemData::None };
+        let known = nft.observe(&[table()])?.ruleset;
+        nft.apply(&Plan { ops: vec![add] }, &known)?;
+        marked.push(flow);
+        Ok(Self(flow))
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        let mut marked = MARKED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = marked.iter().position(|flow| *flow == self.0) {
+            marked.swap_remove(at);
+        }
+        let last = marked.is_empty();
+        let again = marked.contains(&self.0);
+        let undo = || -> Result<()> {
+            let mut nft = Nft::open()?;
+            let known = nft.observe(&[table()])?.ruleset;
+            let op = match last {
+                true => Op::DeleteTable(table()),
+                false if again => return Ok(()),
+                false => Op::DeleteElement { table: table(), set: FLOWS.into(), key: key(self.0) },
+            };
+            Ok(nft.apply(&Plan { ops: vec![op] }, &known)?)
+        };
+        if let Err(error) = undo() {
+            tracing::warn!(error = format!("{error:#}"), "table {TABLE} stays until the next trace");
+        }
+    }
+}
+
+fn table() -> TableId {
+    TableId { family: TableFamily::Ip, name: TABLE.into() }
+}
+
+fn key(flow: Flow) -> ElemKey {
+    let Flow { source, protocol, .. } = flow;
+    ElemKey { start: encode(&[source.ip().into(), protocol.into(), source.port().into()]), end: None }
+}
+
+fn table_plan() -> Plan {
+    let [r0, r1, r2] = [Reg(0), Reg(1), Reg(2)];
+    let layout = Set {
+        key: vec![Field::Ipv4, Field::Proto, Field::Port],
+        data: SetData::None,
+        interval: false,
+        dynamic: false,
+        timeout_ms: None,
+        size: None,
+        elements: BTreeMap::new(),
+    };
+    let there = [build::ip_saddr(r0), build::l4proto(r1), build::th_sport(r2), build::lookup(FLOWS, r0)];
+    let back = [build::ip_daddr(r0), build::l4proto(r1), build::th_dport(r2), build::lookup(FLOWS, r0)];
+    let rules = [there, back].map(|exprs| rule("", exprs.into_iter().chain(build::nftrace(r0))));
+    // Before conntrack (-200) and raw (-300), so that everything that follows is seen.
+    let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -350, drop: false };
+    Plan {
+        ops: vec![
+            Op::AddTable(table()),
+            Op::AddSet { table: table(), set: FLOWS.into(), layout: Box::new(layout) },
+            Op::AddChain { table: table(), chain: CHAIN.into(), base: Some(base) },
+            Op::SetRules { table: table(), chain: CHAIN.into(), rules: rules.into() },
+        ],
+    }
+}

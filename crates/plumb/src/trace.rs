@@ -1,0 +1,180 @@
+//! `plumb trace`: one real packet from a pod, hop by hop, beside what the model expects of it.
+//!
+//! The agents do the work, each on its own node; this asks them through the API server's node proxy, so it needs
+//! what kubectl needs and nothing more: a kubeconfig that may get the pod, make a token of `kube-system/plumb` and
+//! use `nodes/proxy`.
+
+mod ask;
+mod node;
+mod show;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use ::trace::exchange::{Arm, Collect, Collected, Open, Opened, Send};
+use ::trace::{HopResult, Observed, compare};
+use anyhow::{Context, Result, bail};
+use clap::Args as ClapArgs;
+use k8s_openapi::api::core::v1::Pod;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde::Serialize;
+use types::ObjectName;
+
+use node::Nodes;
+
+/// `plumb trace`
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Args {
+    /// The pod that sends: NAMESPACE/NAME; a Deployment's name stands for one of its pods
+    pod: String,
+    /// Where to: http://HOST[:PORT][/PATH], HOST:PORT, or an address (then TCP to port 80)
+    target: String,
+    /// Send UDP instead of TCP
+    #[arg(long)]
+    udp: bool,
+    /// Send from this port, to follow a flow that conntrack knows
+    #[arg(long)]
+    source_port: Option<u16>,
+    /// Milliseconds to wait for an answer
+    #[arg(long, default_value_t = 1000)]
+    timeout: u64,
+    /// The way back hop by hop, and what each node saw
+    #[arg(long)]
+    full: bool,
+    /// Everything as JSON
+    #[arg(long)]
+    json: bool,
+    /// Which cluster (default: $KUBECONFIG, then ~/.kube/config)
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+}
+
+/// What a trace has found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub pod: ObjectName,
+    pub target: String,
+    pub hops: Vec<HopResult>,
+    /// Hops at which model and kernel agree, of those that were expected.
+    pub agree: usize,
+    pub of: usize,
+    /// The first hop at which they do not.
+    pub broken: Option<u8>,
+    /// Whether the model expects that the packet arrives.
+    pub allowed: bool,
+    pub observed: Vec<Observed>,
+}
+
+pub fn run(args: Args) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(trace(args))
+}
+
+async fn trace(args: Args) -> Result<ExitCode> {
+    let ask = ask::parse(&args.target, args.udp)?;
+    let client = client(args.kubeconfig.as_deref()).await?;
+    let (pod, node) = find(&client, &args.pod).await?;
+    let nodes = Nodes::new(client).await?;
+    let open = Open { pod: pod.clone(), ask, source_port: args.source_port };
+    let opened: Opened = nodes.post(&node, "open", &open).await?;
+    let parts = match opened.flow {
+        Some(_) => follow(&nodes, &node, &opened, args.timeout).await?,
+        None => Vec::new(),
+    };
+    let report = report(pod, &args.target, &opened, parts);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", show::Shown { report: &report, full: args.full });
+    }
+    Ok(if report.broken.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn client(path: Option<&std::path::Path>) -> Result<Client> {
+    let config = match path {
+        Some(path) => {
+            let file =
+                Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
+        }
+        None => Config::infer().await.context("no cluster: give --kubeconfig or set KUBECONFIG")?,
+    };
+    Ok(Client::try_from(config)?)
+}
+
+/// The pod and its node. A name that is no pod's may be that of a Deployment, whose pods begin with it.
+async fn find(client: &Client, text: &str) -> Result<(ObjectName, String)> {
+    let Some((namespace, name)) = text.split_once('/') else {
+        bail!("{text:?} is not NAMESPACE/NAME; `kubectl get pods -A` lists pods");
+    };
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let listed = api.list(&kube::api::ListParams::default()).await;
+    let pods = listed.with_context(|| format!("list the pods of namespace {namespace}"))?.items;
+    let named = |pod: &&Pod| pod.metadata.name.as_deref() == Some(name);
+    let owned = |pod: &&Pod| {
+        let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
+        let rest = pod_name.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')).unwrap_or_default();
+        rest.split('-').count() <= 2 && !rest.is_empty() && pod.metadata.owner_references.is_some()
+    };
+    let pod = pods.iter().find(named).or_else(|| pods.iter().find(owned)).with_context(|| {
+        format!("there is no pod {text}, and no Deployment of that name; `kubectl get pods -n {namespace}` lists pods")
+    })?;
+    let full = ObjectName::new(namespace, pod.metadata.name.clone().unwrap_or_default());
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).with_context(|| {
+        format!("pod {full} is on no node yet; `kubectl -n {namespace} describe pod {}` says why", full.name)
+    })?;
+    Ok((full, node))
+}
+
+/// Sends the packet and asks every node that it came to.
+async fn follow(nodes: &Nodes, node: &str, opened: &Opened, timeout_ms: u64) -> Result<Vec<Collected>> {
+    let id = opened.id.clone();
+    if let Some(flow) = opened.flow {
+        let arm = Arm { id: id.clone(), flow };
+        let armed = opened.candidates.iter().map(|candidate| nodes.post::<_, ()>(candidate, "arm", &arm));
+        futures::future::try_join_all(armed).await?;
+    }
+    let sent: Collected = nodes.post(node, "send", &Send { id: id.clone(), timeout_ms }).await?;
+    let onward = sent.expected.onward.clone();
+    let mut parts = vec![sent];
+    for candidate in &opened.candidates {
+        let onward = onward.clone().filter(|onward| onward.node == *candidate);
+        let part: Option<Collected> =
+            nodes.post(candidate, "collect", &Collect { id: id.clone(), onward }).await?;
+        parts.extend(part);
+    }
+    Ok(parts)
+}
+
+fn report(pod: ObjectName, target: &str, opened: &Opened, parts: Vec<Collected>) -> Report {
+    let mut expected: Vec<_> = opened.resolve.iter().cloned().collect();
+    let mut observed = BTreeMap::new();
+    observed.insert(opened.node.clone(), opened.resolved.clone());
+    let way_back = parts.first().and_then(|part| part.expected.way_back.clone());
+    for part in parts {
+        expected.extend(part.expected.hops);
+        observed.entry(part.observed.node).or_insert_with(Vec::new).extend(part.observed.sightings);
+    }
+    let denied = |hop: &::trace::Hop| {
+        matches!(hop.fact, ::trace::Fact::Policy { allowed: false, .. } | ::trace::Fact::Refused { .. })
+    };
+    let allowed = !expected.iter().any(denied);
+    expected.extend(way_back.filter(|_| allowed));
+    let observed: Vec<Observed> =
+        observed.into_iter().map(|(node, sightings)| Observed { node, sightings }).collect();
+    let hops = compare(&expected, &observed);
+    let agree = hops.iter().filter(|hop| matches!(hop.outcome, ::trace::Outcome::Agree { .. })).count();
+    let broken = hops.iter().find(|hop| matches!(hop.outcome, ::trace::Outcome::Disagree { .. }));
+    Report {
+        pod,
+        target: target.to_owned(),
+        agree,
+        of: hops.len(),
+        broken: broken.map(|hop| hop.hop.n),
+        allowed,
+        hops,
+        observed,
+    }
+}

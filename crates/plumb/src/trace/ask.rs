@@ -1,0 +1,87 @@
+//! What a person typed, as an [`Ask`].
+
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+use trace::exchange::Ask;
+use types::Protocol;
+
+/// `http://HOST[:PORT][/PATH]`, `https://…` (a connection, no request), `HOST:PORT`, `[V6]:PORT`, or an address.
+pub fn parse(text: &str, udp: bool) -> Result<Ask> {
+    let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+    let (scheme, rest) = text.split_once("://").map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    let usual = match scheme {
+        None => None,
+        Some("http") => Some(80),
+        Some("https") => Some(443),
+        Some(other) => bail!("{text:?}: a trace knows http://, https:// and HOST:PORT, not {other}://"),
+    };
+    if scheme.is_some() && udp {
+        bail!("{text:?} with --udp: URLs travel over TCP; give HOST:PORT");
+    }
+    if scheme.is_none() && path != "/" {
+        bail!("{text:?} has a path and no http:// before it");
+    }
+    let (host, port) = split(authority);
+    let port = match (port.map(str::parse::<u16>), usual) {
+        (Some(Ok(port)), _) if port > 0 => port,
+        (Some(_), _) => bail!("{text:?}: the port is not a number from 1 to 65535"),
+        (None, Some(usual)) => usual,
+        (None, None) if host.parse::<IpAddr>().is_ok() => 80,
+        (None, None) => bail!("{text:?} has no port: give HOST:PORT or http://HOST"),
+    };
+    if host.is_empty() {
+        bail!("{text:?} has no host");
+    }
+    let http_path = (scheme == Some("http")).then(|| path.to_owned());
+    Ok(Ask { host: host.to_owned(), port, protocol, http_path })
+}
+
+fn split(authority: &str) -> (&str, Option<&str>) {
+    if let Some((host, rest)) = authority.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+        return (host, rest.strip_prefix(':'));
+    }
+    match authority.rsplit_once(':') {
+        // More than one colon without brackets: an IPv6 address.
+        Some((host, _)) if host.contains(':') => (authority, None),
+        Some((host, port)) => (host, Some(port)),
+        None => (authority, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_is_understood() {
+        for (text, host, port, path) in [
+            ("http://payments:8080", "payments", 8080, Some("/")),
+            ("http://payments/a?b=c", "payments", 80, Some("/a?b=c")),
+            ("https://10.96.0.1", "10.96.0.1", 443, None),
+            ("db:5432", "db", 5432, None),
+            ("10.96.14.7", "10.96.14.7", 80, None),
+            ("[fd00::1]:53", "fd00::1", 53, None),
+            ("fd00::1", "fd00::1", 80, None),
+        ] {
+            let ask = parse(text, false).unwrap();
+            assert_eq!((ask.host.as_str(), ask.port, ask.http_path.as_deref()), (host, port, path), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (text, word) in [
+            ("payments", "no port"),
+            ("db:70000", "1 to 65535"),
+            ("ftp://x", "ftp"),
+            ("http://:80", "no host"),
+            ("db:1/x", "http://"),
+        ] {
+            let error = parse(text, false).unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+        assert!(parse("http://x", true).is_err());
+    }
+}
