@@ -191,6 +191,11 @@ impl Compiler {
         let (net, diagnostics) = fabric::net_state(cluster, &self.settings);
         findings.replace(&self.net_diagnostics, &diagnostics);
         self.net_diagnostics = diagnostics;
+        // A node whose own row went away (`kubectl delete node`) keeps what its pods run on until the row is back:
+        // a missing object withdraws nothing.
+        if net.links.is_empty() && !self.net.links.is_empty() {
+            return false;
+        }
         let changed = net != self.net;
         self.net = net;
         changed
@@ -317,5 +322,42 @@ impl Findings {
             }
         }
         (raised, cleared)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Event, Node, Row};
+
+    #[test]
+    fn a_deleted_node_object_withdraws_nothing() {
+        let mut cluster = Cluster::default();
+        for kind in Kind::ALL {
+            cluster.apply(Event::Start(kind));
+            cluster.apply(Event::Done(kind));
+        }
+        let node = Node {
+            name: "node1".into(),
+            addresses: vec![[192, 168, 1, 10].into()],
+            pod_cidrs: vec!["10.244.1.0/24".parse().expect("a prefix")],
+            ..Node::default()
+        };
+        let keys = cluster.apply(Event::Upsert(Row::Node(node)));
+        let mut compiler = Compiler::new(Settings {
+            node: "node1".into(),
+            cluster_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
+            dns_ip: None,
+            mtu: 1450,
+        });
+        assert!(compiler.update(cluster.synced().expect("synced"), &keys).net_changed);
+        let wired = compiler.net().clone();
+        assert_eq!(wired.links.len(), 2);
+        let gone = cluster.apply(Event::Delete(Key::new(Kind::Node, ObjectName::cluster("node1"))));
+        let round = compiler.update(cluster.synced().expect("synced"), &gone);
+        assert!(!round.net_changed);
+        assert_eq!(*compiler.net(), wired);
+        assert!(round.raised.iter().any(|d| d.object.name.name == "node1"), "{:?}", round.raised);
     }
 }
