@@ -22,6 +22,7 @@ pub fn environment(
     let mut known: Vec<(String, String)> = vec![
         ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
         ("HOME".into(), "/root".into()),
+        ("HOSTNAME".into(), crate::sandbox::hostname(pod)),
         // client-go's in-cluster configuration reads these two (KEP-free, since v1.0).
         ("KUBERNETES_SERVICE_HOST".into(), "10.96.0.1".into()),
         ("KUBERNETES_SERVICE_PORT".into(), "443".into()),
