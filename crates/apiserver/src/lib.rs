@@ -17,6 +17,7 @@ mod invalid;
 pub mod kind;
 mod moment;
 mod node;
+mod nodeport;
 mod object;
 mod openapi;
 mod patch;

@@ -13,7 +13,7 @@ use crate::request::Call;
 use crate::schema::check::{Strictness, conform};
 use crate::status::Failure;
 use crate::store::{Key, Stored, Transaction};
-use crate::{clusterip, credentials, defaults, events, invalid, moment, read, validate};
+use crate::{clusterip, credentials, defaults, events, invalid, moment, nodeport, read, validate};
 
 /// Stores a new object.
 pub(crate) async fn create(call: &Call, mut object: Value) -> Result<Response<Body>, Failure> {
@@ -34,6 +34,7 @@ pub(crate) async fn create(call: &Call, mut object: Value) -> Result<Response<Bo
         }
         if *kind == SERVICE {
             clusterip::allocate(tx, &key, &mut object, None)?;
+            nodeport::allocate(tx, &key, &mut object, None)?;
         }
         if dry {
             return Ok(dry_run(&object));
@@ -140,7 +141,9 @@ fn succeed(tx: &Transaction<'_>, call: &Call, before: &Value, mut new: Value) ->
     validate::update(kind, &new, before, &mut complaints);
     complaints.verdict(kind, &call.name)?;
     if *kind == SERVICE && call.sub.is_empty() {
-        clusterip::allocate(tx, &Key::new(kind, &call.namespace, &call.name), &mut new, Some(before))?;
+        let key = Key::new(kind, &call.namespace, &call.name);
+        clusterip::allocate(tx, &key, &mut new, Some(before))?;
+        nodeport::allocate(tx, &key, &mut new, Some(before))?;
     }
     if kind.generation && content_changed(kind, before, &new) {
         bump_generation(&mut new);

@@ -22,7 +22,7 @@ use crate::query::encode;
 use crate::request::{Call, Incoming};
 use crate::status::Failure;
 
-/// The protocol of the messages (KEP-4006); the kubelet speaks it too, without the WebSocket around it.
+/// The protocol of the messages (KEP-4006); the kubelet's frames hold the same messages.
 const PROTOCOL: &str = "v5.channel.k8s.io";
 /// No message of kubectl is larger; a frame that claims to be is a broken stream.
 const MAX_FRAME: usize = 1 << 20;
@@ -77,7 +77,7 @@ async fn open(call: &Call, place: &Place) -> Result<Frames, Failure> {
         .uri(path)
         .header(header::HOST, "kubelet")
         .header(header::CONNECTION, "Upgrade")
-        .header(header::UPGRADE, PROTOCOL)
+        .header(header::UPGRADE, types::wire::EXEC_PROTOCOL)
         .body(Empty::<Bytes>::new())
         .map_err(|e| Failure::bad_request(e.to_string()))?;
     let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
