@@ -143,7 +143,12 @@ impl Node {
 
     fn tick(&mut self) {
         let refresh = Duration::from_secs(self.base.settings.args.refresh);
-        if self.last_look.elapsed() >= refresh || !self.stale.failed.is_empty() {
+        let time_to_look = self.last_look.elapsed() >= refresh;
+        if time_to_look {
+            // The API may not have taken our annotation.
+            self.own_node();
+        }
+        if time_to_look || !self.stale.failed.is_empty() {
             self.suspect_everything();
         }
     }

@@ -106,7 +106,7 @@ impl Node {
     }
 
     /// What the Node object means for this node itself: its pool and its tunnel's address.
-    fn own_node(&mut self) {
+    pub(super) fn own_node(&mut self) {
         let Some(own) = self.cluster.nodes.get(&self.base.settings.node) else { return };
         let mac = compile::vtep_mac(&self.base.settings.node);
         if own.vtep_mac != Some(mac) {
