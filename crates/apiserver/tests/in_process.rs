@@ -102,3 +102,46 @@ async fn objects_live_and_die() {
     pods.delete("web", &DeleteParams::default().grace_period(0)).await.expect("the kubelet's delete");
     assert_eq!(pods.get_opt("web").await.expect("get"), None);
 }
+
+#[tokio::test]
+async fn an_event_written_in_the_new_group_is_read_in_the_old_one() {
+    use k8s_openapi::api::core::v1::Event as Old;
+    use k8s_openapi::api::events::v1::Event as New;
+    let client = client();
+    let new: Resource<New> = Resource::default_namespaced(client.clone());
+    let event: New = serde_json::from_value(json!({"metadata": {"generateName": "web."}, "note": "Started",
+        "reason": "Started", "type": "Normal", "action": "Start", "reportingController": "plumb.dev/kubelet",
+        "reportingInstance": "node1", "eventTime": "2026-01-01T00:00:00.000000Z",
+        "regarding": {"kind": "Pod", "name": "web", "namespace": "default"}}))
+    .expect("an event");
+    let made = new.create(&PostParams::default(), &event).await.expect("create");
+    assert_eq!(made.note.as_deref(), Some("Started"));
+    let old: Resource<Old> = Resource::default_namespaced(client);
+    let about = ListParams::default().fields("involvedObject.name=web,involvedObject.kind=Pod");
+    let read = old.list(&about).await.expect("list");
+    let messages: Vec<_> = read.iter().filter_map(|e| e.message.as_deref()).collect();
+    assert_eq!(messages, ["Started"]);
+    let name = made.metadata.name.expect("a name");
+    let patch = json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:05.000000Z"}});
+    let again = new.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("patch");
+    assert_eq!((again.note.as_deref(), again.series.map(|s| s.count)), (Some("Started"), Some(2)));
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_once_and_its_status_has_a_door_of_its_own() {
+    let pods: Resource<Pod> = Resource::default_namespaced(client());
+    pods.create(&PostParams::default(), &pod("web")).await.expect("create");
+    let binding = json!({"metadata": {"name": "web"}, "target": {"kind": "Node", "name": "node1"}});
+    let params = PostParams::default();
+    let bind = || pods.create_subresource::<_, serde_json::Value>("binding", "web", &params, &binding);
+    bind().await.expect("bound");
+    assert!(matches!(bind().await.expect_err("once"), kube::Error::Api(status) if status.code == 409));
+    let status =
+        json!({"spec": {"nodeName": "other"}, "status": {"phase": "Running", "podIP": "10.244.1.2"}});
+    pods.patch_status("web", &PatchParams::default(), &Patch::Merge(&status)).await.expect("status");
+    let plain = json!({"status": {"phase": "Failed"}, "metadata": {"labels": {"a": "b"}}});
+    pods.patch("web", &PatchParams::default(), &Patch::Merge(&plain)).await.expect("patch");
+    let read = pods.get("web").await.expect("get");
+    assert_eq!(read.spec.and_then(|s| s.node_name).as_deref(), Some("node1"));
+    assert_eq!(read.status.and_then(|s| s.phase).as_deref(), Some("Running"));
+}
