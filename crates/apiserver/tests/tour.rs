@@ -140,6 +140,7 @@ async fn run(script: &str, dir: &Path, kubectl: &Path, server: &str) -> String {
         .env("PATH", path)
         .env("HOME", dir)
         .env("KUBECONFIG", dir.join("kubeconfig"))
+        .env("EXAMPLES", Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples"))
         .env("TZ", "UTC")
         .env_remove("http_proxy")
         .env_remove("https_proxy")
