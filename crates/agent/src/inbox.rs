@@ -100,7 +100,7 @@ impl Outbox {
 
 impl Inbox {
     /// Waits for one input and takes what else is there. `None`: nobody can send any more.
-    pub fn next(&mut self) -> Option<Vec<Input>> {
+    pub fn wait(&mut self) -> Option<Vec<Input>> {
         let mut inputs = vec![self.0.blocking_recv()?];
         while inputs.len() < TOGETHER {
             match self.0.try_recv() {

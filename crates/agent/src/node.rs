@@ -104,7 +104,7 @@ impl Node {
 
     /// Runs until nobody can send any more.
     pub fn run(mut self, mut inbox: Inbox) {
-        while let Some(inputs) = inbox.next() {
+        while let Some(inputs) = inbox.wait() {
             for input in inputs {
                 self.take(input);
             }
