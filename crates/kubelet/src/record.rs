@@ -187,9 +187,26 @@ pub fn note(path: &Path, process: &Process) -> Result<()> {
 }
 
 fn living(path: &Path) -> Option<Process> {
+    let (pid, started) = noted(path)?;
+    Process::open_same(pid, started).ok()?
+}
+
+/// Reaps a noted process that ended while nobody watched it, if it is our child.
+pub fn reap(path: &Path) {
+    let Some((pid, started)) = noted(path) else { return };
+    // A zombie keeps its number and start time until it is reaped.
+    if start_time(pid) == Some(started) {
+        if let Ok(Some(process)) = Process::open(pid) {
+            // ECHILD: the anchor's.
+            let _ = process.try_wait();
+        }
+    }
+}
+
+fn noted(path: &Path) -> Option<(u32, u64)> {
     let text = fs::read_to_string(path).ok()?;
     let (pid, started) = text.trim().split_once(' ')?;
-    Process::open_same(pid.parse().ok()?, started.parse().ok()?).ok()?
+    Some((pid.parse().ok()?, started.parse().ok()?))
 }
 
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {

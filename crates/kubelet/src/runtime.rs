@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
-use kernel::process::Process;
+use kernel::process::{Ended, Process};
 use kube::Client;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -28,15 +28,11 @@ pub struct Runtime {
     pub network_ready: watch::Receiver<bool>,
 }
 
-/// Waits for the end of a process, and reaps it if it is ours.
-pub async fn ended(process: &Process) -> Result<()> {
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe for types that may close their file; a borrow cannot"
-    )]
+/// Waits for the end of a process, and reaps it if it is ours: then it is known how it ended.
+pub async fn ended(process: &Process) -> Result<Option<Ended>> {
+    #[expect(deprecated, reason = "its successor is unsafe for types that may close their file; a borrow cannot")]
     let watched = AsyncFd::with_interest(process.as_fd(), Interest::READABLE).context("watch a process")?;
     watched.readable().await.context("watch a process")?.retain_ready();
     // ECHILD: started by an earlier kubelet; the anchor reaps it.
-    let _ = process.try_wait();
-    Ok(())
+    Ok(process.try_wait().ok().flatten())
 }

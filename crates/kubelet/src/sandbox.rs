@@ -114,10 +114,9 @@ pub async fn destroy(cni: &Cni, record: &PodRecord) -> Result<()> {
     }
     if let Some(pause) = record.pause() {
         pause.signal(Signal::KILL)?;
-        let pause = tokio::task::spawn_blocking(move || pause.wait_ended(PATIENCE).map(|_| pause)).await??;
-        // Ours, or already the anchor's to reap.
-        let _ = pause.try_wait();
+        tokio::task::spawn_blocking(move || pause.wait_ended(PATIENCE)).await??;
     }
+    record::reap(&record.file("pause"));
     let netns = sandbox.netns();
     if netns.exists() {
         // After a restart of the node the file is there and no mount on it.

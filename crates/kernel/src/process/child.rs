@@ -175,8 +175,12 @@ fn within_pid_namespace(
     )?;
     set_namespaces(namespace.as_raw_fd(), Namespaces::PID)?;
     let process = fork();
-    set_namespaces(own.as_raw_fd(), Namespaces::PID)?;
-    process
+    match set_namespaces(own.as_raw_fd(), Namespaces::PID) {
+        // Who has joined a user namespace for good may not point back to the one outside: this process has no
+        // other children to come, or wants them there too.
+        Err(Errno::PERM) => process,
+        restored => restored.and(process),
+    }
 }
 
 fn prepare(spawn: Spawn, what: &str, go: OwnedFd, report: OwnedFd) -> Result<Prepared, Error> {

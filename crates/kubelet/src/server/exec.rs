@@ -1,6 +1,7 @@
 //! `exec`: a command in a container's namespaces, its streams over one upgraded connection.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::extract::Request;
@@ -9,7 +10,7 @@ use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, StatusCode};
 use hyper_util::rt::TokioIo;
 use kernel::own::Terminal;
-use kernel::process::{Namespaces, Process, Spawn};
+use kernel::process::{Ended, Namespaces, Process, Signal, Spawn};
 use serde_json::{Value, json};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -19,6 +20,7 @@ use types::wire::EXEC_PROTOCOL;
 use super::Query;
 use crate::record::{self, ContainerRecord};
 use crate::root;
+use crate::runtime::ended;
 use crate::shim::Spec;
 
 /// Channels of v5.channel.k8s.io.
@@ -30,6 +32,7 @@ const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 /// kubectl sends at most 32 KiB at once; more than this is not kubectl.
 const LONGEST: u32 = 1 << 20;
+const LINGER: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
 struct Wish {
@@ -91,11 +94,13 @@ where
             return send(&mut writer, STATUS, failure(&message, 126).to_string().as_bytes()).await;
         }
     };
-    let terminal = streams.terminal;
     let stdin = streams.stdin.map(|fd| File::from_std(fd.into()));
-    // kubectl's side: until it ends; then the command loses its stdin, and with a terminal its terminal.
-    let input = tokio::spawn(async move { take_input(&mut reader, stdin, terminal).await });
-
+    let hung_up = async {
+        take_input(&mut reader, stdin, streams.terminal).await;
+        // kubectl is gone: a command that nobody hears goes too.
+        let _ = process.signal(Signal::KILL);
+        std::future::pending::<()>().await;
+    };
     let (sender, mut frames) = mpsc::channel::<(u8, Vec<u8>)>(16);
     for (channel, fd) in streams.outputs {
         tokio::spawn(forward(channel, File::from_std(fd.into()), sender.clone()));
@@ -105,14 +110,13 @@ where
         while let Some((channel, bytes)) = frames.recv().await {
             send(&mut writer, channel, &bytes).await?;
         }
-        Ok::<_, anyhow::Error>(())
+        Ok(())
     };
-    let ending = tokio::task::spawn_blocking(move || process.wait());
-    // A background process of the command may keep its output open: what comes after the end is not waited for.
-    let (ended, sent) = finish(ending, output).await;
-    input.abort();
-    sent?;
-    let code = ended?.code();
+    let ended = tokio::select! {
+        ended = finish(&process, output) => ended?,
+        () = hung_up => None,
+    };
+    let code = ended.map_or(137, Ended::code);
     let status = if code == 0 {
         json!({"metadata": {}, "status": "Success"})
     } else {
@@ -122,27 +126,23 @@ where
     writer.shutdown().await.context("end the connection")
 }
 
-async fn finish<E>(
-    ending: tokio::task::JoinHandle<Result<E, kernel::Error>>,
-    output: impl Future<Output = Result<()>>,
-) -> (Result<E>, Result<()>) {
+/// All output until the command's end. A background process of the command may keep its output open: what comes long
+/// after the end is not waited for.
+async fn finish(process: &Process, output: impl Future<Output = Result<()>>) -> Result<Option<Ended>> {
     tokio::pin!(output);
-    let mut ending = ending;
-    let mut sent = None;
-    let ended = loop {
-        tokio::select! {
-            done = &mut output, if sent.is_none() => sent = Some(done),
-            ended = &mut ending => break ended,
+    let mut ending = std::pin::pin!(ended(process));
+    tokio::select! {
+        sent = &mut output => {
+            sent?;
+            ending.await
         }
-    };
-    let sent = match sent {
-        Some(sent) => sent,
-        None => match tokio::time::timeout(std::time::Duration::from_millis(300), output).await {
-            Ok(sent) => sent,
-            Err(_) => Ok(()),
-        },
-    };
-    (ended.map_err(Into::into).and_then(|ended| ended.map_err(Into::into)), sent)
+        ended = &mut ending => {
+            if let Ok(sent) = tokio::time::timeout(LINGER, output).await {
+                sent?;
+            }
+            ended
+        }
+    }
 }
 
 fn start(run: &ContainerRecord, container: &Process, wish: &Wish) -> Result<(Process, Streams)> {

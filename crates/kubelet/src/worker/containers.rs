@@ -12,7 +12,7 @@ use crate::container::{self, Refusal};
 use crate::events::{Events, Kind};
 use crate::moment;
 use crate::probe::{Plan, Verdict};
-use crate::record::{ContainerRecord, Exit, PodRecord, Sandbox};
+use crate::record::{self, ContainerRecord, Exit, PodRecord, Sandbox};
 use crate::runtime::{Runtime, ended};
 use crate::status::{Seen, State, creating};
 
@@ -322,6 +322,7 @@ async fn exit_of(run: &ContainerRecord) -> Exit {
     if let Some(shim) = run.shim() {
         let _ = ended(&shim).await;
     }
+    record::reap(&run.file("shim"));
     run.exit().unwrap_or_else(lost)
 }
 

@@ -11,11 +11,13 @@ use kube::{Api, Client, ResourceExt};
 use super::Progress;
 use crate::plan::Plan;
 use crate::rundir::RunDir;
-use crate::supervise::{State, Status};
+use crate::supervise::{Entry, State, Status};
 use crate::{adopt, client};
 
 /// A lab takes a second or two; a machine that is busy with ten other things, more.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// About six seconds of restarts.
+const HOPELESS: u32 = 8;
 const GLANCE: Duration = Duration::from_millis(10);
 
 pub async fn nodes_ready(run: &RunDir, progress: &Progress) -> Result<()> {
@@ -58,16 +60,21 @@ async fn api_answers(run: &RunDir, plan: &Plan, deadline: Instant) -> Result<Cli
     }
 }
 
+/// What ended so often, with growing pauses, will end again.
+fn hopeless(entry: &Entry) -> bool {
+    entry.state == State::Ended && entry.restarts >= HOPELESS
+}
+
 /// Fails when the lab has died, cannot live, or takes too long.
 fn check(run: &RunDir, deadline: Instant, waiting: impl FnOnce() -> String) -> Result<()> {
     if adopt::anchor(run)?.is_none() {
         bail!("the lab's anchor ended; the end of its log:\n{}", run.last_lines("anchor", 5));
     }
-    if Instant::now() < deadline {
+    let status = Status::read(run);
+    if Instant::now() < deadline && !status.processes.values().any(hopeless) {
         return Ok(());
     }
-    let status = Status::read(run);
-    let mut why = format!("{}, after {} s", waiting(), PATIENCE.as_secs());
+    let mut why = waiting();
     if let Some(failure) = status.failure {
         why += &format!("\n  the supervisor: {failure}");
     }
