@@ -30,7 +30,10 @@ pub struct Runtime {
 
 /// Waits for the end of a process, and reaps it if it is ours: then it is known how it ended.
 pub async fn ended(process: &Process) -> Result<Option<Ended>> {
-    #[expect(deprecated, reason = "its successor is unsafe for types that may close their file; a borrow cannot")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe for types that may close their file; a borrow cannot"
+    )]
     let watched = AsyncFd::with_interest(process.as_fd(), Interest::READABLE).context("watch a process")?;
     watched.readable().await.context("watch a process")?.retain_ready();
     // ECHILD: started by an earlier kubelet; the anchor reaps it.

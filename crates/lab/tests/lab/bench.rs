@@ -63,7 +63,9 @@ impl Lab {
             // Where the checkout is may be closed to others.
             for program in PROGRAMS {
                 let (from, to) = (programs().join(program), home.join(program));
-                std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).expect("copy a program");
+                std::fs::hard_link(&from, &to)
+                    .or_else(|_| std::fs::copy(&from, &to).map(drop))
+                    .expect("copy a program");
             }
         }
         Self { name, user, home }

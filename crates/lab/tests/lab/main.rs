@@ -95,7 +95,8 @@ fn pods_run(user: User) {
 
     lab.ask(&["delete", "pod", "host", "web"]);
     await_that("nothing of the pods is left on the node", || {
-        lab.in_node("node1", "ls /var/lib/plumb/kubelet /run/netns; ls /sys/class/net | grep veth || true").trim()
+        lab.in_node("node1", "ls /var/lib/plumb/kubelet /run/netns; ls /sys/class/net | grep veth || true")
+            .trim()
             == "/run/netns:\n\n/var/lib/plumb/kubelet:"
     });
 }
