@@ -195,11 +195,11 @@ fn living(path: &Path) -> Option<Process> {
 pub fn reap(path: &Path) {
     let Some((pid, started)) = noted(path) else { return };
     // A zombie keeps its number and start time until it is reaped.
-    if start_time(pid) == Some(started) {
-        if let Ok(Some(process)) = Process::open(pid) {
-            // ECHILD: the anchor's.
-            let _ = process.try_wait();
-        }
+    if start_time(pid) == Some(started)
+        && let Ok(Some(process)) = Process::open(pid)
+    {
+        // ECHILD: the anchor's.
+        let _ = process.try_wait();
     }
 }
 

@@ -42,7 +42,7 @@ async fn container_logs(
     let query = Query::parse(query.as_deref().unwrap_or_default());
     match find(&records, &target, query.flag("previous")) {
         Ok(run) => logs::respond(run, &query),
-        Err(refusal) => refusal,
+        Err(why) => (StatusCode::NOT_FOUND, why).into_response(),
     }
 }
 
@@ -55,7 +55,7 @@ async fn container_exec(
     let query = Query::parse(query.as_deref().unwrap_or_default());
     match find(&records, &target, false) {
         Ok(run) => exec::respond(run, &query, request),
-        Err(refusal) => refusal,
+        Err(why) => (StatusCode::NOT_FOUND, why).into_response(),
     }
 }
 
@@ -64,8 +64,8 @@ fn find(
     records: &Records,
     (namespace, pod, container): &(String, String, String),
     previous: bool,
-) -> Result<ContainerRecord, Response> {
-    let refuse = |why: String| Err((StatusCode::NOT_FOUND, why).into_response());
+) -> Result<ContainerRecord, String> {
+    let refuse = Err;
     let record = records.uids().into_iter().map(|uid| records.pod(&uid)).find(|record| {
         record.sandbox().is_some_and(|sandbox| sandbox.namespace == *namespace && sandbox.name == *pod)
     });

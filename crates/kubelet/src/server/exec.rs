@@ -216,10 +216,10 @@ async fn take_input<R: AsyncRead + Unpin>(reader: &mut R, stdin: Option<File>, t
         let Some((channel, payload)) = frame.split_first() else { return };
         match (*channel, payload.first()) {
             (STDIN, _) => {
-                if let Some(file) = &mut stdin {
-                    if file.write_all(payload).await.is_err() || file.flush().await.is_err() {
-                        stdin = None;
-                    }
+                if let Some(file) = &mut stdin
+                    && (file.write_all(payload).await.is_err() || file.flush().await.is_err())
+                {
+                    stdin = None;
                 }
             }
             (CLOSE, Some(&STDIN)) => stdin = None,
