@@ -1,0 +1,297 @@
+//! A lab of its own for each test: up, asked, and down again whatever happens to the test.
+
+use std::io::Write;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The binary under test: the one that `./run test` built, else the one cargo built for this test.
+pub fn plumb() -> PathBuf {
+    std::env::var_os("PLUMB_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_plumb")), PathBuf::from)
+}
+
+/// The top of the repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+/// kubectl by `KUBECTL`, or installed by the script that `./run` uses too.
+pub fn kubectl_binary() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        if let Some(path) = std::env::var_os("KUBECTL") {
+            return path.into();
+        }
+        let said = run(&mut Command::new(repository("tools/kubectl.sh")));
+        assert!(said.ok, "tools/kubectl.sh: {said:?}");
+        PathBuf::from(said.out.trim())
+    })
+}
+
+/// What a command said, for assertions that print it whole.
+#[derive(Debug)]
+pub struct Said {
+    pub ok: bool,
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            ok: output.status.success(),
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Said {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("not JSON ({e}): {self:?}"))
+    }
+
+    /// It failed, and its words name all of these: the object, the cause, the next step.
+    #[track_caller]
+    pub fn refused(&self, words: &[&str]) {
+        assert!(!self.ok, "it was expected to fail: {self:?}");
+        for word in words {
+            assert!(self.err.contains(word), "{word:?} is not said: {}", self.err);
+        }
+    }
+}
+
+pub fn run(command: &mut Command) -> Said {
+    command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}")).into()
+}
+
+/// Waits until `probe` gives a value; after `deadline` panics with what it last said was missing.
+#[track_caller]
+pub fn wait_for<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        match probe() {
+            Ok(value) => return value,
+            Err(missing) if Instant::now() > end => panic!("{what} not within {deadline:?}: {missing}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)), // between two looks, never instead of one
+        }
+    }
+}
+
+/// Checks by name, for areas that share one lab: all of them run, and what failed is said together at the end.
+#[derive(Default)]
+pub struct Checks {
+    failed: Vec<String>,
+}
+
+impl Checks {
+    pub fn check(&mut self, name: &str, check: impl FnOnce()) {
+        let start = Instant::now();
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(check));
+        let took = start.elapsed().as_secs_f64();
+        let word = if outcome.is_ok() { "ok" } else { "FAILED" };
+        println!("{word:>7} {took:>6.2} s  {name}");
+        if outcome.is_err() {
+            self.failed.push(name.to_owned());
+        }
+    }
+}
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        if !self.failed.is_empty() && !std::thread::panicking() {
+            panic!("failed: {}", self.failed.join("; "));
+        }
+    }
+}
+
+/// A name that no other test uses.
+pub fn fresh_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A running lab. Dropping it runs `lab down`, also when the test panics.
+pub struct Lab {
+    pub name: String,
+    pub kubeconfig: PathBuf,
+}
+
+impl Lab {
+    pub fn up(nodes: u32) -> Self {
+        let lab = Self { name: fresh_name(), kubeconfig: PathBuf::new() };
+        let said = lab.lab(&["up", "--nodes", &nodes.to_string()]);
+        assert!(said.ok, "lab up: {said:?}");
+        lab.adopt(&said)
+    }
+
+    /// After `lab up`, whose last line is `export KUBECONFIG=…`.
+    pub fn adopt(mut self, said: &Said) -> Self {
+        let path = said.out.lines().find_map(|line| line.strip_prefix("export KUBECONFIG="));
+        self.kubeconfig = path.unwrap_or_else(|| panic!("no kubeconfig is named: {said:?}")).into();
+        assert!(self.kubeconfig.exists(), "{said:?}");
+        self
+    }
+
+    /// The lab's directory.
+    pub fn directory(&self) -> &Path {
+        self.kubeconfig.parent().expect("the kubeconfig lies in the lab's directory")
+    }
+
+    pub fn plumb(&self, args: &[&str]) -> Said {
+        run(Command::new(plumb()).args(args).env("KUBECONFIG", &self.kubeconfig))
+    }
+
+    /// `plumb lab VERB --name … ARGS`; the verb may be of two words.
+    pub fn lab(&self, args: &[&str]) -> Said {
+        let verb = if args.first() == Some(&"agent") { 2 } else { 1 };
+        let (verb, rest) = args.split_at(verb);
+        run(Command::new(plumb()).arg("lab").args(verb).args(["--name", &self.name]).args(rest))
+    }
+
+    #[track_caller]
+    pub fn lab_ok(&self, args: &[&str]) -> String {
+        let said = self.lab(args);
+        assert!(said.ok, "plumb lab {args:?}: {said:?}");
+        said.out
+    }
+
+    pub fn kubectl_command(&self) -> Command {
+        let mut command = Command::new(kubectl_binary());
+        command.env("KUBECONFIG", &self.kubeconfig);
+        command
+    }
+
+    pub fn kubectl(&self, args: &[&str]) -> Said {
+        run(self.kubectl_command().args(args))
+    }
+
+    #[track_caller]
+    pub fn kubectl_ok(&self, args: &[&str]) -> String {
+        let said = self.kubectl(args);
+        assert!(said.ok, "kubectl {args:?}: {said:?}");
+        said.out
+    }
+
+    #[track_caller]
+    pub fn get(&self, args: &[&str]) -> Value {
+        let args: Vec<&str> = ["get", "-o", "json"].iter().chain(args).copied().collect();
+        let said = self.kubectl(&args);
+        assert!(said.ok, "kubectl {args:?}: {said:?}");
+        said.json()
+    }
+
+    /// `kubectl VERB… -f -` with the manifest on its standard input.
+    pub fn feed(&self, verb: &[&str], manifest: &str) -> Said {
+        let mut child = self
+            .kubectl_command()
+            .args(verb)
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl starts");
+        child.stdin.take().expect("piped").write_all(manifest.as_bytes()).expect("kubectl reads");
+        child.wait_with_output().expect("kubectl ends").into()
+    }
+
+    #[track_caller]
+    pub fn apply(&self, manifest: &str) -> String {
+        let said = self.feed(&["apply"], manifest);
+        assert!(said.ok, "kubectl apply: {said:?}\n{manifest}");
+        said.out
+    }
+
+    #[track_caller]
+    pub fn wait_ready(&self, namespace: &str) {
+        let said = self.kubectl(&[
+            "-n",
+            namespace,
+            "wait",
+            "--for=condition=Ready",
+            "pod",
+            "--all",
+            "--timeout=60s",
+        ]);
+        if !said.ok {
+            let pods = self.kubectl(&["-n", namespace, "describe", "pods"]).out;
+            panic!("not Ready: {said:?}\n{pods}");
+        }
+    }
+
+    /// A command in a node's own namespaces.
+    pub fn node(&self, node: &str, command: &[&str]) -> Said {
+        run(self.node_command(node).args(command))
+    }
+
+    pub fn node_command(&self, node: &str) -> Command {
+        let mut to = Command::new(plumb());
+        to.args(["lab", "exec", "--name", &self.name, node, "--"]);
+        to
+    }
+
+    #[track_caller]
+    pub fn node_ok(&self, node: &str, command: &[&str]) -> String {
+        let said = self.node(node, command);
+        assert!(said.ok, "{node}: {command:?}: {said:?}");
+        said.out
+    }
+
+    /// `plumb demo …` in a node's own network.
+    pub fn node_demo(&self, node: &str, args: &[&str]) -> Said {
+        run(self.node_command(node).arg(plumb()).arg("demo").args(args))
+    }
+
+    /// A command in a container.
+    pub fn exec(&self, namespace: &str, pod: &str, command: &[&str]) -> Said {
+        let args: Vec<&str> = ["-n", namespace, "exec", pod, "--"].iter().chain(command).copied().collect();
+        self.kubectl(&args)
+    }
+
+    /// `plumb demo …` in a container.
+    pub fn demo(&self, namespace: &str, pod: &str, args: &[&str]) -> Said {
+        let command: Vec<&str> = ["plumb", "demo"].iter().chain(args).copied().collect();
+        self.exec(namespace, pod, &command)
+    }
+
+    #[track_caller]
+    pub fn demo_ok(&self, namespace: &str, pod: &str, args: &[&str]) -> String {
+        let said = self.demo(namespace, pod, args);
+        assert!(said.ok, "{namespace}/{pod}: {args:?}: {said:?}");
+        said.out
+    }
+
+    /// The address of a pod.
+    #[track_caller]
+    pub fn pod_ip(&self, namespace: &str, pod: &str) -> String {
+        let pod = self.get(&["-n", namespace, "pod", pod]);
+        pod["status"]["podIP"].as_str().unwrap_or_else(|| panic!("no address yet: {pod}")).to_owned()
+    }
+
+    /// A pod of our own image.
+    pub fn pod(namespace: &str, name: &str, place: &str, args: &str) -> String {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{app: {app}, \
+             pod: {name}}}}}\nspec:\n  {place}\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    \
+             image: plumb.local/demo\n    args: [{args}]\n",
+            app = name.trim_end_matches(|c: char| c.is_ascii_digit()),
+        )
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let said = self.lab(&["down"]);
+        if !said.ok && !std::thread::panicking() {
+            panic!("lab down: {said:?}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The whole program on running labs: real nodes, real packets, kubectl 1.37. Each module has labs of its own, with
+//! names of their own, so that they run side by side; what they share is in [`cluster`].
+//!
+//! They run the binary in `PLUMB_BIN`, with `plumb-cni` beside it (`./run test` sets it), or else the one that cargo
+//! built for this test.
+
+mod cluster;
+mod network;
+mod pcap;
