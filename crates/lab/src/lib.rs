@@ -62,6 +62,8 @@ enum Command {
     Down(Name),
     /// Show the processes and nodes
     Status(Name),
+    /// Print the path of the lab's kubeconfig
+    Kubeconfig(Name),
     /// Run a command inside a node
     Exec(exec::Options),
     /// Stop or start the agent of a node (what it wired goes on working)
@@ -96,6 +98,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Up(options) => up::run(&options),
         Command::Down(name) => down::run(&name),
         Command::Status(name) => status::run(&name),
+        Command::Kubeconfig(name) => status::kubeconfig(&name),
         Command::Exec(options) => exec::run(&options),
         Command::Agent(options) => agent::run(&options),
         Command::Anchor(internal) => anchor::run(&internal),

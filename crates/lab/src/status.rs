@@ -10,6 +10,12 @@ use crate::inside::Inside;
 use crate::supervise::{State, Status};
 use crate::{Name, client};
 
+/// `plumb lab kubeconfig`: for scripts, `export KUBECONFIG=$(plumb lab kubeconfig)`.
+pub fn kubeconfig(name: &Name) -> Result<ExitCode> {
+    println!("{}", Inside::find(&name.name)?.run.kubeconfig().display());
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Prints two tables.
 pub fn run(name: &Name) -> Result<ExitCode> {
     let inside = Inside::find(&name.name)?;
