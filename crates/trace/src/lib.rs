@@ -1,7 +1,8 @@
 //! Owns: the way of a packet: through kernel state as values, through Kubernetes' semantics, and as seen in reality.
 //! Never: I/O, clocks, and nothing of `compile`: this crate is what compile is judged by.
 //! In → Out: [`eval`]: packet, kernel state → path; [`reference`]: packet, cluster → fates; [`expect`] and
-//! [`compare`](mod@compare): what a traced packet should do, and did. Read first: [`packet`], [`hop`].
+//! [`compare`](mod@compare): what a traced packet should do, and did.
+//! Read first: [`packet`], [`hop`].
 
 pub mod compare;
 pub mod eval;
