@@ -16,6 +16,23 @@ pub struct Item {
     origin: String,
 }
 
+impl Item {
+    pub fn kind(&self) -> &str {
+        &self.kind.kind
+    }
+}
+
+/// `pod/web`, as kubectl names it.
+impl std::fmt::Display for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (kind, name) = (self.kind.kind.to_lowercase(), self.object.name_any());
+        match self.kind.group.as_str() {
+            "" => write!(f, "{kind}/{name}"),
+            group => write!(f, "{kind}.{group}/{name}"),
+        }
+    }
+}
+
 /// All objects of the files, in order; read before anything is started.
 pub fn read(paths: &[PathBuf]) -> Result<Vec<Item>> {
     let mut items = Vec::new();
@@ -76,10 +93,7 @@ pub async fn apply(client: &Client, item: &Item) -> Result<String> {
             Api::namespaced_with(client.clone(), &namespace, &resource)
         }
     };
-    let what = match item.kind.group.as_str() {
-        "" => format!("{}/{name}", item.kind.kind.to_lowercase()),
-        group => format!("{}.{group}/{name}", item.kind.kind.to_lowercase()),
-    };
+    let what = item.to_string();
     let refused = || format!("{}: {what}", item.origin);
     let Some(existing) = api.get_opt(&name).await.with_context(refused)? else {
         api.create(&PostParams::default(), &item.object).await.with_context(refused)?;

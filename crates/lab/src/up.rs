@@ -2,6 +2,7 @@
 
 mod launch;
 mod wait;
+mod workloads;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,7 +22,7 @@ pub struct Options {
     /// How many nodes [default: 2, or as many as the running lab has]
     #[arg(long)]
     nodes: Option<u8>,
-    /// Apply this manifest once the nodes are Ready (may be given several times)
+    /// Apply this manifest once the nodes are Ready, and wait for its Pods and Deployments (may be given several times)
     #[arg(short = 'f', long = "file", value_name = "MANIFEST")]
     files: Vec<PathBuf>,
     /// Keep the API's objects in this directory, also after `down`
@@ -107,7 +108,7 @@ async fn finish(run: &RunDir, manifests: &[apply::Item], progress: &Progress) ->
     for item in manifests {
         progress.step(&apply::apply(&client, item).await.map_err(Failed::Manifest)?);
     }
-    Ok(())
+    workloads::ready(&client, manifests, progress).await.map_err(Failed::Manifest)
 }
 
 fn check_same(run: &RunDir, options: &Options) -> Result<()> {
