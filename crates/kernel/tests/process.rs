@@ -147,6 +147,23 @@ fn an_error_names_the_step() {
 }
 
 #[test]
+fn a_process_that_cannot_be_noted_never_runs() {
+    let mut out = memory_file();
+    let mut seen = None;
+    let spawn = Spawn::program("/bin/sh").args(["-c", "echo it runs"]).file(1, &out).expect("a file");
+    let error = spawn.start_noted(|process| {
+        assert!(process.alive());
+        seen = Some(process.pid());
+        Err(Box::<dyn std::error::Error>::from("the disk is full"))
+    });
+    assert!(error.expect_err("it is not noted").to_string().contains("the disk is full"));
+    assert_eq!(start_time(seen.expect("it was there")), None, "it is gone, and reaped");
+    let mut said = String::new();
+    out.rewind().and_then(|()| out.read_to_string(&mut said)).expect("readable");
+    assert_eq!(said, "");
+}
+
+#[test]
 fn a_process_is_known_by_pid_and_start_time() {
     let child = Spawn::program("sleep").arg("60").start().expect("start");
     let started = start_time(child.pid()).expect("start time");

@@ -114,10 +114,9 @@ fn start_shim(run: &record::ContainerRecord) -> Result<Process> {
         .directory("/")
         .output_to(run.file("shim.log"))?
         .file(1, &writer)?
-        .start()
+        .start_noted(|shim| record::note(&run.file("shim"), shim))
         .context("start the shim")?;
     drop(writer);
-    record::note(&run.file("shim"), &shim)?;
     let mut line = String::new();
     BufReader::new(reader).read_line(&mut line).context("hear from the shim")?;
     match line.trim_end() {

@@ -78,9 +78,9 @@ fn start_pause(record: &PodRecord, sandbox: &Sandbox, host: &str) -> Result<Proc
     if !sandbox.host_network {
         spawn = spawn.new_namespaces(Namespaces::NET | Namespaces::UTS).hostname(host);
     }
-    let pause = spawn.start().context("start the pause process")?;
-    record::note(&record.file("pause"), &pause)?;
-    Ok(pause)
+    // A kubelet that is killed here leaves no process that its successor does not know.
+    let noted = spawn.start_noted(|pause| record::note(&record.file("pause"), pause));
+    noted.context("start the pause process")
 }
 
 async fn attach(cni: &Cni, record: &PodRecord, sandbox: &mut Sandbox, pause: &Process) -> Result<()> {

@@ -55,7 +55,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let exit = match start(&spec, &args.dir) {
         Ok(running) => running.attend(started)?,
         Err(error) => {
-            println!("{error:#}");
+            let _ = writeln!(std::io::stdout(), "{error:#}");
             Exit {
                 code: 128,
                 signal: None,
@@ -97,16 +97,16 @@ fn start(spec: &Spec, dir: &Path) -> Result<Running> {
         .no_new_privs()
         // A container without its shim would have nobody to tell its end to.
         .death_signal(Signal::KILL)
-        .start()?;
+        .start_noted(|process| record::note(&dir.join("pid"), process))?;
     drop((out_end, err_end));
-    record::note(&dir.join("pid"), &process)?;
     let log = OpenOptions::new().create(true).append(true).open(dir.join("log")).context("open the log")?;
     let log = Arc::new(Mutex::new(log));
     let copiers = [("stdout", out), ("stderr", err)].map(|(stream, pipe)| {
         let log = Arc::clone(&log);
         std::thread::spawn(move || copy(stream, pipe, &log))
     });
-    println!("{STARTED}");
+    // A kubelet that has been killed meanwhile does not hear it; its successor sees the files.
+    let _ = writeln!(std::io::stdout(), "{STARTED}");
     Ok(Running { process, copiers: copiers.into() })
 }
 

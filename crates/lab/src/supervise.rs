@@ -110,6 +110,8 @@ fn start_holder(run: &RunDir, what: &str) -> Result<Process> {
         .args(["lab", "hold", "--run"])
         .arg(run.path())
         .arg(what)
+        // By which `evict` finds one that was not noted because the supervisor was killed.
+        .env(crate::plan::NODE_VARIABLE, what)
         .new_namespaces(Namespaces::NET)
         .new_session()
         .output_to(run.log(&name))?

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //!   parent                                child
-//!   prepare, pipes ── clone3 ──────────┬─ wait for one byte on `go`
-//!   write uid_map, gid_map             │
+//!   prepare, pipes ── clone3 ──────────┬─ ask to be killed with the parent
+//!   write uid_map, gid_map             │  wait for one byte on `go`
+//!   note the process                   │
 //!   byte on `go` ──────────────────────┴─ steps … exec   (success closes `report`)
 //!   read `report`: empty = running          or: step number + errno on `report`, _exit
 //! ```
@@ -95,6 +96,8 @@ struct Prepared {
     _strings: Vec<CString>,
     go: OwnedFd,
     report: OwnedFd,
+    /// A pidfd of ours: readable once we have ended.
+    parent: OwnedFd,
 }
 
 enum Executable {
@@ -102,7 +105,10 @@ enum Executable {
     Open(OwnedFd),
 }
 
-pub(super) fn start(spawn: Spawn) -> Result<Process, Error> {
+pub(super) fn start<E: From<Error>>(
+    spawn: Spawn,
+    note: impl FnOnce(&Process) -> Result<(), E>,
+) -> Result<Process, E> {
     let what = format!("start {}", spawn.argv0.to_string_lossy());
     let maps = (spawn.uid_maps.clone(), spawn.gid_maps.clone());
     let fresh = spawn.fresh;
@@ -124,9 +130,12 @@ pub(super) fn start(spawn: Spawn) -> Result<Process, Error> {
     let steps: Vec<String> = prepared.steps.iter().map(Step::what).collect();
     drop(prepared); // Our copies of the child's ends: a report ends when the child's end closes.
 
-    let released = write_maps(process.pid(), fresh, &maps).and_then(|()| {
-        File::from(go_write).write_all(b"g").named(|| format!("{what}: the child ended before it began"))
-    });
+    let release =
+        || File::from(go_write).write_all(b"g").named(|| format!("{what}: the child ended before it began"));
+    let released = write_maps(process.pid(), fresh, &maps)
+        .map_err(E::from)
+        .and_then(|()| note(&process))
+        .and_then(|()| release().map_err(E::from));
     if let Err(error) = released {
         end(&process);
         return Err(error);
@@ -139,7 +148,7 @@ pub(super) fn start(spawn: Spawn) -> Result<Process, Error> {
             end(&process);
             let (step, errno) = (u32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]));
             let step = steps.get(step as usize).map_or("execute the program", String::as_str);
-            Err(Error::system(format!("{what}: {step}"), std::io::Error::from_raw_os_error(errno)))
+            Err(Error::system(format!("{what}: {step}"), std::io::Error::from_raw_os_error(errno)).into())
         }
     }
 }
@@ -212,7 +221,9 @@ fn prepare(spawn: Spawn, what: &str, go: OwnedFd, report: OwnedFd) -> Result<Pre
             Executable::Candidates(candidates(what, name.as_os_str(), path.as_deref())?)
         }
     };
-    Ok(Prepared { steps: steps(spawn, what)?, program, argv, envp, _strings: strings, go, report })
+    let parent = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+        .named(|| format!("{what}: open this process"))?;
+    Ok(Prepared { steps: steps(spawn, what)?, program, argv, envp, _strings: strings, go, report, parent })
 }
 
 /// execvp's search, done beforehand: the paths to try in order.
@@ -286,10 +297,15 @@ fn child_main(prepared: &Prepared) -> ! {
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
+    // The end of `go` would not tell: other children of ours, forked meanwhile, hold its other end too.
+    if die_with(&prepared.parent).is_err() {
+        fail(prepared, u32::MAX, Errno::CANCELED);
+    }
     let mut byte = [0];
     if !matches!(rustix::io::retry_on_intr(|| rustix::io::read(&prepared.go, &mut byte)), Ok(1)) {
         fail(prepared, u32::MAX, Errno::CANCELED);
     }
+    let _ = rustix::process::set_parent_process_death_signal(None);
     // Whatever else is open goes at exec; the files given are made below and stay.
     // SAFETY: marking descriptors close-on-exec touches no memory.
     unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
@@ -301,6 +317,17 @@ fn child_main(prepared: &Prepared) -> ! {
         number += 1;
     }
     fail(prepared, number, execute(prepared));
+}
+
+/// A signal when the parent ends, unless it has ended already: then no signal would come.
+fn die_with(parent: &OwnedFd) -> rustix::io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let mut ended = [PollFd::new(parent, PollFlags::IN)];
+    match rustix::io::retry_on_intr(|| poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })))? {
+        0 => Ok(()),
+        _ => Err(Errno::SRCH),
+    }
 }
 
 /// Returns only on failure. As execvp: EACCES of one candidate wins over ENOENT of the others.

@@ -318,7 +318,16 @@ impl Spawn {
     /// Starts it, and returns once exec has succeeded; an error names the step that failed, and no process
     /// is left.
     pub fn start(self) -> Result<Process, Error> {
-        super::child::start(self)
+        self.start_noted(|_| Ok(()))
+    }
+
+    /// Starts it, once `note` has been told of it: until then it runs nothing, and if this process is killed before
+    /// or while `note` runs, the child ends too. So a process that is not noted does not exist.
+    pub fn start_noted<E: From<Error>>(
+        self,
+        note: impl FnOnce(&Process) -> Result<(), E>,
+    ) -> Result<Process, E> {
+        super::child::start(self, note)
     }
 }
 

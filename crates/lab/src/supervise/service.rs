@@ -113,9 +113,9 @@ impl Service {
                 .join(Namespaces::NET | Namespaces::MOUNT | Namespaces::UTS, holder)?
                 .directory("/");
         }
-        let process = spawn.start().with_context(|| format!("start {}", self.name))?;
-        adopt::note(&self.run.pid_file(&self.name), &process)?;
-        Ok(process)
+        spawn
+            .start_noted(|process| adopt::note(&self.run.pid_file(&self.name), process))
+            .with_context(|| format!("start {}", self.name))
     }
 }
 
