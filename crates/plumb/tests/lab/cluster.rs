@@ -276,13 +276,13 @@ impl Lab {
         pod["status"]["podIP"].as_str().unwrap_or_else(|| panic!("no address yet: {pod}")).to_owned()
     }
 
-    /// A pod of our own image.
+    /// A pod of our own image, with the label `app` of its name without the number.
     pub fn pod(namespace: &str, name: &str, place: &str, args: &str) -> String {
         format!(
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{app: {app}, \
              pod: {name}}}}}\nspec:\n  {place}\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    \
              image: plumb.local/demo\n    args: [{args}]\n",
-            app = name.trim_end_matches(|c: char| c.is_ascii_digit()),
+            app = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-'),
         )
     }
 }

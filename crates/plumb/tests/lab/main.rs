@@ -5,5 +5,6 @@
 //! built for this test.
 
 mod cluster;
+mod kills;
 mod network;
 mod pcap;
