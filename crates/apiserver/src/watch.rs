@@ -80,10 +80,17 @@ pub(crate) async fn start(call: &Call) -> Result<Response<Body>, Failure> {
         watcher.initial = Some(lines.freeze());
     } else if let Some(revision) = revision {
         // A revision from the future is one of a state that is lost: the watcher must list again.
-        if revision > store.revision() {
-            return Err(Failure::expired(format!("too new resource version: {revision}; list again")));
+        let known = if revision > store.revision() {
+            Err(Failure::expired(format!("too new resource version: {revision}; list again")))
+        } else {
+            store.events(&watcher.resource, revision, 1).map(drop)
+        };
+        // As an event of the watch, which kube-apiserver's cache makes of it too: kube-rs takes an answer with
+        // status 410 for a passing failure and asks for the same revision for ever.
+        if let Err(failure) = known {
+            watcher.initial = Some(error_line(&failure));
+            watcher.ended = true;
         }
-        store.events(&watcher.resource, revision, 1)?;
         watcher.cursor = revision;
     }
     let lines = stream::unfold(watcher, |mut watcher| async move {
@@ -91,6 +98,10 @@ pub(crate) async fn start(call: &Call) -> Result<Response<Body>, Failure> {
         Some((Ok::<_, BodyError>(chunk), watcher))
     });
     Ok(response::streamed(response::JSON, lines))
+}
+
+fn error_line(failure: &Failure) -> Bytes {
+    format!("{}\n", json!({"type": "ERROR", "object": failure.to_value()})).into()
 }
 
 struct Watcher {
@@ -120,9 +131,7 @@ impl Watcher {
                 Ok(_) => {}
                 Err(failure) => {
                     self.ended = true;
-                    return Some(
-                        format!("{}\n", json!({"type": "ERROR", "object": failure.to_value()})).into(),
-                    );
+                    return Some(error_line(&failure));
                 }
             }
             let quiet_until =

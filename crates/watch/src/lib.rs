@@ -94,6 +94,10 @@ async fn follow<T: RowOf>(client: &Client, out: &mpsc::Sender<Message>) {
             Err(error) if refuses_streaming(&error) => {
                 stream = stream_of::<T>(client, InitialListStrategy::ListWatch);
             }
+            // kube-rs would ask for the same revision again, for ever.
+            Err(error) if is_too_old(&error) => {
+                stream = stream_of::<T>(client, InitialListStrategy::StreamingList);
+            }
             Err(error) => {
                 let retry = backoff.next();
                 let source = Box::new(error);
@@ -111,6 +115,11 @@ async fn follow<T: RowOf>(client: &Client, out: &mpsc::Sender<Message>) {
 fn refuses_streaming(error: &watcher::Error) -> bool {
     let watcher::Error::WatchStartFailed(kube::Error::Api(status)) = error else { return false };
     matches!(status.code, 400 | 422) && status.message.contains("sendInitialEvents")
+}
+
+/// The revision to go on from is gone, said by the answer's status and not by an event of the watch.
+fn is_too_old(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
 fn messages<T: RowOf>(event: watcher::Event<Slim<T>>, diagnosed: &mut BTreeSet<Key>) -> Vec<Message> {
