@@ -3,6 +3,7 @@
 //! In → Out: the API's objects and CNI requests → this node's kernel state, answers, Events.
 //! Read first: [`run`], then `node::Node`.
 
+pub mod bench;
 mod clock;
 mod conflist;
 mod datapath;

@@ -3,6 +3,7 @@
 //! In → Out: argv → one shell's `run` → exit code, and errors as `cause: cause: …` with the next step.
 //! Read first: [`Command`].
 
+mod bench;
 mod demo;
 mod trace;
 
@@ -26,6 +27,8 @@ enum Command {
     Agent(agent::Args),
     /// Send a real packet from a pod and follow it hop by hop, beside what the model expects.
     Trace(trace::Args),
+    /// Measure: DNS, endpoint changes, CNI, the lab; each beside the floor of this machine.
+    Bench(bench::Args),
     /// What the image plumb.local/demo runs: a small server and its clients.
     Demo(demo::Args),
     /// The small kubelet of one lab node.
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Lab(args) => logged(|| lab::run(args)),
         Command::Agent(args) => logged(|| run_agent(args)),
         Command::Trace(args) => trace::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Kubelet(args) => logged(|| kubelet::run(args)),
         Command::Shim(args) => kubelet::shim::run(args),

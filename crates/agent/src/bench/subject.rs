@@ -1,0 +1,190 @@
+//! The node's loop, as [`crate::run`] starts it, without the sockets that it needs for nothing here.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use kernel::Netns;
+use kernel::nft::Changes;
+use tokio::sync::watch as state;
+
+use super::load::{Load, event_of};
+use super::{Notices, PATIENCE, Timed, namespace};
+use crate::datapath::Datapath;
+use crate::inbox::{self, Input, Outbox};
+use crate::metrics::Metrics;
+use crate::node::{Base, Node};
+use crate::tell::Tell;
+use crate::{Settings, datapath, dns::SharedZone, listen, reaper, store};
+
+pub const NODE: &str = "node1";
+
+/// The settings with which the agent compiles.
+pub fn compile_settings() -> compile::Settings {
+    let args = Cli::args(std::path::Path::new("/nonexistent"));
+    compile::Settings {
+        node: NODE.to_owned(),
+        cluster_cidrs: vec![args.cluster_cidr],
+        service_cidrs: vec![args.service_cidr],
+        dns_ip: Some(args.dns_ip),
+        mtu: 1450,
+    }
+}
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: crate::Args,
+}
+
+impl Cli {
+    fn args(directory: &std::path::Path) -> crate::Args {
+        let path = |name: &str| directory.join(name).display().to_string();
+        let (data, conf, socket) = (path("data"), path("net.d"), path("agent.sock"));
+        let words = [
+            "agent",
+            "--node",
+            NODE,
+            "--mtu",
+            "1450",
+            "--data",
+            &data,
+            "--cni-conf-dir",
+            &conf,
+            "--socket",
+            &socket,
+        ];
+        Self::parse_from(words).args
+    }
+}
+
+/// A running loop and an ear on what it does to the kernel.
+pub struct Subject {
+    outbox: Outbox,
+    portid: u32,
+    notices: Notices,
+    /// /proc/…/schedstat of the loop's thread.
+    schedstat: PathBuf,
+    directory: PathBuf,
+    _netns: Netns,
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        // What is left of it is in the temporary directory and says whose it was.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+impl Subject {
+    pub fn start() -> Result<Self> {
+        let netns = namespace()?;
+        let unique = format!("plumb-bench-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(unique);
+        std::fs::create_dir_all(&directory)?;
+        let settings = Settings::new(Cli::args(&directory))?;
+        let (outbox, inbox) = inbox::new();
+        let notices = Notices(Changes::open_in(&netns)?);
+        let runtime = tokio::runtime::Handle::current();
+        let base = netns.run(|| {
+            let _guard = runtime.enter();
+            base(settings, &outbox)
+        })??;
+        let portid = base.datapath.nft_portid();
+        let (thread, started) = mpsc::channel();
+        let inside = netns.try_clone()?;
+        std::thread::Builder::new().name("bench-loop".into()).spawn(move || {
+            inside.run(|| {
+                // Nobody waits for the name when the start has failed.
+                let _ = thread.send(std::fs::read_link("/proc/thread-self"));
+                Node::new(base).run(inbox);
+            })
+        })?;
+        let thread = started.recv_timeout(PATIENCE).context("the loop did not start")??;
+        let schedstat = PathBuf::from("/proc").join(thread).join("schedstat");
+        Ok(Self { outbox, portid, notices, schedstat, directory, _netns: netns })
+    }
+
+    /// Lists everything; wall and CPU time until the kernel has all of it.
+    pub fn load(&mut self, load: &Load) -> Result<(Duration, Duration)> {
+        let events = load.events();
+        let (began, before) = (Instant::now(), self.cpu()?);
+        for event in events {
+            self.send(Input::Watch(watch::Message::Event(event)))?;
+        }
+        let deadline = began + PATIENCE;
+        while let Some(trouble) = self.ask(|node| node.trouble())? {
+            if Instant::now() > deadline {
+                bail!("the loop does not settle: {trouble}");
+            }
+        }
+        let spent = (began.elapsed(), self.cpu()?.saturating_sub(before));
+        self.notices.drain()?;
+        Ok(spent)
+    }
+
+    /// One event, and how long until the kernel tells of the change.
+    pub fn change(&mut self, json: &[u8], timed: &mut Timed) -> Result<()> {
+        let before = self.cpu()?;
+        let began = Instant::now();
+        let event = event_of(json)?;
+        self.send(Input::Watch(watch::Message::Event(event)))?;
+        self.notices.wait(self.portid)?;
+        timed.wall.push(began.elapsed());
+        // The round is over when the loop answers: the next change must not wait for this one's DNS update.
+        self.ask(|_| ())?;
+        timed.cpu.push(self.cpu()?.saturating_sub(before));
+        self.notices.drain()
+    }
+
+    fn send(&self, input: Input) -> Result<()> {
+        if self.outbox.send_blocking(input) { Ok(()) } else { bail!("the loop has ended") }
+    }
+
+    fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Node) -> T + Send + 'static) -> Result<T> {
+        let (answer, wait) = mpsc::channel();
+        self.send(Input::Inspect(Box::new(move |node| {
+            // Nobody waits any more: nothing to tell.
+            let _ = answer.send(question(node));
+        })))?;
+        wait.recv_timeout(PATIENCE).context("the loop does not answer")
+    }
+
+    /// CPU time of the loop's thread so far (Documentation/scheduler/sched-stats.rst).
+    fn cpu(&self) -> Result<Duration> {
+        let path = &self.schedstat;
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        let first =
+            text.split_whitespace().next().context("schedstat is empty: the kernel lacks SCHED_INFO")?;
+        Ok(Duration::from_nanos(first.parse()?))
+    }
+}
+
+/// In the namespace of the calling thread. Its API answers nothing, since the loop asks it nothing.
+fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
+    let args = settings.args.clone();
+    let client = kube::Client::try_from(kube::Config::new(http_nowhere()?))?;
+    let metrics = Arc::new(Metrics::default());
+    let datapath = Datapath::open()?;
+    listen::start(outbox.clone(), datapath.nft_portid(), datapath::listening_scope(&args)?)?;
+    let zone = SharedZone::new(crate::zone_settings(&args)?);
+    Ok(Base {
+        store: store::Store::open(&args.data, "bench")?,
+        reaper: reaper::Reaper::start(outbox.clone())?,
+        tell: Tell::start(client, settings.node.clone(), Arc::clone(&metrics)),
+        metrics,
+        zone,
+        ready: state::channel(None).0,
+        settings,
+        datapath,
+    })
+}
+
+fn http_nowhere() -> Result<axum::http::Uri> {
+    Ok("http://127.0.0.1:1".parse()?)
+}
