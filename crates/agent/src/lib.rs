@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, oneshot, watch as state};
 use types::wire::{AGENT_PORT, DNS_PEER_PORT};
 
 use crate::datapath::Datapath;
-use crate::dns::{DnsConfig, DnsServer, SharedZone};
+use crate::dns::{DnsConfig, SharedZone};
 use crate::inbox::{Input, Outbox};
 use crate::metrics::Metrics;
 use crate::node::{Base, Node};
@@ -80,7 +80,8 @@ async fn start(settings: Settings) -> Result<Ended> {
         settings,
         datapath,
     };
-    let served = Served { outbox: outbox.clone(), client: client.clone(), metrics };
+    let dns = state::Sender::new(true);
+    let served = Served { outbox: outbox.clone(), client: client.clone(), metrics, dns };
     let socket = server::bind(&args.socket)?;
     let (report, ended) = oneshot::channel();
     let thread = std::thread::Builder::new()
@@ -165,23 +166,29 @@ async fn serve_network(
     let resolver = SocketAddr::new(args.dns_ip, 53);
     let views = Views::new(&args.node, served.outbox.clone(), zone.clone(), resolver);
     let traces = Traces::new(&args.node, views).router(Tokens::new(served.client.clone()));
+    let wanted = served.dns.subscribe();
     let http = tokio::spawn(keep_http(SocketAddr::new(node, AGENT_PORT), served, traces));
     let mut config = DnsConfig::new(SocketAddr::new(args.dns_ip, 53));
     config.peer = Some(SocketAddr::new(node, DNS_PEER_PORT));
-    let dns = keep_dns(config, zone).await;
-    let ended = http.await;
-    drop(dns);
-    ended.context("serve health and metrics")
+    tokio::select! {
+        ended = http => ended.context("serve health and metrics"),
+        () = keep_dns(config, zone, wanted) => bail!("the agent's socket ended"),
+    }
 }
 
-/// A port that is taken may become free: said once, tried on.
-async fn keep_dns(config: DnsConfig, zone: SharedZone) -> DnsServer {
+/// A port that is taken may become free: said once, tried on. Ends when nobody can want it any more.
+async fn keep_dns(config: DnsConfig, zone: SharedZone, mut wanted: state::Receiver<bool>) {
     let mut said = String::new();
-    loop {
+    while wanted.wait_for(|wanted| *wanted).await.is_ok() {
         match dns::serve(config.clone(), zone.clone()) {
             Ok(server) => {
                 tracing::info!(addresses = ?server.addresses(), "DNS serves");
-                return server;
+                let ended = wanted.wait_for(|wanted| !*wanted).await.is_err();
+                server.stop().await;
+                if ended {
+                    return;
+                }
+                tracing::warn!("DNS is paused: other nodes answer this node's pods");
             }
             Err(error) => {
                 let error = error.to_string();

@@ -13,7 +13,7 @@ use cni::{Call, Code, Error, Reply, Request};
 use kube::Client;
 use serde::Deserialize;
 use tokio::net::UnixListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use types::ObjectName;
 
 use crate::http;
@@ -26,6 +26,8 @@ pub struct Served {
     pub outbox: Outbox,
     pub client: Client,
     pub metrics: Arc<Metrics>,
+    /// Whether the node's DNS is to be served.
+    pub dns: watch::Sender<bool>,
 }
 
 /// Binds the socket: only root may connect. A socket that a process before left behind is replaced.
@@ -54,14 +56,25 @@ pub async fn serve(listener: UnixListener, served: Served) -> Result<()> {
     axum::serve(listener, router).await.context("serve the agent's socket")
 }
 
+/// Observe only: what others change is told and left. With `dns: false` the agent's DNS sockets are closed too,
+/// until it is resumed; pods' queries then go to other nodes.
 #[derive(Deserialize)]
 struct Pause {
     paused: bool,
+    #[serde(default = "yes")]
+    dns: bool,
 }
 
-async fn pause(State(served): State<Served>, Json(Pause { paused }): Json<Pause>) -> Json<serde_json::Value> {
+fn yes() -> bool {
+    true
+}
+
+async fn pause(State(served): State<Served>, Json(asked): Json<Pause>) -> Json<serde_json::Value> {
+    let Pause { paused, dns } = asked;
+    let dns = dns || !paused;
     served.outbox.send(Input::Pause(paused)).await;
-    Json(serde_json::json!({ "paused": paused }))
+    served.dns.send_replace(dns);
+    Json(serde_json::json!({ "paused": paused, "dns": dns }))
 }
 
 async fn cni(State(served): State<Served>, Json(call): Json<Call>) -> Json<Reply> {
@@ -103,7 +116,7 @@ async fn perform(served: &Served, request: Request, received: Instant) -> Result
 
 /// Without its labels nobody knows the pod's policies: it is not wired.
 async fn get_pod(served: &Served, name: &ObjectName) -> Result<model::Pod, Error> {
-    match watch::get_pod(&served.client, name).await {
+    match ::watch::get_pod(&served.client, name).await {
         Ok(Some(pod)) => Ok(pod),
         Ok(None) => {
             let msg = format!("the API has no pod {name}");

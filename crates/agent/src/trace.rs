@@ -124,7 +124,7 @@ impl Traces {
     }
 
     async fn arm(&self, arm: Arm) -> Result<()> {
-        let watch = watch::Watch::start(arm.flow).await?;
+        let watch = watch::Watch::start(arm.flow, Vec::new()).await?;
         let running =
             Running { since: Instant::now(), flow: Some(arm.flow), watch: Some(watch), start: None };
         self.keep(arm.id, running).await
@@ -133,7 +133,7 @@ impl Traces {
     async fn begin(&self, flow: Option<Flow>, start: Option<Start>) -> Result<String> {
         let id = format!("{:016x}", kernel::udp::random().context("choose the trace's id")?);
         let watch = match flow {
-            Some(flow) => Some(watch::Watch::start(flow).await?),
+            Some(flow) => Some(watch::Watch::start(flow, self.views.masqueraded(flow).await?).await?),
             None => None,
         };
         self.keep(id.clone(), Running { since: Instant::now(), flow, watch, start }).await?;

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -141,6 +141,17 @@ fn ready(socket: &impl AsFd, flags: PollFlags, timeout: Duration) -> Result<bool
             Err(errno) => return Err(Error::system("wait for a probe's answer", errno)),
         }
     }
+}
+
+/// Bytes of payload that one packet of the connection takes (`TCP_MAXSEG`, tcp(7)).
+pub fn segment(stream: &TcpStream) -> Option<usize> {
+    let mut size: libc::c_int = 0;
+    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).ok()?;
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_MAXSEG);
+    // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes, which is the size of `size`.
+    let done =
+        unsafe { libc::getsockopt(stream.as_raw_fd(), level, name, (&raw mut size).cast(), &mut length) };
+    (done == 0).then(|| usize::try_from(size).ok()).flatten().filter(|size| *size > 0)
 }
 
 #[cfg(test)]

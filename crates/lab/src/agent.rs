@@ -1,5 +1,9 @@
-//! `plumb lab agent stop|start NODE`: an agent away, to see that what it wired goes on working.
+//! `plumb lab agent stop|start NODE`: an agent away, to see that what it wired goes on working. `pause|resume`: one
+//! that only looks, to see what a fault does that it would mend.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -23,6 +27,19 @@ enum Verb {
     Stop(Node),
     /// Start it again
     Start(Node),
+    /// Have the agent tell what others change and leave it so
+    Pause(Pause),
+    /// Have it mend again
+    Resume(Node),
+}
+
+#[derive(clap::Args, Debug)]
+struct Pause {
+    #[command(flatten)]
+    node: Node,
+    /// Close its DNS sockets too: the node's pods are then answered by other nodes
+    #[arg(long)]
+    no_dns: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -40,6 +57,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let (node, stop) = match &options.verb {
         Verb::Stop(node) => (node, true),
         Verb::Start(node) => (node, false),
+        Verb::Pause(Pause { node, no_dns }) => return pause(node, true, !no_dns),
+        Verb::Resume(node) => return pause(node, false, true),
     };
     let inside = Inside::find(&node.name.name)?;
     inside.check_node(&node.node)?;
@@ -56,6 +75,34 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     wait_for(&inside, &process, if stop { State::Stopped } else { State::Running })?;
     println!("{process} is {}", if stop { "stopped" } else { "running" });
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the agent over its own socket, which lies in the node's /run.
+fn pause(node: &Node, paused: bool, dns: bool) -> Result<ExitCode> {
+    let inside = Inside::find(&node.name.name)?;
+    inside.check_node(&node.node)?;
+    let inner = types::wire::AGENT_SOCKET.trim_start_matches("/run/");
+    let socket = inside.run.node(&node.node).join("run").join(inner);
+    let body = format!("{{\"paused\":{paused},\"dns\":{dns}}}");
+    let answer = post(&socket, &body).with_context(|| {
+        format!("ask the agent of {} at {}; is it running? (plumb lab status)", node.node, socket.display())
+    })?;
+    if !answer.starts_with("HTTP/1.0 200") && !answer.starts_with("HTTP/1.1 200") {
+        bail!("the agent of {} refuses: {}", node.node, answer.lines().last().unwrap_or_default());
+    }
+    println!("agent-{} {}", node.node, if paused { "only looks" } else { "mends again" });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn post(socket: &Path, body: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let length = body.len();
+    let head = "POST /v1/pause HTTP/1.0\r\nHost: agent\r\nContent-Type: application/json";
+    write!(stream, "{head}\r\nContent-Length: {length}\r\n\r\n{body}")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// The number inside means nothing here, so `kill` runs inside.

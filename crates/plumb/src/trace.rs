@@ -11,9 +11,10 @@ mod show;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use ::trace::exchange::{Arm, Collect, Collected, Open, Opened, Send};
-use ::trace::{HopResult, Observed, compare};
+use ::trace::{Fact, Hop, HopResult, Observed, Outcome, Stage, compare, way_back};
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use k8s_openapi::api::core::v1::Pod;
@@ -61,10 +62,36 @@ pub struct Report {
     pub agree: usize,
     pub of: usize,
     /// The first hop at which they do not.
-    pub broken: Option<u8>,
-    /// Whether the model expects that the packet arrives.
-    pub allowed: bool,
+    pub broken: Option<Broken>,
+    pub conclusion: Conclusion,
+    /// From the command to the end, in milliseconds.
+    pub took_ms: u64,
     pub observed: Vec<Observed>,
+}
+
+/// Where model and kernel part.
+#[derive(Debug, Serialize)]
+pub struct Broken {
+    pub n: u8,
+    pub stage: Stage,
+    pub node: String,
+    pub why: String,
+}
+
+/// What the model expects at the end, or that it was wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Conclusion {
+    /// The packet arrives and is answered.
+    Delivered,
+    /// A policy stops it.
+    Denied,
+    /// It ends at its Service, or where nobody has its address.
+    Refused,
+    /// There is no such name: nothing was sent.
+    NoName,
+    /// Model and kernel differ.
+    Broken,
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
@@ -73,6 +100,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn trace(args: Args) -> Result<ExitCode> {
+    let began = Instant::now();
     let ask = ask::parse(&args.target, args.udp)?;
     let client = client(args.kubeconfig.as_deref()).await?;
     let (pod, node) = find(&client, &args.pod).await?;
@@ -83,7 +111,8 @@ async fn trace(args: Args) -> Result<ExitCode> {
         Some(_) => follow(&nodes, &node, &opened, args.timeout).await?,
         None => Vec::new(),
     };
-    let report = report(pod, &args.target, &opened, parts);
+    let mut report = report(pod, &args.target, &opened, parts);
+    report.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -152,29 +181,39 @@ fn report(pod: ObjectName, target: &str, opened: &Opened, parts: Vec<Collected>)
     let mut expected: Vec<_> = opened.resolve.iter().cloned().collect();
     let mut observed = BTreeMap::new();
     observed.insert(opened.node.clone(), opened.resolved.clone());
-    let way_back = parts.first().and_then(|part| part.expected.way_back.clone());
     for part in parts {
         expected.extend(part.expected.hops);
         observed.entry(part.observed.node).or_insert_with(Vec::new).extend(part.observed.sightings);
     }
-    let denied = |hop: &::trace::Hop| {
-        matches!(hop.fact, ::trace::Fact::Policy { allowed: false, .. } | ::trace::Fact::Refused { .. })
-    };
-    let allowed = !expected.iter().any(denied);
-    expected.extend(way_back.filter(|_| allowed));
+    expected.extend(way_back(&expected));
     let observed: Vec<Observed> =
         observed.into_iter().map(|(node, sightings)| Observed { node, sightings }).collect();
     let hops = compare(&expected, &observed);
-    let agree = hops.iter().filter(|hop| matches!(hop.outcome, ::trace::Outcome::Agree { .. })).count();
-    let broken = hops.iter().find(|hop| matches!(hop.outcome, ::trace::Outcome::Disagree { .. }));
+    let broken = hops.iter().find_map(|result| match &result.outcome {
+        Outcome::Disagree { why } => {
+            let Hop { n, stage, node, .. } = result.hop.clone();
+            Some(Broken { n, stage, node, why: why.clone() })
+        }
+        _ => None,
+    });
     Report {
         pod,
         target: target.to_owned(),
-        agree,
+        agree: hops.iter().filter(|hop| matches!(hop.outcome, Outcome::Agree { .. })).count(),
         of: hops.len(),
-        broken: broken.map(|hop| hop.hop.n),
-        allowed,
+        conclusion: if broken.is_some() { Conclusion::Broken } else { conclude(&expected) },
+        broken,
+        took_ms: 0,
         hops,
         observed,
+    }
+}
+
+fn conclude(expected: &[Hop]) -> Conclusion {
+    match expected.last().map(|hop| &hop.fact) {
+        Some(Fact::Policy { allowed: false, .. }) => Conclusion::Denied,
+        Some(Fact::Refused { .. }) => Conclusion::Refused,
+        Some(Fact::Resolve { .. }) | None => Conclusion::NoName,
+        Some(_) => Conclusion::Delivered,
     }
 }

@@ -43,8 +43,6 @@ pub struct Target {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expected {
     pub hops: Vec<Hop>,
-    /// The last line: how the answer comes back; `None` when none is expected.
-    pub way_back: Option<Hop>,
     /// The node that the packet goes on to, and as what.
     pub onward: Option<Onward>,
 }
@@ -73,8 +71,7 @@ pub fn departure(view: &View<'_>, pod: &ObjectName, target: &Target) -> Option<E
     let mut way = Way { view, packet, hops: Vec::new() };
     way.start(attachment);
     let onward = way.go(target);
-    let way_back = way.back(target, onward.as_ref());
-    Some(Expected { hops: way.hops, way_back, onward: onward.and_then(|(_, onward)| onward) })
+    Some(Expected { hops: way.hops, onward })
 }
 
 /// The hops on the node of the destination.
@@ -90,7 +87,7 @@ pub fn arrival(view: &View<'_>, onward: &Onward) -> Expected {
     };
     let mut way = Way { view, packet, hops: Vec::new() };
     way.arrive(onward.destination, IfName::new(VXLAN_DEVICE).ok());
-    Expected { hops: way.hops, way_back: None, onward: None }
+    Expected { hops: way.hops, onward: None }
 }
 
 struct Way<'a, 'v> {
@@ -114,18 +111,17 @@ impl Way<'_, '_> {
         }
     }
 
-    /// From the service on; yields where the packet goes when it is not stopped before.
-    fn go(&mut self, target: &Target) -> Option<(SocketAddr, Option<Onward>)> {
+    /// From the service on; yields the node that the packet goes on to.
+    fn go(&mut self, target: &Target) -> Option<Onward> {
         let to = self.service(target)?;
         let view = self.view;
         let local: Vec<IpAddr> =
             view.cluster.nodes.get(&view.place.node).map(|n| n.addresses.clone()).unwrap_or_default();
-        let exit = match eval::route_of(view.net, &local, to.ip()) {
-            Some(exit) => exit,
-            None => {
-                self.push(Stage::Route, Fact::LocalRoute { destination: to });
-                return None;
-            }
+        let Some(exit) = eval::route_of(view.net, &local, to.ip()) else {
+            self.push(Stage::Route, Fact::LocalRoute { destination: to });
+            let on = Some(view.place.node.clone());
+            self.push(Stage::Pod, Fact::Pod { pod: None, destination: to, on });
+            return None;
         };
         self.push(Stage::Route, route_fact(to.ip(), &exit));
         if !self.policy(Direction::Egress, to) {
@@ -133,13 +129,16 @@ impl Way<'_, '_> {
         }
         self.masq(to, &exit);
         if exit.dev.as_ref().is_some_and(|dev| dev.as_str() == VXLAN_DEVICE) {
-            return Some((to, self.tunnel(to, &exit)));
+            return self.tunnel(to, &exit);
         }
-        if reference::local_pod(to.ip(), view.cluster).is_some() {
-            return self.arrive(to, None).then_some((to, None));
+        if view.place.is_pod_address(to.ip()) {
+            self.arrive(to, None);
+            return None;
         }
-        self.push(Stage::Pod, Fact::Pod { pod: None, destination: to });
-        Some((to, None))
+        let at = |node: &&model::Node| node.addresses.contains(&to.ip());
+        let on = view.cluster.nodes.values().find(at).map(|node| node.name.clone());
+        self.push(Stage::Pod, Fact::Pod { pod: None, destination: to, on });
+        None
     }
 
     /// The destination after the service's choice; `None` when it ends here.
@@ -147,13 +146,14 @@ impl Way<'_, '_> {
         let frontend = target.destination;
         let refused =
             |service, rejected, why: &str| Fact::Refused { frontend, service, rejected, why: why.to_owned() };
+        let direct = |why: &str| Fact::Direct { destination: frontend, why: why.to_owned() };
         if reference::is_dns(&self.packet, self.view.place) {
-            self.push(Stage::Service, Fact::Direct { destination: frontend });
+            self.push(Stage::Service, direct("is DNS, which every node answers itself"));
             return Some(frontend);
         }
         let fact = match reference::choose(&self.packet, self.view.cluster, self.view.place) {
             Choice::NotAService => {
-                self.push(Stage::Service, Fact::Direct { destination: frontend });
+                self.push(Stage::Service, direct("stays"));
                 return Some(frontend);
             }
             Choice::Endpoints { service, port, endpoints } => {
@@ -168,10 +168,25 @@ impl Way<'_, '_> {
                 return Some(endpoint);
             }
             Choice::Reject { service } => {
-                refused(Some(service), true, "the Service has no endpoint for this port")
+                let known = self.view.cluster.services.get(&service);
+                let protocol = self.packet.protocol;
+                let has = |p: &model::ServicePort| p.port == frontend.port() && p.protocol == protocol;
+                let why = match known.is_some_and(|known| known.ports.iter().any(has)) {
+                    true => format!("{service} has no ready endpoint"),
+                    false => format!("{service} has no port {}/{protocol}", frontend.port()),
+                };
+                refused(Some(service), true, &why)
             }
             Choice::Drop => {
-                refused(None, false, "nobody here takes it: no Service, or none of its endpoints is local")
+                let of = |service: &&model::Service| service.cluster_ips.contains(&frontend.ip());
+                let service = self.view.cluster.services.values().find(of).map(|service| service.key.clone());
+                let why = match service {
+                    Some(_) => {
+                        "none of the Service's endpoints is on this node (internalTrafficPolicy: Local)"
+                    }
+                    None => "no Service has this address",
+                };
+                refused(service, false, why)
             }
         };
         self.push(Stage::Service, fact);
@@ -257,36 +272,26 @@ impl Way<'_, '_> {
         })
     }
 
-    /// On the pod's node; whether the packet gets there.
-    fn arrive(&mut self, to: SocketAddr, from: Option<IfName>) -> bool {
+    /// On the node of the destination.
+    fn arrive(&mut self, to: SocketAddr, from: Option<IfName>) {
+        let node = &self.view.place.node;
         let Some(attachment) = reference::local_pod(to.ip(), self.view.cluster) else {
-            self.push(Stage::Pod, Fact::Pod { pod: None, destination: to });
-            return true;
+            let why = match reference::node_of(to.ip(), self.view.cluster) {
+                Some(of) if of.name == *node => format!("no pod of {node} has this address"),
+                _ => "no node has pods with such an address".to_owned(),
+            };
+            let fact = Fact::Refused { frontend: to, service: None, rejected: false, why };
+            self.push(Stage::Node, fact);
+            return;
         };
         let (host_if, pod) = (attachment.host_if.clone(), attachment.pod.clone());
         if let Ok(bridge) = IfName::new(BRIDGE) {
             self.push(Stage::Node, Fact::Node { from, bridge, host_if });
         }
-        let allowed = self.policy(Direction::Ingress, to);
-        if allowed {
-            self.push(Stage::Pod, Fact::Pod { pod: Some(pod), destination: to });
+        if self.policy(Direction::Ingress, to) {
+            let on = Some(self.view.place.node.clone());
+            self.push(Stage::Pod, Fact::Pod { pod: Some(pod), destination: to, on });
         }
-        allowed
-    }
-
-    fn back(&self, target: &Target, reached: Option<&(SocketAddr, Option<Onward>)>) -> Option<Hop> {
-        let (to, onward) = reached?;
-        let mut through = Vec::new();
-        if let Some(onward) = onward {
-            through.push(format!("{} on {}", VXLAN_DEVICE, onward.node));
-            through.push(format!("{} on {}", VXLAN_DEVICE, self.view.place.node));
-        }
-        through.extend(self.hops.iter().find_map(|hop| match &hop.fact {
-            Fact::Veth { host_if, bridge, .. } => Some(format!("{bridge}, {host_if}")),
-            _ => None,
-        }));
-        let fact = Fact::Return { source: target.destination, source_before: *to, through };
-        Some(Hop::new(Stage::Return, &self.view.place.node, fact))
     }
 }
 

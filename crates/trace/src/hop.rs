@@ -14,6 +14,8 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use types::{IfName, IpNet, Mac, ObjectName, Protocol};
 
+use crate::observed::Way;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -96,9 +98,11 @@ pub enum Fact {
         /// As answered.
         full_name: String,
         addresses: Vec<IpAddr>,
-        /// Which name of the search list it was, from 1, and of how many.
+        /// Which name of the resolver's list it was, from 1, and of how many; the list ends with the name as written.
         step: usize,
         of: usize,
+        /// The cluster has no such name, so that the node's own resolvers decide.
+        upstream: bool,
     },
     Socket {
         protocol: Protocol,
@@ -113,6 +117,7 @@ pub enum Fact {
     /// Not a Service: the destination stays.
     Direct {
         destination: SocketAddr,
+        why: String,
     },
     Service {
         service: ObjectName,
@@ -173,16 +178,52 @@ pub enum Fact {
         bridge: IfName,
         host_if: IfName,
     },
+    /// Who is to answer.
     Pod {
+        /// `None`: somebody outside, or the node itself.
         pod: Option<ObjectName>,
         destination: SocketAddr,
+        /// The node of the pod, or the one that answers itself.
+        on: Option<String>,
     },
     Return {
         /// What the client sees as the answer's source.
         source: SocketAddr,
         source_before: SocketAddr,
-        through: Vec<String>,
+        steps: Vec<Step>,
     },
+}
+
+/// One step of the way back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub word: String,
+    pub node: String,
+    pub text: String,
+    /// Where the answer is to be seen, in this order.
+    pub glimpses: Vec<Glimpse>,
+}
+
+/// A place at which the answer passes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Glimpse {
+    /// `None`: whichever device tunnelled packets come by.
+    pub dev: Option<IfName>,
+    pub direction: Way,
+    pub source: SocketAddr,
+}
+
+impl fmt::Display for Glimpse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = match self.direction {
+            Way::In => "into",
+            Way::Out => "out by",
+        };
+        match &self.dev {
+            Some(dev) => write!(f, "{way} {dev}"),
+            None => write!(f, "{way} the tunnel"),
+        }
+    }
 }
 
 /// Why one rule of a policy did not match.
@@ -206,28 +247,24 @@ impl fmt::Display for RuleMiss {
 impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resolve { name, full_name, addresses, step, of } => {
-                write!(f, "{name} → {full_name}, A {}", list(addresses))?;
-                if *of > 0 { write!(f, ", search step {step} of {of}") } else { Ok(()) }
+            Self::Resolve { name, addresses, .. } if addresses.is_empty() => {
+                write!(f, "{name} is no name of the cluster")
             }
-            Self::Socket { protocol, source, destination } => {
-                write!(f, "{protocol} {source} → {destination}")
+            Self::Resolve { name, full_name, addresses, .. } => {
+                write!(f, "{name} → {full_name}, A {}", list(addresses))
             }
+            Self::Socket { source, destination, .. } => write!(f, "{source} → {destination}"),
             Self::Veth { host_if, bridge, .. } => write!(f, "eth0 → {host_if} on {bridge}"),
-            Self::Direct { destination } => write!(f, "no Service has {destination}, it stays"),
-            Self::Service { service, port, endpoint, choices, .. } => {
+            Self::Direct { destination, why } => write!(f, "none, {destination} {why}"),
+            Self::Service { service, port, endpoint, .. } => {
                 let port = if port.is_empty() { String::new() } else { format!(":{port}") };
-                let of = match choices.len() {
-                    1 => "the only one".to_owned(),
-                    n => format!("1 of {n}, random"),
-                };
-                write!(f, "{service}{port} → {endpoint}, {of}")
+                write!(f, "{service}{port} → {endpoint}")
             }
             Self::Refused { frontend, rejected, why, .. } => {
                 let word = if *rejected { "rejected" } else { "dropped" };
                 write!(f, "{frontend} is {word}: {why}")
             }
-            Self::Route { prefix: None, .. } => f.write_str("the node's default route"),
+            Self::Route { prefix: None, .. } => f.write_str("none of Plumb's, the node's own"),
             Self::Route { prefix: Some(prefix), via, dev, onlink, .. } => {
                 write!(f, "{prefix}")?;
                 if let Some(via) = via {
@@ -238,43 +275,65 @@ impl fmt::Display for Fact {
                 }
                 f.write_str(if *onlink { " onlink" } else { "" })
             }
-            Self::LocalRoute { destination } => write!(f, "{destination} is the node itself"),
+            Self::LocalRoute { destination } => write!(f, "{} is the node itself", destination.ip()),
             Self::Policy { .. } => self.fmt_policy(f),
             Self::Masq { masquerade: false, why, .. } => write!(f, "no, {why}"),
-            Self::Masq { source: Some(source), why, .. } => write!(f, "yes, to {source}: {why}"),
-            Self::Masq { source: None, why, .. } => write!(f, "yes: {why}"),
-            Self::Tunnel { vni, outer_source, outer_destination, outer_port, extra_bytes, .. } => write!(
-                f,
-                "VXLAN {vni}, {outer_source} → {outer_destination}:{outer_port}, {extra_bytes} bytes more"
-            ),
+            Self::Masq { source: Some(source), .. } => write!(f, "yes, to {source}"),
+            Self::Masq { source: None, .. } => f.write_str("yes"),
+            Self::Tunnel { vni, outer_source, outer_destination, outer_port, .. } => {
+                write!(f, "VXLAN {vni}, {outer_source} → {outer_destination}:{outer_port}")
+            }
             Self::Node { from: Some(from), bridge, host_if } => write!(f, "{from} → {bridge} → {host_if}"),
             Self::Node { from: None, bridge, host_if } => write!(f, "{bridge} → {host_if}"),
-            Self::Pod { pod: Some(pod), destination } => write!(f, "{pod}, {destination}"),
-            Self::Pod { pod: None, destination } => write!(f, "{destination}"),
-            Self::Return { source_before, source, through } => {
-                write!(f, "{source_before}")?;
-                if source != source_before {
-                    write!(f, ", shown as {source}")?;
-                }
-                write!(f, ", through {}", through.join(", "))
+            Self::Pod { pod: Some(pod), .. } => write!(f, "{pod}"),
+            Self::Pod { pod: None, destination, on: Some(node) } => write!(f, "{destination} on {node}"),
+            Self::Pod { pod: None, destination, on: None } => write!(f, "{destination}"),
+            Self::Return { source_before, source, .. } if source == source_before => {
+                write!(f, "the same way from {source}")
             }
+            Self::Return { source, .. } => write!(f, "the same way, shown as {source}"),
         }
     }
 }
 
 impl Fact {
+    /// What belongs beside the text: how, of how many, by what.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Resolve { step: 0, .. } => String::new(),
+            Self::Resolve { step, of, .. } if step == of => "as written".to_owned(),
+            Self::Resolve { step, of, .. } => format!("search step {step} of {}", of - 1),
+            Self::Socket { protocol, .. } => protocol.to_string().to_uppercase(),
+            Self::Service { choices, chain, .. } => {
+                let of = match choices.len() {
+                    1 => "the only one".to_owned(),
+                    n => format!("1 of {n}, random"),
+                };
+                if chain.is_empty() { of } else { format!("{of}, nft {chain}") }
+            }
+            Self::Masq { masquerade: true, why, .. } => why.clone(),
+            Self::Tunnel { extra_bytes, .. } => format!("{extra_bytes} bytes more"),
+            _ => String::new(),
+        }
+    }
+
     fn fmt_policy(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Policy { direction, pod, isolated_by, allowed_by, misses, allowed } = self else {
+        let Self::Policy { direction, pod, isolated_by, allowed_by, allowed, .. } = self else {
             return Ok(());
         };
         match allowed_by {
             Some((policy, rule)) => write!(f, "{direction}: {policy}, rule {rule}, allowed"),
             None if *allowed => write!(f, "{direction}: no policy selects {pod}, allowed"),
             None if isolated_by.is_empty() => write!(f, "{direction}: {pod} is not known yet, denied"),
-            None => {
-                write!(f, "{direction}: denied, {pod} is isolated by {}", list(isolated_by))?;
-                misses.iter().try_for_each(|miss| write!(f, "; {miss}"))
-            }
+            None => write!(f, "{direction}: denied, {pod} is isolated by {}", list(isolated_by)),
+        }
+    }
+
+    /// One line for each rule that did not let the packet pass.
+    pub fn misses(&self) -> &[RuleMiss] {
+        match self {
+            Self::Policy { misses, allowed: false, .. } => misses,
+            _ => &[],
         }
     }
 }

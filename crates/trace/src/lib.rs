@@ -4,6 +4,7 @@
 //! [`compare`](mod@compare): what a traced packet should do, and did.
 //! Read first: [`packet`], [`hop`].
 
+pub mod back;
 pub mod compare;
 pub mod eval;
 pub mod exchange;
@@ -13,6 +14,7 @@ pub mod observed;
 pub mod packet;
 pub mod reference;
 
+pub use back::way_back;
 pub use compare::{HopResult, Outcome, compare};
 pub use expect::{Expected, Target, View, arrival, departure};
 pub use hop::{Fact, Hop, Stage};

@@ -20,14 +20,21 @@ pub struct Observed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Sighting {
-    /// The resolver's answer inside the pod; no addresses: it failed, and `error` says how.
-    Resolved { at: u64, full_name: String, addresses: Vec<IpAddr>, step: usize, error: Option<String> },
+    /// The resolver's answer inside the pod. No addresses and no error: it says that there is no such name.
+    Resolved {
+        at: u64,
+        micros: u64,
+        full_name: String,
+        addresses: Vec<IpAddr>,
+        step: usize,
+        error: Option<String>,
+    },
     /// What became of the pod's own socket.
     Sent { at: u64, source: SocketAddr, destination: SocketAddr, end: SocketEnd },
     /// A frame on a device.
     Frame { at: u64, dev: IfName, direction: Way, packet: Seen, outer: Option<Outer> },
-    /// A rule of any table decided (nft trace).
-    Nft { at: u64, rule: Decision },
+    /// A rule of any table decided (nft trace, whose events bear no time).
+    Nft { rule: Decision },
     /// The conntrack entry of the connection on this node.
     Conntrack { original: Tuple, reply: Tuple },
     /// Kernel state that is ours and is not as it should be, where it concerns this packet.
@@ -45,8 +52,8 @@ pub enum SocketEnd {
     Unreachable,
     /// Nothing came in time.
     Silent,
-    /// Connected, and then nothing of a full-size packet arrived.
-    TooBig,
+    /// Connected, and a full-size request was not answered.
+    Stalled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,4 +101,7 @@ pub struct Decision {
     /// The packet as the rule saw it, and where it was about to leave, when the event says so.
     pub packet: Option<Seen>,
     pub oif: Option<IfName>,
+    /// It decided about the answer, not about the packet.
+    #[serde(default)]
+    pub answer: bool,
 }

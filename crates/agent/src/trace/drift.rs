@@ -16,7 +16,7 @@ use trace::exchange::Flow;
 use trace::hop::{Fact, Hop, Stage};
 use trace::{Sighting, View};
 use types::wire::{BRIDGE, TABLE, VXLAN_DEVICE};
-use types::{Family, IfName};
+use types::{Family, IfName, Mac};
 
 /// What the kernel holds now.
 #[derive(Debug)]
@@ -48,21 +48,59 @@ fn connections(flow: Flow) -> Result<Vec<Entry>> {
     Ok(Conntrack::open()?.entries(Family::of(flow.source.ip()), &filter)?)
 }
 
-/// The differences that lie on the way of these hops.
-pub fn find(view: &View<'_>, actual: &Actual, hops: &[Hop]) -> Vec<Sighting> {
-    let concern = Concern::of(hops);
+/// The differences that lie on the way of these hops; `client`: whom the answer goes to, on the node of the
+/// destination.
+pub fn find(view: &View<'_>, actual: &Actual, hops: &[Hop], client: Option<IpAddr>) -> Vec<Sighting> {
+    let mut concern = Concern::of(hops);
+    concern.client = client;
+    concern.back = client.and_then(|client| Peer::towards(view.net, client));
     let net = kstate::net::diff(view.net, &actual.net);
-    let links = net.ops().filter_map(|op| Some((concern.net(op)?, op.to_string())));
+    let links = net.ops().filter_map(|op| Some((concern.net(op)?, describe(op, &actual.net))));
     let nft = kstate::nft::diff(view.nft, &actual.nft);
-    let rules = nft.ops.iter().filter_map(|op| Some((concern.nft(op)?, op.to_string())));
+    let rules = nft.ops.iter().filter_map(|op| Some((concern.nft(op)?, mending(op))));
     let lost = kstate::net::lost_veths(view.net, &actual.net)
         .filter_map(|name| Some((concern.veth(name)?, format!("{name} is gone; its pod has no way out"))));
-    links
-        .chain(rules)
-        .map(|(stage, op)| (stage, format!("it would take: {op}")))
-        .chain(lost)
-        .map(|(stage, text)| Sighting::Drift { stage, text })
-        .collect()
+    links.chain(rules).chain(lost).map(|(stage, text)| Sighting::Drift { stage, text }).collect()
+}
+
+/// What is wrong, in place of what would mend it.
+fn describe(op: &NetOp, actual: &NetState) -> String {
+    let instead = |found: Option<String>| match found {
+        Some(found) => format!(": it is {found}"),
+        None => ": it is missing".to_owned(),
+    };
+    match op {
+        NetOp::ChangeLink { name, link } => {
+            let found = actual.links.get(name).map(|found| found.to_string());
+            format!("{name} should be {link}{}", instead(found))
+        }
+        NetOp::AddLink { name, link } => format!("{name} should be {link}{}", instead(None)),
+        NetOp::AddAddress { link, address } => format!("{link} should have {address}{}", instead(None)),
+        NetOp::SetRoute { key, route } => {
+            let found = actual.routes.get(key).map(|found| found.to_string());
+            format!("the route {key} should be {route}{}", instead(found))
+        }
+        NetOp::SetNeighbour { link, ip, mac } => {
+            let found = actual.neighbours.get(&(link.clone(), *ip)).map(|found| found.to_string());
+            format!("the neighbour {ip} on {link} should be {mac}{}", instead(found))
+        }
+        NetOp::SetFdb { link, mac, dst } => {
+            let found = actual.fdb.get(&(link.clone(), *mac)).map(|found| found.to_string());
+            format!("the FDB entry {mac} on {link} should lead to {dst}{}", instead(found))
+        }
+        NetOp::SetSysctl { path, value } => {
+            let found = actual.sysctls.get(path).map(|found| found.to_string());
+            format!("{path} should be {value}{}", instead(found))
+        }
+        other => format!("this is too much, and mending would undo it: {other}"),
+    }
+}
+
+/// Rules and elements are told by their mending.
+fn mending(op: &NftOp) -> String {
+    let text = op.to_string();
+    let first = text.lines().next().unwrap_or_default().trim_end_matches(" {");
+    format!("the table {TABLE} is not as it should be; mending: {first}")
 }
 
 /// Entries of conntrack that would still send this client's packets for the frontend to what is no endpoint.
@@ -73,14 +111,16 @@ pub fn stale(connections: &[Entry], hops: &[Hop], flow: Flow) -> Option<Sighting
     })?;
     let entry = connections.iter().find(|entry| {
         entry.original.src.ip() == flow.source.ip()
+            && entry.original.src.port() == flow.source.port()
             && entry.original.dst == flow.destination
             && !choices.contains(&entry.reply.src)
     })?;
-    let (port, to) = (entry.original.src.port(), entry.reply.src);
+    let (port, to) = (flow.source.port(), entry.reply.src);
     let text = format!(
-        "conntrack still sends source port {port} to {to}, which is no endpoint; `conntrack -D -s {} -d {}` ends it",
+        "conntrack still sends source port {port} to {to}, which is no endpoint; `conntrack -D -p {} -s {} --sport \
+         {port}` ends it",
+        flow.protocol,
         flow.source.ip(),
-        flow.destination.ip()
     );
     Some(Sighting::Drift { stage: Stage::Service, text })
 }
@@ -93,6 +133,21 @@ pub fn dns_socket(address: SocketAddr) -> bool {
     table.lines().any(|line| line.split_whitespace().nth(1) == Some(wanted.as_str()))
 }
 
+/// The next hop in the tunnel.
+#[derive(Debug)]
+struct Peer {
+    via: IpAddr,
+    mac: Option<Mac>,
+}
+
+impl Peer {
+    fn towards(net: &NetState, to: IpAddr) -> Option<Self> {
+        let (_, route) = net.routes.iter().find(|(key, _)| key.dst.contains(&to))?;
+        let (via, dev) = (route.via?, route.dev.clone()?);
+        Some(Self { via, mac: net.neighbours.get(&(dev, via)).copied() })
+    }
+}
+
 /// What a packet touches on its way.
 #[derive(Default)]
 struct Concern<'a> {
@@ -103,6 +158,10 @@ struct Concern<'a> {
     endpoint: Option<SocketAddr>,
     destination: Option<IpAddr>,
     tunnelled: bool,
+    /// What the tunnel needs to reach the next node.
+    forth: Option<Peer>,
+    client: Option<IpAddr>,
+    back: Option<Peer>,
     arrives_by_tunnel: bool,
     egress: bool,
     ingress: bool,
@@ -112,6 +171,7 @@ struct Concern<'a> {
 impl<'a> Concern<'a> {
     fn of(hops: &'a [Hop]) -> Self {
         let mut concern = Self::default();
+        let mut via_of = None;
         for hop in hops {
             match &hop.fact {
                 Fact::Veth { host_if, .. } => {
@@ -128,8 +188,14 @@ impl<'a> Concern<'a> {
                     concern.endpoint = Some(*endpoint);
                 }
                 Fact::Refused { frontend, .. } => concern.frontend = Some(*frontend),
-                Fact::Route { destination, .. } => concern.destination = Some(*destination),
-                Fact::Tunnel { .. } => concern.tunnelled = true,
+                Fact::Route { destination, via, .. } => {
+                    concern.destination = Some(*destination);
+                    via_of = *via;
+                }
+                Fact::Tunnel { inner_mac, .. } => {
+                    concern.tunnelled = true;
+                    concern.forth = via_of.map(|via| Peer { via, mac: *inner_mac });
+                }
                 Fact::Policy { .. } if hop.stage == Stage::Egress => concern.egress = true,
                 Fact::Policy { .. } => concern.ingress = true,
                 Fact::Masq { masquerade, .. } => concern.masquerade = *masquerade,
@@ -163,14 +229,26 @@ impl<'a> Concern<'a> {
             }
             NetOp::AddAddress { link, .. } | NetOp::DeleteAddress { link, .. } => self.link(link),
             NetOp::SetRoute { key, .. } | NetOp::DeleteRoute { key } => {
-                self.destination.filter(|to| key.dst.contains(to)).map(|_| Stage::Route)
+                let leads = |to: Option<IpAddr>| to.is_some_and(|to| key.dst.contains(&to));
+                let forth = leads(self.destination).then_some(Stage::Route);
+                forth.or_else(|| leads(self.client).then_some(Stage::Return))
             }
-            NetOp::SetNeighbour { .. }
-            | NetOp::DeleteNeighbour { .. }
-            | NetOp::SetFdb { .. }
-            | NetOp::DeleteFdb { .. } => self.tunnelled.then_some(Stage::Tunnel),
-            NetOp::SetSysctl { .. } => self.destination.map(|_| Stage::Route),
+            NetOp::SetNeighbour { ip, .. } | NetOp::DeleteNeighbour { ip, .. } => {
+                self.peer(|peer| peer.via == *ip)
+            }
+            NetOp::SetFdb { mac, .. } | NetOp::DeleteFdb { mac, .. } => {
+                self.peer(|peer| peer.mac == Some(*mac))
+            }
+            NetOp::SetSysctl { .. } => {
+                self.destination.map(|_| Stage::Route).or(self.client.map(|_| Stage::Node))
+            }
         }
+    }
+
+    /// There by the tunnel, or back by it.
+    fn peer(&self, is: impl Fn(&Peer) -> bool) -> Option<Stage> {
+        let forth = self.forth.as_ref().filter(|peer| is(peer)).map(|_| Stage::Tunnel);
+        forth.or_else(|| self.back.as_ref().filter(|peer| is(peer)).map(|_| Stage::Return))
     }
 
     fn nft(&self, op: &NftOp) -> Option<Stage> {

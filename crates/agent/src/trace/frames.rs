@@ -1,7 +1,7 @@
 //! The flow's frames on every interface of the node, as captures show them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Result, bail};
 use kernel::Rtnl;
@@ -9,7 +9,7 @@ use kernel::capture::{Capture, Captured, Direction, Filter};
 use netlink::packet::{Frame, Packet};
 use trace::Sighting;
 use trace::exchange::Flow;
-use trace::observed::{Outer, Seen, Way};
+use trace::observed::{Outer, Seen, Tuple, Way};
 use types::wire::VXLAN_PORT;
 use types::{IfName, Protocol};
 
@@ -20,38 +20,69 @@ const MOST: usize = 256;
 pub struct Frames {
     flow: Flow,
     capture: Capture,
+    /// Packets of addresses towards which the flow may lose its port.
+    masqueraded: Option<Capture>,
 }
 
 impl Frames {
-    /// Everything of the flow by its client's port, whatever its addresses become on the way.
-    pub fn open(flow: Flow) -> Result<Self> {
+    /// Everything of the flow by its client's port, whatever its addresses become on the way. Masquerade changes
+    /// the port as well: packets of `masqueraded` addresses are captured whole, and told apart afterwards.
+    pub fn open(flow: Flow, masqueraded: Vec<Ipv4Addr>) -> Result<Self> {
         let IpAddr::V4(_) = flow.source.ip() else { bail!("captures of a trace are IPv4 only") };
-        let filter = Filter {
-            addresses: Vec::<Ipv4Addr>::new(),
-            ports: vec![flow.source.port()],
-            protocol: Some(flow.protocol.number()),
-            tunnel: Some(VXLAN_PORT),
-        };
-        Ok(Self { flow, capture: Capture::open(None, &filter)? })
+        let protocol = Some(flow.protocol.number());
+        let ports = vec![flow.source.port()];
+        let by_port = Filter { addresses: Vec::new(), ports, protocol, tunnel: Some(VXLAN_PORT) };
+        let by_address = Filter { addresses: masqueraded, ports: Vec::new(), protocol, tunnel: None };
+        let capture = Capture::open(None, &by_port)?;
+        let also =
+            (!by_address.addresses.is_empty()).then(|| Capture::open(None, &by_address)).transpose()?;
+        Ok(Self { flow, capture, masqueraded: also })
     }
 
-    /// What has been captured so far.
-    pub fn take(&mut self) -> Result<Vec<Sighting>> {
+    /// What has been captured so far, in the order of time. `entry`: the flow's own in conntrack.
+    pub fn take(&mut self, entry: Option<&(Tuple, Tuple)>) -> Result<Vec<Sighting>> {
         let names: BTreeMap<u32, IfName> =
             Rtnl::open()?.links()?.into_iter().map(|link| (link.index, link.name)).collect();
-        let mut seen = Vec::new();
-        while let Some(captured) = self.capture.receive()? {
-            if seen.len() < MOST
-                && let Some(dev) = names.get(&captured.interface)
-            {
-                seen.extend(sighting(&self.flow, dev, &captured));
-            }
+        let flow = self.flow;
+        let mut seen = read(&mut self.capture, &names, |packet| {
+            packet.protocol == flow.protocol
+                && [packet.source, packet.destination].iter().any(|end| end.port() == flow.source.port())
+        })?;
+        if let Some((capture, (_, reply))) = self.masqueraded.as_mut().zip(entry)
+            && reply.destination.port() != flow.source.port()
+        {
+            let ends = [reply.source, reply.destination];
+            seen.extend(read(capture, &names, |packet| {
+                packet.protocol == flow.protocol
+                    && ends.contains(&packet.source)
+                    && ends.contains(&packet.destination)
+            })?);
         }
-        Ok(seen)
+        seen.sort_by_key(|(at, _)| *at);
+        Ok(seen.into_iter().map(|(_, sighting)| sighting).collect())
     }
 }
 
-fn sighting(flow: &Flow, dev: &IfName, captured: &Captured<'_>) -> Option<Sighting> {
+fn read(
+    capture: &mut Capture,
+    names: &BTreeMap<u32, IfName>,
+    belongs: impl Fn(&Seen) -> bool,
+) -> Result<Vec<(u64, Sighting)>> {
+    let mut seen = Vec::new();
+    while let Some(captured) = capture.receive()? {
+        let Some(dev) = names.get(&captured.interface).filter(|_| seen.len() < MOST) else { continue };
+        let at = super::watch::nanos(captured.at);
+        seen.extend(sighting(dev, at, &captured, &belongs).map(|sighting| (at, sighting)));
+    }
+    Ok(seen)
+}
+
+fn sighting(
+    dev: &IfName,
+    at: u64,
+    captured: &Captured<'_>,
+    belongs: impl Fn(&Seen) -> bool,
+) -> Option<Sighting> {
     let packet = Frame::parse(captured.frame)?.packet()?;
     let carried = packet.vxlan(VXLAN_PORT).and_then(|(vni, inner)| {
         let (source, destination) = packet.sockets()?;
@@ -63,8 +94,8 @@ fn sighting(flow: &Flow, dev: &IfName, captured: &Captured<'_>) -> Option<Sighti
         None => (None, packet),
     };
     let packet = addresses(&packet)?;
-    belongs(flow, &packet).then(|| Sighting::Frame {
-        at: super::watch::nanos(captured.at),
+    belongs(&packet).then(|| Sighting::Frame {
+        at,
         dev: dev.clone(),
         direction: match captured.direction {
             Direction::In => Way::In,
@@ -79,11 +110,4 @@ pub fn addresses(packet: &Packet<'_>) -> Option<Seen> {
     let (source, destination) = packet.sockets()?;
     let bytes = u32::try_from(packet.length).unwrap_or(u32::MAX);
     Some(Seen { protocol: Protocol::from_number(packet.protocol())?, source, destination, bytes })
-}
-
-/// The client's end is the flow's, or its port behind another address after masquerade (which keeps the port
-/// unless it is taken).
-fn belongs(flow: &Flow, packet: &Seen) -> bool {
-    let client = |end: SocketAddr| end == flow.source || end.port() == flow.source.port();
-    packet.protocol == flow.protocol && (client(packet.source) || client(packet.destination))
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use dns::query::{Rcode, Type};
@@ -19,7 +19,7 @@ use super::views::{Views, Wired};
 use super::watch::now;
 
 /// How long one server is waited for; a resolver of the C library waits 5 s, a person does not.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_millis(700);
 
 #[derive(Debug, Default)]
 pub struct Resolution {
@@ -39,12 +39,17 @@ pub async fn resolve(views: &Views, wired: &Wired, ask: &Ask) -> Result<Resoluti
         Some(conf) => conf,
         None => views.usual_conf(&wired.pod),
     };
-    let expected = views.explain(&ask.host, &conf).map(|fact| Hop::new(Stage::Resolve, views.node(), fact));
+    let expected = Some(Hop::new(Stage::Resolve, views.node(), views.explain(&ask.host, &conf)));
     let (host, netns) = (ask.host.clone(), wired.netns.clone());
     let mut seen = vec![tokio::task::spawn_blocking(move || look_up(&netns, &host, &conf)).await??];
     seen.extend(views.dns_drift());
-    let address = seen.iter().find_map(|sighting| match sighting {
+    let answered = seen.iter().find_map(|sighting| match sighting {
         Sighting::Resolved { addresses, .. } => addresses.first().copied(),
+        _ => None,
+    });
+    // Without an answer the model's address shows the rest of the way, where the cause may lie.
+    let address = answered.or_else(|| match expected.as_ref().map(|hop| &hop.fact) {
+        Some(Fact::Resolve { addresses, .. }) => addresses.first().copied(),
         _ => None,
     });
     Ok(Resolution { address, expected, seen })
@@ -53,20 +58,20 @@ pub async fn resolve(views: &Views, wired: &Wired, ask: &Ask) -> Result<Resoluti
 /// What the model expects of a name: the step that answers.
 pub fn expected(name: &str, conf: &ResolvConf, steps: &[dns::Step]) -> Fact {
     let of = conf.candidates(name).len();
-    let mut fact =
-        Fact::Resolve { name: name.to_owned(), full_name: String::new(), addresses: Vec::new(), step: 0, of };
-    if let Some((at, last)) = steps.iter().enumerate().next_back()
-        && let Finding::Addresses { addresses, .. } = &last.finding
-    {
-        fact = Fact::Resolve {
-            name: name.to_owned(),
-            full_name: last.name.clone(),
-            addresses: addresses.clone(),
-            step: at + 1,
-            of,
-        };
+    let upstream = steps.iter().any(|step| matches!(step.finding, Finding::Upstream { .. }));
+    let found = steps.iter().zip(1..).find_map(|(step, n)| match &step.finding {
+        Finding::Addresses { addresses, .. } => Some((n, step.name.clone(), addresses.clone())),
+        _ => None,
+    });
+    let name = name.to_owned();
+    match found {
+        Some((step, full_name, addresses)) => {
+            Fact::Resolve { name, full_name, addresses, step, of, upstream: false }
+        }
+        None => {
+            Fact::Resolve { name, full_name: String::new(), addresses: Vec::new(), step: 0, of, upstream }
+        }
     }
-    fact
 }
 
 /// The resolv.conf that processes of the pod see: that of any process in its network namespace with a mount
@@ -98,28 +103,25 @@ fn conf_of(netns: &std::path::Path) -> Option<ResolvConf> {
 /// Asks as glibc would: the search list in order, A records, the first server that answers.
 fn look_up(netns: &std::path::Path, host: &str, conf: &ResolvConf) -> Result<Sighting> {
     let netns = Netns::open(netns).context("open the pod's namespace to resolve")?;
-    let at = now();
-    let mut error = None;
-    for (step, name) in conf.candidates(host).into_iter().enumerate() {
+    let (at, began) = (now(), Instant::now());
+    let resolved = |full_name: &str, addresses, step, error| Sighting::Resolved {
+        at,
+        micros: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+        full_name: full_name.to_owned(),
+        addresses,
+        step,
+        error,
+    };
+    for (name, step) in conf.candidates(host).into_iter().zip(1..) {
         match ask(&netns, &name, conf)? {
-            Ok(addresses) if !addresses.is_empty() => {
-                return Ok(Sighting::Resolved {
-                    at,
-                    full_name: name,
-                    addresses,
-                    step: step + 1,
-                    error: None,
-                });
-            }
-            Ok(_) => error = Some(format!("{name}: there is no such name, or it has no A record")),
-            Err(why) => {
-                error = Some(format!("{name}: {why}"));
-                break;
-            }
+            Ok(addresses) if !addresses.is_empty() => return Ok(resolved(&name, addresses, step, None)),
+            Ok(_) => {}
+            Err(why) => return Ok(resolved(&name, Vec::new(), step, Some(format!("{name}: {why}")))),
         }
     }
-    let error = error.or_else(|| Some("there is nothing to ask: resolv.conf names no server".to_owned()));
-    Ok(Sighting::Resolved { at, full_name: host.to_owned(), addresses: Vec::new(), step: 0, error })
+    let error =
+        conf.servers.is_empty().then(|| "there is nobody to ask: resolv.conf names no server".to_owned());
+    Ok(resolved(host, Vec::new(), 0, error))
 }
 
 /// Addresses of one name; an inner error is the resolver's and ends the search.

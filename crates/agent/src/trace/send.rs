@@ -26,16 +26,27 @@ pub fn reserve(wired: &Wired, source: SocketAddr, protocol: Protocol) -> Result<
     probe.with_context(|| format!("pod {}: take a source port", wired.pod))
 }
 
+/// A connection that nobody answers for so long is not waited for: a first packet is lost or it is not, and the next
+/// would leave after a second (RFC 6298 §2).
+const CONNECTING: Duration = Duration::from_millis(400);
+
 pub async fn send(probe: Probe, flow: Flow, ask: Ask, timeout: Duration) -> Result<Sighting> {
-    let at = now();
-    let started = Instant::now();
-    let end = tokio::task::spawn_blocking(move || match flow.protocol {
-        Protocol::Udp => Ok(datagram(probe.exchange(flow.destination, b"plumb trace\n", timeout)?, started)),
-        _ => stream(probe.connect(flow.destination, timeout)?, &ask, started, timeout),
-    })
-    .await
-    .context("the sender ended early")?;
-    let end = end.map_err(anyhow::Error::from).with_context(|| format!("send to {}", flow.destination))?;
+    let sent = tokio::task::spawn_blocking(move || {
+        let (at, started) = (now(), Instant::now());
+        let end = match flow.protocol {
+            Protocol::Udp => datagram(
+                probe.exchange(flow.destination, b"plumb trace\n", timeout.min(CONNECTING))?,
+                started,
+            ),
+            _ => {
+                let connected = probe.connect(flow.destination, timeout.min(CONNECTING))?;
+                stream(connected, &ask, started, timeout)?
+            }
+        };
+        Ok::<_, kernel::Error>((at, end))
+    });
+    let sent = sent.await.context("the sender ended early")?;
+    let (at, end) = sent.with_context(|| format!("send to {}", flow.destination))?;
     Ok(Sighting::Sent { at, source: flow.source, destination: flow.destination, end })
 }
 
@@ -64,8 +75,8 @@ fn stream(
         Connected::Yes(stream) => match &ask.http_path {
             Some(path) => match http(stream, ask, path, timeout) {
                 Ok(status) => SocketEnd::Answered { text: status, micros: micros(started) },
-                // It connected: small packets pass and the request's answer did not.
-                Err(_) => SocketEnd::TooBig,
+                // It connected, so small packets pass.
+                Err(_) => SocketEnd::Stalled,
             },
             None => SocketEnd::Answered { text: "connected".into(), micros: micros(started) },
         },
@@ -75,15 +86,22 @@ fn stream(
     })
 }
 
+/// The header that fills a request to the size of a packet.
+const FILL: &str = "X-Plumb-Trace";
+
 /// One request; yields `HTTP 200`.
 fn http(mut stream: TcpStream, ask: &Ask, path: &str, timeout: Duration) -> std::io::Result<String> {
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     let host = &ask.host;
     let port = ask.port;
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: plumb-trace\r\nConnection: close\r\n\r\n"
+    let mut request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: plumb-trace\r\nConnection: close\r\n{FILL}: "
     );
+    // As much as one packet takes: that full-size packets pass is part of what is asked.
+    let room = kernel::probe::segment(&stream).unwrap_or(536).min(8192);
+    request.extend(std::iter::repeat_n('x', room.saturating_sub(request.len() + 4)));
+    request.push_str("\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut head = Vec::new();
     let mut chunk = [0; 1024];

@@ -2,7 +2,7 @@
 //! that nothing is copied and nothing is half changed.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,9 @@ use crate::node::Node;
 
 /// A loop that is busy for longer has no time for traces.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Addresses that one capture looks for.
+const CAPTURED: usize = 90;
 
 /// A pod that is wired to this node.
 #[derive(Clone, Debug)]
@@ -75,16 +78,27 @@ impl Views {
     /// The nodes that the first packet of a flow may come to.
     pub async fn candidates(&self, flow: Flow) -> Result<Vec<String>> {
         self.ask(move |node| {
-            let place = place(node, true);
-            let packet = packet(flow);
-            let to = match reference::choose(&packet, node.cluster(), &place) {
-                Choice::Endpoints { endpoints, .. } => endpoints.into_iter().collect(),
-                Choice::NotAService => vec![flow.destination],
-                Choice::Reject { .. } | Choice::Drop => Vec::new(),
-            };
-            let nodes = to.iter().filter_map(|to| reference::node_of(to.ip(), node.cluster()));
+            let own = &node.settings().node;
+            let choices = choices(node, flow);
+            let nodes = choices.iter().filter_map(|to| reference::node_of(to.ip(), node.cluster()));
             let names: BTreeSet<String> = nodes.map(|node| node.name.clone()).collect();
-            names.into_iter().filter(|name| *name != place.node).collect()
+            names.into_iter().filter(|name| name != own).collect()
+        })
+        .await
+    }
+
+    /// Addresses towards which the flow may leave under another source.
+    pub async fn masqueraded(&self, flow: Flow) -> Result<Vec<Ipv4Addr>> {
+        self.ask(move |node| {
+            let place = place(node, true);
+            let changed = |ip: &IpAddr| !place.is_pod_address(*ip) || *ip == flow.source.ip();
+            let to = choices(node, flow).into_iter().map(|to| to.ip()).filter(changed);
+            let v4 = to.filter_map(|ip| match ip {
+                IpAddr::V4(ip) => Some(ip),
+                IpAddr::V6(_) => None,
+            });
+            // A capture's filter takes a hundred; more endpoints outside of the cluster are rare.
+            v4.take(CAPTURED).collect()
         })
         .await
     }
@@ -111,7 +125,7 @@ impl Views {
             let view =
                 View { cluster: node.cluster(), nft: compiler.nft(), net: compiler.net(), place: &place };
             let expected = trace::departure(&view, &name, &target)?;
-            let mut found = drift::find(&view, &actual, &expected.hops);
+            let mut found = drift::find(&view, &actual, &expected.hops, None);
             found.extend(drift::stale(&actual.connections, &expected.hops, flow));
             Some((expected, found))
         });
@@ -127,7 +141,7 @@ impl Views {
             let view =
                 View { cluster: node.cluster(), nft: compiler.nft(), net: compiler.net(), place: &place };
             let expected = trace::arrival(&view, &onward);
-            let found = drift::find(&view, &actual, &expected.hops);
+            let found = drift::find(&view, &actual, &expected.hops, Some(onward.source.ip()));
             Some((expected, found))
         });
         looked.await?.with_context(|| format!("node {} has no whole picture of the cluster yet", self.node))
@@ -142,12 +156,8 @@ impl Views {
     }
 
     /// What the zone says of a name.
-    pub fn explain(&self, name: &str, conf: &ResolvConf) -> Option<Fact> {
-        let steps = self.zone.read().explain(name, conf, Type::A);
-        // A name outside of the cluster is the upstream's business: the model expects nothing of it.
-        let upstream = steps.iter().any(|step| matches!(step.finding, dns::Finding::Upstream { .. }));
-        (!upstream || steps.iter().any(|step| matches!(step.finding, dns::Finding::Addresses { .. })))
-            .then(|| resolve::expected(name, conf, &steps))
+    pub fn explain(&self, name: &str, conf: &ResolvConf) -> Fact {
+        resolve::expected(name, conf, &self.zone.read().explain(name, conf, Type::A))
     }
 
     /// A pod's resolv.conf as `dnsPolicy: ClusterFirst` has it.
@@ -166,6 +176,15 @@ impl Views {
                 self.node, self.dns
             ),
         })
+    }
+}
+
+/// Where the first packet of a flow may go.
+fn choices(node: &Node, flow: Flow) -> Vec<SocketAddr> {
+    match reference::choose(&packet(flow), node.cluster(), &place(node, true)) {
+        Choice::Endpoints { endpoints, .. } => endpoints.into_iter().collect(),
+        Choice::NotAService => vec![flow.destination],
+        Choice::Reject { .. } | Choice::Drop => Vec::new(),
     }
 }
 

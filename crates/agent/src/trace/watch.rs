@@ -11,7 +11,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -69,10 +69,11 @@ pub struct Caught {
 }
 
 impl Watch {
-    pub async fn start(flow: Flow) -> Result<Self> {
+    /// `masqueraded`: where to the flow may leave under another address and port.
+    pub async fn start(flow: Flow, masqueraded: Vec<Ipv4Addr>) -> Result<Self> {
         tokio::task::spawn_blocking(move || {
             let events = TraceEvents::open().context("listen to nft's trace")?;
-            let frames = Frames::open(flow).context("capture the flow")?;
+            let frames = Frames::open(flow, masqueraded).context("capture the flow")?;
             let mark = Mark::set(flow).context("mark the flow for nft's trace")?;
             Ok(Self { flow, events, frames, _mark: mark })
         })
@@ -83,10 +84,15 @@ impl Watch {
     /// Reads the queues. To be called after the packet has come to its end.
     pub async fn finish(mut self) -> Result<Caught> {
         tokio::task::spawn_blocking(move || {
-            let mut sightings = self.frames.take().context("read captured frames")?;
-            sightings.extend(self.rules().context("read nft's trace")?);
             let entry = connection(self.flow).context("look the flow up in conntrack")?;
-            let endpoint = entry.map(|(_, reply)| reply.source);
+            let mut sightings = self.frames.take(entry.as_ref()).context("read captured frames")?;
+            let rules = self.rules().context("read nft's trace")?;
+            // A packet that is dropped leaves no entry, and yet it was sent somewhere.
+            let endpoint = match &entry {
+                Some((_, reply)) => Some(reply.source),
+                None => rules.iter().rev().filter(|rule| !rule.answer).find_map(translated),
+            };
+            sightings.extend(rules.into_iter().map(|rule| Sighting::Nft { rule }));
             sightings.extend(entry.map(|(original, reply)| Sighting::Conntrack { original, reply }));
             Ok(Caught { sightings, endpoint })
         })
@@ -94,47 +100,84 @@ impl Watch {
         .context("the watch ended early")?
     }
 
-    /// The rules that the flow's first packet met, and its first answer.
-    fn rules(&mut self) -> Result<Vec<Sighting>> {
-        let at = now();
+    /// The rules that the flow's first packet met, and those that its first answer met.
+    fn rules(&mut self) -> Result<Vec<Decision>> {
         let mut steps: Vec<Trace> = Vec::new();
         for notice in self.events.take()? {
             match notice {
-                Notice::Event(step) => steps.push(step),
+                Notice::Event(step) if step.table.name != TABLE => steps.push(step),
+                Notice::Event(_) => {}
                 Notice::Lost => tracing::warn!("nft's trace lost events: the queue was full"),
             }
         }
-        let first = steps.iter().find(|step| self.is_from(step, self.flow.source)).map(|step| step.id);
-        steps.retain(|step| Some(step.id) == first && step.table.name != TABLE);
-        let tables: Vec<TableId> = steps.iter().map(|step| step.table.clone()).collect();
-        let known = known(tables);
-        let names: BTreeMap<u32, IfName> =
-            Rtnl::open()?.links()?.into_iter().map(|link| (link.index, link.name)).collect();
-        let mut hook = String::new();
-        let decide = |step: Trace| {
-            let seen = known.get(&step.table);
-            if let Some(base) = seen.and_then(|seen| base(&seen.ruleset, &step)) {
-                hook = format!("{:?}", base.hook).to_lowercase();
-            }
-            let rule = seen.zip(step.handle).and_then(|(seen, h)| seen.rule(&step.table, &step.chain, h));
-            let rule = Decision {
-                hook: hook.clone(),
-                family: format!("{:?}", step.table.family).to_lowercase(),
-                table: step.table.name.clone(),
-                chain: step.chain.clone(),
-                verdict: verdict(&step),
-                comment: rule.map(|rule| rule.comment.clone()).unwrap_or_default(),
-                packet: packet(&step),
-                oif: step.oif.and_then(|index| names.get(&index).cloned()),
-            };
-            Sighting::Nft { at, rule }
+        let client = self.flow.source;
+        // Steps without headers belong to the packet of their id.
+        let id = |is: &dyn Fn(Seen) -> bool| {
+            steps.iter().find(|step| packet(step).is_some_and(is)).map(|step| step.id)
         };
-        Ok(steps.into_iter().map(decide).collect())
+        let forth = id(&|packet| packet.source == client);
+        let back = id(&|packet| packet.destination == client);
+        let decider = Decider::new(&steps)?;
+        let mut rules = Vec::new();
+        for (id, answer) in [(forth, false), (back, true)] {
+            let mut hook = String::new();
+            let of_packet = steps.iter().filter(|step| id == Some(step.id));
+            let mut decided: Vec<_> =
+                of_packet.map(|step| decider.decision(step, &mut hook, answer)).collect();
+            // Numbers come again with later packets, whose way begins anew.
+            let turn =
+                decided.windows(2).position(|two| matches!(two, [a, b] if order(&a.hook) > order(&b.hook)));
+            decided.truncate(turn.map_or(decided.len(), |at| at + 1));
+            rules.extend(decided);
+        }
+        Ok(rules)
+    }
+}
+
+/// The hooks in the order in which a packet meets them.
+fn order(hook: &str) -> usize {
+    ["prerouting", "input", "forward", "output", "postrouting"].iter().position(|h| *h == hook).unwrap_or(0)
+}
+
+/// Where a rule after prerouting saw the packet go.
+fn translated(rule: &Decision) -> Option<SocketAddr> {
+    let later = ["forward", "input", "postrouting"].contains(&rule.hook.as_str());
+    rule.packet.filter(|_| later).map(|packet| packet.destination)
+}
+
+/// What the numbers in trace events mean.
+struct Decider {
+    known: BTreeMap<TableId, Observed>,
+    names: BTreeMap<u32, IfName>,
+}
+
+impl Decider {
+    fn new(steps: &[Trace]) -> Result<Self> {
+        let links = Rtnl::open()?.links()?;
+        Ok(Self {
+            known: known(steps.iter().map(|step| step.table.clone()).collect()),
+            names: links.into_iter().map(|link| (link.index, link.name)).collect(),
+        })
     }
 
-    /// Whether a step's packet has this source; steps without headers belong to the packet of their id.
-    fn is_from(&self, step: &Trace, source: SocketAddr) -> bool {
-        packet(step).is_some_and(|packet| packet.source == source)
+    /// `hook`: that of the base chain that the packet is in, kept from step to step.
+    fn decision(&self, step: &Trace, hook: &mut String, answer: bool) -> Decision {
+        let seen = self.known.get(&step.table);
+        if let Some(base) = seen.and_then(|seen| base(&seen.ruleset, step)) {
+            *hook = format!("{:?}", base.hook).to_lowercase();
+        }
+        let rule = seen.zip(step.handle).and_then(|(seen, h)| seen.rule(&step.table, &step.chain, h));
+        Decision {
+            hook: hook.clone(),
+            family: format!("{:?}", step.table.family).to_lowercase(),
+            table: step.table.name.clone(),
+            chain: step.chain.clone(),
+            verdict: verdict(step),
+            comment: rule.map(|rule| rule.comment.clone()).unwrap_or_default(),
+            packet: packet(step),
+            oif: step.oif.and_then(|index| self.names.get(&index).cloned()),
+            answer,
+        }
     }
 }
 

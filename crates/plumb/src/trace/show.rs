@@ -1,31 +1,48 @@
 //! A report as lines for a person: one hop a line, what is wrong below it, the verdict last.
+//!
+//! ```text
+//!   n  what     text                                              beside it                    time
+//! ✗ 8 tunnel   VXLAN 1, 192.168.1.10 → 192.168.1.11:8472          50 bytes more
+//!              ✗ the FDB entry … is missing
+//! ```
 
 use std::fmt;
 
+use trace::hop::Step;
 use trace::observed::Sighting;
 use trace::{Fact, HopResult, Outcome, Stage};
 
-use super::Report;
+use super::{Conclusion, Report};
 
 pub struct Shown<'a> {
     pub report: &'a Report,
     pub full: bool,
 }
 
-/// Where the column of times begins.
-const TIMES: usize = 92;
+/// A longer text does not push the columns beside it away from the others.
+const WIDEST: usize = 64;
+
+/// One line: mark, number, word, text, what belongs beside it, time.
+struct Line {
+    mark: char,
+    number: String,
+    word: String,
+    text: String,
+    detail: String,
+    took: Option<u64>,
+    below: Vec<String>,
+}
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut before = None;
-        for result in &self.report.hops {
-            if result.hop.stage == Stage::Return && !self.full && self.report.broken.is_none() {
-                continue;
-            }
-            self.hop(f, result, before)?;
-            if let Some(at) = result.at {
-                before = Some((result.hop.node.as_str(), at));
-            }
+        let lines: Vec<Line> = self.report.hops.iter().flat_map(|result| self.lines(result)).collect();
+        let widest = |column: fn(&Line) -> &str| {
+            let widths = lines.iter().map(|line| column(line).chars().count());
+            widths.filter(|width| *width <= WIDEST).max().unwrap_or_default()
+        };
+        let (text, detail) = (widest(|line| &line.text), widest(|line| &line.detail));
+        for line in &lines {
+            line.write(f, text, detail)?;
         }
         if self.full {
             self.sightings(f)?;
@@ -34,96 +51,146 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+impl Line {
+    fn write(&self, f: &mut fmt::Formatter<'_>, text: usize, detail: usize) -> fmt::Result {
+        let Self { mark, number, word, .. } = self;
+        let took = self.took.map(duration).unwrap_or_default();
+        let line =
+            format!("{mark}{number:>2} {word:<9}{:<text$}   {:<detail$}   {took:>9}", self.text, self.detail);
+        writeln!(f, "{}", line.trim_end())?;
+        self.below.iter().try_for_each(|line| writeln!(f, "    {:<9}{line}", ""))
+    }
+}
+
 impl Shown<'_> {
-    fn hop(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        result: &HopResult,
-        before: Option<(&str, u64)>,
-    ) -> fmt::Result {
+    fn lines(&self, result: &HopResult) -> Vec<Line> {
         let hop = &result.hop;
-        let word = match hop.stage {
-            Stage::Node => hop.node.as_str(),
-            stage => stage.word(),
+        let (mark, why) = match &result.outcome {
+            Outcome::Agree { .. } => (' ', None),
+            Outcome::Disagree { why } => ('✗', Some(format!("✗ {why}"))),
+            Outcome::NotReached => ('·', None),
         };
-        let mark = match &result.outcome {
-            Outcome::Agree { .. } => ' ',
-            Outcome::Disagree { .. } => '✗',
-            Outcome::NotReached => '·',
-        };
-        let text = match (&result.outcome, &hop.fact) {
-            (Outcome::Agree { seen }, Fact::Pod { .. }) => format!("{}, {seen}", hop.text),
-            _ => hop.text.clone(),
-        };
-        let line = format!("{mark}{:>2} {word:<8} {text}", hop.n);
-        // Clocks of two nodes are not compared.
-        let took = match (result.at, before) {
-            (Some(at), Some((node, last))) if node == hop.node && at >= last => Some(at - last),
-            _ => None,
-        };
-        match took {
-            Some(nanos) => {
-                let gap = TIMES.saturating_sub(line.chars().count());
-                writeln!(f, "{line}{:gap$} {:>10}", "", format!("+{}", duration(nanos)))?;
-            }
-            None => writeln!(f, "{line}")?,
+        let mut text = text(result);
+        if result.outcome == Outcome::NotReached {
+            text = format!("{text} (not reached)");
         }
-        match &result.outcome {
-            Outcome::Disagree { why } => writeln!(f, "    {:<8} ✗ {why}", ""),
-            Outcome::NotReached => writeln!(f, "    {:<8} · not reached", ""),
-            Outcome::Agree { .. } => Ok(()),
-        }
+        let below = hop.fact.misses().iter().map(ToString::to_string).chain(why).collect();
+        let first = Line {
+            mark,
+            number: hop.n.to_string(),
+            word: word(result),
+            text,
+            detail: hop.fact.detail(),
+            took: result.took,
+            below,
+        };
+        let steps = match &hop.fact {
+            Fact::Return { steps, .. } if self.full => steps.as_slice(),
+            _ => &[],
+        };
+        let times = result.steps.iter().copied().chain(std::iter::repeat(None));
+        let steps = steps.iter().zip(times).map(|(Step { word, node, text, .. }, took)| Line {
+            mark: ' ',
+            number: String::new(),
+            word: String::new(),
+            text: format!("{word:<10}{text}"),
+            detail: node.clone(),
+            took,
+            below: Vec::new(),
+        });
+        std::iter::once(first).chain(steps).collect()
     }
 
     fn sightings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for observed in &self.report.observed {
             writeln!(f, "\nseen on {}:", observed.node)?;
+            let first = observed.sightings.iter().find_map(|sighting| match sighting {
+                Sighting::Frame { at, .. } => Some(*at),
+                _ => None,
+            });
             for sighting in &observed.sightings {
-                match sighting {
-                    Sighting::Frame { dev, direction, packet, outer, .. } => {
-                        let way = format!("{direction:?}").to_lowercase();
-                        write!(f, "  {dev:<15} {way:<3} {} → {}", packet.source, packet.destination)?;
-                        match outer {
-                            Some(outer) => {
-                                writeln!(
-                                    f,
-                                    "  in VXLAN {} {} → {}",
-                                    outer.vni, outer.source, outer.destination
-                                )?;
-                            }
-                            None => writeln!(f)?,
-                        }
-                    }
-                    Sighting::Nft { rule, .. } => writeln!(
-                        f,
-                        "  nft {} {}/{}: {} {}",
-                        rule.hook, rule.table, rule.chain, rule.verdict, rule.comment
-                    )?,
-                    Sighting::Conntrack { original, reply } => writeln!(
-                        f,
-                        "  conntrack {} → {}, answers {} → {}",
-                        original.source, original.destination, reply.source, reply.destination
-                    )?,
-                    Sighting::Drift { stage, text } => writeln!(f, "  drift ({}): {text}", stage.word())?,
-                    Sighting::Resolved { .. } | Sighting::Sent { .. } => {}
-                }
+                sighted(f, sighting, first.unwrap_or_default())?;
             }
         }
-        Ok(())
+        writeln!(f)
     }
 
     fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { agree, of, broken, allowed, .. } = self.report;
-        match broken {
-            Some(n) => writeln!(f, "model and kernel disagree at hop {n}; they agree at {agree} of {of}"),
-            None if *allowed => {
-                writeln!(f, "model and kernel agree at {agree} of {of}; the answer came back the same way")
-            }
-            None => writeln!(
+        let Report { agree, of, broken, conclusion, took_ms, .. } = self.report;
+        match (broken, conclusion) {
+            (Some(broken), _) => write!(
                 f,
-                "model and kernel agree at {agree} of {of}: the packet is stopped where it should be"
+                "model and kernel disagree at hop {} ({} on {}) and agree at {agree} of {of}",
+                broken.n,
+                broken.stage.word(),
+                broken.node
             ),
+            (None, Conclusion::Denied) => {
+                write!(f, "model and kernel agree at {agree} of {of}: the policy stops the packet")
+            }
+            (None, Conclusion::Refused) => {
+                write!(f, "model and kernel agree at {agree} of {of}: the packet ends where it should")
+            }
+            (None, Conclusion::NoName) => write!(f, "there is no such name; nothing was sent"),
+            (None, _) => write!(f, "model and kernel agree at {agree} of {of}"),
+        }?;
+        writeln!(f, "; traced in {:.2} s", *took_ms as f64 / 1e3)
+    }
+}
+
+fn word(result: &HopResult) -> String {
+    let hop = &result.hop;
+    match (&hop.fact, hop.stage) {
+        (_, Stage::Node) => hop.node.clone(),
+        (Fact::Pod { pod: None, on: Some(_), .. }, _) => "node".to_owned(),
+        (Fact::Pod { pod: None, on: None, .. }, _) => "outside".to_owned(),
+        (_, stage) => stage.word().to_owned(),
+    }
+}
+
+/// The expected, with what only the packet itself could tell.
+fn text(result: &HopResult) -> String {
+    let text = &result.hop.text;
+    let Outcome::Agree { seen } = &result.outcome else { return text.clone() };
+    match &result.hop.fact {
+        Fact::Resolve { addresses, .. } if addresses.is_empty() => format!("{text}, {seen}"),
+        Fact::Socket { .. } => seen.clone(),
+        Fact::Route { prefix: None, .. } => format!("{text}: {seen}"),
+        Fact::Masq { masquerade: true, .. } => format!("yes, {seen}"),
+        Fact::Tunnel { vni, .. } => format!("VXLAN {vni}, {seen}"),
+        Fact::Pod { .. } => format!("{text}, {seen}"),
+        _ => text.clone(),
+    }
+}
+
+fn sighted(f: &mut fmt::Formatter<'_>, sighting: &Sighting, first: u64) -> fmt::Result {
+    match sighting {
+        Sighting::Frame { at, dev, direction, packet, outer } => {
+            let way = format!("{direction:?}").to_lowercase();
+            let since = at.saturating_sub(first) / 1000;
+            let (from, to, bytes) = (packet.source, packet.destination, packet.bytes);
+            write!(f, "  {since:>7} µs  {:<15} {way:<3}  {from} → {to}, {bytes} bytes", dev.as_str())?;
+            match outer {
+                Some(outer) => {
+                    writeln!(f, ", in VXLAN {} {} → {}", outer.vni, outer.source, outer.destination)
+                }
+                None => writeln!(f),
+            }
         }
+        Sighting::Nft { rule } => {
+            let of = if rule.answer { "answer" } else { "packet" };
+            let comment =
+                if rule.comment.is_empty() { String::new() } else { format!(" # {}", rule.comment) };
+            let (hook, table, chain, verdict) = (&rule.hook, &rule.table, &rule.chain, &rule.verdict);
+            writeln!(f, "  {of:<10}  nft {hook:<11}  {} {table} {chain}: {verdict}{comment}", rule.family)
+        }
+        Sighting::Conntrack { original, reply } => writeln!(
+            f,
+            "  conntrack   {} → {}, answers {} → {}",
+            original.source, original.destination, reply.source, reply.destination
+        ),
+        Sighting::Drift { stage, text } => writeln!(f, "  not as it should be ({}): {text}", stage.word()),
+        Sighting::Resolved { .. } | Sighting::Sent { .. } => Ok(()),
     }
 }
 

@@ -1,0 +1,104 @@
+//! The way back, from the hops of the way there: an answer passes the same places in the other order, and conntrack
+//! gives it the source that the client asked.
+
+use std::net::SocketAddr;
+
+use types::IfName;
+use types::wire::{BRIDGE, VXLAN_DEVICE};
+
+use crate::hop::{Fact, Glimpse, Hop, Stage, Step};
+use crate::observed::Way;
+
+/// The last hop; `None` when the packet does not arrive, so that nothing answers.
+pub fn way_back(hops: &[Hop]) -> Option<Hop> {
+    let (source_before, host_if, client, source) = ends(hops)?;
+    let home = client.node.as_str();
+    let mut steps = Vec::new();
+    let arrival = hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Node { from, host_if, .. } => Some((hop.node.as_str(), from.as_ref(), host_if)),
+        _ => None,
+    });
+    let before = |dev: &str, direction| glimpse(dev, direction, source_before);
+    match arrival {
+        Some((node, Some(tunnel), veth)) => {
+            let text = format!("{veth} → {BRIDGE} → {tunnel}");
+            let glimpses = vec![before(veth.as_str(), Way::In), before(VXLAN_DEVICE, Way::Out)];
+            steps.push(Step { word: "veth".into(), node: node.into(), text, glimpses });
+            let (out, back) = (tunnelled(Way::Out, source_before), tunnelled(Way::In, source_before));
+            let text = tunnel_text(hops);
+            steps.push(Step { word: "tunnel".into(), node: node.into(), text, glimpses: vec![out] });
+            let text = format!("eth0 → {VXLAN_DEVICE}");
+            let glimpses = vec![back, before(VXLAN_DEVICE, Way::In)];
+            steps.push(Step { word: "tunnel".into(), node: home.into(), text, glimpses });
+        }
+        Some((node, None, veth)) => {
+            let glimpses = vec![before(veth.as_str(), Way::In)];
+            steps.push(Step {
+                word: "veth".into(),
+                node: node.into(),
+                text: format!("{veth} → {BRIDGE}"),
+                glimpses,
+            });
+        }
+        None => {}
+    }
+    if let Some(text) = rewrite(hops, source_before, source) {
+        steps.push(Step { word: "conntrack".into(), node: home.into(), text, glimpses: Vec::new() });
+    }
+    let glimpses = vec![glimpse(BRIDGE, Way::Out, source), glimpse(host_if.as_str(), Way::Out, source)];
+    let text = format!("{BRIDGE} → {host_if} → eth0");
+    steps.push(Step { word: "veth".into(), node: home.into(), text, glimpses });
+    Some(Hop::new(Stage::Return, home, Fact::Return { source, source_before, steps }))
+}
+
+/// Who answers, and through which veth to whom, as what.
+fn ends(hops: &[Hop]) -> Option<(SocketAddr, &IfName, &Hop, SocketAddr)> {
+    let answers = hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Pod { destination, .. } => Some(*destination),
+        _ => None,
+    })?;
+    let (client, host_if) = hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Veth { host_if, .. } => Some((hop, host_if)),
+        _ => None,
+    })?;
+    let asked = hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Socket { destination, .. } => Some(*destination),
+        _ => None,
+    })?;
+    Some((answers, host_if, client, asked))
+}
+
+fn glimpse(dev: &str, direction: Way, source: SocketAddr) -> Glimpse {
+    Glimpse { dev: IfName::new(dev).ok(), direction, source }
+}
+
+fn tunnelled(direction: Way, source: SocketAddr) -> Glimpse {
+    Glimpse { dev: None, direction, source }
+}
+
+fn tunnel_text(hops: &[Hop]) -> String {
+    hops.iter()
+        .find_map(|hop| match &hop.fact {
+            Fact::Tunnel { vni, outer_source, outer_destination, .. } => {
+                Some(format!("VXLAN {vni}, {outer_destination} → {outer_source}"))
+            }
+            _ => None,
+        })
+        .unwrap_or_default()
+}
+
+/// What conntrack undoes.
+fn rewrite(hops: &[Hop], before: SocketAddr, after: SocketAddr) -> Option<String> {
+    let masqueraded = hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Masq { source: Some(source), masquerade: true, .. } => Some(*source),
+        _ => None,
+    });
+    let client = hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Socket { source, .. } => Some(*source),
+        _ => None,
+    });
+    let shown = (before != after).then(|| format!("source {before} → {after}"));
+    let kept = masqueraded.zip(client).map(|(node, pod)| format!("destination {node} → {pod}"));
+    let parts: Vec<String> = shown.into_iter().chain(kept).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}

@@ -1,0 +1,333 @@
+//! One judge for each kind of hop.
+
+use std::net::{IpAddr, SocketAddr};
+
+use types::IfName;
+
+use super::Judged;
+use super::evidence::{Evidence, is_end};
+use crate::hop::{Fact, Hop, Stage};
+use crate::observed::{Decision, Sighting, SocketEnd, Way};
+
+/// The table that our rules are in; a drop in any other is a stranger's.
+const OUR_TABLE: &str = types::wire::TABLE;
+
+impl<'a> Evidence<'a> {
+    pub fn judge(&self, hop: &Hop) -> Judged {
+        if let Some(text) = self.drift(hop) {
+            return Err(text);
+        }
+        if let Some(rule) = self.dropped_at(hop) {
+            return judge_drop(hop, rule);
+        }
+        match &hop.fact {
+            Fact::Resolve { addresses, upstream, .. } => self.resolve(&hop.node, addresses, *upstream),
+            Fact::Socket { source, .. } => self.socket(&hop.node, *source),
+            Fact::Veth { host_if, bridge, .. } => self.veth(&hop.node, host_if, bridge),
+            Fact::Direct { destination, .. } => self.translation(&hop.node, &[*destination]),
+            Fact::Service { choices, .. } => self.translation(&hop.node, choices),
+            Fact::Refused { rejected, .. } => self.refused(*rejected),
+            Fact::Route { dev, .. } => self.route(&hop.node, dev.as_ref()),
+            Fact::LocalRoute { .. } => self.local(&hop.node),
+            Fact::Policy { allowed, .. } => self.policy(hop, *allowed),
+            Fact::Masq { source, masquerade, .. } => self.masq(&hop.node, *source, *masquerade),
+            Fact::Tunnel { .. } => self.tunnel(hop),
+            Fact::Node { from, host_if, .. } => self.node(&hop.node, from.as_ref(), host_if),
+            Fact::Pod { .. } => self.pod(),
+            Fact::Return { .. } => self.way_back(hop),
+        }
+    }
+
+    /// What is not as it should be; for the way back, on whichever node.
+    fn drift(&self, hop: &Hop) -> Option<String> {
+        let of = |sighting: &Sighting| match sighting {
+            Sighting::Drift { stage, text } if *stage == hop.stage => Some(text.clone()),
+            _ => None,
+        };
+        match hop.stage {
+            Stage::Return => self.everywhere().find_map(of),
+            _ => self.sightings(&hop.node).iter().find_map(of),
+        }
+    }
+
+    /// A drop or reject whose hook belongs to this hop's stage.
+    fn dropped_at(&self, hop: &Hop) -> Option<&'a Decision> {
+        self.decisions(&hop.node).find(|rule| {
+            let inward = rule.table == OUR_TABLE && rule.chain.starts_with("in_");
+            let stages: &[Stage] = match rule.hook.as_str() {
+                "prerouting" | "output" => &[Stage::Service],
+                "forward" if inward => &[Stage::Ingress],
+                "forward" if self.is_source(&hop.node) => &[Stage::Egress],
+                "forward" => &[Stage::Ingress],
+                "postrouting" if self.is_source(&hop.node) => &[Stage::Masq],
+                "postrouting" => &[Stage::Ingress],
+                "input" => &[Stage::Route],
+                _ => &[],
+            };
+            is_end(rule) && stages.contains(&hop.stage)
+        })
+    }
+
+    fn resolve(&self, node: &str, expected: &[IpAddr], upstream: bool) -> Judged {
+        for sighting in self.sightings(node) {
+            let Sighting::Resolved { full_name, addresses, error, .. } = sighting else { continue };
+            let right = addresses.iter().any(|address| expected.contains(address));
+            return match error {
+                Some(error) => Err(error.clone()),
+                None if addresses.is_empty() && expected.is_empty() && upstream => {
+                    Ok("and an upstream resolver knows none".to_owned())
+                }
+                None if addresses.is_empty() && expected.is_empty() => Ok("and of nobody else".to_owned()),
+                None if right => Ok(full_name.clone()),
+                None if upstream && expected.is_empty() => {
+                    Ok(format!("{full_name}, A {}, by an upstream resolver", list(addresses)))
+                }
+                None if addresses.is_empty() => Err(format!("{full_name}: the resolver knows no such name")),
+                None => Err(format!("{full_name} was answered with {}", list(addresses))),
+            };
+        }
+        Err("no answer from the resolver".to_owned())
+    }
+
+    fn socket(&self, node: &str, expected: IpAddr) -> Judged {
+        for sighting in self.sightings(node) {
+            if let Sighting::Sent { source, destination, .. } = sighting {
+                return if source.ip() == expected {
+                    Ok(format!("{source} → {destination}"))
+                } else {
+                    Err(format!("the pod sent from {}, and its address is {expected}", source.ip()))
+                };
+            }
+        }
+        Err("the pod sent nothing".to_owned())
+    }
+
+    fn veth(&self, node: &str, host_if: &IfName, bridge: &IfName) -> Judged {
+        let came = |dev: &IfName| self.forth(node).any(|f| f.dev == dev && f.way == Way::In);
+        match (came(host_if), came(bridge)) {
+            (_, true) => Ok(format!("{host_if} → {bridge}")),
+            (true, false) => Err(format!("it came out of {host_if} and not into {bridge}")),
+            (false, false) => Err(format!(
+                "nothing came out of {host_if}: has the pod a default route, and is its eth0 up?"
+            )),
+        }
+    }
+
+    /// Where the packet went after prerouting.
+    fn translation(&self, node: &str, right: &[SocketAddr]) -> Judged {
+        let frontend = self.frontend;
+        let tracked = self.sightings(node).iter().find_map(|sighting| match sighting {
+            Sighting::Conntrack { original, reply } if Some(original.destination) == frontend => {
+                Some(reply.source)
+            }
+            _ => None,
+        });
+        let later = ["forward", "postrouting", "input"];
+        let ruled = || {
+            let mut rules = self.decisions(node).filter(|rule| later.contains(&rule.hook.as_str()));
+            rules.find_map(|rule| rule.packet.map(|packet| packet.destination))
+        };
+        let left = || self.forth(node).find(|f| f.way == Way::Out).map(|f| f.packet.destination);
+        match tracked.or_else(ruled).or_else(left) {
+            Some(to) if right.contains(&to) => Ok(to.to_string()),
+            Some(to) if Some(to) == frontend => Err(format!("{to} was not translated")),
+            Some(to) => Err(format!("it was sent to {to}, which is none of its endpoints")),
+            None if self.answered() => Ok("answered".to_owned()),
+            None => Err("not seen any more after prerouting".to_owned()),
+        }
+    }
+
+    fn refused(&self, rejected: bool) -> Judged {
+        match (self.end(), rejected) {
+            (Some(SocketEnd::Refused), true) => Ok("refused at once".to_owned()),
+            (Some(SocketEnd::Silent | SocketEnd::Unreachable), false) => Ok("no answer".to_owned()),
+            (Some(end), _) => Err(format!("the connection ended otherwise: {}", describe(end))),
+            (None, _) => Err("the pod sent nothing".to_owned()),
+        }
+    }
+
+    fn route(&self, node: &str, expected: Option<&IfName>) -> Judged {
+        let ruled = self.decisions(node).find_map(|rule| rule.oif.as_ref());
+        let left = || {
+            let endpoint = self.endpoint;
+            let mut out = self.forth(node).filter(|f| f.way == Way::Out && f.outer.is_none());
+            out.find(|f| Some(f.packet.destination) == endpoint).map(|f| f.dev)
+        };
+        match (ruled.or_else(left), expected) {
+            (Some(dev), Some(expected)) if dev == expected => Ok(format!("dev {dev}")),
+            (Some(dev), Some(expected)) => Err(format!("it was routed to {dev} instead of {expected}")),
+            (Some(dev), None) if is_ours(dev) => Err(format!("it was routed to {dev}, inside the cluster")),
+            (Some(dev), None) => Ok(format!("dev {dev}")),
+            (None, _) => {
+                Err("not seen any more after the routing decision: no route, or no way to its next \
+                              hop (`ip route get` on the node tells)"
+                    .to_owned())
+            }
+        }
+    }
+
+    fn local(&self, node: &str) -> Judged {
+        let input = self.decisions(node).any(|rule| rule.hook == "input");
+        if input || self.answered() || self.end() == Some(&SocketEnd::Refused) {
+            Ok("taken by the node".to_owned())
+        } else {
+            Err("the node did not take it".to_owned())
+        }
+    }
+
+    fn policy(&self, hop: &Hop, allowed: bool) -> Judged {
+        let passed = match hop.stage {
+            Stage::Ingress => self.answered() || self.end() == Some(&SocketEnd::Refused),
+            _ => self.decisions(&hop.node).any(|rule| rule.hook == "postrouting"),
+        };
+        match (allowed, passed) {
+            (true, _) => Ok("allowed".to_owned()),
+            (false, false) => Ok("denied".to_owned()),
+            (false, true) => Err("it passed, although no rule allows it".to_owned()),
+        }
+    }
+
+    fn masq(&self, node: &str, expected: Option<IpAddr>, masquerade: bool) -> Judged {
+        let endpoint = self.endpoint;
+        let mut out =
+            self.forth(node).filter(|f| f.way == Way::Out && Some(f.packet.destination) == endpoint);
+        let Some(frame) = out.next() else {
+            return Err("it never left the node's rules: not seen on any device".to_owned());
+        };
+        let source = frame.packet.source.ip();
+        match expected {
+            Some(expected) if expected == source => Ok(format!("source {}", frame.packet.source)),
+            None if masquerade => Ok(format!("source {}", frame.packet.source)),
+            _ if masquerade => Err(format!("it left with source {source}, not masqueraded")),
+            _ => Err(format!("it left with source {source}, although it should keep its own")),
+        }
+    }
+
+    fn tunnel(&self, hop: &Hop) -> Judged {
+        let Fact::Tunnel { dev, vni, outer_destination, outer_port, inner_mac, .. } = &hop.fact else {
+            return Err("no tunnel".to_owned());
+        };
+        let wrapped = || self.forth(&hop.node).filter(|f| f.way == Way::Out && f.outer.is_some());
+        let Some(outer) = wrapped().find_map(|f| f.outer) else {
+            return Err(format!(
+                "it went into {dev} and did not leave the node: no forwarding entry, or no way to {outer_destination}"
+            ));
+        };
+        if outer.destination.ip() != *outer_destination {
+            return Err(format!("it was sent to {} instead of {outer_destination}", outer.destination.ip()));
+        }
+        if outer.vni != *vni || outer.destination.port() != *outer_port {
+            return Err(format!("it was sent in VXLAN {} to port {}", outer.vni, outer.destination.port()));
+        }
+        if let Some(mac) = inner_mac.filter(|mac| *mac != outer.inner_mac) {
+            return Err(format!(
+                "it is addressed to {} inside, and the peer's tunnel is {mac}",
+                outer.inner_mac
+            ));
+        }
+        let entered = self.forth(&hop.node).filter(|f| f.way == Way::In).map(|f| f.packet.bytes).max();
+        shrunk(entered, wrapped().map(|f| f.packet.bytes).max(), dev)?;
+        Ok(format!("{} → {}", outer.source, outer.destination))
+    }
+
+    fn node(&self, node: &str, from: Option<&IfName>, host_if: &IfName) -> Judged {
+        let came = || self.forth(node).filter(|f| Some(f.dev) == from && f.way == Way::In);
+        if let Some(from) = from
+            && came().next().is_none()
+        {
+            return Err(match self.came_by_tunnel(node) {
+                Some(_) => {
+                    format!("it came to the node in the tunnel, and not out of {from}: dropped before it")
+                }
+                None => "it did not come to the node: the network between the nodes lost it".to_owned(),
+            });
+        }
+        let ended = self.decisions(node).any(is_end);
+        let out = || self.forth(node).filter(|f| f.dev == host_if && f.way == Way::Out);
+        if out().next().is_none() {
+            return if ended {
+                Ok("arrived".to_owned())
+            } else {
+                Err(format!("it did not go out by {host_if}"))
+            };
+        }
+        shrunk(came().map(|f| f.packet.bytes).max(), out().map(|f| f.packet.bytes).max(), host_if)?;
+        Ok(format!("→ {host_if}"))
+    }
+
+    fn pod(&self) -> Judged {
+        match self.end() {
+            Some(end @ SocketEnd::Answered { .. }) => Ok(describe(end)),
+            Some(SocketEnd::Refused) => Err("reached, and nobody listens on this port".to_owned()),
+            Some(_) if self.answer_dropped().is_some() || self.answer_seen() => Ok("it answered".to_owned()),
+            Some(end) => Err(describe(end)),
+            None => Err("the pod sent nothing".to_owned()),
+        }
+    }
+
+    fn way_back(&self, hop: &Hop) -> Judged {
+        if let Some((node, rule)) = self.answer_dropped() {
+            return Err(format!("on {node}: {}", told(rule)));
+        }
+        let Fact::Return { steps, .. } = &hop.fact else { return Err("no way back".to_owned()) };
+        let mut last = "it was sent".to_owned();
+        for step in steps {
+            for glimpse in &step.glimpses {
+                if self.glimpse(&step.node, glimpse).is_none() {
+                    return Err(format!(
+                        "the answer was lost after {last}: it did not go {glimpse} on {}",
+                        step.node
+                    ));
+                }
+                last = format!("it went {glimpse} on {}", step.node);
+            }
+        }
+        match self.end() {
+            Some(end @ SocketEnd::Stalled) => Err(describe(end)),
+            _ => Ok("the same way".to_owned()),
+        }
+    }
+}
+
+/// Full-size packets are lost where smaller ones pass.
+fn shrunk(entered: Option<u32>, left: Option<u32>, dev: &IfName) -> Result<(), String> {
+    match (entered, left) {
+        (Some(entered), Some(left)) if left < entered => Err(format!(
+            "a packet of {entered} bytes came and none over {left} passed {dev}: its MTU is too small"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn told(rule: &Decision) -> String {
+    let Decision { family, table, chain, verdict, comment, .. } = rule;
+    let comment = if comment.is_empty() { String::new() } else { format!(" ({comment})") };
+    format!("{verdict} in chain {chain} of table {family} {table}{comment}")
+}
+
+fn judge_drop(hop: &Hop, rule: &Decision) -> Judged {
+    let expected = match &hop.fact {
+        Fact::Policy { allowed, .. } => !allowed,
+        Fact::Refused { .. } => true,
+        _ => false,
+    };
+    if expected && rule.table == OUR_TABLE { Ok(told(rule)) } else { Err(told(rule)) }
+}
+
+fn is_ours(dev: &IfName) -> bool {
+    [types::wire::BRIDGE, types::wire::VXLAN_DEVICE].contains(&dev.as_str())
+}
+
+fn describe(end: &SocketEnd) -> String {
+    match end {
+        SocketEnd::Answered { text, micros } => format!("{text} after {:.1} ms", *micros as f64 / 1e3),
+        SocketEnd::Refused => "refused".to_owned(),
+        SocketEnd::Unreachable => "a router says that it is unreachable".to_owned(),
+        SocketEnd::Silent => "no answer in time".to_owned(),
+        SocketEnd::Stalled => "connected, and a full-size request was not answered in time".to_owned(),
+    }
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
