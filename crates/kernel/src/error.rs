@@ -4,15 +4,16 @@ use std::io;
 
 use thiserror::Error;
 
-/// An error of this crate. Its text names the operation, the object, the kernel's answer and a likely cause.
+/// An error of this crate. Its text names the operation, the object, the kernel's answer and a likely cause; the
+/// answer is no `source` besides, or whoever prints the whole chain would say it twice.
 #[derive(Debug, Error)]
 pub enum Error {
     /// A system call failed.
-    #[error("{what}: {source}{}", hint(source))]
-    System { what: String, source: io::Error },
+    #[error("{what}: {answer}{}", hint(answer))]
+    System { what: String, answer: io::Error },
     /// The kernel refused a netlink request; `detail` is its own explanation (extended acknowledgement).
-    #[error("{what}: {source}{}{}", detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default(), hint(source))]
-    Netlink { what: String, source: io::Error, detail: Option<String> },
+    #[error("{what}: {answer}{}{}", detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default(), hint(answer))]
+    Netlink { what: String, answer: io::Error, detail: Option<String> },
     /// The kernel answered something that this program does not understand.
     #[error("{what}: the answer of the kernel is not understood: {why}")]
     Answer { what: String, why: String },
@@ -25,8 +26,8 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn system(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::System { what: what.into(), source: source.into() }
+    pub(crate) fn system(what: impl Into<String>, answer: impl Into<io::Error>) -> Self {
+        Self::System { what: what.into(), answer: answer.into() }
     }
 
     pub(crate) fn input(what: impl Into<String>, why: impl Into<String>) -> Self {
@@ -36,7 +37,7 @@ impl Error {
     /// The kernel's error number, where there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::System { source, .. } | Self::Netlink { source, .. } => source.raw_os_error(),
+            Self::System { answer, .. } | Self::Netlink { answer, .. } => answer.raw_os_error(),
             _ => None,
         }
     }

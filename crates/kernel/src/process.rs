@@ -210,5 +210,5 @@ fn pid_of(pid: u32, what: impl FnOnce() -> String) -> Result<Pid, Error> {
     i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)
-        .ok_or_else(|| Error::System { what: what(), source: io::Error::from_raw_os_error(libc::ESRCH) })
+        .ok_or_else(|| Error::System { what: what(), answer: io::Error::from_raw_os_error(libc::ESRCH) })
 }

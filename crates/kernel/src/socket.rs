@@ -284,7 +284,7 @@ impl Batch {
 pub fn refusal(what: impl Into<String>, ack: Ack) -> Error {
     Error::Netlink {
         what: what.into(),
-        source: std::io::Error::from_raw_os_error(ack.errno),
+        answer: std::io::Error::from_raw_os_error(ack.errno),
         detail: ack.detail,
     }
 }

@@ -155,7 +155,7 @@ fn bridge_index(rtnl: &Rtnl, port: &BridgePort) -> Result<u32, Error> {
 fn no_link(name: &IfName) -> Error {
     Error::Netlink {
         what: "the kernel refuses".into(),
-        source: std::io::Error::from_raw_os_error(libc::ENODEV),
+        answer: std::io::Error::from_raw_os_error(libc::ENODEV),
         detail: Some(format!("there is no link {name}")),
     }
 }

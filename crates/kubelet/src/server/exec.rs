@@ -91,6 +91,10 @@ where
         Ok(started) => started,
         Err(error) => {
             let message = format!("{error:#}");
+            if wish.stderr {
+                // kubectl shows of a failure no more than its exit code.
+                send(&mut writer, STDERR, format!("{message}\n").as_bytes()).await?;
+            }
             return send(&mut writer, STATUS, failure(&message, 126).to_string().as_bytes()).await;
         }
     };
