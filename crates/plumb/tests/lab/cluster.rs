@@ -37,7 +37,6 @@ pub fn kubectl_binary() -> &'static Path {
 #[derive(Debug)]
 pub struct Said {
     pub ok: bool,
-    pub code: Option<i32>,
     pub out: String,
     pub err: String,
 }
@@ -46,7 +45,6 @@ impl From<Output> for Said {
     fn from(output: Output) -> Self {
         Self {
             ok: output.status.success(),
-            code: output.status.code(),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
             err: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
@@ -143,10 +141,6 @@ impl Lab {
     /// The lab's directory.
     pub fn directory(&self) -> &Path {
         self.kubeconfig.parent().expect("the kubeconfig lies in the lab's directory")
-    }
-
-    pub fn plumb(&self, args: &[&str]) -> Said {
-        run(Command::new(plumb()).args(args).env("KUBECONFIG", &self.kubeconfig))
     }
 
     /// `plumb lab VERB --name … ARGS`; the verb may be of two words.

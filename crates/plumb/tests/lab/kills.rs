@@ -191,8 +191,8 @@ fn after(lab: &Lab, before: &Remains) {
     // The servers end, and with them the streams: only then does a reader say that no line was missing.
     lab.kubectl_ok(&["-n", NS, "delete", "pod", "server1", "server2"]);
     for name in ["streamer1", "streamer2"] {
-        let phase = format!("--for=jsonpath={{.status.phase}}=Succeeded");
-        let said = lab.kubectl(&["-n", NS, "wait", &phase, "pod", name, "--timeout=20s"]);
+        let phase = "--for=jsonpath={.status.phase}=Succeeded";
+        let said = lab.kubectl(&["-n", NS, "wait", phase, "pod", name, "--timeout=20s"]);
         let log = lab.kubectl_ok(&["-n", NS, "logs", name, "--tail=1"]);
         assert!(said.ok && log.contains("lines in order"), "{said:?} {log}");
     }

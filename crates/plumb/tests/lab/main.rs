@@ -8,3 +8,4 @@ mod cluster;
 mod kills;
 mod network;
 mod pcap;
+mod tour;

@@ -34,6 +34,9 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 const MARK: &str = "end-of-the-capture";
 
+/// An interface's index and the packet.
+type Frame = (u32, Vec<u8>);
+
 /// A running capture; ended by [`Capture::packets`], or by dropping it.
 pub struct Capture<'lab> {
     lab: &'lab Lab,
@@ -43,7 +46,7 @@ pub struct Capture<'lab> {
     stdin: Option<ChildStdin>,
     names: BTreeMap<u32, String>,
     marked: mpsc::Receiver<()>,
-    reader: Option<JoinHandle<Vec<(u32, Vec<u8>)>>>,
+    reader: Option<JoinHandle<Vec<Frame>>>,
 }
 
 impl<'lab> Capture<'lab> {
@@ -105,7 +108,7 @@ fn interfaces(lab: &Lab, node: &str) -> BTreeMap<u32, String> {
 }
 
 /// Interface and packet, each, until the mark has been seen and the stream ends.
-fn read(mut from: impl Read, mark: &mpsc::Sender<()>) -> Vec<(u32, Vec<u8>)> {
+fn read(mut from: impl Read, mark: &mpsc::Sender<()>) -> Vec<Frame> {
     let mut header = [0; 24];
     let mut frames = Vec::new();
     if from.read_exact(&mut header).is_err() {
