@@ -19,7 +19,7 @@ use super::views::{Views, Wired};
 use super::watch::now;
 
 /// How long one server is waited for; a resolver of the C library waits 5 s, a person does not.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
 pub struct Resolution {

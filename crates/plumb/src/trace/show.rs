@@ -72,7 +72,7 @@ impl Shown<'_> {
         };
         let mut text = text(result);
         if result.outcome == Outcome::NotReached {
-            text = format!("{text} (not reached)");
+            text = format!("not reached: {text}");
         }
         let below = hop.fact.misses().iter().map(ToString::to_string).chain(why).collect();
         let first = Line {

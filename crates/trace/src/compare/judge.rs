@@ -158,12 +158,18 @@ impl<'a> Evidence<'a> {
             (Some(dev), Some(expected)) => Err(format!("it was routed to {dev} instead of {expected}")),
             (Some(dev), None) if is_ours(dev) => Err(format!("it was routed to {dev}, inside the cluster")),
             (Some(dev), None) => Ok(format!("dev {dev}")),
+            // It was forwarded; what it needs to leave by the device is another hop's.
+            (None, Some(expected)) if self.forwarded(node) => Ok(format!("forwarded to {expected}")),
             (None, _) => {
                 Err("not seen any more after the routing decision: no route, or no way to its next \
                               hop (`ip route get` on the node tells)"
                     .to_owned())
             }
         }
+    }
+
+    fn forwarded(&self, node: &str) -> bool {
+        self.decisions(node).any(|rule| ["forward", "postrouting"].contains(&rule.hook.as_str()))
     }
 
     fn local(&self, node: &str) -> Judged {
@@ -191,13 +197,20 @@ impl<'a> Evidence<'a> {
         let endpoint = self.endpoint;
         let mut out =
             self.forth(node).filter(|f| f.way == Way::Out && Some(f.packet.destination) == endpoint);
-        let Some(frame) = out.next() else {
+        // A packet that waits for its next hop is on no device yet; conntrack knows what answers will be sent to.
+        let tracked = || {
+            self.sightings(node).iter().find_map(|sighting| match sighting {
+                Sighting::Conntrack { reply, .. } => Some(reply.destination),
+                _ => None,
+            })
+        };
+        let Some(left) = out.next().map(|frame| frame.packet.source).or_else(tracked) else {
             return Err("it never left the node's rules: not seen on any device".to_owned());
         };
-        let source = frame.packet.source.ip();
+        let source = left.ip();
         match expected {
-            Some(expected) if expected == source => Ok(format!("source {}", frame.packet.source)),
-            None if masquerade => Ok(format!("source {}", frame.packet.source)),
+            Some(expected) if expected == source => Ok(format!("source {left}")),
+            None if masquerade => Ok(format!("source {left}")),
             _ if masquerade => Err(format!("it left with source {source}, not masqueraded")),
             _ => Err(format!("it left with source {source}, although it should keep its own")),
         }
