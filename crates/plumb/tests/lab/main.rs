@@ -5,6 +5,7 @@
 //! built for this test.
 
 mod cluster;
+mod faults;
 mod kills;
 mod network;
 mod pcap;
