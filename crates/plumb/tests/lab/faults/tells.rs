@@ -1,0 +1,57 @@
+//! Where nothing is broken: the whole way, or where it rightly ends.
+
+use super::{FAR, Stage};
+use crate::cluster::Checks;
+
+#[test]
+fn a_trace_tells_the_whole_way_or_where_it_ends() {
+    let stage = Stage::up();
+    let mut checks = Checks::default();
+    checks.check("across nodes, within a second", || {
+        let report = stage.concludes(FAR, &["--full"], "delivered");
+        assert_eq!(report["of"], 12, "{report:#}");
+        let took = (0..3).filter_map(|_| stage.trace(FAR, &[])["took_ms"].as_u64()).min();
+        assert!(took.is_some_and(|took| took <= 1000), "{took:?}");
+    });
+    checks.check("as text", || {
+        let said = stage.plumb(&["trace", "way/web", FAR, "--full"]);
+        assert!(said.ok, "{said:?}");
+        for part in
+            ["search step 1 of 3", "nft plumb/n1", "dev plumb.1 onlink", "HTTP 200", "12 of 12", "conntrack"]
+        {
+            assert!(said.out.contains(part), "{part}: {}", said.out);
+        }
+    });
+    for (name, target, more, conclusion) in [
+        ("on one node", "http://near:8080", &[][..], "delivered"),
+        ("to itself", "http://web:8080", &[], "delivered"),
+        ("a pod's address", "$FAR:8080", &[], "delivered"),
+        ("outside", "203.0.113.10:80", &[], "delivered"),
+        ("the API", "kubernetes.default:443", &[], "delivered"),
+        ("another node", "192.168.1.11:9475", &[], "delivered"),
+        ("its own node", "192.168.1.10:9475", &[], "delivered"),
+        ("UDP", "talk:9001", &["--udp"], "delivered"),
+        ("DNS", "10.96.0.10:53", &["--udp"], "delivered"),
+        ("from a port of choice", FAR, &["--source-port", "41000"], "delivered"),
+        ("no endpoint", "empty:80", &[], "refused"),
+        ("no such port", "far:9", &[], "refused"),
+        ("no Service", "10.96.200.200:80", &[], "refused"),
+        ("no pod", "10.244.2.250:80", &[], "refused"),
+        ("no such name", "http://nosuch.way.svc.cluster.local", &[], "no-name"),
+    ] {
+        let target = stage.filled(target);
+        checks.check(name, || drop(stage.concludes(&target, more, conclusion)));
+    }
+    checks.check("denied, and why", || {
+        let report = stage.concludes("http://closed:8080", &[], "denied");
+        let said = stage.plumb(&["trace", "way/web", "http://closed:8080"]);
+        for part in ["isolated by way/closed", "way/closed rule 1", "is not among its peers", "policy stops"]
+        {
+            assert!(said.out.contains(part), "{part}: {} {report:#}", said.out);
+        }
+    });
+    checks.check("what cannot be traced is named", || {
+        stage.plumb(&["trace", "way/nobody", FAR]).refused(&["way/nobody", "kubectl get pods -n way"]);
+        stage.plumb(&["trace", "way/web", "far"]).refused(&["no port", "HOST:PORT"]);
+    });
+}
