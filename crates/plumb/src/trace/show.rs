@@ -22,6 +22,9 @@ pub struct Shown<'a> {
 /// A longer text does not push the columns beside it away from the others.
 const WIDEST: usize = 64;
 
+/// The number of the hop that no packet passes.
+const RESOLVE: &str = "1";
+
 /// One line: mark, number, word, text, what belongs beside it, time.
 struct Line {
     mark: char,
