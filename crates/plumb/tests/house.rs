@@ -15,6 +15,7 @@ const SAME_FLOOR: &[(&str, &str, &str)] = &[
     ("lab", "apiserver", "the lab runs the embedded API"),
     ("lab", "controllers", "the lab runs the controllers in the API's process"),
     ("plumb", "agent", "main() wires subcommands"),
+    ("plumb", "apiserver", "benchmarks start an API of their own"),
     ("plumb", "kubelet", "main() wires subcommands"),
     ("plumb", "lab", "main() wires subcommands"),
 ];
