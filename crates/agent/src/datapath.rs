@@ -25,9 +25,33 @@ pub struct Datapath {
     believed: NetState,
 }
 
-/// Steps that made the kernel what it should be.
+/// Steps that made the kernel what it should be: how many, and the first few in words. A first load has 100,000
+/// of them, which nobody reads.
 #[derive(Debug, Default)]
-pub struct Steps(pub Vec<String>);
+pub struct Steps {
+    pub count: usize,
+    pub told: Vec<String>,
+}
+
+/// So many steps are told one by one.
+const TOLD: usize = 4;
+
+impl Steps {
+    pub fn add(&mut self, step: impl ToString) {
+        self.count += 1;
+        if self.told.len() < TOLD {
+            self.told.push(step.to_string());
+        }
+    }
+}
+
+impl<S: ToString> FromIterator<S> for Steps {
+    fn from_iter<I: IntoIterator<Item = S>>(all: I) -> Self {
+        let mut steps = Self::default();
+        all.into_iter().for_each(|step| steps.add(step));
+        steps
+    }
+}
 
 impl Datapath {
     /// In the network namespace of the calling thread.
@@ -61,7 +85,7 @@ impl Datapath {
             // Layouts of sets that exist come from the actual state, those of new ones from the plan.
             self.nft.apply(&plan, &actual)?;
         }
-        Ok(Steps(plan.ops.iter().map(ToString::to_string).collect()))
+        Ok(plan.ops.iter().collect())
     }
 
     /// Carries out the difference to what we believe is there.
@@ -82,7 +106,7 @@ impl Datapath {
     pub fn converge_net(&mut self, desired: &NetState) -> Result<(Steps, Vec<IfName>)> {
         let (plan, lost) = self.differ_net(desired)?;
         self.perform(&plan)?;
-        Ok((Steps(plan.ops().map(ToString::to_string).collect()), lost))
+        Ok((plan.ops().collect(), lost))
     }
 
     fn perform(&mut self, plan: &kstate::net::Plan) -> Result<()> {

@@ -18,14 +18,14 @@ pub fn call(socket: &str, call: &Call) -> Result<Reply, String> {
         .and_then(|()| stream.set_write_timeout(patience))
         .map_err(|error| format!("set a time limit: {error}"))?;
     let body = serde_json::to_vec(call).map_err(|error| format!("encode: {error}"))?;
-    let head = format!(
+    // One write: the agent wakes once and finds everything.
+    let mut request = format!(
         "POST /cni HTTP/1.0\r\nHost: plumb\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
-    );
-    stream
-        .write_all(head.as_bytes())
-        .and_then(|()| stream.write_all(&body))
-        .map_err(|error| format!("send: {error}"))?;
+    )
+    .into_bytes();
+    request.extend(body);
+    stream.write_all(&request).map_err(|error| format!("send: {error}"))?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(|error| format!("receive: {error}"))?;
     parse(&answer)

@@ -11,9 +11,6 @@ use crate::datapath::Steps;
 use crate::inbox::Subsystem;
 use crate::tell::Saying;
 
-/// So many steps are told one by one.
-const TOLD: usize = 4;
-
 impl Node {
     /// Remembers whether the kernel took something.
     pub(super) fn note(&mut self, subsystem: Subsystem, done: Result<()>) {
@@ -48,7 +45,7 @@ impl Node {
         for subsystem in std::mem::take(&mut self.stale.suspected) {
             let found = if self.paused { self.differ(subsystem) } else { self.converge(subsystem) };
             match found {
-                Ok(steps) if steps.0.is_empty() => self.note(subsystem, Ok(())),
+                Ok(steps) if steps.count == 0 => self.note(subsystem, Ok(())),
                 Ok(steps) => {
                     self.drifted(subsystem, &steps);
                     self.note(subsystem, Ok(()));
@@ -65,9 +62,7 @@ impl Node {
             Subsystem::Nft => self.base.datapath.converge_nft(compiler.nft()),
             Subsystem::Net => {
                 let (mut steps, lost) = self.base.datapath.converge_net(compiler.net())?;
-                for name in lost {
-                    steps.0.extend(self.rewire(&name));
-                }
+                lost.iter().filter_map(|name| self.rewire(name)).for_each(|step| steps.add(step));
                 Ok(steps)
             }
         }
@@ -78,12 +73,12 @@ impl Node {
         Ok(match subsystem {
             Subsystem::Nft => {
                 let (plan, _) = self.base.datapath.differ_nft(compiler.nft())?;
-                Steps(plan.ops.iter().map(ToString::to_string).collect())
+                plan.ops.iter().collect()
             }
             Subsystem::Net => {
                 let (plan, lost) = self.base.datapath.differ_net(compiler.net())?;
                 let lost = lost.iter().map(|name| format!("make the veth {name} again"));
-                Steps(plan.ops().map(ToString::to_string).chain(lost).collect())
+                plan.ops().map(ToString::to_string).chain(lost).collect()
             }
         })
     }
@@ -104,17 +99,18 @@ impl Node {
     }
 
     fn drifted(&mut self, subsystem: Subsystem, steps: &Steps) {
-        let Steps(steps) = steps;
-        self.base.metrics.drift(subsystem.name(), steps.len(), !self.paused);
+        let Steps { count, told } = steps;
+        self.base.metrics.drift(subsystem.name(), *count, !self.paused);
         // A chain's rules fill many lines: its name is enough here.
         let first_line =
             |step: &String| step.lines().next().unwrap_or_default().trim_end_matches(" {").to_owned();
-        let mut told = steps.iter().take(TOLD).map(first_line).collect::<Vec<_>>().join("; ");
-        if steps.len() > TOLD {
-            told = format!("{told}; and {} more", steps.len() - TOLD);
+        let more = count - told.len();
+        let mut told = told.iter().map(first_line).collect::<Vec<_>>().join("; ");
+        if more > 0 {
+            told = format!("{told}; and {more} more");
         }
         let (reason, verb) = if self.paused { ("DriftSeen", "would") } else { ("DriftMended", "did") };
-        tracing::warn!(subsystem = subsystem.name(), steps = steps.len(), "{reason}: {told}");
+        tracing::warn!(subsystem = subsystem.name(), steps = count, "{reason}: {told}");
         let node = &self.base.settings.node;
         self.base.tell.say(Saying {
             object: Key::new(Kind::Node, ObjectName::cluster(node)),
