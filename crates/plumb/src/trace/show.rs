@@ -57,7 +57,9 @@ impl fmt::Display for Shown<'_> {
 impl Line {
     fn write(&self, f: &mut fmt::Formatter<'_>, text: usize, detail: usize) -> fmt::Result {
         let Self { mark, number, word, .. } = self;
-        let took = self.took.map(duration).unwrap_or_default();
+        // A name's answer was waited for; all others are times since the sighting before.
+        let plus = if self.number == RESOLVE { "" } else { "+" };
+        let took = self.took.map(|took| format!("{plus}{}", duration(took))).unwrap_or_default();
         let line =
             format!("{mark}{number:>2} {word:<9}{:<text$}   {:<detail$}   {took:>9}", self.text, self.detail);
         writeln!(f, "{}", line.trim_end())?;
