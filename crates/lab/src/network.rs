@@ -57,12 +57,14 @@ fn bridge(underlay: &mut Rtnl) -> Result<()> {
     address(underlay, index, IpNet::new(API.into(), PREFIX)?)
 }
 
-/// A veth pair from br0 to `eth0` of the namespace; one that exists is complete (made all or nothing).
+/// A veth pair from br0 to `eth0` of the namespace; one that exists there is complete (made all or nothing). The
+/// underlay's end alone says nothing: the kernel takes its time to remove the pair of a namespace that has ended.
 fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, address: Ipv4Addr) -> Result<()> {
     let (host, interface, bridge) = (IfName::new(name)?, IfName::new("eth0")?, IfName::new("br0")?);
-    if underlay.index(&host).is_some() {
+    if Rtnl::open_in(netns)?.index(&interface).is_some() {
         return Ok(());
     }
+    veth::delete(underlay, std::slice::from_ref(&host))?;
     let addresses = [IpNet::new(address.into(), PREFIX)?];
     veth::create(
         underlay,
