@@ -61,6 +61,7 @@ type Ended = oneshot::Receiver<Result<()>>;
 /// Starts every part. The receiver hears when one of them has ended, which none should.
 async fn start(settings: Settings) -> Result<Ended> {
     let args = settings.args.clone();
+    let only = only_agent(&args.data)?;
     let client = client(&args.kubeconfig).await?;
     let metrics = Arc::new(Metrics::default());
     let (outbox, inbox) = inbox::new();
@@ -93,6 +94,7 @@ async fn start(settings: Settings) -> Result<Ended> {
     let sockets = tokio::spawn(server::serve(socket, served.clone()));
     let network = tokio::spawn(serve_network(serving, args, zone, served));
     tokio::spawn(async move {
+        let _only = only;
         let loop_ended = tokio::task::spawn_blocking(move || thread.join());
         let why = tokio::select! {
             joined = loop_ended => Err(match joined {
@@ -106,6 +108,15 @@ async fn start(settings: Settings) -> Result<Ended> {
         let _ = report.send(why);
     });
     Ok(ended)
+}
+
+/// Two agents would take the CNI socket from each other and give the same address out twice.
+fn only_agent(data: &Path) -> Result<std::os::fd::OwnedFd> {
+    let at = || data.display();
+    std::fs::create_dir_all(data).with_context(|| format!("{}: make the data directory", at()))?;
+    kernel::own::try_lock(data)?.with_context(|| {
+        format!("another agent works on {}; stop that one first, or give this one a --data of its own", at())
+    })
 }
 
 async fn client(kubeconfig: &Path) -> Result<Client> {
