@@ -7,6 +7,7 @@
 mod cluster;
 mod faults;
 mod kills;
+mod life;
 mod network;
 mod pcap;
 mod tour;

@@ -1,0 +1,152 @@
+//! A lab that is broken and mended, and input that cannot be carried out: each message names the object, the cause
+//! and the next step, and nothing is half made. (Up and down, and labs side by side: crates/lab/tests.)
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::cluster::{Checks, Lab, Said, fresh_name, kubectl_binary, plumb, run, wait_for};
+
+#[test]
+fn a_lab_lives() {
+    let lab = Lab::up(2);
+    let mut checks = Checks::default();
+    checks.check("`up` mends what is broken and touches nothing else", || mends(&lab));
+    checks.check("no second agent or kubelet on a node", || second(&lab));
+    checks.check("the API refuses who does not say who he is", || anonymous(&lab));
+    checks.check("a bad manifest is refused by its field, and nothing of it is made", || manifest(&lab));
+    checks.check("a port that is taken", || port(&lab));
+    checks.check("a node's pod CIDR that is exhausted", || exhausted(&lab));
+    checks.check("no permission", no_permission);
+}
+
+/// Pid and start time of each process that the lab keeps.
+fn processes(lab: &Lab) -> BTreeMap<String, String> {
+    let files = std::fs::read_dir(lab.directory().join("pids")).expect("pid files").flatten();
+    let text = |path| std::fs::read_to_string(path).unwrap_or_default();
+    files.map(|file| (file.file_name().to_string_lossy().into_owned(), text(file.path()))).collect()
+}
+
+fn mends(lab: &Lab) {
+    lab.apply(&Lab::pod("default", "stays", "nodeName: node1", r#"serve, --http, "8080""#));
+    lab.wait_ready("default");
+    let before = processes(lab);
+    // The whole of node2 goes: its namespaces are held by one process.
+    let holder = before["hold-node2"].split(' ').next().expect("a pid");
+    lab.node_ok("node1", &["kill", "-9", holder]);
+    let said = lab.lab(&["up"]);
+    assert!(said.ok && said.out.contains("mending what is broken"), "{said:?}");
+    wait_for("node2 is there again", Duration::from_secs(20), || {
+        let said = lab.node("node2", &["ip", "-4", "-o", "address", "show", "dev", "eth0"]);
+        if said.out.contains("192.168.1.11/24") { Ok(()) } else { Err(format!("{said:?}")) }
+    });
+    lab.kubectl_ok(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=20s"]);
+    let after = processes(lab);
+    for name in ["hold-underlay", "hold-outside", "hold-node1", "agent-node1", "kubelet-node1", "api"] {
+        assert_eq!(before[name], after[name], "{name} was started anew");
+    }
+    assert_ne!(before["hold-node2"], after["hold-node2"]);
+    let pod = lab.get(&["pod", "stays"]);
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0, "{pod}");
+    // And both nodes work together: a new pod on the new node, called from the old one.
+    lab.apply(&Lab::pod("default", "fresh", "nodeName: node2", r#"serve, --http, "8080""#));
+    lab.wait_ready("default");
+    let url = format!("http://{}:8080", lab.pod_ip("default", "fresh"));
+    wait_for("the nodes reach each other", Duration::from_secs(10), || {
+        let said = lab.demo("default", "stays", &["get", &url, "--timeout", "1"]);
+        if said.out.contains("name=fresh") { Ok(()) } else { Err(format!("{said:?}")) }
+    });
+}
+
+fn second(lab: &Lab) {
+    let program = plumb();
+    for (name, more) in [("agent", vec![]), ("kubelet", vec!["--address", "192.168.1.10"])] {
+        let kubeconfig = format!("/run/{name}.kubeconfig");
+        let mut command = lab.node_command("node1");
+        // One that did start would not end.
+        command.args(["timeout", "10"]);
+        let said: Said = run(command
+            .arg(&program)
+            .args([name, "--node", "node1", "--kubeconfig", &kubeconfig])
+            .args(more));
+        said.refused(&["another", name, "works on /var/lib/plumb", "stop that one first"]);
+    }
+    // The first one still serves the CNI.
+    lab.apply(&Lab::pod("default", "after", "nodeName: node1", r#"serve, --http, "8080""#));
+    lab.wait_ready("default");
+}
+
+fn anonymous(lab: &Lab) {
+    let config =
+        lab.kubectl_ok(&["config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"]);
+    let said = run(Command::new(kubectl_binary())
+        .args(["--server", config.trim(), "--insecure-skip-tls-verify", "--token", "wrong", "get", "pods"])
+        .env("KUBECONFIG", "/dev/null"));
+    said.refused(&["Unauthorized"]);
+}
+
+fn manifest(lab: &Lab) {
+    let said = lab.feed(
+        &["apply"],
+        "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {selector: {a: b}, ports: [{port: 99999}]}\n",
+    );
+    said.refused(&["Service \"bad\" is invalid", "spec.ports[0].port", "99999", "between 1 and 65535"]);
+    assert!(!lab.kubectl(&["get", "service", "bad"]).ok);
+    let path = lab.directory().join("bad.yaml");
+    std::fs::write(&path, "a: [").expect("written");
+    let name = fresh_name();
+    let said = run(Command::new(plumb()).args(["lab", "up", "--name", &name, "-f"]).arg(&path));
+    said.refused(&["bad.yaml is not valid YAML"]);
+    run(Command::new(plumb()).args(["lab", "status", "--name", &name]))
+        .refused(&["is not running", "plumb lab up"]);
+}
+
+fn port(lab: &Lab) {
+    let place = |node| format!("nodeName: {node}\n  hostNetwork: true\n  restartPolicy: Never");
+    lab.apply(&Lab::pod("default", "holder", &place("node1"), r#"serve, --http, "18080""#));
+    lab.wait_ready("default");
+    lab.apply(&Lab::pod("default", "late", &place("node1"), r#"serve, --http, "18080""#));
+    lab.kubectl_ok(&["wait", "--for=jsonpath={.status.phase}=Failed", "pod", "late", "--timeout=20s"]);
+    let log = lab.kubectl_ok(&["logs", "late"]);
+    assert!(log.contains("listen on tcp port 18080") && log.contains("another process may hold it"), "{log}");
+}
+
+/// As a runtime would, through the CNI executable: 253 addresses, of which the pods of this test hold some.
+const EXHAUST: &str = r#"
+conf='{"cniVersion":"1.1.0","name":"plumb","type":"plumb-cni"}'
+call() { echo "$conf" | CNI_COMMAND=$1 CNI_CONTAINERID=full$2 CNI_NETNS=/run/netns/full$2 CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/plumb-cni; }
+n=0
+while [ $n -lt 300 ]; do
+  n=$((n + 1)); ip netns add full$n
+  call ADD $n > /tmp/answer || { cat /tmp/answer; break; }
+done
+echo; ls /sys/class/net | grep -c ^veth
+while [ $n -gt 0 ]; do call DEL $n; ip netns del full$n; n=$((n - 1)); done
+ls /sys/class/net | grep -c ^veth
+"#;
+
+fn exhausted(lab: &Lab) {
+    let veths = |lab: &Lab| lab.node("node2", &["sh", "-c", "ls /sys/class/net | grep -c ^veth"]).out;
+    let before = veths(lab);
+    let said = lab.node("node2", &["sh", "-c", EXHAUST]);
+    for words in
+        ["no free address in 10.244.2.0/24: 253 in use", "delete pods of this node", "larger pod CIDR"]
+    {
+        assert!(said.out.contains(words), "{said:?}");
+    }
+    let counts: Vec<&str> = said.out.lines().rev().take(2).collect();
+    // The refused one has left no veth, and DEL takes the others away.
+    assert_eq!(counts, [before.trim(), "253"], "{said:?}");
+    assert_eq!(veths(lab), before);
+}
+
+fn no_permission() {
+    let program = plumb();
+    let mut command = Command::new("setpriv");
+    // uid 0 without CAP_SYS_ADMIN, as in a container; an ordinary user has none to drop.
+    command.args(["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]).arg(&program);
+    let name = fresh_name();
+    let said = run(command.args(["lab", "up", "--name", &name]));
+    said.refused(&["the lab did not start, and nothing of it is left", "CAP_SYS_ADMIN", "run it privileged"]);
+    run(Command::new(&program).args(["lab", "status", "--name", &name])).refused(&["is not running"]);
+}
