@@ -74,7 +74,18 @@ pub struct Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
-        // What is left of it is in the temporary directory and says whose it was.
+        // The loop has no end while its listener lives, and would write its CNI configuration again: it is held
+        // where it stands, for good, before its directory goes.
+        let (held, wait) = mpsc::channel();
+        let hold = Input::Inspect(Box::new(move |_| {
+            let _ = held.send(());
+            loop {
+                std::thread::park();
+            }
+        }));
+        if self.outbox.send_blocking(hold) {
+            let _ = wait.recv_timeout(PATIENCE);
+        }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
