@@ -110,11 +110,14 @@ async fn start(settings: Settings) -> Result<Ended> {
     Ok(ended)
 }
 
+/// A killed agent's process is gone after this long.
+const FORMER: Duration = Duration::from_secs(2);
+
 /// Two agents would take the CNI socket from each other and give the same address out twice.
 fn only_agent(data: &Path) -> Result<std::os::fd::OwnedFd> {
     let at = || data.display();
     std::fs::create_dir_all(data).with_context(|| format!("{}: make the data directory", at()))?;
-    kernel::own::try_lock(data)?.with_context(|| {
+    kernel::own::lock_within(data, FORMER)?.with_context(|| {
         format!("another agent works on {}; stop that one first, or give this one a --data of its own", at())
     })
 }

@@ -76,6 +76,18 @@ pub fn try_lock(path: &Path) -> Result<Option<OwnedFd>, Error> {
     }
 }
 
+/// As [`try_lock`], but waits for a former holder: one that was just killed may still be on its way out.
+pub fn lock_within(path: &Path, patience: std::time::Duration) -> Result<Option<OwnedFd>, Error> {
+    let end = std::time::Instant::now() + patience;
+    loop {
+        let held = try_lock(path)?;
+        if held.is_some() || std::time::Instant::now() >= end {
+            return Ok(held);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
 /// Has the kernel reap all children of this process, present and adopted: for a pid 1 that starts none itself.
 pub fn ignore_children() -> Result<(), Error> {
     // SAFETY: SIG_IGN installs no handler, so no code of ours runs in signal context. signal(2): a child of a

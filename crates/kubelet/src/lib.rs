@@ -85,7 +85,7 @@ async fn serve(args: Args) -> Result<()> {
     config.proxy_url = None;
     let client = kube::Client::try_from(config).context("make a client of the API")?;
     let records = record::Records::open(&args.data)?;
-    let _only = kernel::own::try_lock(&args.data)?
+    let _only = kernel::own::lock_within(&args.data, std::time::Duration::from_secs(2))?
         .with_context(|| format!("another kubelet works on {}; stop that one first", args.data.display()))?;
     let cni = cni::Cni { configs: args.cni_conf_dir.clone(), plugins: args.cni_bin_dir.clone() };
     let (ready, network_ready) = watch::channel(false);

@@ -268,7 +268,7 @@ fn faults_get_the_code_they_deserve() {
             Outcome::Answered(length) => {
                 assert_eq!(out[..2], [0, 7]);
                 let message = Message::from_octets(&out[..length]).unwrap();
-                Some(u16::from(message.opt_rcode().to_int()))
+                Some(message.opt_rcode().to_int())
             }
             _ => None,
         }
