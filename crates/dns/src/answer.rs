@@ -46,6 +46,9 @@ impl Zone {
     /// `chance` rotates sets of several records (DNS-26). Never panics, whatever the query.
     #[inline]
     pub fn answer(&self, query: &[u8], out: &mut [u8], transport: Transport, chance: u32) -> Outcome {
+        if out.len() < SMALLEST {
+            return Outcome::Drop;
+        }
         let query = match Query::parse(query) {
             Ok(query) => query,
             Err(Fault::Drop) => return Outcome::Drop,
@@ -66,6 +69,9 @@ impl Zone {
         }
     }
 }
+
+/// Every transport carries this much (RFC 1035 §4.2.1); in less, a long question alone would not fit.
+const SMALLEST: usize = 512;
 
 /// Copies a set beginning at a random record. As many whole records as fit are written, with TC if some do not:
 /// resolvers that never retry over TCP (musl before 1.2.4) then still have addresses to use.

@@ -13,10 +13,14 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 const PROGRAMS: [&str; 2] = ["plumb", "plumb-cni"];
 
-/// The directory with the programs, built from what lies here now.
+/// The directory with the programs: that of `PLUMB_BIN` (`./run test` sets it), else they are built from what lies
+/// here now.
 fn programs() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
+        if let Some(built) = std::env::var_os("PLUMB_BIN") {
+            return Path::new(&built).parent().expect("PLUMB_BIN is a file in a directory").to_owned();
+        }
         let test = std::env::current_exe().expect("own path");
         let target = test.parent().and_then(Path::parent).expect("target/debug/deps/test");
         let mut build = Command::new(env!("CARGO"));
