@@ -21,18 +21,8 @@ const SAME_FLOOR: &[(&str, &str, &str)] = &[
 ];
 
 /// Crates that facts and brains must not reach, at any depth: a decision that can do I/O is not a decision.
-const NOT_BELOW_HANDS: &[&str] = &[
-    "tokio",
-    "rustix",
-    "libc-sockets",
-    "hyper",
-    "kube",
-    "rusqlite",
-    "netlink-bindings",
-    "kernel",
-    "netlink",
-    "mio",
-];
+const NOT_BELOW_HANDS: &[&str] =
+    &["tokio", "rustix", "hyper", "kube", "rusqlite", "kernel", "netlink", "mio"];
 
 const LICENCES: &[&str] = &[
     "MIT",
