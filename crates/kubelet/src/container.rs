@@ -63,7 +63,9 @@ pub async fn start(
     let started = tokio::task::spawn_blocking(move || {
         run.make()?;
         record::write_json(&run.file("spec.json"), &spec)?;
-        start_shim(&run)
+        // A run that never was is none: a pod whose pause process is just dying refuses every start until that is
+        // noticed, and none of these is a restart.
+        start_shim(&run).inspect_err(|_| run.forget())
     });
     match started.await {
         Ok(outcome) => outcome.map_err(Refusal::RunContainerError),

@@ -161,6 +161,13 @@ impl ContainerRecord {
         fs::create_dir_all(&self.0).with_context(|| format!("make {}", self.0.display()))
     }
 
+    /// Forgets a run that never started; its number is free again.
+    pub fn forget(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!("remove {}: {error}", self.0.display());
+        }
+    }
+
     pub fn log(&self) -> PathBuf {
         self.file("log")
     }

@@ -156,7 +156,7 @@ impl Containers {
                 self.runtime.events.pod(pod, Kind::Normal, "Started", &message);
                 self.attend(index, pod, container);
             }
-            Err(refusal) => refuse(&self.runtime.events, one, pod, &refusal, attempt),
+            Err(refusal) => refuse(&self.runtime.events, one, pod, &refusal),
         }
     }
 
@@ -292,14 +292,12 @@ fn judge(events: &Events, one: &mut One, pod: &Pod, verdict: Verdict, run: Conta
     }
 }
 
-fn refuse(events: &Events, one: &mut One, pod: &Pod, refusal: &Refusal, attempt: u32) {
+fn refuse(events: &Events, one: &mut One, pod: &Pod, refusal: &Refusal) {
     let message = refusal.to_string();
     events.pod(pod, Kind::Warning, "Failed", &message);
     one.seen.state = State::Waiting { reason: refusal.reason().into(), message };
     one.seen.ready = false;
     if !refusal.is_final() {
-        // The run's directory was used: the next one is another.
-        one.attempt = attempt;
         one.due = Some(Instant::now() + one.pause.max(FIRST_PAUSE));
         one.pause = (one.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
     }
