@@ -1,7 +1,6 @@
 //! Is an object one that the cluster can work with? Complaints are kube-apiserver's, field by field
 //! (pkg/apis/*/validation of Kubernetes 1.36).
 
-pub mod fields;
 mod metadata;
 mod network;
 mod pod;

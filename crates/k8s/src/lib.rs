@@ -10,6 +10,7 @@ pub mod core;
 pub mod discovery;
 mod meta;
 pub mod networking;
+pub mod supported;
 
 pub use crate::core::{Namespace, Node, Pod, Service};
 pub use crate::discovery::EndpointSlice;

@@ -86,6 +86,19 @@ impl Process {
         }
     }
 
+    /// Sends a signal to the process whose directory in a /proc this is: also one of a PID namespace below ours,
+    /// whose number means nothing here. The open directory pins the process as a pidfd does
+    /// (kernel/signal.c, pidfd_to_pid). `Ok(false)` when it has ended.
+    pub fn signal_entry(directory: impl AsFd, signal: Signal) -> Result<bool, Error> {
+        match rustix::process::pidfd_send_signal(directory, signal) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(error) => {
+                Err(Error::system(format!("send signal {} by an entry of /proc", signal.as_raw()), error))
+            }
+        }
+    }
+
     /// Blocks until it has ended or the time is over; does not reap. True when it has ended.
     pub fn wait_ended(&self, timeout: std::time::Duration) -> Result<bool, Error> {
         let deadline = std::time::Instant::now() + timeout;

@@ -20,7 +20,6 @@ mod sandbox;
 mod server;
 pub mod shim;
 mod status;
-mod supported;
 pub mod worker;
 
 use std::path::PathBuf;

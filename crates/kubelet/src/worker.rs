@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::events::Kind;
 use crate::record::{PodRecord, Sandbox};
 use crate::runtime::{Runtime, ended};
-use crate::{moment, sandbox, supported};
+use crate::{moment, sandbox};
 use containers::Containers;
 use report::Report;
 
@@ -109,8 +109,14 @@ impl Worker {
 
     /// A pod with a field that would be ignored is not started at all.
     fn refused(&mut self) -> bool {
-        let Some(field) = supported::unsupported(&self.spec()) else { return false };
-        let message = format!("{field} is not supported by this kubelet; remove it from the pod");
+        let spec = match serde_json::to_value(self.spec()) {
+            Ok(spec) => k8s::supported::unsupported(&spec, "spec"),
+            Err(error) => vec![format!("spec ({error})")],
+        };
+        if spec.is_empty() {
+            return false;
+        }
+        let message = format!("not supported by this kubelet: {}; remove it from the pod", spec.join(", "));
         self.runtime.events.pod(&self.pod, Kind::Warning, "UnsupportedField", &message);
         self.report.failed(&self.pod, &self.runtime, ("UnsupportedField", &message), &self.started);
         true

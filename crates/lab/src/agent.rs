@@ -66,9 +66,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let flag = inside.run.stopped(&process);
     if stop {
         std::fs::write(&flag, "").with_context(|| format!("write {}", flag.display()))?;
-        if let Some(pid) = inside.living(&process) {
-            kill(&inside, &node.node, pid)?;
-        }
+        inside.kill(&process)?;
     } else if flag.exists() {
         std::fs::remove_file(&flag).with_context(|| format!("remove {}", flag.display()))?;
     }
@@ -103,14 +101,6 @@ fn post(socket: &Path, body: &str) -> Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
-}
-
-/// The number inside means nothing here, so `kill` runs inside.
-fn kill(inside: &Inside, node: &str, pid: u32) -> Result<()> {
-    let process = inside.spawn_in(node, "kill")?.args(["-KILL", &pid.to_string()]).start()?;
-    // It fails when the agent has just ended by itself: the state below is what counts.
-    process.wait()?;
-    Ok(())
 }
 
 fn wait_for(inside: &Inside, process: &str, wanted: State) -> Result<()> {

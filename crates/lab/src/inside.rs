@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use kernel::process::{Namespaces, Process, Spawn};
+use kernel::process::{Namespaces, Process, Signal, Spawn};
 
 use crate::adopt;
 use crate::plan::{Plan, node_number};
@@ -42,6 +42,18 @@ impl Inside {
         let mut fields = fields.split_ascii_whitespace();
         let state = fields.next()?;
         (state != "Z" && fields.nth(18)?.parse() == Ok(started)).then_some(pid)
+    }
+
+    /// Ends the noted process. The number inside means nothing here, so it is reached by its /proc directory, which
+    /// is opened before the process is judged: a successor with the same number cannot be meant.
+    pub fn kill(&self, process: &str) -> Result<()> {
+        let Some((pid, _)) = adopt::noted(&self.run.pid_file(process)) else { return Ok(()) };
+        let Ok(directory) = File::open(self.proc(pid)) else { return Ok(()) };
+        if self.living(process) == Some(pid) {
+            // One that has just ended by itself is as good.
+            Process::signal_entry(&directory, Signal::KILL).with_context(|| format!("kill {process}"))?;
+        }
+        Ok(())
     }
 
     /// Resident memory of a process in KiB.

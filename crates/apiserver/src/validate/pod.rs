@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::metadata::{label, port_name, qualified_name, subdomain};
-use super::{fields, in_range, not_negative, one_of, required};
+use super::{in_range, not_negative, one_of, required};
 use crate::invalid::Complaints;
 use crate::object::{at, list, text};
 
@@ -54,7 +54,7 @@ pub(super) fn check(spec: Option<&Value>, path: &str, complaints: &mut Complaint
         }
     }
     tolerations(spec, path, complaints);
-    for field in fields::unsupported(spec, path) {
+    for field in k8s::supported::unsupported(spec, path) {
         complaints.forbidden(&field, "the lab's kubelet does not support this field; remove it");
     }
 }

@@ -1,5 +1,8 @@
-//! Which fields of a pod the lab's kubelet carries out. Every other field is refused by its name, never ignored.
-//! The one list of it: documentation and tests read it from here.
+//! Which fields of a pod the lab carries out. Every other field is refused by its name, never ignored.
+//! The one list of it: API, kubelet, documentation and tests read it from here.
+//!
+//! Fields that only say what happens anyway (imagePullPolicy, terminationMessagePath, schedulerName …) stand here
+//! because API servers fill them in by default.
 
 /// Under `spec` and `spec.template.spec`; `[]` stands for every element of a list, a path includes all below it.
 pub const SUPPORTED: [&str; 40] = [
@@ -61,7 +64,7 @@ pub const PROBE_TIMES: [&str; 6] = [
 
 /// Paths below `value` (a pod's spec) that are not carried out, as they stand in the manifest. What is empty or
 /// false asks for nothing.
-pub(crate) fn unsupported(spec: &serde_json::Value, path: &str) -> Vec<String> {
+pub fn unsupported(spec: &serde_json::Value, path: &str) -> Vec<String> {
     let mut found = Vec::new();
     walk(spec, "", path, &mut found);
     found
