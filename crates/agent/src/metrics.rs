@@ -12,73 +12,52 @@ type Counters = Family<Labels, Counter>;
 type Gauges = Family<Labels, Gauge>;
 type Histograms = Family<Labels, Histogram>;
 
-/// All metrics of one agent.
-pub struct Metrics {
-    registry: Registry,
-    synced: Gauge,
-    paused: Gauge,
-    attachments: Gauge,
-    watch_troubles: Counters,
-    diagnostics: Gauges,
-    drift_seen: Counters,
-    drift_mended: Counters,
-    apply_failures: Counters,
-    apply: Histograms,
-    cni: Histograms,
-    cni_errors: Counters,
-    events_dropped: Counter,
-    flows_forgotten: Counter,
-}
-
 /// 50 µs to 1.6 s.
 fn durations() -> Histogram {
     Histogram::new(exponential_buckets(50e-6, 2.0, 16))
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let mut registry = Registry::with_prefix("plumb");
-        let metrics = Self {
-            synced: Gauge::default(),
-            paused: Gauge::default(),
-            attachments: Gauge::default(),
-            watch_troubles: Counters::default(),
-            diagnostics: Gauges::default(),
-            drift_seen: Counters::default(),
-            drift_mended: Counters::default(),
-            apply_failures: Counters::default(),
-            apply: Histograms::new_with_constructor(durations),
-            cni: Histograms::new_with_constructor(durations),
-            cni_errors: Counters::default(),
-            events_dropped: Counter::default(),
-            flows_forgotten: Counter::default(),
-            registry: Registry::default(),
-        };
-        registry.register("synced", "1 when every kind has been listed", metrics.synced.clone());
-        registry.register("paused", "1 while drift is reported and not mended", metrics.paused.clone());
-        registry.register("attachments", "Interfaces wired on this node", metrics.attachments.clone());
-        let help = "Watches that broke and were tried again, by kind";
-        registry.register("watch_troubles", help, metrics.watch_troubles.clone());
-        let help = "What is wrong with objects now, by kind";
-        registry.register("diagnostics", help, metrics.diagnostics.clone());
-        let help = "Steps by which the kernel was found to differ from what it should be, by subsystem";
-        registry.register("drift_seen", help, metrics.drift_seen.clone());
-        let help = "Steps that put back what others changed, by subsystem";
-        registry.register("drift_mended", help, metrics.drift_mended.clone());
-        let help = "Plans that the kernel refused, by subsystem";
-        registry.register("apply_failures", help, metrics.apply_failures.clone());
-        let help = "From a batch of events to the kernel, by subsystem";
-        registry.register("apply_seconds", help, metrics.apply.clone());
-        let help = "CNI requests as the agent sees them, by command";
-        registry.register("cni_seconds", help, metrics.cni.clone());
-        let help = "CNI requests that were answered with an error, by command and code";
-        registry.register("cni_errors", help, metrics.cni_errors.clone());
-        let help = "Kubernetes Events that were not sent because too many waited";
-        registry.register("events_dropped", help, metrics.events_dropped.clone());
-        let help = "UDP connections that led to endpoints which are gone";
-        registry.register("flows_forgotten", help, metrics.flows_forgotten.clone());
-        Self { registry, ..metrics }
-    }
+/// One line a metric: its name, how it begins, what it tells.
+macro_rules! metrics {
+    ($($name:ident: $kind:ty = $new:expr, $help:literal;)*) => {
+        /// All metrics of one agent.
+        pub struct Metrics {
+            registry: Registry,
+            $($name: $kind,)*
+        }
+
+        impl Default for Metrics {
+            fn default() -> Self {
+                let mut registry = Registry::with_prefix("plumb");
+                $(
+                    let $name: $kind = $new;
+                    registry.register(stringify!($name), $help, $name.clone());
+                )*
+                Self { registry, $($name,)* }
+            }
+        }
+    };
+}
+
+metrics! {
+    synced: Gauge = Gauge::default(), "1 when every kind has been listed";
+    paused: Gauge = Gauge::default(), "1 while drift is reported and not mended";
+    attachments: Gauge = Gauge::default(), "Interfaces wired on this node";
+    watch_troubles: Counters = Family::default(), "Watches that broke and were tried again, by kind";
+    diagnostics: Gauges = Family::default(), "What is wrong with objects now, by kind";
+    drift_seen: Counters = Family::default(),
+        "Steps by which the kernel was found to differ from what it should be, by subsystem";
+    drift_mended: Counters = Family::default(), "Steps that put back what others changed, by subsystem";
+    apply_failures: Counters = Family::default(), "Plans that the kernel refused, by subsystem";
+    apply_seconds: Histograms = Family::new_with_constructor(durations),
+        "From a batch of events to the kernel, by subsystem";
+    cni_seconds: Histograms = Family::new_with_constructor(durations),
+        "CNI requests as the agent sees them, by command";
+    cni_errors: Counters = Family::default(),
+        "CNI requests that were answered with an error, by command and code";
+    events_dropped: Counter = Counter::default(),
+        "Kubernetes Events that were not sent because too many waited";
+    flows_forgotten: Counter = Counter::default(), "UDP connections that led to endpoints which are gone";
 }
 
 impl std::fmt::Debug for Metrics {
@@ -130,11 +109,11 @@ impl Metrics {
     }
 
     pub fn applied(&self, subsystem: &str, took: std::time::Duration) {
-        self.apply.get_or_create(&one("subsystem", subsystem)).observe(took.as_secs_f64());
+        self.apply_seconds.get_or_create(&one("subsystem", subsystem)).observe(took.as_secs_f64());
     }
 
     pub fn cni(&self, command: &str, took: std::time::Duration, error: Option<cni::Code>) {
-        self.cni.get_or_create(&one("command", command)).observe(took.as_secs_f64());
+        self.cni_seconds.get_or_create(&one("command", command)).observe(took.as_secs_f64());
         if let Some(code) = error {
             let labels = vec![("command", command.to_owned()), ("code", (code as u32).to_string())];
             self.cni_errors.get_or_create(&labels).inc();

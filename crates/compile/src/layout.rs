@@ -95,15 +95,7 @@ pub fn fragment(cluster: &Cluster, settings: &Settings) -> Fragment {
 
 /// A set of plain keys or a map, filled by units.
 pub fn set(key: &[Field], data: SetData) -> Set {
-    Set {
-        key: key.to_vec(),
-        data,
-        interval: false,
-        dynamic: false,
-        timeout_ms: None,
-        size: None,
-        elements: std::collections::BTreeMap::new(),
-    }
+    Set::new(key, data)
 }
 
 fn sets() -> [(&'static str, Set); 7] {

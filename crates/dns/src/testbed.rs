@@ -24,15 +24,8 @@ pub fn settings() -> Settings {
 
 pub fn endpoint(address: &str, hostname: Option<&str>) -> Endpoint {
     Endpoint {
-        address: address.parse().unwrap(),
-        node: None,
         hostname: hostname.map(str::to_owned),
-        ready: true,
-        serving: true,
-        terminating: false,
-        pod: None,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        ..Endpoint::ready(address.parse::<std::net::IpAddr>().unwrap())
     }
 }
 

@@ -21,15 +21,7 @@ fn id(name: &str) -> TableId {
 }
 
 fn set(key: &[Field], data: SetData) -> Set {
-    Set {
-        key: key.to_vec(),
-        data,
-        interval: false,
-        dynamic: false,
-        timeout_ms: None,
-        size: None,
-        elements: BTreeMap::new(),
-    }
+    Set::new(key, data)
 }
 
 fn key(values: &[Value<'_>]) -> ElemKey {

@@ -326,6 +326,21 @@ pub struct Set {
     pub elements: BTreeMap<ElemKey, ElemData>,
 }
 
+impl Set {
+    /// Of plain keys, or a map, with no elements yet.
+    pub fn new(key: impl Into<Vec<Field>>, data: SetData) -> Self {
+        Self {
+            key: key.into(),
+            data,
+            interval: false,
+            dynamic: false,
+            timeout_ms: None,
+            size: None,
+            elements: BTreeMap::new(),
+        }
+    }
+}
+
 /// The bytes of a key as the registers hold them, each field padded to a word when there are several;
 /// `end` is inclusive and there only in interval sets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -65,7 +65,7 @@ fn set() -> impl Strategy<Value = Set> {
             };
             elements.insert(ElemKey { start: Box::from([start]), end }, data);
         }
-        Set { key: vec![Field::Proto], data, interval, dynamic: false, timeout_ms: None, size, elements }
+        Set { interval, size, elements, ..Set::new([Field::Proto], data) }
     })
 }
 
@@ -104,18 +104,6 @@ fn refusal(state: &Ruleset, op: &Op) -> Option<&'static str> {
         return state.tables.contains_key(id).then_some("the table is there");
     }
     let Some(table) = state.tables.get(op.table()) else { return Some("no such table") };
-    let names_chain = |name: &str| {
-        table
-            .chains
-            .values()
-            .flat_map(|chain| &chain.rules)
-            .any(|rule| chains_of(rule).any(|chain| chain == name))
-            || table
-                .sets
-                .values()
-                .flat_map(|set| set.elements.values())
-                .any(|data| target(data) == Some(name))
-    };
     let names_set = |name: &str| {
         table.chains.values().flat_map(|chain| &chain.rules).any(|rule| sets_of(rule).contains(name))
     };
@@ -136,10 +124,8 @@ fn refusal(state: &Ruleset, op: &Op) -> Option<&'static str> {
     match op {
         Op::AddTable(_) | Op::DeleteTable(_) => None,
         Op::AddChain { chain, .. } => bad(table.chains.contains_key(chain), "the chain is there"),
-        Op::DeleteChain { chain, .. } => bad(!table.chains.contains_key(chain), "no such chain").or(bad(
-            others_name_chain(chain) || names_chain(chain) && table.chains[chain].rules.is_empty(),
-            "the chain is in use",
-        )),
+        Op::DeleteChain { chain, .. } => bad(!table.chains.contains_key(chain), "no such chain")
+            .or(bad(others_name_chain(chain), "the chain is in use")),
         Op::SetRules { chain, rules, .. } => {
             bad(!table.chains.contains_key(chain), "no such chain").or_else(|| {
                 let chain_missing =

@@ -76,15 +76,7 @@ fn plumb(endpoints: u32) -> Ruleset {
         key(&[vip, Value::Proto(6), 80_u16.into()]),
         ElemData::Verdict(Verdict::Goto(chain.clone())),
     )]);
-    let set = |key: Vec<Field>, data, elements| Set {
-        key,
-        data,
-        interval: false,
-        dynamic: false,
-        timeout_ms: None,
-        size: None,
-        elements,
-    };
+    let set = |key: Vec<Field>, data, elements| Set { elements, ..Set::new(key, data) };
     let tuple = |reg: u8| [ip_daddr(Reg(reg)), l4proto(Reg(reg + 1)), th_dport(Reg(reg + 2))];
     let pick =
         [numgen(R, endpoints)].into_iter().chain(tuple(1)).chain([map("ep", R, R), dnat_ip(R, Reg(1))]);

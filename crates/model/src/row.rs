@@ -134,6 +134,23 @@ pub struct Endpoint {
     pub node_hints: Vec<String>,
 }
 
+impl Endpoint {
+    /// One that serves, of which nothing else is known.
+    pub fn ready(address: impl Into<IpAddr>) -> Self {
+        Self {
+            address: address.into(),
+            node: None,
+            hostname: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            pod: None,
+            zone_hints: Vec::new(),
+            node_hints: Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EndpointSlice {
     pub key: ObjectName,

@@ -270,15 +270,7 @@ fn endpoint(last: u8) -> (ElemKey, ElemData) {
 fn ep() -> Ruleset {
     let key = vec![Field::Mark, Field::Ipv4, Field::Proto, Field::Port];
     let data = SetData::Values(vec![Field::Ipv4, Field::Port]);
-    let ep = Set {
-        key,
-        data,
-        interval: false,
-        dynamic: false,
-        timeout_ms: None,
-        size: None,
-        elements: BTreeMap::new(),
-    };
+    let ep = Set::new(key, data);
     let table = Table { chains: BTreeMap::new(), sets: [("ep".to_owned(), ep)].into() };
     Ruleset { tables: [(id(TableFamily::Ip), table)].into() }
 }

@@ -77,17 +77,7 @@ fn cluster(node: &str, allowed: &str) -> Cluster {
         key: name("shop/payments-1"),
         service: "payments".into(),
         ports: vec![SlicePort { name: "http".into(), port: Some(8080), ..SlicePort::default() }],
-        endpoints: vec![Endpoint {
-            address: [10, 244, 2, 9].into(),
-            node: Some("node2".into()),
-            hostname: None,
-            ready: true,
-            serving: true,
-            terminating: false,
-            pod: None,
-            zone_hints: Vec::new(),
-            node_hints: Vec::new(),
-        }],
+        endpoints: vec![Endpoint { node: Some("node2".into()), ..Endpoint::ready([10, 244, 2, 9]) }],
     }));
     let peers = vec![Peer::Pods { namespaces: None, pods: Some(Selector::from_labels(&labels(allowed))) }];
     put(Row::Policy(Box::new(Policy {

@@ -306,15 +306,8 @@ fn cluster(services: u32) -> (Cluster, Vec<Key>) {
 
 fn endpoint(service: u32, index: u32) -> Endpoint {
     Endpoint {
-        address: std::net::Ipv4Addr::from_bits(0x0af4_0000 + service * ENDPOINTS + index).into(),
-        node: None,
         hostname: Some(format!("e{index}")),
-        ready: true,
-        serving: true,
-        terminating: false,
-        pod: None,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        ..Endpoint::ready(std::net::Ipv4Addr::from_bits(0x0af4_0000 + service * ENDPOINTS + index))
     }
 }
 

@@ -44,17 +44,7 @@ fn service(name: &str, kind: ServiceType, ips: &[&str]) -> Row {
 /// `payments` with a ClusterIP, `crowd` with 200 endpoints, `away` with an external name.
 fn cluster() -> (Cluster, Vec<Key>) {
     let mut cluster = Cluster::default();
-    let endpoints = (0..200u8).map(|n| Endpoint {
-        address: IpAddr::from([10, 244, 1, n]),
-        node: None,
-        hostname: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        pod: None,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
-    });
+    let endpoints = (0..200u8).map(|n| Endpoint::ready([10, 244, 1, n]));
     let rows = vec![
         Row::Namespace(Namespace { name: "shop".into(), ..Namespace::default() }),
         service("payments", ServiceType::ClusterIp, &["10.96.14.7"]),

@@ -297,15 +297,7 @@ fn key(flow: Flow) -> ElemKey {
 
 fn table_plan() -> Plan {
     let [r0, r1, r2] = [Reg(0), Reg(1), Reg(2)];
-    let layout = Set {
-        key: vec![Field::Ipv4, Field::Proto, Field::Port],
-        data: SetData::None,
-        interval: false,
-        dynamic: false,
-        timeout_ms: None,
-        size: None,
-        elements: BTreeMap::new(),
-    };
+    let layout = Set::new([Field::Ipv4, Field::Proto, Field::Port], SetData::None);
     let there = [build::ip_saddr(r0), build::l4proto(r1), build::th_sport(r2), build::lookup(FLOWS, r0)];
     let back = [build::ip_daddr(r0), build::l4proto(r1), build::th_dport(r2), build::lookup(FLOWS, r0)];
     let rules = [there, back].map(|exprs| rule("", exprs.into_iter().chain(build::nftrace(r0))));

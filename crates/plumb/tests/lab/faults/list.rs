@@ -18,174 +18,109 @@ pub struct Fault {
     pub told: &'static str,
 }
 
-const NONE: Fault =
-    Fault { name: "", node: "node1", plant: "", undo: "", target: FAR, hop: (0, "", ""), look: "", told: "" };
+/// Something of ours on node1 that a packet to the far pod meets.
+const fn fault(name: &'static str, hop: (u64, &'static str, &'static str), plant: &'static str) -> Fault {
+    Fault { name, node: "node1", plant, undo: "", target: FAR, hop, look: "", told: "" }
+}
+
+impl Fault {
+    const fn on(self, node: &'static str) -> Self {
+        Self { node, ..self }
+    }
+
+    const fn towards(self, target: &'static str) -> Self {
+        Self { target, ..self }
+    }
+
+    const fn seen(self, look: &'static str, told: &'static str) -> Self {
+        Self { look, told, ..self }
+    }
+
+    const fn undone_by(self, undo: &'static str) -> Self {
+        Self { undo, ..self }
+    }
+}
+
+/// A table of somebody else that drops these packets.
+macro_rules! stranger {
+    ($name:literal, $hop:expr, $packets:literal) => {
+        fault(
+            $name,
+            $hop,
+            concat!(
+                "nft add table ip stranger && ",
+                "nft add chain ip stranger stop '{ type filter hook forward priority 10; }' && ",
+                "nft add rule ip stranger stop ",
+                $packets,
+                " drop"
+            ),
+        )
+        .undone_by("nft delete table ip stranger")
+    };
+}
 
 const TUNNEL: (u64, &str, &str) = (8, "tunnel", "node1");
+const SERVICE: (u64, &str, &str) = (4, "service", "node1");
+const SOURCE: (u64, &str, &str) = (3, "veth", "node1");
+const ARRIVAL: (u64, &str, &str) = (9, "node", "node2");
+const RETURN: (u64, &str, &str) = (12, "return", "node1");
 const FDB: &str = "bridge fdb show dev plumb.1";
+const ELEMENT: &str = "nft get element ip plumb ep { 0x0 . $VIP . tcp . 8080 }";
 const PORT: &str = "bridge -d link show dev $SOURCE | grep -oE '(master|isolated) [a-z0-9]+'";
 
 /// In the order of the issue.
 pub const FAULTS: &[Fault] = &[
-    Fault {
-        name: "FDB entry gone",
-        plant: "bridge fdb del $MAC dev plumb.1 self",
-        hop: TUNNEL,
-        look: FDB,
-        told: "fdb $MAC",
-        ..NONE
-    },
-    Fault {
-        name: "FDB entry to the wrong node",
-        plant: "bridge fdb replace $MAC dev plumb.1 dst 192.168.1.99 self permanent",
-        hop: TUNNEL,
-        look: FDB,
-        told: "fdb $MAC",
-        ..NONE
-    },
-    Fault {
-        name: "FDB entry of the way back gone",
-        node: "node2",
-        plant: "bridge fdb del $MAC_BACK dev plumb.1 self",
-        hop: (12, "return", "node1"),
-        look: FDB,
-        told: "fdb $MAC_BACK",
-        ..NONE
-    },
-    Fault {
-        name: "neighbour",
-        plant: "ip neigh del 10.244.2.0 dev plumb.1",
-        hop: TUNNEL,
-        look: "ip neigh show dev plumb.1 nud permanent",
-        told: "neighbour 10.244.2.0",
-        ..NONE
-    },
-    Fault {
-        name: "route",
-        plant: "ip route del 10.244.2.0/24",
-        hop: (5, "route", "node1"),
-        look: "ip route show 10.244.2.0/24",
-        told: "route 10.244.2.0/24",
-        ..NONE
-    },
-    Fault {
-        name: "ep element gone",
-        plant: "nft delete element ip plumb ep { 0x0 . $VIP . tcp . 8080 }",
-        hop: (4, "service", "node1"),
-        look: "nft get element ip plumb ep { 0x0 . $VIP . tcp . 8080 }",
-        told: "ep",
-        ..NONE
-    },
-    Fault {
-        name: "ep element to the wrong pod",
-        plant: "nft delete element ip plumb ep { 0x0 . $VIP . tcp . 8080 } && \
-                nft add element ip plumb ep { 0x0 . $VIP . tcp . 8080 : 10.244.2.99 . 8080 }",
-        hop: (4, "service", "node1"),
-        look: "nft get element ip plumb ep { 0x0 . $VIP . tcp . 8080 }",
-        told: "ep",
-        ..NONE
-    },
-    Fault {
-        name: "foreign drop rule",
-        plant: "nft add table ip stranger && \
-                nft add chain ip stranger stop '{ type filter hook forward priority 10; }' && \
-                nft add rule ip stranger stop ip daddr $FAR drop",
-        undo: "nft delete table ip stranger",
-        hop: (6, "egress", "node1"),
-        ..NONE
-    },
-    Fault {
-        name: "foreign drop rule on the way back",
-        node: "node2",
-        plant: "nft add table ip stranger && \
-                nft add chain ip stranger stop '{ type filter hook forward priority 10; }' && \
-                nft add rule ip stranger stop ip saddr $FAR drop",
-        undo: "nft delete table ip stranger",
-        hop: (12, "return", "node1"),
-        ..NONE
-    },
-    Fault {
-        name: "MTU of the tunnel",
-        plant: "ip link set plumb.1 mtu 1000",
-        hop: TUNNEL,
-        look: "ip -o link show plumb.1 | grep -o 'mtu [0-9]*'",
-        told: "plumb.1",
-        ..NONE
-    },
-    Fault {
-        name: "MTU of a veth",
-        node: "node2",
-        plant: "ip link set $TARGET mtu 1000",
-        hop: (9, "node", "node2"),
-        look: "ip -o link show $TARGET | grep -o 'mtu [0-9]*'",
-        told: "$TARGET",
-        ..NONE
-    },
-    Fault {
-        name: "stale conntrack entry",
-        plant: "conntrack -I -p tcp -s $WEB -d $VIP --sport 40999 --dport 8080 --state SYN_SENT --timeout 120 \
-                --dst-nat 10.244.2.99:8080",
-        undo: "conntrack -D -p tcp -s $WEB --sport 40999",
-        hop: (4, "service", "node1"),
-        ..NONE
-    },
-    Fault {
-        name: "missing masquerade",
-        plant: "nft flush chain ip plumb postrouting",
-        target: "203.0.113.10:80",
-        hop: (7, "masq", "node1"),
-        look: "nft -s list chain ip plumb postrouting",
-        told: "postrouting",
-        ..NONE
-    },
-    Fault {
-        name: "source's port out of the bridge",
-        plant: "ip link set $SOURCE nomaster",
-        hop: (3, "veth", "node1"),
-        look: PORT,
-        told: "$SOURCE",
-        ..NONE
-    },
-    Fault {
-        name: "source's port down",
-        plant: "ip link set $SOURCE down",
-        hop: (3, "veth", "node1"),
-        look: "ip -o link show $SOURCE | grep -o ',UP,'",
-        told: "$SOURCE",
-        ..NONE
-    },
-    Fault {
-        name: "source's port not isolated",
-        plant: "bridge link set dev $SOURCE isolated off",
-        hop: (3, "veth", "node1"),
-        look: PORT,
-        told: "$SOURCE",
-        ..NONE
-    },
-    Fault {
-        name: "destination's port out of the bridge",
-        node: "node2",
-        plant: "ip link set $TARGET nomaster",
-        hop: (9, "node", "node2"),
-        look: "bridge -d link show dev $TARGET | grep -oE '(master|isolated) [a-z0-9]+'",
-        told: "$TARGET",
-        ..NONE
-    },
-    Fault {
-        name: "destination's port on the same node down",
-        plant: "ip link set $BESIDE down",
-        target: "http://near:8080",
-        hop: (9, "node", "node1"),
-        look: "ip -o link show $BESIDE | grep -o ',UP,'",
-        told: "$BESIDE",
-        ..NONE
-    },
-    Fault {
-        name: "DNS address",
-        plant: "ip address del 10.96.0.10/32 dev lo",
-        hop: (1, "resolve", "node1"),
-        look: "ip -o address show dev lo",
-        told: "10.96.0.10/32",
-        ..NONE
-    },
+    fault("FDB entry gone", TUNNEL, "bridge fdb del $MAC dev plumb.1 self").seen(FDB, "fdb $MAC"),
+    fault(
+        "FDB entry to the wrong node",
+        TUNNEL,
+        "bridge fdb replace $MAC dev plumb.1 dst 192.168.1.99 self permanent",
+    )
+    .seen(FDB, "fdb $MAC"),
+    fault("FDB entry of the way back gone", RETURN, "bridge fdb del $MAC_BACK dev plumb.1 self")
+        .on("node2")
+        .seen(FDB, "fdb $MAC_BACK"),
+    fault("neighbour", TUNNEL, "ip neigh del 10.244.2.0 dev plumb.1")
+        .seen("ip neigh show dev plumb.1 nud permanent", "neighbour 10.244.2.0"),
+    fault("route", (5, "route", "node1"), "ip route del 10.244.2.0/24")
+        .seen("ip route show 10.244.2.0/24", "route 10.244.2.0/24"),
+    fault("ep element gone", SERVICE, "nft delete element ip plumb ep { 0x0 . $VIP . tcp . 8080 }")
+        .seen(ELEMENT, "ep"),
+    fault(
+        "ep element to the wrong pod",
+        SERVICE,
+        "nft delete element ip plumb ep { 0x0 . $VIP . tcp . 8080 } && \
+         nft add element ip plumb ep { 0x0 . $VIP . tcp . 8080 : 10.244.2.99 . 8080 }",
+    )
+    .seen(ELEMENT, "ep"),
+    stranger!("foreign drop rule", (6, "egress", "node1"), "ip daddr $FAR"),
+    stranger!("foreign drop rule on the way back", RETURN, "ip saddr $FAR").on("node2"),
+    fault("MTU of the tunnel", TUNNEL, "ip link set plumb.1 mtu 1000")
+        .seen("ip -o link show plumb.1 | grep -o 'mtu [0-9]*'", "plumb.1"),
+    fault("MTU of a veth", ARRIVAL, "ip link set $TARGET mtu 1000")
+        .on("node2")
+        .seen("ip -o link show $TARGET | grep -o 'mtu [0-9]*'", "$TARGET"),
+    fault(
+        "stale conntrack entry",
+        SERVICE,
+        "conntrack -I -p tcp -s $WEB -d $VIP --sport 40999 --dport 8080 --state SYN_SENT --timeout 120 \
+         --dst-nat 10.244.2.99:8080",
+    )
+    .undone_by("conntrack -D -p tcp -s $WEB --sport 40999"),
+    fault("missing masquerade", (7, "masq", "node1"), "nft flush chain ip plumb postrouting")
+        .towards("203.0.113.10:80")
+        .seen("nft -s list chain ip plumb postrouting", "postrouting"),
+    fault("source's port out of the bridge", SOURCE, "ip link set $SOURCE nomaster").seen(PORT, "$SOURCE"),
+    fault("source's port down", SOURCE, "ip link set $SOURCE down")
+        .seen("ip -o link show $SOURCE | grep -o ',UP,'", "$SOURCE"),
+    fault("source's port not isolated", SOURCE, "bridge link set dev $SOURCE isolated off")
+        .seen(PORT, "$SOURCE"),
+    fault("destination's port out of the bridge", ARRIVAL, "ip link set $TARGET nomaster")
+        .on("node2")
+        .seen("bridge -d link show dev $TARGET | grep -oE '(master|isolated) [a-z0-9]+'", "$TARGET"),
+    fault("destination's port on the same node down", (9, "node", "node1"), "ip link set $BESIDE down")
+        .towards("http://near:8080")
+        .seen("ip -o link show $BESIDE | grep -o ',UP,'", "$BESIDE"),
+    fault("DNS address", (1, "resolve", "node1"), "ip address del 10.96.0.10/32 dev lo")
+        .seen("ip -o address show dev lo", "10.96.0.10/32"),
 ];
