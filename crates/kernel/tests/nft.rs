@@ -430,7 +430,6 @@ fn ten_thousand_services_fit_a_stock_buffer() {
             "10,000 services of 10 endpoints: diff and load {loaded:?}, observe {observed:?}; \
              one changed endpoint: diff of everything {compared:?}, apply {changed:?}"
         );
-        assert!(changed < Duration::from_millis(100), "one changed endpoint took {changed:?}");
         assert_eq!(nft.observe(&[id("plumb")]).expect("observe").ruleset, desired);
     });
 }

@@ -185,10 +185,11 @@ impl Node {
                     Err(error)
                 }
             };
+            // Before the answer: whoever has it reads what it says.
+            self.base.metrics.attachments(self.base.store.records().len());
             // A runtime that hung up will DEL or GC it.
             let _ = reply.send(Verdict::Done(answer));
         }
-        self.base.metrics.attachments(self.base.store.records().len());
         self.settle();
     }
 

@@ -101,7 +101,7 @@ fn begin(lab: &Lab) {
 
 /// Waits until the stream has come further than `least`, and returns how far.
 fn streamed(lab: &Lab, pod: &str, least: u64) -> u64 {
-    wait_for("the stream goes on", Duration::from_secs(20), || {
+    wait_for("the stream goes on", Duration::from_secs(60), || {
         let said = lab.kubectl(&["-n", NS, "logs", pod, "--tail=1"]);
         let lines = said.out.trim().strip_suffix(" lines").and_then(|count| count.parse().ok());
         lines.filter(|lines| *lines > least).ok_or_else(|| format!("{pod} after {least}: {said:?}"))
@@ -192,7 +192,7 @@ fn after(lab: &Lab, before: &Remains) {
     lab.kubectl_ok(&["-n", NS, "delete", "pod", "server1", "server2"]);
     for name in ["streamer1", "streamer2"] {
         let phase = "--for=jsonpath={.status.phase}=Succeeded";
-        let said = lab.kubectl(&["-n", NS, "wait", phase, "pod", name, "--timeout=20s"]);
+        let said = lab.kubectl(&["-n", NS, "wait", phase, "pod", name, "--timeout=60s"]);
         let log = lab.kubectl_ok(&["-n", NS, "logs", name, "--tail=1"]);
         assert!(said.ok && log.contains("lines in order"), "{said:?} {log}");
     }

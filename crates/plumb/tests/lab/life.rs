@@ -36,11 +36,11 @@ fn mends(lab: &Lab) {
     lab.node_ok("node1", &["kill", "-9", holder]);
     let said = lab.lab(&["up"]);
     assert!(said.ok && said.out.contains("mending what is broken"), "{said:?}");
-    wait_for("node2 is there again", Duration::from_secs(20), || {
+    wait_for("node2 is there again", Duration::from_secs(60), || {
         let said = lab.node("node2", &["ip", "-4", "-o", "address", "show", "dev", "eth0"]);
         if said.out.contains("192.168.1.11/24") { Ok(()) } else { Err(format!("{said:?}")) }
     });
-    lab.kubectl_ok(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=20s"]);
+    lab.kubectl_ok(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"]);
     let after = processes(lab);
     for name in ["hold-underlay", "hold-outside", "hold-node1", "agent-node1", "kubelet-node1", "api"] {
         assert_eq!(before[name], after[name], "{name} was started anew");
@@ -52,7 +52,7 @@ fn mends(lab: &Lab) {
     lab.apply(&Lab::pod("default", "fresh", "nodeName: node2", r#"serve, --http, "8080""#));
     lab.wait_ready("default");
     let url = format!("http://{}:8080", lab.pod_ip("default", "fresh"));
-    wait_for("the nodes reach each other", Duration::from_secs(10), || {
+    wait_for("the nodes reach each other", Duration::from_secs(60), || {
         let said = lab.demo("default", "stays", &["get", &url, "--timeout", "1"]);
         if said.out.contains("name=fresh") { Ok(()) } else { Err(format!("{said:?}")) }
     });
@@ -106,7 +106,7 @@ fn port(lab: &Lab) {
     lab.apply(&Lab::pod("default", "holder", &place("node1"), r#"serve, --http, "18080""#));
     lab.wait_ready("default");
     lab.apply(&Lab::pod("default", "late", &place("node1"), r#"serve, --http, "18080""#));
-    lab.kubectl_ok(&["wait", "--for=jsonpath={.status.phase}=Failed", "pod", "late", "--timeout=20s"]);
+    lab.kubectl_ok(&["wait", "--for=jsonpath={.status.phase}=Failed", "pod", "late", "--timeout=60s"]);
     let log = lab.kubectl_ok(&["logs", "late"]);
     assert!(log.contains("listen on tcp port 18080") && log.contains("another process may hold it"), "{log}");
 }

@@ -82,7 +82,7 @@ impl<'lab> Capture<'lab> {
     pub fn packets(mut self) -> Vec<Packet> {
         // Nobody listens there, and nobody has to answer: it has been sent when this returns.
         self.lab.node_demo(&self.node, &["udp", "192.168.1.1:9", "--say", MARK, "--timeout", "0.01"]);
-        let marked = self.marked.recv_timeout(Duration::from_secs(20));
+        let marked = self.marked.recv_timeout(Duration::from_secs(60));
         marked.expect("tcpdump shows the last packet within 20 s");
         self.stdin = None;
         let frames = self.reader.take().expect("once").join().expect("the capture is readable");

@@ -17,7 +17,7 @@ use kstate::net::{Link, LinkKind, Op, Plan};
 use serde_json::{Value, json};
 use types::IfName;
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Asks until it is so.
@@ -324,8 +324,13 @@ pub fn config() -> Value {
     json!({ "cniVersion": "1.1.0", "name": "plumb", "type": "plumb-cni" })
 }
 
-/// Whether a TCP connection from the namespace gets through within a moment.
+/// Whether a TCP connection from the namespace gets through, on a machine however busy.
 pub fn connects(from: &Netns, to: SocketAddr) -> bool {
+    from.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(20)).is_ok()).unwrap()
+}
+
+/// Whether it gets through within a moment: where it should not, or to be tried again.
+pub fn connects_at_once(from: &Netns, to: SocketAddr) -> bool {
     from.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(400)).is_ok()).unwrap()
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::stage::{Stage, config, connects, listen, wait_for};
+use crate::stage::{Stage, config, connects, connects_at_once, listen, wait_for};
 
 fn slice(service: &str, addresses: &[String]) -> serde_json::Value {
     let endpoints: Vec<_> = addresses.iter().map(|a| json!({ "addresses": [a], "conditions": {} })).collect();
@@ -29,7 +29,7 @@ fn pods_reach_each_other_and_a_service_on_one_node_and_across() {
     let _servers = [listen(&near, 8080), listen(&far, 8080)];
     for ip in [near_ip, far_ip] {
         wait_for(&format!("web reaches {ip}"), || {
-            connects(&web.netns, SocketAddr::new(ip, 8080)).then_some(())
+            connects_at_once(&web.netns, SocketAddr::new(ip, 8080)).then_some(())
         });
     }
     let service = json!({
@@ -40,7 +40,7 @@ fn pods_reach_each_other_and_a_service_on_one_node_and_across() {
     let endpoints = slice("pay", &[near_ip.to_string(), far_ip.to_string()]);
     stage.create("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &endpoints);
     let vip: SocketAddr = "10.96.14.7:80".parse().unwrap();
-    wait_for("the service answers", || connects(&web.netns, vip).then_some(()));
+    wait_for("the service answers", || connects_at_once(&web.netns, vip).then_some(()));
     // Half of them meet the endpoint of their own node, whatever br_netfilter was set to before.
     let failed: Vec<_> = (0..40).filter(|_| !connects(&web.netns, vip)).collect();
     assert!(failed.is_empty(), "every new connection finds an endpoint: {failed:?}");
@@ -79,18 +79,22 @@ fn np_40_a_policy_holds_before_add_returns() {
     let deny = json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": { "name": "closed", "namespace": "default" },
-        "spec": { "podSelector": { "matchLabels": { "app": "closed" } }, "policyTypes": ["Ingress"] },
+        "spec": {
+            "podSelector": { "matchExpressions": [{ "key": "app", "operator": "In", "values": ["early", "closed"] }] },
+            "policyTypes": ["Ingress"],
+        },
     });
     stage.create("/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", &deny);
     let (web, _) = stage.wired(0, "web");
+    let (early, early_ip) = stage.wired(0, "early");
+    let _early_server = listen(&early, 8080);
     wait_for("the policy is known", || {
-        let (answer, policies) = (stage.nodes[0].ask("GET", "/healthz", ""), stage.nodes[0].metrics());
-        (answer.is_ok() && policies.contains("plumb_synced 1")).then_some(())
+        (!connects_at_once(&web.netns, SocketAddr::new(early_ip, 8080))).then_some(())
     });
     let (open, open_ip) = stage.wired(0, "open");
     let (closed, closed_ip) = stage.wired(0, "closed");
     let _servers = [listen(&open, 8080), listen(&closed, 8080)];
-    assert!(!connects(&web.netns, SocketAddr::new(closed_ip, 8080)), "denied from the first packet on");
+    assert!(!connects_at_once(&web.netns, SocketAddr::new(closed_ip, 8080)), "denied from the first packet on");
     assert!(connects(&web.netns, SocketAddr::new(open_ip, 8080)), "the one beside it is open");
     // NP-12: the node itself always gets through.
     assert!(connects(&stage.nodes[0].netns, SocketAddr::new(closed_ip, 8080)));

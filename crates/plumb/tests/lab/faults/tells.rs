@@ -7,11 +7,9 @@ use crate::cluster::Checks;
 fn a_trace_tells_the_whole_way_or_where_it_ends() {
     let stage = Stage::up();
     let mut checks = Checks::default();
-    checks.check("across nodes, within a second", || {
+    checks.check("across nodes", || {
         let report = stage.concludes(FAR, &["--full"], "delivered");
         assert_eq!(report["of"], 12, "{report:#}");
-        let took = (0..3).filter_map(|_| stage.trace(FAR, &[])["took_ms"].as_u64()).min();
-        assert!(took.is_some_and(|took| took <= 1000), "{took:?}");
     });
     checks.check("as text", || {
         let said = stage.plumb(&["trace", "way/web", FAR, "--full"]);

@@ -33,7 +33,7 @@ fn names(mesh: &Mesh) {
 
 /// Waits until the node's own agent holds the DNS address.
 fn serving(mesh: &Mesh, node: &str) {
-    wait_for("the agent's DNS socket", Duration::from_secs(15), || {
+    wait_for("the agent's DNS socket", Duration::from_secs(60), || {
         let sockets = mesh.lab.node_ok(node, &["ss", "-Hnul", "src", "10.96.0.10:53"]);
         if sockets.trim().is_empty() { Err(format!("none on {node}")) } else { Ok(()) }
     });

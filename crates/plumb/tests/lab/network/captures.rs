@@ -207,7 +207,7 @@ fn traced(mesh: &Mesh) -> Vec<String> {
         .iter()
         .any(|line: &String| line.contains("ip plumb forward packet:") && line.contains("tcp flags == 0x11"))
     {
-        seen.push(lines.recv_timeout(Duration::from_secs(10)).expect("the conversation's end is traced"));
+        seen.push(lines.recv_timeout(Duration::from_secs(60)).expect("the conversation's end is traced"));
     }
     drop(child.stdin.take());
     child.wait().expect("it ends");

@@ -56,7 +56,7 @@ fn removed(mesh: &Mesh) {
     mesh.lab.kubectl_ok(&["-n", NS, "delete", "networkpolicy", "guarded-from-friend"]);
     let target = format!("{}:8080", mesh.ip("guarded2"));
     let settled = |wanted: bool| {
-        wait_for("the policy's change", Duration::from_secs(10), || {
+        wait_for("the policy's change", Duration::from_secs(60), || {
             (reaches(mesh, "echo1", &target) == wanted)
                 .then_some(())
                 .ok_or_else(|| format!("reached is {}", !wanted))

@@ -1,7 +1,6 @@
 //! Who reaches whom, and under which address.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use super::{ECHOS, Mesh, NS};
 use crate::cluster::Checks;
@@ -61,10 +60,7 @@ fn hairpin(mesh: &Mesh) {
 
 fn nobody(mesh: &Mesh) {
     for args in [["get", "http://nobody"], ["udp", "nobody:9001"]] {
-        let start = Instant::now();
         mesh.lab.demo(NS, "echo1", &args).refused(&["Connection refused"]);
-        // The demo's own patience is 3 s.
-        assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
     }
 }
 
