@@ -94,7 +94,10 @@ fn np_40_a_policy_holds_before_add_returns() {
     let (open, open_ip) = stage.wired(0, "open");
     let (closed, closed_ip) = stage.wired(0, "closed");
     let _servers = [listen(&open, 8080), listen(&closed, 8080)];
-    assert!(!connects_at_once(&web.netns, SocketAddr::new(closed_ip, 8080)), "denied from the first packet on");
+    assert!(
+        !connects_at_once(&web.netns, SocketAddr::new(closed_ip, 8080)),
+        "denied from the first packet on"
+    );
     assert!(connects(&web.netns, SocketAddr::new(open_ip, 8080)), "the one beside it is open");
     // NP-12: the node itself always gets through.
     assert!(connects(&stage.nodes[0].netns, SocketAddr::new(closed_ip, 8080)));
