@@ -19,9 +19,9 @@ const HISTORIES: usize = 12;
 fn settings() -> Settings {
     Settings {
         node: world::NODES[0].to_owned(),
-        cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
-        service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
-        dns_ip: Some(world::ip("10.96.0.10")),
+        cluster_cidrs: world::cluster_cidrs(),
+        service_cidrs: world::service_cidrs(),
+        dns_ips: world::dns_ips(),
         mtu: 1450,
     }
 }

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use kstate::net::NetState;
 use kstate::nft::{Plan, Ruleset};
 use model::{Attachment, Cluster, Key, Kind, Synced};
-use types::ObjectName;
 use types::wire::TABLE;
+use types::{Family, ObjectName};
 
 use crate::diagnostic::Diagnostic;
 use crate::fragment::{Composer, Fragment, Unit};
-use crate::policy::resolve::AddressSet;
+use crate::policy::resolve::{self, AddressSet};
 use crate::{Settings, fabric, layout, policy, service};
 
 /// The whole desired state of a node.
@@ -38,13 +38,22 @@ pub struct Compiled {
 pub struct Compiler {
     settings: Settings,
     started: bool,
-    composer: Composer,
+    /// One for each family that the cluster has.
+    tables: Vec<FamilyTable>,
+    nft: Ruleset,
     net: NetState,
     net_diagnostics: Vec<Diagnostic>,
     diagnostics: BTreeMap<Diagnostic, usize>,
     /// Container → pod, and back: what the last round saw, to find both owners when one moves.
     pod_of: BTreeMap<String, ObjectName>,
     containers_of: BTreeMap<ObjectName, BTreeSet<String>>,
+}
+
+/// What is kept for one family.
+#[derive(Debug)]
+struct FamilyTable {
+    family: Family,
+    composer: Composer,
     /// Sets of addresses that rules look at, with how many fragments want each.
     wanted: BTreeMap<AddressSet, usize>,
 }
@@ -53,11 +62,7 @@ pub struct Compiler {
 pub fn whole(cluster: Synced<'_>, settings: Settings) -> Desired {
     let mut compiler = Compiler::new(settings);
     compiler.update(cluster, &[]);
-    Desired {
-        diagnostics: compiler.diagnostics.into_keys().collect(),
-        nft: compiler.composer.into_ruleset(),
-        net: compiler.net,
-    }
+    Desired { diagnostics: compiler.diagnostics.into_keys().collect(), nft: compiler.nft, net: compiler.net }
 }
 
 /// Pieces to compile anew.
@@ -69,16 +74,18 @@ struct Dirty {
 
 impl Compiler {
     pub fn new(settings: Settings) -> Self {
+        let table =
+            |family| FamilyTable { family, composer: Composer::new(family, TABLE), wanted: BTreeMap::new() };
         Self {
+            tables: settings.families().map(table).collect(),
+            nft: Ruleset::default(),
             settings,
             started: false,
-            composer: Composer::new(TABLE),
             net: NetState::default(),
             net_diagnostics: Vec::new(),
             diagnostics: BTreeMap::new(),
             pod_of: BTreeMap::new(),
             containers_of: BTreeMap::new(),
-            wanted: BTreeMap::new(),
         }
     }
 
@@ -86,9 +93,9 @@ impl Compiler {
         &self.settings
     }
 
-    /// The table as it should be.
+    /// The tables as they should be, one for each family.
     pub fn nft(&self) -> &Ruleset {
-        self.composer.ruleset()
+        &self.nft
     }
 
     /// Links, addresses, routes and tunnel entries as they should be.
@@ -115,7 +122,7 @@ impl Compiler {
         }
         let mut findings = Findings::default();
         let net_changed = dirty.net && self.compile_net(cluster, &mut findings);
-        let nft = self.compile_units(cluster, dirty.units, &mut findings);
+        let nft = self.compile_units(cluster, &dirty.units, &mut findings);
         let (raised, cleared) = findings.settle(&mut self.diagnostics);
         Compiled { nft, net_changed, raised, cleared }
     }
@@ -201,26 +208,46 @@ impl Compiler {
         changed
     }
 
-    fn compile_units(&mut self, cluster: &Cluster, units: BTreeSet<Unit>, findings: &mut Findings) -> Plan {
+    fn compile_units(&mut self, cluster: &Cluster, units: &BTreeSet<Unit>, findings: &mut Findings) -> Plan {
+        let node = NodeView { cluster, settings: &self.settings, containers_of: &self.containers_of };
+        let mut plan = Plan::default();
+        for table in &mut self.tables {
+            let fragments = table.compile(&node, units.clone());
+            for (unit, new) in &fragments {
+                let old = table.composer.fragments().get(unit).map_or(&[][..], |f| &f.diagnostics);
+                findings.replace(old, &new.diagnostics);
+            }
+            plan.ops.extend(table.composer.replace(&mut self.nft, fragments).ops);
+        }
+        plan
+    }
+}
+
+/// What every family is compiled from.
+struct NodeView<'a> {
+    cluster: &'a Cluster,
+    settings: &'a Settings,
+    containers_of: &'a BTreeMap<ObjectName, BTreeSet<String>>,
+}
+
+impl FamilyTable {
+    /// The fragments of these units, and of the pods that must join them.
+    fn compile(&mut self, node: &NodeView<'_>, units: BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
         let (pods, rest): (BTreeSet<_>, BTreeSet<_>) =
             units.into_iter().partition(|unit| matches!(unit, Unit::Pod(_)));
         let mut fragments: Vec<_> = rest
             .into_iter()
             .map(|unit| {
-                let fragment = self.compile(cluster, &unit);
+                let fragment = self.fragment(node, &unit);
                 (unit, fragment)
             })
             .collect();
-        let pods = self.pods_of_new_sets(cluster, &fragments, pods);
+        let pods = self.pods_of_new_sets(node.cluster, &fragments, pods);
         fragments.extend(pods.into_iter().map(|unit| {
-            let fragment = self.compile(cluster, &unit);
+            let fragment = self.fragment(node, &unit);
             (unit, fragment)
         }));
-        for (unit, new) in &fragments {
-            let old = self.composer.fragments().get(unit).map_or(&[][..], |f| &f.diagnostics);
-            findings.replace(old, &new.diagnostics);
-        }
-        self.composer.replace(fragments)
+        fragments
     }
 
     /// Keeps count of the sets that rules look at; pods that belong in a set that came or went join the round.
@@ -262,30 +289,29 @@ impl Compiler {
         pods
     }
 
-    fn compile(&self, cluster: &Cluster, unit: &Unit) -> Fragment {
+    fn fragment(&self, node: &NodeView<'_>, unit: &Unit) -> Fragment {
+        let (cluster, settings, family) = (node.cluster, node.settings, self.family);
         let fragment = match unit {
-            Unit::Base => Some(layout::fragment(cluster, &self.settings)),
-            Unit::Service(name) => service::plan::plan(cluster, &self.settings, name)
-                .map(|plan| service::nftables::fragment(&plan, &self.settings)),
+            Unit::Base => Some(layout::fragment(cluster, settings, family)),
+            Unit::Service(name) => service::plan::plan(cluster, settings, name, family)
+                .map(|plan| service::nftables::fragment(&plan, settings, family)),
             Unit::Attachment(container) => cluster
                 .attachments
                 .get(container)
-                .map(|attachment| policy::nftables::attachment_fragment(cluster, attachment)),
+                .map(|attachment| policy::nftables::attachment_fragment(cluster, attachment, family)),
             Unit::Pod(name) => cluster.pods.get(name).map(|pod| {
-                let here = self.attachments_of(cluster, name);
-                policy::nftables::pod_fragment(cluster, pod, here, self.wanted.keys())
+                let addresses = resolve::addresses(pod, node.attachments_of(name));
+                policy::nftables::pod_fragment((cluster, family), pod, &addresses, self.wanted.keys())
             }),
         };
         fragment.unwrap_or_default()
     }
+}
 
-    fn attachments_of<'a>(
-        &'a self,
-        cluster: &'a Cluster,
-        pod: &ObjectName,
-    ) -> impl Iterator<Item = &'a Attachment> + use<'a> {
+impl NodeView<'_> {
+    fn attachments_of(&self, pod: &ObjectName) -> impl Iterator<Item = &Attachment> {
         let containers = self.containers_of.get(pod).into_iter().flatten();
-        containers.filter_map(|container| cluster.attachments.get(container))
+        containers.filter_map(|container| self.cluster.attachments.get(container))
     }
 }
 
@@ -346,9 +372,9 @@ mod tests {
         let keys = cluster.apply(Event::Upsert(Row::Node(node)));
         let mut compiler = Compiler::new(Settings {
             node: "node1".into(),
-            cluster_cidrs: Vec::new(),
+            cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
             service_cidrs: Vec::new(),
-            dns_ip: None,
+            dns_ips: Vec::new(),
             mtu: 1450,
         });
         assert!(compiler.update(cluster.synced().expect("synced"), &keys).net_changed);

@@ -5,14 +5,16 @@
 //!                                                        │ routed, so every packet meets the IP hooks
 //!   10.244.2.0/24 via 10.244.2.0 onlink ── plumb.1 10.244.1.0/32 ── VXLAN ── 192.168.1.11
 //! ```
+//!
+//! IPv6 is the same beside it (fd00:10:244:1::4/128, gateway ::1, VTEP ::), through the same bridge and tunnel.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use kstate::net::{BridgePort, Link, LinkKind, NetState, Route, RouteKey, RouteKind};
 use model::{Cluster, Key, Kind, Node};
 use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
-use types::{IfName, IpNet, Ipv4Net, Mac, ObjectName, Vni, hash8};
+use types::{Family, IfName, IpNet, Mac, ObjectName, Vni, hash8};
 
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
@@ -23,95 +25,142 @@ pub const MAIN_TABLE: u32 = 254;
 /// The VTEP's hardware address: the same after every restart, so that peers' entries stay right. Locally
 /// administered, and apart from pod addresses, which begin with 0a:58.
 pub fn vtep_mac(node: &str) -> Mac {
-    let hash = hash8(node);
-    let byte = |at: usize| {
-        hash.get(at * 2..at * 2 + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or_default()
-    };
-    Mac([0x0e, 0x70, byte(0), byte(1), byte(2), byte(3)])
+    let [a, b, c, d] = hash_bytes(node);
+    Mac([0x0e, 0x70, a, b, c, d])
 }
 
-/// The hardware address that goes with an IPv4 address: `0a:58` and its bytes, as the bridge plugin has it.
-pub fn mac_of(address: Ipv4Addr) -> Mac {
-    let [a, b, c, d] = address.octets();
+/// The hardware address that goes with a pod's or gateway's address: `0a:58` and the bytes of an IPv4 address, as the
+/// bridge plugin has it, or a hash of an IPv6 one.
+pub fn mac_of(address: IpAddr) -> Mac {
+    let [a, b, c, d] = match address {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => hash_bytes(&v6.to_string()),
+    };
     Mac([0x0a, 0x58, a, b, c, d])
 }
 
-/// The addresses that a node derives from its pod CIDR: the VTEP has the first, the pods' gateway the second.
+fn hash_bytes(text: &str) -> [u8; 4] {
+    u32::from_str_radix(&hash8(text), 16).unwrap_or_default().to_be_bytes()
+}
+
+/// The addresses that a node derives from its pod CIDR of one family: the VTEP has the first, the pods' gateway the
+/// second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodSubnet {
-    pub net: Ipv4Net,
-    pub vtep: Ipv4Addr,
-    pub gateway: Ipv4Addr,
+    pub net: IpNet,
+    pub vtep: IpAddr,
+    pub gateway: IpAddr,
 }
 
-/// The first IPv4 pod CIDR of a node, when it has one that can hold a pod.
-pub fn pod_subnet(node: &Node) -> Option<PodSubnet> {
-    let net = node.pod_cidrs.iter().find_map(|cidr| match cidr {
-        IpNet::V4(net) => Some(net.trunc()),
-        IpNet::V6(_) => None,
-    })?;
+/// The first pod CIDR of a family that a node has, when it can hold a pod.
+pub fn pod_subnet(node: &Node, family: Family) -> Option<PodSubnet> {
+    let net = node.pod_cidrs.iter().find(|cidr| Family::of_net(cidr) == family)?.trunc();
     let vtep = net.network();
-    let gateway = Ipv4Addr::from(u32::from(vtep).checked_add(1)?);
-    (net.prefix_len() <= 29).then_some(PodSubnet { net, vtep, gateway })
+    let gateway = match vtep {
+        IpAddr::V4(v4) => IpAddr::V4(u32::from(v4).checked_add(1)?.into()),
+        IpAddr::V6(v6) => IpAddr::V6(u128::from(v6).checked_add(1)?.into()),
+    };
+    (net.max_prefix_len() - net.prefix_len() >= 3).then_some(PodSubnet { net, vtep, gateway })
 }
 
-/// The node's first IPv4 InternalIP.
-pub fn underlay_ip(node: &Node) -> Option<Ipv4Addr> {
-    node.addresses.iter().find_map(|address| match address {
-        IpAddr::V4(v4) => Some(*v4),
-        IpAddr::V6(_) => None,
-    })
+/// The pod subnets of a node, IPv4 first.
+pub fn pod_subnets(node: &Node) -> impl Iterator<Item = PodSubnet> + '_ {
+    Family::ALL.into_iter().filter_map(|family| pod_subnet(node, family))
+}
+
+/// The node's first InternalIP of a family.
+pub fn internal_ip(node: &Node, family: Family) -> Option<IpAddr> {
+    node.addresses.iter().copied().find(|address| Family::of(*address) == family)
+}
+
+/// The address by which a node's tunnel is reached: packets of both families go through one tunnel, over IPv4 where
+/// the nodes have it.
+pub fn underlay_ip(node: &Node) -> Option<IpAddr> {
+    Family::ALL.into_iter().find_map(|family| internal_ip(node, family))
+}
+
+/// Bytes that the tunnel adds: inner Ethernet 14, IPv4 20 or IPv6 40, UDP 8, VXLAN 8 (RFC 7348 §5).
+pub fn tunnel_overhead(underlay: IpAddr) -> u32 {
+    match Family::of(underlay) {
+        Family::V4 => 50,
+        Family::V6 => 70,
+    }
 }
 
 fn device(name: &str) -> Option<IfName> {
     IfName::new(name).ok()
 }
 
-fn host_net(address: Ipv4Addr) -> IpNet {
-    IpNet::from(IpAddr::V4(address))
-}
-
 /// Everything rtnetlink should say on this node, and what is wrong with the nodes it was made from.
 pub fn net_state(cluster: &Cluster, settings: &Settings) -> (NetState, Vec<Diagnostic>) {
-    let mut state = NetState { sysctls: sysctls(), ..NetState::default() };
+    let mut state = NetState { sysctls: sysctls(settings), ..NetState::default() };
     let mut diagnostics = Vec::new();
     let (Some(bridge), Some(vxlan), Some(lo)) = (device(BRIDGE), device(VXLAN_DEVICE), device("lo")) else {
         return (state, diagnostics);
     };
-    if let Some(dns @ IpAddr::V4(_)) = settings.dns_ip {
-        state.addresses.insert((lo, IpNet::from(dns)));
+    for dns in &settings.dns_ips {
+        state.addresses.insert((lo.clone(), IpNet::from(*dns)));
     }
-    let own = cluster.nodes.get(&settings.node);
-    let Some((subnet, local)) = own.and_then(|node| pod_subnet(node).zip(underlay_ip(node))) else {
-        diagnostics.push(incomplete(
-            &settings.node,
-            "it has no IPv4 pod CIDR of at least /29 or no IPv4 InternalIP; no pod can be wired here",
-        ));
-        return (state, diagnostics);
-    };
+    let Some(own) = wired(cluster, settings, &mut diagnostics) else { return (state, diagnostics) };
     let link = |kind, mac, port| Link { kind, mac, mtu: Some(settings.mtu), up: true, port };
-    state.links.insert(bridge.clone(), link(LinkKind::Bridge, Some(mac_of(subnet.gateway)), None));
-    let kind = LinkKind::Vxlan { vni: Vni(VXLAN_VNI), local: local.into(), port: VXLAN_PORT };
+    let bridge_mac = own.subnets.first().map(|subnet| mac_of(subnet.gateway));
+    state.links.insert(bridge.clone(), link(LinkKind::Bridge, bridge_mac, None));
+    let kind = LinkKind::Vxlan { vni: Vni(VXLAN_VNI), local: own.underlay, port: VXLAN_PORT };
     state.links.insert(vxlan.clone(), link(kind, Some(vtep_mac(&settings.node)), None));
-    let gateway = Ipv4Net::new(subnet.gateway, subnet.net.prefix_len()).unwrap_or(subnet.net);
-    state.addresses.insert((bridge.clone(), gateway.into()));
-    state.addresses.insert((vxlan.clone(), host_net(subnet.vtep)));
+    for subnet in &own.subnets {
+        let gateway = IpNet::new(subnet.gateway, subnet.net.prefix_len()).unwrap_or(subnet.net);
+        state.addresses.insert((bridge.clone(), gateway));
+        state.addresses.insert((vxlan.clone(), IpNet::from(subnet.vtep)));
+    }
     for attachment in cluster.attachments.values() {
         let port = BridgePort { bridge: bridge.clone(), isolated: true };
         state.links.insert(attachment.host_if.clone(), link(LinkKind::Veth, None, Some(port)));
     }
     for peer in cluster.nodes.values().filter(|node| node.name != settings.node) {
-        diagnostics.extend(add_peer(&mut state, &vxlan, peer));
+        diagnostics.extend(add_peer(&mut state, &vxlan, &own, peer));
     }
     (state, diagnostics)
 }
 
-/// What a peer needs: a neighbour, a forwarding entry and a route, in the order of FL-05.
-fn add_peer(state: &mut NetState, vxlan: &IfName, peer: &Node) -> Option<Diagnostic> {
-    let Some((subnet, underlay)) = pod_subnet(peer).zip(underlay_ip(peer)) else {
+/// What a node must have before anything can be wired on it.
+struct Wired {
+    underlay: IpAddr,
+    /// Never empty.
+    subnets: Vec<PodSubnet>,
+}
+
+fn wired(cluster: &Cluster, settings: &Settings, diagnostics: &mut Vec<Diagnostic>) -> Option<Wired> {
+    let own = cluster.nodes.get(&settings.node);
+    let subnets: Vec<_> = own.into_iter().flat_map(pod_subnets).collect();
+    let mut missing = Vec::new();
+    for family in settings.families() {
+        if !subnets.iter().any(|subnet| Family::of_net(&subnet.net) == family) {
+            missing.push(family.to_string());
+        }
+    }
+    let underlay = own.and_then(underlay_ip).filter(|_| !subnets.is_empty());
+    let Some(underlay) = underlay else {
+        diagnostics.push(incomplete(
+            &settings.node,
+            "it has no pod CIDR of at least 8 addresses or no InternalIP; no pod can be wired here",
+        ));
+        return None;
+    };
+    if !missing.is_empty() {
+        let message =
+            format!("it has no {} pod CIDR; its pods get no such address", missing.join(" and no "));
+        diagnostics.push(incomplete(&settings.node, &message));
+    }
+    Some(Wired { underlay, subnets })
+}
+
+/// What a peer needs: neighbours, a forwarding entry and routes, in the order of FL-05.
+fn add_peer(state: &mut NetState, vxlan: &IfName, own: &Wired, peer: &Node) -> Option<Diagnostic> {
+    let underlay = internal_ip(peer, Family::of(own.underlay)).filter(|_| pod_subnets(peer).next().is_some());
+    let Some(underlay) = underlay else {
         return Some(incomplete(
             &peer.name,
-            "it has no IPv4 pod CIDR or InternalIP yet; its pods are out of reach",
+            "it has no pod CIDR or no InternalIP of our node's family yet; its pods are out of reach",
         ));
     };
     let Some(mac) = peer.vtep_mac else {
@@ -120,16 +169,20 @@ fn add_peer(state: &mut NetState, vxlan: &IfName, peer: &Node) -> Option<Diagnos
             "its agent has not published a VTEP address; its pods are out of reach",
         ));
     };
-    state.neighbours.insert((vxlan.clone(), subnet.vtep.into()), mac);
-    state.fdb.insert((vxlan.clone(), mac), underlay.into());
-    let route = Route {
-        dev: Some(vxlan.clone()),
-        via: Some(subnet.vtep.into()),
-        onlink: true,
-        src: None,
-        kind: RouteKind::Unicast,
-    };
-    state.routes.insert(RouteKey { dst: subnet.net.into(), table: MAIN_TABLE }, route);
+    state.fdb.insert((vxlan.clone(), mac), underlay);
+    for of_ours in &own.subnets {
+        // The kernel takes no route of a family that its device has no address of.
+        let Some(subnet) = pod_subnet(peer, Family::of_net(&of_ours.net)) else { continue };
+        state.neighbours.insert((vxlan.clone(), subnet.vtep), mac);
+        let route = Route {
+            dev: Some(vxlan.clone()),
+            via: Some(subnet.vtep),
+            onlink: true,
+            src: None,
+            kind: RouteKind::Unicast,
+        };
+        state.routes.insert(RouteKey { dst: subnet.net, table: MAIN_TABLE }, route);
+    }
     None
 }
 
@@ -144,14 +197,24 @@ fn incomplete(node: &str, message: &str) -> Diagnostic {
 }
 
 /// `send_redirects` counts where either `all` or the interface says 1 (IN_DEV_TX_REDIRECTS, linux/inetdevice.h):
-/// a pod must not be told to reach its neighbour on the bridge directly, which isolation forbids.
-fn sysctls() -> BTreeMap<String, String> {
-    [
+/// a pod must not be told to reach its neighbour on the bridge directly, which isolation forbids. On IPv6 nobody may
+/// advertise routes to our devices, and their addresses are to be usable at once.
+fn sysctls(settings: &Settings) -> BTreeMap<String, String> {
+    let v4 = [
         ("net/ipv4/ip_forward", "1"),
         ("net/ipv4/conf/all/send_redirects", "0"),
         ("net/ipv4/conf/cni0/send_redirects", "0"),
-    ]
-    .into_iter()
-    .map(|(path, value)| (path.to_owned(), value.to_owned()))
-    .collect()
+    ];
+    let v6 = [
+        ("net/ipv6/conf/all/forwarding", "1"),
+        ("net/ipv6/conf/cni0/accept_ra", "0"),
+        ("net/ipv6/conf/cni0/accept_dad", "0"),
+        ("net/ipv6/conf/plumb.1/accept_ra", "0"),
+        ("net/ipv6/conf/plumb.1/accept_dad", "0"),
+    ];
+    let wanted = settings.families().flat_map(|family| match family {
+        Family::V4 => v4.to_vec(),
+        Family::V6 => v6.to_vec(),
+    });
+    wanted.map(|(path, value)| (path.to_owned(), value.to_owned())).collect()
 }

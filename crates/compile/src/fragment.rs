@@ -6,14 +6,14 @@
 //!   Unit ──compile──> Fragment ─┘                         yields the plan of that change only
 //! ```
 //!
-//! Two units may want one thing (a chain `n3`, or an element while an address changes hands). It stays until the
+//! Each family has a table, and a composer for it. Two units may want one thing (a chain `n3`, or an element while an address changes hands). It stays until the
 //! last one lets go; where they differ the first unit in order wins, so history plays no part.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use kstate::nft::{Chain, ElemData, ElemKey, Op, Plan, Ruleset, Set, Table, TableFamily, TableId};
-use types::ObjectName;
+use kstate::nft::{Chain, ElemData, ElemKey, Op, Plan, Ruleset, Set, Table, TableId};
+use types::{Family, ObjectName};
 
 use crate::diagnostic::Diagnostic;
 use crate::policy::resolve::AddressSet;
@@ -64,11 +64,10 @@ struct Touched {
     elements: BTreeSet<(Name, ElemKey)>,
 }
 
-/// The sum of all fragments.
+/// The sum of all fragments of one family: its table.
 #[derive(Debug)]
 pub struct Composer {
     id: TableId,
-    ruleset: Ruleset,
     fragments: BTreeMap<Unit, Fragment>,
     sets: Claims<Name>,
     chains: Claims<Name>,
@@ -76,10 +75,9 @@ pub struct Composer {
 }
 
 impl Composer {
-    pub fn new(table: &str) -> Self {
+    pub fn new(family: Family, table: &str) -> Self {
         Self {
-            id: TableId { family: TableFamily::Ip, name: table.to_owned() },
-            ruleset: Ruleset::default(),
+            id: TableId { family: family.into(), name: table.to_owned() },
             fragments: BTreeMap::new(),
             sets: BTreeMap::new(),
             chains: BTreeMap::new(),
@@ -87,20 +85,13 @@ impl Composer {
         }
     }
 
-    pub fn ruleset(&self) -> &Ruleset {
-        &self.ruleset
-    }
-
-    pub fn into_ruleset(self) -> Ruleset {
-        self.ruleset
-    }
-
     pub fn fragments(&self) -> &BTreeMap<Unit, Fragment> {
         &self.fragments
     }
 
-    /// Puts new fragments (empty: the unit is gone) in the place of those of the same units.
-    pub fn replace(&mut self, fragments: Vec<(Unit, Fragment)>) -> Plan {
+    /// Puts new fragments (empty: the unit is gone) in the place of those of the same units, and has the ruleset
+    /// follow.
+    pub fn replace(&mut self, ruleset: &mut Ruleset, fragments: Vec<(Unit, Fragment)>) -> Plan {
         let mut touched = Touched::default();
         for (unit, new) in fragments {
             let old = self.fragments.remove(&unit).unwrap_or_default();
@@ -111,15 +102,15 @@ impl Composer {
                 self.fragments.insert(unit, new);
             }
         }
-        self.plan(&touched)
+        self.plan(ruleset, &touched)
     }
 
-    fn plan(&mut self, touched: &Touched) -> Plan {
+    fn plan(&self, ruleset: &mut Ruleset, touched: &Touched) -> Plan {
         let mut steps = Steps::new(self.id.clone());
-        if !self.ruleset.tables.contains_key(&self.id) {
+        if !ruleset.tables.contains_key(&self.id) {
             steps.create.push(Op::AddTable(self.id.clone()));
         }
-        let table = self.ruleset.tables.entry(self.id.clone()).or_default();
+        let table = ruleset.tables.entry(self.id.clone()).or_default();
         for name in &touched.sets {
             let wanted = winner(&self.sets, &self.fragments, name).and_then(|f| f.sets.get(name));
             steps.set(table, name, wanted);

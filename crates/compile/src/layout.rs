@@ -1,4 +1,4 @@
-//! The fixed part of the table: sets that units fill, and the chains on the kernel's hooks that read them.
+//! The fixed part of a family's table: sets that units fill, and the chains on the kernel's hooks that read them.
 //!
 //! ```text
 //!   prerouting (nat) ─┬─ dns VIP:53 ─> dns: a local socket answers, else another node's agent
@@ -12,13 +12,14 @@
 use std::net::IpAddr;
 
 use kstate::nft::build::{self, ct_state, ct_status, encode, rule};
+use kstate::nft::key::{self, Part};
 use kstate::nft::{BaseChain, Chain, ChainKind, ElemData, Expr, Field, Hook, Reg, Rule, Set, SetData};
 use model::Cluster;
 use types::wire::{DNS_PEER_PORT, VXLAN_DEVICE};
-use types::{IfName, IpNet, Protocol};
+use types::{Family, IfName, IpNet, Protocol};
 
 use crate::Settings;
-use crate::fabric::underlay_ip;
+use crate::fabric::internal_ip;
 use crate::fragment::{Fragment, Name};
 
 /// Map: address . protocol . port of a Service → what to do with a new connection.
@@ -51,16 +52,14 @@ pub fn spread_chain(count: u32) -> String {
 }
 
 const R0: Reg = Reg(0);
-const R1: Reg = Reg(1);
-const R2: Reg = Reg(2);
 
 /// What depends on settings and nodes only.
-pub fn fragment(cluster: &Cluster, settings: &Settings) -> Fragment {
+pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment {
     let mut fragment = Fragment::default();
-    for (name, set) in sets() {
+    for (name, set) in sets(family) {
         fragment.sets.insert(Name::Borrowed(name), set);
     }
-    let peers = dns_peers(cluster, settings);
+    let peers = dns_peers(cluster, settings, family);
     let mut slots = 0_u32;
     for peer in &peers {
         let data = encode(&[(*peer).into(), DNS_PEER_PORT.into()]);
@@ -73,21 +72,21 @@ pub fn fragment(cluster: &Cluster, settings: &Settings) -> Fragment {
         rules,
     };
     let hooked = |dns: Expr| {
-        let mut rules = to_dns(settings, &dns);
+        let mut rules = to_dns((settings, family), &dns);
         rules.push(rule("", [build::jump(SERVICES)]));
         rules
     };
     let chains = [
         (REJECT, regular(reject())),
         (UNREACHABLE, regular(vec![rule("no endpoint on this node", [build::counter(), build::drop()])])),
-        (DNS, regular(dns(slots))),
-        (SERVICES, regular(services(settings))),
+        (DNS, regular(dns(slots, family))),
+        (SERVICES, regular(services(settings, family))),
         // NF_IP_PRI_NAT_DST
         ("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100, hooked(build::goto(DNS)))),
         ("output", base(ChainKind::Nat, Hook::Output, -100, hooked(build::accept()))),
-        ("forward", base(ChainKind::Filter, Hook::Forward, 0, forward(settings))),
+        ("forward", base(ChainKind::Filter, Hook::Forward, 0, forward(settings, family))),
         // NF_IP_PRI_NAT_SRC
-        ("postrouting", base(ChainKind::Nat, Hook::Postrouting, 100, postrouting(settings))),
+        ("postrouting", base(ChainKind::Nat, Hook::Postrouting, 100, postrouting(settings, family))),
     ];
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
     fragment
@@ -98,27 +97,28 @@ pub fn set(key: &[Field], data: SetData) -> Set {
     Set::new(key, data)
 }
 
-fn sets() -> [(&'static str, Set); 7] {
-    use Field::{Ipv4, Mark, Port, Proto};
-    let endpoint = || SetData::Values(vec![Ipv4, Port]);
+fn sets(family: Family) -> [(&'static str, Set); 7] {
+    use Field::{Mark, Port, Proto};
+    let address = key::address(family);
+    let endpoint = || SetData::Values(vec![address, Port]);
     [
-        (FRONTENDS, set(&[Ipv4, Proto, Port], SetData::Verdicts)),
-        (ENDPOINTS, set(&[Mark, Ipv4, Proto, Port], endpoint())),
-        (CLUSTER_IPS, set(&[Ipv4], SetData::None)),
-        (HAIRPIN, set(&[Ipv4, Ipv4], SetData::None)),
+        (FRONTENDS, set(&[address, Proto, Port], SetData::Verdicts)),
+        (ENDPOINTS, set(&[Mark, address, Proto, Port], endpoint())),
+        (CLUSTER_IPS, set(&[address], SetData::None)),
+        (HAIRPIN, set(&[address, address], SetData::None)),
         (DNS_PEERS, set(&[Mark], endpoint())),
-        (IN_ISOLATED, set(&[Ipv4], SetData::Verdicts)),
-        (OUT_ISOLATED, set(&[Ipv4], SetData::Verdicts)),
+        (IN_ISOLATED, set(&[address], SetData::Verdicts)),
+        (OUT_ISOLATED, set(&[address], SetData::Verdicts)),
     ]
 }
 
 /// Addresses of the other nodes, sorted.
-fn dns_peers(cluster: &Cluster, settings: &Settings) -> Vec<IpAddr> {
-    if settings.dns_ip.is_none() {
+fn dns_peers(cluster: &Cluster, settings: &Settings, family: Family) -> Vec<IpAddr> {
+    if settings.dns_ip(family).is_none() {
         return Vec::new();
     }
     let others = cluster.nodes.values().filter(|node| node.name != settings.node);
-    let mut peers: Vec<_> = others.filter_map(underlay_ip).map(IpAddr::V4).collect();
+    let mut peers: Vec<_> = others.filter_map(|node| internal_ip(node, family)).collect();
     peers.sort_unstable();
     peers
 }
@@ -138,8 +138,9 @@ fn reject() -> Vec<Rule> {
 /// bound to this very address: ours. A stranger's wildcard resolver on port 53 is not asked for cluster names.
 /// Reached from prerouting only: on output the kernel answers with the sender's own socket (nft_socket_eval takes
 /// `skb->sk`), so a query of the node itself stays on the node.
-fn dns(peers: u32) -> Vec<Rule> {
-    let [to, to_port] = [Reg(1), Reg(2)];
+fn dns(peers: u32, family: Family) -> Vec<Rule> {
+    let to = Reg(1);
+    let to_port = key::after(to, key::address(family));
     let ours = rule(
         "answered on this node",
         [
@@ -152,7 +153,7 @@ fn dns(peers: u32) -> Vec<Rule> {
     if peers > 0 {
         rules.push(rule(
             "no agent here: another node answers",
-            [build::numgen(R0, peers), build::map(DNS_PEERS, R0, to), build::dnat_ip(to, to_port)],
+            [build::numgen(R0, peers), build::map(DNS_PEERS, R0, to), build::dnat(family, to, to_port)],
         ));
     }
     rules.push(rule("", [build::accept()]));
@@ -160,11 +161,11 @@ fn dns(peers: u32) -> Vec<Rule> {
 }
 
 /// Queries to the cluster's DNS address, and what to do with them.
-fn to_dns(settings: &Settings, action: &Expr) -> Vec<Rule> {
-    let Some(dns @ IpAddr::V4(_)) = settings.dns_ip else { return Vec::new() };
+fn to_dns((settings, family): (&Settings, Family), action: &Expr) -> Vec<Rule> {
+    let Some(dns) = settings.dns_ip(family) else { return Vec::new() };
     let query = |protocol: Protocol| {
         let exprs = [
-            build::ip_daddr(R0),
+            build::daddr(family, R0),
             build::is(R0, dns),
             build::l4proto(R0),
             build::is(R0, protocol),
@@ -177,78 +178,83 @@ fn to_dns(settings: &Settings, action: &Expr) -> Vec<Rule> {
     vec![query(Protocol::Udp), query(Protocol::Tcp)]
 }
 
-fn services(settings: &Settings) -> Vec<Rule> {
+fn services(settings: &Settings, family: Family) -> Vec<Rule> {
     let mut rules = Vec::new();
-    let frontend = [build::ip_daddr(R0), build::l4proto(R1), build::th_dport(R2)];
+    let (frontend, _) = key::load(family, R0, &[Part::Daddr, Part::Proto, Part::Dport]);
     rules.push(rule("", frontend.into_iter().chain([build::vmap(FRONTENDS, R0)])));
     rules.push(rule(
         "a Service without this port",
-        [build::ip_daddr(R0), build::lookup(CLUSTER_IPS, R0), build::goto(REJECT)],
+        [build::daddr(family, R0), build::lookup(CLUSTER_IPS, R0), build::goto(REJECT)],
     ));
-    for cidr in v4(&settings.service_cidrs) {
-        let inside = [build::ip_daddr(R0)].into_iter().chain(build::in_prefix(R0, cidr));
+    for cidr in nets(&settings.service_cidrs, family) {
+        let inside = [build::daddr(family, R0)].into_iter().chain(build::in_prefix(R0, cidr));
         rules.push(rule("no Service has this address", inside.chain([build::counter(), build::drop()])));
     }
     rules
 }
 
-fn forward(settings: &Settings) -> Vec<Rule> {
+fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
     let state = |bits| [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, bits));
     let mut rules = vec![
         rule("", state(ct_state::ESTABLISHED | ct_state::RELATED).chain([build::accept()])),
         // Without a connection no NAT applies, and a bare ClusterIP would leave the node (V-07).
         rule("no connection", state(ct_state::INVALID).chain([build::counter(), build::drop()])),
     ];
-    if let Some(dns @ IpAddr::V4(_)) = settings.dns_ip {
+    if let Some(dns) = settings.dns_ip(family) {
         // Here only while our agent is away. A pod reaches the DNS of its own node whatever its policies say
         // (NP-12, NP-49), so also the one that stands in for it.
         rules.push(rule(
             "cluster DNS of another node",
-            [build::ct_original_daddr(R0), build::is(R0, dns), build::accept()],
+            [build::original_daddr(family, R0), build::is(R0, dns), build::accept()],
         ));
     }
-    rules.push(rule("", [build::ip_saddr(R0), build::vmap(OUT_ISOLATED, R0)]));
-    rules.push(rule("", [build::ip_daddr(R0), build::vmap(IN_ISOLATED, R0)]));
+    rules.push(rule("", [build::saddr(family, R0), build::vmap(OUT_ISOLATED, R0)]));
+    rules.push(rule("", [build::daddr(family, R0), build::vmap(IN_ISOLATED, R0)]));
     rules
 }
 
-fn postrouting(settings: &Settings) -> Vec<Rule> {
+fn postrouting(settings: &Settings, family: Family) -> Vec<Rule> {
     let dnat = [build::ct_status(R0)].into_iter().chain(build::has_bits(R0, ct_status::DST_NAT));
     let mut rules = vec![rule(
         "a pod calls itself through a Service",
-        dnat.chain([
-            build::ip_saddr(R0),
-            build::ip_daddr(R1),
-            build::lookup(HAIRPIN, R0),
-            build::masquerade_random(),
-        ]),
+        dnat.chain(key::load(family, R0, &[Part::Saddr, Part::Daddr]).0)
+            .chain([build::lookup(HAIRPIN, R0), build::masquerade_random()]),
     )];
-    let cidrs: Vec<_> = v4(&settings.cluster_cidrs).collect();
+    let cidrs: Vec<_> = nets(&settings.cluster_cidrs, family).collect();
     if let Ok(tunnel) = IfName::new(VXLAN_DEVICE) {
         // What is no pod's gets the tunnel's address, or the answer would not come back through the tunnel.
         let mut exprs = vec![build::oifname(R0), build::is(R0, &tunnel)];
         exprs.extend(
-            cidrs.iter().flat_map(|c| [build::ip_saddr(R0)].into_iter().chain(build::not_in_prefix(R0, *c))),
+            cidrs
+                .iter()
+                .flat_map(|c| [build::saddr(family, R0)].into_iter().chain(build::not_in_prefix(R0, *c))),
         );
+        exprs.extend(daddr_outside(family, kept(family)));
         rules.push(rule("not a pod, into the tunnel", exprs.into_iter().chain([build::masquerade_random()])));
     }
     for from in &cidrs {
-        let mut exprs = vec![build::ip_saddr(R0)];
+        let mut exprs = vec![build::saddr(family, R0)];
         exprs.extend(build::in_prefix(R0, *from));
-        for not in cidrs.iter().copied().chain(multicast()) {
-            exprs.push(build::ip_daddr(R0));
-            exprs.extend(build::not_in_prefix(R0, not));
-        }
+        exprs.extend(daddr_outside(family, cidrs.iter().copied().chain(kept(family))));
         rules.push(rule("a pod, out of the cluster", exprs.into_iter().chain([build::masquerade_random()])));
     }
     rules
 }
 
-/// 224.0.0.0/4 keeps its source: receivers tell senders apart by it.
-fn multicast() -> Option<IpNet> {
-    "224.0.0.0/4".parse().ok()
+/// Destinations to which the source is kept: receivers of multicast tell senders apart by it, and a link-local
+/// address says nothing on another link.
+fn kept(family: Family) -> impl Iterator<Item = IpNet> {
+    let kept: &[&str] = match family {
+        Family::V4 => &["224.0.0.0/4"],
+        Family::V6 => &["ff00::/8", "fe80::/10"],
+    };
+    kept.iter().filter_map(|net| net.parse().ok())
 }
 
-fn v4(cidrs: &[IpNet]) -> impl Iterator<Item = IpNet> + '_ {
-    cidrs.iter().filter(|cidr| matches!(cidr, IpNet::V4(_))).map(IpNet::trunc)
+fn daddr_outside(family: Family, nets: impl Iterator<Item = IpNet>) -> Vec<Expr> {
+    nets.flat_map(|net| [build::daddr(family, R0)].into_iter().chain(build::not_in_prefix(R0, net))).collect()
+}
+
+fn nets(cidrs: &[IpNet], family: Family) -> impl Iterator<Item = IpNet> + '_ {
+    cidrs.iter().filter(move |cidr| Family::of_net(cidr) == family).map(IpNet::trunc)
 }

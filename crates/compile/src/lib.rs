@@ -13,11 +13,11 @@ pub mod service;
 
 pub use compiler::{Compiled, Compiler, Desired, whole};
 pub use diagnostic::{Diagnostic, Severity};
-pub use fabric::vtep_mac;
+pub use fabric::{tunnel_overhead, vtep_mac};
 
 use std::net::IpAddr;
 
-use types::IpNet;
+use types::{Family, IpNet};
 
 /// What a node must know that no object says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,21 @@ pub struct Settings {
     pub cluster_cidrs: Vec<IpNet>,
     /// Where ClusterIPs live; an address in here that no Service has goes nowhere (V-08).
     pub service_cidrs: Vec<IpNet>,
-    /// The cluster's DNS address, answered on this node; `None`: no DNS of ours.
-    pub dns_ip: Option<IpAddr>,
-    /// MTU of pods, bridge and tunnel: that of the underlay less 50 bytes of VXLAN over IPv4.
+    /// The cluster's DNS addresses, at most one of each family, answered on this node; none: no DNS of ours.
+    pub dns_ips: Vec<IpAddr>,
+    /// MTU of pods, bridge and tunnel: that of the underlay less [`tunnel_overhead`].
     pub mtu: u32,
+}
+
+impl Settings {
+    /// The families that pods have addresses of; each has a table of its own.
+    pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        let pods_have = |family: &Family| self.cluster_cidrs.iter().any(|c| Family::of_net(c) == *family);
+        Family::ALL.into_iter().filter(pods_have)
+    }
+
+    /// The cluster's DNS address of a family.
+    pub fn dns_ip(&self, family: Family) -> Option<IpAddr> {
+        self.dns_ips.iter().copied().find(|ip| Family::of(*ip) == family)
+    }
 }

@@ -10,14 +10,14 @@ use proptest::prelude::*;
 #[path = "../../trace/tests/battery/world.rs"]
 mod world;
 
-use world::{NODES, history, ip, start};
+use world::{NODES, history, start};
 
 fn settings() -> Settings {
     Settings {
         node: NODES[0].to_owned(),
-        cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
-        service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
-        dns_ip: Some(ip("10.96.0.10")),
+        cluster_cidrs: world::cluster_cidrs(),
+        service_cidrs: world::service_cidrs(),
+        dns_ips: world::dns_ips(),
         mtu: 1450,
     }
 }

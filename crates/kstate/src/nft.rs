@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub mod build;
 mod diff;
 mod edit;
+pub mod key;
 mod show;
 
 pub use diff::{chains_of, diff, target};
@@ -25,6 +26,15 @@ pub enum TableFamily {
     Ip,
     Ip6,
     Inet,
+}
+
+impl From<types::Family> for TableFamily {
+    fn from(family: types::Family) -> Self {
+        match family {
+            types::Family::V4 => Self::Ip,
+            types::Family::V6 => Self::Ip6,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,7 +126,7 @@ pub enum MetaKey {
     NfProto,
 }
 
-/// `OriginalSrc` and `OriginalDst` are IPv4 addresses.
+/// `OriginalSrc` and `OriginalDst` are IPv4 addresses, `OriginalSrc6` and `OriginalDst6` IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CtKey {
     State,
@@ -124,6 +134,8 @@ pub enum CtKey {
     Mark,
     OriginalSrc,
     OriginalDst,
+    OriginalSrc6,
+    OriginalDst6,
     OriginalProtoDst,
 }
 

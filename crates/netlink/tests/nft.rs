@@ -58,7 +58,16 @@ fn meta() -> impl Strategy<Value = MetaKey> {
 
 fn ct() -> impl Strategy<Value = CtKey> {
     use CtKey::*;
-    prop::sample::select(vec![State, Status, Mark, OriginalSrc, OriginalDst, OriginalProtoDst])
+    prop::sample::select(vec![
+        State,
+        Status,
+        Mark,
+        OriginalSrc,
+        OriginalDst,
+        OriginalSrc6,
+        OriginalDst6,
+        OriginalProtoDst,
+    ])
 }
 
 fn reading() -> impl Strategy<Value = Expr> {

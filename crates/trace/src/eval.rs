@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use kstate::net::NetState;
 use kstate::nft::build::ct_state;
-use kstate::nft::{BaseChain, ChainKind, Hook, Rule, Ruleset, Table, Verdict};
-use types::IfName;
+use kstate::nft::{BaseChain, ChainKind, Hook, Rule, Ruleset, Table, TableFamily, TableId, Verdict};
+use types::{Family, IfName};
 
 use crate::packet::{CtState, Packet};
 
@@ -111,7 +111,9 @@ fn walk(machine: &mut Machine<'_>, packet: &Packet, kernel: &Kernel<'_>) -> End 
 fn pass(machine: &mut Machine<'_>, kernel: &Kernel<'_>, hook: Hook) -> Option<End> {
     machine.hook = hook;
     let mut chains: Vec<(&str, &Table, &str, BaseChain)> = Vec::new();
-    for (id, table) in &kernel.nft.tables {
+    let family: TableFamily = Family::of(machine.packet.dst).into();
+    let sees = |id: &TableId| id.family == family || id.family == TableFamily::Inet;
+    for (id, table) in kernel.nft.tables.iter().filter(|(id, _)| sees(id)) {
         for (name, chain) in &table.chains {
             if let Some(base) = chain.base.filter(|base| base.hook == hook) {
                 chains.push((&id.name, table, name, base));

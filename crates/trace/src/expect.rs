@@ -9,15 +9,17 @@ use kstate::nft::{ElemKey, Ruleset, targets};
 use model::{Attachment, Cluster};
 use serde::{Deserialize, Serialize};
 use types::wire::{BRIDGE, VXLAN_DEVICE};
-use types::{IfName, ObjectName, Protocol};
+use types::{Family, IfName, IpNet, ObjectName, Protocol};
 
 use crate::eval::{self, Exit};
 use crate::hop::{Fact, Hop, RuleMiss, Stage};
 use crate::packet::{CtState, Packet, Place};
 use crate::reference::{self, Choice, Direction, Judgement, policy};
 
-/// Bytes that VXLAN over IPv4 adds: Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (RFC 7348 §5).
-const VXLAN_BYTES: u32 = 50;
+/// Bytes that VXLAN adds: Ethernet 14, IPv4 20 or IPv6 40, UDP 8, VXLAN 8 (RFC 7348 §5).
+fn vxlan_bytes(outer: IpAddr) -> u32 {
+    if outer.is_ipv4() { 50 } else { 70 }
+}
 
 /// What a node wants: the model, and what compile made of it.
 #[derive(Clone, Copy, Debug)]
@@ -226,13 +228,16 @@ impl Way<'_, '_> {
         let view = self.view;
         let why = reference::masquerade(&self.packet, to, view.cluster, view.place);
         let node = view.cluster.nodes.get(&view.place.node);
+        let family = Family::of(to.ip());
         let device_address = || {
             let dev = exit.dev.as_ref()?;
-            view.net.addresses.iter().find(|(link, _)| link == dev).map(|(_, net)| net.addr())
+            let of_dev = |(link, net): &&(IfName, IpNet)| link == dev && Family::of_net(net) == family;
+            view.net.addresses.iter().find(of_dev).map(|(_, net)| net.addr())
         };
         let fact = match why {
             Some(why) => Fact::Masq {
-                source: device_address().or_else(|| node.and_then(reference::internal_ip)),
+                source: device_address()
+                    .or_else(|| node.and_then(|node| reference::internal_ip(node, family))),
                 masquerade: true,
                 why: why.to_owned(),
             },
@@ -258,10 +263,10 @@ impl Way<'_, '_> {
             dev,
             vni: vni.0,
             outer_source: local,
-            outer_destination: outer.or_else(|| reference::internal_ip(node))?,
+            outer_destination: outer.or_else(|| reference::internal_ip(node, Family::of(local)))?,
             outer_port: port,
             inner_mac: mac,
-            extra_bytes: VXLAN_BYTES,
+            extra_bytes: vxlan_bytes(local),
         };
         self.push(Stage::Tunnel, fact);
         Some(Onward {

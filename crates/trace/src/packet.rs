@@ -40,7 +40,7 @@ pub struct Place {
     pub node: String,
     pub cluster_cidrs: Vec<IpNet>,
     pub service_cidrs: Vec<IpNet>,
-    pub dns_ip: Option<IpAddr>,
+    pub dns_ips: Vec<IpAddr>,
     /// Whether the node's agent holds the DNS socket.
     pub dns_here: bool,
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use model::{Attachment, Cluster, Node};
 use types::wire::DNS_PEER_PORT;
-use types::{IpNet, Protocol};
+use types::{Family, IpNet, Protocol};
 
 use crate::packet::{Packet, Place};
 
@@ -47,7 +47,7 @@ pub fn fates(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate
 }
 
 pub fn is_dns(packet: &Packet, place: &Place) -> bool {
-    Some(packet.dst) == place.dns_ip && packet.dport == 53 && packet.protocol != Protocol::Sctp
+    place.dns_ips.contains(&packet.dst) && packet.dport == 53 && packet.protocol != Protocol::Sctp
 }
 
 /// Answered here; by another node's agent while ours is away. A process of the node itself gets no stand-in.
@@ -58,7 +58,7 @@ fn dns(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate> {
     }
     let others = cluster.nodes.values().filter(|node| node.name != place.node);
     let peers: BTreeSet<_> = others
-        .filter_map(internal_ip)
+        .filter_map(|node| internal_ip(node, Family::of(packet.dst)))
         .map(|ip| {
             let to = SocketAddr::new(ip, DNS_PEER_PORT);
             Fate::Out { to, masquerade: place.is_pod_address(packet.src) }
@@ -67,8 +67,14 @@ fn dns(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate> {
     if peers.is_empty() { here } else { peers }
 }
 
-pub fn internal_ip(node: &Node) -> Option<IpAddr> {
-    node.addresses.iter().copied().find(IpAddr::is_ipv4)
+/// The address that the node is reached by in a family.
+pub fn internal_ip(node: &Node, family: Family) -> Option<IpAddr> {
+    node.addresses.iter().copied().find(|ip| Family::of(*ip) == family)
+}
+
+/// The address that tunnelled packets of either family go to: IPv4 where the node has it.
+pub fn tunnel_ip(node: &Node) -> Option<IpAddr> {
+    internal_ip(node, Family::V4).or_else(|| internal_ip(node, Family::V6))
 }
 
 /// Destination known: is it allowed there, and under which source?
@@ -90,29 +96,44 @@ fn deliver(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Place) ->
 
 /// The node's own addresses: underlay, tunnel, gateway of its pods, cluster DNS.
 pub fn is_own_address(address: IpAddr, cluster: &Cluster, place: &Place) -> bool {
-    if Some(address) == place.dns_ip {
+    if place.dns_ips.contains(&address) {
         return true;
     }
     let Some(node) = cluster.nodes.get(&place.node) else { return false };
-    let of_pods = pod_cidr(node).and_then(|cidr| {
-        let first = cidr.hosts().next()?;
-        Some(address == cidr.network() || address == first)
-    });
-    internal_ip(node) == Some(address) || of_pods.unwrap_or(false)
+    let family = Family::of(address);
+    let of_pods = pod_cidr(node, family)
+        .is_some_and(|cidr| address == cidr.network() || Some(address) == after(cidr.network()));
+    internal_ip(node, family) == Some(address) || of_pods
 }
 
-pub fn pod_cidr(node: &Node) -> Option<IpNet> {
-    node.pod_cidrs.iter().find(|cidr| matches!(cidr, IpNet::V4(_))).map(IpNet::trunc)
+/// The address after this one.
+fn after(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => u32::from(v4).checked_add(1).map(|next| IpAddr::V4(next.into())),
+        IpAddr::V6(v6) => u128::from(v6).checked_add(1).map(|next| IpAddr::V6(next.into())),
+    }
+}
+
+pub fn pod_cidr(node: &Node, family: Family) -> Option<IpNet> {
+    node.pod_cidrs.iter().find(|cidr| Family::of_net(cidr) == family).map(IpNet::trunc)
 }
 
 /// The node on whose pod network an address lies, and which can be reached.
 pub fn node_of(address: IpAddr, cluster: &Cluster) -> Option<&Node> {
-    cluster.nodes.values().find(|node| pod_cidr(node).is_some_and(|cidr| cidr.contains(&address)))
+    cluster
+        .nodes
+        .values()
+        .find(|node| pod_cidr(node, Family::of(address)).is_some_and(|cidr| cidr.contains(&address)))
 }
 
 /// The pod of this node that has the address.
 pub fn local_pod(address: IpAddr, cluster: &Cluster) -> Option<&Attachment> {
     cluster.attachments.values().find(|attachment| attachment.ips.contains(&address))
+}
+
+/// Receivers of multicast tell senders apart by their address; link-local addresses are for one link.
+fn keeps_source(to: IpAddr) -> bool {
+    to.is_multicast() || matches!(to, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 /// Why a packet gets the node's address as its source; `None`: it keeps its own.
@@ -123,13 +144,16 @@ pub fn masquerade(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Pl
         return Some("the pod calls itself");
     }
     if pod {
-        let outside = !place.is_pod_address(to.ip()) && !to.ip().is_multicast();
+        let outside = !place.is_pod_address(to.ip()) && !keeps_source(to.ip());
         return outside.then_some("the destination is outside of the cluster");
     }
     let peer = node_of(to.ip(), cluster).filter(|node| node.name != place.node);
     // Without an address of its own there is no tunnel at all.
-    let wired =
-        cluster.nodes.get(&place.node).is_some_and(|own| internal_ip(own).zip(pod_cidr(own)).is_some());
-    let reachable = wired && peer.is_some_and(|node| node.vtep_mac.is_some() && internal_ip(node).is_some());
+    let family = Family::of(to.ip());
+    let own = cluster.nodes.get(&place.node);
+    let wired = own.and_then(|own| pod_cidr(own, family).and(tunnel_ip(own)));
+    let same_underlay = |node: &Node| tunnel_ip(node).map(Family::of) == wired.map(Family::of);
+    let reachable =
+        wired.is_some() && peer.is_some_and(|node| node.vtep_mac.is_some() && same_underlay(node));
     reachable.then_some("the source is not a pod, and the answer must come back through the tunnel")
 }

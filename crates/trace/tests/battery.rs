@@ -11,54 +11,69 @@ use proptest::sample::select;
 use trace::eval::{self, End, Kernel};
 use trace::packet::{CtState, Packet, Place};
 use trace::reference::{Fate, fates};
-use types::{IfName, Protocol};
+use types::{Family, IfName, Protocol};
 
 #[path = "battery/world.rs"]
 mod world;
 
-use world::{NODES, history, ip, pod_ip, pod_node, service_ip, start};
+use world::{
+    NODES, cluster_cidrs, dns_ips, history, ip, node_ip, pod_ip, pod_node, service_cidrs, service_ip, start,
+};
 
 fn place(dns_here: bool) -> Place {
     Place {
         node: NODES[0].to_owned(),
-        cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
-        service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
-        dns_ip: Some(ip("10.96.0.10")),
+        cluster_cidrs: cluster_cidrs(),
+        service_cidrs: service_cidrs(),
+        dns_ips: dns_ips(),
         dns_here,
     }
 }
 
 fn settings() -> Settings {
-    let Place { node, cluster_cidrs, service_cidrs, dns_ip, .. } = place(true);
-    Settings { node, cluster_cidrs, service_cidrs, dns_ip, mtu: 1450 }
+    let Place { node, cluster_cidrs, service_cidrs, dns_ips, .. } = place(true);
+    Settings { node, cluster_cidrs, service_cidrs, dns_ips, mtu: 1450 }
+}
+
+/// One of two addresses, by family.
+fn either(family: Family, v4: &str, v6: &str) -> IpAddr {
+    ip(if family == Family::V4 { v4 } else { v6 })
 }
 
 /// Where packets come from, with the device they come in by.
-fn source() -> impl Strategy<Value = (Option<&'static str>, IpAddr)> {
+fn source(family: Family) -> impl Strategy<Value = (Option<&'static str>, IpAddr)> {
     prop_oneof![
-        5 => (0..4_usize).prop_map(|n| (Some("cni0"), pod_ip(n))),
-        3 => (4..8_usize).prop_map(|n| (Some("plumb.1"), pod_ip(n))),
-        1 => Just((Some("eth0"), ip("203.0.113.10"))),
-        1 => Just((Some("plumb.1"), ip("10.244.2.0"))),
-        1 => Just((None, ip("192.168.1.10"))),
+        5 => (0..4_usize).prop_map(move |n| (Some("cni0"), pod_ip(family, n))),
+        3 => (4..8_usize).prop_map(move |n| (Some("plumb.1"), pod_ip(family, n))),
+        1 => Just((Some("eth0"), either(family, "203.0.113.10", "2001:db8::10"))),
+        1 => Just((Some("plumb.1"), either(family, "10.244.2.0", "fd00:10:244:2::"))),
+        1 => Just((None, node_ip(family, 0))),
     ]
 }
 
-fn destination() -> impl Strategy<Value = IpAddr> {
+fn destination(family: Family) -> impl Strategy<Value = IpAddr> {
+    let special = [
+        ("10.96.0.10", "fd00:10:96::a"),
+        ("10.96.0.99", "fd00:10:96::99"),
+        ("192.168.1.10", "fd00:192:168:1::10"),
+        ("192.168.1.11", "fd00:192:168:1::11"),
+        ("10.244.1.1", "fd00:10:244:1::1"),
+        ("203.0.113.10", "2001:db8::10"),
+        ("10.244.9.9", "fd00:10:244:9::9"),
+        ("224.0.0.251", "ff05::fb"),
+    ];
     prop_oneof![
-        4 => (0..4_usize).prop_map(service_ip),
-        4 => (0..8_usize).prop_map(pod_ip),
-        1 => select(vec![
-            ip("10.96.0.10"), ip("10.96.0.99"), ip("192.168.1.10"), ip("192.168.1.11"), ip("10.244.1.1"),
-            ip("203.0.113.10"), ip("10.244.9.9"),
-        ]),
+        4 => (0..4_usize).prop_map(move |n| service_ip(family, n)),
+        4 => (0..8_usize).prop_map(move |n| pod_ip(family, n)),
+        1 => select(special.map(|(v4, v6)| either(family, v4, v6)).to_vec()),
     ]
 }
 
 fn packet() -> impl Strategy<Value = Packet> {
     let protocol = prop_oneof![4 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)];
     let port = select(vec![53_u16, 80, 81, 8080]);
-    (source(), destination(), protocol, port).prop_map(|((iif, src), dst, protocol, dport)| Packet {
+    let ends = select(Family::ALL.to_vec()).prop_flat_map(|family| (source(family), destination(family)));
+    (ends, protocol, port).prop_map(|(((iif, src), dst), protocol, dport)| Packet {
         iif: iif.and_then(|name| IfName::new(name).ok()),
         src,
         dst,
@@ -98,7 +113,7 @@ proptest! {
         let cluster = cluster_of(start().into_iter().chain(history));
         let place = place(dns_here);
         let desired = whole(cluster.synced().expect("all kinds are done"), settings());
-        let local = [ip("192.168.1.10")];
+        let local = Family::ALL.map(|family| node_ip(family, 0));
         let socket = dns_here.then_some(false);
         let kernel = Kernel { nft: &desired.nft, net: &desired.net, local: &local, socket };
         for packet in packets {
@@ -117,7 +132,7 @@ fn the_battery_meets_every_fate() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut counts = std::collections::BTreeMap::new();
-    for _ in 0..200 {
+    for _ in 0..600 {
         let history = history().new_tree(&mut runner).expect("a history").current();
         let cluster = cluster_of(start().into_iter().chain(history));
         for _ in 0..20 {
@@ -131,12 +146,13 @@ fn the_battery_meets_every_fate() {
                     Fate::Rejected => "rejected",
                     Fate::Dropped => "dropped",
                 };
-                *counts.entry(kind).or_insert(0) += 1;
+                *counts.entry((Family::of(packet.dst), kind)).or_insert(0) += 1;
             }
         }
     }
-    for kind in ["local", "masqueraded", "direct", "translated", "rejected", "dropped"] {
-        assert!(counts.get(kind).is_some_and(|count| *count > 20), "{kind}: {counts:?}");
+    let kinds = ["local", "masqueraded", "direct", "translated", "rejected", "dropped"];
+    for (family, kind) in Family::ALL.into_iter().flat_map(|family| kinds.map(|kind| (family, kind))) {
+        assert!(counts.get(&(family, kind)).is_some_and(|count| *count > 20), "{family} {kind}: {counts:?}");
     }
     assert_eq!(pod_node(0), NODES[0]);
 }

@@ -54,7 +54,7 @@ fn settings(node: &str) -> Settings {
         node: node.to_owned(),
         cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
         service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
-        dns_ip: Some("10.96.0.10".parse().expect("an address")),
+        dns_ips: vec!["10.96.0.10".parse().expect("an address")],
         mtu: 1450,
     }
 }
@@ -182,9 +182,9 @@ fn play(text: &str) -> String {
     diagnostics.extend(desired.diagnostics.iter().map(ToString::to_string));
 
     let mut out = format!("# {}\n\n", scenario.about);
-    let Settings { cluster_cidrs, service_cidrs, dns_ip, .. } = settings(node);
+    let Settings { cluster_cidrs, service_cidrs, dns_ips, .. } = settings(node);
     let dns_here = scenario.dns_here;
-    let place = Place { node: node.to_owned(), cluster_cidrs, service_cidrs, dns_ip, dns_here };
+    let place = Place { node: node.to_owned(), cluster_cidrs, service_cidrs, dns_ips, dns_here };
     let local = &full.nodes[node].addresses;
     let socket = dns_here.then_some(false);
     let kernel = Kernel { nft: &desired.nft, net: &desired.net, local, socket };

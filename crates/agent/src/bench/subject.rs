@@ -29,7 +29,7 @@ pub fn compile_settings() -> compile::Settings {
         node: NODE.to_owned(),
         cluster_cidrs: vec![args.cluster_cidr],
         service_cidrs: vec![args.service_cidr],
-        dns_ip: Some(args.dns_ip),
+        dns_ips: vec![args.dns_ip],
         mtu: 1450,
     }
 }

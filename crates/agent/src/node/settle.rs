@@ -5,14 +5,10 @@ use std::time::Instant;
 use compile::{Compiled, Compiler, fabric};
 use ipam::Pool;
 use model::{Event, Kind, Row};
-use types::IpNet;
 
 use super::Node;
 use crate::conflist;
 use crate::inbox::Subsystem;
-
-/// Outer IPv4, UDP, VXLAN and inner Ethernet headers.
-const TUNNEL_OVERHEAD: u32 = 50;
 
 impl Node {
     /// Our own Node outlives the object: `kubectl delete node`, or a kubelet that registers anew without pod
@@ -72,14 +68,14 @@ impl Node {
         };
         let args = &self.base.settings.args;
         let mtu = args.mtu.unwrap_or_else(|| {
-            let found = self.base.datapath.mtu_at(underlay.into());
-            found.unwrap_or(1500).saturating_sub(TUNNEL_OVERHEAD)
+            let found = self.base.datapath.mtu_at(underlay);
+            found.unwrap_or(1500).saturating_sub(compile::tunnel_overhead(underlay))
         });
         self.compiler = Some(Compiler::new(compile::Settings {
             node: self.base.settings.node.clone(),
             cluster_cidrs: vec![args.cluster_cidr],
             service_cidrs: vec![args.service_cidr],
-            dns_ip: Some(args.dns_ip),
+            dns_ips: vec![args.dns_ip],
             mtu,
         }));
         self.base.metrics.synced(true);
@@ -112,8 +108,8 @@ impl Node {
         if own.vtep_mac != Some(mac) {
             self.base.tell.vtep(mac);
         }
-        let Some(subnet) = fabric::pod_subnet(own) else { return };
-        let cidr = IpNet::from(subnet.net);
+        let Some(subnet) = fabric::pod_subnet(own, types::Family::V4) else { return };
+        let cidr = subnet.net;
         let changed = match self.base.store.pool() {
             Some(pool) => {
                 let before = pool.cidr();
@@ -147,7 +143,7 @@ impl Node {
         let own = self.cluster.nodes.get(&self.base.settings.node).and_then(fabric::underlay_ip);
         self.base.ready.send_if_modified(|ready| {
             let first = ready.is_none() && own.is_some();
-            *ready = ready.or(own.map(Into::into));
+            *ready = ready.or(own);
             first
         });
     }

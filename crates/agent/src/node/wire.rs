@@ -135,11 +135,7 @@ impl Node {
                 Error::new(Code::AddressRefused, refused.to_string(), "ask for another address, or for none")
             })?,
         };
-        let mac = match (attach.mac, ip) {
-            (Some(mac), _) => mac,
-            (None, IpAddr::V4(v4)) => fabric::mac_of(v4),
-            (None, IpAddr::V6(_)) => types::Mac::default(),
-        };
+        let mac = attach.mac.unwrap_or_else(|| fabric::mac_of(ip));
         let outside_kubernetes = || (ObjectName::cluster(&attach.id.container), String::new());
         let (pod, uid) = attach.pod.clone().map_or_else(outside_kubernetes, |pod| (pod.name, pod.uid));
         let record = Record {
@@ -202,8 +198,9 @@ impl Node {
             let details = "the container ended meanwhile, or the agent does not see the runtime's /run";
             Error::new(Code::UnknownContainer, error.to_string(), details)
         })?;
-        let own = self.cluster.nodes.get(&self.base.settings.node).and_then(fabric::pod_subnet);
-        let gateway = own.map(|subnet| IpAddr::V4(subnet.gateway)).ok_or_else(|| {
+        let own = self.cluster.nodes.get(&self.base.settings.node);
+        let own = own.and_then(|node| fabric::pod_subnet(node, types::Family::V4));
+        let gateway = own.map(|subnet| subnet.gateway).ok_or_else(|| {
             Error::new(Code::TryAgainLater, "this node has no pod CIDR", "the runtime will try again")
         })?;
         let bridge = IfName::new(BRIDGE).map_err(|e| Error::new(Code::Kernel, e.to_string(), ""))?;

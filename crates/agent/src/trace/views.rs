@@ -194,7 +194,7 @@ fn place(node: &Node, dns_here: bool) -> Place {
         node: node.settings().node.clone(),
         cluster_cidrs: vec![args.cluster_cidr],
         service_cidrs: vec![args.service_cidr],
-        dns_ip: Some(args.dns_ip),
+        dns_ips: vec![args.dns_ip],
         dns_here,
     }
 }

@@ -13,11 +13,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use kstate::nft::build::{self, encode, rule};
+use kstate::nft::key::{self, Part};
 use kstate::nft::{Chain, ElemData, Expr, Field, Reg, Rule, SetData, Verdict};
 use model::{Attachment, Cluster, IntOrName, NamedPort, Peer, Pod, Policy, PolicyPort, PolicyRule};
-use types::{IpNet, ObjectName, Selector};
+use types::{Family, ObjectName, Selector};
 
-use super::resolve::{AddressSet, Direction, Isolation, Scope, addresses, hash16, isolation, valid_range};
+use super::resolve::{AddressSet, Direction, Isolation, Scope, hash16, isolation, valid_range};
 use crate::fragment::Fragment;
 use crate::layout::{self, HAIRPIN, IN_ISOLATED, LOG_BYTES, LOG_GROUP, OUT_ISOLATED};
 
@@ -30,9 +31,9 @@ const ADDRESS: Reg = Reg(0);
 const PORT: Reg = Reg(1);
 
 /// What a pod of this node needs: its way to itself through a Service, and its isolation.
-pub fn attachment_fragment(cluster: &Cluster, attachment: &Attachment) -> Fragment {
+pub fn attachment_fragment(cluster: &Cluster, attachment: &Attachment, family: Family) -> Fragment {
     let mut fragment = Fragment::default();
-    let addresses = attachment.ips.iter().filter(|ip| ip.is_ipv4());
+    let addresses = attachment.ips.iter().filter(|ip| Family::of(**ip) == family);
     for ip in addresses {
         fragment.element(HAIRPIN, encode(&[(*ip).into(), (*ip).into()]), ElemData::None);
         for direction in Direction::ALL {
@@ -48,6 +49,7 @@ fn isolate(
     (attachment, ip): (&Attachment, IpAddr),
     direction: Direction,
 ) {
+    let family = Family::of(ip);
     let chain = match isolation(cluster, attachment, direction) {
         Isolation::Open => return,
         Isolation::Unknown => {
@@ -56,7 +58,7 @@ fn isolate(
             fragment.chains.insert(name.clone().into(), Chain { base: None, rules });
             name
         }
-        Isolation::Policies(names) => combination(fragment, cluster, &names, direction),
+        Isolation::Policies(names) => combination(fragment, (cluster, family), &names, direction),
     };
     let map = match direction {
         Direction::Ingress => IN_ISOLATED,
@@ -75,7 +77,7 @@ fn prefix(direction: Direction) -> &'static str {
 /// The chain of a combination of policies: the union of what they allow, then the end.
 fn combination(
     fragment: &mut Fragment,
-    cluster: &Cluster,
+    (cluster, family): (&Cluster, Family),
     names: &BTreeSet<ObjectName>,
     direction: Direction,
 ) -> String {
@@ -85,7 +87,7 @@ fn combination(
         for (at, allow) in direction.rules(policy).unwrap_or_default().iter().enumerate() {
             let comment =
                 truncate(&format!("allow {} {} rule {}", direction.word(), policy.key, at + 1), COMMENT_MAX);
-            for exprs in allows(fragment, policy, allow, direction) {
+            for exprs in allows(fragment, (policy, family), allow, direction) {
                 rules.push(rule(comment.clone(), exprs));
             }
         }
@@ -118,11 +120,11 @@ fn deny(chain: &str, comment: &str) -> Rule {
 /// The matches of one rule, each ending in `return`: peers times ports.
 fn allows(
     fragment: &mut Fragment,
-    policy: &Policy,
+    (policy, family): (&Policy, Family),
     rule: &PolicyRule,
     direction: Direction,
 ) -> Vec<Vec<Expr>> {
-    let peers = peer_matches(fragment, policy, rule, direction);
+    let peers = peer_matches(fragment, (policy, family), rule, direction);
     let mut found = Vec::new();
     for peer in &peers {
         if rule.ports.is_empty() {
@@ -134,7 +136,7 @@ fn allows(
             if named && peer.block && direction == Direction::Egress {
                 continue;
             }
-            let port = port_match(fragment, port);
+            let port = port_match(fragment, port, family);
             found.push(peer.exprs.iter().cloned().chain(port).chain([build::ret()]).collect());
         }
     }
@@ -148,7 +150,7 @@ struct PeerMatch {
 
 fn peer_matches(
     fragment: &mut Fragment,
-    policy: &Policy,
+    (policy, family): (&Policy, Family),
     rule: &PolicyRule,
     direction: Direction,
 ) -> Vec<PeerMatch> {
@@ -156,8 +158,8 @@ fn peer_matches(
         return vec![PeerMatch { exprs: Vec::new(), block: false }];
     }
     let address = || match direction {
-        Direction::Ingress => build::ip_saddr(ADDRESS),
-        Direction::Egress => build::ip_daddr(ADDRESS),
+        Direction::Ingress => build::saddr(family, ADDRESS),
+        Direction::Egress => build::daddr(family, ADDRESS),
     };
     let mut found = Vec::new();
     for peer in &rule.peers {
@@ -168,13 +170,13 @@ fn peer_matches(
                     Some(labels) => Scope::Labelled(labels.clone()),
                 };
                 let pods = pods.clone().unwrap_or_else(Selector::default);
-                let set = want(fragment, AddressSet::Pods { namespaces: scope, pods });
+                let set = want(fragment, AddressSet::Pods { namespaces: scope, pods }, family);
                 found.push(PeerMatch { exprs: vec![address(), build::lookup(set, ADDRESS)], block: false });
             }
-            Peer::Block { cidr, except } if matches!(cidr, IpNet::V4(_)) => {
+            Peer::Block { cidr, except } if Family::of_net(cidr) == family => {
                 let mut exprs = vec![address()];
                 exprs.extend(build::in_prefix(ADDRESS, cidr.trunc()));
-                for hole in except.iter().filter(|hole| matches!(hole, IpNet::V4(_))) {
+                for hole in except.iter().filter(|hole| Family::of_net(hole) == family) {
                     exprs.push(address());
                     exprs.extend(build::not_in_prefix(ADDRESS, hole.trunc()));
                 }
@@ -187,7 +189,7 @@ fn peer_matches(
     found
 }
 
-fn port_match(fragment: &mut Fragment, port: &PolicyPort) -> Vec<Expr> {
+fn port_match(fragment: &mut Fragment, port: &PolicyPort, family: Family) -> Vec<Expr> {
     let mut exprs = vec![build::l4proto(PORT), build::is(PORT, port.protocol)];
     match (&port.port, port.end_port) {
         (None, _) => {}
@@ -198,18 +200,20 @@ fn port_match(fragment: &mut Fragment, port: &PolicyPort) -> Vec<Expr> {
             exprs.extend([build::th_dport(PORT), build::within(PORT, *from, to)]);
         }
         (Some(IntOrName::Name(name)), _) => {
-            let set = want(fragment, AddressSet::Port { name: name.clone(), protocol: port.protocol });
-            exprs.extend([build::ip_daddr(ADDRESS), build::th_dport(PORT), build::lookup(set, ADDRESS)]);
+            let named = AddressSet::Port { name: name.clone(), protocol: port.protocol };
+            let set = want(fragment, named, family);
+            exprs.extend(key::load(family, ADDRESS, &[Part::Daddr, Part::Dport]).0);
+            exprs.push(build::lookup(set, ADDRESS));
         }
     }
     exprs
 }
 
-fn want(fragment: &mut Fragment, addresses: AddressSet) -> String {
+fn want(fragment: &mut Fragment, addresses: AddressSet, family: Family) -> String {
     let name = addresses.name();
     let key: &[Field] = match addresses {
-        AddressSet::Pods { .. } => &[Field::Ipv4],
-        AddressSet::Port { .. } => &[Field::Ipv4, Field::Port],
+        AddressSet::Pods { .. } => &[key::address(family)],
+        AddressSet::Port { .. } => &[key::address(family), Field::Port],
     };
     fragment.sets.insert(name.clone().into(), layout::set(key, SetData::None));
     fragment.address_sets.insert(addresses);
@@ -218,15 +222,14 @@ fn want(fragment: &mut Fragment, addresses: AddressSet) -> String {
 
 /// A pod's entries in the sets that rules of this node look at.
 pub fn pod_fragment<'a>(
-    cluster: &Cluster,
-    pod: &'a Pod,
-    attachments: impl Iterator<Item = &'a Attachment>,
+    (cluster, family): (&Cluster, Family),
+    pod: &Pod,
+    addresses: &BTreeSet<IpAddr>,
     wanted: impl Iterator<Item = &'a AddressSet>,
 ) -> Fragment {
     let mut fragment = Fragment::default();
-    let addresses = addresses(pod, attachments);
     for set in wanted.filter(|set| set.has(cluster, pod)) {
-        for ip in addresses.iter().filter(|ip| ip.is_ipv4()) {
+        for ip in addresses.iter().filter(|ip| Family::of(**ip) == family) {
             match set {
                 AddressSet::Pods { .. } => {
                     fragment.element(set.name(), encode(&[(*ip).into()]), ElemData::None);

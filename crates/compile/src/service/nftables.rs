@@ -2,8 +2,9 @@
 //! (see [`crate::layout`] for the chains that read them).
 
 use kstate::nft::build::{self, encode};
+use kstate::nft::key::{Part, address, after, load};
 use kstate::nft::{Chain, ElemData, Reg, Verdict};
-use types::Protocol;
+use types::{Family, Protocol};
 
 use super::plan::{Outcome, PortPlan, ServicePlan};
 use crate::Settings;
@@ -13,17 +14,17 @@ use crate::layout::{self, CLUSTER_IPS, ENDPOINTS, FRONTENDS, REJECT, UNREACHABLE
 /// TCP and UDP port of DNS.
 const DNS_PORT: u16 = 53;
 
-pub fn fragment(plan: &ServicePlan, settings: &Settings) -> Fragment {
+pub fn fragment(plan: &ServicePlan, settings: &Settings, family: Family) -> Fragment {
     let mut fragment = Fragment { diagnostics: plan.diagnostics.clone(), ..Fragment::default() };
-    for address in &plan.addresses {
-        fragment.element(CLUSTER_IPS, encode(&[(*address).into()]), ElemData::None);
+    for ip in &plan.addresses {
+        fragment.element(CLUSTER_IPS, encode(&[(*ip).into()]), ElemData::None);
         for port in &plan.ports {
             // DNS is answered on this node, not spread (the layout's `dns` chain sees it first).
-            if Some(*address) == settings.dns_ip && is_dns(port) {
+            if settings.dns_ip(family) == Some(*ip) && is_dns(port) {
                 continue;
             }
-            let front = [(*address).into(), port.protocol.into(), port.port.into()];
-            let verdict = outcome(&mut fragment, port, &front);
+            let front = [(*ip).into(), port.protocol.into(), port.port.into()];
+            let verdict = outcome(&mut fragment, port, &front, family);
             fragment.element(FRONTENDS, encode(&front), ElemData::Verdict(verdict));
         }
     }
@@ -34,7 +35,12 @@ fn is_dns(port: &PortPlan) -> bool {
     port.port == DNS_PORT && port.protocol != Protocol::Sctp
 }
 
-fn outcome(fragment: &mut Fragment, port: &PortPlan, front: &[build::Value<'_>; 3]) -> Verdict {
+fn outcome(
+    fragment: &mut Fragment,
+    port: &PortPlan,
+    front: &[build::Value<'_>; 3],
+    family: Family,
+) -> Verdict {
     match &port.outcome {
         Outcome::Reject => Verdict::Goto(REJECT.to_owned()),
         Outcome::Drop => Verdict::Goto(UNREACHABLE.to_owned()),
@@ -48,27 +54,20 @@ fn outcome(fragment: &mut Fragment, port: &PortPlan, front: &[build::Value<'_>; 
                 slots += 1;
             }
             let name = layout::spread_chain(slots);
-            fragment.chains.insert(name.clone().into(), spread(slots));
+            fragment.chains.insert(name.clone().into(), spread(slots, family));
             Verdict::Goto(name)
         }
     }
 }
 
 /// The chain that all services of `count` endpoints share: draws a slot and goes where it leads.
-fn spread(count: u32) -> Chain {
-    let [slot, address, protocol, port, to, to_port] = [0, 1, 2, 3, 4, 5].map(Reg);
+fn spread(count: u32, family: Family) -> Chain {
     let draw = |modulus| {
-        build::rule(
-            "",
-            [
-                build::numgen(slot, modulus),
-                build::ip_daddr(address),
-                build::l4proto(protocol),
-                build::th_dport(port),
-                build::map(ENDPOINTS, slot, to),
-                build::dnat_ip(to, to_port),
-            ],
-        )
+        let slot = Part::Slot { modulus, offset: 0 };
+        let (mut exprs, to) = load(family, Reg(0), &[slot, Part::Daddr, Part::Proto, Part::Dport]);
+        exprs.push(build::map(ENDPOINTS, Reg(0), to));
+        exprs.push(build::dnat(family, to, after(to, address(family))));
+        build::rule("", exprs)
     };
     // The second rule is for a packet that drew a slot which a shrinking service has just lost: slot 0 is
     // always there.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use model::{Cluster, Endpoint, Key, Kind, Service, ServiceType, TrafficPolicy};
-use types::{ObjectName, Protocol};
+use types::{Family, ObjectName, Protocol};
 
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
@@ -12,10 +12,10 @@ use crate::diagnostic::{Diagnostic, Severity};
 /// Label of a Node that names its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// What one Service means on one node.
+/// What one Service means on one node in one family: each has its own addresses and endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
-    /// ClusterIPs, of the families that this program serves.
+    /// ClusterIPs of the family.
     pub addresses: Vec<IpAddr>,
     pub ports: Vec<PortPlan>,
     pub diagnostics: Vec<Diagnostic>,
@@ -41,23 +41,29 @@ pub enum Outcome {
 }
 
 /// `None`: not a Service that a proxy handles (SVC-02).
-pub fn plan(cluster: &Cluster, settings: &Settings, name: &ObjectName) -> Option<ServicePlan> {
+pub fn plan(
+    cluster: &Cluster,
+    settings: &Settings,
+    name: &ObjectName,
+    family: Family,
+) -> Option<ServicePlan> {
     let service = cluster.services.get(name)?;
     let mut diagnostics = Vec::new();
     if service.foreign_proxy {
         return None;
     }
-    unsupported(service, &mut diagnostics);
+    unsupported(service, settings, &mut diagnostics);
     if service.headless || service.kind == ServiceType::ExternalName {
         return (!diagnostics.is_empty()).then(|| ServicePlan { diagnostics, ..ServicePlan::default() });
     }
-    let addresses: Vec<_> = service.cluster_ips.iter().copied().filter(IpAddr::is_ipv4).collect();
+    let addresses: Vec<_> =
+        service.cluster_ips.iter().copied().filter(|ip| Family::of(*ip) == family).collect();
     let ports = service
         .ports
         .iter()
         .map(|port| {
             let local = service.internal_policy == TrafficPolicy::Local;
-            let candidates = candidates(cluster, settings, name, (&port.name, port.protocol));
+            let candidates = candidates((cluster, family), settings, name, (&port.name, port.protocol));
             let outcome = outcome(&candidates, local, own_zone(cluster, settings), &settings.node);
             PortPlan { name: port.name.clone(), protocol: port.protocol, port: port.port, outcome }
         })
@@ -80,7 +86,7 @@ type Candidates<'a> = BTreeMap<SocketAddr, Candidate<'a>>;
 
 /// All endpoints that list this port by name and protocol, sorted by address (EP-07).
 fn candidates<'a>(
-    cluster: &'a Cluster,
+    (cluster, family): (&'a Cluster, Family),
     settings: &Settings,
     service: &ObjectName,
     (name, protocol): (&str, Protocol),
@@ -89,7 +95,7 @@ fn candidates<'a>(
     for slice in cluster.slices_of(service) {
         let numbers = slice.ports.iter().filter(|p| p.name == name && p.protocol == protocol);
         for number in numbers.filter_map(|p| p.port).filter(|n| *n != 0) {
-            for endpoint in slice.endpoints.iter().filter(|e| e.address.is_ipv4()) {
+            for endpoint in slice.endpoints.iter().filter(|e| Family::of(e.address) == family) {
                 let local = endpoint.node.as_deref() == Some(&settings.node);
                 let entry = found
                     .entry(SocketAddr::new(endpoint.address, number))
@@ -140,7 +146,7 @@ fn near(all: &Candidates<'_>, zone: Option<&str>, node: &str) -> Vec<SocketAddr>
 }
 
 /// Names each field that this program does not act on yet.
-fn unsupported(service: &Service, diagnostics: &mut Vec<Diagnostic>) {
+fn unsupported(service: &Service, settings: &Settings, diagnostics: &mut Vec<Diagnostic>) {
     let mut warn = |field: &str, message: &str| {
         diagnostics.push(Diagnostic {
             object: Key::new(Kind::Service, service.key.clone()),
@@ -169,7 +175,9 @@ fn unsupported(service: &Service, diagnostics: &mut Vec<Diagnostic>) {
             "ClientIP affinity is not supported yet: each connection may reach another endpoint",
         );
     }
-    if service.cluster_ips.iter().any(IpAddr::is_ipv6) {
-        warn("spec.clusterIPs", "IPv6 is not supported yet: the IPv6 address is not served");
+    let served = |ip: &IpAddr| settings.families().any(|family| family == Family::of(*ip));
+    if let Some(other) = service.cluster_ips.iter().find(|ip| !served(ip)) {
+        let family = Family::of(*other);
+        warn("spec.clusterIPs", &format!("no pod of this cluster has {family}: {other} is not served"));
     }
 }

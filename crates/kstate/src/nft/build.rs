@@ -14,11 +14,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use types::{IfName, Protocol};
+use types::{Family, IfName, Protocol};
 
-use super::{
-    CmpOp, CtKey, Expr, FibKey, Field, MetaKey, PayloadBase, Reg, RejectWith, Rule, TableFamily, Verdict,
-};
+use super::{CmpOp, CtKey, Expr, FibKey, Field, MetaKey, PayloadBase, Reg, RejectWith, Rule, Verdict};
 
 /// A conntrack state as `ct state` yields it (NF_CT_STATE_BIT, nf_conntrack_tuple_common.h).
 pub mod ct_state {
@@ -62,6 +60,16 @@ pub fn ip6_saddr(dreg: Reg) -> Expr {
 
 pub fn ip6_daddr(dreg: Reg) -> Expr {
     payload(dreg, PayloadBase::Network, 24, 16)
+}
+
+/// [`ip_saddr`] or [`ip6_saddr`]: one register or four.
+pub fn saddr(family: Family, dreg: Reg) -> Expr {
+    if family == Family::V4 { ip_saddr(dreg) } else { ip6_saddr(dreg) }
+}
+
+/// [`ip_daddr`] or [`ip6_daddr`]: one register or four.
+pub fn daddr(family: Family, dreg: Reg) -> Expr {
+    if family == Family::V4 { ip_daddr(dreg) } else { ip6_daddr(dreg) }
 }
 
 pub fn th_sport(dreg: Reg) -> Expr {
@@ -125,6 +133,12 @@ pub fn ct_original_saddr(dreg: Reg) -> Expr {
 
 pub fn ct_original_daddr(dreg: Reg) -> Expr {
     Expr::Ct { dreg, key: CtKey::OriginalDst }
+}
+
+/// [`ct_original_daddr`] of either family.
+pub fn original_daddr(family: Family, dreg: Reg) -> Expr {
+    let key = if family == Family::V4 { CtKey::OriginalDst } else { CtKey::OriginalDst6 };
+    Expr::Ct { dreg, key }
 }
 
 /// Needs an [`l4proto`] before it for `nft list` to understand the rule.
@@ -263,11 +277,11 @@ pub fn goto(chain: impl Into<String>) -> Expr {
 }
 
 pub fn dnat_ip(addr: Reg, port: Reg) -> Expr {
-    Expr::Dnat { family: TableFamily::Ip, addr, port: Some(port) }
+    dnat(Family::V4, addr, port)
 }
 
-pub fn dnat_ip6(addr: Reg, port: Reg) -> Expr {
-    Expr::Dnat { family: TableFamily::Ip6, addr, port: Some(port) }
+pub fn dnat(family: Family, addr: Reg, port: Reg) -> Expr {
+    Expr::Dnat { family: family.into(), addr, port: Some(port) }
 }
 
 pub fn masquerade() -> Expr {

@@ -58,16 +58,20 @@ fn ct_number(key: CtKey) -> (u32, Option<u8>) {
         CtKey::Mark => (3, None),
         CtKey::OriginalSrc => (19, Some(0)),
         CtKey::OriginalDst => (20, Some(0)),
+        CtKey::OriginalSrc6 => (21, Some(0)),
+        CtKey::OriginalDst6 => (22, Some(0)),
         CtKey::OriginalProtoDst => (12, Some(0)),
     }
 }
 
-const CT_KEYS: [CtKey; 6] = [
+const CT_KEYS: [CtKey; 8] = [
     CtKey::State,
     CtKey::Status,
     CtKey::Mark,
     CtKey::OriginalSrc,
     CtKey::OriginalDst,
+    CtKey::OriginalSrc6,
+    CtKey::OriginalDst6,
     CtKey::OriginalProtoDst,
 ];
 

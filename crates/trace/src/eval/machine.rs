@@ -279,8 +279,8 @@ impl<'a> Machine<'a> {
                 (if dnat { ct_status::DST_NAT } else { 0 }).to_ne_bytes().to_vec()
             }
             CtKey::Mark => 0_u32.to_ne_bytes().to_vec(),
-            CtKey::OriginalSrc => octets(self.packet.src),
-            CtKey::OriginalDst => octets(self.packet.dst),
+            CtKey::OriginalSrc | CtKey::OriginalSrc6 => octets(self.packet.src),
+            CtKey::OriginalDst | CtKey::OriginalDst6 => octets(self.packet.dst),
             CtKey::OriginalProtoDst => self.packet.dport.to_be_bytes().to_vec(),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use model::{Cluster, Endpoint, Service, ServiceType, TrafficPolicy};
-use types::ObjectName;
+use types::{Family, ObjectName};
 
 use crate::packet::{Packet, Place};
 
@@ -62,10 +62,9 @@ fn endpoints<'a>(cluster: &'a Cluster, service: &Service, (port, packet): (&str,
             let Some(number) = listed.port.filter(|number| *number > 0) else { continue };
             if listed.name == port && listed.protocol == packet.protocol {
                 found.extend(
-                    slice.endpoints.iter().filter(|e| e.address.is_ipv4()).map(|endpoint| Found {
-                        address: SocketAddr::new(endpoint.address, number),
-                        endpoint,
-                    }),
+                    slice.endpoints.iter().filter(|e| Family::of(e.address) == Family::of(packet.dst)).map(
+                        |endpoint| Found { address: SocketAddr::new(endpoint.address, number), endpoint },
+                    ),
                 );
             }
         }

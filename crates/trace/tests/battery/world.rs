@@ -11,7 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use types::selector::{Operator, Requirement};
-use types::{IfName, Labels, Mac, ObjectName, Protocol, Selector};
+use types::{Family, IfName, IpNet, Labels, Mac, ObjectName, Protocol, Selector};
 
 pub const NODES: [&str; 3] = ["node1", "node2", "node3"];
 const NAMESPACES: [&str; 2] = ["a", "b"];
@@ -31,13 +31,54 @@ pub fn pod_node(n: usize) -> &'static str {
     if n < 4 { NODES[0] } else { NODES[1 + n % 2] }
 }
 
-pub fn pod_ip(n: usize) -> IpAddr {
+pub fn pod_ip(family: Family, n: usize) -> IpAddr {
     let node = NODES.iter().position(|node| *node == pod_node(n)).expect("one of them") + 1;
-    ip(&format!("10.244.{node}.{}", n + 2))
+    match family {
+        Family::V4 => ip(&format!("10.244.{node}.{}", n + 2)),
+        Family::V6 => ip(&format!("fd00:10:244:{node}::{:x}", n + 2)),
+    }
 }
 
-pub fn service_ip(n: usize) -> IpAddr {
-    ip(&format!("10.96.0.{}", n + 20))
+pub fn pod_ips(n: usize) -> Vec<IpAddr> {
+    Family::ALL.map(|family| pod_ip(family, n)).to_vec()
+}
+
+pub fn service_ip(family: Family, n: usize) -> IpAddr {
+    match family {
+        Family::V4 => ip(&format!("10.96.0.{}", n + 20)),
+        Family::V6 => ip(&format!("fd00:10:96::{:x}", n + 20)),
+    }
+}
+
+pub fn node_ip(family: Family, n: usize) -> IpAddr {
+    match family {
+        Family::V4 => ip(&format!("192.168.1.{}", n + 10)),
+        Family::V6 => ip(&format!("fd00:192:168:1::{}", n + 10)),
+    }
+}
+
+fn nets(texts: [&str; 2]) -> Vec<IpNet> {
+    texts.map(|net| net.parse().expect("a prefix")).to_vec()
+}
+
+pub fn cluster_cidrs() -> Vec<IpNet> {
+    nets(["10.244.0.0/16", "fd00:10:244::/48"])
+}
+
+pub fn service_cidrs() -> Vec<IpNet> {
+    nets(["10.96.0.0/12", "fd00:10:96::/112"])
+}
+
+pub fn dns_ips() -> Vec<IpAddr> {
+    vec![ip("10.96.0.10"), ip("fd00:10:96::a")]
+}
+
+fn pod_cidrs(n: usize) -> Vec<IpNet> {
+    nets([&format!("10.244.{}.0/24", n + 1), &format!("fd00:10:244:{}::/64", n + 1)])
+}
+
+fn family() -> impl Strategy<Value = Family> {
+    select(Family::ALL.to_vec())
 }
 
 fn labels() -> impl Strategy<Value = Labels> {
@@ -70,8 +111,8 @@ fn node() -> impl Strategy<Value = Row> {
     (0..NODES.len(), any::<bool>(), select(vec!["z1", "z2"])).prop_map(|(n, published, zone)| {
         Row::Node(Node {
             name: NODES[n].to_owned(),
-            addresses: vec![ip(&format!("192.168.1.{}", n + 10))],
-            pod_cidrs: vec![format!("10.244.{}.0/24", n + 1).parse().expect("a prefix")],
+            addresses: Family::ALL.map(|family| node_ip(family, n)).to_vec(),
+            pod_cidrs: pod_cidrs(n),
             labels: Labels::from([("topology.kubernetes.io/zone".to_owned(), zone.to_owned())]),
             vtep_mac: (published || n == 0).then_some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
         })
@@ -102,7 +143,7 @@ fn pod() -> impl Strategy<Value = Row> {
                 ips: if flags[1] && !host_network && phase == Phase::Pending {
                     Vec::new()
                 } else {
-                    vec![pod_ip(n)]
+                    pod_ips(n)
                 },
                 host_network,
                 labels,
@@ -120,7 +161,7 @@ fn attachment() -> impl Strategy<Value = Row> {
             container: format!("c{n}"),
             pod: pod_name(n),
             uid: format!("uid{n}"),
-            ips: vec![pod_ip(n)],
+            ips: pod_ips(n),
             host_if: IfName::new(&format!("veth{n}")).expect("a name"),
             mac: Mac::default(),
         }))
@@ -133,7 +174,11 @@ fn service_name(n: usize) -> ObjectName {
 
 fn service() -> impl Strategy<Value = Row> {
     let ports = vec((protocol(), port()), 1..3);
-    (0..4_usize, ports, any::<[bool; 4]>()).prop_map(|(n, mut ports, flags)| {
+    let families = prop_oneof![
+        1 => family().prop_map(|family| vec![family]),
+        4 => Just(Family::ALL.to_vec()),
+    ];
+    (0..4_usize, ports, any::<[bool; 4]>(), families).prop_map(|(n, mut ports, flags, families)| {
         ports.sort_unstable();
         ports.dedup();
         let ports = ports.into_iter().enumerate().map(|(at, (protocol, port))| ServicePort {
@@ -144,7 +189,7 @@ fn service() -> impl Strategy<Value = Row> {
         });
         Row::Service(Box::new(Service {
             key: service_name(n),
-            cluster_ips: vec![service_ip(n)],
+            cluster_ips: families.into_iter().map(|family| service_ip(family, n)).collect(),
             ports: ports.collect(),
             internal_policy: if flags[0] && flags[1] { TrafficPolicy::Local } else { TrafficPolicy::Cluster },
             foreign_proxy: flags[1] && flags[2] && flags[3],
@@ -154,11 +199,11 @@ fn service() -> impl Strategy<Value = Row> {
     })
 }
 
-fn endpoint() -> impl Strategy<Value = Endpoint> {
+fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
     let zones = vec(select(vec!["z1".to_owned(), "z2".to_owned()]), 0..2);
-    (0..PODS + 1, any::<[bool; 4]>(), zones, 0..4_u8).prop_map(|(n, flags, zone_hints, hint)| Endpoint {
+    (0..PODS + 1, any::<[bool; 4]>(), zones, 0..4_u8).prop_map(move |(n, flags, zone_hints, hint)| Endpoint {
         // The last one is a host's: node2 itself.
-        address: if n == PODS { ip("192.168.1.11") } else { pod_ip(n) },
+        address: if n == PODS { node_ip(family, 1) } else { pod_ip(family, n) },
         node: Some(if n == PODS { "node2" } else { pod_node(n) }.to_owned()),
         hostname: None,
         ready: flags[0] || flags[1],
@@ -172,13 +217,14 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
 
 fn slice() -> impl Strategy<Value = Row> {
     let ports = vec((0..2_usize, protocol(), port()), 1..3);
-    (0..4_usize, 0..2_usize, ports, vec(endpoint(), 0..4)).prop_map(|(n, part, ports, mut endpoints)| {
+    let endpoints = family().prop_flat_map(|family| (Just(family), vec(endpoint(family), 0..4)));
+    (0..4_usize, 0..2_usize, ports, endpoints).prop_map(|(n, part, ports, (family, mut endpoints))| {
         let service = service_name(n);
         // One report of an address per slice, as the API server demands; two slices may still differ.
         endpoints.sort_by_key(|e| e.address);
         endpoints.dedup_by_key(|e| e.address);
         Row::EndpointSlice(EndpointSlice {
-            key: ObjectName::new(&service.namespace, format!("slice{n}-{part}")),
+            key: ObjectName::new(&service.namespace, format!("slice{n}-{part}-{family}")),
             service: service.name,
             ports: ports
                 .into_iter()
@@ -199,6 +245,9 @@ fn peer() -> impl Strategy<Value = Peer> {
         ("10.244.1.0/24", vec!["10.244.1.2/32", "10.244.1.4/31"]),
         ("10.244.0.0/16", vec![]),
         ("192.168.1.0/24", vec!["192.168.1.11/32"]),
+        ("::/0", vec!["fd00:10:244::/48"]),
+        ("fd00:10:244:1::/64", vec!["fd00:10:244:1::2/128", "fd00:10:244:1::4/127"]),
+        ("fd00:192:168:1::/64", vec!["fd00:192:168:1::11/128"]),
     ]);
     prop_oneof![
         3 => (proptest::option::of(selector()), proptest::option::of(selector()))
@@ -240,7 +289,7 @@ fn row() -> impl Strategy<Value = Row> {
         4 => pod(),
         3 => attachment(),
         3 => service(),
-        4 => slice(),
+        6 => slice(),
         4 => policy(),
     ]
 }
@@ -264,8 +313,8 @@ pub fn start() -> Vec<Event> {
     for (n, name) in NODES.iter().enumerate() {
         events.push(Event::Upsert(Row::Node(Node {
             name: (*name).to_owned(),
-            addresses: vec![ip(&format!("192.168.1.{}", n + 10))],
-            pod_cidrs: vec![format!("10.244.{}.0/24", n + 1).parse().expect("a prefix")],
+            addresses: Family::ALL.map(|family| node_ip(family, n)).to_vec(),
+            pod_cidrs: pod_cidrs(n),
             vtep_mac: Some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
             ..Node::default()
         })));

@@ -360,6 +360,8 @@ fn ct(key: CtKey) -> (&'static str, Kind, usize) {
         CtKey::Mark => ("ct mark", Kind::Value(Field::Mark), 4),
         CtKey::OriginalSrc => ("ct original saddr", Kind::Value(Field::Ipv4), 4),
         CtKey::OriginalDst => ("ct original daddr", Kind::Value(Field::Ipv4), 4),
+        CtKey::OriginalSrc6 => ("ct original ip6 saddr", Kind::Value(Field::Ipv6), 16),
+        CtKey::OriginalDst6 => ("ct original ip6 daddr", Kind::Value(Field::Ipv6), 16),
         CtKey::OriginalProtoDst => ("ct original proto-dst", Kind::Value(Field::Port), 2),
     }
 }
