@@ -27,7 +27,7 @@ pub struct Datapath {
 
 /// Steps that made the kernel what it should be: how many, and the first few in words. A first load has 100,000
 /// of them, which nobody reads.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Steps {
     pub count: usize,
     pub told: Vec<String>,

@@ -9,6 +9,7 @@
 
 pub mod bench;
 pub mod counters;
+mod face;
 mod forward;
 mod tcp;
 mod udp;
@@ -23,6 +24,7 @@ use dns::{Edit, Settings, Zone};
 use model::{Cluster, Key};
 
 pub use counters::{Count, Counters};
+pub use face::DnsFace;
 
 /// Where to serve and whom to ask.
 #[derive(Clone, Debug)]

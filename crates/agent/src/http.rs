@@ -1,4 +1,4 @@
-//! HTTP on the node's address: health, metrics, traces.
+//! HTTP on the node's address: health, metrics, and with a token traces and reports.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,14 +16,13 @@ use crate::server::Served;
 /// A loop that does not answer for so long is not healthy.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub async fn serve(address: SocketAddr, served: Served, traces: Router) -> Result<()> {
+pub async fn serve(address: SocketAddr, served: Served, guarded: Router) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("bind {address} for health and metrics (another agent on this node? see ss -lnp)")
     })?;
     let router =
         Router::new().route("/healthz", get(healthz)).route("/metrics", get(metrics)).with_state(served);
-    let router = router.nest("/v1/trace", traces);
-    axum::serve(listener, router).await.with_context(|| format!("serve {address}"))
+    axum::serve(listener, router.merge(guarded)).await.with_context(|| format!("serve {address}"))
 }
 
 /// 200 when this node wires pods and has the datapath it should have; else 503 and why.

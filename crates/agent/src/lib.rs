@@ -10,10 +10,12 @@ mod datapath;
 pub mod dns;
 mod http;
 pub mod inbox;
+pub mod journal;
 mod listen;
 mod metrics;
 pub mod node;
 mod reaper;
+pub mod report;
 mod server;
 mod settings;
 mod store;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use axum::Router;
+use axum::{Router, middleware};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,10 +36,11 @@ use tokio::sync::{mpsc, oneshot, watch as state};
 use types::wire::{AGENT_PORT, DNS_PEER_PORT};
 
 use crate::datapath::Datapath;
-use crate::dns::{DnsConfig, SharedZone};
+use crate::dns::{DnsConfig, DnsFace, SharedZone};
 use crate::inbox::{Input, Outbox};
 use crate::metrics::Metrics;
 use crate::node::{Base, Node};
+use crate::report::Reports;
 use crate::server::Served;
 use crate::tell::Tell;
 use crate::trace::{Tokens, Traces, Views};
@@ -179,26 +182,34 @@ async fn serve_network(
     };
     let resolver = SocketAddr::new(args.dns_ip, 53);
     let views = Views::new(&args.node, served.outbox.clone(), zone.clone(), resolver);
-    let traces = Traces::new(&args.node, views).router(Tokens::new(served.client.clone()));
-    let wanted = served.dns.subscribe();
-    let http = tokio::spawn(keep_http(SocketAddr::new(node, AGENT_PORT), served, traces));
+    let tokens = Tokens::new(served.client.clone());
+    let reports = Reports::new(views.clone(), served.outbox.clone(), Arc::clone(&served.metrics));
+    let guarded = Router::new()
+        .nest("/v1/trace", Traces::new(&args.node, views).router())
+        .nest("/v1/node", reports.router())
+        .layer(middleware::from_fn(move |request, next| trace::check(tokens.clone(), request, next)));
+    let (wanted, face) = (served.dns.subscribe(), served.metrics.dns.clone());
+    let http = tokio::spawn(keep_http(SocketAddr::new(node, AGENT_PORT), served, guarded));
     let mut config = DnsConfig::new(SocketAddr::new(args.dns_ip, 53));
     config.peer = Some(SocketAddr::new(node, DNS_PEER_PORT));
     tokio::select! {
         ended = http => ended.context("serve health and metrics"),
-        () = keep_dns(config, zone, wanted) => bail!("the agent's socket ended"),
+        () = keep_dns(config, zone, wanted, face) => bail!("the agent's socket ended"),
     }
 }
 
 /// A port that is taken may become free: said once, tried on. Ends when nobody can want it any more.
-async fn keep_dns(config: DnsConfig, zone: SharedZone, mut wanted: state::Receiver<bool>) {
+async fn keep_dns(config: DnsConfig, zone: SharedZone, mut wanted: state::Receiver<bool>, face: DnsFace) {
     let mut said = String::new();
     while wanted.wait_for(|wanted| *wanted).await.is_ok() {
         match dns::serve(config.clone(), zone.clone()) {
             Ok(server) => {
                 tracing::info!(addresses = ?server.addresses(), "DNS serves");
+                face.serves(server.addresses(), Arc::clone(&server.counters));
+                said.clear();
                 let ended = wanted.wait_for(|wanted| !*wanted).await.is_err();
                 server.stop().await;
+                face.is_away("it is paused");
                 if ended {
                     return;
                 }
@@ -206,6 +217,7 @@ async fn keep_dns(config: DnsConfig, zone: SharedZone, mut wanted: state::Receiv
             }
             Err(error) => {
                 let error = error.to_string();
+                face.is_away(&error);
                 if error != said {
                     tracing::error!("{error}");
                     said = error;
@@ -216,10 +228,11 @@ async fn keep_dns(config: DnsConfig, zone: SharedZone, mut wanted: state::Receiv
     }
 }
 
-async fn keep_http(address: SocketAddr, served: Served, traces: Router) {
+/// `guarded`: what asks for a token.
+async fn keep_http(address: SocketAddr, served: Served, guarded: Router) {
     let mut said = String::new();
     loop {
-        if let Err(error) = http::serve(address, served.clone(), traces.clone()).await {
+        if let Err(error) = http::serve(address, served.clone(), guarded.clone()).await {
             let error = format!("{error:#}");
             if error != said {
                 tracing::error!("{error}");

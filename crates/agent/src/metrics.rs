@@ -1,4 +1,6 @@
-//! What the agent counts. Names begin with `plumb_` and are listed in docs/metrics.md.
+//! What the agent counts. Names begin with `plumb_` and are listed in docs/metrics.md, which a test keeps true.
+
+mod outside;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -6,6 +8,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+use crate::dns::DnsFace;
 
 type Labels = Vec<(&'static str, String)>;
 type Counters = Family<Labels, Counter>;
@@ -23,6 +27,8 @@ macro_rules! metrics {
         /// All metrics of one agent.
         pub struct Metrics {
             registry: Registry,
+            /// What the DNS server does; it comes and goes.
+            pub dns: DnsFace,
             $($name: $kind,)*
         }
 
@@ -33,7 +39,10 @@ macro_rules! metrics {
                     let $name: $kind = $new;
                     registry.register(stringify!($name), $help, $name.clone());
                 )*
-                Self { registry, $($name,)* }
+                let dns = DnsFace::default();
+                registry.register_collector(Box::new(outside::Process));
+                registry.register_collector(Box::new(outside::Dns(dns.clone())));
+                Self { registry, dns, $($name,)* }
             }
         }
     };
@@ -45,6 +54,12 @@ metrics! {
     attachments: Gauge = Gauge::default(), "Interfaces wired on this node";
     watch_troubles: Counters = Family::default(), "Watches that broke and were tried again, by kind";
     diagnostics: Gauges = Family::default(), "What is wrong with objects now, by kind";
+    drift: Gauges = Family::default(),
+        "Steps by which the kernel differs now and nobody mends it, by subsystem";
+    last_sync_timestamp_seconds: Gauge = Gauge::default(),
+        "When the kernel was last made, or found, what it should be, in Unix time";
+    objects: Gauges = Family::default(), "Objects of the API that the node knows, by kind";
+    pod_addresses: Gauge = Gauge::default(), "Pod addresses that this node can give out";
     drift_seen: Counters = Family::default(),
         "Steps by which the kernel was found to differ from what it should be, by subsystem";
     drift_mended: Counters = Family::default(), "Steps that put back what others changed, by subsystem";
@@ -102,6 +117,22 @@ impl Metrics {
     pub fn drift(&self, subsystem: &str, steps: usize, mended: bool) {
         let family = if mended { &self.drift_mended } else { &self.drift_seen };
         family.get_or_create(&one("subsystem", subsystem)).inc_by(steps as u64);
+    }
+
+    pub fn drift_stands(&self, subsystem: &str, steps: usize) {
+        self.drift.get_or_create(&one("subsystem", subsystem)).set(steps as i64);
+    }
+
+    pub fn right_now(&self, unix: std::time::Duration) {
+        self.last_sync_timestamp_seconds.set(unix.as_secs() as i64);
+    }
+
+    pub fn objects(&self, kind: &str, count: usize) {
+        self.objects.get_or_create(&one("kind", kind)).set(count as i64);
+    }
+
+    pub fn pod_addresses(&self, count: u128) {
+        self.pod_addresses.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub fn apply_failed(&self, subsystem: &str) {

@@ -9,6 +9,7 @@ mod diagnose;
 mod flows;
 mod mend;
 mod settle;
+mod standing;
 mod unwire;
 mod wire;
 
@@ -31,6 +32,7 @@ use crate::store::{Record, Store};
 use crate::tell::Tell;
 
 pub use diagnose::Diagnoses;
+pub use standing::Standing;
 use unwire::{Departures, Group};
 use wire::Wiring;
 
@@ -68,6 +70,7 @@ pub struct Node {
     /// When each attachment of this process was made: garbage collection leaves fresh ones alone.
     made: BTreeMap<String, Instant>,
     frontends: flows::Frontends,
+    standing: Standing,
     last_look: Instant,
 }
 
@@ -96,6 +99,7 @@ impl Node {
             departed: Vec::new(),
             made: BTreeMap::new(),
             frontends: flows::Frontends::default(),
+            standing: Standing::default(),
             last_look: Instant::now(),
         };
         node.reload();
@@ -123,6 +127,7 @@ impl Node {
             Input::Watch(watch::Message::Diagnosed(key, found)) => self.diagnosed(key, found),
             Input::Watch(watch::Message::Trouble(kind, error)) => {
                 self.base.metrics.watch_trouble(&format!("{kind:?}"));
+                self.standing.watch_broke(kind, error.to_string());
                 tracing::warn!(%error, "watch");
             }
             Input::Cni(request) => self.cni(*request),
@@ -196,6 +201,26 @@ impl Node {
 
     pub fn settings(&self) -> &Settings {
         &self.base.settings
+    }
+
+    /// What holds beyond one round of the loop.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// What this node gives pods addresses from.
+    pub fn pool(&self) -> Option<&ipam::Pool> {
+        self.base.store.known_pool()
+    }
+
+    /// What is wrong with objects, each in a sentence.
+    pub fn findings(&self) -> Vec<String> {
+        let converted = self.diagnoses.all().map(ToString::to_string);
+        converted.chain(self.standing.findings().map(ToString::to_string)).collect()
     }
 
     /// Why this node cannot wire pods or does not have the datapath it should, if so.

@@ -82,6 +82,10 @@ impl Store {
         self.content.pool.as_mut()
     }
 
+    pub fn known_pool(&self) -> Option<&Pool> {
+        self.content.pool.as_ref()
+    }
+
     pub fn has_pool(&self) -> bool {
         self.content.pool.is_some()
     }

@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail};
 use axum::Router;
 use axum::extract::{Json, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{self, Next};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use kernel::probe::Probe;
@@ -69,14 +69,13 @@ impl Traces {
         Self { node: node.into(), views, open: Arc::default() }
     }
 
-    /// The routes, to be nested under `/v1/trace`.
-    pub fn router(self, tokens: Tokens) -> Router {
+    /// The routes, to be nested under `/v1/trace` behind [`check`].
+    pub fn router(self) -> Router {
         Router::new()
             .route("/open", post(Self::post_open))
             .route("/arm", post(Self::post_arm))
             .route("/send", post(Self::post_send))
             .route("/collect", post(Self::post_collect))
-            .layer(middleware::from_fn(move |request, next| check(tokens.clone(), request, next)))
             .with_state(self)
     }
 
@@ -190,7 +189,7 @@ impl Traces {
     }
 }
 
-fn answer<T: serde::Serialize>(outcome: Result<T>) -> Response {
+pub fn answer<T: serde::Serialize>(outcome: Result<T>) -> Response {
     match outcome {
         Ok(value) => Json(value).into_response(),
         Err(error) => refuse(StatusCode::UNPROCESSABLE_ENTITY, format!("{error:#}")),
@@ -201,7 +200,8 @@ fn refuse(status: StatusCode, error: String) -> Response {
     (status, Json(Refusal { error })).into_response()
 }
 
-async fn check(tokens: Tokens, request: Request, next: Next) -> Response {
+/// Lets nobody pass without a token.
+pub async fn check(tokens: Tokens, request: Request, next: Next) -> Response {
     let token =
         request.headers().get(token::HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match tokens.check(token).await {

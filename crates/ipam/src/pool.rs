@@ -90,6 +90,11 @@ impl Pool {
         gateway_of(&self.cidr)
     }
 
+    /// How many addresses it has for pods.
+    pub fn size(&self) -> u128 {
+        usable(&self.cidr).1
+    }
+
     /// Addresses in use, with their handles.
     pub fn leases(&self) -> impl Iterator<Item = (IpAddr, &str)> {
         self.leases.iter().map(|(address, handle)| (*address, handle.as_str()))

@@ -5,11 +5,13 @@
 
 mod bench;
 mod demo;
+mod reach;
+mod status;
 mod trace;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// A whole container network in one program.
 #[derive(Parser)]
@@ -27,6 +29,8 @@ enum Command {
     Agent(agent::Args),
     /// Send a real packet from a pod and follow it hop by hop, beside what the model expects.
     Trace(trace::Args),
+    /// Each node's agent, datapath, sync, drift and DNS; what is wrong, and the next step.
+    Status(status::Args),
     /// Measure: DNS, endpoint changes, CNI, the lab; each beside the floor of this machine.
     Bench(bench::Args),
     /// What the image plumb.local/demo runs: a small server and its clients.
@@ -42,15 +46,27 @@ enum Command {
     Shim(kubelet::shim::Args),
 }
 
+/// kubectl runs an executable of this name for `kubectl plumb …`: a link to `plumb` on the PATH is enough.
+const PLUGIN: &str = "kubectl-plumb";
+
+fn parse() -> Plumb {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let as_plugin = std::path::Path::new(&called).file_name().is_some_and(|name| name == PLUGIN);
+    let name = if as_plugin { "kubectl plumb" } else { "plumb" };
+    let matches = Plumb::command().bin_name(name).get_matches();
+    Plumb::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
 // No async runtime here: the processes that change their namespaces must have one thread when they do.
 fn main() -> ExitCode {
-    let outcome = match Plumb::parse().command {
-        Command::Lab(args) => logged(|| lab::run(args)),
-        Command::Agent(args) => logged(|| run_agent(args)),
+    let outcome = match parse().command {
+        Command::Lab(args) => logged(std::io::stderr, || lab::run(args)),
+        Command::Agent(args) => logged(|| agent::journal::Journal, || run_agent(args)),
+        Command::Status(args) => status::run(args),
         Command::Trace(args) => trace::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(args),
-        Command::Kubelet(args) => logged(|| kubelet::run(args)),
+        Command::Kubelet(args) => logged(std::io::stderr, || kubelet::run(args)),
         Command::Shim(args) => kubelet::shim::run(args),
         Command::Pause(args) => kubelet::pause::run(args),
     };
@@ -67,9 +83,12 @@ fn main() -> ExitCode {
 const QUIET: &str = "info,kube_client=off";
 
 /// Logs go to stderr; PLUMB_LOG chooses what (`debug`, `kubelet=trace,info`).
-fn logged(run: impl FnOnce() -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+fn logged<W: std::io::Write + 'static>(
+    writer: impl Fn() -> W + Send + Sync + 'static,
+    run: impl FnOnce() -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PLUMB_LOG").unwrap_or_else(|_| QUIET.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer).init();
     run()
 }
 

@@ -5,11 +5,9 @@
 //! use `nodes/proxy`.
 
 mod ask;
-mod node;
 mod show;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -18,17 +16,16 @@ use ::trace::{Fact, Hop, HopResult, Observed, Outcome, Stage, compare, way_back}
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use k8s_openapi::api::core::v1::Pod;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use serde::Serialize;
 use types::ObjectName;
 
-use node::Nodes;
+use crate::reach::{Nodes, Reach};
 
 /// `plumb trace`
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// The pod that sends: NAMESPACE/NAME; a Deployment's name stands for one of its pods
+    /// The pod that sends: NAMESPACE/NAME, or NAME with -n; a Deployment's name stands for one of its pods
     pod: String,
     /// Where to: http://HOST[:PORT][/PATH], HOST:PORT, or an address (then TCP to port 80)
     target: String,
@@ -47,9 +44,11 @@ pub struct Args {
     /// Everything as JSON
     #[arg(long)]
     json: bool,
-    /// Which cluster (default: $KUBECONFIG, then ~/.kube/config)
-    #[arg(long)]
-    kubeconfig: Option<PathBuf>,
+    /// The namespace of a pod that is given without one
+    #[arg(long, short)]
+    namespace: Option<String>,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// What a trace has found.
@@ -102,8 +101,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
 async fn trace(args: Args) -> Result<ExitCode> {
     let began = Instant::now();
     let ask = ask::parse(&args.target, args.udp)?;
-    let client = client(args.kubeconfig.as_deref()).await?;
-    let (pod, node) = find(&client, &args.pod).await?;
+    let (client, preferred) = args.reach.connect().await?;
+    let pod = match (args.pod.contains('/'), &args.namespace) {
+        (false, Some(namespace)) => format!("{namespace}/{}", args.pod),
+        (false, None) => format!("{preferred}/{}", args.pod),
+        (true, _) => args.pod.clone(),
+    };
+    let (pod, node) = find(&client, &pod).await?;
     let nodes = Nodes::new(client).await?;
     let open = Open { pod: pod.clone(), ask, source_port: args.source_port };
     let opened: Opened = nodes.post(&node, "open", &open).await?;
@@ -119,18 +123,6 @@ async fn trace(args: Args) -> Result<ExitCode> {
         print!("{}", show::Shown { report: &report, full: args.full });
     }
     Ok(if report.broken.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-async fn client(path: Option<&std::path::Path>) -> Result<Client> {
-    let config = match path {
-        Some(path) => {
-            let file =
-                Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
-        }
-        None => Config::infer().await.context("no cluster: give --kubeconfig or set KUBECONFIG")?,
-    };
-    Ok(Client::try_from(config)?)
 }
 
 /// The pod and its node. A name that is no pod's may be that of a Deployment, whose pods begin with it.

@@ -12,6 +12,12 @@ use crate::tell::Saying;
 #[derive(Debug, Default)]
 pub struct Diagnoses(BTreeMap<Key, Vec<Diagnostic>>);
 
+impl Diagnoses {
+    pub fn all(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.0.values().flatten()
+    }
+}
+
 impl Node {
     pub(super) fn diagnosed(&mut self, key: Key, found: Vec<Diagnostic>) {
         let known = self.diagnoses.0.remove(&key).unwrap_or_default();
@@ -40,10 +46,12 @@ impl Node {
                 Severity::Error => (false, "NetworkFailed"),
             };
             tracing::warn!("{finding}");
+            self.standing.found.insert(finding.clone());
             let message = format!("{}: {}; {}", finding.field, finding.message, finding.next_step);
             self.base.tell.say(Saying { object: finding.object.clone(), normal, reason, message });
         }
         for finding in &compiled.cleared {
+            self.standing.found.remove(finding);
             tracing::info!("no longer: {finding}");
         }
     }

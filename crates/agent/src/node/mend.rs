@@ -16,6 +16,10 @@ impl Node {
     pub(super) fn note(&mut self, subsystem: Subsystem, done: Result<()>) {
         let Err(error) = done else {
             self.stale.failed.remove(&subsystem);
+            self.standing.is_right(subsystem);
+            if let Some(age) = self.standing.since_right() {
+                self.base.metrics.right_now(crate::clock::since_epoch().saturating_sub(age));
+            }
             return;
         };
         let error = format!("{error:#}");
@@ -45,9 +49,13 @@ impl Node {
         for subsystem in std::mem::take(&mut self.stale.suspected) {
             let found = if self.paused { self.differ(subsystem) } else { self.converge(subsystem) };
             match found {
-                Ok(steps) if steps.count == 0 => self.note(subsystem, Ok(())),
                 Ok(steps) => {
-                    self.drifted(subsystem, &steps);
+                    let left = if self.paused { &steps } else { &Steps::default() };
+                    self.base.metrics.drift_stands(subsystem.name(), left.count);
+                    self.standing.differs(subsystem, left);
+                    if steps.count > 0 {
+                        self.drifted(subsystem, &steps);
+                    }
                     self.note(subsystem, Ok(()));
                 }
                 Err(error) => self.note(subsystem, Err(error)),

@@ -56,7 +56,25 @@ impl Node {
         self.base.zone.update(&self.cluster, &keys);
         self.compiled_diagnostics(&compiled);
         self.own_node();
+        self.count_objects();
         self.publish();
+    }
+
+    fn count_objects(&self) {
+        let cluster = &self.cluster;
+        for (kind, count) in [
+            ("Node", cluster.nodes.len()),
+            ("Namespace", cluster.namespaces.len()),
+            ("Pod", cluster.pods.len()),
+            ("Service", cluster.services.len()),
+            ("EndpointSlice", cluster.slices.len()),
+            ("NetworkPolicy", cluster.policies.len()),
+        ] {
+            self.base.metrics.objects(kind, count);
+        }
+        if let Some(pool) = self.base.store.known_pool() {
+            self.base.metrics.pod_addresses(pool.size());
+        }
     }
 
     /// Once everything is listed and our Node has an address: the settings of all that is compiled.

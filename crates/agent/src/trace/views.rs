@@ -155,6 +155,11 @@ impl Views {
         tokio::task::spawn_blocking(move || drift::Actual::observe(&scope, client)).await?
     }
 
+    /// How many names the zone has.
+    pub fn names(&self) -> usize {
+        self.zone.read().len()
+    }
+
     /// What the zone says of a name.
     pub fn explain(&self, name: &str, conf: &ResolvConf) -> Fact {
         resolve::expected(name, conf, &self.zone.read().explain(name, conf, Type::A))

@@ -9,5 +9,6 @@ mod faults;
 mod kills;
 mod life;
 mod network;
+mod operate;
 mod pcap;
 mod tour;

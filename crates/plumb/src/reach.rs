@@ -1,4 +1,7 @@
-//! Asking a node's agent through the API server's node proxy.
+//! Reaching the cluster as kubectl does, and each node's agent through the API server's node proxy: nobody needs a
+//! way of their own to the nodes (docs/trace.md draws it).
+
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use http::{Method, Request, StatusCode};
@@ -7,15 +10,54 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::client::Body;
-use kube::{Api, Client};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use trace::exchange::Refusal;
 use types::wire::AGENT_PORT;
 
-/// Seconds that the token of a trace lives: the least that Kubernetes gives.
+/// Which cluster, in kubectl's words.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Reach {
+    /// Which cluster (default: $KUBECONFIG, then ~/.kube/config)
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig to use
+    #[arg(long)]
+    pub context: Option<String>,
+}
+
+impl Reach {
+    /// A client, and the namespace that the context prefers.
+    pub async fn connect(&self) -> Result<(Client, String)> {
+        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+        let config = match (&self.kubeconfig, &self.context) {
+            (Some(path), _) => {
+                let at = || format!("kubeconfig {}", path.display());
+                let file = Kubeconfig::read_from(path).with_context(at)?;
+                Config::from_custom_kubeconfig(file, &options).await.with_context(at)?
+            }
+            (None, Some(context)) => {
+                let at = || format!("context {context} (kubectl config get-contexts lists them)");
+                Config::from_custom_kubeconfig(Kubeconfig::read().with_context(at)?, &options)
+                    .await
+                    .with_context(at)?
+            }
+            (None, None) => {
+                Config::infer().await.context("no cluster: give --kubeconfig or set KUBECONFIG")?
+            }
+        };
+        let namespace = config.default_namespace.clone();
+        Ok((Client::try_from(config)?, namespace))
+    }
+}
+
+/// Seconds that a token lives: the least that Kubernetes gives.
 const TOKEN_SECONDS: i64 = 600;
 
+/// The agents of all nodes.
+#[derive(Clone)]
 pub struct Nodes {
     client: Client,
     token: String,
@@ -39,19 +81,36 @@ impl Nodes {
         Ok(Self { client, token })
     }
 
+    /// One step of a trace.
     pub async fn post<T: Serialize, R: DeserializeOwned>(
         &self,
         node: &str,
         verb: &str,
         body: &T,
     ) -> Result<R> {
-        let at = || format!("ask the agent of node {node} to {verb}");
+        let path = format!("v1/trace/{verb}");
+        self.ask(Method::POST, node, &path, serde_json::to_vec(body)?).await
+    }
+
+    /// What the agent tells of its node.
+    pub async fn get<R: DeserializeOwned>(&self, node: &str, path: &str) -> Result<R> {
+        self.ask(Method::GET, node, path, Vec::new()).await
+    }
+
+    async fn ask<R: DeserializeOwned>(
+        &self,
+        method: Method,
+        node: &str,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<R> {
+        let at = || format!("ask the agent of node {node} for {path}");
         let request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("/api/v1/nodes/{node}:{AGENT_PORT}/proxy/v1/trace/{verb}"))
+            .method(method)
+            .uri(format!("/api/v1/nodes/{node}:{AGENT_PORT}/proxy/{path}"))
             .header("content-type", "application/json")
             .header("plumb-token", &self.token)
-            .body(Body::from(serde_json::to_vec(body)?))?;
+            .body(Body::from(body))?;
         let answer = self.client.send(request).await.with_context(at)?;
         let status = answer.status();
         let bytes = answer.into_body().collect().await.with_context(at)?.to_bytes();

@@ -1,0 +1,96 @@
+//! What holds beyond one round of the loop, for `plumb status`: when the kernel was last known to be right, what
+//! differs while nobody mends it, which watches broke.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use model::Kind;
+
+use crate::datapath::Steps;
+use crate::inbox::Subsystem;
+
+/// A watch that breaks is tried again within 10 s: one that has not broken for so long stands.
+const RECENT: Duration = Duration::from_secs(45);
+
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// When the kernel was last made, or found, what it should be.
+    right: BTreeMap<Subsystem, Instant>,
+    /// Steps that would mend what differs: there while the agent is paused.
+    drift: BTreeMap<Subsystem, Steps>,
+    watches: BTreeMap<Kind, (Instant, String)>,
+    /// The compiler's findings that hold.
+    pub(super) found: BTreeSet<compile::Diagnostic>,
+}
+
+impl Standing {
+    /// The kernel took a change or a comparison ended well. What differs while paused stays wrong.
+    pub(super) fn is_right(&mut self, subsystem: Subsystem) {
+        if !self.drift.contains_key(&subsystem) {
+            self.right.insert(subsystem, Instant::now());
+        }
+    }
+
+    pub(super) fn differs(&mut self, subsystem: Subsystem, left: &Steps) {
+        match left.count {
+            0 => drop(self.drift.remove(&subsystem)),
+            _ => drop(self.drift.insert(subsystem, left.clone())),
+        }
+    }
+
+    pub(super) fn watch_broke(&mut self, kind: Kind, error: String) {
+        self.watches.insert(kind, (Instant::now(), error));
+    }
+
+    /// How long ago both were right; `None`: one never was.
+    pub fn since_right(&self) -> Option<Duration> {
+        let ages = [Subsystem::Nft, Subsystem::Net]
+            .map(|subsystem| self.right.get(&subsystem).map(Instant::elapsed));
+        ages.into_iter().collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
+    pub fn drift(&self) -> impl Iterator<Item = (Subsystem, &Steps)> {
+        self.drift.iter().map(|(subsystem, steps)| (*subsystem, steps))
+    }
+
+    /// Watches that are broken now, as far as that can be known.
+    pub fn broken_watches(&self) -> impl Iterator<Item = (Kind, &str)> {
+        let recent = self.watches.iter().filter(|(_, (at, _))| at.elapsed() < RECENT);
+        recent.map(|(kind, (_, error))| (*kind, error.as_str()))
+    }
+
+    /// What is wrong with objects, in the compiler's words.
+    pub fn findings(&self) -> impl Iterator<Item = &compile::Diagnostic> {
+        self.found.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_not_right_until_it_is_gone() {
+        let mut standing = Standing::default();
+        standing.is_right(Subsystem::Nft);
+        assert_eq!(standing.since_right(), None, "links were never looked at");
+        standing.is_right(Subsystem::Net);
+        let before = standing.since_right().unwrap();
+        standing.differs(Subsystem::Net, &["+ route"].into_iter().collect());
+        standing.is_right(Subsystem::Net);
+        assert!(standing.since_right().unwrap() >= before);
+        assert_eq!(
+            standing.drift().map(|(subsystem, steps)| (subsystem, steps.count)).collect::<Vec<_>>(),
+            [(Subsystem::Net, 1)]
+        );
+        standing.differs(Subsystem::Net, &Steps::default());
+        assert_eq!(standing.drift().count(), 0);
+    }
+
+    #[test]
+    fn a_watch_that_broke_just_now_is_named() {
+        let mut standing = Standing::default();
+        standing.watch_broke(Kind::Pod, "connection refused".into());
+        assert_eq!(standing.broken_watches().collect::<Vec<_>>(), [(Kind::Pod, "connection refused")]);
+    }
+}

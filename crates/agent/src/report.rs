@@ -1,0 +1,193 @@
+//! What a person asks a node: `GET /v1/node/status` for `plumb status`, `GET /v1/node/dump` for `plumb sysdump`.
+//! Both stand behind the token of a trace: an agent tells strangers nothing but its health and its metrics.
+
+mod dump;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+use types::IpNet;
+
+use crate::inbox::Outbox;
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::trace::{Views, answer};
+
+pub use dump::Dump;
+
+/// A loop that is busy for longer is itself what is wrong.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// One agent, as it sees itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub node: String,
+    pub version: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// Seconds since the agent's start.
+    pub up: u64,
+    pub datapath: Datapath,
+    /// Why the node cannot wire pods or has not the datapath that it should have.
+    pub trouble: Option<String>,
+    /// Drift is told and not mended.
+    pub paused: bool,
+    pub pods: usize,
+    /// Where pods' addresses come from, and how many it has.
+    pub pod_cidrs: Vec<IpNet>,
+    pub pod_addresses: u64,
+    pub services: usize,
+    pub policies: usize,
+    /// Seconds since the kernel was last made, or found, what it should be.
+    pub last_sync: Option<u64>,
+    /// A whole comparison takes place at least this often (seconds).
+    pub refresh: u64,
+    pub drift: Vec<Drift>,
+    /// Watches of the API that are broken now.
+    pub watches: Vec<BrokenWatch>,
+    pub dns: Dns,
+    /// What is wrong with objects, as their Events say.
+    pub findings: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Datapath {
+    /// `nftables`.
+    pub kind: String,
+    /// Our tables, as `ip plumb`.
+    pub tables: Vec<String>,
+    pub mtu: Option<u32>,
+}
+
+/// What differs from what it should be, and stays so because nobody mends it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Drift {
+    /// `nft` or `net`.
+    pub subsystem: String,
+    pub steps: usize,
+    /// The first few steps that would mend it.
+    pub first: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BrokenWatch {
+    pub kind: String,
+    pub error: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Dns {
+    /// Where it serves; empty when it does not.
+    pub addresses: Vec<String>,
+    pub error: Option<String>,
+    pub names: usize,
+}
+
+/// What the routes share.
+#[derive(Clone)]
+pub struct Reports {
+    views: Views,
+    outbox: Outbox,
+    metrics: Arc<Metrics>,
+    started: Instant,
+}
+
+impl Reports {
+    pub fn new(views: Views, outbox: Outbox, metrics: Arc<Metrics>) -> Self {
+        Self { views, outbox, metrics, started: Instant::now() }
+    }
+
+    /// The routes, to be nested under `/v1/node` behind a token.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/status", get(Self::get_status))
+            .route("/dump", get(Self::get_dump))
+            .with_state(self)
+    }
+
+    async fn get_status(State(this): State<Self>) -> Response {
+        answer(this.status().await)
+    }
+
+    async fn get_dump(State(this): State<Self>) -> Response {
+        answer(this.dump().await)
+    }
+
+    async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Node) -> T + Send + 'static) -> Result<T> {
+        self.outbox.inspect(PATIENCE, question).await.with_context(|| {
+            let node = self.views.node();
+            format!(
+                "the loop of node {node}'s agent has not answered for {PATIENCE:?}; its log says what it does"
+            )
+        })
+    }
+
+    async fn status(&self) -> Result<NodeStatus> {
+        let mut status = self.ask(of_node).await?;
+        status.up = self.started.elapsed().as_secs();
+        status.dns = match self.metrics.dns.serving() {
+            Ok(addresses) => {
+                Dns { addresses: addresses.iter().map(ToString::to_string).collect(), error: None, names: 0 }
+            }
+            Err(error) => Dns { addresses: Vec::new(), error: Some(error), names: 0 },
+        };
+        status.dns.names = self.views.names();
+        Ok(status)
+    }
+}
+
+/// What the loop knows. Time and DNS are filled in by who asks.
+fn of_node(node: &Node) -> NodeStatus {
+    let (standing, cluster) = (node.standing(), node.cluster());
+    let pool = node.pool();
+    let uname = rustix::system::uname();
+    NodeStatus {
+        node: node.settings().node.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: uname.release().to_string_lossy().into_owned(),
+        up: 0,
+        datapath: datapath(node),
+        trouble: node.trouble(),
+        paused: node.is_paused(),
+        pods: node.records().count(),
+        pod_cidrs: pool.iter().map(|pool| pool.cidr()).collect(),
+        pod_addresses: pool.map_or(0, |pool| u64::try_from(pool.size()).unwrap_or(u64::MAX)),
+        services: cluster.services.len(),
+        policies: cluster.policies.len(),
+        last_sync: standing.since_right().map(|age| age.as_secs()),
+        refresh: node.settings().args.refresh,
+        drift: standing
+            .drift()
+            .map(|(subsystem, steps)| Drift {
+                subsystem: subsystem.name().to_owned(),
+                steps: steps.count,
+                first: steps.told.clone(),
+            })
+            .collect(),
+        watches: standing
+            .broken_watches()
+            .map(|(kind, error)| BrokenWatch { kind: format!("{kind:?}"), error: error.to_owned() })
+            .collect(),
+        dns: Dns { addresses: Vec::new(), error: None, names: 0 },
+        findings: node.findings(),
+    }
+}
+
+fn datapath(node: &Node) -> Datapath {
+    let tables = node.compiler().into_iter().flat_map(|compiler| compiler.nft().tables.keys());
+    let bridge = |compiler: &compile::Compiler| {
+        let links = &compiler.net().links;
+        links.iter().find(|(name, _)| name.as_str() == types::wire::BRIDGE).and_then(|(_, link)| link.mtu)
+    };
+    Datapath {
+        kind: "nftables".to_owned(),
+        tables: tables.map(ToString::to_string).collect(),
+        mtu: node.compiler().and_then(bridge),
+    }
+}

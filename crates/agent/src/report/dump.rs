@@ -1,0 +1,203 @@
+//! Everything that a maintainer wants to see of one node, as text files by name. No Secret is ever read by an
+//! agent, so none can be in here; what else could be one is left out by whoever writes the archive.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use anyhow::{Context, Result};
+use kernel::Rtnl;
+use kernel::conntrack::Conntrack;
+use kernel::net::Scope;
+use kernel::nft::Nft;
+use kstate::net::NetState;
+use kstate::nft::{Ruleset, TableId};
+use netlink::conntrack::Filter;
+use serde::{Deserialize, Serialize};
+use types::{Family, Protocol};
+
+use super::Reports;
+use crate::node::Node;
+
+/// Files by name, and what could not be read.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Dump {
+    pub files: BTreeMap<String, String>,
+    pub failures: Vec<String>,
+}
+
+/// The kernel's own view, beside what is ours.
+const PROC: [(&str, &str); 7] = [
+    ("kernel/version.txt", "/proc/version"),
+    ("kernel/snmp.txt", "/proc/net/snmp"),
+    ("kernel/netstat.txt", "/proc/net/netstat"),
+    ("kernel/sockstat.txt", "/proc/net/sockstat"),
+    ("kernel/devices.txt", "/proc/net/dev"),
+    ("kernel/conntrack-max.txt", "/proc/sys/net/netfilter/nf_conntrack_max"),
+    ("kernel/resolv.conf", "/etc/resolv.conf"),
+];
+
+/// What the loop holds, taken at one moment.
+struct Wanted {
+    nft: Ruleset,
+    net: NetState,
+    scope: Scope,
+    files: Vec<(&'static str, String)>,
+}
+
+impl Reports {
+    pub(super) async fn dump(&self) -> Result<Dump> {
+        let mut dump = Dump::default();
+        let wanted = self.ask(wanted).await?;
+        dump.files.insert("log.txt".into(), crate::journal::recent());
+        dump.files.insert("metrics.txt".into(), self.metrics.render());
+        dump.files.insert("status.json".into(), serde_json::to_string_pretty(&self.status().await?)?);
+        let Some(wanted) = wanted else {
+            dump.failures.push("the agent has no whole picture of the cluster yet: no plan, no drift".into());
+            return Ok(dump);
+        };
+        tokio::task::spawn_blocking(move || dump.look(wanted)).await.context("look at the kernel")
+    }
+}
+
+fn wanted(node: &Node) -> Option<Wanted> {
+    let compiler = node.compiler()?;
+    let mut findings = node.findings().join("\n");
+    findings.push('\n');
+    let attachments: Vec<_> = node.records().collect();
+    let attachments = serde_json::to_string_pretty(&attachments).unwrap_or_default();
+    let settings = format!("{:#?}\n", node.settings().args);
+    Some(Wanted {
+        nft: compiler.nft().clone(),
+        net: compiler.net().clone(),
+        scope: crate::datapath::scope(compiler.net()),
+        files: vec![
+            ("findings.txt", findings),
+            ("attachments.json", attachments),
+            ("settings.txt", settings),
+        ],
+    })
+}
+
+impl Dump {
+    fn look(mut self, wanted: Wanted) -> Self {
+        for (name, text) in &wanted.files {
+            self.files.insert((*name).to_owned(), text.clone());
+        }
+        self.files.insert("plan/nft.txt".into(), wanted.nft.to_string());
+        self.files.insert("plan/net.txt".into(), wanted.net.to_string());
+        self.keep("kernel/nft.txt", rules(&wanted.nft).map(|rules| rules.to_string()));
+        self.keep("kernel/net.txt", links(&wanted.scope).map(|links| links.to_string()));
+        self.keep("drift.txt", drift(&wanted));
+        self.keep("kernel/links.txt", all_links());
+        self.keep("kernel/routes.txt", all_routes());
+        self.keep("kernel/neighbours.txt", all_neighbours());
+        self.keep("kernel/conntrack.txt", connections());
+        for (name, path) in PROC {
+            self.keep(name, std::fs::read_to_string(path).with_context(|| format!("read {path}")));
+        }
+        self
+    }
+
+    fn keep(&mut self, name: &str, text: Result<String>) {
+        match text {
+            Ok(text) => drop(self.files.insert(name.to_owned(), text)),
+            Err(error) => self.failures.push(format!("{name}: {error:#}")),
+        }
+    }
+}
+
+fn rules(desired: &Ruleset) -> Result<Ruleset> {
+    let tables: BTreeSet<TableId> = desired.tables.keys().cloned().collect();
+    Ok(Nft::open()?.observe(&Vec::from_iter(tables)).context("observe nf_tables")?.ruleset)
+}
+
+fn links(scope: &Scope) -> Result<NetState> {
+    kernel::net::observe(&mut Rtnl::open()?, scope).context("observe links and routes")
+}
+
+fn drift(wanted: &Wanted) -> Result<String> {
+    let (nft, net) = (rules(&wanted.nft)?, links(&wanted.scope)?);
+    let rules = kstate::nft::diff(&wanted.nft, &nft);
+    let links = kstate::net::diff(&wanted.net, &net);
+    let lost: String = kstate::net::lost_veths(&wanted.net, &net)
+        .map(|name| format!("make the veth {name} again\n"))
+        .collect();
+    if rules.is_empty() && links.is_empty() && lost.is_empty() {
+        return Ok("none: the kernel holds what it should\n".to_owned());
+    }
+    Ok(format!("what would mend it:\n{}{links}{lost}", rules.show(&nft)))
+}
+
+fn names(rtnl: &mut Rtnl) -> Result<BTreeMap<u32, String>> {
+    Ok(rtnl.links()?.iter().map(|row| (row.index, row.name.to_string())).collect())
+}
+
+fn all_links() -> Result<String> {
+    let mut rtnl = Rtnl::open()?;
+    let names = names(&mut rtnl)?;
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let mut text = String::new();
+    for row in rtnl.links()? {
+        let master = row.master.and_then(|index| names.get(&index)).map(|name| format!(" of {name}"));
+        let (index, name, state) = (row.index, row.name.as_str(), if row.up { "up" } else { "down" });
+        let mtu = or_dash(row.mtu.map(|mtu| mtu.to_string()));
+        let mac = or_dash(row.mac.map(|mac| mac.to_string()));
+        let _ =
+            writeln!(text, "{index:>4} {name:<16} {state} mtu {mtu} mac {mac}{}", master.unwrap_or_default());
+    }
+    for row in rtnl.addresses()? {
+        let link = names.get(&row.link).map_or("?", String::as_str);
+        let _ = writeln!(text, "address {} on {link}", row.address);
+    }
+    Ok(text)
+}
+
+/// Every route, of other programs too: a foreign one may lead pods' packets astray.
+fn all_routes() -> Result<String> {
+    let mut rtnl = Rtnl::open()?;
+    let names = names(&mut rtnl)?;
+    let mut text = String::new();
+    for family in [Family::V4, Family::V6] {
+        for row in rtnl.all_routes(family)? {
+            let dev = row.link.and_then(|index| names.get(&index)).map(|name| format!(" dev {name}"));
+            let (key, route, dev) = (&row.key, &row.route, dev.unwrap_or_default());
+            let _ = writeln!(text, "{key} {route}{dev} proto {}", row.protocol);
+        }
+    }
+    Ok(text)
+}
+
+fn all_neighbours() -> Result<String> {
+    let mut rtnl = Rtnl::open()?;
+    let mut text = String::new();
+    for link in rtnl.links()? {
+        for row in rtnl.neighbours(link.index)? {
+            let _ = writeln!(text, "neighbour {} {row:?}", link.name);
+        }
+        for row in rtnl.fdb(link.index)? {
+            let _ = writeln!(text, "fdb {} {row:?}", link.name);
+        }
+    }
+    Ok(text)
+}
+
+/// Counts only: who talks to whom is the users' business.
+fn connections() -> Result<String> {
+    let mut conntrack = Conntrack::open()?;
+    let mut text = String::new();
+    for family in [Family::V4, Family::V6] {
+        let mut counts: BTreeMap<(String, bool), usize> = BTreeMap::new();
+        for entry in conntrack.entries(family, &Filter::default())? {
+            let number = entry.original.protocol;
+            let protocol = Protocol::from_number(number);
+            let protocol = protocol.map_or_else(|| format!("protocol {number}"), |known| known.to_string());
+            let translated = entry.original.dst != entry.reply.src || entry.original.src != entry.reply.dst;
+            *counts.entry((protocol, translated)).or_default() += 1;
+        }
+        for ((protocol, translated), count) in counts {
+            let how = if translated { "translated" } else { "as it is" };
+            let _ = writeln!(text, "{family:?} {protocol} {how}: {count}");
+        }
+    }
+    Ok(text)
+}

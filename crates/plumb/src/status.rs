@@ -1,0 +1,128 @@
+//! `plumb status`: what each node's agent says of itself, what is wrong with it, and what to do about it.
+//!
+//! The agents are asked through the API server's node proxy ([`crate::reach`]), all at once, each for so long and
+//! no longer: one that does not answer is a line like the others.
+
+mod judge;
+mod show;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use agent::report::NodeStatus;
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
+use serde::Serialize;
+
+use crate::reach::{Nodes, Reach};
+
+pub use judge::Problem;
+
+/// `plumb status`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Look again every two seconds, until it is interrupted
+    #[arg(long, short)]
+    watch: bool,
+    /// How to print it
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+    Yaml,
+}
+
+/// An agent that has not answered by then counts as one that does not.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Agents that are asked at once.
+const AT_ONCE: usize = 32;
+const EVERY: Duration = Duration::from_secs(2);
+
+/// All nodes at one moment.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Whether nothing is wrong.
+    pub ok: bool,
+    pub nodes: Vec<NodeLine>,
+    /// What is worth knowing and harms nothing that works.
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct NodeLine {
+    pub node: String,
+    /// What the agent says; `None` when it says nothing.
+    pub agent: Option<NodeStatus>,
+    pub problems: Vec<Problem>,
+}
+
+pub fn run(args: Args) -> Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(status(&args))
+}
+
+async fn status(args: &Args) -> Result<ExitCode> {
+    let (client, _) = args.reach.connect().await?;
+    loop {
+        let status = look(&client).await?;
+        print(&status, args)?;
+        if !args.watch {
+            return Ok(if status.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Asks every node.
+pub async fn look(client: &Client) -> Result<Status> {
+    let listed = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
+    let nodes = listed.context("list the nodes of the cluster")?.items;
+    if nodes.is_empty() {
+        bail!("the cluster has no nodes; `kubectl get nodes` shows them once a kubelet has registered one");
+    }
+    // A fresh token in every round: it lives for ten minutes, a watch for hours.
+    let agents = Nodes::new(client.clone()).await?;
+    let asked = nodes.iter().map(|node| ask(&agents, node.name_any()));
+    let lines: Vec<NodeLine> = futures::stream::iter(asked).buffered(AT_ONCE).collect().await;
+    let notes = judge::notes(&lines);
+    Ok(Status { ok: lines.iter().all(|line| line.problems.is_empty()), nodes: lines, notes })
+}
+
+async fn ask(agents: &Nodes, node: String) -> NodeLine {
+    let asked = tokio::time::timeout(PATIENCE, agents.get::<NodeStatus>(&node, "v1/node/status")).await;
+    let answer = match asked {
+        Ok(Ok(status)) => Ok(status),
+        Ok(Err(error)) => Err(format!("{error:#}")),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    };
+    let problems = judge::problems(&node, &answer);
+    NodeLine { node, agent: answer.ok(), problems }
+}
+
+fn print(status: &Status, args: &Args) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match args.output {
+        // One line each, so that a reader of the stream knows where one ends.
+        Format::Json if args.watch => writeln!(out, "{}", serde_json::to_string(status)?)?,
+        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(status)?)?,
+        Format::Yaml => write!(out, "---\n{}", serde_saphyr::to_string(status)?)?,
+        Format::Table => {
+            if args.watch && out.is_terminal() {
+                // Home, and clear what was there (ECMA-48 CUP and ED).
+                write!(out, "\x1b[H\x1b[2J")?;
+            }
+            write!(out, "{}", show::Table(status))?;
+        }
+    }
+    Ok(out.flush()?)
+}

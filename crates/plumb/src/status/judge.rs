@@ -1,0 +1,219 @@
+//! What of an agent's own words is wrong, and what a person does about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use agent::report::NodeStatus;
+use serde::Serialize;
+
+use super::NodeLine;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The short word of the table.
+    pub word: &'static str,
+    pub what: String,
+    pub next: String,
+}
+
+/// Comparisons that may be missed before the loop counts as stuck.
+const MISSED: u64 = 3;
+
+/// Everything that is wrong on a node.
+pub fn problems(node: &str, answer: &Result<NodeStatus, String>) -> Vec<Problem> {
+    let status = match answer {
+        Ok(status) => status,
+        Err(error) => {
+            let next = format!(
+                "kubectl -n kube-system get pods -o wide --field-selector spec.nodeName={node}, then that pod's log \
+                 (in a lab: plumb lab status)"
+            );
+            return vec![Problem {
+                word: "no answer",
+                what: format!("the agent does not answer: {error}"),
+                next,
+            }];
+        }
+    };
+    let found =
+        [trouble(status), paused(node, status), drift(status), sync(status), full(status), dns(status)];
+    let watches = status.watches.iter().map(|broken| Problem {
+        word: "API",
+        what: format!("its watch of {} is broken: {}", broken.kind, broken.error),
+        next: "see that this node reaches the API server and that kube-system/plumb may list and watch"
+            .to_owned(),
+    });
+    found.into_iter().flatten().chain(watches).collect()
+}
+
+fn trouble(status: &NodeStatus) -> Option<Problem> {
+    let what = status.trouble.clone()?;
+    let next = if what.contains("pod CIDR") {
+        "start kube-controller-manager with --allocate-node-cidrs, or set the Node's spec.podCIDR"
+    } else {
+        "read the agent's log from its first error on; plumb sysdump collects it"
+    };
+    Some(Problem { word: "degraded", what, next: next.to_owned() })
+}
+
+fn paused(node: &str, status: &NodeStatus) -> Option<Problem> {
+    status.paused.then(|| Problem {
+        word: "paused",
+        what: "the agent is paused: what others change is told and not put back".to_owned(),
+        next: format!(
+            "plumb lab agent resume {node}; on a cluster, POST {{\"paused\":false}} to /v1/pause of the agent's socket"
+        ),
+    })
+}
+
+fn drift(status: &NodeStatus) -> Option<Problem> {
+    let steps: usize = status.drift.iter().map(|drift| drift.steps).sum();
+    (steps > 0).then(|| {
+        let first: Vec<&str> = status
+            .drift
+            .iter()
+            .flat_map(|drift| &drift.first)
+            .filter_map(|step| step.lines().next())
+            .collect();
+        Problem {
+            word: "drift",
+            what: format!("the kernel differs from what it should be in {steps} steps: {}", first.join("; ")),
+            next: "resume the agent, which mends it, or find out who changes it (Events of the Node)"
+                .to_owned(),
+        }
+    })
+}
+
+fn sync(status: &NodeStatus) -> Option<Problem> {
+    // Drift and trouble say more than their age.
+    if status.trouble.is_some() || !status.drift.is_empty() {
+        return None;
+    }
+    let age = status.last_sync?;
+    let late = status.refresh.saturating_mul(MISSED).saturating_add(5);
+    (age > late).then(|| Problem {
+        word: "late",
+        what: format!(
+            "the kernel was last compared with the model {age} s ago, and should be every {} s",
+            status.refresh
+        ),
+        next: "the node's loop is stuck or starved: look at its CPU, then at its log".to_owned(),
+    })
+}
+
+fn full(status: &NodeStatus) -> Option<Problem> {
+    let pods = u64::try_from(status.pods).unwrap_or(u64::MAX);
+    (status.pod_addresses > 0 && pods >= status.pod_addresses).then(|| Problem {
+        word: "full",
+        what: format!(
+            "all {} pod addresses of this node are given out: new pods stay pending",
+            status.pod_addresses
+        ),
+        next: "move pods to other nodes, or lower the kubelet's maxPods below that".to_owned(),
+    })
+}
+
+fn dns(status: &NodeStatus) -> Option<Problem> {
+    let error = status.dns.error.as_ref()?;
+    Some(Problem {
+        word: "DNS",
+        what: format!("DNS does not serve here, other nodes answer its pods: {error}"),
+        next: "free the port (ss -lunp sport = :53), or resume the agent's DNS if it was paused".to_owned(),
+    })
+}
+
+/// What holds for several nodes, or harms nothing that works.
+pub fn notes(lines: &[NodeLine]) -> Vec<String> {
+    let agents = || lines.iter().filter_map(|line| Some((&line.node, line.agent.as_ref()?)));
+    let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (node, agent) in agents() {
+        versions.entry(&agent.version).or_default().push(node);
+    }
+    let mut notes = Vec::new();
+    if versions.len() > 1 {
+        let each = versions.iter().map(|(version, nodes)| format!("{version} on {}", nodes.join(", ")));
+        notes.push(format!("agents of several versions: {}", each.collect::<Vec<_>>().join("; ")));
+    }
+    let findings: BTreeSet<&String> = agents().flat_map(|(_, agent)| &agent.findings).collect();
+    notes.extend(findings.into_iter().map(|finding| format!("not carried out as it asks: {finding}")));
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent::report::{BrokenWatch, Datapath, Dns, Drift};
+
+    fn healthy() -> NodeStatus {
+        NodeStatus {
+            node: "node1".into(),
+            version: "0.1.0".into(),
+            kernel: "6.1".into(),
+            up: 60,
+            datapath: Datapath { kind: "nftables".into(), tables: vec!["ip plumb".into()], mtu: Some(1450) },
+            trouble: None,
+            paused: false,
+            pods: 3,
+            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+            pod_addresses: 253,
+            services: 2,
+            policies: 0,
+            last_sync: Some(3),
+            refresh: 30,
+            drift: Vec::new(),
+            watches: Vec::new(),
+            dns: Dns { addresses: vec!["10.96.0.10:53".into()], error: None, names: 9 },
+            findings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_healthy_agent_has_no_problem() {
+        assert_eq!(problems("node1", &Ok(healthy())), []);
+    }
+
+    #[test]
+    fn each_fault_is_named_alone_and_has_a_next_step() {
+        type Plant = fn(&mut NodeStatus);
+        let cases: [(&str, Plant); 7] = [
+            ("degraded", |status| status.trouble = Some("node node1 has no pod CIDR yet".into())),
+            ("paused", |status| status.paused = true),
+            ("drift", |status| {
+                status.drift =
+                    vec![Drift { subsystem: "net".into(), steps: 1, first: vec!["+ route".into()] }];
+            }),
+            ("late", |status| status.last_sync = Some(300)),
+            ("full", |status| status.pods = 253),
+            ("DNS", |status| status.dns.error = Some("the port is taken".into())),
+            ("API", |status| {
+                status.watches = vec![BrokenWatch { kind: "Pod".into(), error: "refused".into() }];
+            }),
+        ];
+        for (word, plant) in cases {
+            let mut status = healthy();
+            plant(&mut status);
+            let found = problems("node1", &Ok(status));
+            let words: Vec<&str> = found.iter().map(|problem| problem.word).collect();
+            assert_eq!(words, [word]);
+            assert!(found.iter().all(|problem| !problem.next.is_empty()));
+        }
+        let silent = problems("node1", &Err("connection refused".into()));
+        assert!(silent[0].what.contains("connection refused") && silent[0].next.contains("node1"));
+    }
+
+    #[test]
+    fn versions_and_findings_are_notes() {
+        let line = |node: &str, version: &str| NodeLine {
+            node: node.into(),
+            agent: Some(NodeStatus {
+                version: version.into(),
+                findings: vec!["service a/b: x".into()],
+                ..healthy()
+            }),
+            problems: Vec::new(),
+        };
+        let notes = notes(&[line("a", "1"), line("b", "2"), line("c", "2")]);
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert!(notes[0].contains("1 on a; 2 on b, c"), "{notes:?}");
+    }
+}

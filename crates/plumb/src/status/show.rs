@@ -1,0 +1,109 @@
+//! The table: a line for each node, what is wrong below it.
+
+use std::fmt;
+
+use agent::report::NodeStatus;
+
+use super::{NodeLine, Status};
+
+pub struct Table<'a>(pub &'a Status);
+
+const HEAD: [&str; 10] =
+    ["NODE", "AGENT", "VERSION", "DATAPATH", "PODS", "SERVICES", "SYNC", "DRIFT", "DNS", "UP"];
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Status { ok, nodes, notes } = self.0;
+        let rows: Vec<[String; 10]> =
+            std::iter::once(HEAD.map(str::to_owned)).chain(nodes.iter().map(cells)).collect();
+        let widths: Vec<usize> = (0..HEAD.len())
+            .map(|column| {
+                rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+            })
+            .map(Option::unwrap_or_default)
+            .collect();
+        for row in &rows {
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        for line in nodes {
+            for problem in &line.problems {
+                write!(f, "\n✗ {}: {}\n  next: {}\n", line.node, problem.what, problem.next)?;
+            }
+        }
+        for note in notes {
+            write!(f, "\n· {note}\n")?;
+        }
+        let wrong = nodes.iter().filter(|line| !line.problems.is_empty()).count();
+        match (ok, nodes.len()) {
+            (true, count) => writeln!(f, "\nall is well on {count} of {count} nodes"),
+            (false, count) => writeln!(f, "\nsomething is wrong on {wrong} of {count} nodes"),
+        }
+    }
+}
+
+fn cells(line: &NodeLine) -> [String; 10] {
+    let state = line.problems.first().map_or("ok", |problem| problem.word).to_owned();
+    let dash = || "-".to_owned();
+    let Some(agent) = &line.agent else {
+        let mut cells = [(); 10].map(|()| dash());
+        for (cell, known) in cells.iter_mut().zip([line.node.clone(), state]) {
+            *cell = known;
+        }
+        return cells;
+    };
+    let steps: usize = agent.drift.iter().map(|drift| drift.steps).sum();
+    [
+        line.node.clone(),
+        state,
+        agent.version.clone(),
+        datapath(agent),
+        format!("{}/{}", agent.pods, agent.pod_addresses),
+        agent.services.to_string(),
+        agent.last_sync.map_or_else(dash, duration),
+        steps.to_string(),
+        if agent.dns.error.is_some() { "away" } else { "ok" }.to_owned(),
+        duration(agent.up),
+    ]
+}
+
+/// `nftables ip ip6`: the families that it has tables for.
+fn datapath(agent: &NodeStatus) -> String {
+    let families = agent.datapath.tables.iter().filter_map(|table| table.split(' ').next());
+    std::iter::once(agent.datapath.kind.as_str()).chain(families).collect::<Vec<_>>().join(" ")
+}
+
+/// As `kubectl get` shows an age.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::judge;
+    use super::*;
+
+    #[test]
+    fn a_silent_node_is_a_line_like_the_others() {
+        let answer = Err("connection refused".to_owned());
+        let problems = judge::problems("node2", &answer);
+        let line = NodeLine { node: "node2".into(), agent: None, problems };
+        let text = Table(&Status { ok: false, nodes: vec![line], notes: Vec::new() }).to_string();
+        assert!(text.contains("node2  no answer  -"), "{text}");
+        assert!(
+            text.contains("✗ node2: the agent does not answer: connection refused\n  next: kubectl"),
+            "{text}"
+        );
+        assert!(text.ends_with("something is wrong on 1 of 1 nodes\n"), "{text}");
+    }
+
+    #[test]
+    fn ages_read_like_kubectls() {
+        assert_eq!([3, 130, 7300, 200_000].map(duration), ["3s", "2m", "2h", "2d"]);
+    }
+}

@@ -1,0 +1,96 @@
+//! `plumb status`: well, and each thing that can be wrong.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Scratch, operate};
+use crate::cluster::{Checks, Lab, Said, kubectl_binary, plumb, run, wait_for};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until the status of this node says these problems and no others.
+fn says(lab: &Lab, node: &str, words: &[&str]) -> Said {
+    wait_for(&format!("{node}: {words:?}"), PATIENCE, || {
+        let status = operate(lab, &["status", "-o", "json"]).json();
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        let line = nodes.into_iter().find(|line| line["node"] == node).unwrap_or_default();
+        let found: Vec<&str> =
+            line["problems"].as_array().into_iter().flatten().filter_map(|p| p["word"].as_str()).collect();
+        (found == words).then_some(()).ok_or_else(|| format!("{line:#}"))
+    });
+    operate(lab, &["status"])
+}
+
+#[test]
+fn status_names_what_is_wrong_and_the_next_step() {
+    let lab = Lab::up(2);
+    let mut checks = Checks::default();
+    checks.check("well", || {
+        let said = says(&lab, "node1", &[]);
+        assert!(said.ok && said.out.contains("all is well on 2 of 2 nodes"), "{said:?}");
+        let yaml = operate(&lab, &["status", "--output", "yaml"]);
+        assert!(yaml.ok && yaml.out.starts_with("---\nok: true\nnodes:\n- node: node1\n"), "{yaml:?}");
+    });
+    checks.check("as kubectl plumb, with kubectl's flags", || as_plugin(&lab));
+    checks.check("drift that nobody mends", || {
+        lab.lab_ok(&["agent", "pause", "node1"]);
+        lab.node_ok("node1", &["ip", "route", "del", "10.244.2.0/24"]);
+        let said = says(&lab, "node1", &["paused", "drift"]);
+        assert!(!said.ok, "{said:?}");
+        for part in ["10.244.2.0/24", "next: plumb lab agent resume node1", "wrong on 1 of 2 nodes"] {
+            assert!(said.out.contains(part), "{part}: {said:?}");
+        }
+        lab.lab_ok(&["agent", "resume", "node1"]);
+        assert!(says(&lab, "node1", &[]).ok);
+    });
+    checks.check("DNS away", || {
+        lab.lab_ok(&["agent", "pause", "node1", "--no-dns"]);
+        let said = says(&lab, "node1", &["paused", "DNS"]);
+        assert!(!said.ok && said.out.contains("other nodes answer its pods"), "{said:?}");
+        lab.lab_ok(&["agent", "resume", "node1"]);
+        assert!(says(&lab, "node1", &[]).ok);
+    });
+    checks.check("no agent", || {
+        lab.lab_ok(&["agent", "stop", "node2"]);
+        let said = says(&lab, "node2", &["no answer"]);
+        assert!(!said.ok, "{said:?}");
+        for part in ["Connection refused", "spec.nodeName=node2", "wrong on 1 of 2 nodes"] {
+            assert!(said.out.contains(part), "{part}: {said:?}");
+        }
+        lab.lab_ok(&["agent", "start", "node2"]);
+        assert!(says(&lab, "node2", &[]).ok);
+    });
+    checks.check("without a token nobody is told anything", || {
+        let path = "/api/v1/nodes/node1:9475/proxy/v1/node/status";
+        lab.kubectl(&["get", "--raw", path]).refused(&["Unauthorized"]);
+    });
+    checks.check("no such cluster", || {
+        let said = run(Command::new(plumb()).args(["status", "--kubeconfig", "/no/such/file"]));
+        said.refused(&["/no/such/file"]);
+    });
+}
+
+/// kubectl finds an executable called kubectl-plumb; a link is enough.
+fn as_plugin(lab: &Lab) {
+    let scratch = Scratch::new();
+    std::os::unix::fs::symlink(plumb(), scratch.0.join("kubectl-plumb")).expect("a link");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let plugin = |args: &[&str]| {
+        let mut kubectl = Command::new(kubectl_binary());
+        kubectl.env("PATH", format!("{}:{path}", scratch.0.display())).env_remove("KUBECONFIG");
+        run(kubectl.arg("plumb").args(args))
+    };
+    let kubeconfig = lab.kubeconfig.to_str().expect("a path in UTF-8");
+    let said = plugin(&["status", "--kubeconfig", kubeconfig, "-o", "json"]);
+    assert!(said.ok, "{said:?}");
+    assert_eq!(said.json()["nodes"].as_array().map(Vec::len), Some(2), "{said:?}");
+    plugin(&["status", "--kubeconfig", kubeconfig, "--context", "nosuch"]).refused(&["nosuch"]);
+    let context = lab.kubectl_ok(&["config", "current-context"]);
+    let said = plugin(&["status", "--kubeconfig", kubeconfig, "--context", context.trim()]);
+    assert!(said.ok, "{said:?}");
+    let help = plugin(&["status", "--help"]);
+    assert!(help.out.contains("Usage: kubectl plumb status"), "{help:?}");
+    let _: Value = plugin(&["status", "--kubeconfig", kubeconfig, "--output=json"]).json();
+}
