@@ -3,8 +3,11 @@
 //! In → Out: environment + stdin → `POST /cni` on the agent's socket → stdout and exit code.
 //! Read first: [`main`].
 //!
+//! Called `loopback`, it is the plugin of that name and does its small work itself.
+//!
 //! Addresses have one owner, and policy is in the kernel before ADD returns, because one process does both.
 
+mod loopback;
 mod post;
 
 use std::collections::BTreeMap;
@@ -42,6 +45,9 @@ fn answer(env: BTreeMap<String, String>, stdin: &[u8]) -> Reply {
         Ok(request) => request,
         Err((error, version)) => return refuse(&error, version),
     };
+    if std::env::args_os().next().is_some_and(|program| loopback::is_meant(program.as_ref())) {
+        return loopback::answer(&request);
+    }
     let version = request.version();
     let config = match &request {
         Request::Version(version) => return Reply { exit: 0, stdout: Request::versions(*version) },

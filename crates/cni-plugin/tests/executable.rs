@@ -101,3 +101,32 @@ fn what_the_agent_answers_is_printed_and_decides_the_exit_code() {
     assert_eq!(call.env.get("CNI_CONTAINERID").map(String::as_str), Some("c1"));
     assert!(call.stdin.contains("plumb-cni"));
 }
+
+/// containerd looks for it in its own directory, under this name.
+#[test]
+fn called_loopback_it_brings_lo_up_and_needs_no_agent() {
+    let dir = Dir::new("loopback");
+    let program = dir.0.join("loopback");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_plumb-cni"), &program).unwrap();
+    // A user namespace of its own, so that an ordinary user may run it too.
+    let mut child = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "sh", "-c"])
+        .args([r#"export CNI_NETNS=/proc/$$/ns/net; "$0" && cat /proc/net/if_inet6"#])
+        .arg(&program)
+        .envs([("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "lo")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let config = r#"{"cniVersion":"0.3.1","name":"cni-loopback","type":"loopback"}"#;
+    child.stdin.take().unwrap().write_all(config.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{text}");
+    let (result, addresses) = text.split_at(text.rfind('}').unwrap() + 1);
+    let result: serde_json::Value = serde_json::from_str(result).unwrap();
+    assert_eq!(result["interfaces"][0]["name"], "lo");
+    assert_eq!(result["ips"][0]["address"], "127.0.0.1/8");
+    // ::1 is there when lo is up, and only then.
+    assert!(addresses.trim().ends_with("lo"), "{text}");
+}

@@ -11,4 +11,6 @@ mod life;
 mod network;
 mod operate;
 mod pcap;
+#[allow(dead_code, reason = "shared by the tiers, each of which uses its part")]
+mod said;
 mod tour;

@@ -1,0 +1,374 @@
+//! Clusters with Plumb on their nodes: those that tests share, and those of one test.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+pub use crate::said::{Said, kubectl_binary, plumb, repository, run, wait_for};
+
+/// For everything that a test waits for: it ends when it is so, and 30 s are never reached on a healthy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The image of [`server`]: this program, busybox, nothing else.
+pub const IMAGE: &str = "plumb.local/demo:test";
+
+/// Which addresses pods, Services and nodes have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    /// IPv4.
+    Single,
+    /// IPv4 and IPv6.
+    Dual,
+}
+
+/// The IPv4 cluster that tests share: nodes `node1` and `node2`.
+pub fn single() -> &'static Cluster {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    SHARED.get_or_init(|| Cluster::shared("single", Stack::Single))
+}
+
+/// The dual-stack cluster that tests share: nodes `node1` and `node2`.
+pub fn dual() -> &'static Cluster {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    SHARED.get_or_init(|| Cluster::shared("dual", Stack::Dual))
+}
+
+/// A running cluster. Dropping it takes it down; the shared ones end with the process.
+pub struct Cluster {
+    pub name: String,
+    pub stack: Stack,
+    pub kubeconfig: PathBuf,
+    pub nodes: Vec<String>,
+    keep: bool,
+}
+
+impl Cluster {
+    fn shared(word: &str, stack: Stack) -> Self {
+        let Some(kept) = std::env::var("PLUMB_TEST_CLUSTER").ok() else {
+            return Self::up(&format!("t{}-{word}", std::process::id()), stack, 2, false);
+        };
+        let name = format!("{kept}-{word}");
+        let found = run(&mut tool(&["kubeconfig", &name]));
+        if found.ok {
+            return Self::of(&name, stack, 2, found.out.trim().into(), true);
+        }
+        Self::up(&name, stack, 2, true)
+    }
+
+    /// For a test that breaks things. Prefer the shared ones: this takes 20 s and 1 GB.
+        pub fn own(stack: Stack, nodes: u32) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self::up(&format!("t{}-own{number}", std::process::id()), stack, nodes, false)
+    }
+
+    fn of(name: &str, stack: Stack, nodes: u32, kubeconfig: PathBuf, keep: bool) -> Self {
+        let nodes = (1..=nodes).map(|number| format!("node{number}")).collect();
+        Self { name: name.to_owned(), stack, kubeconfig, nodes, keep }
+    }
+
+    fn up(name: &str, stack: Stack, nodes: u32, keep: bool) -> Self {
+        let (count, owner) = (nodes.to_string(), std::process::id().to_string());
+        let mut command = tool(&["up", name, "--nodes", &count]);
+        if !keep {
+            command.args(["--owner", &owner]);
+        }
+        if stack == Stack::Dual {
+            command.arg("--dual");
+        }
+        let said = run(&mut command);
+        assert!(said.ok, "tools/cluster.sh up: {said:?}");
+        let kubeconfig = said.out.lines().find_map(|line| line.strip_prefix("export KUBECONFIG="));
+        let kubeconfig = kubeconfig.unwrap_or_else(|| panic!("no kubeconfig is named: {said:?}")).into();
+        let cluster = Self::of(name, stack, nodes, kubeconfig, keep);
+        cluster.load_image();
+        cluster.install();
+        cluster
+    }
+
+    fn load_image(&self) {
+        let (file, small) = (self.directory().join("demo.tar"), self.directory().join("plumb"));
+        let stripped = run(Command::new("strip").arg("-o").arg(&small).arg(plumb()));
+        assert!(stripped.ok, "strip: {stripped:?}");
+        let of_plumb = format!("{}:/bin/plumb", small.display());
+        let config = r#"{"Entrypoint": ["/bin/plumb", "demo"]}"#;
+        let mut make = Command::new(repository("tools/image.py"));
+        let made = run(make.arg(IMAGE).arg(&file).args([&of_plumb, "/bin/busybox:/bin/busybox", config]));
+        assert!(made.ok, "tools/image.py: {made:?}");
+        self.tool_ok(&["image", &file.to_string_lossy()]);
+    }
+
+    /// Plumb on every node as a process of the node, with the rights of its ServiceAccount and no others.
+    fn install(&self) {
+        self.apply(include_str!("install.yaml"));
+        let token = self.kubectl_ok(&["-n", "kube-system", "create", "token", "plumb", "--duration=24h"]);
+        let config = self.agent_kubeconfig(token.trim());
+        for node in &self.nodes {
+            self.wait_for(&format!("Node {node}"), || self.kubectl(&["get", "node", node]).or_missing());
+            self.node_file(node, "/etc/plumb/kubeconfig", config.as_bytes());
+            let executable = std::fs::read(plumb().with_file_name("plumb-cni")).expect("plumb-cni is built");
+            for name in ["plumb-cni", "loopback"] {
+                self.node_file(node, &format!("/opt/cni/bin/{name}"), &executable);
+            }
+            self.start_agent(node, &[]);
+        }
+        let all = ["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"];
+        let said = self.kubectl(&all);
+        assert!(said.ok, "nodes are not Ready: {said:?}\n{}", self.logs("plumb"));
+        self.tool_ok(&["routes"]);
+    }
+
+    /// The agent as a unit `plumb` of the node. It goes on when the test ends with the cluster.
+    pub fn start_agent(&self, node: &str, flags: &[&str]) {
+        let program = plumb();
+        let program = program.to_string_lossy();
+        let start = ["start", node, "plumb", &program, "agent", "--node", node];
+        self.tool_ok(&[&start, flags].concat());
+    }
+
+    fn agent_kubeconfig(&self, token: &str) -> String {
+        let admin = self.kubectl_ok(&["config", "view", "--raw", "-o", "json"]);
+        let admin: Value = serde_json::from_str(&admin).expect("a kubeconfig");
+        let authority = &admin["clusters"][0]["cluster"]["certificate-authority-data"];
+        serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "plumb",
+            "clusters": [{"name": "plumb", "cluster": {
+                "server": "https://192.168.1.2:6443", "certificate-authority-data": authority }}],
+            "users": [{"name": "plumb", "user": { "token": token }}],
+            "contexts": [{"name": "plumb", "context": { "cluster": "plumb", "user": "plumb" }}],
+        })
+        .to_string()
+    }
+
+    /// The cluster's directory: `<node>/log/<unit>` is what a process said.
+    pub fn directory(&self) -> &Path {
+        self.kubeconfig.parent().expect("the kubeconfig lies in the cluster's directory")
+    }
+
+    /// `tools/cluster.sh VERB NAME …`
+    pub fn tool(&self, args: &[&str]) -> Said {
+        let (verb, rest) = args.split_at(1);
+        run(&mut tool(&[verb, &[&self.name], rest].concat()))
+    }
+
+    #[track_caller]
+    pub fn tool_ok(&self, args: &[&str]) -> String {
+        let said = self.tool(args);
+        assert!(said.ok, "tools/cluster.sh {args:?}: {said:?}");
+        said.out
+    }
+
+    /// A command in a node's own namespaces (`cp`: the control plane, `out`: the world outside).
+    pub fn node(&self, node: &str, command: &[&str]) -> Said {
+        self.tool(&[&["in", node], command].concat())
+    }
+
+    #[track_caller]
+    pub fn node_ok(&self, node: &str, command: &[&str]) -> String {
+        self.tool_ok(&[&["in", node], command].concat())
+    }
+
+    /// Writes a file in the node by rename.
+    pub fn node_file(&self, node: &str, path: &str, content: &[u8]) {
+        let script = r#"mkdir -p "${1%/*}" && cat >"$1.new" && chmod 755 "$1.new" && mv "$1.new" "$1""#;
+        let mut command = tool(&["in", &self.name, node, "sh", "-c", script, "_", path]);
+        let said = feed(&mut command, content);
+        assert!(said.ok, "write {path} on {node}: {said:?}");
+    }
+
+    /// The last lines of a unit on every node.
+    pub fn logs(&self, unit: &str) -> String {
+        let of = |node: &String| {
+            let log = std::fs::read_to_string(self.directory().join(node).join("log").join(unit));
+            let log = log.unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            format!("--- {node} {unit}\n{}\n", lines[lines.len().saturating_sub(30)..].join("\n"))
+        };
+        self.nodes.iter().map(of).collect()
+    }
+
+    pub fn kubectl_command(&self) -> Command {
+        let mut command = Command::new(kubectl_binary());
+        command.env("KUBECONFIG", &self.kubeconfig);
+        command
+    }
+
+    pub fn kubectl(&self, args: &[&str]) -> Said {
+        run(self.kubectl_command().args(args))
+    }
+
+    #[track_caller]
+    pub fn kubectl_ok(&self, args: &[&str]) -> String {
+        let said = self.kubectl(args);
+        assert!(said.ok, "kubectl {args:?}: {said:?}");
+        said.out
+    }
+
+    #[track_caller]
+    pub fn apply(&self, manifest: &str) {
+        let said = feed(self.kubectl_command().args(["apply", "-f", "-"]), manifest.as_bytes());
+        assert!(said.ok, "kubectl apply: {said:?}\n{manifest}");
+    }
+
+    #[track_caller]
+    pub fn wait_for<T>(&self, what: &str, probe: impl FnMut() -> Result<T, String>) -> T {
+        wait_for(what, PATIENCE, probe)
+    }
+
+    /// A new namespace with a name that begins with the word, and its default ServiceAccount.
+    pub fn namespace(&self, word: &str) -> Namespace<'_> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{word}-{}-{number}", std::process::id());
+        self.kubectl_ok(&["create", "namespace", &name]);
+        let namespace = Namespace { cluster: self, name };
+        // Pods are refused before the controller has made it.
+        self.wait_for("the namespace's ServiceAccount", || {
+            namespace.kubectl(&["get", "serviceaccount", "default"]).or_missing()
+        });
+        namespace
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !self.keep {
+            let said = self.tool(&["down"]);
+            assert!(said.ok || std::thread::panicking(), "tools/cluster.sh down: {said:?}");
+        }
+    }
+}
+
+/// A namespace of one test.
+pub struct Namespace<'a> {
+    pub cluster: &'a Cluster,
+    pub name: String,
+}
+
+impl Namespace<'_> {
+    pub fn kubectl(&self, args: &[&str]) -> Said {
+        self.cluster.kubectl(&[&["-n", &self.name], args].concat())
+    }
+
+    #[track_caller]
+    pub fn kubectl_ok(&self, args: &[&str]) -> String {
+        self.cluster.kubectl_ok(&[&["-n", &self.name], args].concat())
+    }
+
+    #[track_caller]
+    pub fn get(&self, args: &[&str]) -> Value {
+        let said = self.kubectl(&[&["get", "-o", "json"], args].concat());
+        assert!(said.ok, "kubectl get {args:?}: {said:?}");
+        said.json()
+    }
+
+    /// Manifests without a namespace of their own.
+    #[track_caller]
+    pub fn apply(&self, manifests: &[&str]) {
+        let manifest = manifests.join("\n---\n");
+        let mut command = self.cluster.kubectl_command();
+        let said = feed(command.args(["-n", &self.name, "apply", "-f", "-"]), manifest.as_bytes());
+        assert!(said.ok, "kubectl apply: {said:?}\n{manifest}");
+    }
+
+    /// All pods of the namespace are Ready.
+    #[track_caller]
+    pub fn wait_ready(&self) {
+        let said =
+            self.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s"]);
+        if !said.ok {
+            let pods = self.kubectl(&["describe", "pods"]).out;
+            panic!("not Ready: {said:?}\n{pods}\n{}", self.cluster.logs("plumb"));
+        }
+    }
+
+    /// The addresses of a pod, IPv4 first in these clusters.
+    #[track_caller]
+    pub fn pod_ips(&self, pod: &str) -> Vec<String> {
+        let object = self.get(&["pod", pod]);
+        let ips = object["status"]["podIPs"].as_array();
+        let ips = ips.unwrap_or_else(|| panic!("no address yet: {object}"));
+        ips.iter().filter_map(|ip| ip["ip"].as_str()).map(str::to_owned).collect()
+    }
+
+    #[track_caller]
+    pub fn pod_ip(&self, pod: &str) -> String {
+        self.pod_ips(pod).swap_remove(0)
+    }
+
+    /// A command in a container.
+    pub fn exec(&self, pod: &str, command: &[&str]) -> Said {
+        self.kubectl(&[&["exec", pod, "--"], command].concat())
+    }
+
+    /// `plumb demo …` in a container.
+    pub fn demo(&self, pod: &str, args: &[&str]) -> Said {
+        self.exec(pod, &[&["plumb", "demo"], args].concat())
+    }
+
+    #[track_caller]
+    pub fn demo_ok(&self, pod: &str, args: &[&str]) -> String {
+        let said = self.demo(pod, args);
+        assert!(said.ok, "{}/{pod}: {args:?}: {said:?}", self.name);
+        said.out
+    }
+
+    /// Waits until `plumb demo …` in a pod succeeds: for what follows a change of the API.
+    #[track_caller]
+    pub fn until_demo(&self, pod: &str, args: &[&str]) -> String {
+        let what = format!("{}/{pod}: {args:?}", self.name);
+        self.cluster.wait_for(&what, || self.demo(pod, args).or_missing())
+    }
+}
+
+impl Drop for Namespace<'_> {
+    fn drop(&mut self) {
+        // A test that failed keeps a kept cluster as it was.
+        if !(self.cluster.keep && std::thread::panicking()) {
+            self.cluster.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+        }
+    }
+}
+
+/// A pod of our own image that serves HTTP on 8080, TCP on 9000 and UDP on 9001, with the labels `app` (its name
+/// without the number) and `pod`.
+pub fn server(name: &str, node: &str) -> String {
+    pod(name, &format!("nodeName: {node}"), r#"serve, --http, "8080", --tcp, "9000", --udp, "9001""#)
+}
+
+/// A pod of our own image: more of its spec (`nodeName: node1`, several lines by two spaces), arguments.
+pub fn pod(name: &str, spec: &str, args: &str) -> String {
+    let app = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-');
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {app}, pod: {name}}}}}\nspec:\n  {spec}\n  \
+         terminationGracePeriodSeconds: 1\n  automountServiceAccountToken: false\n  containers:\n  - name: main\n    \
+         image: {IMAGE}\n    imagePullPolicy: IfNotPresent\n    args: [{args}]\n"
+    )
+}
+
+fn tool(args: &[&str]) -> Command {
+    let script = repository("tools/cluster.sh");
+    // kubelet and containerd want root; ./run test has asked for it before.
+    let mut command = if kernel::own::is_root() {
+        Command::new(script)
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.arg("--non-interactive").arg("--preserve-env").arg(script);
+        sudo
+    };
+    command.args(args);
+    command
+}
+
+fn feed(command: &mut Command, input: &[u8]) -> Said {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    // One that ends without reading says why itself.
+    let _ = child.stdin.take().expect("piped").write_all(input);
+    child.wait_with_output().expect("it ends").into()
+}

@@ -1,0 +1,86 @@
+//! Running the program and kubectl, and waiting: what all tiers share.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The binary under test: the one that `./run test` built, else the one cargo built for this test.
+pub fn plumb() -> PathBuf {
+    std::env::var_os("PLUMB_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_plumb")), PathBuf::from)
+}
+
+/// The top of the repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+/// kubectl by `KUBECTL`, or installed by the script that `./run` uses too.
+pub fn kubectl_binary() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        if let Some(path) = std::env::var_os("KUBECTL") {
+            return path.into();
+        }
+        let said = run(&mut Command::new(repository("tools/kubectl.sh")));
+        assert!(said.ok, "tools/kubectl.sh: {said:?}");
+        PathBuf::from(said.out.trim())
+    })
+}
+
+/// What a command said, for assertions that print it whole.
+#[derive(Debug)]
+pub struct Said {
+    pub ok: bool,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            ok: output.status.success(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Said {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("not JSON ({e}): {self:?}"))
+    }
+
+    /// What it printed, or why not: for [`wait_for`].
+    pub fn or_missing(self) -> Result<String, String> {
+        if self.ok { Ok(self.out) } else { Err(format!("{self:?}")) }
+    }
+
+    /// It failed, and its words name all of these: the object, the cause, the next step.
+    #[track_caller]
+    pub fn refused(&self, words: &[&str]) {
+        assert!(!self.ok, "it was expected to fail: {self:?}");
+        for word in words {
+            assert!(self.err.contains(word), "{word:?} is not said: {}", self.err);
+        }
+    }
+}
+
+pub fn run(command: &mut Command) -> Said {
+    command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}")).into()
+}
+
+/// Waits until `probe` gives a value; after `deadline` panics with what it last said was missing.
+#[track_caller]
+pub fn wait_for<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        match probe() {
+            Ok(value) => return value,
+            Err(missing) if Instant::now() > end => panic!("{what} not within {deadline:?}: {missing}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)), // between two looks, never instead of one
+        }
+    }
+}
