@@ -40,12 +40,8 @@ fn add(attach: &Attach, version: Version) -> Result<String, Error> {
     if let Some(prev) = &attach.config.prev {
         return Ok(prev.raw.to_string());
     }
-    let lo = Interface {
-        name: "lo".into(),
-        mac: Some(Mac::default()),
-        mtu: None,
-        sandbox: attach.netns.clone(),
-    };
+    let lo =
+        Interface { name: "lo".into(), mac: Some(Mac::default()), mtu: None, sandbox: attach.netns.clone() };
     let of = |address: IpNet| Ip { address, gateway: None, interface: Some(0) };
     let ips = ADDRESSES.iter().filter_map(|text| text.parse().ok()).map(of).collect();
     Ok(Success { interfaces: vec![lo], ips, ..Success::default() }.render(version))

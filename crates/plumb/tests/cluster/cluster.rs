@@ -61,7 +61,7 @@ impl Cluster {
     }
 
     /// For a test that breaks things. Prefer the shared ones: this takes 20 s and 1 GB.
-        pub fn own(stack: Stack, nodes: u32) -> Self {
+    pub fn own(stack: Stack, nodes: u32) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self::up(&format!("t{}-own{number}", std::process::id()), stack, nodes, false)
@@ -279,8 +279,7 @@ impl Namespace<'_> {
     /// All pods of the namespace are Ready.
     #[track_caller]
     pub fn wait_ready(&self) {
-        let said =
-            self.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s"]);
+        let said = self.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s"]);
         if !said.ok {
             let pods = self.kubectl(&["describe", "pods"]).out;
             panic!("not Ready: {said:?}\n{pods}\n{}", self.cluster.logs("plumb"));
