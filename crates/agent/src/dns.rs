@@ -4,10 +4,11 @@
 //!   pod ── udp 53 ─> [udp thread] ── cluster's name ──> answer at once
 //!                        └─ any other ─> [forward] ── cache ─ upstream udp ─(TC)─ tcp
 //!   pod ── tcp 53 ─> [tcp task] ── the same two ways
-//!   other nodes' pods, whose agent is away ─> the same on <node>:9476
+//!   other nodes' pods, whose agent is away ─> the same on <node>:9476, for nodes and pods only
 //! ```
 
 pub mod bench;
+mod callers;
 pub mod counters;
 mod face;
 mod forward;
@@ -21,7 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dns::{Edit, Settings, Zone};
-use model::{Cluster, Key};
+use model::{Cluster, Key, Kind};
 
 pub use counters::{Count, Counters};
 pub use face::DnsFace;
@@ -29,11 +30,13 @@ pub use face::DnsFace;
 /// Where to serve and whom to ask.
 #[derive(Clone, Debug)]
 pub struct DnsConfig {
-    /// The cluster's DNS address with its port. Sockets are bound to this very address, so that answers leave from
-    /// it and so that the rule for nodes without a local server (`socket wildcard 0`) sees them.
-    pub address: SocketAddr,
-    /// Where pods of other nodes ask while their own agent is away: the node's address, port 9476.
-    pub peer: Option<SocketAddr>,
+    /// The cluster's DNS addresses, one of each family, with their port. Sockets are bound to these very addresses,
+    /// so that answers leave from them and so that the rule for nodes without a local server (`socket wildcard 0`)
+    /// sees them.
+    pub addresses: Vec<SocketAddr>,
+    /// Where pods of other nodes ask while their own agent is away: the node's addresses, port 9476. Nobody but
+    /// nodes and pods is answered there.
+    pub peers: Vec<SocketAddr>,
     /// The node's resolv.conf.
     pub resolv_conf: PathBuf,
     /// Port of the upstreams; 53 but in tests.
@@ -43,8 +46,14 @@ pub struct DnsConfig {
 }
 
 impl DnsConfig {
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address, peer: None, resolv_conf: "/etc/resolv.conf".into(), upstream_port: 53, cache: 8192 }
+    pub fn new(addresses: Vec<SocketAddr>) -> Self {
+        Self {
+            addresses,
+            peers: Vec::new(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            upstream_port: 53,
+            cache: 8192,
+        }
     }
 }
 
@@ -68,24 +77,31 @@ pub enum DnsError {
 /// The zone as it is shared between the watch that writes it and the servers that read it. A reader holds the
 /// lock for one batch of queries, the writer while one change's entries move.
 #[derive(Clone, Debug)]
-pub struct SharedZone(Arc<RwLock<Zone>>);
+pub struct SharedZone {
+    zone: Arc<RwLock<Zone>>,
+    callers: callers::Callers,
+}
 
 impl SharedZone {
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(RwLock::new(Zone::new(settings))))
+        let zone = Arc::new(RwLock::new(Zone::new(settings)));
+        Self { zone, callers: callers::Callers::default() }
     }
 
     /// Takes over changed keys. Whether any answer changed.
     pub fn update(&self, cluster: &Cluster, keys: &[Key]) -> bool {
+        if keys.iter().any(|key| key.kind == Kind::Node) {
+            self.callers.update(cluster);
+        }
         let settings = self.read().settings().clone();
         let edit = Edit::compile(&settings, cluster, keys);
         // RFC 1982 serials are 32 bits; Unix time fits until 2106.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32);
-        self.0.write().unwrap_or_else(PoisonError::into_inner).apply(edit, now)
+        self.zone.write().unwrap_or_else(PoisonError::into_inner).apply(edit, now)
     }
 
     pub fn read(&self) -> RwLockReadGuard<'_, Zone> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.zone.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,12 +123,16 @@ struct Shared {
     counters: Arc<Counters>,
     resolver: Arc<forward::Resolver>,
     stop: Arc<AtomicBool>,
+    /// Who may ask; none: everybody who gets here.
+    callers: Option<callers::Callers>,
 }
 
 /// Starts serving. Needs a running tokio runtime. The address need not be on an interface yet.
 pub fn serve(config: DnsConfig, zone: SharedZone) -> Result<DnsServer, DnsError> {
-    let addresses: Vec<SocketAddr> = std::iter::once(config.address).chain(config.peer).collect();
-    let own: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+    let open = config.addresses.iter().map(|address| (*address, None));
+    let peers = config.peers.iter().map(|address| (*address, Some(zone.callers.clone())));
+    let addresses: Vec<_> = open.chain(peers).collect();
+    let own: Vec<IpAddr> = addresses.iter().map(|(address, _)| address.ip()).collect();
     let counters = Arc::new(Counters::default());
     let resolver = forward::Resolver::new(&config, own, Arc::clone(&counters));
     let stop = Arc::new(AtomicBool::new(false));
@@ -121,8 +141,10 @@ pub fn serve(config: DnsConfig, zone: SharedZone) -> Result<DnsServer, DnsError>
         counters: Arc::clone(&counters),
         resolver: Arc::new(resolver),
         stop: Arc::clone(&stop),
+        callers: None,
     };
-    let bound = addresses.into_iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let bound = addresses.into_iter().map(|(address, callers)| Ok((bind(address)?, callers)));
+    let bound = bound.collect::<Result<Vec<_>, DnsError>>()?;
     let mut server = DnsServer {
         counters,
         stop,
@@ -131,7 +153,8 @@ pub fn serve(config: DnsConfig, zone: SharedZone) -> Result<DnsServer, DnsError>
         tasks: Vec::new(),
         listeners: Vec::new(),
     };
-    for (socket, listener) in bound {
+    for ((socket, listener), callers) in bound {
+        let shared = Shared { callers, ..shared.clone() };
         server.listeners.push(listener.local_addr().map_err(DnsError::Start)?);
         server.tasks.push(tokio::spawn(tcp::run(tcp::adopt(listener)?, shared.clone())));
         let socket = Arc::new(socket);
@@ -159,7 +182,7 @@ fn bind(address: SocketAddr) -> Result<(UdpSocket, TcpListener), DnsError> {
 const EADDRINUSE: i32 = 98;
 
 impl DnsServer {
-    /// Where it serves, UDP and TCP alike; the cluster's address first.
+    /// Where it serves, UDP and TCP alike; the cluster's addresses first.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.listeners
     }

@@ -190,8 +190,8 @@ async fn serve_network(
         .layer(middleware::from_fn(move |request, next| trace::check(tokens.clone(), request, next)));
     let (wanted, face) = (served.dns.subscribe(), served.metrics.dns.clone());
     let http = tokio::spawn(keep_http(SocketAddr::new(node, AGENT_PORT), served, guarded));
-    let mut config = DnsConfig::new(SocketAddr::new(args.dns_ip, 53));
-    config.peer = Some(SocketAddr::new(node, DNS_PEER_PORT));
+    let mut config = DnsConfig::new(vec![SocketAddr::new(args.dns_ip, 53)]);
+    config.peers = vec![SocketAddr::new(node, DNS_PEER_PORT)];
     tokio::select! {
         ended = http => ended.context("serve health and metrics"),
         () = keep_dns(config, zone, wanted, face) => bail!("the agent's socket ended"),

@@ -62,7 +62,11 @@ impl Zone {
         };
         match node.set(query.kind) {
             Some(set) => {
+                let start = writer.position();
                 write_set(&mut writer, set, chance);
+                if query.kind == Type::SRV && query.name != name {
+                    cold::keep_case(self, &query, name, &mut writer, start);
+                }
                 Outcome::Answered(writer.finish(Rcode::NOERROR))
             }
             None => cold::no_data(self, &query, (name, node), writer, chance),

@@ -239,8 +239,10 @@ impl Dns {
         let address = socket.local_addr()?;
         let stop = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(Counters::default());
-        let resolver = forward::Resolver::new(&DnsConfig::new(address), Vec::new(), Arc::clone(&counters));
-        let shared = Shared { zone, counters, resolver: Arc::new(resolver), stop: Arc::clone(&stop) };
+        let resolver =
+            forward::Resolver::new(&DnsConfig::new(vec![address]), Vec::new(), Arc::clone(&counters));
+        let (resolver, callers) = (Arc::new(resolver), None);
+        let shared = Shared { zone, counters, resolver, stop: Arc::clone(&stop), callers };
         // Nobody takes orders: the queries are all about the cluster.
         let (orders, _) = tokio::sync::mpsc::channel(1);
         let thread = udp::spawn("bench-dns", Arc::clone(&socket), shared, orders)?;

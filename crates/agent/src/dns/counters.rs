@@ -24,9 +24,11 @@ pub enum Count {
     UpstreamFailures,
     UpstreamTcp,
     Overload,
+    /// Asked at a node's own address by somebody who is neither node nor pod.
+    Strangers,
 }
 
-const KINDS: usize = 17;
+const KINDS: usize = 18;
 
 impl Count {
     /// With the name that metrics use.
@@ -48,6 +50,7 @@ impl Count {
         (Self::UpstreamFailures, "upstream_failures"),
         (Self::UpstreamTcp, "upstream_tcp"),
         (Self::Overload, "overload"),
+        (Self::Strangers, "strangers"),
     ];
 
     /// The kind of a finished answer.

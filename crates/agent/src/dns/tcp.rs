@@ -26,7 +26,11 @@ pub async fn run(listener: TcpListener, shared: Shared) {
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                if shared.callers.as_ref().is_some_and(|callers| !callers.read().may_ask(peer.ip())) {
+                    shared.counters.add(Count::Strangers);
+                    continue;
+                }
                 let shared = shared.clone();
                 tokio::spawn(async move {
                     // A client that goes away in the middle is its own affair.

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use dns::{Settings, message};
 use kernel::Netns;
-use model::{Cluster, Endpoint, EndpointSlice, Event, Kind, Namespace, Row, Service, ServiceType, SlicePort};
+use model::{
+    Cluster, Endpoint, EndpointSlice, Event, Kind, Namespace, Node, Row, Service, ServiceType, SlicePort,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use types::ObjectName;
 
@@ -20,9 +22,17 @@ const VIP: &str = "10.96.0.10:53";
 fn inside(test: impl AsyncFnOnce() + Send) {
     let ns = Netns::fresh().expect("a network namespace: run the tests as root");
     ns.run(|| {
-        for args in [["link", "set", "lo", "up"].as_slice(), &["addr", "add", "10.96.0.10/32", "dev", "lo"]] {
-            assert!(Command::new("ip").args(args).status().expect("ip (Debian: iproute2)").success());
+        let ip = |args: &str| {
+            assert!(
+                Command::new("ip").args(args.split(' ')).status().expect("ip (Debian: iproute2)").success()
+            );
+        };
+        ip("link set lo up");
+        // The cluster's DNS addresses; this node; another node, a pod, and somebody else.
+        for address in ["10.96.0.10", "192.168.1.10", "192.168.1.11", "10.244.2.7", "203.0.113.10"] {
+            ip(&format!("addr add {address}/32 dev lo"));
         }
+        ip("addr add fd00:10:96::a/128 dev lo nodad");
         // One thread: threads of a larger runtime would start in this namespace too, but need no test.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(test());
@@ -47,6 +57,12 @@ fn cluster() -> (Cluster, Vec<Key>) {
     let endpoints = (0..200u8).map(|n| Endpoint::ready([10, 244, 1, n]));
     let rows = vec![
         Row::Namespace(Namespace { name: "shop".into(), ..Namespace::default() }),
+        Row::Node(Node {
+            name: "node2".into(),
+            addresses: vec![[192, 168, 1, 11].into()],
+            pod_cidrs: vec!["10.244.2.0/24".parse().unwrap()],
+            ..Node::default()
+        }),
         service("payments", ServiceType::ClusterIp, &["10.96.14.7"]),
         service("crowd", ServiceType::ClusterIp, &[]),
         service("away", ServiceType::ExternalName, &[]),
@@ -86,7 +102,7 @@ impl Conf {
     }
 
     fn config(&self) -> DnsConfig {
-        DnsConfig { resolv_conf: self.0.clone(), ..DnsConfig::new(VIP.parse().unwrap()) }
+        DnsConfig { resolv_conf: self.0.clone(), ..DnsConfig::new(vec![VIP.parse().unwrap()]) }
     }
 }
 
@@ -99,8 +115,9 @@ impl Drop for Conf {
 /// dig off the runtime's thread but in its namespace.
 async fn dig(args: &str) -> String {
     let words: Vec<String> = args.split(' ').map(str::to_owned).collect();
+    let server = if args.contains('@') { "+tries=1" } else { "@10.96.0.10" };
     let out = tokio::process::Command::new("dig")
-        .args(["@10.96.0.10", "+tries=1", "+timeout=6", "+noidnin"])
+        .args([server, "+tries=1", "+timeout=6", "+noidnin"])
         .args(words)
         .output()
         .await
@@ -267,6 +284,52 @@ fn a_cut_answer_is_fetched_over_tcp_and_no_upstream_is_servfail() {
         let _server = serve(conf.config(), shared()).unwrap();
         let said = dig("www.outside.test A").await;
         assert!(said.contains("status: SERVFAIL"), "{said}");
+    });
+}
+
+/// DNS-34: the node's own address is reachable from outside, so it answers the cluster only.
+#[test]
+fn dns_34_at_the_nodes_own_address_only_nodes_and_pods_are_answered() {
+    inside(async || {
+        let conf = Conf::new(&[]);
+        let peers = vec!["192.168.1.10:9476".parse().unwrap()];
+        let server = serve(DnsConfig { peers, ..conf.config() }, shared()).unwrap();
+        for from in ["192.168.1.11", "10.244.2.7"] {
+            for transport in ["+notcp", "+tcp"] {
+                let ask = format!(
+                    "@192.168.1.10 -p 9476 -b {from} {transport} +short payments.shop.svc.cluster.local A"
+                );
+                assert_eq!(dig(&ask).await, "10.96.14.7\n", "{ask}");
+            }
+        }
+        assert_eq!(server.counters.get(Count::Strangers), 0);
+        for transport in ["+notcp", "+tcp"] {
+            let ask = format!(
+                "@192.168.1.10 -p 9476 -b 203.0.113.10 +timeout=1 {transport} payments.shop.svc.cluster.local A"
+            );
+            let said = dig(&ask).await;
+            assert!(!said.contains("10.96.14.7") && !said.contains("status:"), "{said}");
+        }
+        assert!(server.counters.get(Count::Strangers) >= 2);
+        // The cluster's own address is not restricted: only this node and its pods reach it.
+        let said = dig("-b 203.0.113.10 +short payments.shop.svc.cluster.local A").await;
+        assert_eq!(said, "10.96.14.7\n");
+    });
+}
+
+#[test]
+fn both_families_are_served() {
+    inside(async || {
+        let conf = Conf::new(&[]);
+        let addresses = vec![VIP.parse().unwrap(), "[fd00:10:96::a]:53".parse().unwrap()];
+        let server = serve(DnsConfig { addresses: addresses.clone(), ..conf.config() }, shared()).unwrap();
+        assert_eq!(server.addresses(), addresses);
+        for transport in ["+notcp", "+tcp"] {
+            let ask = format!("@fd00:10:96::a {transport} +short payments.shop.svc.cluster.local A");
+            assert_eq!(dig(&ask).await, "10.96.14.7\n");
+        }
+        let said = dig("@fd00:10:96::a +notcp +short crowd.shop.svc.cluster.local A").await;
+        assert_eq!(said.lines().filter(|line| line.starts_with("10.244.1.")).count(), 200, "{said}");
     });
 }
 

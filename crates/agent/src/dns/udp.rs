@@ -8,6 +8,7 @@ use dns::{Outcome, Rcode, Transport, Zone, answer};
 use kernel::udp::{Batch, Peer};
 use tokio::sync::mpsc::Sender;
 
+use super::callers::Callers;
 use super::counters::{Count, Tally};
 use super::forward::{Order, Way};
 use super::{DnsError, Shared};
@@ -40,8 +41,13 @@ fn run(socket: &UdpSocket, shared: &Shared, forward: &Sender<Order>, mut chance:
             continue;
         }
         let zone = shared.zone.read();
+        let callers = shared.callers.as_ref().map(Callers::read);
         batch.reply(socket, |query, peer, out| {
             tally.add(Count::UdpQueries);
+            if callers.as_ref().is_some_and(|known| !known.may_ask(peer.address().ip())) {
+                tally.add(Count::Strangers);
+                return 0;
+            }
             let length = answer(&zone, forward, (query, peer), out, chance.draw());
             match out.get(..length) {
                 Some(answer) if length > 0 => tally.answer(answer),
@@ -49,7 +55,7 @@ fn run(socket: &UdpSocket, shared: &Shared, forward: &Sender<Order>, mut chance:
             }
             length
         });
-        drop(zone);
+        drop((zone, callers));
         shared.counters.absorb(&mut tally);
     }
 }

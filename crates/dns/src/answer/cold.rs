@@ -155,6 +155,21 @@ fn reverse_place(zone: &Zone, name: &[u8]) -> Option<Place> {
     Some(Place { apex, whole: starts.len() >= most })
 }
 
+/// DNS-08: the domain at the end of each SRV target is spelled as the client spelled it. Names of objects are lower
+/// case, and what the target shares with the question beyond that are labels of objects. `start`: the first record.
+#[cold]
+pub fn keep_case(zone: &Zone, query: &Query<'_>, name: &[u8], writer: &mut Writer<'_>, start: usize) {
+    let domain = zone.settings.domain.wire();
+    let Some(asked) = suffix_offset(name, domain).and_then(|offset| query.name.get(offset..)) else { return };
+    let mut at = start;
+    for record in writer.answered(start) {
+        at += record;
+        if let Some(place) = at.checked_sub(domain.len()).and_then(|from| writer.written(from..at)) {
+            place.copy_from_slice(asked);
+        }
+    }
+}
+
 /// The name exists but has no set of this type.
 #[cold]
 pub fn no_data(

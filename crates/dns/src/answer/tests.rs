@@ -182,6 +182,50 @@ fn dns_08_the_case_of_the_question_comes_back() {
     assert_eq!(addresses(&message::decode(&answer).unwrap()), ["10.0.0.1"]);
 }
 
+/// Clients that compare by bytes (0x20) look into SRV targets, too. The labels of objects stay lower case.
+#[test]
+fn dns_08_srv_targets_end_in_the_domain_as_it_was_asked() {
+    let zone = testbed::zone();
+    for (name, kept) in
+        [("_HtTp._tcp.SvC1", "svc1"), ("_http._tcp.HDLS1", "172-0-0-2.hdls1"), ("SVC1", "svc1")]
+    {
+        let asked = format!("{name}.TeStNs.SvC.cLuStEr.LoCaL");
+        let mut query = message::encode_query(1, &Name::parse(&asked).unwrap(), Type::SRV);
+        let mut at = 12;
+        for label in asked.split('.') {
+            query[at + 1..=at + label.len()].copy_from_slice(label.as_bytes());
+            at += label.len() + 1;
+        }
+        let answer = exchange(&zone, &query, 0);
+        let target =
+            [&[kept.split('.').next().unwrap().len() as u8], kept.split('.').next().unwrap().as_bytes()]
+                .concat();
+        assert!(answer.windows(target.len()).any(|bytes| bytes == target), "{asked}");
+        let message = Message::from_octets(&answer[..]).unwrap();
+        let mut seen = 0;
+        for record in message.answer().unwrap().limit_to::<domain::rdata::Srv<_>>() {
+            let target = record.unwrap().data().target().to_string();
+            assert!(target.ends_with(".testns.svc.cLuStEr.LoCaL"), "{target}");
+            seen += 1;
+        }
+        assert!(seen > 0);
+    }
+}
+
+/// A label must not end in a dash; CoreDNS adds the zero that the address leaves out.
+#[test]
+fn dns_06_an_address_that_ends_in_colons_gets_a_zero() {
+    let mut cluster = testbed::listed();
+    for row in testbed::headless("zeros", &[testbed::endpoint("2001:db8:6666::", None)]) {
+        cluster.apply(Event::Upsert(row));
+    }
+    let zone = Zone::build(testbed::settings(), &cluster, 1);
+    assert_eq!(
+        addresses(&ask(&zone, &format!("2001-db8-6666--0.zeros.{NS}"), Type::AAAA)),
+        ["2001:db8:6666::"]
+    );
+}
+
 #[test]
 fn dns_24_pod_names_are_computed() {
     let zone = testbed::zone();

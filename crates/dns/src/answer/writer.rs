@@ -100,6 +100,17 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// The lengths of the answers, the first of which begins at `start`.
+    pub fn answered(&self, start: usize) -> Vec<usize> {
+        let written = self.out.get(start..self.at).unwrap_or_default();
+        records::records(written).take(usize::from(self.counts[0])).map(<[u8]>::len).collect()
+    }
+
+    /// Bytes that are written already.
+    pub fn written(&mut self, range: std::ops::Range<usize>) -> Option<&mut [u8]> {
+        self.out.get_mut(range).filter(|_| self.at > 0)
+    }
+
     /// What fits: additional records may be left out without TC (RFC 2181 §9).
     pub fn additional(&mut self, bytes: &[u8]) {
         for record in records::records(bytes) {

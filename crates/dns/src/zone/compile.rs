@@ -205,11 +205,15 @@ fn headless(settings: &Settings, cluster: &Cluster, row: &Service, name: &Name) 
     records
 }
 
-/// DNS-06: the endpoint's own hostname, else its address with dashes.
+/// DNS-06: the endpoint's own hostname, else its address with dashes. No label ends in one (`fd00::`), so such an
+/// address gets the zero that it leaves out.
 fn host_label(endpoint: &Endpoint) -> String {
     match endpoint.hostname.as_deref().filter(|name| !name.is_empty()) {
         Some(name) => name.to_ascii_lowercase(),
-        None => endpoint.address.to_string().replace(['.', ':'], "-"),
+        None => {
+            let dashed = endpoint.address.to_string().replace(['.', ':'], "-");
+            if dashed.ends_with('-') { dashed + "0" } else { dashed }
+        }
     }
 }
 
