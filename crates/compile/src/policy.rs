@@ -1,5 +1,6 @@
 //! NetworkPolicy: [`resolve`] decides who is isolated and what is allowed (Kubernetes' words only);
 //! [`nftables`] says it in the vocabulary of one backend.
 
+pub mod allow;
 pub mod nftables;
 pub mod resolve;

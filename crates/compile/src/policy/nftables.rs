@@ -3,22 +3,25 @@
 //! ```text
 //!   out_iso: pod address ─jump─> out_<hash>_<policies>:  match → return (allowed in this direction)
 //!   in_iso:  pod address ─jump─> in_<hash>_<policies>:   …
-//!                                                        counter log drop
+//!                                    │                   counter log drop
+//!                                    └ many rules: port ─goto─> …_<class>: peers → return, counter log drop
 //! ```
 //!
 //! An allow returns instead of accepting: what may leave its source must still be let in by its destination
-//! (NP-09). Peers are hash sets that pods fill, so rules change only when a policy does.
+//! (NP-09); a class is entered by goto, so its return ends the policies as a whole. Peers are hash sets that pods
+//! fill and trees of address ranges, so rules change only when a policy does.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use kstate::nft::build::{self, encode, rule};
 use kstate::nft::key::{self, Part};
-use kstate::nft::{Chain, ElemData, Expr, Field, Reg, Rule, SetData, Verdict};
-use model::{Attachment, Cluster, IntOrName, NamedPort, Peer, Pod, Policy, PolicyPort, PolicyRule};
-use types::{Family, ObjectName, Selector};
+use kstate::nft::{Chain, ElemData, ElemKey, Expr, Field, Reg, Rule, Set, SetData, Verdict};
+use model::{Attachment, Cluster, NamedPort, Pod};
+use types::{Family, ObjectName, Protocol};
 
-use super::resolve::{AddressSet, Direction, Isolation, Scope, hash16, isolation, valid_range};
+use super::allow::{Allow, Allows, Merged, PeerMatch, Peers, PortMatch, allows};
+use super::resolve::{AddressSet, Direction, Isolation, hash16, isolation};
 use crate::fragment::Fragment;
 use crate::layout::{self, HAIRPIN, IN_ISOLATED, LOG_BYTES, LOG_GROUP, OUT_ISOLATED};
 
@@ -27,8 +30,7 @@ const COMMENT_MAX: usize = 127;
 /// Characters of a chain's name that are for people.
 const NAME_MAX: usize = 60;
 
-const ADDRESS: Reg = Reg(0);
-const PORT: Reg = Reg(1);
+const R0: Reg = Reg(0);
 
 /// What a pod of this node needs: its way to itself through a Service, and its isolation.
 pub fn attachment_fragment(cluster: &Cluster, attachment: &Attachment, family: Family) -> Fragment {
@@ -49,7 +51,6 @@ fn isolate(
     (attachment, ip): (&Attachment, IpAddr),
     direction: Direction,
 ) {
-    let family = Family::of(ip);
     let chain = match isolation(cluster, attachment, direction) {
         Isolation::Open => return,
         Isolation::Unknown => {
@@ -58,7 +59,12 @@ fn isolate(
             fragment.chains.insert(name.clone().into(), Chain { base: None, rules });
             name
         }
-        Isolation::Policies(names) => combination(fragment, (cluster, family), &names, direction),
+        Isolation::Policies(names) => {
+            let allows = allows(cluster, &names, direction, Family::of(ip));
+            let mut writer = Writer::new(fragment, &names, direction, Family::of(ip));
+            writer.combination(&allows);
+            writer.chain
+        }
     };
     let map = match direction {
         Direction::Ingress => IN_ISOLATED,
@@ -74,28 +80,191 @@ fn prefix(direction: Direction) -> &'static str {
     }
 }
 
-/// The chain of a combination of policies: the union of what they allow, then the end.
-fn combination(
-    fragment: &mut Fragment,
-    (cluster, family): (&Cluster, Family),
-    names: &BTreeSet<ObjectName>,
+/// Writes the chains of one combination of policies: the union of what they allow, then the end.
+struct Writer<'a> {
+    fragment: &'a mut Fragment,
+    family: Family,
     direction: Direction,
-) -> String {
-    let name = chain_name(names, direction);
-    let mut rules = Vec::new();
-    for policy in names.iter().filter_map(|name| cluster.policies.get(name)) {
-        for (at, allow) in direction.rules(policy).unwrap_or_default().iter().enumerate() {
-            let comment =
-                truncate(&format!("allow {} {} rule {}", direction.word(), policy.key, at + 1), COMMENT_MAX);
-            for exprs in allows(fragment, (policy, family), allow, direction) {
-                rules.push(rule(comment.clone(), exprs));
+    chain: String,
+    /// What the last rule of every chain does.
+    deny: Rule,
+}
+
+impl<'a> Writer<'a> {
+    fn new(
+        fragment: &'a mut Fragment,
+        names: &BTreeSet<ObjectName>,
+        direction: Direction,
+        family: Family,
+    ) -> Self {
+        let chain = chain_name(names, direction);
+        let list = names.iter().map(ObjectName::to_string).collect::<Vec<_>>().join(", ");
+        let deny = deny(&chain, &format!("deny {}: {list}", direction.word()));
+        Self { fragment, family, direction, chain, deny }
+    }
+
+    fn combination(&mut self, allows: &Allows) {
+        let rules = match allows {
+            Allows::Few(allows) => allows.iter().flat_map(|allow| self.written_out(allow)).collect(),
+            Allows::Many(merged) => self.merged(merged),
+        };
+        self.insert(self.chain.clone(), rules);
+    }
+
+    fn insert(&mut self, name: String, mut rules: Vec<Rule>) {
+        rules.push(self.deny.clone());
+        self.fragment.chains.insert(name.into(), Chain { base: None, rules });
+    }
+
+    /// Peers times ports, each match ending in `return`.
+    fn written_out(&mut self, allow: &Allow) -> Vec<Rule> {
+        let text = format!("allow {} {} rule {}", self.direction.word(), allow.policy, allow.rule);
+        let comment = truncate(&text, COMMENT_MAX);
+        let peers: Vec<Vec<Expr>> = match &allow.peers {
+            None => vec![Vec::new()],
+            Some(peers) => peers.iter().map(|peer| self.peer(peer)).collect(),
+        };
+        let ports: Vec<Vec<Expr>> = match &allow.ports {
+            None => vec![Vec::new()],
+            Some(ports) => ports.iter().map(|port| self.port(port)).collect(),
+        };
+        let both = peers.iter().flat_map(|peer| ports.iter().map(move |port| (peer, port)));
+        both.map(|(peer, port)| rule(comment.clone(), peer.iter().chain(port).cloned().chain([build::ret()])))
+            .collect()
+    }
+
+    fn merged(&mut self, merged: &Merged) -> Vec<Rule> {
+        let allow = format!("allow {}", self.direction.word());
+        let mut rules = Vec::new();
+        let mut pass = |peers: Vec<Expr>, port: &[Expr]| {
+            rules.push(rule(
+                allow.clone(),
+                peers.into_iter().chain(port.iter().cloned()).chain([build::ret()]),
+            ));
+        };
+        for peers in self.peers(&merged.all_ports) {
+            pass(peers, &[]);
+        }
+        for ((protocol, name), peers) in &merged.named {
+            let port = self.port(&PortMatch::Name { protocol: *protocol, name: name.clone() });
+            for peers in self.peers(peers) {
+                pass(peers, &port);
+            }
+        }
+        let mut classes = Vec::new();
+        for peers in &merged.classes {
+            let rules = self.peers(peers).into_iter();
+            let rules =
+                rules.map(|peers| rule(allow.clone(), peers.into_iter().chain([build::ret()]))).collect();
+            let name = format!("{}_{}", self.chain, hash16(&peers.to_string()));
+            self.insert(name.clone(), rules);
+            classes.push(name);
+        }
+        for (protocol, ranges) in &merged.numbers {
+            rules.push(self.dispatch(*protocol, ranges, &classes));
+        }
+        rules
+    }
+
+    /// `meta l4proto tcp th dport vmap @ports_…`: to the class of each range of ports. Maps and classes are named
+    /// after what they hold: a policy that changes gets new ones, and one rule turns from the old to the new.
+    fn dispatch(&mut self, protocol: Protocol, ranges: &[(u16, u16, usize)], classes: &[String]) -> Rule {
+        let named = |(from, to, class): &(u16, u16, usize)| Some((*from, *to, classes.get(*class)?));
+        let ranges: Vec<_> = ranges.iter().filter_map(named).collect();
+        let text: Vec<_> = ranges.iter().map(|(from, to, class)| format!("{from}-{to}:{class}")).collect();
+        let name = format!("ports_{}", hash16(&format!("{protocol} {}", text.join(","))));
+        let set = Set { interval: true, ..layout::set(&[Field::Port], SetData::Verdicts) };
+        self.fragment.sets.insert(name.clone().into(), set);
+        for (from, to, class) in ranges {
+            let key = ElemKey { start: encode(&[from.into()]), end: Some(encode(&[to.into()])) };
+            let verdict = ElemData::Verdict(Verdict::Goto(class.clone()));
+            self.fragment.elements.insert((name.clone().into(), key), verdict);
+        }
+        let protocol = [build::l4proto(R0), build::is(R0, protocol)];
+        rule("", protocol.into_iter().chain([build::th_dport(R0), build::vmap(name, R0)]))
+    }
+
+    /// A match for each kind of peer; none at all for nobody.
+    fn peers(&mut self, peers: &Peers) -> Vec<Vec<Expr>> {
+        if peers.everybody {
+            return vec![Vec::new()];
+        }
+        let mut found = Vec::new();
+        if !peers.pods.is_empty() {
+            let set = self.want(AddressSet::Pods(peers.pods.clone()));
+            found.push(vec![self.peer_address(), build::lookup(set, R0)]);
+        }
+        if !peers.ranges.is_empty() {
+            let set = self.ranges(peers);
+            found.push(vec![self.peer_address(), build::lookup(set, R0)]);
+        }
+        found
+    }
+
+    fn peer(&mut self, peer: &PeerMatch) -> Vec<Expr> {
+        match peer {
+            PeerMatch::Pods(pods) => {
+                let set = self.want(AddressSet::Pods(BTreeSet::from([pods.clone()])));
+                vec![self.peer_address(), build::lookup(set, R0)]
+            }
+            PeerMatch::Block { cidr, except } => {
+                let mut exprs = vec![self.peer_address()];
+                exprs.extend(build::in_prefix(R0, *cidr));
+                for hole in except {
+                    exprs.push(self.peer_address());
+                    exprs.extend(build::not_in_prefix(R0, *hole));
+                }
+                exprs
             }
         }
     }
-    let list = names.iter().map(ObjectName::to_string).collect::<Vec<_>>().join(", ");
-    rules.push(deny(&name, &format!("deny {}: {list}", direction.word())));
-    fragment.chains.insert(name.clone().into(), Chain { base: None, rules });
-    name
+
+    fn peer_address(&self) -> Expr {
+        match self.direction {
+            Direction::Ingress => build::saddr(self.family, R0),
+            Direction::Egress => build::daddr(self.family, R0),
+        }
+    }
+
+    fn port(&mut self, port: &PortMatch) -> Vec<Expr> {
+        let is = |protocol: Protocol| [build::l4proto(R0), build::is(R0, protocol)];
+        match port {
+            PortMatch::Numbers { protocol, from: 0, to: u16::MAX } => is(*protocol).into(),
+            PortMatch::Numbers { protocol, from, to } => {
+                let number = if from == to { build::is(R0, *from) } else { build::within(R0, *from, *to) };
+                is(*protocol).into_iter().chain([build::th_dport(R0), number]).collect()
+            }
+            PortMatch::Name { protocol, name } => {
+                let set = self.want(AddressSet::Port { name: name.clone(), protocol: *protocol });
+                let (key, _) = key::load(self.family, R0, &[Part::Daddr, Part::Dport]);
+                is(*protocol).into_iter().chain(key).chain([build::lookup(set, R0)]).collect()
+            }
+        }
+    }
+
+    fn want(&mut self, addresses: AddressSet) -> String {
+        let name = addresses.name();
+        let address = key::address(self.family);
+        let key: &[Field] = match addresses {
+            AddressSet::Pods(_) => &[address],
+            AddressSet::Port { .. } => &[address, Field::Port],
+        };
+        self.fragment.sets.insert(name.clone().into(), layout::set(key, SetData::None));
+        self.fragment.address_sets.insert(addresses);
+        name
+    }
+
+    /// A set of address ranges, named after what it holds, so that equal ones of many policies are one.
+    fn ranges(&mut self, peers: &Peers) -> String {
+        let name = format!("blocks_{}", hash16(&peers.ranges_text()));
+        let set = Set { interval: true, ..layout::set(&[key::address(self.family)], SetData::None) };
+        self.fragment.sets.insert(name.clone().into(), set);
+        for (from, to) in &peers.ranges {
+            let key = ElemKey { start: encode(&[(*from).into()]), end: Some(encode(&[(*to).into()])) };
+            self.fragment.elements.insert((name.clone().into(), key), ElemData::None);
+        }
+        name
+    }
 }
 
 /// `in_<hash>_<namespace>.<policy>[.<policy>…]`.
@@ -117,109 +286,6 @@ fn deny(chain: &str, comment: &str) -> Rule {
     rule(truncate(comment, COMMENT_MAX), exprs)
 }
 
-/// The matches of one rule, each ending in `return`: peers times ports.
-fn allows(
-    fragment: &mut Fragment,
-    (policy, family): (&Policy, Family),
-    rule: &PolicyRule,
-    direction: Direction,
-) -> Vec<Vec<Expr>> {
-    let peers = peer_matches(fragment, (policy, family), rule, direction);
-    let mut found = Vec::new();
-    for peer in &peers {
-        if rule.ports.is_empty() {
-            found.push(peer.exprs.iter().cloned().chain([build::ret()]).collect());
-        }
-        for port in rule.ports.iter().filter(|port| valid_range(port)) {
-            // A block knows no pods, so no port has a name there (NP-21).
-            let named = matches!(port.port, Some(IntOrName::Name(_)));
-            if named && peer.block && direction == Direction::Egress {
-                continue;
-            }
-            let port = port_match(fragment, port, family);
-            found.push(peer.exprs.iter().cloned().chain(port).chain([build::ret()]).collect());
-        }
-    }
-    found
-}
-
-struct PeerMatch {
-    exprs: Vec<Expr>,
-    block: bool,
-}
-
-fn peer_matches(
-    fragment: &mut Fragment,
-    (policy, family): (&Policy, Family),
-    rule: &PolicyRule,
-    direction: Direction,
-) -> Vec<PeerMatch> {
-    if rule.peers.is_empty() {
-        return vec![PeerMatch { exprs: Vec::new(), block: false }];
-    }
-    let address = || match direction {
-        Direction::Ingress => build::saddr(family, ADDRESS),
-        Direction::Egress => build::daddr(family, ADDRESS),
-    };
-    let mut found = Vec::new();
-    for peer in &rule.peers {
-        match peer {
-            Peer::Pods { namespaces, pods } => {
-                let scope = match namespaces {
-                    None => Scope::Own(policy.key.namespace.clone()),
-                    Some(labels) => Scope::Labelled(labels.clone()),
-                };
-                let pods = pods.clone().unwrap_or_else(Selector::default);
-                let set = want(fragment, AddressSet::Pods { namespaces: scope, pods }, family);
-                found.push(PeerMatch { exprs: vec![address(), build::lookup(set, ADDRESS)], block: false });
-            }
-            Peer::Block { cidr, except } if Family::of_net(cidr) == family => {
-                let mut exprs = vec![address()];
-                exprs.extend(build::in_prefix(ADDRESS, cidr.trunc()));
-                for hole in except.iter().filter(|hole| Family::of_net(hole) == family) {
-                    exprs.push(address());
-                    exprs.extend(build::not_in_prefix(ADDRESS, hole.trunc()));
-                }
-                found.push(PeerMatch { exprs, block: true });
-            }
-            // 0.0.0.0/0 does not hold IPv6, nor the reverse (NP-33).
-            Peer::Block { .. } => {}
-        }
-    }
-    found
-}
-
-fn port_match(fragment: &mut Fragment, port: &PolicyPort, family: Family) -> Vec<Expr> {
-    let mut exprs = vec![build::l4proto(PORT), build::is(PORT, port.protocol)];
-    match (&port.port, port.end_port) {
-        (None, _) => {}
-        (Some(IntOrName::Number(number)), None) => {
-            exprs.extend([build::th_dport(PORT), build::is(PORT, *number)]);
-        }
-        (Some(IntOrName::Number(from)), Some(to)) => {
-            exprs.extend([build::th_dport(PORT), build::within(PORT, *from, to)]);
-        }
-        (Some(IntOrName::Name(name)), _) => {
-            let named = AddressSet::Port { name: name.clone(), protocol: port.protocol };
-            let set = want(fragment, named, family);
-            exprs.extend(key::load(family, ADDRESS, &[Part::Daddr, Part::Dport]).0);
-            exprs.push(build::lookup(set, ADDRESS));
-        }
-    }
-    exprs
-}
-
-fn want(fragment: &mut Fragment, addresses: AddressSet, family: Family) -> String {
-    let name = addresses.name();
-    let key: &[Field] = match addresses {
-        AddressSet::Pods { .. } => &[key::address(family)],
-        AddressSet::Port { .. } => &[key::address(family), Field::Port],
-    };
-    fragment.sets.insert(name.clone().into(), layout::set(key, SetData::None));
-    fragment.address_sets.insert(addresses);
-    name
-}
-
 /// A pod's entries in the sets that rules of this node look at.
 pub fn pod_fragment<'a>(
     (cluster, family): (&Cluster, Family),
@@ -231,7 +297,7 @@ pub fn pod_fragment<'a>(
     for set in wanted.filter(|set| set.has(cluster, pod)) {
         for ip in addresses.iter().filter(|ip| Family::of(**ip) == family) {
             match set {
-                AddressSet::Pods { .. } => {
+                AddressSet::Pods(_) => {
                     fragment.element(set.name(), encode(&[(*ip).into()]), ElemData::None);
                 }
                 AddressSet::Port { name, protocol } => {

@@ -5,6 +5,7 @@
 //! everything; addresses come in only through [`AddressSet`]s, which pods enter and leave by themselves.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 
 use model::{Attachment, Cluster, Pod, Policy, PolicyPort, PolicyRule};
@@ -38,10 +39,17 @@ impl Direction {
 /// Addresses that rules ask for and pods provide.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AddressSet {
-    /// Addresses of pods by labels.
-    Pods { namespaces: Scope, pods: Selector },
+    /// Addresses of pods that any of these select.
+    Pods(BTreeSet<PodPeer>),
     /// (address, port) of pods that name a port so: the number may differ from pod to pod (NP-21).
     Port { name: String, protocol: Protocol },
+}
+
+/// Pods by their labels and their namespaces' (NP-05).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodPeer {
+    pub namespaces: Scope,
+    pub pods: Selector,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,12 +63,7 @@ impl AddressSet {
     /// The kernel's name for it: a hash of what it means, so that equal peers of many policies are one set.
     pub fn name(&self) -> String {
         let (kind, text) = match self {
-            Self::Pods { namespaces: Scope::Own(namespace), pods } => {
-                ("pods", format!("{namespace}/[{pods}]"))
-            }
-            Self::Pods { namespaces: Scope::Labelled(labels), pods } => {
-                ("pods", format!("[{labels}]/[{pods}]"))
-            }
+            Self::Pods(peers) => ("pods", peers.iter().map(PodPeer::to_string).collect::<Vec<_>>().join("|")),
             Self::Port { name, protocol } => ("port", format!("{name}/{protocol}")),
         };
         format!("{kind}_{}", hash16(&text))
@@ -76,13 +79,28 @@ impl AddressSet {
             Self::Port { name, protocol } => {
                 pod.ports.iter().any(|p| p.name == *name && p.protocol == *protocol)
             }
-            Self::Pods { namespaces: Scope::Own(namespace), pods } => {
-                pod.key.namespace == *namespace && pods.matches(&pod.labels)
+            Self::Pods(peers) => peers.iter().any(|peer| peer.selects(cluster, pod)),
+        }
+    }
+}
+
+impl PodPeer {
+    pub fn selects(&self, cluster: &Cluster, pod: &Pod) -> bool {
+        let namespace = match &self.namespaces {
+            Scope::Own(namespace) => pod.key.namespace == *namespace,
+            Scope::Labelled(labels) => {
+                cluster.namespaces.get(&pod.key.namespace).is_some_and(|n| labels.matches(&n.labels))
             }
-            Self::Pods { namespaces: Scope::Labelled(labels), pods } => {
-                let namespace = cluster.namespaces.get(&pod.key.namespace);
-                namespace.is_some_and(|n| labels.matches(&n.labels)) && pods.matches(&pod.labels)
-            }
+        };
+        namespace && self.pods.matches(&pod.labels)
+    }
+}
+
+impl fmt::Display for PodPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespaces {
+            Scope::Own(namespace) => write!(f, "{namespace}/[{}]", self.pods),
+            Scope::Labelled(labels) => write!(f, "[{labels}]/[{}]", self.pods),
         }
     }
 }

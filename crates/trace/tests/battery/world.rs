@@ -245,6 +245,9 @@ fn peer() -> impl Strategy<Value = Peer> {
         ("10.244.1.0/24", vec!["10.244.1.2/32", "10.244.1.4/31"]),
         ("10.244.0.0/16", vec![]),
         ("192.168.1.0/24", vec!["192.168.1.11/32"]),
+        ("10.244.1.3/32", vec![]),
+        // The whole block is a hole; host bits are masked (NP-34).
+        ("10.244.2.7/24", vec!["10.244.0.0/16"]),
         ("::/0", vec!["fd00:10:244::/48"]),
         ("fd00:10:244:1::/64", vec!["fd00:10:244:1::2/128", "fd00:10:244:1::4/127"]),
         ("fd00:192:168:1::/64", vec!["fd00:192:168:1::11/128"]),
@@ -270,9 +273,11 @@ fn policy_port() -> impl Strategy<Value = PolicyPort> {
 }
 
 fn rules() -> impl Strategy<Value = Option<Vec<PolicyRule>>> {
-    let rule =
-        (vec(peer(), 0..3), vec(policy_port(), 0..3)).prop_map(|(peers, ports)| PolicyRule { peers, ports });
-    proptest::option::of(vec(rule, 0..3))
+    let rule = || {
+        (vec(peer(), 0..4), vec(policy_port(), 0..4)).prop_map(|(peers, ports)| PolicyRule { peers, ports })
+    };
+    // Few rules are written out, many are merged: both are met.
+    proptest::option::of(prop_oneof![3 => vec(rule(), 0..3), 1 => vec(rule(), 3..7)])
 }
 
 fn policy() -> impl Strategy<Value = Row> {

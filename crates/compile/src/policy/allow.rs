@@ -1,0 +1,352 @@
+//! What a combination of policies lets pass, in the form that a datapath can look up.
+//!
+//! ```text
+//!   few rules    as they are written: one match per peer and port, each named after its rule
+//!   many rules   by port first, then one lookup for all peers of that port (NP-47):
+//!
+//!       tcp  80 ────────┐            class 0: peers of every rule that has 80
+//!       tcp  443-500 ───┴─> class ─> one set of pods, one set of address ranges
+//! ```
+//!
+//! However many rules there are, a packet meets a fixed number of lookups. Address ranges are resolved here: an
+//! `except` is a hole in its own block only (NP-30), overlapping blocks become one range.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use model::{Cluster, IntOrName, Peer, Policy, PolicyPort, PolicyRule};
+use types::{Family, IpNet, ObjectName, Protocol, Selector};
+
+use super::resolve::{Direction, PodPeer, Scope, valid_range};
+
+/// So many matches are written out one by one, which reads better.
+const FEW: usize = 8;
+/// Rules of very many ranges that all overlap are not merged: the merged form would grow with their square.
+const OVERLAPS: usize = 1 << 20;
+
+/// One rule of one policy, with what can match at all in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    pub policy: ObjectName,
+    /// Counted from 1.
+    pub rule: usize,
+    /// None: everybody.
+    pub peers: Option<Vec<PeerMatch>>,
+    /// None: every port of every protocol (NP-04).
+    pub ports: Option<Vec<PortMatch>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerMatch {
+    Pods(PodPeer),
+    Block { cidr: IpNet, except: Vec<IpNet> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PortMatch {
+    /// Both ends inclusive; all of them when the rule names only a protocol.
+    Numbers { protocol: Protocol, from: u16, to: u16 },
+    /// As the destination pod calls it (NP-21).
+    Name { protocol: Protocol, name: String },
+}
+
+/// What a combination allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allows {
+    Few(Vec<Allow>),
+    Many(Merged),
+}
+
+/// Everybody whom some rules let pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peers {
+    pub everybody: bool,
+    pub pods: BTreeSet<PodPeer>,
+    /// Disjoint, sorted, both ends inclusive.
+    pub ranges: Vec<(IpAddr, IpAddr)>,
+}
+
+/// All rules of a combination by port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// On every port of every protocol.
+    pub all_ports: Peers,
+    pub named: BTreeMap<(Protocol, String), Peers>,
+    /// Disjoint ranges of ports, sorted, with the index of their class.
+    pub numbers: BTreeMap<Protocol, Vec<(u16, u16, usize)>>,
+    pub classes: Vec<Peers>,
+}
+
+/// What these policies, of one namespace, allow to or from addresses of a family.
+pub fn allows(
+    cluster: &Cluster,
+    names: &BTreeSet<ObjectName>,
+    direction: Direction,
+    family: Family,
+) -> Allows {
+    let mut rules = Vec::new();
+    for policy in names.iter().filter_map(|name| cluster.policies.get(name)) {
+        for (at, rule) in direction.rules(policy).unwrap_or_default().iter().enumerate() {
+            rules.extend(parts(policy, (at + 1, rule), direction, family));
+        }
+    }
+    if rules.iter().map(Allow::matches).fold(0, usize::saturating_add) <= FEW {
+        return Allows::Few(rules);
+    }
+    match Merged::of(&rules, family) {
+        Some(merged) => Allows::Many(merged),
+        None => Allows::Few(rules),
+    }
+}
+
+/// A rule without what can never match. A block knows no pods, so no port has a name there: such a rule for
+/// egress is taken apart (NP-21).
+fn parts(
+    policy: &Policy,
+    (at, rule): (usize, &PolicyRule),
+    direction: Direction,
+    family: Family,
+) -> Vec<Allow> {
+    let allow = |peers, ports| Allow { policy: policy.key.clone(), rule: at, peers, ports };
+    let ports = (!rule.ports.is_empty())
+        .then(|| rule.ports.iter().filter_map(port_match).collect::<BTreeSet<_>>().into_iter().collect());
+    if rule.peers.is_empty() {
+        return vec![allow(None, ports)];
+    }
+    let peers: Vec<PeerMatch> =
+        rule.peers.iter().filter_map(|peer| peer_match(policy, peer, family)).collect();
+    let named = |port: &PortMatch| matches!(port, PortMatch::Name { .. });
+    let apart = direction == Direction::Egress && ports.as_ref().is_some_and(|ports| ports.iter().any(named));
+    let (blocks, pods): (Vec<_>, Vec<_>) =
+        peers.into_iter().partition(|peer| apart && matches!(peer, PeerMatch::Block { .. }));
+    let numbers = ports.clone().map(|ports: Vec<_>| ports.into_iter().filter(|port| !named(port)).collect());
+    let both = [allow(Some(pods), ports), allow(Some(blocks), numbers)];
+    both.into_iter().filter(|allow| allow.matches() > 0).collect()
+}
+
+fn peer_match(policy: &Policy, peer: &Peer, family: Family) -> Option<PeerMatch> {
+    match peer {
+        Peer::Pods { namespaces, pods } => {
+            let namespaces = match namespaces {
+                None => Scope::Own(policy.key.namespace.clone()),
+                Some(labels) => Scope::Labelled(labels.clone()),
+            };
+            let pods = pods.clone().unwrap_or_else(Selector::default);
+            Some(PeerMatch::Pods(PodPeer { namespaces, pods }))
+        }
+        // 0.0.0.0/0 does not hold IPv6, nor the reverse (NP-33).
+        Peer::Block { cidr, except } => (Family::of(cidr.addr()) == family).then(|| PeerMatch::Block {
+            cidr: cidr.trunc(),
+            except: except
+                .iter()
+                .filter(|hole| Family::of(hole.addr()) == family)
+                .map(IpNet::trunc)
+                .collect(),
+        }),
+    }
+}
+
+fn port_match(port: &PolicyPort) -> Option<PortMatch> {
+    if !valid_range(port) {
+        return None;
+    }
+    let protocol = port.protocol;
+    Some(match &port.port {
+        None => PortMatch::Numbers { protocol, from: 0, to: u16::MAX },
+        Some(IntOrName::Number(from)) => {
+            PortMatch::Numbers { protocol, from: *from, to: port.end_port.unwrap_or(*from) }
+        }
+        Some(IntOrName::Name(name)) => PortMatch::Name { protocol, name: name.clone() },
+    })
+}
+
+impl Allow {
+    /// How many matches it is when written out.
+    fn matches(&self) -> usize {
+        let peers = self.peers.as_ref().map_or(1, |peers| {
+            // Every hole is a comparison of its own.
+            let holes = |peer: &PeerMatch| match peer {
+                PeerMatch::Block { except, .. } => except.len(),
+                PeerMatch::Pods(_) => 0,
+            };
+            peers.iter().map(|peer| 1 + holes(peer)).sum()
+        });
+        peers.saturating_mul(self.ports.as_ref().map_or(1, Vec::len))
+    }
+}
+
+impl Peers {
+    fn of<'a>(rules: impl IntoIterator<Item = &'a Allow>, family: Family) -> Self {
+        let mut all = Self::default();
+        let mut ranges = Vec::new();
+        for rule in rules {
+            let Some(peers) = &rule.peers else {
+                all.everybody = true;
+                continue;
+            };
+            for peer in peers {
+                match peer {
+                    PeerMatch::Pods(pods) => {
+                        all.pods.insert(pods.clone());
+                    }
+                    PeerMatch::Block { cidr, except } => ranges.extend(without(cidr, except)),
+                }
+            }
+        }
+        if all.everybody {
+            return Self { everybody: true, ..Self::default() };
+        }
+        all.ranges = joined(ranges)
+            .into_iter()
+            .map(|(from, to)| (address(family, from), address(family, to)))
+            .collect();
+        all
+    }
+
+    pub fn ranges_text(&self) -> String {
+        self.ranges.iter().map(|(from, to)| format!("{from}-{to}")).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl fmt::Display for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.everybody {
+            return f.write_str("everybody");
+        }
+        let pods: Vec<_> = self.pods.iter().map(PodPeer::to_string).collect();
+        write!(f, "{}; {}", pods.join("|"), self.ranges_text())
+    }
+}
+
+impl Merged {
+    /// `None` when the ports overlap so much that merging does not pay.
+    fn of(rules: &[Allow], family: Family) -> Option<Self> {
+        let mut merged = Self {
+            all_ports: Peers::of(rules.iter().filter(|rule| rule.ports.is_none()), family),
+            ..Self::default()
+        };
+        let mut named: BTreeMap<(Protocol, String), Vec<&Allow>> = BTreeMap::new();
+        let mut numbers: BTreeMap<Protocol, Vec<(u16, u16, usize)>> = BTreeMap::new();
+        for (at, rule) in rules.iter().enumerate() {
+            for port in rule.ports.iter().flatten() {
+                match port {
+                    PortMatch::Name { protocol, name } => {
+                        named.entry((*protocol, name.clone())).or_default().push(rule);
+                    }
+                    PortMatch::Numbers { protocol, from, to } => {
+                        numbers.entry(*protocol).or_default().push((*from, *to, at));
+                    }
+                }
+            }
+        }
+        merged.named = named.into_iter().map(|(port, rules)| (port, Peers::of(rules, family))).collect();
+        let mut budget = OVERLAPS;
+        let mut classes = BTreeMap::new();
+        for (protocol, ranges) in numbers {
+            let pieces = pieces(&ranges, &mut budget)?;
+            let mut known: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
+            let mut found: Vec<(u16, u16, usize)> = Vec::new();
+            for (from, to, covering) in pieces {
+                let class = *known.entry(covering).or_insert_with_key(|covering| {
+                    let peers = Peers::of(covering.iter().filter_map(|at| rules.get(*at)), family);
+                    let next = classes.len();
+                    *classes.entry(peers).or_insert(next)
+                });
+                match found.last_mut() {
+                    Some(last) if last.2 == class && last.1.checked_add(1) == Some(from) => last.1 = to,
+                    _ => found.push((from, to, class)),
+                }
+            }
+            merged.numbers.insert(protocol, found);
+        }
+        let mut classes: Vec<_> = classes.into_iter().collect();
+        classes.sort_unstable_by_key(|(_, index)| *index);
+        merged.classes = classes.into_iter().map(|(peers, _)| peers).collect();
+        Some(merged)
+    }
+}
+
+/// Cuts overlapping ranges into pieces, each with all that cover it.
+fn pieces(ranges: &[(u16, u16, usize)], budget: &mut usize) -> Option<Vec<(u16, u16, Vec<usize>)>> {
+    // One past the highest port needs a wider number.
+    let mut turns: BTreeMap<u32, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+    for (from, to, at) in ranges {
+        turns.entry(u32::from(*from)).or_default().0.push(*at);
+        turns.entry(u32::from(*to) + 1).or_default().1.push(*at);
+    }
+    let mut open: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut found = Vec::new();
+    let mut turns = turns.into_iter().peekable();
+    while let Some((from, (begin, end))) = turns.next() {
+        for at in begin {
+            *open.entry(at).or_default() += 1;
+        }
+        for at in end {
+            if let Some(count) = open.get_mut(&at) {
+                *count -= 1;
+                if *count == 0 {
+                    open.remove(&at);
+                }
+            }
+        }
+        let Some((next, _)) = turns.peek().filter(|_| !open.is_empty()) else { continue };
+        *budget = budget.checked_sub(open.len())?;
+        found.push((from as u16, (next - 1) as u16, open.keys().copied().collect()));
+    }
+    Some(found)
+}
+
+/// A block less its holes, as ranges.
+fn without(cidr: &IpNet, except: &[IpNet]) -> Vec<(u128, u128)> {
+    let bounds = |net: &IpNet| (number(net.network()), number(net.broadcast()));
+    let (mut from, last) = bounds(cidr);
+    let mut found = Vec::new();
+    for (hole, end) in joined(except.iter().map(bounds).collect()) {
+        if end < from {
+            continue;
+        }
+        if hole > last {
+            break;
+        }
+        if hole > from {
+            found.push((from, hole - 1));
+        }
+        match end.checked_add(1).filter(|next| *next <= last) {
+            Some(next) => from = next,
+            None => return found,
+        }
+    }
+    found.push((from, last));
+    found
+}
+
+/// The same numbers in as few ranges as can be, sorted.
+fn joined(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
+    ranges.sort_unstable();
+    let mut found: Vec<(u128, u128)> = Vec::new();
+    for (from, to) in ranges {
+        match found.last_mut() {
+            Some(last) if from <= last.1.saturating_add(1) => last.1 = last.1.max(to),
+            _ => found.push((from, to)),
+        }
+    }
+    found
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+fn address(family: Family, number: u128) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::from_bits(number as u32).into(),
+        Family::V6 => Ipv6Addr::from_bits(number).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

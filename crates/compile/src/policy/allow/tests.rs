@@ -1,0 +1,165 @@
+use std::net::IpAddr;
+
+use model::{Event, IntOrName, Policy, PolicyRule, Row};
+use proptest::prelude::*;
+
+use super::*;
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a prefix")
+}
+
+fn block(cidr: &str, except: &[&str]) -> Peer {
+    Peer::Block { cidr: net(cidr), except: except.iter().map(|hole| net(hole)).collect() }
+}
+
+fn port(port: u16, end_port: Option<u16>) -> PolicyPort {
+    PolicyPort { protocol: Protocol::Tcp, port: Some(IntOrName::Number(port)), end_port }
+}
+
+fn cluster(rules: Vec<PolicyRule>) -> (Cluster, BTreeSet<ObjectName>) {
+    let key = ObjectName::new("shop", "big");
+    let policy =
+        Policy { key: key.clone(), ingress: Some(rules.clone()), egress: Some(rules), ..Policy::default() };
+    let mut cluster = Cluster::default();
+    cluster.apply(Event::Upsert(Row::Policy(Box::new(policy))));
+    (cluster, BTreeSet::from([key]))
+}
+
+fn merged(rules: Vec<PolicyRule>, direction: Direction) -> Merged {
+    let (cluster, names) = cluster(rules);
+    match allows(&cluster, &names, direction, Family::V4) {
+        Allows::Many(merged) => merged,
+        Allows::Few(few) => panic!("only {}", few.len()),
+    }
+}
+
+fn texts(peers: &Peers) -> Vec<String> {
+    peers.ranges.iter().map(|(from, to)| format!("{from}-{to}")).collect()
+}
+
+#[test]
+fn np_30_an_exception_is_a_hole_in_its_own_block_only() {
+    let holes: Vec<String> = (0..10).map(|n| format!("10.0.{n}.0/24")).collect();
+    let holes: Vec<&str> = holes.iter().map(String::as_str).collect();
+    let first = PolicyRule { peers: vec![block("10.0.0.0/8", &holes)], ports: vec![] };
+    let found = merged(vec![first.clone()], Direction::Ingress);
+    assert_eq!(texts(&found.all_ports), ["10.0.10.0-10.255.255.255"]);
+    // Another rule allows a part of the hole.
+    let second = PolicyRule { peers: vec![block("10.0.3.0/25", &[])], ports: vec![] };
+    let found = merged(vec![first, second], Direction::Ingress);
+    assert_eq!(texts(&found.all_ports), ["10.0.3.0-10.0.3.127", "10.0.10.0-10.255.255.255"]);
+}
+
+#[test]
+fn np_33_a_block_is_of_one_family() {
+    let rule =
+        PolicyRule { peers: vec![block("::/0", &["fd00::/8"]), block("0.0.0.0/0", &[])], ports: vec![] };
+    let (cluster, names) = cluster(vec![rule]);
+    for (family, cidr) in [(Family::V4, "0.0.0.0/0"), (Family::V6, "::/0")] {
+        let Allows::Few(few) = allows(&cluster, &names, Direction::Egress, family) else { panic!("many") };
+        let Some([PeerMatch::Block { cidr: found, .. }]) = few[0].peers.as_deref() else { panic!("{few:?}") };
+        assert_eq!(*found, net(cidr));
+    }
+}
+
+/// A rule whose peers are all of the other family lets nobody pass, least of all everybody.
+#[test]
+fn np_33_a_rule_without_peers_of_the_family_is_nothing() {
+    let (cluster, names) = cluster(vec![PolicyRule { peers: vec![block("::/0", &[])], ports: vec![] }]);
+    assert_eq!(allows(&cluster, &names, Direction::Ingress, Family::V4), Allows::Few(vec![]));
+}
+
+#[test]
+fn np_21_a_block_has_no_named_ports_for_egress() {
+    let named =
+        PolicyPort { protocol: Protocol::Tcp, port: Some(IntOrName::Name("web".into())), end_port: None };
+    let pods = Peer::Pods { namespaces: None, pods: None };
+    let rule = |ports| PolicyRule { peers: vec![pods.clone(), block("10.0.0.0/8", &[])], ports };
+    let many = (0..8).map(|n| port(80 + n, None));
+    let rules = vec![rule(many.chain([named.clone()]).collect())];
+    let egress = merged(rules.clone(), Direction::Egress);
+    let ports = (Protocol::Tcp, "web".to_owned());
+    assert!(egress.named[&ports].ranges.is_empty() && egress.named[&ports].pods.len() == 1);
+    assert_eq!((egress.classes.len(), egress.classes[0].ranges.len()), (1, 1));
+    assert_eq!(merged(rules, Direction::Ingress).named[&ports].ranges.len(), 1);
+    let (cluster, names) =
+        cluster(vec![PolicyRule { peers: vec![block("10.0.0.0/8", &[])], ports: vec![named] }]);
+    assert_eq!(allows(&cluster, &names, Direction::Egress, Family::V4), Allows::Few(vec![]));
+}
+
+#[test]
+fn np_23_overlapping_ranges_of_ports_are_cut_into_classes() {
+    let rule =
+        |cidr, from, to| PolicyRule { peers: vec![block(cidr, &[])], ports: vec![port(from, Some(to))] };
+    let mut rules = vec![rule("10.0.1.0/24", 80, 90), rule("10.0.2.0/24", 85, 65535)];
+    rules.extend((0..8).map(|_| rule("10.0.1.0/24", 80, 80)));
+    let found = merged(rules, Direction::Ingress);
+    assert_eq!(found.numbers[&Protocol::Tcp], [(80, 84, 0), (85, 90, 1), (91, 65535, 2)]);
+    let peers: Vec<_> = found.classes.iter().map(texts).collect();
+    assert_eq!(peers[1], ["10.0.1.0-10.0.2.255"]);
+    assert_eq!(peers[2], ["10.0.2.0-10.0.2.255"]);
+}
+
+#[test]
+fn np_47_ten_thousand_rules_are_two_lookups() {
+    let rule = |n: u32| PolicyRule {
+        peers: vec![Peer::Block {
+            cidr: IpNet::new(IpAddr::from((0x0b00_0000 + n * 512).to_be_bytes()), 32).expect("a prefix"),
+            except: vec![],
+        }],
+        ports: vec![port(80, None), port(443, None), port(10_000 + (n % 5000) as u16, None)],
+    };
+    let found = merged((0..10_000).map(rule).collect(), Direction::Ingress);
+    // 80 and 443 share a class; each of the others has its two peers.
+    assert_eq!(found.classes.len(), 5001);
+    assert_eq!(found.classes[0].ranges.len(), 10_000);
+    assert!(found.classes[1..].iter().all(|peers| peers.ranges.len() == 2));
+}
+
+#[test]
+fn rules_that_would_grow_with_their_square_are_written_out() {
+    let rule = |n: u16| PolicyRule {
+        peers: vec![block(&format!("10.{}.{}.0/24", n / 256, n % 256), &[])],
+        ports: vec![port(1 + n, Some(60_000 - n))],
+    };
+    let (cluster, names) = cluster((0..1500).map(rule).collect());
+    let Allows::Few(few) = allows(&cluster, &names, Direction::Ingress, Family::V4) else { panic!("merged") };
+    assert_eq!(few.len(), 1500);
+}
+
+proptest! {
+    /// Whatever the blocks, the merged ranges hold exactly the addresses that one of them holds.
+    #[test]
+    fn np_30_ranges_hold_what_the_blocks_hold(
+        blocks in proptest::collection::vec(
+            ((0..8_u32, 24..=32_u8), proptest::collection::vec((0..8_u32, 24..=32_u8), 0..4)), 1..6),
+        probes in proptest::collection::vec(0..8_u32, 1..40),
+    ) {
+        // Addresses 10.0.0.0 to .7 and the like: everything collides.
+        let net = |(low, length): (u32, u8)| {
+            IpNet::new(IpAddr::from((0x0a00_0000 + low * 37).to_be_bytes()), length).expect("a prefix").trunc()
+        };
+        let blocks: Vec<(IpNet, Vec<IpNet>)> =
+            blocks.into_iter().map(|(cidr, holes)| (net(cidr), holes.into_iter().map(net).collect())).collect();
+        let rules = blocks.iter().map(|(cidr, except)| PolicyRule {
+            peers: vec![Peer::Block { cidr: *cidr, except: except.clone() }],
+            ports: (0..9).map(|n| port(n, None)).collect(),
+        });
+        let (cluster, names) = cluster(rules.collect());
+        let Allows::Many(merged) = allows(&cluster, &names, Direction::Ingress, Family::V4) else {
+            return Err(TestCaseError::fail("not merged"));
+        };
+        prop_assert_eq!(merged.classes.len(), 1);
+        for low in probes {
+            for around in 0..3 {
+                let address = IpAddr::from((0x0a00_0000 + low * 37 + around).to_be_bytes());
+                let held = blocks.iter().any(|(cidr, holes)| {
+                    cidr.contains(&address) && !holes.iter().any(|hole| hole.contains(&address))
+                });
+                let found = merged.classes[0].ranges.iter().any(|(from, to)| (*from..=*to).contains(&address));
+                prop_assert_eq!(found, held, "{}", address);
+            }
+        }
+    }
+}
