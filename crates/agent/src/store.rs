@@ -44,6 +44,7 @@ impl Record {
             ips: self.ips.clone(),
             host_if: self.host_if.clone(),
             mac: self.mac,
+            host_ports: Vec::new(),
         }
     }
 }

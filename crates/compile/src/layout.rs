@@ -2,11 +2,15 @@
 //!
 //! ```text
 //!   prerouting (nat) ─┬─ dns VIP:53 ─> dns: a local socket answers, else another node's agent
-//!   output     (nat) ─┴─> services ─┬─ svc ────────> n<k>: draw a slot, dnat to ep[slot . frontend]
+//!   output     (nat) ─┤
+//!                     ├─ guard ─> may this source come at all?
+//!                     ├─ svcx ──> not from the cluster (prerouting): m<k>, l<k>, …
+//!                     └─> services ─┬─ svc ────────> n<k>: draw a slot, dnat to ep[slot . frontend]
+//!                                   │                m<k>: the same, and masquerade
 //!                                   ├─ clusterips ─> rej      (a Service, but not this port)
 //!                                   └─ service CIDR ─> drop   (no Service at all, V-08)
 //!   forward (filter)  ── conntrack ── out_iso[saddr] ── in_iso[daddr]
-//!   postrouting (nat) ── hairpin, node → tunnel, pod → outside: masquerade
+//!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
 //! ```
 
 use std::net::IpAddr;
@@ -15,7 +19,7 @@ use kstate::nft::build::{self, ct_state, ct_status, encode, rule};
 use kstate::nft::key::{self, Part};
 use kstate::nft::{BaseChain, Chain, ChainKind, ElemData, Expr, Field, Hook, Reg, Rule, Set, SetData};
 use model::Cluster;
-use types::wire::{DNS_PEER_PORT, VXLAN_DEVICE};
+use types::wire::{DNS_PEER_PORT, MASQUERADE_MARK, VXLAN_DEVICE};
 use types::{Family, IfName, IpNet, Protocol};
 
 use crate::Settings;
@@ -24,6 +28,10 @@ use crate::fragment::{Fragment, Name};
 
 /// Map: address . protocol . port of a Service → what to do with a new connection.
 pub const FRONTENDS: &str = "svc";
+/// The same map for callers from outside of the cluster, of frontends that the outside knows.
+pub const OUTSIDE: &str = "svcx";
+/// Map: frontend → chain that lets only some sources pass.
+pub const GUARDS: &str = "guard";
 /// Map: slot . frontend → endpoint.
 pub const ENDPOINTS: &str = "ep";
 /// Set: every ClusterIP.
@@ -46,9 +54,34 @@ pub const LOG_GROUP: u16 = 100;
 /// How much of a denied packet is logged: its headers.
 pub const LOG_BYTES: u32 = 64;
 
-/// The chain that services with `count` endpoints share.
-pub fn spread_chain(count: u32) -> String {
-    format!("n{count}")
+/// How a chain draws an endpoint for a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    pub count: u32,
+    /// Where the frontend's slots begin: 0, or [`LOCAL_SLOTS`] for those that only the outside draws from.
+    pub first_slot: u32,
+    pub masquerade: bool,
+}
+
+/// More slots than a Service can have endpoints in reach of one node's memory.
+pub const LOCAL_SLOTS: u32 = 1 << 16;
+
+impl Draw {
+    /// The chain that all frontends share which draw alike: `n3`, masqueraded `m3`, of the outside's own slots `l3`.
+    pub fn chain(self) -> String {
+        let letters = match (self.first_slot, self.masquerade) {
+            (0, false) => "n",
+            (0, true) => "m",
+            (_, false) => "l",
+            (_, true) => "lm",
+        };
+        format!("{letters}{}", self.count)
+    }
+}
+
+/// Has the packet leave under an address of the node (M-04: the bit is cleared on its way out).
+pub fn mark_masquerade() -> Rule {
+    rule("", [build::mark(R0), build::or(R0, MASQUERADE_MARK), build::set_mark(R0)])
 }
 
 const R0: Reg = Reg(0);
@@ -71,19 +104,22 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
         base: Some(BaseChain { kind, hook, priority, drop: false }),
         rules,
     };
-    let hooked = |dns: Expr| {
+    let hooked = |dns: Expr, from_outside: Option<Rule>| {
         let mut rules = to_dns((settings, family), &dns);
+        rules.push(rule("", frontend(family, GUARDS)));
+        rules.extend(from_outside);
         rules.push(rule("", [build::jump(SERVICES)]));
         rules
     };
+    let strangers = Some(from_outside(settings, family));
     let chains = [
         (REJECT, regular(reject())),
         (UNREACHABLE, regular(vec![rule("no endpoint on this node", [build::counter(), build::drop()])])),
         (DNS, regular(dns(slots, family))),
         (SERVICES, regular(services(settings, family))),
         // NF_IP_PRI_NAT_DST
-        ("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100, hooked(build::goto(DNS)))),
-        ("output", base(ChainKind::Nat, Hook::Output, -100, hooked(build::accept()))),
+        ("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100, hooked(build::goto(DNS), strangers))),
+        ("output", base(ChainKind::Nat, Hook::Output, -100, hooked(build::accept(), None))),
         ("forward", base(ChainKind::Filter, Hook::Forward, 0, forward(settings, family))),
         // NF_IP_PRI_NAT_SRC
         ("postrouting", base(ChainKind::Nat, Hook::Postrouting, 100, postrouting(settings, family))),
@@ -97,12 +133,14 @@ pub fn set(key: &[Field], data: SetData) -> Set {
     Set::new(key, data)
 }
 
-fn sets(family: Family) -> [(&'static str, Set); 7] {
+fn sets(family: Family) -> [(&'static str, Set); 9] {
     use Field::{Mark, Port, Proto};
     let address = key::address(family);
     let endpoint = || SetData::Values(vec![address, Port]);
     [
         (FRONTENDS, set(&[address, Proto, Port], SetData::Verdicts)),
+        (OUTSIDE, set(&[address, Proto, Port], SetData::Verdicts)),
+        (GUARDS, set(&[address, Proto, Port], SetData::Verdicts)),
         (ENDPOINTS, set(&[Mark, address, Proto, Port], endpoint())),
         (CLUSTER_IPS, set(&[address], SetData::None)),
         (HAIRPIN, set(&[address, address], SetData::None)),
@@ -178,10 +216,21 @@ fn to_dns((settings, family): (&Settings, Family), action: &Expr) -> Vec<Rule> {
     vec![query(Protocol::Udp), query(Protocol::Tcp)]
 }
 
+/// Looks the destination up in a map of frontends.
+fn frontend(family: Family, map: &str) -> Vec<Expr> {
+    let (mut exprs, _) = key::load(family, R0, &[Part::Daddr, Part::Proto, Part::Dport]);
+    exprs.push(build::vmap(map, R0));
+    exprs
+}
+
+/// A caller that is no pod, and comes from without the node.
+fn from_outside(settings: &Settings, family: Family) -> Rule {
+    let stranger = saddr_outside(family, nets(&settings.cluster_cidrs, family));
+    rule("", stranger.into_iter().chain(frontend(family, OUTSIDE)))
+}
+
 fn services(settings: &Settings, family: Family) -> Vec<Rule> {
-    let mut rules = Vec::new();
-    let (frontend, _) = key::load(family, R0, &[Part::Daddr, Part::Proto, Part::Dport]);
-    rules.push(rule("", frontend.into_iter().chain([build::vmap(FRONTENDS, R0)])));
+    let mut rules = vec![rule("", frontend(family, FRONTENDS))];
     rules.push(rule(
         "a Service without this port",
         [build::daddr(family, R0), build::lookup(CLUSTER_IPS, R0), build::goto(REJECT)],
@@ -214,21 +263,29 @@ fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
 }
 
 fn postrouting(settings: &Settings, family: Family) -> Vec<Rule> {
-    let dnat = [build::ct_status(R0)].into_iter().chain(build::has_bits(R0, ct_status::DST_NAT));
-    let mut rules = vec![rule(
-        "a pod calls itself through a Service",
-        dnat.chain(key::load(family, R0, &[Part::Saddr, Part::Daddr]).0)
-            .chain([build::lookup(HAIRPIN, R0), build::masquerade_random()]),
-    )];
+    let dnat = || [build::ct_status(R0)].into_iter().chain(build::has_bits(R0, ct_status::DST_NAT));
+    let marked = [build::mark(R0)].into_iter().chain(build::has_bits(R0, MASQUERADE_MARK));
+    let clear = [build::mark(R0), build::bitwise(R0, u32::MAX, MASQUERADE_MARK), build::set_mark(R0)];
+    let local = [build::fib_saddr_type(R0), build::is(R0, build::RTN_LOCAL)];
+    let to_itself = key::load(family, R0, &[Part::Saddr, Part::Daddr]).0.into_iter();
+    let to_itself = to_itself.chain([build::lookup(HAIRPIN, R0)]);
+    let masquerade = [build::masquerade_random()];
+    let mut rules = vec![
+        rule("to a Service's external address", marked.chain(clear).chain(masquerade.clone())),
+        rule("a pod calls itself through a Service", dnat().chain(to_itself).chain(masquerade.clone())),
+        rule("the node itself, to a Service", dnat().chain(local).chain(masquerade.clone())),
+    ];
     let cidrs: Vec<_> = nets(&settings.cluster_cidrs, family).collect();
+    for services in nets(&settings.service_cidrs, family) {
+        // The answer of an endpoint that is no pod would not come back through here (M-02).
+        let to_service = [build::original_daddr(family, R0)].into_iter().chain(build::in_prefix(R0, services));
+        let exprs = dnat().chain(to_service).chain(saddr_outside(family, cidrs.iter().copied()));
+        rules.push(rule("not a pod, to a ClusterIP", exprs.chain(masquerade.clone())));
+    }
     if let Ok(tunnel) = IfName::new(VXLAN_DEVICE) {
         // What is no pod's gets the tunnel's address, or the answer would not come back through the tunnel.
         let mut exprs = vec![build::oifname(R0), build::is(R0, &tunnel)];
-        exprs.extend(
-            cidrs
-                .iter()
-                .flat_map(|c| [build::saddr(family, R0)].into_iter().chain(build::not_in_prefix(R0, *c))),
-        );
+        exprs.extend(saddr_outside(family, cidrs.iter().copied()));
         exprs.extend(daddr_outside(family, kept(family)));
         rules.push(rule("not a pod, into the tunnel", exprs.into_iter().chain([build::masquerade_random()])));
     }
@@ -249,6 +306,10 @@ fn kept(family: Family) -> impl Iterator<Item = IpNet> {
         Family::V6 => &["ff00::/8", "fe80::/10"],
     };
     kept.iter().filter_map(|net| net.parse().ok())
+}
+
+fn saddr_outside(family: Family, nets: impl Iterator<Item = IpNet>) -> Vec<Expr> {
+    nets.flat_map(|net| [build::saddr(family, R0)].into_iter().chain(build::not_in_prefix(R0, net))).collect()
 }
 
 fn daddr_outside(family: Family, nets: impl Iterator<Item = IpNet>) -> Vec<Expr> {

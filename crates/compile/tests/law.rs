@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use compile::layout::LOCAL_SLOTS;
 use compile::{Compiler, Settings, whole};
 use kstate::nft::{ElemData, Op, Ruleset, chains_of, sets_of, target};
 use model::{Cluster, Event, Key, Kind, Row};
@@ -44,13 +45,16 @@ fn assert_nothing_dangles(ruleset: &Ruleset, after: &Op) {
 /// Whatever a verdict leads to has its rules, and a service's draw finds an endpoint in every slot.
 fn assert_services_are_whole(ruleset: &Ruleset, after: &Op) {
     for table in ruleset.tables.values() {
-        let (Some(svc), Some(ep)) = (table.sets.get("svc"), table.sets.get("ep")) else { continue };
-        for (key, data) in &svc.elements {
+        let Some(ep) = table.sets.get("ep") else { continue };
+        let frontends = ["svc", "svcx"].into_iter().filter_map(|map| table.sets.get(map));
+        for (key, data) in frontends.flat_map(|map| &map.elements) {
             let ElemData::Verdict(_) = data else { continue };
             let Some(chain) = target(data) else { continue };
             assert!(!table.chains[chain].rules.is_empty(), "{chain} is empty after {after:?}");
-            let Some(count) = chain.strip_prefix('n').and_then(|n| n.parse::<u32>().ok()) else { continue };
-            for slot in 0..count {
+            let (kind, count) = chain.split_at(1);
+            let Ok(count) = count.parse::<u32>() else { continue };
+            let first = if kind == "l" { LOCAL_SLOTS } else { 0 };
+            for slot in first..first + count {
                 let start = [&slot.to_ne_bytes()[..], &key.start].concat().into();
                 let key = kstate::nft::ElemKey { start, end: None };
                 assert!(ep.elements.contains_key(&key), "slot {slot} of {chain} is empty after {after:?}");

@@ -120,6 +120,8 @@ pub struct Service {
     pub metadata: Meta,
     #[serde(deserialize_with = "null_is_default")]
     pub spec: ServiceSpec,
+    #[serde(deserialize_with = "null_is_default")]
+    pub status: ServiceStatus,
 }
 object!(Service, "", "v1", "Service", "services");
 
@@ -145,6 +147,30 @@ pub struct ServiceSpec {
     pub external_name: Option<String>,
     #[serde(deserialize_with = "null_is_default")]
     pub publish_not_ready_addresses: bool,
+    #[serde(deserialize_with = "null_is_default")]
+    pub load_balancer_source_ranges: Vec<String>,
+    pub health_check_node_port: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    #[serde(deserialize_with = "null_is_default")]
+    pub load_balancer: LoadBalancerStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancerStatus {
+    #[serde(deserialize_with = "null_is_default")]
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerIngress {
+    pub ip: Option<String>,
+    pub ip_mode: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
 use types::{IfName, IpNet, Labels, Mac, ObjectName, Protocol, Selector};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,6 +105,12 @@ pub struct Service {
     /// ClientIP affinity's timeout in seconds.
     pub affinity: Option<u32>,
     pub external_ips: Vec<IpAddr>,
+    /// Addresses of the load balancer that nodes answer for: those of `ipMode` VIP (L-01).
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// Who may reach those; none: everybody (L-02).
+    pub source_ranges: Vec<IpNet>,
+    /// Where a load balancer asks whether this node has endpoints of its own (L-05).
+    pub health_check_port: Option<u16>,
     pub external_name: Option<String>,
     pub publish_not_ready: bool,
     /// Label `service.kubernetes.io/service-proxy-name` is there: not ours (SVC-02).
@@ -218,4 +225,16 @@ pub struct Attachment {
     /// The host side of the pod's veth.
     pub host_if: IfName,
     pub mac: Mac,
+    /// Ports of the node that lead to this pod, as the runtime asked for them.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A `hostPort` of a container (the CNI capability `portMappings`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HostPort {
+    pub protocol: Protocol,
+    pub port: u16,
+    pub container_port: u16,
+    /// `None`: every address of the node.
+    pub host_ip: Option<IpAddr>,
 }

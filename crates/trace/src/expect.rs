@@ -179,17 +179,7 @@ impl Way<'_, '_> {
                 };
                 refused(Some(service), true, &why)
             }
-            Choice::Drop => {
-                let of = |service: &&model::Service| service.cluster_ips.contains(&frontend.ip());
-                let service = self.view.cluster.services.values().find(of).map(|service| service.key.clone());
-                let why = match service {
-                    Some(_) => {
-                        "none of the Service's endpoints is on this node (internalTrafficPolicy: Local)"
-                    }
-                    None => "no Service has this address",
-                };
-                refused(service, false, why)
-            }
+            Choice::Drop { service, why } => refused(service, false, why),
         };
         self.push(Stage::Service, fact);
         None

@@ -42,7 +42,7 @@ pub fn fates(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate
             endpoints.into_iter().map(|to| deliver(packet, to, cluster, place)).collect()
         }
         Choice::Reject { .. } => BTreeSet::from([Fate::Rejected]),
-        Choice::Drop => BTreeSet::from([Fate::Dropped]),
+        Choice::Drop { .. } => BTreeSet::from([Fate::Dropped]),
     }
 }
 
@@ -61,7 +61,7 @@ fn dns(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate> {
         .filter_map(|node| internal_ip(node, Family::of(packet.dst)))
         .map(|ip| {
             let to = SocketAddr::new(ip, DNS_PEER_PORT);
-            Fate::Out { to, masquerade: place.is_pod_address(packet.src) }
+            Fate::Out { to, masquerade: masquerade(packet, to, cluster, place).is_some() }
         })
         .collect();
     if peers.is_empty() { here } else { peers }
@@ -140,8 +140,19 @@ fn keeps_source(to: IpAddr) -> bool {
 pub fn masquerade(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Place) -> Option<&'static str> {
     let translated = to != packet.destination();
     let pod = place.is_pod_address(packet.src);
+    if service::hides_caller(packet, cluster, place) {
+        return Some(
+            "the address is one for callers from anywhere, and the answer must come back through this node",
+        );
+    }
     if translated && packet.src == to.ip() && local_pod(packet.src, cluster).is_some() {
         return Some("the pod calls itself");
+    }
+    if translated && packet.iif.is_none() {
+        return Some("the source is the node itself");
+    }
+    if translated && !pod && place.service_cidrs.iter().any(|cidr| cidr.contains(&packet.dst)) {
+        return Some("the source is not a pod, and the answer must come back through this node");
     }
     if pod {
         let outside = !place.is_pod_address(to.ip()) && !keeps_source(to.ip());

@@ -10,14 +10,14 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use trace::eval::{self, End, Kernel};
 use trace::packet::{CtState, Packet, Place};
-use trace::reference::{Fate, fates};
+use trace::reference::{Choice, Fate, fates};
 use types::{Family, IfName, Protocol};
 
 #[path = "battery/world.rs"]
 mod world;
 
 use world::{
-    NODES, cluster_cidrs, dns_ips, history, ip, node_ip, pod_ip, pod_node, service_cidrs, service_ip, start,
+    NODES, cluster_cidrs, dns_ips, external_ip, history, ip, node_ip, node_port, pod_ip, pod_node, service_cidrs, service_ip, start,
 };
 
 fn place(dns_here: bool) -> Place {
@@ -45,7 +45,7 @@ fn source(family: Family) -> impl Strategy<Value = (Option<&'static str>, IpAddr
     prop_oneof![
         5 => (0..4_usize).prop_map(move |n| (Some("cni0"), pod_ip(family, n))),
         3 => (4..8_usize).prop_map(move |n| (Some("plumb.1"), pod_ip(family, n))),
-        1 => Just((Some("eth0"), either(family, "203.0.113.10", "2001:db8::10"))),
+        3 => Just((Some("eth0"), either(family, "203.0.113.10", "2001:db8::10"))),
         1 => Just((Some("plumb.1"), either(family, "10.244.2.0", "fd00:10:244:2::"))),
         1 => Just((None, node_ip(family, 0))),
     ]
@@ -55,7 +55,6 @@ fn destination(family: Family) -> impl Strategy<Value = IpAddr> {
     let special = [
         ("10.96.0.10", "fd00:10:96::a"),
         ("10.96.0.99", "fd00:10:96::99"),
-        ("192.168.1.10", "fd00:192:168:1::10"),
         ("192.168.1.11", "fd00:192:168:1::11"),
         ("10.244.1.1", "fd00:10:244:1::1"),
         ("203.0.113.10", "2001:db8::10"),
@@ -65,22 +64,28 @@ fn destination(family: Family) -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         4 => (0..4_usize).prop_map(move |n| service_ip(family, n)),
         4 => (0..8_usize).prop_map(move |n| pod_ip(family, n)),
+        2 => (0..4_usize).prop_map(move |n| external_ip(family, n)),
+        2 => Just(node_ip(family, 0)),
         1 => select(special.map(|(v4, v6)| either(family, v4, v6)).to_vec()),
     ]
 }
 
 fn packet() -> impl Strategy<Value = Packet> {
-    let protocol = prop_oneof![4 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)];
+    let protocol = prop_oneof![8 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)];
     let port = select(vec![53_u16, 80, 81, 8080]);
     let ends = select(Family::ALL.to_vec()).prop_flat_map(|family| (source(family), destination(family)));
-    (ends, protocol, port).prop_map(|(((iif, src), dst), protocol, dport)| Packet {
-        iif: iif.and_then(|name| IfName::new(name).ok()),
-        src,
-        dst,
-        protocol,
-        sport: 40000,
-        dport,
-        ct: CtState::New,
+    (ends, protocol, port, 0..3_u8).prop_map(|(((iif, src), dst), protocol, port, to_node)| {
+        // The node is mostly asked for its node ports.
+        let own = Family::ALL.iter().any(|family| node_ip(*family, 0) == dst);
+        Packet {
+            iif: iif.and_then(|name| IfName::new(name).ok()),
+            src,
+            dst,
+            protocol,
+            sport: 40000,
+            dport: if own && to_node > 0 { node_port(port) } else { port },
+            ct: CtState::New,
+        }
     })
 }
 
@@ -132,12 +137,20 @@ fn the_battery_meets_every_fate() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut counts = std::collections::BTreeMap::new();
-    for _ in 0..600 {
+    for _ in 0..400 {
         let history = history().new_tree(&mut runner).expect("a history").current();
         let cluster = cluster_of(start().into_iter().chain(history));
-        for _ in 0..20 {
+        for _ in 0..60 {
             let packet = packet().new_tree(&mut runner).expect("a packet").current();
-            for fate in fates(&packet, &cluster, &place(true)) {
+            let (place, family) = (place(true), Family::of(packet.dst));
+            match trace::reference::choose(&packet, &cluster, &place) {
+                Choice::Drop { service: Some(_), why } => *counts.entry((family, why)).or_insert(0) += 1,
+                Choice::Endpoints { .. } if packet.dst == node_ip(family, 0) => {
+                    *counts.entry((family, "node port")).or_insert(0) += 1;
+                }
+                _ => {}
+            }
+            for fate in fates(&packet, &cluster, &place) {
                 let kind = match fate {
                     Fate::Local(_) => "local",
                     Fate::Out { masquerade: true, .. } => "masqueraded",
@@ -146,13 +159,18 @@ fn the_battery_meets_every_fate() {
                     Fate::Rejected => "rejected",
                     Fate::Dropped => "dropped",
                 };
-                *counts.entry((Family::of(packet.dst), kind)).or_insert(0) += 1;
+                *counts.entry((family, kind)).or_insert(0) += 1;
             }
         }
     }
-    let kinds = ["local", "masqueraded", "direct", "translated", "rejected", "dropped"];
-    for (family, kind) in Family::ALL.into_iter().flat_map(|family| kinds.map(|kind| (family, kind))) {
-        assert!(counts.get(&(family, kind)).is_some_and(|count| *count > 20), "{family} {kind}: {counts:?}");
+    let policies = ["internal", "external"]
+        .map(|word| format!("none of the Service's endpoints is on this node ({word}TrafficPolicy: Local)"));
+    let usual = ["local", "masqueraded", "direct", "translated", "rejected", "dropped", "node port"];
+    let shut_out = "the source is not in loadBalancerSourceRanges";
+    for kind in usual.into_iter().chain(policies.iter().map(String::as_str)).chain([shut_out]) {
+        for family in Family::ALL {
+            assert!(counts.get(&(family, kind)).is_some_and(|count| *count > 5), "{family} {kind}: {counts:?}");
+        }
     }
     assert_eq!(pod_node(0), NODES[0]);
 }

@@ -122,6 +122,7 @@ fn cluster(manifests: Vec<Value>, node: &str, diagnostics: &mut BTreeSet<String>
             ips: pod.ips.clone(),
             host_if: IfName::new(&format!("veth{}", hash8(&pod.key.to_string()))).expect("a name"),
             mac: Mac::default(),
+            host_ports: Vec::new(),
         })
         .collect();
     for attachment in attachments {

@@ -63,6 +63,7 @@ fn cluster(node: &str, allowed: &str) -> Cluster {
                 ips: vec![ip.into()],
                 host_if: dev("veth1"),
                 mac: Mac::default(),
+                host_ports: Vec::new(),
             })));
         }
     }

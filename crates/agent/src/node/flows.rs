@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use compile::service::plan::plan;
 use model::{Cluster, Key, Kind};
 use types::{ObjectName, Protocol};
 
@@ -20,15 +21,18 @@ type Answerers = BTreeMap<SocketAddr, BTreeSet<SocketAddr>>;
 impl Node {
     /// After the rules lead elsewhere. `first`: every Service, since nobody knows what happened before us.
     pub(super) fn forget_stale_flows(&mut self, keys: &[Key], first: bool) {
-        let changed: BTreeSet<ObjectName> = match first {
+        // Node ports move with the node's address.
+        let moved = |key: &Key| key.kind == Kind::Node && key.name.name == self.base.settings.node;
+        let changed: BTreeSet<ObjectName> = match first || keys.iter().any(moved) {
             true => self.cluster.services.keys().cloned().collect(),
             false => {
                 keys.iter().filter(|key| key.kind == Kind::Service).map(|key| key.name.clone()).collect()
             }
         };
         let mut concerned = Answerers::new();
+        let Some(compiler) = &self.compiler else { return };
         for name in changed {
-            let mut now = answerers(&self.cluster, &name);
+            let mut now = answerers(&self.cluster, compiler.settings(), &name);
             now.retain(|frontend, _| frontend.ip() != self.base.settings.args.dns_ip);
             for gone in self.frontends.0.remove(&name).unwrap_or_default() {
                 concerned.entry(gone).or_default();
@@ -57,13 +61,12 @@ impl Node {
     }
 }
 
-/// A terminating endpoint that still serves keeps its flows (C-05), although it gets no new ones.
-fn answerers(cluster: &Cluster, name: &ObjectName) -> Answerers {
+/// Every address that leads to the Service, its node ports included. A terminating endpoint that still serves keeps
+/// its flows (C-05), although it gets no new ones.
+fn answerers(cluster: &Cluster, settings: &compile::Settings, name: &ObjectName) -> Answerers {
     let mut found = Answerers::new();
-    let Some(service) = cluster.services.get(name).filter(|service| !service.foreign_proxy) else {
-        return found;
-    };
-    for port in service.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
+    let plans = settings.families().filter_map(|family| plan(cluster, settings, name, family));
+    for port in plans.flat_map(|plan| plan.ports).filter(|port| port.protocol == Protocol::Udp) {
         let mut endpoints = BTreeSet::new();
         for slice in cluster.slices_of(name) {
             let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == Protocol::Udp);
@@ -72,8 +75,8 @@ fn answerers(cluster: &Cluster, name: &ObjectName) -> Answerers {
                 endpoints.extend(serving.map(|endpoint| SocketAddr::new(endpoint.address, number)));
             }
         }
-        for ip in &service.cluster_ips {
-            found.insert(SocketAddr::new(*ip, port.port), endpoints.clone());
+        for front in &port.fronts {
+            found.insert(SocketAddr::new(front.address, front.port), endpoints.clone());
         }
     }
     found
@@ -82,7 +85,7 @@ fn answerers(cluster: &Cluster, name: &ObjectName) -> Answerers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{Endpoint, EndpointSlice, Event, Row, Service, ServicePort, SlicePort};
+    use model::{Endpoint, EndpointSlice, Event, Node, Row, Service, ServicePort, ServiceType, SlicePort};
 
     #[test]
     fn c_05_who_serves_may_answer_even_while_terminating() {
@@ -98,9 +101,15 @@ mod tests {
             zone_hints: Vec::new(),
             node_hints: Vec::new(),
         };
-        let port = ServicePort { protocol: Protocol::Udp, port: 5060, ..ServicePort::default() };
+        let port = ServicePort {
+            protocol: Protocol::Udp,
+            port: 5060,
+            node_port: Some(30060),
+            ..ServicePort::default()
+        };
         let service = Service {
             key: name.clone(),
+            kind: ServiceType::NodePort,
             cluster_ips: vec![[10, 96, 1, 1].into()],
             ports: vec![port.clone(), ServicePort { protocol: Protocol::Tcp, ..port }],
             ..Service::default()
@@ -114,8 +123,20 @@ mod tests {
         let mut cluster = Cluster::default();
         cluster.apply(Event::Upsert(Row::Service(Box::new(service))));
         cluster.apply(Event::Upsert(Row::EndpointSlice(slice)));
-        let found = answerers(&cluster, &name);
-        let expected = ["10.244.1.2:5061", "10.244.1.3:5061"].map(|text| text.parse().unwrap());
-        assert_eq!(found, Answerers::from([("10.96.1.1:5060".parse().unwrap(), expected.into())]));
+        let node =
+            Node { name: "node1".into(), addresses: vec![[192, 168, 1, 10].into()], ..Node::default() };
+        cluster.apply(Event::Upsert(Row::Node(node)));
+        let settings = compile::Settings {
+            node: "node1".into(),
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            service_cidrs: Vec::new(),
+            dns_ips: Vec::new(),
+            mtu: 1450,
+        };
+        let found = answerers(&cluster, &settings, &name);
+        let endpoints =
+            BTreeSet::from(["10.244.1.2:5061", "10.244.1.3:5061"].map(|text| text.parse().unwrap()));
+        let fronts = ["10.96.1.1:5060", "192.168.1.10:30060"].map(|text| text.parse().unwrap());
+        assert_eq!(found, Answerers::from(fronts.map(|front| (front, endpoints.clone()))));
     }
 }

@@ -189,7 +189,7 @@ fn choices(node: &Node, flow: Flow) -> Vec<SocketAddr> {
     match reference::choose(&packet(flow), node.cluster(), &place(node, true)) {
         Choice::Endpoints { endpoints, .. } => endpoints.into_iter().collect(),
         Choice::NotAService => vec![flow.destination],
-        Choice::Reject { .. } | Choice::Drop => Vec::new(),
+        Choice::Reject { .. } | Choice::Drop { .. } => Vec::new(),
     }
 }
 

@@ -1,76 +1,111 @@
 //! A [`ServicePlan`] as elements of the flat layout: rules never change, only elements do
 //! (see [`crate::layout`] for the chains that read them).
 
-use kstate::nft::build::{self, encode};
+use std::net::SocketAddr;
+
+use kstate::nft::build::{self, encode, rule};
 use kstate::nft::key::{Part, address, after, load};
 use kstate::nft::{Chain, ElemData, Reg, Verdict};
-use types::{Family, Protocol};
+use types::{Family, IpNet, Protocol};
 
-use super::plan::{Outcome, PortPlan, ServicePlan};
+use super::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 use crate::Settings;
 use crate::fragment::Fragment;
-use crate::layout::{self, CLUSTER_IPS, ENDPOINTS, FRONTENDS, REJECT, UNREACHABLE};
+use crate::layout::{self, CLUSTER_IPS, Draw, ENDPOINTS, FRONTENDS, GUARDS, LOCAL_SLOTS, OUTSIDE};
+use crate::layout::{REJECT, UNREACHABLE};
+use crate::policy::resolve::hash16;
 
 /// TCP and UDP port of DNS.
 const DNS_PORT: u16 = 53;
 
 pub fn fragment(plan: &ServicePlan, settings: &Settings, family: Family) -> Fragment {
     let mut fragment = Fragment { diagnostics: plan.diagnostics.clone(), ..Fragment::default() };
-    for ip in &plan.addresses {
-        fragment.element(CLUSTER_IPS, encode(&[(*ip).into()]), ElemData::None);
-        for port in &plan.ports {
+    for address in &plan.addresses {
+        fragment.element(CLUSTER_IPS, encode(&[(*address).into()]), ElemData::None);
+    }
+    for port in &plan.ports {
+        for front in &port.fronts {
             // DNS is answered on this node, not spread (the layout's `dns` chain sees it first).
-            if settings.dns_ip(family) == Some(*ip) && is_dns(port) {
+            if settings.dns_ip(family) == Some(front.address) && is_dns(port, front) {
                 continue;
             }
-            let front = [(*ip).into(), port.protocol.into(), port.port.into()];
-            let verdict = outcome(&mut fragment, port, &front, family);
-            fragment.element(FRONTENDS, encode(&front), ElemData::Verdict(verdict));
+            lead(&mut fragment, port.protocol, front);
         }
     }
     fragment
 }
 
-fn is_dns(port: &PortPlan) -> bool {
-    port.port == DNS_PORT && port.protocol != Protocol::Sctp
+fn is_dns(port: &PortPlan, front: &Front) -> bool {
+    front.port == DNS_PORT && port.protocol != Protocol::Sctp
 }
 
-fn outcome(
-    fragment: &mut Fragment,
-    port: &PortPlan,
-    front: &[build::Value<'_>; 3],
-    family: Family,
-) -> Verdict {
-    match &port.outcome {
-        Outcome::Reject => Verdict::Goto(REJECT.to_owned()),
-        Outcome::Drop => Verdict::Goto(UNREACHABLE.to_owned()),
-        Outcome::Spread(endpoints) => {
-            let mut slots = 0_u32;
-            for endpoint in endpoints {
-                let [address, protocol, dport] = *front;
-                let key = encode(&[slots.into(), address, protocol, dport]);
-                let data = encode(&[endpoint.ip().into(), endpoint.port().into()]);
-                fragment.element(ENDPOINTS, key, ElemData::Value(data));
-                slots += 1;
-            }
-            let name = layout::spread_chain(slots);
-            fragment.chains.insert(name.clone().into(), spread(slots, family));
-            Verdict::Goto(name)
-        }
+/// Elements and chains that lead from one frontend to its endpoints.
+fn lead(fragment: &mut Fragment, protocol: Protocol, front: &Front) {
+    let key = [front.address.into(), protocol.into(), front.port.into()];
+    let verdict = verdict(fragment, (protocol, front), &front.inside, 0);
+    if let Some(way) = &front.outside {
+        let outside = if *way == front.inside {
+            verdict.clone()
+        } else {
+            self::verdict(fragment, (protocol, front), way, LOCAL_SLOTS)
+        };
+        fragment.element(OUTSIDE, encode(&key), ElemData::Verdict(outside));
+    }
+    fragment.element(FRONTENDS, encode(&key), ElemData::Verdict(verdict));
+    if !front.sources.is_empty() {
+        let address = SocketAddr::new(front.address, front.port);
+        let name = format!("guard_{}", hash16(&format!("{protocol} {address}")));
+        fragment.chains.insert(name.clone().into(), guard(&front.sources));
+        fragment.element(GUARDS, encode(&key), ElemData::Verdict(Verdict::Jump(name)));
     }
 }
 
-/// The chain that all services of `count` endpoints share: draws a slot and goes where it leads.
-fn spread(count: u32, family: Family) -> Chain {
-    let draw = |modulus| {
-        let slot = Part::Slot { modulus, offset: 0 };
+fn verdict(fragment: &mut Fragment, (protocol, front): (Protocol, &Front), way: &Way, first_slot: u32) -> Verdict {
+    let endpoints = match &way.outcome {
+        Outcome::Reject => return Verdict::Goto(REJECT.to_owned()),
+        Outcome::Drop => return Verdict::Goto(UNREACHABLE.to_owned()),
+        Outcome::Spread(endpoints) => endpoints,
+    };
+    let mut count = 0_u32;
+    for endpoint in endpoints {
+        let key = encode(&[(first_slot + count).into(), front.address.into(), protocol.into(), front.port.into()]);
+        let data = encode(&[endpoint.ip().into(), endpoint.port().into()]);
+        fragment.element(ENDPOINTS, key, ElemData::Value(data));
+        count += 1;
+    }
+    let draw = Draw { count, first_slot, masquerade: way.masquerade };
+    fragment.chains.insert(draw.chain().into(), spread(draw, Family::of(front.address)));
+    Verdict::Goto(draw.chain())
+}
+
+/// The chain that all frontends share which draw alike: draws a slot and goes where it leads.
+fn spread(draw: Draw, family: Family) -> Chain {
+    let one_of = |modulus| {
+        let slot = Part::Slot { modulus, offset: draw.first_slot };
         let (mut exprs, to) = load(family, Reg(0), &[slot, Part::Daddr, Part::Proto, Part::Dport]);
         exprs.push(build::map(ENDPOINTS, Reg(0), to));
         exprs.push(build::dnat(family, to, after(to, address(family))));
-        build::rule("", exprs)
+        rule("", exprs)
     };
+    let mut rules = Vec::new();
+    if draw.masquerade {
+        rules.push(layout::mark_masquerade());
+    }
     // The second rule is for a packet that drew a slot which a shrinking service has just lost: slot 0 is
     // always there.
-    let last = build::rule("the service lost its endpoints meanwhile", [build::counter(), build::drop()]);
-    Chain { base: None, rules: vec![draw(count), draw(1), last] }
+    rules.extend([one_of(draw.count), one_of(1)]);
+    rules.push(rule("the service lost its endpoints meanwhile", [build::counter(), build::drop()]));
+    Chain { base: None, rules }
+}
+
+/// Back to where it came from for a source that may, the end for others (L-02).
+fn guard(sources: &[IpNet]) -> Chain {
+    let source = Reg(0);
+    let allow = |net: &IpNet| {
+        let exprs = [build::saddr(Family::of_net(net), source)].into_iter().chain(build::in_prefix(source, *net));
+        rule("", exprs.chain([build::ret()]))
+    };
+    let mut rules: Vec<_> = sources.iter().map(allow).collect();
+    rules.push(rule("not among loadBalancerSourceRanges", [build::counter(), build::drop()]));
+    Chain { base: None, rules }
 }

@@ -1,13 +1,24 @@
 //! Which endpoints take the traffic of a Service's ports, decided once for all backends (EP-01..07, SVC-01..06).
+//!
+//! ```text
+//!   Service port ─┬─ ClusterIP:port ─────────────────────┐   inside:  pods and the node itself
+//!                 ├─ node address:nodePort ──┐           ├─> Front ─ outside: everybody else
+//!                 ├─ externalIP:port ────────┼─ external ┘
+//!                 └─ load balancer IP:port ──┘
+//! ```
 
-use std::collections::BTreeMap;
+mod choose;
+
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use model::{Cluster, Endpoint, Key, Kind, Service, ServiceType, TrafficPolicy};
-use types::{Family, ObjectName, Protocol};
+use model::{Cluster, Key, Kind, Service, ServicePort, ServiceType, TrafficPolicy};
+use types::{Family, IpNet, ObjectName, Protocol};
 
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::fabric::internal_ip;
+use choose::{Candidates, Choice};
 
 /// Label of a Node that names its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -15,7 +26,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// What one Service means on one node in one family: each has its own addresses and endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
-    /// ClusterIPs of the family.
+    /// ClusterIPs of the family: a port of these that no port plan has is refused.
     pub addresses: Vec<IpAddr>,
     pub ports: Vec<PortPlan>,
     pub diagnostics: Vec<Diagnostic>,
@@ -25,18 +36,40 @@ pub struct ServicePlan {
 pub struct PortPlan {
     pub name: String,
     pub protocol: Protocol,
-    pub port: u16,
-    pub outcome: Outcome,
+    /// Where callers find the port.
+    pub fronts: Vec<Front>,
+    /// For how many seconds after its last connection a client address returns to its endpoint (A-01).
+    pub affinity: Option<u32>,
 }
 
-/// What happens to a new connection to a ClusterIP's port.
+/// One address and port that leads to a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Front {
+    pub address: IpAddr,
+    pub port: u16,
+    /// For pods of the cluster and the node itself.
+    pub inside: Way,
+    /// For everybody else; `None`: the same.
+    pub outside: Option<Way>,
+    /// Who may come at all, wherever from; empty: everybody.
+    pub sources: Vec<IpNet>,
+}
+
+/// What happens to a new connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    pub outcome: Outcome,
+    /// The endpoint sees an address of this node, so that its answer comes back through here (V-06).
+    pub masquerade: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// One of these, each as likely as the others; sorted, never empty.
     Spread(Vec<SocketAddr>),
-    /// Nobody anywhere could take it: the caller is told at once (V-01).
+    /// Nobody anywhere could take it: the caller is told at once (V-01, V-02).
     Reject,
-    /// Somebody could, but not under the Service's local policy (V-05).
+    /// Somebody could, but not under the Service's local policy (V-03, V-05).
     Drop,
 }
 
@@ -48,136 +81,131 @@ pub fn plan(
     family: Family,
 ) -> Option<ServicePlan> {
     let service = cluster.services.get(name)?;
-    let mut diagnostics = Vec::new();
-    if service.foreign_proxy {
+    if service.foreign_proxy || service.headless || service.kind == ServiceType::ExternalName {
         return None;
-    }
-    unsupported(service, settings, &mut diagnostics);
-    if service.headless || service.kind == ServiceType::ExternalName {
-        return (!diagnostics.is_empty()).then(|| ServicePlan { diagnostics, ..ServicePlan::default() });
     }
     let addresses: Vec<_> =
         service.cluster_ips.iter().copied().filter(|ip| Family::of(*ip) == family).collect();
+    let external = external_addresses(service, family);
+    let node = node_address(cluster, settings, family);
+    // An address that is listed twice, say as external IP and as the load balancer's, is one; the first counts.
+    let mut known = BTreeSet::new();
     let ports = service
         .ports
         .iter()
         .map(|port| {
-            let local = service.internal_policy == TrafficPolicy::Local;
-            let candidates = candidates((cluster, family), settings, name, (&port.name, port.protocol));
-            let outcome = outcome(&candidates, local, own_zone(cluster, settings), &settings.node);
-            PortPlan { name: port.name.clone(), protocol: port.protocol, port: port.port, outcome }
+            let candidates = Candidates::of((cluster, family), settings, name, port);
+            let zone = cluster.nodes.get(&settings.node).and_then(|node| node.labels.get(ZONE));
+            let choice = candidates.choose(zone.map(String::as_str), &settings.node);
+            let mut fronts: Vec<Front> =
+                addresses.iter().map(|address| internal(service, port, *address, &choice)).collect();
+            for (address, sources) in &external {
+                fronts.push(Front {
+                    sources: sources.clone(),
+                    ..from_outside(service, (*address, port.port), &choice)
+                });
+            }
+            if let Some(number) = node_port(service, port) {
+                fronts.extend(node.map(|own| from_outside(service, (own, number), &choice)));
+            }
+            fronts.retain(|front| known.insert((front.address, port.protocol, front.port)));
+            let (name, protocol) = (port.name.clone(), port.protocol);
+            PortPlan { name, protocol, fronts, affinity: service.affinity }
         })
         .collect();
+    let mut diagnostics = Vec::new();
+    findings(service, settings, &mut diagnostics);
     Some(ServicePlan { addresses, ports, diagnostics })
 }
 
-fn own_zone<'a>(cluster: &'a Cluster, settings: &Settings) -> Option<&'a str> {
-    cluster.nodes.get(&settings.node)?.labels.get(ZONE).map(String::as_str)
+/// The node's first address of a family: the `primary` of kube-proxy's nftables mode (N-01). Not the loopback
+/// address (N-02).
+pub fn node_address(cluster: &Cluster, settings: &Settings, family: Family) -> Option<IpAddr> {
+    cluster.nodes.get(&settings.node).and_then(|node| internal_ip(node, family))
 }
 
-/// An endpoint of one port; when two slices list one address, it is one endpoint, and local if either says so
-/// (SVC-05).
-struct Candidate<'a> {
-    endpoint: &'a Endpoint,
-    local: bool,
+/// Zero or absent where a LoadBalancer wants none (N-04).
+fn node_port(service: &Service, port: &ServicePort) -> Option<u16> {
+    let typed = matches!(service.kind, ServiceType::NodePort | ServiceType::LoadBalancer);
+    port.node_port.filter(|_| typed)
 }
 
-type Candidates<'a> = BTreeMap<SocketAddr, Candidate<'a>>;
+/// Addresses beside the ClusterIP that lead to the Service's ports, with who may use them: source ranges are for the
+/// load balancer's only (L-02).
+fn external_addresses(service: &Service, family: Family) -> Vec<(IpAddr, Vec<IpNet>)> {
+    let open = service.source_ranges.iter().any(|range| range.prefix_len() == 0);
+    let balanced = service.load_balancer_ips.iter().map(|address| {
+        // Ranges of another family leave this one open (L-02).
+        let same = |range: &&IpNet| Family::of_net(range) == family;
+        let sources = service.source_ranges.iter().filter(same).filter(|_| !open).map(IpNet::trunc).collect();
+        (*address, sources)
+    });
+    let plain = service.external_ips.iter().map(|address| (*address, Vec::new()));
+    balanced.chain(plain).filter(|(address, _)| Family::of(*address) == family).collect()
+}
 
-/// All endpoints that list this port by name and protocol, sorted by address (EP-07).
-fn candidates<'a>(
-    (cluster, family): (&'a Cluster, Family),
-    settings: &Settings,
-    service: &ObjectName,
-    (name, protocol): (&str, Protocol),
-) -> Candidates<'a> {
-    let mut found = Candidates::new();
-    for slice in cluster.slices_of(service) {
-        let numbers = slice.ports.iter().filter(|p| p.name == name && p.protocol == protocol);
-        for number in numbers.filter_map(|p| p.port).filter(|n| *n != 0) {
-            for endpoint in slice.endpoints.iter().filter(|e| Family::of(e.address) == family) {
-                let local = endpoint.node.as_deref() == Some(&settings.node);
-                let entry = found
-                    .entry(SocketAddr::new(endpoint.address, number))
-                    .or_insert(Candidate { endpoint, local });
-                entry.local |= local;
-                if rank(endpoint) > rank(entry.endpoint) {
-                    entry.endpoint = endpoint;
-                }
-            }
+/// The ClusterIP: one way for all callers, by the internal policy.
+fn internal(service: &Service, port: &ServicePort, address: IpAddr, choice: &Choice) -> Front {
+    let outcome = match service.internal_policy {
+        TrafficPolicy::Cluster => choice.cluster(),
+        TrafficPolicy::Local => choice.local(),
+    };
+    let inside = Way { outcome, masquerade: false };
+    Front { address, port: port.port, inside, outside: None, sources: Vec::new() }
+}
+
+/// An address that the outside knows, by the external policy. Under `Local` callers of the cluster itself take the
+/// short way: all endpoints, as if they had asked the ClusterIP (V-04).
+fn from_outside(service: &Service, (address, port): (IpAddr, u16), choice: &Choice) -> Front {
+    let sources = Vec::new();
+    let way = |outcome, masquerade| Way { outcome, masquerade };
+    match service.external_policy {
+        TrafficPolicy::Cluster => {
+            let everywhere = way(choice.cluster(), true);
+            Front { address, port, inside: everywhere.clone(), outside: Some(everywhere), sources }
         }
-    }
-    found
-}
-
-/// The better of two reports about one address counts: ready, then serving while terminating.
-fn rank(endpoint: &Endpoint) -> u8 {
-    if endpoint.ready { 2 } else { u8::from(endpoint.serving && endpoint.terminating) }
-}
-
-fn outcome(all: &Candidates<'_>, local: bool, zone: Option<&str>, node: &str) -> Outcome {
-    let of_rank = |rank_wanted: u8, local_only: bool| -> Vec<SocketAddr> {
-        all.iter()
-            .filter(|(_, c)| rank(c.endpoint) == rank_wanted && (c.local || !local_only))
-            .map(|(address, _)| *address)
-            .collect()
-    };
-    let ready = || if local { of_rank(2, true) } else { near(all, zone, node) };
-    let usable = [ready(), of_rank(1, local)].into_iter().find(|set| !set.is_empty());
-    match usable {
-        Some(set) => Outcome::Spread(set),
-        None if all.values().any(|c| rank(c.endpoint) > 0) => Outcome::Drop,
-        None => Outcome::Reject,
+        TrafficPolicy::Local => Front {
+            address,
+            port,
+            inside: way(choice.cluster(), false),
+            outside: Some(way(choice.local(), false)),
+            sources,
+        },
     }
 }
 
-/// The ready endpoints, narrowed by topology hints when every one of them has a hint and one names us (EP-05).
-fn near(all: &Candidates<'_>, zone: Option<&str>, node: &str) -> Vec<SocketAddr> {
-    let ready: Vec<_> = all.iter().filter(|(_, c)| rank(c.endpoint) == 2).collect();
-    let narrowed = |hints: fn(&Endpoint) -> &[String], us: &str| -> Option<Vec<SocketAddr>> {
-        let everywhere = ready.iter().all(|(_, c)| !hints(c.endpoint).is_empty());
-        let ours = ready.iter().filter(|(_, c)| hints(c.endpoint).iter().any(|hint| hint == us));
-        let ours: Vec<_> = ours.map(|(address, _)| **address).collect();
-        (everywhere && !ours.is_empty()).then_some(ours)
-    };
-    narrowed(|e| &e.node_hints, node)
-        .or_else(|| narrowed(|e| &e.zone_hints, zone?))
-        .unwrap_or_else(|| ready.iter().map(|(address, _)| **address).collect())
-}
-
-/// Names each field that this program does not act on yet.
-fn unsupported(service: &Service, settings: &Settings, diagnostics: &mut Vec<Diagnostic>) {
-    let mut warn = |field: &str, message: &str| {
+/// Names what does not happen although the object may look as if it did.
+fn findings(service: &Service, settings: &Settings, diagnostics: &mut Vec<Diagnostic>) {
+    let mut warn = |field: &str, message: &str, next_step: &str| {
         diagnostics.push(Diagnostic {
             object: Key::new(Kind::Service, service.key.clone()),
             field: field.to_owned(),
             severity: Severity::Warning,
             message: message.to_owned(),
-            next_step: "reach the Service by its ClusterIP or name inside the cluster".to_owned(),
+            next_step: next_step.to_owned(),
         });
     };
-    match service.kind {
-        ServiceType::NodePort => warn("spec.type", "NodePort is not supported yet: no node port is opened"),
-        ServiceType::LoadBalancer => {
-            warn(
-                "spec.type",
-                "LoadBalancer is not supported yet: neither its address nor node ports are served",
-            );
-        }
-        ServiceType::ClusterIp | ServiceType::ExternalName => {}
-    }
-    if !service.external_ips.is_empty() {
-        warn("spec.externalIPs", "external addresses are not supported yet: they are not served");
-    }
+    let inside = "reach the Service by its ClusterIP or name inside the cluster";
     if service.affinity.is_some() {
         warn(
             "spec.sessionAffinity",
             "ClientIP affinity is not supported yet: each connection may reach another endpoint",
+            inside,
         );
     }
     let served = |ip: &IpAddr| settings.families().any(|family| family == Family::of(*ip));
     if let Some(other) = service.cluster_ips.iter().find(|ip| !served(ip)) {
         let family = Family::of(*other);
-        warn("spec.clusterIPs", &format!("no pod of this cluster has {family}: {other} is not served"));
+        warn("spec.clusterIPs", &format!("no pod of this cluster has {family}: {other} is not served"), inside);
+    }
+    for address in &service.load_balancer_ips {
+        let of_family = |range: &IpNet| Family::of_net(range) == Family::of(*address);
+        if !service.source_ranges.is_empty() && !service.source_ranges.iter().any(of_family) {
+            warn(
+                "spec.loadBalancerSourceRanges",
+                &format!("no range is of the family of {address}: everybody may reach it"),
+                "add a range of that family",
+            );
+        }
     }
 }

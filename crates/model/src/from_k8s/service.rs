@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use types::ObjectName;
+use types::{IpNet, ObjectName};
 
 use super::{Converted, Report, not_empty};
 use crate::Kind;
@@ -54,11 +54,47 @@ pub fn service(service: &k8s::Service) -> Converted<Service> {
         external_policy,
         affinity: affinity(spec, &mut report),
         external_ips,
+        load_balancer_ips: load_balancer_ips(service, kind, &mut report),
+        source_ranges: source_ranges(spec, &mut report),
+        health_check_port: health_check_port(spec, kind, external_policy, &mut report),
         external_name: not_empty(spec.external_name.as_ref()),
         publish_not_ready: spec.publish_not_ready_addresses,
         foreign_proxy: service.metadata.labels.contains_key(FOREIGN_PROXY),
     };
     report.done(row)
+}
+
+/// Without `ipMode`, or with VIP, nodes answer for the address; with Proxy the load balancer does (L-01).
+fn load_balancer_ips(service: &k8s::Service, kind: ServiceType, report: &mut Report) -> Vec<IpAddr> {
+    if kind != ServiceType::LoadBalancer {
+        return Vec::new();
+    }
+    let vip = |mode: Option<&str>| matches!(mode, None | Some("" | "VIP"));
+    let ingress = service.status.load_balancer.ingress.iter().filter(|entry| vip(entry.ip_mode.as_deref()));
+    let texts = ingress.filter_map(|entry| not_empty(entry.ip.as_ref()));
+    let field = "status.loadBalancer.ingress[].ip";
+    texts.filter_map(|text| report.parse(field, &text, "the address is not served")).collect()
+}
+
+/// A list of which nothing can be read opens the Service, as Kubernetes has it (L-02); the diagnostic says so.
+fn source_ranges(spec: &k8s::core::ServiceSpec, report: &mut Report) -> Vec<IpNet> {
+    let field = "spec.loadBalancerSourceRanges";
+    let effect = "the entry is ignored; without any other, all sources pass";
+    spec.load_balancer_source_ranges.iter().filter_map(|text| report.parse(field, text, effect)).collect()
+}
+
+/// Only a LoadBalancer of local policy has one.
+fn health_check_port(
+    spec: &k8s::core::ServiceSpec,
+    kind: ServiceType,
+    external: TrafficPolicy,
+    report: &mut Report,
+) -> Option<u16> {
+    let number = spec.health_check_node_port.filter(|number| *number != 0)?;
+    let wanted = kind == ServiceType::LoadBalancer && external == TrafficPolicy::Local;
+    wanted
+        .then(|| report.port("spec.healthCheckNodePort", number, "health checks are not answered"))
+        .flatten()
 }
 
 fn service_ports(spec: &k8s::core::ServiceSpec, report: &mut Report) -> Vec<ServicePort> {
@@ -238,6 +274,42 @@ mod tests {
         assert_eq!(plain.cluster_ips.len(), 1);
         assert_eq!(plain.ports[0].protocol, types::Protocol::Udp);
         assert_eq!(plain.affinity, None);
+    }
+
+    #[test]
+    fn l_01_only_addresses_that_nodes_answer_for_are_taken() {
+        let json = r#"{"metadata":{"name":"a","namespace":"n"},"spec":{"type":"LoadBalancer","clusterIP":"10.96.0.9"},
+            "status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.1"},{"ip":"203.0.113.2","ipMode":"VIP"},
+                {"ip":"203.0.113.3","ipMode":"Proxy"},{"hostname":"lb.example"}]}}}"#;
+        let row = service(&serde_json::from_str(json).unwrap()).row;
+        assert_eq!(
+            row.load_balancer_ips.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["203.0.113.1", "203.0.113.2"]
+        );
+        let plain = json.replace("\"LoadBalancer\"", "\"NodePort\"");
+        assert!(service(&serde_json::from_str(&plain).unwrap()).row.load_balancer_ips.is_empty());
+    }
+
+    #[test]
+    fn l_02_source_ranges_are_trimmed_and_bad_ones_named() {
+        let converted = service_of(r#"{"loadBalancerSourceRanges":[" 10.0.0.0/8 ","nonsense"]}"#);
+        assert_eq!(
+            converted.row.source_ranges.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.0.0.0/8"]
+        );
+        assert!(converted.diagnostics[0].message.contains("nonsense"), "{:?}", converted.diagnostics);
+    }
+
+    #[test]
+    fn l_05_only_a_load_balancer_of_local_policy_is_asked_for_its_health() {
+        let port = |kind: &str, policy: &str| {
+            let spec = format!(
+                r#"{{"type":"{kind}","externalTrafficPolicy":"{policy}","healthCheckNodePort":31000}}"#
+            );
+            service_of(&spec).row.health_check_port
+        };
+        assert_eq!(port("LoadBalancer", "Local"), Some(31000));
+        assert_eq!((port("LoadBalancer", "Cluster"), port("NodePort", "Local")), (None, None));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use model::{Cluster, Endpoint, Service, ServiceType, TrafficPolicy};
+use model::{Cluster, Endpoint, Service, ServicePort, ServiceType, TrafficPolicy};
 use types::{Family, ObjectName};
 
 use crate::packet::{Packet, Place};
@@ -21,7 +21,11 @@ pub enum Choice {
     Reject {
         service: ObjectName,
     },
-    Drop,
+    /// `None`: of an address that no Service has.
+    Drop {
+        service: Option<ObjectName>,
+        why: &'static str,
+    },
 }
 
 struct Found<'a> {
@@ -29,26 +33,108 @@ struct Found<'a> {
     endpoint: &'a Endpoint,
 }
 
+/// Which of a Service's addresses the caller used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    ClusterIp,
+    /// NodePort, external IP or load balancer.
+    External,
+}
+
+/// A Service that the packet asks for.
+struct Asked<'a> {
+    service: &'a Service,
+    port: &'a ServicePort,
+    door: Door,
+}
+
 pub fn choose(packet: &Packet, cluster: &Cluster, place: &Place) -> Choice {
-    let owner = cluster.services.values().find(|service| {
-        let proxied =
-            !service.headless && !service.foreign_proxy && service.kind != ServiceType::ExternalName;
-        proxied && service.cluster_ips.contains(&packet.dst)
-    });
-    let Some(service) = owner else {
-        let ours = place.service_cidrs.iter().any(|cidr| cidr.contains(&packet.dst));
-        return if ours { Choice::Drop } else { Choice::NotAService };
-    };
-    let port = service.ports.iter().find(|p| p.port == packet.dport && p.protocol == packet.protocol);
-    let Some(port) = port else { return Choice::Reject { service: service.key.clone() } };
-    let all = endpoints(cluster, service, (&port.name, packet));
-    match pick(&all, service, cluster, place) {
-        Some(endpoints) if !endpoints.is_empty() => {
-            Choice::Endpoints { service: service.key.clone(), port: port.name.clone(), endpoints }
-        }
-        Some(_) => Choice::Reject { service: service.key.clone() },
-        None => Choice::Drop,
+    if let Some(service) = shut_out(packet, cluster) {
+        let why = "the source is not in loadBalancerSourceRanges";
+        return Choice::Drop { service: Some(service.key.clone()), why };
     }
+    let Some(Asked { service, port, door }) = asked(packet, cluster, place) else {
+        let of_address = proxied(cluster).find(|service| service.cluster_ips.contains(&packet.dst));
+        if let Some(service) = of_address {
+            return Choice::Reject { service: service.key.clone() };
+        }
+        let ours = place.service_cidrs.iter().any(|cidr| cidr.contains(&packet.dst));
+        let nobody = Choice::Drop { service: None, why: "no Service has this address" };
+        return if ours { nobody } else { Choice::NotAService };
+    };
+    let (local, why) = match door {
+        Door::ClusterIp => (
+            service.internal_policy == TrafficPolicy::Local,
+            "none of the Service's endpoints is on this node (internalTrafficPolicy: Local)",
+        ),
+        // Callers of the cluster itself are served as if they had asked for the ClusterIP (V-04).
+        Door::External => (
+            service.external_policy == TrafficPolicy::Local && is_stranger(packet, place),
+            "none of the Service's endpoints is on this node (externalTrafficPolicy: Local)",
+        ),
+    };
+    let all = endpoints(cluster, service, (&port.name, packet));
+    let service = service.key.clone();
+    match pick(&all, local, cluster, place) {
+        Some(endpoints) if !endpoints.is_empty() => {
+            Choice::Endpoints { service, port: port.name.clone(), endpoints }
+        }
+        Some(_) => Choice::Reject { service },
+        None => Choice::Drop { service: Some(service), why },
+    }
+}
+
+/// Whether the answer must come back through this node although the Service's endpoint may be anywhere (V-06):
+/// callers of an address that is known outside, unless the policy keeps them to endpoints of this node.
+pub fn hides_caller(packet: &Packet, cluster: &Cluster, place: &Place) -> bool {
+    asked(packet, cluster, place).is_some_and(|asked| {
+        asked.door == Door::External && asked.service.external_policy == TrafficPolicy::Cluster
+    })
+}
+
+/// Neither a pod nor a process of this node.
+fn is_stranger(packet: &Packet, place: &Place) -> bool {
+    packet.iif.is_some() && !place.is_pod_address(packet.src)
+}
+
+/// Services that a proxy looks at (SVC-02), in the order of their names: the first one wins an address.
+fn proxied(cluster: &Cluster) -> impl Iterator<Item = &Service> {
+    cluster.services.values().filter(|service| {
+        !service.headless && !service.foreign_proxy && service.kind != ServiceType::ExternalName
+    })
+}
+
+fn asked<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<Asked<'a>> {
+    let to_node = cluster.nodes.get(&place.node).and_then(|own| super::internal_ip(own, Family::of(packet.dst))) == Some(packet.dst);
+    proxied(cluster).find_map(|service| {
+        let typed = matches!(service.kind, ServiceType::NodePort | ServiceType::LoadBalancer);
+        let inside = service.cluster_ips.contains(&packet.dst);
+        let outside =
+            service.external_ips.contains(&packet.dst) || service.load_balancer_ips.contains(&packet.dst);
+        let same = service.ports.iter().filter(|port| port.protocol == packet.protocol);
+        let by_number = |number: &dyn Fn(&ServicePort) -> Option<u16>| {
+            same.clone().find(|port| number(port) == Some(packet.dport))
+        };
+        let port = |wanted: bool| if wanted { by_number(&|port| Some(port.port)) } else { None };
+        let node_port = || if to_node && typed { by_number(&|port| port.node_port) } else { None };
+        let cluster_ip = port(inside).map(|port| (port, Door::ClusterIp));
+        let external = || port(outside).or_else(node_port).map(|port| (port, Door::External));
+        let (port, door) = cluster_ip.or_else(external)?;
+        Some(Asked { service, port, door })
+    })
+}
+
+/// L-02: the load balancer's address has a list of sources, and this one is not on it. A list that says nothing about
+/// the family, or allows everything in one of its entries, is none.
+fn shut_out<'a>(packet: &Packet, cluster: &'a Cluster) -> Option<&'a Service> {
+    let guarded = proxied(cluster).find(|service| {
+        let has = |port: &ServicePort| port.port == packet.dport && port.protocol == packet.protocol;
+        let any = service.source_ranges.iter().any(|range| range.prefix_len() == 0);
+        let of_family =
+            service.source_ranges.iter().any(|range| Family::of_net(range) == Family::of(packet.src));
+        service.load_balancer_ips.contains(&packet.dst) && service.ports.iter().any(has) && of_family && !any
+    })?;
+    (!guarded.source_ranges.iter().any(|range| range.contains(&packet.src))).then_some(guarded)
 }
 
 fn endpoints<'a>(cluster: &'a Cluster, service: &Service, (port, packet): (&str, &Packet)) -> Vec<Found<'a>> {
@@ -73,12 +159,7 @@ fn endpoints<'a>(cluster: &'a Cluster, service: &Service, (port, packet): (&str,
 }
 
 /// `None`: there are usable endpoints, but none under the Service's policy here. An empty set: none anywhere.
-fn pick(
-    all: &[Found<'_>],
-    service: &Service,
-    cluster: &Cluster,
-    place: &Place,
-) -> Option<BTreeSet<SocketAddr>> {
+fn pick(all: &[Found<'_>], local: bool, cluster: &Cluster, place: &Place) -> Option<BTreeSet<SocketAddr>> {
     // One address in two slices is one endpoint: ready if either says so, local if either says so.
     let ready_addresses: BTreeSet<_> = all.iter().filter(|f| f.endpoint.ready).map(|f| f.address).collect();
     let local_addresses: BTreeSet<_> =
@@ -88,7 +169,7 @@ fn pick(
         .filter(|f| f.endpoint.serving && f.endpoint.terminating && !ready_addresses.contains(&f.address))
         .map(|f| f.address)
         .collect();
-    if service.internal_policy == TrafficPolicy::Local {
+    if local {
         let here = |set: &BTreeSet<SocketAddr>| -> BTreeSet<_> { set & &local_addresses };
         if !here(&ready_addresses).is_empty() {
             return Some(here(&ready_addresses));

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use model::{
     Attachment, Endpoint, EndpointSlice, Event, IntOrName, Kind, NamedPort, Namespace, Node, Peer, Phase,
-    Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, SlicePort, TrafficPolicy,
+    Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -100,7 +100,7 @@ fn selector() -> impl Strategy<Value = Selector> {
 }
 
 fn protocol() -> impl Strategy<Value = Protocol> {
-    prop_oneof![4 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)]
+    prop_oneof![8 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)]
 }
 
 fn port() -> impl Strategy<Value = u16> {
@@ -164,6 +164,7 @@ fn attachment() -> impl Strategy<Value = Row> {
             ips: pod_ips(n),
             host_if: IfName::new(&format!("veth{n}")).expect("a name"),
             mac: Mac::default(),
+            host_ports: Vec::new(),
         }))
     })
 }
@@ -172,31 +173,66 @@ fn service_name(n: usize) -> ObjectName {
     ObjectName::new(NAMESPACES[n % 2], format!("s{n}"))
 }
 
+/// Addresses that only the outside should use; two Services may want the same one.
+pub fn external_ip(family: Family, n: usize) -> IpAddr {
+    match family {
+        Family::V4 => ip(&format!("198.51.100.{}", n + 1)),
+        Family::V6 => ip(&format!("2001:db8:51::{:x}", n + 1)),
+    }
+}
+
+/// The numbers that `port()` has as node ports.
+pub fn node_port(port: u16) -> u16 {
+    30_000 + port % 100
+}
+
+fn source_ranges() -> impl Strategy<Value = Vec<IpNet>> {
+    let range =
+        select(vec!["203.0.113.0/24", "10.244.1.0/24", "192.168.1.10/32", "0.0.0.0/0", "2001:db8::/64", "fd00:10:244::/48"]);
+    vec(range.prop_map(|range| range.parse().expect("a prefix")), 0..3)
+}
+
+fn service_type() -> impl Strategy<Value = ServiceType> {
+    use ServiceType::{ClusterIp, LoadBalancer, NodePort};
+    select(vec![ClusterIp, NodePort, NodePort, LoadBalancer])
+}
+
 fn service() -> impl Strategy<Value = Row> {
     let ports = vec((protocol(), port()), 1..3);
     let families = prop_oneof![
         1 => family().prop_map(|family| vec![family]),
         4 => Just(Family::ALL.to_vec()),
     ];
-    (0..4_usize, ports, any::<[bool; 4]>(), families).prop_map(|(n, mut ports, flags, families)| {
-        ports.sort_unstable();
-        ports.dedup();
-        let ports = ports.into_iter().enumerate().map(|(at, (protocol, port))| ServicePort {
-            name: format!("port{at}"),
-            protocol,
-            port,
-            node_port: None,
-        });
-        Row::Service(Box::new(Service {
-            key: service_name(n),
-            cluster_ips: families.into_iter().map(|family| service_ip(family, n)).collect(),
-            ports: ports.collect(),
-            internal_policy: if flags[0] && flags[1] { TrafficPolicy::Local } else { TrafficPolicy::Cluster },
-            foreign_proxy: flags[1] && flags[2] && flags[3],
-            affinity: flags[0].then_some(10),
-            ..Service::default()
-        }))
-    })
+    let some = |numbers| vec((family(), numbers).prop_map(|(family, n)| external_ip(family, n)), 0..3);
+    let outside = (some(0..3_usize), some(1..4), source_ranges());
+    (0..4_usize, ports, service_type(), outside, any::<[bool; 5]>(), families).prop_map(
+        |(n, mut ports, kind, (external_ips, load_balancer_ips, source_ranges), flags, families)| {
+            ports.sort_unstable();
+            ports.dedup();
+            let ports = ports.into_iter().enumerate().map(|(at, (protocol, port))| ServicePort {
+                name: format!("port{at}"),
+                protocol,
+                port,
+                node_port: (at == 0 || flags[2]).then(|| node_port(port)),
+            });
+            let policy = |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+            let balanced = kind == ServiceType::LoadBalancer;
+            Row::Service(Box::new(Service {
+                key: service_name(n),
+                kind,
+                cluster_ips: families.into_iter().map(|family| service_ip(family, n)).collect(),
+                ports: ports.collect(),
+                internal_policy: policy(flags[1]),
+                external_policy: policy(flags[4]),
+                foreign_proxy: flags[1] && flags[2] && flags[3],
+                affinity: flags[0].then_some(10),
+                external_ips,
+                load_balancer_ips: if balanced { load_balancer_ips } else { Vec::new() },
+                source_ranges: if balanced { source_ranges } else { Vec::new() },
+                ..Service::default()
+            }))
+        },
+    )
 }
 
 fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
@@ -217,7 +253,7 @@ fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
 
 fn slice() -> impl Strategy<Value = Row> {
     let ports = vec((0..2_usize, protocol(), port()), 1..3);
-    let endpoints = family().prop_flat_map(|family| (Just(family), vec(endpoint(family), 0..4)));
+    let endpoints = family().prop_flat_map(|family| (Just(family), vec(endpoint(family), 0..6)));
     (0..4_usize, 0..2_usize, ports, endpoints).prop_map(|(n, part, ports, (family, mut endpoints))| {
         let service = service_name(n);
         // One report of an address per slice, as the API server demands; two slices may still differ.
@@ -293,9 +329,9 @@ fn row() -> impl Strategy<Value = Row> {
         1 => namespace(),
         4 => pod(),
         3 => attachment(),
-        3 => service(),
-        6 => slice(),
-        4 => policy(),
+        5 => service(),
+        10 => slice(),
+        3 => policy(),
     ]
 }
 
