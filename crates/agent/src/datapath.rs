@@ -122,9 +122,11 @@ impl Datapath {
     pub fn forget_udp(&mut self, stale: impl Fn(SocketAddr, SocketAddr) -> bool) -> Result<usize> {
         let filter = Filter { protocol: Some(Protocol::Udp.number()), ..Filter::default() };
         let mut forgotten = 0;
-        for entry in self.conntrack.entries(Family::V4, &filter)? {
-            if stale(entry.reply.src, entry.original.dst) && self.conntrack.delete(&entry)? {
-                forgotten += 1;
+        for family in Family::ALL {
+            for entry in self.conntrack.entries(family, &filter)? {
+                if stale(entry.reply.src, entry.original.dst) && self.conntrack.delete(&entry)? {
+                    forgotten += 1;
+                }
             }
         }
         Ok(forgotten)

@@ -278,7 +278,8 @@ fn postrouting(settings: &Settings, family: Family) -> Vec<Rule> {
     let cidrs: Vec<_> = nets(&settings.cluster_cidrs, family).collect();
     for services in nets(&settings.service_cidrs, family) {
         // The answer of an endpoint that is no pod would not come back through here (M-02).
-        let to_service = [build::original_daddr(family, R0)].into_iter().chain(build::in_prefix(R0, services));
+        let to_service =
+            [build::original_daddr(family, R0)].into_iter().chain(build::in_prefix(R0, services));
         let exprs = dnat().chain(to_service).chain(saddr_outside(family, cidrs.iter().copied()));
         rules.push(rule("not a pod, to a ClusterIP", exprs.chain(masquerade.clone())));
     }

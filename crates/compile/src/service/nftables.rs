@@ -60,7 +60,12 @@ fn lead(fragment: &mut Fragment, protocol: Protocol, front: &Front) {
     }
 }
 
-fn verdict(fragment: &mut Fragment, (protocol, front): (Protocol, &Front), way: &Way, first_slot: u32) -> Verdict {
+fn verdict(
+    fragment: &mut Fragment,
+    (protocol, front): (Protocol, &Front),
+    way: &Way,
+    first_slot: u32,
+) -> Verdict {
     let endpoints = match &way.outcome {
         Outcome::Reject => return Verdict::Goto(REJECT.to_owned()),
         Outcome::Drop => return Verdict::Goto(UNREACHABLE.to_owned()),
@@ -68,7 +73,8 @@ fn verdict(fragment: &mut Fragment, (protocol, front): (Protocol, &Front), way: 
     };
     let mut count = 0_u32;
     for endpoint in endpoints {
-        let key = encode(&[(first_slot + count).into(), front.address.into(), protocol.into(), front.port.into()]);
+        let key =
+            encode(&[(first_slot + count).into(), front.address.into(), protocol.into(), front.port.into()]);
         let data = encode(&[endpoint.ip().into(), endpoint.port().into()]);
         fragment.element(ENDPOINTS, key, ElemData::Value(data));
         count += 1;
@@ -102,7 +108,8 @@ fn spread(draw: Draw, family: Family) -> Chain {
 fn guard(sources: &[IpNet]) -> Chain {
     let source = Reg(0);
     let allow = |net: &IpNet| {
-        let exprs = [build::saddr(Family::of_net(net), source)].into_iter().chain(build::in_prefix(source, *net));
+        let exprs =
+            [build::saddr(Family::of_net(net), source)].into_iter().chain(build::in_prefix(source, *net));
         rule("", exprs.chain([build::ret()]))
     };
     let mut rules: Vec<_> = sources.iter().map(allow).collect();

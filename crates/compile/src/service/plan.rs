@@ -196,7 +196,11 @@ fn findings(service: &Service, settings: &Settings, diagnostics: &mut Vec<Diagno
     let served = |ip: &IpAddr| settings.families().any(|family| family == Family::of(*ip));
     if let Some(other) = service.cluster_ips.iter().find(|ip| !served(ip)) {
         let family = Family::of(*other);
-        warn("spec.clusterIPs", &format!("no pod of this cluster has {family}: {other} is not served"), inside);
+        warn(
+            "spec.clusterIPs",
+            &format!("no pod of this cluster has {family}: {other} is not served"),
+            inside,
+        );
     }
     for address in &service.load_balancer_ips {
         let of_family = |range: &IpNet| Family::of_net(range) == Family::of(*address);

@@ -105,7 +105,9 @@ fn proxied(cluster: &Cluster) -> impl Iterator<Item = &Service> {
 }
 
 fn asked<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<Asked<'a>> {
-    let to_node = cluster.nodes.get(&place.node).and_then(|own| super::internal_ip(own, Family::of(packet.dst))) == Some(packet.dst);
+    let to_node =
+        cluster.nodes.get(&place.node).and_then(|own| super::internal_ip(own, Family::of(packet.dst)))
+            == Some(packet.dst);
     proxied(cluster).find_map(|service| {
         let typed = matches!(service.kind, ServiceType::NodePort | ServiceType::LoadBalancer);
         let inside = service.cluster_ips.contains(&packet.dst);

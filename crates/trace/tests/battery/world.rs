@@ -187,8 +187,14 @@ pub fn node_port(port: u16) -> u16 {
 }
 
 fn source_ranges() -> impl Strategy<Value = Vec<IpNet>> {
-    let range =
-        select(vec!["203.0.113.0/24", "10.244.1.0/24", "192.168.1.10/32", "0.0.0.0/0", "2001:db8::/64", "fd00:10:244::/48"]);
+    let range = select(vec![
+        "203.0.113.0/24",
+        "10.244.1.0/24",
+        "192.168.1.10/32",
+        "0.0.0.0/0",
+        "2001:db8::/64",
+        "fd00:10:244::/48",
+    ]);
     vec(range.prop_map(|range| range.parse().expect("a prefix")), 0..3)
 }
 
