@@ -9,7 +9,7 @@ use kernel::conntrack::Conntrack;
 use kernel::net::{self, Scope};
 use kernel::nft::Nft;
 use kstate::net::{LinkKind, NetState};
-use kstate::nft::{Ruleset, TableFamily, TableId};
+use kstate::nft::{Ruleset, TableId};
 use netlink::conntrack::Filter;
 use types::wire::{BRIDGE, TABLE, VXLAN_DEVICE};
 use types::{Family, IfName, Protocol};
@@ -72,8 +72,9 @@ impl Datapath {
 
     /// The steps by which the kernel's tables differ from what they should be.
     pub fn differ_nft(&mut self, desired: &Ruleset) -> Result<(kstate::nft::Plan, Ruleset)> {
-        let ours = TableId { family: TableFamily::Ip, name: TABLE.to_owned() };
-        let tables: BTreeSet<TableId> = desired.tables.keys().cloned().chain([ours]).collect();
+        // Of a family that the cluster has not, too: a table that was left there goes.
+        let ours = Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.to_owned() });
+        let tables: BTreeSet<TableId> = desired.tables.keys().cloned().chain(ours).collect();
         let actual = self.nft.observe(&Vec::from_iter(tables))?.ruleset;
         Ok((kstate::nft::diff(desired, &actual), actual))
     }
@@ -148,7 +149,8 @@ impl Datapath {
 }
 
 /// There only while the module br_netfilter is, which other programs load at any time.
-const BRIDGE_FILTER: &str = "net/bridge/bridge-nf-call-iptables";
+const BRIDGE_FILTERS: [&str; 2] =
+    ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"];
 
 /// With br_netfilter our DNAT would happen while a frame is still in the bridge, which then hands it to the
 /// endpoint's port itself (`bridged_dnat`, net/bridge/br_netfilter_hooks.c) and drops it there, since our ports
@@ -156,8 +158,10 @@ const BRIDGE_FILTER: &str = "net/bridge/bridge-nf-call-iptables";
 /// are routed anyway, so they lose nothing.
 fn with_bridge_filter_off(desired: &NetState) -> NetState {
     let mut desired = desired.clone();
-    if std::path::Path::new("/proc/sys").join(BRIDGE_FILTER).exists() {
-        desired.sysctls.insert(BRIDGE_FILTER.to_owned(), "0".to_owned());
+    for filter in BRIDGE_FILTERS {
+        if std::path::Path::new("/proc/sys").join(filter).exists() {
+            desired.sysctls.insert(filter.to_owned(), "0".to_owned());
+        }
     }
     desired
 }
@@ -176,7 +180,7 @@ pub fn listening_scope(args: &Args) -> Result<Scope> {
     Ok(Scope {
         links: [BRIDGE, VXLAN_DEVICE].into_iter().map(IfName::new).collect::<Result<_, _>>()?,
         veth_prefix: Some("veth".to_owned()),
-        loopback: vec![args.dns_ip.into()],
+        loopback: args.dns_ips.iter().copied().map(Into::into).collect(),
         sysctls: BTreeSet::new(),
     })
 }

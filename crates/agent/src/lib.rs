@@ -73,7 +73,7 @@ async fn start(settings: Settings) -> Result<Ended> {
     listen::start(outbox.clone(), portid, datapath::listening_scope(&args)?)?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot's id")?;
     let zone = SharedZone::new(zone_settings(&args)?);
-    let (ready, serving) = state::channel(None);
+    let (ready, serving) = state::channel(Vec::new());
     let base = Base {
         store: store::Store::open(&args.data, &boot)?,
         reaper: reaper::Reaper::start(outbox.clone())?,
@@ -138,8 +138,8 @@ async fn client(kubeconfig: &Path) -> Result<Client> {
 fn zone_settings(args: &Args) -> Result<::dns::Settings> {
     let mut settings = ::dns::Settings::new(&args.cluster_domain)
         .with_context(|| format!("--cluster-domain {:?} is not a domain name", args.cluster_domain))?;
-    settings.addresses = vec![args.dns_ip];
-    settings.ranges = vec![args.cluster_cidr, args.service_cidr];
+    settings.addresses = args.dns_ips.clone();
+    settings.ranges = args.cluster_cidrs.iter().chain(&args.service_cidrs).copied().collect();
     Ok(settings)
 }
 
@@ -172,16 +172,14 @@ async fn tick(outbox: Outbox) {
 /// DNS, health and metrics, once the node's loop has everything in place: before that, pods' queries go to the
 /// agents of other nodes.
 async fn serve_network(
-    mut serving: state::Receiver<Option<IpAddr>>,
+    mut serving: state::Receiver<Vec<IpAddr>>,
     args: Args,
     zone: SharedZone,
     served: Served,
 ) -> Result<()> {
-    let Some(node) = *serving.wait_for(Option::is_some).await.context("the node's loop ended")? else {
-        bail!("the node's loop ended");
-    };
-    let resolver = SocketAddr::new(args.dns_ip, 53);
-    let views = Views::new(&args.node, served.outbox.clone(), zone.clone(), resolver);
+    let addresses = serving.wait_for(|all| !all.is_empty()).await.context("the node's loop ended")?.clone();
+    let resolvers: Vec<SocketAddr> = args.dns_ips.iter().map(|ip| SocketAddr::new(*ip, 53)).collect();
+    let views = Views::new(&args.node, served.outbox.clone(), zone.clone(), resolvers.clone());
     let tokens = Tokens::new(served.client.clone());
     let reports = Reports::new(views.clone(), served.outbox.clone(), Arc::clone(&served.metrics));
     let guarded = Router::new()
@@ -189,11 +187,14 @@ async fn serve_network(
         .nest("/v1/node", reports.router())
         .layer(middleware::from_fn(move |request, next| trace::check(tokens.clone(), request, next)));
     let (wanted, face) = (served.dns.subscribe(), served.metrics.dns.clone());
-    let http = tokio::spawn(keep_http(SocketAddr::new(node, AGENT_PORT), served, guarded));
-    let mut config = DnsConfig::new(vec![SocketAddr::new(args.dns_ip, 53)]);
-    config.peers = vec![SocketAddr::new(node, DNS_PEER_PORT)];
+    let mut http = tokio::task::JoinSet::new();
+    for ip in &addresses {
+        http.spawn(keep_http(SocketAddr::new(*ip, AGENT_PORT), served.clone(), guarded.clone()));
+    }
+    let mut config = DnsConfig::new(resolvers);
+    config.peers = addresses.iter().map(|ip| SocketAddr::new(*ip, DNS_PEER_PORT)).collect();
     tokio::select! {
-        ended = http => ended.context("serve health and metrics"),
+        Some(ended) = http.join_next() => ended.context("serve health and metrics"),
         () = keep_dns(config, zone, wanted, face) => bail!("the agent's socket ended"),
     }
 }

@@ -45,8 +45,8 @@ pub struct Base {
     pub tell: Tell,
     pub metrics: Arc<Metrics>,
     pub zone: SharedZone,
-    /// Says once that the node serves, and at which address it is.
-    pub ready: signal::Sender<Option<IpAddr>>,
+    /// Says once that the node serves, and at which addresses it is.
+    pub ready: signal::Sender<Vec<IpAddr>>,
 }
 
 /// The loop's state; only its own thread writes.
@@ -213,8 +213,8 @@ impl Node {
     }
 
     /// What this node gives pods addresses from.
-    pub fn pool(&self) -> Option<&ipam::Pool> {
-        self.base.store.known_pool()
+    pub fn pools(&self) -> &[ipam::Pool] {
+        self.base.store.known_pools()
     }
 
     /// What is wrong with objects, each in a sentence.

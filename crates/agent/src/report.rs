@@ -145,7 +145,8 @@ impl Reports {
 /// What the loop knows. Time and DNS are filled in by who asks.
 fn of_node(node: &Node) -> NodeStatus {
     let (standing, cluster) = (node.standing(), node.cluster());
-    let pool = node.pool();
+    let pools = node.pools();
+    let addresses = pools.iter().map(ipam::Pool::size).min();
     let uname = rustix::system::uname();
     NodeStatus {
         node: node.settings().node.clone(),
@@ -156,8 +157,8 @@ fn of_node(node: &Node) -> NodeStatus {
         trouble: node.trouble(),
         paused: node.is_paused(),
         pods: node.records().count(),
-        pod_cidrs: pool.iter().map(|pool| pool.cidr()).collect(),
-        pod_addresses: pool.map_or(0, |pool| u64::try_from(pool.size()).unwrap_or(u64::MAX)),
+        pod_cidrs: pools.iter().map(ipam::Pool::cidr).collect(),
+        pod_addresses: addresses.map_or(0, |size| u64::try_from(size).unwrap_or(u64::MAX)),
         services: cluster.services.len(),
         policies: cluster.policies.len(),
         last_sync: standing.since_right().map(|age| age.as_secs()),

@@ -1,11 +1,12 @@
 //! What a person can set, with the lab's defaults.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
 use ipnet::IpNet;
+use types::Family;
 
 /// `plumb agent`
 #[derive(Clone, Debug, ClapArgs)]
@@ -25,19 +26,20 @@ pub struct Args {
     /// Unix socket for plumb-cni and local tools
     #[arg(long, default_value = types::wire::AGENT_SOCKET)]
     pub socket: PathBuf,
-    /// Addresses of all pods of the cluster; what leaves it is masqueraded
-    #[arg(long, default_value = "10.244.0.0/16")]
-    pub cluster_cidr: IpNet,
-    /// Addresses of Services
-    #[arg(long, default_value = "10.96.0.0/12")]
-    pub service_cidr: IpNet,
-    /// The address at which pods ask for names
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)))]
-    pub dns_ip: IpAddr,
+    /// Addresses of all pods of the cluster, one range for each family with commas between; what leaves it is
+    /// masqueraded
+    #[arg(long = "cluster-cidr", default_value = "10.244.0.0/16", value_delimiter = ',')]
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Addresses of Services, one range for each family
+    #[arg(long = "service-cidr", default_value = "10.96.0.0/12", value_delimiter = ',')]
+    pub service_cidrs: Vec<IpNet>,
+    /// Where pods ask for names, one address for each family
+    #[arg(long = "dns-ip", default_value = "10.96.0.10", value_delimiter = ',')]
+    pub dns_ips: Vec<IpAddr>,
     /// The cluster's domain
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
-    /// MTU of pods, bridge and tunnel [default: that of the node's interface, less 50]
+    /// MTU of pods, bridge and tunnel [default: that of the node's interface, less 50 on IPv4 and 70 on IPv6]
     #[arg(long)]
     pub mtu: Option<u32>,
     /// Seconds that a released pod address rests before it is given out again
@@ -61,18 +63,45 @@ impl Settings {
         if args.node.is_empty() {
             bail!("--node is empty; give the name of this machine's Node object (kubectl get nodes)");
         }
-        if !args.service_cidr.contains(&args.dns_ip) {
-            let (ip, cidr) = (args.dns_ip, args.service_cidr);
-            bail!(
-                "--dns-ip {ip} is not in --service-cidr {cidr}; give the clusterIP of kube-system/kube-dns"
-            );
+        for ip in &args.dns_ips {
+            if !args.service_cidrs.iter().any(|cidr| cidr.contains(ip)) {
+                let cidrs = list(&args.service_cidrs);
+                bail!(
+                    "--dns-ip {ip} is not in --service-cidr {cidrs}; give the clusterIP of kube-system/kube-dns"
+                );
+            }
         }
-        if args.cluster_cidr.contains(&args.service_cidr) || args.service_cidr.contains(&args.cluster_cidr) {
-            let (pods, services) = (args.cluster_cidr, args.service_cidr);
-            bail!("--cluster-cidr {pods} and --service-cidr {services} overlap; give ranges that do not");
+        for (pods, services) in
+            args.cluster_cidrs.iter().flat_map(|p| args.service_cidrs.iter().map(move |s| (p, s)))
+        {
+            if pods.contains(services) || services.contains(pods) {
+                bail!("--cluster-cidr {pods} and --service-cidr {services} overlap; give ranges that do not");
+            }
+        }
+        for family in Family::ALL {
+            for (flag, ranges) in
+                [("cluster-cidr", &args.cluster_cidrs), ("service-cidr", &args.service_cidrs)]
+            {
+                if ranges.iter().filter(|range| Family::of_net(range) == family).count() > 1 {
+                    bail!(
+                        "--{flag} {} has more than one {family} range; give one of each family",
+                        list(ranges)
+                    );
+                }
+            }
+            if args.dns_ips.iter().filter(|ip| Family::of(**ip) == family).count() > 1 {
+                bail!(
+                    "--dns-ip {} has more than one {family} address; give one of each family",
+                    list(&args.dns_ips)
+                );
+            }
         }
         Ok(Self { node: args.node.clone(), args })
     }
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -95,7 +124,7 @@ mod tests {
     #[test]
     fn the_labs_defaults_fit_together() {
         let settings = settings(&[]).unwrap();
-        assert_eq!(settings.args.dns_ip.to_string(), "10.96.0.10");
+        assert_eq!(settings.args.dns_ips, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]
@@ -104,6 +133,7 @@ mod tests {
             (["--dns-ip", "10.1.0.1"], "10.1.0.1"),
             (["--service-cidr", "10.244.0.0/16"], "--dns-ip"),
             (["--cluster-cidr", "10.96.0.0/11"], "overlap"),
+            (["--cluster-cidr", "10.1.0.0/16,10.2.0.0/16"], "more than one IPv4"),
         ] {
             let error = settings(&flags).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use ipam::Pool;
 use model::Attachment;
 use serde::{Deserialize, Serialize};
-use types::{IfName, Mac, ObjectName};
+use types::{Family, IfName, Mac, ObjectName};
 
 /// One wired interface of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,9 +50,10 @@ impl Record {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Content {
-    /// `None` until the node has a pod CIDR.
-    pool: Option<Pool>,
+    /// One for each family that the node has a pod CIDR of; none until it has any.
+    pools: Vec<Pool>,
     records: BTreeMap<String, Record>,
 }
 
@@ -79,20 +80,21 @@ impl Store {
         Ok(Self { path, content })
     }
 
-    pub fn pool(&mut self) -> Option<&mut Pool> {
-        self.content.pool.as_mut()
+    /// In the order of families that the node's Node object has.
+    pub fn pools(&mut self) -> &mut Vec<Pool> {
+        &mut self.content.pools
     }
 
-    pub fn known_pool(&self) -> Option<&Pool> {
-        self.content.pool.as_ref()
+    pub fn pool(&mut self, family: Family) -> Option<&mut Pool> {
+        self.content.pools.iter_mut().find(|pool| Family::of_net(&pool.cidr()) == family)
+    }
+
+    pub fn known_pools(&self) -> &[Pool] {
+        &self.content.pools
     }
 
     pub fn has_pool(&self) -> bool {
-        self.content.pool.is_some()
-    }
-
-    pub fn set_pool(&mut self, pool: Pool) {
-        self.content.pool = Some(pool);
+        !self.content.pools.is_empty()
     }
 
     pub fn records(&self) -> &BTreeMap<String, Record> {
@@ -103,9 +105,9 @@ impl Store {
         self.content.records.insert(record.handle(), record);
     }
 
-    /// Forgets the record and gives its address back.
+    /// Forgets the record and gives its addresses back.
     pub fn release(&mut self, handle: &str, now: ipam::Now) -> Option<Record> {
-        if let Some(pool) = &mut self.content.pool {
+        for pool in &mut self.content.pools {
             pool.release(handle, now);
         }
         self.content.records.remove(handle)
@@ -183,12 +185,12 @@ mod tests {
         let mut store = Store::open(&dir.0, "boot1\n").unwrap();
         let mut pool = Pool::new("10.244.1.0/24".parse().unwrap(), Duration::from_secs(30));
         let ip = pool.allocate("c1/eth0", Duration::ZERO).unwrap();
-        store.set_pool(pool.clone());
+        store.pools().push(pool.clone());
         store.insert(record("c1", ip));
         store.save().unwrap();
         let mut again = Store::open(&dir.0, "boot1").unwrap();
         assert_eq!(again.records().get("c1/eth0"), Some(&record("c1", ip)));
-        assert_eq!(again.pool(), Some(&mut pool));
+        assert_eq!(again.pool(Family::V4), Some(&mut pool));
     }
 
     #[test]
@@ -215,10 +217,10 @@ mod tests {
         let mut store = Store::open(&dir.0, "b").unwrap();
         let mut pool = Pool::new("10.244.1.0/24".parse().unwrap(), Duration::from_secs(30));
         let ip = pool.allocate("c1/eth0", Duration::ZERO).unwrap();
-        store.set_pool(pool);
+        store.pools().push(pool);
         store.insert(record("c1", ip));
         assert!(store.release("c1/eth0", Duration::from_secs(1)).is_some());
         assert!(store.release("c1/eth0", Duration::from_secs(1)).is_none());
-        assert_eq!(store.pool().map(|pool| pool.leases().count()), Some(0));
+        assert_eq!(store.pool(Family::V4).map(|pool| pool.leases().count()), Some(0));
     }
 }

@@ -27,9 +27,9 @@ pub fn compile_settings() -> compile::Settings {
     let args = Cli::args(std::path::Path::new("/nonexistent"));
     compile::Settings {
         node: NODE.to_owned(),
-        cluster_cidrs: vec![args.cluster_cidr],
-        service_cidrs: vec![args.service_cidr],
-        dns_ips: vec![args.dns_ip],
+        cluster_cidrs: args.cluster_cidrs.clone(),
+        service_cidrs: args.service_cidrs.clone(),
+        dns_ips: args.dns_ips.clone(),
         mtu: 1450,
     }
 }
@@ -190,7 +190,7 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
         tell: Tell::start(client, settings.node.clone(), Arc::clone(&metrics)),
         metrics,
         zone,
-        ready: state::channel(None).0,
+        ready: state::channel(Vec::new()).0,
         settings,
         datapath,
     })

@@ -33,7 +33,7 @@ impl Node {
         let Some(compiler) = &self.compiler else { return };
         for name in changed {
             let mut now = answerers(&self.cluster, compiler.settings(), &name);
-            now.retain(|frontend, _| frontend.ip() != self.base.settings.args.dns_ip);
+            now.retain(|frontend, _| !self.base.settings.args.dns_ips.contains(&frontend.ip()));
             for gone in self.frontends.0.remove(&name).unwrap_or_default() {
                 concerned.entry(gone).or_default();
             }

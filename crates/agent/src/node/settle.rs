@@ -5,6 +5,7 @@ use std::time::Instant;
 use compile::{Compiled, Compiler, fabric};
 use ipam::Pool;
 use model::{Event, Kind, Row};
+use types::Family;
 
 use super::Node;
 use crate::conflist;
@@ -72,8 +73,9 @@ impl Node {
         ] {
             self.base.metrics.objects(kind, count);
         }
-        if let Some(pool) = self.base.store.known_pool() {
-            self.base.metrics.pod_addresses(pool.size());
+        // A pod takes one of each family: the smallest pool is what counts.
+        if let Some(size) = self.base.store.known_pools().iter().map(Pool::size).min() {
+            self.base.metrics.pod_addresses(size);
         }
     }
 
@@ -91,9 +93,9 @@ impl Node {
         });
         self.compiler = Some(Compiler::new(compile::Settings {
             node: self.base.settings.node.clone(),
-            cluster_cidrs: vec![args.cluster_cidr],
-            service_cidrs: vec![args.service_cidr],
-            dns_ips: vec![args.dns_ip],
+            cluster_cidrs: args.cluster_cidrs.clone(),
+            service_cidrs: args.service_cidrs.clone(),
+            dns_ips: args.dns_ips.clone(),
             mtu,
         }));
         self.base.metrics.synced(true);
@@ -126,20 +128,26 @@ impl Node {
         if own.vtep_mac != Some(mac) {
             self.base.tell.vtep(mac);
         }
-        let Some(subnet) = fabric::pod_subnet(own, types::Family::V4) else { return };
-        let cidr = subnet.net;
-        let changed = match self.base.store.pool() {
-            Some(pool) => {
-                let before = pool.cidr();
-                pool.move_to(cidr);
-                before != cidr
+        let rest = std::time::Duration::from_secs(self.base.settings.args.cool_down);
+        let mut changed = false;
+        for subnet in fabric::pod_subnets(own) {
+            match self.base.store.pool(Family::of_net(&subnet.net)) {
+                Some(pool) => {
+                    changed |= pool.cidr() != subnet.net;
+                    pool.move_to(subnet.net);
+                }
+                None => {
+                    self.base.store.pools().push(Pool::new(subnet.net, rest));
+                    changed = true;
+                }
             }
-            None => {
-                let rest = std::time::Duration::from_secs(self.base.settings.args.cool_down);
-                self.base.store.set_pool(Pool::new(cidr, rest));
-                true
-            }
-        };
+        }
+        if changed {
+            // The family of the node's first pod CIDR is that of a pod's first address.
+            let order: Vec<Family> = own.pod_cidrs.iter().map(Family::of_net).collect();
+            let place = |pool: &Pool| order.iter().position(|f| *f == Family::of_net(&pool.cidr()));
+            self.base.store.pools().sort_by_key(place);
+        }
         if changed && let Err(error) = self.base.store.save() {
             tracing::error!(error = format!("{error:#}"), "the address pool cannot be saved");
         }
@@ -158,10 +166,13 @@ impl Node {
                 tracing::error!(error = format!("{error:#}"), "no CNI configuration: pods stay pending")
             }
         }
-        let own = self.cluster.nodes.get(&self.base.settings.node).and_then(fabric::underlay_ip);
+        let own = self.cluster.nodes.get(&self.base.settings.node);
+        let addresses = own.map(|node| node.addresses.clone()).unwrap_or_default();
         self.base.ready.send_if_modified(|ready| {
-            let first = ready.is_none() && own.is_some();
-            *ready = ready.or(own);
+            let first = ready.is_empty() && !addresses.is_empty();
+            if first {
+                *ready = addresses;
+            }
             first
         });
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use cni::{Attach, Code, Error, Gc, Id};
 use kernel::{Netns, Rtnl};
 use tokio::sync::oneshot;
+use types::Family;
 
 use super::Node;
 use super::wire::host_if;
@@ -136,13 +137,11 @@ impl Node {
                 details,
             ));
         };
-        if let Some(pool) = self.base.store.pool()
-            && record
-                .ips
-                .iter()
-                .any(|ip| !pool.leases().any(|(leased, owner)| leased == *ip && owner == handle))
-        {
-            return Err(failed(format!("an address of {handle} is not reserved for it")));
+        for ip in &record.ips {
+            let pool = self.base.store.pool(Family::of(*ip));
+            if pool.is_some_and(|pool| !pool.leases().any(|lease| lease == (*ip, handle.as_str()))) {
+                return Err(failed(format!("the address {ip} of {handle} is not reserved for it")));
+            }
         }
         if self.base.datapath.rtnl.index(&record.host_if).is_none() {
             return Err(failed(format!("the host's interface {} is gone", record.host_if)));
@@ -162,10 +161,10 @@ impl Node {
             (Some(why), false) => return Err(Error::new(Code::LimitedConnectivity, why, details)),
             (None, _) => {}
         }
-        let free = self.base.store.pool().map(|pool| pool.has_free(clock::since_epoch()));
-        match free {
-            Some(Err(exhausted)) => Err(Error::new(Code::NotAvailable, exhausted.to_string(), details)),
-            _ => Ok(()),
+        let now = clock::since_epoch();
+        match self.base.store.pools().iter().find_map(|pool| pool.has_free(now).err()) {
+            Some(exhausted) => Err(Error::new(Code::NotAvailable, exhausted.to_string(), details)),
+            None => Ok(()),
         }
     }
 }

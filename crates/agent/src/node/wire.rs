@@ -18,7 +18,7 @@ use kernel::veth::{self, PodRoute, PodVeth, Port};
 use model::{Event, Row};
 use tokio::sync::oneshot;
 use types::wire::BRIDGE;
-use types::{IfName, ObjectName, hash8};
+use types::{Family, IfName, ObjectName, hash8};
 
 use super::Node;
 use crate::clock;
@@ -126,16 +126,18 @@ impl Node {
         let now = clock::since_epoch();
         let host_if = host_if(handle)?;
         let again = |msg: String| Error::new(Code::TryAgainLater, msg, "the runtime will try again");
-        let Some(pool) = self.base.store.pool() else {
+        let ips = match self.allocate(attach, handle) {
+            Ok(ips) => ips,
+            Err(error) => {
+                // What one family gave when the other had nothing.
+                self.base.store.release(handle, now);
+                return Err(error);
+            }
+        };
+        let Some(first) = ips.iter().min() else {
             return Err(again("this node has no pod CIDR".into()));
         };
-        let ip = match attach.ips.first() {
-            None => pool.allocate(handle, now).map_err(|exhausted| again(exhausted.to_string()))?,
-            Some(wanted) => pool.allocate_this(handle, *wanted, now).map_err(|refused| {
-                Error::new(Code::AddressRefused, refused.to_string(), "ask for another address, or for none")
-            })?,
-        };
-        let mac = attach.mac.unwrap_or_else(|| fabric::mac_of(ip));
+        let mac = attach.mac.unwrap_or_else(|| fabric::mac_of(*first));
         let outside_kubernetes = || (ObjectName::cluster(&attach.id.container), String::new());
         let (pod, uid) = attach.pod.clone().map_or_else(outside_kubernetes, |pod| (pod.name, pod.uid));
         let record = Record {
@@ -144,7 +146,7 @@ impl Node {
             netns: attach.netns.clone().unwrap_or_default(),
             pod,
             uid,
-            ips: vec![ip],
+            ips,
             host_if,
             mac,
         };
@@ -155,6 +157,33 @@ impl Node {
             return Err(Error::new(Code::Io, format!("the address cannot be recorded: {error:#}"), details));
         }
         Ok(record)
+    }
+
+    /// One address of each family that the node has.
+    fn allocate(&mut self, attach: &Attach, handle: &str) -> Result<Vec<IpAddr>, Error> {
+        let now = clock::since_epoch();
+        let refused = |msg| Error::new(Code::AddressRefused, msg, "ask for another address, or for none");
+        let pools = self.base.store.pools();
+        let served = |ip: &IpAddr| pools.iter().any(|pool| Family::of_net(&pool.cidr()) == Family::of(*ip));
+        if let Some(stranger) = attach.ips.iter().find(|ip| !served(ip)) {
+            let family = Family::of(*stranger);
+            return Err(refused(format!(
+                "address {stranger} is {family}, of which this node has no pod CIDR"
+            )));
+        }
+        let mut ips = Vec::new();
+        for pool in pools {
+            let family = Family::of_net(&pool.cidr());
+            ips.push(match attach.ips.iter().find(|ip| Family::of(**ip) == family) {
+                None => pool.allocate(handle, now).map_err(|exhausted| {
+                    Error::new(Code::TryAgainLater, exhausted.to_string(), "the runtime will try again")
+                })?,
+                Some(wanted) => pool
+                    .allocate_this(handle, *wanted, now)
+                    .map_err(|refusal| refused(refusal.to_string()))?,
+            });
+        }
+        Ok(ips)
     }
 
     /// The policies of these pods are in the kernel now, or the kernel refused them: then the pods are not wired,
@@ -199,16 +228,24 @@ impl Node {
             Error::new(Code::UnknownContainer, error.to_string(), details)
         })?;
         let own = self.cluster.nodes.get(&self.base.settings.node);
-        let own = own.and_then(|node| fabric::pod_subnet(node, types::Family::V4));
-        let gateway = own.map(|subnet| subnet.gateway).ok_or_else(|| {
-            Error::new(Code::TryAgainLater, "this node has no pod CIDR", "the runtime will try again")
-        })?;
+        let gateways = record.ips.iter().map(|ip| {
+            let subnet = own.and_then(|node| fabric::pod_subnet(node, Family::of(*ip)));
+            subnet.map(|subnet| subnet.gateway).ok_or_else(|| {
+                let msg = format!("this node has no {} pod CIDR", Family::of(*ip));
+                Error::new(Code::TryAgainLater, msg, "the runtime will try again")
+            })
+        });
+        let gateways: Vec<IpAddr> = gateways.collect::<Result<_, _>>()?;
         let bridge = IfName::new(BRIDGE).map_err(|e| Error::new(Code::Kernel, e.to_string(), ""))?;
         let mtu = compiler.settings().mtu;
         let addresses: Vec<IpNet> = record.ips.iter().copied().map(IpNet::from).collect();
-        let everywhere = IpNet::V4(ipnet::Ipv4Net::default());
-        let routes =
-            [PodRoute { dst: gateway.into(), via: None }, PodRoute { dst: everywhere, via: Some(gateway) }];
+        let routes: Vec<PodRoute> = gateways
+            .iter()
+            .flat_map(|gateway| {
+                let link = PodRoute { dst: (*gateway).into(), via: None };
+                [link, PodRoute { dst: everywhere(*gateway), via: Some(*gateway) }]
+            })
+            .collect();
         let pair = PodVeth {
             host: &record.host_if,
             host_mac: None,
@@ -223,7 +260,7 @@ impl Node {
         };
         veth::create(&mut self.base.datapath.rtnl, &pair).map_err(|error| explain(&error))?;
         self.base.datapath.believe_veth(&record.host_if, compiler.net());
-        Ok(success(record, &addresses, gateway, mtu))
+        Ok(success(record, &addresses, &gateways, mtu))
     }
 
     /// Gives everything of an attachment back: record, address, row.
@@ -258,7 +295,15 @@ fn explain(error: &kernel::Error) -> Error {
     }
 }
 
-fn success(record: &Record, addresses: &[IpNet], gateway: IpAddr, mtu: u32) -> Success {
+/// The default route's destination in the family of an address.
+fn everywhere(of: IpAddr) -> IpNet {
+    match Family::of(of) {
+        Family::V4 => IpNet::V4(ipnet::Ipv4Net::default()),
+        Family::V6 => IpNet::V6(ipnet::Ipv6Net::default()),
+    }
+}
+
+fn success(record: &Record, addresses: &[IpNet], gateways: &[IpAddr], mtu: u32) -> Success {
     let host = Interface { name: record.host_if.to_string(), mac: None, mtu: Some(mtu), sandbox: None };
     let pod = Interface {
         name: record.ifname.to_string(),
@@ -266,13 +311,16 @@ fn success(record: &Record, addresses: &[IpNet], gateway: IpAddr, mtu: u32) -> S
         mtu: Some(mtu),
         sandbox: Some(record.netns.clone()),
     };
-    let ips =
-        addresses.iter().map(|address| Ip { address: *address, gateway: Some(gateway), interface: Some(1) });
-    let dst = IpNet::V4(ipnet::Ipv4Net::default());
+    let ips = addresses.iter().zip(gateways).map(|(address, gateway)| Ip {
+        address: *address,
+        gateway: Some(*gateway),
+        interface: Some(1),
+    });
+    let route = |gateway: &IpAddr| Route { dst: everywhere(*gateway), gw: Some(*gateway), mtu: None };
     Success {
         interfaces: vec![host, pod],
         ips: ips.collect(),
-        routes: vec![Route { dst, gw: Some(gateway), mtu: None }],
+        routes: gateways.iter().map(route).collect(),
         dns: cni::Dns::default(),
     }
 }

@@ -10,7 +10,7 @@ use kernel::conntrack::Conntrack;
 use kernel::net::{self, Scope};
 use kernel::nft::Nft;
 use kstate::net::{NetState, Op as NetOp};
-use kstate::nft::{ElemKey, Op as NftOp, Ruleset, TableFamily, TableId};
+use kstate::nft::{ElemKey, Op as NftOp, Ruleset, TableId};
 use netlink::conntrack::{Entry, Filter};
 use trace::exchange::Flow;
 use trace::hop::{Fact, Hop, Stage};
@@ -29,8 +29,8 @@ pub struct Actual {
 impl Actual {
     /// `client`: whose connections to look at too, for the search of stale ones.
     pub fn observe(scope: &Scope, client: Option<Flow>) -> Result<Self> {
-        let ours = TableId { family: TableFamily::Ip, name: TABLE.to_owned() };
-        let nft = Nft::open()?.observe(&[ours]).context("observe nf_tables")?.ruleset;
+        let ours = Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.to_owned() });
+        let nft = Nft::open()?.observe(&ours).context("observe nf_tables")?.ruleset;
         let net = net::observe(&mut Rtnl::open()?, scope).context("observe links and routes")?;
         let connections = client.map(connections).transpose().context("read conntrack")?.unwrap_or_default();
         Ok(Self { nft, net, connections })
@@ -127,9 +127,15 @@ pub fn stale(connections: &[Entry], hops: &[Hop], flow: Flow) -> Option<Sighting
 
 /// Whether a socket of this network namespace is bound to this very UDP address (/proc/net/udp, proc(5)).
 pub fn dns_socket(address: SocketAddr) -> bool {
-    let IpAddr::V4(ip) = address.ip() else { return true };
-    let wanted = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port());
-    let table = fs::read_to_string("/proc/thread-self/net/udp").unwrap_or_default();
+    // Words of the address in host order, as udp4_format_sock_addr and ip6_dgram_sock_seq_show print them.
+    let (file, octets) = match address.ip() {
+        IpAddr::V4(ip) => ("udp", ip.octets().to_vec()),
+        IpAddr::V6(ip) => ("udp6", ip.octets().to_vec()),
+    };
+    let words = octets.as_chunks::<4>().0.iter();
+    let wanted: String = words.map(|word| format!("{:08X}", u32::from_ne_bytes(*word))).collect();
+    let wanted = format!("{wanted}:{:04X}", address.port());
+    let table = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
     table.lines().any(|line| line.split_whitespace().nth(1) == Some(wanted.as_str()))
 }
 

@@ -42,11 +42,12 @@ pub struct Views {
     node: Arc<str>,
     outbox: Outbox,
     zone: SharedZone,
-    dns: SocketAddr,
+    /// The cluster's DNS addresses with their port, never empty.
+    dns: Vec<SocketAddr>,
 }
 
 impl Views {
-    pub fn new(node: &str, outbox: Outbox, zone: SharedZone, dns: SocketAddr) -> Self {
+    pub fn new(node: &str, outbox: Outbox, zone: SharedZone, dns: Vec<SocketAddr>) -> Self {
         Self { node: node.into(), outbox, zone, dns }
     }
 
@@ -112,7 +113,7 @@ impl Views {
         endpoint: Option<SocketAddr>,
     ) -> Result<(Expected, Vec<Sighting>)> {
         let actual = self.observe(Some(flow)).await?;
-        let (name, here) = (pod.clone(), drift::dns_socket(self.dns));
+        let (name, here) = (pod.clone(), self.dns_here(flow.source.ip()));
         let target = Target {
             protocol: flow.protocol,
             destination: flow.destination,
@@ -169,18 +170,25 @@ impl Views {
     pub fn usual_conf(&self, pod: &ObjectName) -> ResolvConf {
         let domain = self.zone.read().settings().domain.to_string().trim_end_matches('.').to_owned();
         let search = vec![format!("{}.svc.{domain}", pod.namespace), format!("svc.{domain}"), domain];
-        ResolvConf { servers: vec![self.dns.ip()], search, ndots: 5 }
+        ResolvConf { servers: self.dns.iter().map(SocketAddr::ip).collect(), search, ndots: 5 }
     }
 
     /// Whether this node's own DNS server listens.
     pub fn dns_drift(&self) -> Option<Sighting> {
-        (!drift::dns_socket(self.dns)).then(|| Sighting::Drift {
+        let away = self.dns.iter().find(|address| !drift::dns_socket(**address))?;
+        Some(Sighting::Drift {
             stage: Stage::Resolve,
             text: format!(
-                "no socket on node {} is bound to {}; other nodes answer its pods' queries",
-                self.node, self.dns
+                "no socket on node {} is bound to {away}; other nodes answer its pods' queries",
+                self.node
             ),
         })
+    }
+
+    /// Whether a client of this family finds the node's own DNS.
+    fn dns_here(&self, client: IpAddr) -> bool {
+        let of_family = |address: &&SocketAddr| address.is_ipv4() == client.is_ipv4();
+        self.dns.iter().find(of_family).is_none_or(|address| drift::dns_socket(*address))
     }
 }
 
@@ -197,9 +205,9 @@ fn place(node: &Node, dns_here: bool) -> Place {
     let args = &node.settings().args;
     Place {
         node: node.settings().node.clone(),
-        cluster_cidrs: vec![args.cluster_cidr],
-        service_cidrs: vec![args.service_cidr],
-        dns_ips: vec![args.dns_ip],
+        cluster_cidrs: args.cluster_cidrs.clone(),
+        service_cidrs: args.service_cidrs.clone(),
+        dns_ips: args.dns_ips.clone(),
         dns_here,
     }
 }
