@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use axum::{Router, middleware};
+use kernel::feature::{User, probe, refusal};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,12 +52,30 @@ pub use settings::{Args, Settings};
 pub async fn run(args: Args) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let ended = start(Settings::new(args)?).await?;
+    let settings = Settings::new(args)?;
+    check_kernel(&settings.node)?;
+    let ended = start(settings).await?;
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         why = ended => why.unwrap_or_else(|_| Err(anyhow!("the agent's parts ended without a word"))),
     }
+}
+
+/// Before anything is made. Without what traces need, all but traces works.
+fn check_kernel(node: &str) -> Result<()> {
+    if let Some(refusal) = refusal(&format!("the agent of node {node}"), &probe(&[User::Agent])) {
+        bail!(refusal);
+    }
+    for found in probe(&[User::Trace]).iter().filter(|found| !found.is_there()) {
+        let (name, next) = (found.feature.name, found.next_step().unwrap_or_default());
+        tracing::warn!(
+            answer = found.answer(),
+            next,
+            "plumb trace cannot follow packets on node {node}: no {name}"
+        );
+    }
+    Ok(())
 }
 
 type Ended = oneshot::Receiver<Result<()>>;

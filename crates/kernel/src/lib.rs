@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod conntrack;
 pub mod error;
+pub mod feature;
 pub mod mount;
 pub mod net;
 pub mod netns;

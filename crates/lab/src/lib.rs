@@ -68,6 +68,9 @@ enum Command {
     Exec(exec::Options),
     /// Stop or start the agent of a node (what it wired goes on working)
     Agent(agent::Options),
+    /// Whether the kernel can do what a lab asks of it (started by `up`)
+    #[command(hide = true)]
+    Check(Name),
     /// Pid 1 of the lab
     #[command(hide = true)]
     Anchor(Internal),
@@ -101,6 +104,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Kubeconfig(name) => status::kubeconfig(&name),
         Command::Exec(options) => exec::run(&options),
         Command::Agent(options) => agent::run(&options),
+        Command::Check(name) => Ok(up::check(&name)),
         Command::Anchor(internal) => anchor::run(&internal),
         Command::Supervise(internal) => supervise::run(&internal),
         Command::Api(internal) => api::run(&internal),

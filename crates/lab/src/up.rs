@@ -53,6 +53,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         launch::mend(&run)?;
         lock
     } else {
+        launch::check_kernel(&options.name.name)?;
         let (plan, plugin) = launch::plan(options, &run)?;
         // What a lab that was killed has left.
         run.remove()?;
@@ -76,6 +77,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     println!("\nexport KUBECONFIG={}", run.kubeconfig().display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// `plumb lab check`: whether this kernel can do what a lab asks of it.
+pub fn check(name: &Name) -> ExitCode {
+    launch::check(&name.name)
 }
 
 /// Nothing is half made: a failed start is taken back.

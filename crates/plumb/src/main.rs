@@ -5,6 +5,7 @@
 
 mod bench;
 mod demo;
+mod features;
 mod reach;
 mod status;
 mod trace;
@@ -31,6 +32,8 @@ enum Command {
     Trace(trace::Args),
     /// Each node's agent, datapath, sync, drift and DNS; what is wrong, and the next step.
     Status(status::Args),
+    /// What Plumb asks of the kernel, and whether this one can do it.
+    Features(features::Args),
     /// Measure: DNS, endpoint changes, CNI, the lab; each beside the floor of this machine.
     Bench(bench::Args),
     /// What the image plumb.local/demo runs: a small server and its clients.
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => logged(|| agent::journal::Journal, || run_agent(args)),
         Command::Status(args) => status::run(args),
         Command::Trace(args) => trace::run(args),
+        Command::Features(args) => features::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Kubelet(args) => logged(std::io::stderr, || kubelet::run(args)),

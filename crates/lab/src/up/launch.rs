@@ -2,11 +2,13 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use apiserver::{Credentials, Identity};
+use kernel::feature::{User, probe, refusal};
 use kernel::mount::Mount;
-use kernel::process::{IdMap, Namespaces, Spawn};
+use kernel::process::{Ended, IdMap, Namespaces, Spawn};
 
 use super::{Options, check_nodes};
 use crate::adopt;
@@ -49,6 +51,36 @@ fn plugin() -> Result<PathBuf> {
         );
     }
     Ok(path)
+}
+
+/// Whether this kernel can do what a lab asks of it: before anything is made. An ordinary user's lab has a user
+/// namespace of its own, so the question is asked in such a one, by another process.
+pub fn check_kernel(name: &str) -> Result<()> {
+    let (reader, writer) = std::io::pipe().context("make a pipe")?;
+    let mut spawn = Spawn::this_program()?.args(["lab", "check", "--name", name]).file(2, &writer)?;
+    if !kernel::own::is_root() {
+        let (uid, gid) = kernel::own::ids();
+        let root = |outside| [IdMap { inside: 0, outside, count: 1 }];
+        spawn = spawn.new_user_namespace(&root(uid), &root(gid));
+    }
+    let check = spawn.start().map_err(explain)?;
+    drop(writer);
+    let said = std::io::read_to_string(reader).context("read what the check says")?;
+    match check.wait().context("wait for the check")? {
+        Ended::Code(0) => Ok(()),
+        _ => bail!("{}", said.trim_end()),
+    }
+}
+
+/// `plumb lab check`, started by [`check_kernel`].
+pub fn check(name: &str) -> ExitCode {
+    match refusal(&format!("lab {name}"), &probe(&[User::Lab])) {
+        None => ExitCode::SUCCESS,
+        Some(refusal) => {
+            eprintln!("{refusal}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Writes what the lab's processes read, and starts the anchor.

@@ -18,6 +18,7 @@ fn a_lab_lives() {
     checks.check("a port that is taken", || port(&lab));
     checks.check("a node's pod CIDR that is exhausted", || exhausted(&lab));
     checks.check("no permission", no_permission);
+    checks.check("a kernel without network namespaces", no_feature);
 }
 
 /// Pid and start time of each process that the lab keeps.
@@ -140,13 +141,40 @@ fn exhausted(lab: &Lab) {
     assert_eq!(veths(lab), before);
 }
 
+/// As root of a user namespace of its own, in which `setup` has come first: so whoever runs the tests may. Its /run
+/// is its own too.
+fn refused_after(setup: &str, name: &str) -> Said {
+    let script = format!(
+        "mount -t tmpfs tmpfs /run && {setup} \"$0\" lab up --name {name}; code=$?; ls -R /run >&2; exit $code"
+    );
+    let mut command = Command::new("unshare");
+    let said = run(command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).arg(plumb()));
+    assert!(said.err.trim_end().ends_with("/run:"), "something is left: {said:?}");
+    said
+}
+
 fn no_permission() {
-    let program = plumb();
-    let mut command = Command::new("setpriv");
-    // uid 0 without CAP_SYS_ADMIN, as in a container; an ordinary user has none to drop.
-    command.args(["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]).arg(&program);
     let name = fresh_name();
-    let said = run(command.args(["lab", "up", "--name", &name]));
-    said.refused(&["the lab did not start, and nothing of it is left", "CAP_SYS_ADMIN", "run it privileged"]);
-    run(Command::new(&program).args(["lab", "status", "--name", &name])).refused(&["is not running"]);
+    // uid 0 without CAP_SYS_ADMIN, as in a container.
+    let said = refused_after("setpriv --bounding-set -sys_admin --inh-caps -sys_admin", &name);
+    said.refused(&[
+        &format!("lab {name} cannot work"),
+        "netns",
+        "is forbidden",
+        "CAP_SYS_ADMIN",
+        "nothing was made",
+    ]);
+}
+
+/// The kernel itself is told to make no network namespaces.
+fn no_feature() {
+    let name = fresh_name();
+    let said = refused_after("echo 0 > /proc/sys/user/max_net_namespaces && env", &name);
+    said.refused(&[
+        &format!("lab {name} cannot work"),
+        "netns (a pod's own network namespace) is missing",
+        "next: ",
+        "/proc/sys/user/max_net_namespaces above 0",
+        "nothing was made",
+    ]);
 }

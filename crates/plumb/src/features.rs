@@ -1,0 +1,103 @@
+//! `plumb features`: what of all that Plumb asks of a kernel this one can do.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use kernel::feature::{Feature, Found, User, probe};
+use kernel::process::{Ended, IdMap, Spawn};
+
+/// `plumb features`
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Only what this one needs
+    #[arg(long, value_name = "WHO")]
+    needed_by: Option<Who>,
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Output,
+    /// In this very user namespace
+    #[arg(long, hide = true)]
+    here: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Who {
+    /// A node's agent
+    Agent,
+    /// Nodes as namespaces of one machine
+    Lab,
+    /// `plumb trace`
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+/// Succeeds when everything asked about is there. An ordinary user has what his own user namespace allows.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    if !args.here && !kernel::own::is_root() {
+        return in_user_namespace();
+    }
+    let found = match args.needed_by {
+        None => probe(&User::ALL),
+        Some(Who::Agent) => probe(&[User::Agent]),
+        Some(Who::Lab) => probe(&[User::Lab]),
+        Some(Who::Trace) => probe(&[User::Trace]),
+    };
+    match args.output {
+        Output::Json => println!("{:#}", serde_json::Value::from_iter(found.iter().map(json))),
+        Output::Table => table(&found),
+    }
+    Ok(if found.iter().all(Found::is_there) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn in_user_namespace() -> Result<ExitCode> {
+    let (uid, gid) = kernel::own::ids();
+    let root = |outside| [IdMap { inside: 0, outside, count: 1 }];
+    let child = Spawn::this_program()?
+        .args(std::env::args_os().skip(1))
+        .arg("--here")
+        .new_user_namespace(&root(uid), &root(gid))
+        .start()
+        .context("make a user namespace, in which to look; or run this as root")?;
+    Ok(if child.wait()? == Ended::Code(0) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn users(feature: &Feature) -> Vec<&'static str> {
+    feature.needed_by.iter().map(|user| user.name()).collect()
+}
+
+fn json(found: &Found) -> serde_json::Value {
+    let feature = found.feature;
+    serde_json::json!({
+        "name": feature.name,
+        "state": found.state(),
+        "purpose": feature.purpose,
+        "neededBy": users(feature),
+        "config": feature.config,
+        "module": feature.module,
+        "answer": found.answer(),
+        "nextStep": found.next_step(),
+    })
+}
+
+fn table(found: &[Found]) {
+    println!("{:<18} {:<10} {:<10} PURPOSE", "FEATURE", "STATE", "NEEDED BY");
+    for found in found {
+        let feature = found.feature;
+        println!(
+            "{:<18} {:<10} {:<10} {}",
+            feature.name,
+            found.state(),
+            users(feature).join(","),
+            feature.purpose
+        );
+    }
+    for found in found.iter().filter(|found| !found.is_there()) {
+        let (answer, step) = (found.answer().unwrap_or_default(), found.next_step().unwrap_or_default());
+        println!("\n{}: {answer}\n  next: {step}", found.feature.name);
+    }
+}
