@@ -44,8 +44,9 @@ pub(crate) struct Inner {
 impl Api {
     /// An API over the store, with the objects that every cluster starts with.
     pub fn new(store: Store, config: Config) -> Result<Self, Error> {
+        let tokens = crate::review::Tokens::open(config.credentials.as_ref())?;
         crate::seed::plant(&store, &config).map_err(|failure| Error::Seed(failure.message))?;
-        Ok(Self { inner: Arc::new(Inner { store, config, tokens: Default::default() }) })
+        Ok(Self { inner: Arc::new(Inner { store, config, tokens }) })
     }
 }
 

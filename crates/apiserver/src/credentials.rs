@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <dir>/ca.crt  tls.crt  tls.key        made once, kept over restarts
+//! <dir>/token.key                       signs the tokens of service accounts
 //! <dir>/tokens/<identity>               "<identity>.<64 hex digits>", one file each, mode 0600
 //! ```
 //! Files rather than memory: `lab up`, the API and its successor after a crash read the same ones.
@@ -119,7 +120,17 @@ impl Credentials {
         std::fs::read_to_string(&path).map_err(fail)
     }
 
-    /// Whose token this is. The name in front only finds the file; the whole text must be equal.
+    /// The secret that signs the tokens of service accounts, made at the first ask: they outlive the process.
+    pub(crate) fn token_key(&self) -> Result<String, Error> {
+        let path = self.dir.join("token.key");
+        let fail = |source| Error::CredentialFile { path: path.clone(), source };
+        if !path.exists() {
+            replace_private(&path, random_hex(32).map_err(fail)?.as_bytes()).map_err(fail)?;
+        }
+        std::fs::read_to_string(&path).map_err(fail)
+    }
+
+    /// Whose token this is; never a service account's, whose tokens are for others to review. The name in front only finds the file; the whole text must be equal.
     pub fn identify(&self, token: &str) -> Option<Identity> {
         let (name, _) = token.rsplit_once('.')?;
         let identity = Identity::from_file_name(name)?;

@@ -1,19 +1,19 @@
 //! Requests that are answered, not stored: tokens for the agents, and questions about who may do what.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use http::Response;
+use ring::hmac;
 use serde_json::{Value, json};
 
 use crate::api::Body;
-use crate::credentials::{Identity, random_hex};
+use crate::credentials::{Credentials, Identity, random_hex};
 use crate::kind::SERVICE_ACCOUNT;
 use crate::object::{at, list, text};
 use crate::request::Call;
 use crate::status::Failure;
 use crate::store::Key;
-use crate::{Api, moment, response};
+use crate::{Api, Error, moment, response};
 
 /// kube-apiserver's bounds of a token's life.
 const SHORTEST: i64 = 600;
@@ -21,15 +21,37 @@ const LONGEST: i64 = 3600;
 /// Without an audience a token is for the API itself.
 const API_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
 
-/// Tokens that were handed out and have not expired. They die with the process: whoever uses one asks again.
-#[derive(Default)]
-pub(crate) struct Tokens(Mutex<BTreeMap<String, Issued>>);
+/// Signs and checks the tokens of service accounts: JSON web tokens (RFC 7519) with HMAC-SHA-256, so that nothing has
+/// to be kept of them and they outlive this process.
+pub(crate) struct Tokens(hmac::Key);
 
-struct Issued {
-    user: String,
-    uid: String,
-    audiences: Vec<String>,
-    until: i64,
+/// `{"alg":"HS256","typ":"JWT"}`; no other is ever accepted.
+const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
+
+impl Tokens {
+    /// Without credentials the API is used in process alone, and its tokens live as long.
+    pub fn open(credentials: Option<&Credentials>) -> Result<Self, Error> {
+        let path = "/dev/urandom".into();
+        let secret = match credentials {
+            Some(credentials) => credentials.token_key()?,
+            None => random_hex(32).map_err(|source| Error::CredentialFile { path, source })?,
+        };
+        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())))
+    }
+
+    fn sign(&self, claims: &Value) -> String {
+        let said = format!("{HEADER}.{}", BASE64.encode(claims.to_string()));
+        let signature = BASE64.encode(hmac::sign(&self.0, said.as_bytes()));
+        format!("{said}.{signature}")
+    }
+
+    /// The claims of a token of ours that has not expired.
+    fn read(&self, token: &str, now: i64) -> Option<Value> {
+        let (said, signature) = token.rsplit_once('.')?;
+        hmac::verify(&self.0, said.as_bytes(), &BASE64.decode(signature).ok()?).ok()?;
+        let claims: Value = serde_json::from_slice(&BASE64.decode(said.split_once('.')?.1).ok()?).ok()?;
+        (claims.get("exp")?.as_i64()? > now).then_some(claims)
+    }
 }
 
 /// POST …/serviceaccounts/NAME/token.
@@ -48,18 +70,10 @@ pub(crate) async fn token(call: &Call, request: Value) -> Result<Response<Body>,
     let asked = at(&request, &["spec", "expirationSeconds"]).and_then(Value::as_i64).unwrap_or(LONGEST);
     let seconds = asked.clamp(SHORTEST, LONGEST);
     let now = moment::now();
-    let token = random_hex(32).map_err(|e| Failure::internal(format!("no random numbers: {e}")))?;
-    let issued = Issued {
-        user: format!("system:serviceaccount:{}:{}", call.namespace, call.name),
-        uid: text(&account, &["metadata", "uid"]).to_owned(),
-        audiences: audiences.clone(),
-        until: now + seconds,
-    };
-    {
-        let mut tokens = call.api.inner.tokens.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens.retain(|_, issued| issued.until > now);
-        tokens.insert(token.clone(), issued);
-    }
+    let token = call.api.inner.tokens.sign(&json!({
+        "iss": API_AUDIENCE, "sub": format!("system:serviceaccount:{}:{}", call.namespace, call.name),
+        "uid": text(&account, &["metadata", "uid"]), "aud": audiences, "iat": now, "exp": now + seconds,
+    }));
     Ok(response::json(
         201,
         &json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1",
@@ -104,9 +118,7 @@ fn review_token(api: &Api, spec: &Value) -> Value {
     let token = text(spec, &["token"]);
     let asked: Vec<_> = list(spec, &["audiences"]).iter().filter_map(Value::as_str).collect();
     let asked = if asked.is_empty() { vec![API_AUDIENCE] } else { asked };
-    let tokens = api.inner.tokens.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = tokens.get(token).filter(|issued| issued.until > moment::now());
-    let Some(issued) = found else {
+    let Some(claims) = api.inner.tokens.read(token, moment::now()) else {
         let own = api.inner.config.credentials.as_ref().and_then(|credentials| credentials.identify(token));
         return match own.filter(|_| asked.contains(&API_AUDIENCE)) {
             Some(identity) => json!({"authenticated": true, "audiences": [API_AUDIENCE],
@@ -116,13 +128,13 @@ fn review_token(api: &Api, spec: &Value) -> Value {
             }
         };
     };
-    let shared: Vec<_> =
-        issued.audiences.iter().filter(|audience| asked.contains(&audience.as_str())).collect();
+    let audiences: Vec<_> = list(&claims, &["aud"]).iter().filter_map(Value::as_str).collect();
+    let shared: Vec<_> = audiences.iter().filter(|audience| asked.contains(audience)).collect();
     if shared.is_empty() {
-        let error =
-            format!("token audiences {:?} is invalid for the target audiences {asked:?}", issued.audiences);
+        let error = format!("token audiences {audiences:?} is invalid for the target audiences {asked:?}");
         return json!({"authenticated": false, "user": {}, "error": error});
     }
-    json!({"authenticated": true, "audiences": shared, "user": {"username": issued.user, "uid": issued.uid,
+    let (name, uid) = (text(&claims, &["sub"]), text(&claims, &["uid"]));
+    json!({"authenticated": true, "audiences": shared, "user": {"username": name, "uid": uid,
         "groups": ["system:serviceaccounts", "system:authenticated"]}})
 }

@@ -221,15 +221,31 @@ async fn initial_events_end_with_an_annotated_bookmark() {
 
 #[tokio::test]
 async fn tokens_are_for_their_audience_and_service_account() {
-    let api = api(Store::in_memory());
+    let directory = std::env::temp_dir().join(format!("plumb-tokens-{}", std::process::id()));
+    let credentials = apiserver::Credentials::open(&directory).expect("credentials");
+    let start = || {
+        let (nodes, credentials) = (Arc::new(NoNodes), Some(credentials.clone()));
+        let config = Config { advertised: ([192, 168, 1, 2], 6443).into(), nodes, credentials };
+        Api::new(Store::in_memory(), config).expect("seeds")
+    };
+    let api = start();
     let path = "/api/v1/namespaces/kube-system/serviceaccounts/plumb/token";
     let (code, request) = ask(&api, Method::POST, path, json!({"spec": {"audiences": ["plumb"]}})).await;
     assert_eq!(code, 201);
     let token = request["status"]["token"].as_str().expect("a token");
+    assert_eq!(credentials.identify(token), None, "it opens nothing of the API itself");
+    // Its successor after a crash.
+    let api = start();
+    std::fs::remove_dir_all(&directory).expect("remove the credentials");
     let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
-    for (token, audience, authenticated) in
-        [(token, "plumb", true), (token, "other", false), ("wrong", "plumb", false)]
-    {
+    let (said, signature) = token.rsplit_once('.').expect("a signature");
+    let forged = format!("{said}x.{signature}");
+    for (token, audience, authenticated) in [
+        (token, "plumb", true),
+        (token, "other", false),
+        ("wrong", "plumb", false),
+        (&forged, "plumb", false),
+    ] {
         let spec = json!({"spec": {"token": token, "audiences": [audience]}});
         let (_, review) = ask(&api, Method::POST, reviews, spec).await;
         assert_eq!(review["status"]["authenticated"], authenticated, "{review}");

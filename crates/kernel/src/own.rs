@@ -46,11 +46,12 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// A new pair from this mount namespace's devpts.
-    pub fn open() -> Result<Self, Error> {
-        let what = || "open a terminal (/dev/ptmx)".to_owned();
+    /// A new pair from the devpts whose `ptmx` this is: that of whoever is to find his side by name (ttyname(3)).
+    pub fn open(ptmx: &Path) -> Result<Self, Error> {
+        let what = || format!("open a terminal ({})", ptmx.display());
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let ours = rustix::pty::openpt(flags).named(what)?;
+        let ours = rustix::fs::open(ptmx, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
+            .named(what)?;
         rustix::pty::grantpt(&ours).named(what)?;
         rustix::pty::unlockpt(&ours).named(what)?;
         // TIOCGPTPEER opens the other side without its path, which may lie in another mount namespace.

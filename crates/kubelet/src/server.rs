@@ -42,6 +42,8 @@ async fn container_logs(
     let query = Query::parse(query.as_deref().unwrap_or_default());
     match find(&records, &target, query.flag("previous")) {
         Ok(run) => logs::respond(run, &query),
+        // pkg/kubelet answers so when there was no earlier run.
+        Err(why) if query.flag("previous") => (StatusCode::BAD_REQUEST, why).into_response(),
         Err(why) => (StatusCode::NOT_FOUND, why).into_response(),
     }
 }

@@ -5,6 +5,8 @@
 
 mod cni;
 mod figures;
+mod floor;
+mod idle;
 mod lab;
 mod rig;
 
@@ -13,11 +15,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
-use figures::{Line, Table};
+use figures::{Figure, Line, Table};
 
 /// `plumb bench`
 #[derive(clap::Args, Debug)]
 pub struct Args {
+    /// Print the rows of docs/benchmarks.md instead of tables
+    #[arg(long, global = true)]
+    markdown: bool,
     #[command(subcommand)]
     what: What,
 }
@@ -32,17 +37,72 @@ enum What {
     Cni(cni::Args),
     /// A lab: up, apply to Ready, memory, trace, down
     Lab(lab::Args),
+    /// All of these, one after the other, as the rows of docs/benchmarks.md
+    All(cni::Args),
+    /// Weigh nothing (started by `plumb bench lab`)
+    #[command(hide = true)]
+    Idle(idle::Args),
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
+    if let What::Idle(args) = &args.what {
+        idle::run(args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     println!("{}\n", figures::machine());
-    match args.what {
-        What::Dns(args) => println!("{}", agent::dns::bench::run(&args)?),
-        What::Endpoints(args) => println!("{}", endpoints(&args)?),
-        What::Cni(args) => println!("{}", cni::run(&args)?),
-        What::Lab(args) => println!("{}", lab::run(&args)?),
+    let one = |(table, command): (Table, &str)| match args.markdown {
+        true => rows(&table, command),
+        false => println!("{table}"),
+    };
+    if args.markdown || matches!(args.what, What::All(_)) {
+        println!("{}", figures::HEAD);
+    }
+    match &args.what {
+        What::Dns(args) => one((dns(args)?, DNS)),
+        What::Endpoints(args) => one((endpoints(args)?, ENDPOINTS)),
+        What::Cni(args) => one((cni::run(args)?, CNI)),
+        What::Lab(args) => one((lab::run(args)?, LAB)),
+        What::All(args) => {
+            rows(&dns(&defaults()?)?, DNS);
+            rows(&endpoints(&defaults()?)?, ENDPOINTS);
+            rows(&cni::run(args)?, CNI);
+            rows(&lab::run(&defaults()?)?, LAB);
+            println!("\nAfterwards: {}", figures::machine());
+        }
+        What::Idle(_) => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+const DNS: &str = "plumb bench dns";
+const ENDPOINTS: &str = "plumb bench endpoints";
+const CNI: &str = "plumb bench cni --reference DIR";
+const LAB: &str = "plumb bench lab";
+
+fn rows(table: &Table, command: &str) {
+    for figure in &table.figures {
+        println!("{}", figure.markdown(command));
+    }
+}
+
+/// As without any flag.
+fn defaults<T: clap::Args>() -> Result<T> {
+    let matches = T::augment_args(clap::Command::new("bench")).try_get_matches_from(["bench"])?;
+    Ok(T::from_arg_matches(&matches)?)
+}
+
+fn dns(args: &agent::dns::bench::Args) -> Result<Table> {
+    let report = agent::dns::bench::run(args)?;
+    let mut table = Table::new("CPU of one DNS query");
+    table.note(report.to_string());
+    table.figure(Figure {
+        what: "DNS, CPU per query".into(),
+        measured: format!("{:.1} µs", report.dns.median() / 1e3),
+        floor: format!("bare recvmmsg echo {:.1} µs", report.echo.median() / 1e3),
+        ratio: report.ratio(),
+        target: "≤ 1.5 times".into(),
+    });
+    Ok(table)
 }
 
 fn endpoints(args: &agent::bench::Args) -> Result<Table> {
@@ -51,22 +111,20 @@ fn endpoints(args: &agent::bench::Args) -> Result<Table> {
     let cpu = "the same, CPU time of the node's loop, DNS update included";
     let plan = "a compiled plan → the kernel's notice";
     let mut table = Table::new(format!("{} Services × {} endpoints", args.services, args.endpoints));
-    table.add(Line::new("one endpoint replaced", event, &report.replaced.wall).target("p99 ≤ 10 ms"));
-    table.add(Line::new("", cpu, &report.replaced.cpu));
-    table.add(Line::new("  floor", plan, &report.replaced_floor.wall));
-    table.add(Line::new("one endpoint more or less", event, &report.resized.wall).target("p99 ≤ 10 ms"));
-    table.add(Line::new("", cpu, &report.resized.cpu));
-    table.add(Line::new("  floor", plan, &report.resized_floor.wall));
+    for (what, ours, floor) in [
+        ("one endpoint replaced", &report.replaced, &report.replaced_floor),
+        ("one endpoint more or less", &report.resized, &report.resized_floor),
+    ] {
+        let what = format!("{what}, {} Services", args.services);
+        table.measure(&what, (event, &ours.wall), (plan, &floor.wall), "p99 ≤ 10 ms");
+        table.add(Line::new("", cpu, &ours.cpu));
+    }
     if args.full_load > 0 {
         let listed = "the first listed object → the kernel holds everything";
-        table.add(Line::new(
-            format!("{} × {} from nothing", args.full_load, args.endpoints),
-            listed,
-            &report.full.wall,
-        ));
-        table.add(Line::new("", "the same, CPU time of the node's loop", &report.full.cpu));
         let plan = "a compiled plan → acknowledged";
-        table.add(Line::new("  floor", plan, &report.full_floor.wall));
+        let what = format!("{} Services × {} from nothing", args.full_load, args.endpoints);
+        table.measure(&what, (listed, &report.full.wall), (plan, &report.full_floor.wall), "–");
+        table.add(Line::new("", "the same, CPU time of the node's loop", &report.full.cpu));
     }
     Ok(table)
 }

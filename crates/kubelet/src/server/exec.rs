@@ -1,6 +1,7 @@
 //! `exec`: a command in a container's namespaces, its streams over one upgraded connection.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -167,7 +168,7 @@ fn start(run: &ContainerRecord, container: &Process, wish: &Wish) -> Result<(Pro
         .no_new_privs();
     let mut streams = Streams { stdin: None, outputs: Vec::new(), terminal: None };
     if wish.tty {
-        let terminal = Terminal::open()?;
+        let terminal = Terminal::open(Path::new(&format!("/proc/{}/root/dev/pts/ptmx", container.pid())))?;
         let copy = || terminal.ours.try_clone().context("duplicate a terminal");
         if wish.stdin {
             streams.stdin = Some(copy()?);

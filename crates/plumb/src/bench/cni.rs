@@ -3,7 +3,7 @@
 //! ```text
 //!   per round, one fresh namespace each:   plumb-cni ── agent (policies of the pod in the kernel before ADD returns)
 //!                                          bridge + host-local, ipMasq (containernetworking/plugins)
-//!                                          kernel::veth::create in this process: what the kernel itself costs
+//!                                          plumb-cni VERSION + kernel::veth::create here: process and kernel alone
 //! ```
 //! The clock runs from before fork of the plugin until it has exited and its answer is read.
 
@@ -14,13 +14,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use kernel::veth::{self, PodRoute, PodVeth, Port};
-use kernel::{Netns, Rtnl, net};
-use kstate::net::{Link, LinkKind, Op, Plan};
+use kernel::{Netns, Rtnl};
 use serde_json::{Value, json};
-use types::IfName;
 
-use super::figures::{Line, Table, median};
+use super::figures::{Figure, Line, Table, median};
+use super::floor::{Bare, ROOM};
 use super::rig::{Directory, Rig, beside_us};
 
 #[derive(clap::Args, Debug)]
@@ -44,8 +42,6 @@ pub struct Args {
 
 const INSTALL: &str =
     "go install github.com/containernetworking/plugins/plugins/{main/bridge,ipam/host-local}@v1.9.1";
-/// Addresses of one /24 less network, gateway and broadcast.
-const ROOM: u32 = 253;
 
 pub fn run(args: &Args) -> Result<Table> {
     let pods = args.rounds + args.burst;
@@ -62,7 +58,7 @@ pub fn run(args: &Args) -> Result<Table> {
     };
     let leases = Directory::new("leases")?;
     let reference = reference(args, &leases)?;
-    let mut bare = Bare::new()?;
+    let mut bare = Bare::new(Netns::fresh()?)?;
     let mut times = Times::default();
     let sandboxes = |from: u32, to: u32| (from..to).map(Sandbox::new).collect::<Result<Vec<_>>>();
     let (singles, others) = (sandboxes(0, args.rounds)?, sandboxes(0, args.rounds)?);
@@ -72,14 +68,17 @@ pub fn run(args: &Args) -> Result<Table> {
         if let Some(reference) = &reference {
             times.add[1].push(reference.run("ADD", other)?);
         }
-        times.add[2].push(bare.create(sandbox)?);
+        // The least that a plugin which is a process can cost: it starts, reads, answers; the kernel makes the pair.
+        let process = ours.run("VERSION", sandbox)?;
+        times.add[2].push(process + bare.create(sandbox.number, &sandbox.netns)?);
     }
     for ((single, other), sandbox) in singles.iter().zip(&others).zip(&bares) {
         times.del[0].push(ours.run("DEL", single)?);
         if let Some(reference) = &reference {
             times.del[1].push(reference.run("DEL", other)?);
         }
-        times.del[2].push(bare.delete(sandbox)?);
+        let process = ours.run("VERSION", sandbox)?;
+        times.del[2].push(process + bare.delete(sandbox.number)?);
     }
     let burst = sandboxes(args.rounds, pods)?;
     times.burst[0] = ours.together(&burst)?;
@@ -100,30 +99,29 @@ struct Times {
 fn table(args: &Args, times: &Times, reference: bool) -> Table {
     let mut table = Table::new(format!("{} pods, one after the other", args.rounds));
     let exec = "before fork of the plugin → it has exited, answer read";
-    let [ours, theirs, bare] = &times.add;
-    table.add(Line::new("ADD, plumb-cni", exec, ours).target("6 times faster than the reference"));
-    table.add(Line::new("ADD, bridge + host-local", exec, theirs));
-    table.add(Line::new(
-        "  floor: veth",
-        "kernel::veth::create in this process: pair, port, address, routes",
-        bare,
-    ));
-    let ratio = |ours: &[Duration], theirs: &[Duration]| {
-        Some(median(theirs)?.as_secs_f64() / median(ours)?.as_secs_f64())
+    let floors = [
+        "a process that answers VERSION, and veth::create: pair, port, address, routes",
+        "a process that answers VERSION, and veth::delete (waits for RCU)",
+    ];
+    let against = |table: &mut Table, verb: &str, [ours, theirs, _]: &[Vec<Duration>; 3], target: &str| {
+        let ratio = median(theirs)?.as_secs_f64() / median(ours)?.as_secs_f64();
+        table.note(format!("medians: {verb} {ratio:.1} times faster than the reference"));
+        let mut figure = Figure::of(&format!("CNI {verb} beside the reference"), ours, theirs, target);
+        figure.floor = format!("bridge + host-local {}: **{ratio:.1} times faster**", figure.floor);
+        table.figure(figure);
+        Some(())
     };
-    let adds = ratio(ours, theirs);
-    let [ours, theirs, bare] = &times.del;
-    table.add(Line::new("DEL, plumb-cni", exec, ours));
-    table.add(Line::new("DEL, bridge + host-local", exec, theirs));
-    table.add(Line::new("  floor: veth", "kernel::veth::delete in this process (waits for RCU)", bare));
-    let dels = ratio(ours, theirs);
+    for (verb, times, floor) in [("ADD", &times.add, floors[0]), ("DEL", &times.del, floors[1])] {
+        let [ours, theirs, bare] = times;
+        table.measure(&format!("CNI {verb}"), (exec, ours), (floor, bare), "–");
+        table.add(Line::new(format!("{verb}, bridge + host-local"), exec, theirs));
+        // None: there is no reference here, which the last note says.
+        let _ = against(&mut table, verb, times, if verb == "ADD" { "≥ 6 times faster" } else { "–" });
+    }
     let each = "as above, each of the plugins that run at the same time";
     let [ours, theirs] = &times.burst;
     table.add(Line::new(format!("DEL of {} together, plumb-cni", args.burst), each, ours));
     table.add(Line::new(format!("DEL of {} together, bridge", args.burst), each, theirs));
-    if let (Some(adds), Some(dels)) = (adds, dels) {
-        table.note(format!("medians: ADD {adds:.1} times faster than the reference, DEL {dels:.1} times"));
-    }
     if !reference {
         let at = args.reference.display();
         table.note(format!(
@@ -243,60 +241,5 @@ impl Plugin {
                 .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a DEL panicked"))?)
                 .collect()
         })
-    }
-}
-
-/// The kernel alone: the same pair in the same kind of bridge.
-struct Bare {
-    rtnl: Rtnl,
-    bridge: IfName,
-    _netns: Netns,
-}
-
-impl Bare {
-    fn new() -> Result<Self> {
-        let netns = Netns::fresh()?;
-        let mut rtnl = Rtnl::open_in(&netns)?;
-        let bridge = IfName::new("cni0")?;
-        let link = Link { kind: LinkKind::Bridge, mac: None, mtu: Some(1450), up: true, port: None };
-        let plan = Plan { grow: vec![Op::AddLink { name: bridge.clone(), link }], shrink: Vec::new() };
-        let failures = net::apply(&mut rtnl, &plan)?;
-        ensure!(failures.is_empty(), "{failures:?}");
-        Ok(Self { rtnl, bridge, _netns: netns })
-    }
-
-    fn host(number: u32) -> Result<IfName> {
-        Ok(IfName::new(&format!("veth{number}"))?)
-    }
-
-    fn create(&mut self, sandbox: &Sandbox) -> Result<Duration> {
-        let (host, eth0) = (Self::host(sandbox.number)?, IfName::new("eth0")?);
-        let address = format!("10.244.1.{}/32", sandbox.number % ROOM + 2).parse()?;
-        let gateway: std::net::IpAddr = "10.244.1.1".parse()?;
-        let routes = [
-            PodRoute { dst: gateway.into(), via: None },
-            PodRoute { dst: "0.0.0.0/0".parse()?, via: Some(gateway) },
-        ];
-        let began = Instant::now();
-        let pair = PodVeth {
-            host: &host,
-            host_mac: None,
-            netns: &sandbox.netns,
-            interface: &eth0,
-            mac: None,
-            mtu: Some(1450),
-            addresses: &[address],
-            routes: &routes,
-            bridge: Some(Port { bridge: &self.bridge, isolated: true }),
-            loopback: false,
-        };
-        veth::create(&mut self.rtnl, &pair)?;
-        Ok(began.elapsed())
-    }
-
-    fn delete(&mut self, sandbox: &Sandbox) -> Result<Duration> {
-        let began = Instant::now();
-        veth::delete(&mut self.rtnl, &[Self::host(sandbox.number)?])?;
-        Ok(began.elapsed())
     }
 }

@@ -38,20 +38,80 @@ pub fn median(samples: &[Duration]) -> Option<Duration> {
     quantile(&sorted, 0.5)
 }
 
+/// A row of docs/benchmarks.md: what was measured beside the floor of the same run.
+pub struct Figure {
+    pub what: String,
+    pub measured: String,
+    pub floor: String,
+    /// How many times the floor.
+    pub ratio: f64,
+    pub target: String,
+}
+
+impl Figure {
+    /// Median and p99 of both, and how the medians compare.
+    pub fn of(what: &str, ours: &[Duration], floor: &[Duration], target: &str) -> Self {
+        let both = |samples: &[Duration]| {
+            let mut sorted = samples.to_vec();
+            sorted.sort_unstable();
+            format!("{} / {}", shown(quantile(&sorted, 0.5)), shown(quantile(&sorted, 0.99)))
+        };
+        let seconds = |samples: &[Duration]| median(samples).map_or(f64::NAN, |d| d.as_secs_f64());
+        Self {
+            what: what.to_owned(),
+            measured: both(ours),
+            floor: both(floor),
+            ratio: seconds(ours) / seconds(floor),
+            target: target.to_owned(),
+        }
+    }
+
+    /// With the command that makes it.
+    pub fn markdown(&self, command: &str) -> String {
+        let Self { what, measured, floor, ratio, target } = self;
+        format!("| {what} | {measured} | {floor} | {ratio:.2} | {target} | `{command}` |")
+    }
+}
+
+/// The head of the rows.
+pub const HEAD: &str = "| figure | median / p99 | floor in the same run | times the floor | target | command |\n\
+                        |---|---|---|---|---|---|";
+
 /// Lines, and what follows from them.
 pub struct Table {
     title: String,
     lines: Vec<Line>,
     notes: Vec<String>,
+    pub figures: Vec<Figure>,
 }
 
 impl Table {
     pub fn new(title: impl Into<String>) -> Self {
-        Self { title: title.into(), lines: Vec::new(), notes: Vec::new() }
+        Self { title: title.into(), lines: Vec::new(), notes: Vec::new(), figures: Vec::new() }
     }
 
     pub fn add(&mut self, line: Line) {
         self.lines.push(line);
+    }
+
+    /// Something, its floor below it, and the row of both.
+    pub fn measure(
+        &mut self,
+        what: &str,
+        ours: (&'static str, &[Duration]),
+        floor: (&'static str, &[Duration]),
+        target: &'static str,
+    ) {
+        if ours.1.is_empty() {
+            return;
+        }
+        self.add(Line::new(what, ours.0, ours.1).target(target));
+        self.add(Line::new("  floor", floor.0, floor.1));
+        self.figure(Figure::of(what, ours.1, floor.1, target));
+    }
+
+    pub fn figure(&mut self, figure: Figure) {
+        self.figures.push(figure);
     }
 
     pub fn note(&mut self, note: impl Into<String>) {
@@ -83,7 +143,7 @@ impl fmt::Display for Table {
                 line.what, line.from_to
             )?;
             match line.target {
-                "" => writeln!(f)?,
+                "" | "–" => writeln!(f)?,
                 target => writeln!(f, "  (target: {target})")?,
             }
         }
@@ -133,6 +193,16 @@ mod tests {
             [Some(1), Some(100), Some(198), Some(200)]
         );
         assert_eq!(quantile(&[], 0.5), None);
+    }
+
+    #[test]
+    fn a_row_names_floor_ratio_and_command() {
+        let mut table = Table::new("title");
+        let micros = |n| [Duration::from_micros(n)];
+        table.measure("up", ("a → b", &micros(3000)), ("kernel", &micros(1500)), "≤ 5 s");
+        let rows: Vec<_> = table.figures.iter().map(|figure| figure.markdown("plumb bench x")).collect();
+        assert_eq!(rows, ["| up | 3.00 ms / 3.00 ms | 1.50 ms / 1.50 ms | 2.00 | ≤ 5 s | `plumb bench x` |"]);
+        assert!(table.to_string().contains("floor"), "{table}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `plumb bench lab`: a lab of two nodes, as a person at a shell sees it, and what its processes weigh.
 
+pub mod pods;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,16 +9,12 @@ use std::time::{Duration, Instant};
 use ::lab::inside::Inside;
 use ::lab::rundir::RunDir;
 use anyhow::{Context, Result, bail, ensure};
-use futures::StreamExt;
-use futures::stream::BoxStream;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, ResourceExt};
-use serde_json::{Value, json};
+use kernel::Netns;
 
-use super::figures::{Line, Table};
+use super::figures::{Figure, Table};
+use super::floor::{self, Bare};
+use super::idle::Idle;
+use pods::Pods;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -34,8 +32,6 @@ pub struct Args {
     traces: u32,
 }
 
-/// So long a pod may take before the measurement is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// After this much quiet a process is idle.
 const QUIET: Duration = Duration::from_secs(3);
 
@@ -43,54 +39,67 @@ const QUIET: Duration = Duration::from_secs(3);
 struct Times {
     up: Vec<Duration>,
     down: Vec<Duration>,
+    up_floor: Vec<Duration>,
+    down_loaded: Vec<Duration>,
+    down_floor: Vec<Duration>,
     unprobed: Vec<Duration>,
     probed: Vec<Duration>,
+    pod_floor: Vec<Duration>,
     trace: Vec<Duration>,
-    notes: Vec<String>,
+    trace_floor: Vec<Duration>,
+    weights: Vec<(String, Weight, &'static str)>,
+    idle: Weight,
 }
 
 pub fn run(args: &Args) -> Result<Table> {
     ensure!(args.rounds > 0, "nothing to measure: --rounds must be above 0");
     let mut times = Times::default();
     for round in 0..args.rounds {
+        let (up, down) = floor::cluster()?;
+        times.up_floor.push(up);
+        times.down_floor.push(down);
         let lab = Lab::up(&mut times.up)?;
         if round + 1 == args.rounds {
             inside(args, &lab, &mut times)?;
         }
-        lab.down(&mut times.down)?;
+        // With all its pods the last one is another thing.
+        let last = round + 1 == args.rounds;
+        lab.down(if last { &mut times.down_loaded } else { &mut times.down })?;
     }
     Ok(table(&times))
 }
 
 fn inside(args: &Args, lab: &Lab, times: &mut Times) -> Result<()> {
     std::thread::sleep(QUIET);
-    for process in ["agent-node1", "agent-node2"] {
-        times
-            .notes
-            .push(format!("{process}, idle, no pods: {}  (target: RSS ≤ 30 MB)", lab.weight(process)?));
-    }
-    times.notes.push(format!("api, no pods: {}", lab.weight("api")?));
+    let idle = Idle::start(&lab.kubeconfig)?;
+    times.idle = Weight::of(&PathBuf::from(format!("/proc/{}", idle.pid())))?;
+    drop(idle);
+    times.weights.push(("RSS of the agent, idle".into(), lab.weight("agent-node1")?, "≤ 30 MB"));
+    times.weights.push(("RSS of the API process, no pods".into(), lab.weight("api")?, "–"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let pods = Pods::new(lab).await?;
+    let mut node = Bare::new(Netns::fresh()?)?;
+    let [from, to] = runtime.block_on(async {
+        let pods = Pods::new(&lab.kubeconfig).await?;
         for number in 0..args.pods {
             pods.ready(&mut times.unprobed, &format!("unprobed-{number}"), false).await?;
             pods.ready(&mut times.probed, &format!("probed-{number}"), true).await?;
+            times.pod_floor.push(floor::pod(&mut node, number)? + pods.round_trip().await?);
         }
         pods.service().await?;
-        Ok::<(), anyhow::Error>(())
+        Ok::<_, anyhow::Error>([pods.place("unprobed-0").await?, pods.place("probed-0").await?])
     })?;
+    let netns = lab.netns(&from.0, &from.2)?;
     for _ in 0..args.traces {
         times.trace.push(lab.command(&["trace", "default/unprobed-0", "http://bench:8080"])?);
+        times.trace_floor.push(floor::request(&netns, &format!("http://{}:8080", to.1))?);
     }
-    runtime.block_on(async { Pods::new(lab).await?.fill(2 * args.pods, args.weight).await })?;
-    std::thread::sleep(QUIET);
     let count = args.weight;
-    times
-        .notes
-        .push(format!("api, {count} pods Ready: {}  (target: RSS ≤ 60 MB with 100)", lab.weight("api")?));
-    for process in ["agent-node1", "kubelet-node1"] {
-        times.notes.push(format!("{process}, {count} pods on two nodes: {}", lab.weight(process)?));
+    runtime.block_on(async { Pods::new(&lab.kubeconfig).await?.fill(2 * args.pods, count).await })?;
+    std::thread::sleep(QUIET);
+    for (what, process, target) in
+        [("API process", "api", "≤ 60 MB"), ("agent", "agent-node1", "–"), ("kubelet", "kubelet-node1", "–")]
+    {
+        times.weights.push((format!("RSS of the {what}, {count} pods"), lab.weight(process)?, target));
     }
     Ok(())
 }
@@ -98,16 +107,54 @@ fn inside(args: &Args, lab: &Lab, times: &mut Times) -> Result<()> {
 fn table(times: &Times) -> Table {
     let mut table = Table::new("two nodes");
     let exec = "before exec of the command → it has ended";
-    table.add(Line::new("lab up", exec, &times.up).target("≤ 5 s"));
-    table.add(Line::new("lab down", exec, &times.down));
+    let kernel = "the kernel's part alone: processes, namespaces, a bridge, pairs";
     let ready = "the API has answered the POST → our watch shows Ready";
-    table.add(Line::new("pod, no probe", ready, &times.unprobed).target("≤ 0.5 s"));
-    table.add(Line::new("pod, httpGet readiness", ready, &times.probed).target("≤ 0.5 s"));
-    table.add(Line::new("trace through a Service", exec, &times.trace).target("≤ 1 s"));
-    for note in &times.notes {
-        table.note(note);
+    let get = "a process in the pod's namespace that only GETs from the same pod";
+    let pod = "two processes, namespaces, a pair, one word with the API";
+    table.measure("lab of 2 nodes, up", (exec, &times.up), (kernel, &times.up_floor), "≤ 5 s");
+    table.measure("lab of 2 nodes, down", (exec, &times.down), (kernel, &times.down_floor), "–");
+    table.measure("the same, full of pods", (exec, &times.down_loaded), (kernel, &times.down_floor), "–");
+    let (unprobed, probed) = ((ready, &times.unprobed[..]), (ready, &times.probed[..]));
+    table.measure("applied pod → Ready", unprobed, (pod, &times.pod_floor), "≤ 0.5 s");
+    table.measure("the same with httpGet readiness", probed, (pod, &times.pod_floor), "≤ 0.5 s");
+    table.measure("trace through a Service", (exec, &times.trace), (get, &times.trace_floor), "≤ 1 s");
+    for (what, weight, target) in &times.weights {
+        table.note(format!("{what}: {weight}; idle tokio and TLS: {}  (target: {target})", times.idle));
+        table.figure(Figure {
+            what: what.clone(),
+            measured: weight.to_string(),
+            floor: format!("an idle process with tokio and TLS {}", times.idle),
+            ratio: weight.rss / times.idle.rss,
+            target: (*target).to_owned(),
+        });
     }
     table
+}
+
+/// Resident memory in MB, and the part of it that no file backs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Weight {
+    rss: f64,
+    anonymous: f64,
+}
+
+impl std::fmt::Display for Weight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.1} MB ({:.1} MB anonymous)", self.rss, self.anonymous)
+    }
+}
+
+impl Weight {
+    fn of(process: &Path) -> Result<Self> {
+        let status = std::fs::read_to_string(process.join("status"))?;
+        let megabytes = |field: &str| -> Option<f64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+            let kib: f64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+            Some(kib / 1024.0)
+        };
+        let [rss, anonymous] = ["VmRSS:", "RssAnon:"].map(|field| megabytes(field).unwrap_or(f64::NAN));
+        Ok(Self { rss, anonymous })
+    }
 }
 
 /// A running lab; it goes with the value, also after an error.
@@ -155,131 +202,16 @@ impl Lab {
         Ok(took)
     }
 
-    /// Resident memory, and the part of it that no file backs.
-    fn weight(&self, process: &str) -> Result<String> {
+    fn weight(&self, process: &str) -> Result<Weight> {
         let inside = Inside::find(&self.name)?;
         let pid = inside.living(process).with_context(|| format!("{process} does not run"))?;
-        let status = std::fs::read_to_string(inside.proc(pid).join("status"))?;
-        let megabytes = |field: &str| -> Option<f64> {
-            let kib: f64 = status
-                .lines()
-                .find_map(|l| l.strip_prefix(field))?
-                .trim()
-                .strip_suffix(" kB")?
-                .trim()
-                .parse()
-                .ok()?;
-            Some(kib / 1024.0)
-        };
-        let [rss, anonymous] = ["VmRSS:", "RssAnon:"].map(|field| megabytes(field).unwrap_or(f64::NAN));
-        Ok(format!("RSS {rss:.1} MB, of which anonymous {anonymous:.1} MB"))
-    }
-}
-
-/// What `kubectl apply` would do, with the clock running.
-struct Pods {
-    api: Api<Pod>,
-    client: Client,
-}
-
-type Events = BoxStream<'static, Result<Event<Pod>, watcher::Error>>;
-
-impl Pods {
-    async fn new(lab: &Lab) -> Result<Self> {
-        let client = client(&lab.kubeconfig).await?;
-        Ok(Self { api: Api::default_namespaced(client.clone()), client })
+        Weight::of(&inside.proc(pid))
     }
 
-    /// One pod, from the answer to the POST until a watch shows it Ready.
-    async fn ready(&self, times: &mut Vec<Duration>, name: &str, probed: bool) -> Result<()> {
-        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let mut events = watcher(self.api.clone(), config).boxed();
-        while !matches!(next(&mut events).await?, Event::InitDone) {}
-        self.api.create(&PostParams::default(), &serde_json::from_value(pod(name, probed))?).await?;
-        let began = Instant::now();
-        loop {
-            if let Event::Apply(pod) = next(&mut events).await?
-                && is_ready(&pod)
-            {
-                times.push(began.elapsed());
-                return Ok(());
-            }
-        }
+    /// A pod's network namespace, as its node keeps it.
+    fn netns(&self, node: &str, name: &str) -> Result<PathBuf> {
+        let inside = Inside::find(&self.name)?;
+        let holder = inside.living(&format!("hold-{node}")).context("the node has no holder")?;
+        Ok(inside.proc(holder).join("root/run/netns").join(name))
     }
-
-    /// In front of all probed pods.
-    async fn service(&self) -> Result<()> {
-        let object = json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "bench" },
-            "spec": { "selector": { "probed": "true" }, "ports": [{ "port": 8080 }] },
-        });
-        let services: Api<k8s_openapi::api::core::v1::Service> = Api::default_namespaced(self.client.clone());
-        services.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
-        Ok(())
-    }
-
-    /// More pods of the second kind until there are so many, and waits until all are Ready.
-    async fn fill(&self, have: u32, want: u32) -> Result<()> {
-        for number in have..want {
-            let object = pod(&format!("more-{number}"), true);
-            self.api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
-        }
-        for number in want..have {
-            let kind = if number % 2 == 0 { "unprobed" } else { "probed" };
-            self.api.delete(&format!("{kind}-{}", number / 2), &DeleteParams::default()).await?;
-        }
-        let mut events = watcher(self.api.clone(), watcher::Config::default()).boxed();
-        let mut ready = std::collections::BTreeSet::new();
-        while ready.len() != want as usize {
-            match next(&mut events).await? {
-                Event::Apply(pod) | Event::InitApply(pod)
-                    if is_ready(&pod) && pod.metadata.deletion_timestamp.is_none() =>
-                {
-                    ready.insert(pod.name_any());
-                }
-                Event::Apply(pod) | Event::Delete(pod) | Event::InitApply(pod) => {
-                    ready.remove(&pod.name_any());
-                }
-                Event::Init | Event::InitDone => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-async fn next(events: &mut Events) -> Result<Event<Pod>> {
-    let next = tokio::time::timeout(PATIENCE, events.next()).await;
-    let event = next.with_context(|| format!("no pod became Ready within {PATIENCE:?}"))?;
-    Ok(event.context("the watch ended")??)
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
-fn pod(name: &str, probed: bool) -> Value {
-    let mut object = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "labels": { "probed": probed.to_string() } },
-        "spec": {
-            "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": "demo", "image": "plumb.local/demo", "args": ["serve", "--http", "8080"],
-                "ports": [{ "name": "http", "containerPort": 8080 }],
-            }],
-        },
-    });
-    if probed {
-        object["spec"]["containers"][0]["readinessProbe"] =
-            json!({ "httpGet": { "path": "/readyz", "port": "http" }, "periodSeconds": 5 });
-    }
-    object
-}
-
-async fn client(kubeconfig: &Path) -> Result<Client> {
-    let file = Kubeconfig::read_from(kubeconfig)?;
-    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-    // Environment proxies are for the way out, never for the loopback.
-    config.proxy_url = None;
-    Ok(Client::try_from(config)?)
 }
