@@ -113,7 +113,12 @@ fn table(times: &Times) -> Table {
     let pod = "two processes, namespaces, a pair, one word with the API";
     table.measure("lab of 2 nodes, up", (exec, &times.up), (kernel, &times.up_floor), "≤ 5 s");
     table.measure("lab of 2 nodes, down", (exec, &times.down), (kernel, &times.down_floor), "–");
-    table.measure("lab of 2 nodes, down, full of pods", (exec, &times.down_loaded), (kernel, &times.down_floor), "–");
+    table.measure(
+        "lab of 2 nodes, down, full of pods",
+        (exec, &times.down_loaded),
+        (kernel, &times.down_floor),
+        "–",
+    );
     let (unprobed, probed) = ((ready, &times.unprobed[..]), (ready, &times.probed[..]));
     table.measure("applied pod → Ready", unprobed, (pod, &times.pod_floor), "≤ 0.5 s");
     table.measure("the same with httpGet readiness", probed, (pod, &times.pod_floor), "≤ 0.5 s");
