@@ -11,6 +11,7 @@
 #   tools/cluster.sh kill NAME NODE UNIT [SIGNAL] send it a signal (KILL)
 #   tools/cluster.sh image NAME FILE  import an image into every node
 #   tools/cluster.sh routes NAME      let the API server reach pods: its proxy and webhooks need that
+#   tools/cluster.sh unplug NAME NODE, plug NAME NODE   take a node's cable and its interface away, give it a new one
 #   tools/cluster.sh reboot NAME NODE end everything in a node, lose its /run and interfaces, start it with a new boot id
 #
 #            ┌ anchor: PID and network namespace of the cluster ──────────────────────────────┐
@@ -53,6 +54,16 @@ until_ok() {
     fi
     sleep .05
   done
+}
+
+# What a cluster needs of the machine, and the Debian package that has it.
+need() {
+  local missing=()
+  while [ $# -gt 0 ]; do
+    command -v "$1" >/dev/null || missing+=("$2")
+    shift 2
+  done
+  [ ${#missing[@]} -eq 0 ] || die "missing: apt-get install ${missing[*]}"
 }
 
 # --- namespaces ------------------------------------------------------------------------------------------------
@@ -169,6 +180,7 @@ public_key_infrastructure() {
   certificate apiserver /CN=kube-apiserver "DNS:kubernetes,DNS:kubernetes.default,DNS:${kubernetes%.cluster.local},\
 DNS:$kubernetes,DNS:localhost,IP:$cp_ip,IP:$(v6 $cp_ip),IP:$first_service,IP:127.0.0.1"
   certificate admin /O=system:masters/CN=admin
+  kubeconfig_for admin "https://$cp_ip:6443" "$P/admin.kubeconfig"
   certificate kubelet-client /O=system:masters/CN=kube-apiserver-kubelet-client
   local who
   for who in kube-controller-manager kube-scheduler; do
@@ -374,6 +386,7 @@ up() {
     esac
   done
   [ ! -e "$D" ] || die "cluster $name exists; tools/cluster.sh down $name"
+  need ip iproute2 containerd containerd runc runc busybox busybox-static socat socat openssl openssl curl curl
   peers=$("$tools/peers.sh")
   mkdir -p "$D/log"
   trap '[ $? = 0 ] || down' EXIT
@@ -382,7 +395,8 @@ up() {
     setsid bash -c 'tail --pid="$1" -f /dev/null; exec "$2" down "$3"' _ "$owner" "$me" "$name" \
       </dev/null >/dev/null 2>&1 &
   fi
-  python3 "$tools/image.py" $pause "$D/pause.tar" /bin/busybox:/pause '{"Entrypoint": ["/pause", "tail", "-f", "/dev/null"]}'
+  python3 "$tools/image.py" $pause "$D/pause.tar" /bin/busybox \
+    '{"Entrypoint": ["/bin/busybox", "tail", "-f", "/dev/null"]}'
   underlay
   public_key_infrastructure
   control_plane
@@ -424,7 +438,7 @@ routes() {
   done
 }
 
-usage() { sed -n '2,/^#$/s/^# \{0,1\}//p; 6,14s/^# \{0,1\}//p' "$me"; }
+usage() { sed -n '2,/^$/{/^#  *[^t ]*[┌│└]/q;s/^# \{0,1\}//p}' "$me"; }
 
 [ $# -ge 2 ] || { usage; exit 2; }
 verb=$1 name=$2
@@ -443,6 +457,8 @@ case $verb in
   kill) kill_unit "$@" ;;
   image) image "$@" ;;
   routes) routes ;;
+  unplug) nsenter --target "$anchor" --net ip link del "v-$1" ;;
+  plug) plug "$1" "$(cat "$D/$1/ip")" ;;
   reboot) reboot "$@" ;;
   *) usage; exit 2 ;;
 esac

@@ -9,13 +9,19 @@ use serde_json::json;
 
 const NAME: &str = "10-plumb.conflist";
 
+/// libcni before 1.2 (containerd 1.6) refuses 1.1.0 and does not know `cniVersions`, from which later ones take the
+/// newest that they speak.
+const SPOKEN: [&str; 2] = ["1.0.0", "1.1.0"];
+
 /// Puts the file in place by rename, unless it is there as it should be. Whether it was written.
 pub fn publish(directory: &Path, socket: &Path) -> Result<bool> {
     let mut plugin = json!({ "type": "plumb-cni" });
     if socket != Path::new(types::wire::AGENT_SOCKET) {
         plugin["agentSocket"] = json!(socket);
     }
-    let list = json!({ "cniVersion": "1.1.0", "name": "plumb", "plugins": [plugin] });
+    let list = json!({
+        "cniVersion": SPOKEN[0], "cniVersions": SPOKEN, "name": "plumb", "plugins": [plugin]
+    });
     let text = format!("{}\n", serde_json::to_string_pretty(&list)?);
     let path = directory.join(NAME);
     if fs::read_to_string(&path).is_ok_and(|present| present == text) {

@@ -175,7 +175,7 @@ fn args(sandbox: &Sandbox) -> String {
 impl Network {
     /// A list, or a single plugin's configuration, which is a list of one.
     pub fn parse(value: Value) -> Result<Self> {
-        let list = match value.get("plugins") {
+        let mut list = match value.get("plugins") {
             Some(_) => value,
             None => json!({
                 "name": value.get("name"), "cniVersion": value.get("cniVersion"), "plugins": [value]
@@ -186,6 +186,10 @@ impl Network {
         }
         if list.get("plugins").and_then(Value::as_array).is_none_or(Vec::is_empty) {
             bail!("the network configuration has no plugins");
+        }
+        // SPEC 1.1.0, "cniVersions": the runtime takes the newest that it speaks.
+        if let Some(newest) = newest(list.get("cniVersions")) {
+            list["cniVersion"] = newest.into();
         }
         Ok(Self(list))
     }
@@ -199,9 +203,7 @@ impl Network {
     }
 
     fn version(&self) -> (u32, u32) {
-        let text = self.0.get("cniVersion").and_then(Value::as_str).unwrap_or("0.1.0");
-        let mut numbers = text.split('.').map(|part| part.parse().unwrap_or(0));
-        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+        numbers(self.0.get("cniVersion").and_then(Value::as_str).unwrap_or("0.1.0"))
     }
 
     /// What one plugin reads on stdin (libcni `buildOneConfig` and `injectRuntimeConfig`). This kubelet offers no
@@ -219,6 +221,17 @@ impl Network {
         }
         config
     }
+}
+
+fn numbers(version: &str) -> (u32, u32) {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// The newest version of a list that this kubelet speaks.
+fn newest(versions: Option<&Value>) -> Option<String> {
+    let texts = versions?.as_array()?.iter().filter_map(Value::as_str);
+    texts.filter(|text| numbers(text) <= GC_SINCE).max_by_key(|text| numbers(text)).map(str::to_owned)
 }
 
 /// The addresses in a result, without prefix.
@@ -260,6 +273,9 @@ mod tests {
     fn a_single_configuration_is_a_list_of_one() {
         let network =
             Network::parse(json!({"cniVersion": "0.4.0", "name": "n", "type": "t"})).expect("valid");
+        let of_many = json!({"cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0", "9.0.0"],
+            "name": "n", "plugins": [{"type": "t"}]});
+        assert_eq!(Network::parse(of_many).expect("valid").version(), (1, 1));
         assert_eq!(network.plugins().count(), 1);
         assert_eq!(network.version(), (0, 4));
         assert!(Network::parse(json!({"name": "n", "plugins": []})).is_err());

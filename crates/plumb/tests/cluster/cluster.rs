@@ -87,7 +87,13 @@ impl Cluster {
         let kubeconfig = kubeconfig.unwrap_or_else(|| panic!("no kubeconfig is named: {said:?}")).into();
         let cluster = Self::of(name, stack, nodes, kubeconfig, keep);
         cluster.load_image();
-        cluster.install();
+        if std::env::var("PLUMB_TEST_NETWORK").is_ok_and(|network| network == "reference") {
+            let said = run(&mut script("tools/reference.sh", &[name]));
+            assert!(said.ok, "tools/reference.sh: {said:?}");
+        } else {
+            cluster.install();
+        }
+        cluster.tool_ok(&["routes"]);
         cluster
     }
 
@@ -120,7 +126,6 @@ impl Cluster {
         let all = ["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"];
         let said = self.kubectl(&all);
         assert!(said.ok, "nodes are not Ready: {said:?}\n{}", self.logs("plumb"));
-        self.tool_ok(&["routes"]);
     }
 
     /// The agent as a unit `plumb` of the node. It goes on when the test ends with the cluster.
@@ -271,8 +276,7 @@ impl Namespace<'_> {
     #[track_caller]
     pub fn apply(&self, manifests: &[&str]) {
         let manifest = manifests.join("\n---\n");
-        let mut command = self.cluster.kubectl_command();
-        let said = feed(command.args(["-n", &self.name, "apply", "-f", "-"]), manifest.as_bytes());
+        let said = self.kubectl_fed(&["apply", "-f", "-"], &manifest);
         assert!(said.ok, "kubectl apply: {said:?}\n{manifest}");
     }
 
@@ -284,6 +288,19 @@ impl Namespace<'_> {
             let pods = self.kubectl(&["describe", "pods"]).out;
             panic!("not Ready: {said:?}\n{pods}\n{}", self.cluster.logs("plumb"));
         }
+    }
+
+    /// One pod is Ready.
+    #[track_caller]
+    pub fn wait_ready_of(&self, pod: &str) {
+        let said = self.kubectl(&["wait", "--for=condition=Ready", "pod", pod, "--timeout=90s"]);
+        assert!(said.ok, "{pod} is not Ready: {said:?}\n{}", self.cluster.logs("plumb"));
+    }
+
+    /// `kubectl …` with something on its standard input.
+    pub fn kubectl_fed(&self, args: &[&str], input: &str) -> Said {
+        let mut command = self.cluster.kubectl_command();
+        feed(command.args(["-n", &self.name]).args(args), input.as_bytes())
     }
 
     /// The addresses of a pod, IPv4 first in these clusters.
@@ -351,7 +368,11 @@ pub fn pod(name: &str, spec: &str, args: &str) -> String {
 }
 
 fn tool(args: &[&str]) -> Command {
-    let script = repository("tools/cluster.sh");
+    script("tools/cluster.sh", args)
+}
+
+fn script(path: &str, args: &[&str]) -> Command {
+    let script = repository(path);
     // kubelet and containerd want root; ./run test has asked for it before.
     let mut command = if kernel::own::is_root() {
         Command::new(script)

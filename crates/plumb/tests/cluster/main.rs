@@ -23,10 +23,16 @@
 //! While working: `cargo test -p plumb --test cluster -- --nocapture NAME`; to look around afterwards, keep a cluster
 //! with `PLUMB_TEST_CLUSTER=mine` (made when it is not there, used by the next run too, gone with
 //! `tools/cluster.sh down mine-single`).
+//!
+//! `./run reference` runs the tests of Kubernetes' behaviour on the reference plugins, flannel, kube-proxy and CoreDNS,
+//! which shows that they ask what Kubernetes promises. What is Plumb's alone, or a NetworkPolicy, which flannel does not
+//! enforce, is skipped there by the name of its module or test: `policy`, `trace`, `resilience`.
 
 #[allow(dead_code, reason = "the vocabulary of all tests; not every part of it is in use at every time")]
 mod cluster;
 mod pods;
+mod reach;
+mod resilience;
 #[allow(dead_code, reason = "shared by the tiers, each of which uses its part")]
 #[path = "../lab/said.rs"]
 mod said;

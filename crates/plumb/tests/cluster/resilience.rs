@@ -1,0 +1,120 @@
+//! What breaks around a running network must not be felt by it, and must be made good once the cause is over: the API,
+//! its store, the agent, kubelet, containerd, a node's interfaces, a whole node.
+//!
+//! ```text
+//!   node1  caller (a call of Service echo every 50 ms), reader (one long answer of echo2, line by line), echo1
+//!   node2  echo2
+//! ```
+//! After each fault a Service that did not exist before is reached, from the node in question: what the API says
+//! reaches the kernel again. How long that took is printed.
+
+use std::time::{Duration, Instant};
+
+use crate::cluster::{Cluster, Namespace, Stack, pod, server};
+
+const ECHO: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec: {selector: {app: echo}, ports: [{port: 8080}]}
+";
+
+/// How long a cause lasts. Minutes are the same to the agent as seconds: it counts nothing down.
+const LASTS: Duration = Duration::from_secs(5);
+
+fn world(cluster: &Cluster) -> Namespace<'_> {
+    let ns = cluster.namespace("faults");
+    ns.apply(&[ECHO, &server("echo1", "node1"), &server("echo2", "node2"), &server("probe1", "node1")]);
+    ns.apply(&[&server("probe2", "node2")]);
+    ns.wait_ready();
+    let here = "nodeName: node1\n  restartPolicy: Never";
+    let address = ns.pod_ip("echo2");
+    ns.apply(&[
+        &pod("caller", here, r#"loop, "http://echo:8080/", --every, "50", --timeout, "5""#),
+        &pod("reader", here, &format!(r#"stream, "{address}:8080", --every, "20", --timeout, "5""#)),
+    ]);
+    ns.wait_ready();
+    ns
+}
+
+/// A Service made now serves the probe of this node.
+fn follows(ns: &Namespace<'_>, node: usize, word: &str) {
+    let name = format!("echo-{word}");
+    let port = r#"{"spec":{"selector":{"app":"echo"},"ports":[{"port":8080}]},"#;
+    let object = format!(r#"{port}"apiVersion":"v1","kind":"Service","metadata":{{"name":"{name}"}}}}"#);
+    ns.cluster.wait_for("the API takes a Service", || {
+        ns.kubectl_fed(&["apply", "-f", "-"], &object).or_missing()
+    });
+    ns.until_demo(&format!("probe{node}"), &["get", &format!("http://{name}:8080/"), "--timeout", "1"]);
+}
+
+/// The traffic that ran all the while: every call was answered, no line was lost.
+fn unharmed(ns: &Namespace<'_>, word: &str) {
+    let calls = ns.kubectl_ok(&["logs", "caller"]);
+    let failed: Vec<&str> = calls.lines().filter(|line| line.split(' ').nth(1) != Some("200")).collect();
+    assert!(failed.is_empty() && !calls.is_empty(), "{word}: calls failed: {failed:#?}");
+    for pod in ["caller", "reader"] {
+        let phase = ns.get(&["pod", pod])["status"]["phase"].clone();
+        assert_eq!(phase, "Running", "{word}: {pod}: {}", ns.kubectl(&["logs", "--tail=3", pod]).out);
+    }
+}
+
+/// The cause, for a while; then what shows that all is right again, and that nobody noticed.
+fn fault(ns: &Namespace<'_>, word: &str, node: usize, begin: &[&[&str]], end: &[&[&str]]) {
+    for step in begin {
+        ns.cluster.tool_ok(step);
+    }
+    std::thread::sleep(LASTS); // the fault itself, not a wait for anything
+    for step in end {
+        ns.cluster.tool_ok(step);
+    }
+    let over = Instant::now();
+    follows(ns, node, word);
+    println!("{word:<22} right again {:.1} s after its end", over.elapsed().as_secs_f64());
+    unharmed(ns, word);
+}
+
+#[test]
+fn faults_around_the_network_are_not_felt_and_leave_nothing() {
+    let cluster = Cluster::own(Stack::Single, 2);
+    let ns = world(&cluster);
+    let killed = |word: &str, on: &str, unit: &str| {
+        let node = if on == "node2" { 2 } else { 1 };
+        fault(&ns, word, node, &[&["kill", on, unit]], &[&["start", on, unit]]);
+    };
+    killed("api-killed", "cp", "kube-apiserver");
+    fault(
+        &ns,
+        "etcd-paused",
+        1,
+        &[&["kill", "cp", "etcd", "STOP"]],
+        &[&["kill", "cp", "etcd", "CONT"]],
+    );
+    killed("agent-killed", "node1", "plumb");
+    killed("kubelet-killed", "node1", "kubelet");
+    killed("containerd-killed", "node1", "containerd");
+    node_boots_again(&ns);
+}
+
+/// node2 loses every process, /run and its interfaces. What ran on node1 and needs nothing of it goes on; its own pods
+/// are made anew, with addresses that work.
+fn node_boots_again(ns: &Namespace<'_>) {
+    let before = ns.get(&["pod", "echo2"])["status"]["containerStatuses"][0]["containerID"].clone();
+    let start = Instant::now();
+    ns.cluster.tool_ok(&["reboot", "node2"]);
+    let up = Instant::now();
+    ns.cluster.wait_for("echo2 runs again", || {
+        let status = ns.get(&["pod", "echo2"])["status"].clone();
+        let again = status["containerStatuses"][0]["containerID"] != before;
+        let ready = status["conditions"].as_array().is_some_and(|all| {
+            all.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        });
+        if again && ready { Ok(()) } else { Err(status.to_string()) }
+    });
+    ns.wait_ready_of("probe2");
+    follows(ns, 2, "node-booted");
+    let url = format!("http://{}:8080/", ns.pod_ip("echo2"));
+    ns.until_demo("probe1", &["get", &url, "--timeout", "1"]);
+    let (down, after) = ((up - start).as_secs_f64(), up.elapsed().as_secs_f64());
+    println!("node-booted            down {down:.1} s, pods made anew and reached {after:.1} s later");
+}
