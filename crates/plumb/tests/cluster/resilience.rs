@@ -42,9 +42,8 @@ fn follows(ns: &Namespace<'_>, node: usize, word: &str) {
     let name = format!("echo-{word}");
     let port = r#"{"spec":{"selector":{"app":"echo"},"ports":[{"port":8080}]},"#;
     let object = format!(r#"{port}"apiVersion":"v1","kind":"Service","metadata":{{"name":"{name}"}}}}"#);
-    ns.cluster.wait_for("the API takes a Service", || {
-        ns.kubectl_fed(&["apply", "-f", "-"], &object).or_missing()
-    });
+    ns.cluster
+        .wait_for("the API takes a Service", || ns.kubectl_fed(&["apply", "-f", "-"], &object).or_missing());
     ns.until_demo(&format!("probe{node}"), &["get", &format!("http://{name}:8080/"), "--timeout", "1"]);
 }
 
@@ -83,13 +82,7 @@ fn faults_around_the_network_are_not_felt_and_leave_nothing() {
         fault(&ns, word, node, &[&["kill", on, unit]], &[&["start", on, unit]]);
     };
     killed("api-killed", "cp", "kube-apiserver");
-    fault(
-        &ns,
-        "etcd-paused",
-        1,
-        &[&["kill", "cp", "etcd", "STOP"]],
-        &[&["kill", "cp", "etcd", "CONT"]],
-    );
+    fault(&ns, "etcd-paused", 1, &[&["kill", "cp", "etcd", "STOP"]], &[&["kill", "cp", "etcd", "CONT"]]);
     killed("agent-killed", "node1", "plumb");
     killed("kubelet-killed", "node1", "kubelet");
     killed("containerd-killed", "node1", "containerd");
