@@ -123,8 +123,8 @@ impl Composer {
             let wanted = winner(&self.elements, &self.fragments, key).and_then(|f| f.elements.get(key));
             steps.element(table, key, wanted);
         }
-        for (name, _) in steps.gone_sets() {
-            table.sets.remove(&name);
+        for name in &steps.gone {
+            table.sets.remove(name);
         }
         steps.plan()
     }
@@ -180,6 +180,8 @@ struct Steps {
     less_values: Vec<Op>,
     less_chains: Vec<Op>,
     less_sets: Vec<Op>,
+    /// The names of these.
+    gone: BTreeSet<String>,
 }
 
 impl Steps {
@@ -195,6 +197,7 @@ impl Steps {
             less_values: Vec::new(),
             less_chains: Vec::new(),
             less_sets: Vec::new(),
+            gone: BTreeSet::new(),
         }
     }
 
@@ -211,18 +214,11 @@ impl Steps {
             }
             // A set's name holds a hash of what it is for, so its layout never changes.
             Some(_) => {}
-            None => self.less_sets.push(Op::DeleteSet { table: id, set }),
+            None => {
+                self.gone.insert(set.clone());
+                self.less_sets.push(Op::DeleteSet { table: id, set });
+            }
         }
-    }
-
-    fn gone_sets(&self) -> Vec<(String, ())> {
-        self.less_sets
-            .iter()
-            .filter_map(|op| match op {
-                Op::DeleteSet { set, .. } => Some((set.clone(), ())),
-                _ => None,
-            })
-            .collect()
     }
 
     fn chain(&mut self, table: &mut Table, name: &Name, wanted: Option<&Chain>) {
@@ -270,6 +266,12 @@ impl Steps {
             }
             None => {
                 let Some(known) = set.elements.remove(key) else { return };
+                // A set takes its elements along. One by one, ten thousand ranges cost the kernel seconds; only
+                // verdicts must go before the chains that they lead to.
+                let gone = self.gone.contains(name.as_ref());
+                if gone && !matches!(known, ElemData::Verdict(_)) {
+                    return;
+                }
                 let verdict = matches!(known, ElemData::Verdict(_));
                 if verdict { &mut self.less_verdicts } else { &mut self.less_values }.push(delete());
             }

@@ -9,7 +9,7 @@
 //!                                   │                m<k>: the same, and masquerade
 //!                                   ├─ clusterips ─> rej      (a Service, but not this port)
 //!                                   └─ service CIDR ─> drop   (no Service at all, V-08)
-//!   forward (filter)  ── conntrack ── out_iso[saddr] ── in_iso[daddr]
+//!   forward (filter)  ── answers ── out_iso[saddr] ── in_iso[daddr]
 //!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
 //! ```
 
@@ -245,7 +245,10 @@ fn services(settings: &Settings, family: Family) -> Vec<Rule> {
 fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
     let state = |bits| [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, bits));
     let mut rules = vec![
-        rule("", state(ct_state::ESTABLISHED | ct_state::RELATED).chain([build::accept()])),
+        rule("", state(ct_state::RELATED).chain([build::accept()])),
+        // Answers pass (NP-10). What the client of a known connection sends is judged like its first packet, so a
+        // policy that no longer allows a connection cuts it with the packet after (NP-41), whoever is running.
+        rule("", state(ct_state::ESTABLISHED).chain(build::ct_reply(R0)).chain([build::accept()])),
         // Without a connection no NAT applies, and a bare ClusterIP would leave the node (V-07).
         rule("no connection", state(ct_state::INVALID).chain([build::counter(), build::drop()])),
     ];

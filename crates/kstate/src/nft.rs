@@ -137,6 +137,8 @@ pub enum CtKey {
     OriginalSrc6,
     OriginalDst6,
     OriginalProtoDst,
+    /// 0: as the client sends; 1: as it is answered. One byte.
+    Direction,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -67,6 +67,7 @@ fn ct() -> impl Strategy<Value = CtKey> {
         OriginalSrc6,
         OriginalDst6,
         OriginalProtoDst,
+        Direction,
     ])
 }
 

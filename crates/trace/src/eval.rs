@@ -139,7 +139,7 @@ fn pass(machine: &mut Machine<'_>, kernel: &Kernel<'_>, hook: Hook) -> Option<En
 fn ct_bits(state: CtState) -> u32 {
     match state {
         CtState::New => ct_state::NEW,
-        CtState::Established => ct_state::ESTABLISHED,
+        CtState::Established | CtState::Reply => ct_state::ESTABLISHED,
         CtState::Related => ct_state::RELATED,
         CtState::Invalid => ct_state::INVALID,
     }

@@ -22,8 +22,10 @@ pub struct Packet {
 pub enum CtState {
     #[default]
     New,
-    /// Its connection is known and no rule of a nat chain sees it.
+    /// Sent by the client of a connection that is known and answered: no rule of a nat chain sees it.
     Established,
+    /// Sent by its server.
+    Reply,
     Related,
     Invalid,
 }

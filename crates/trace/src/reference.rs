@@ -9,7 +9,7 @@ use model::{Attachment, Cluster, Node};
 use types::wire::DNS_PEER_PORT;
 use types::{Family, IpNet, Protocol};
 
-use crate::packet::{Packet, Place};
+use crate::packet::{CtState, Packet, Place};
 
 pub mod policy;
 pub mod service;
@@ -33,6 +33,9 @@ pub enum Fate {
 
 /// Every fate that is right.
 pub fn fates(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate> {
+    if packet.ct != CtState::New {
+        return BTreeSet::from([go_on(packet, cluster, place)]);
+    }
     if is_dns(packet, place) {
         return dns(packet, cluster, place);
     }
@@ -43,6 +46,21 @@ pub fn fates(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate
         }
         Choice::Reject { .. } => BTreeSet::from([Fate::Rejected]),
         Choice::Drop { .. } => BTreeSet::from([Fate::Dropped]),
+    }
+}
+
+/// A packet of a connection that is known. Answers always pass (NP-10); what the client sends must still be
+/// allowed: a policy that no longer allows a connection cuts it (NP-41). NAT stays what it was, unseen here.
+fn go_on(packet: &Packet, cluster: &Cluster, place: &Place) -> Fate {
+    let to = packet.destination();
+    if packet.ct == CtState::Invalid && packet.iif.is_some() && !is_own_address(to.ip(), cluster, place) {
+        return Fate::Dropped;
+    }
+    let answer = matches!(packet.ct, CtState::Reply | CtState::Related);
+    match deliver(packet, to, cluster, place) {
+        Fate::Dropped if !answer => Fate::Dropped,
+        Fate::Local(to) => Fate::Local(to),
+        _ => Fate::Out { to, masquerade: false },
     }
 }
 

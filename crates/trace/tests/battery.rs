@@ -75,7 +75,9 @@ fn packet() -> impl Strategy<Value = Packet> {
     let protocol = prop_oneof![8 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)];
     let port = select(vec![53_u16, 80, 81, 8080]);
     let ends = select(Family::ALL.to_vec()).prop_flat_map(|family| (source(family), destination(family)));
-    (ends, protocol, port, 0..3_u8).prop_map(|(((iif, src), dst), protocol, port, to_node)| {
+    let known = vec![CtState::Established, CtState::Established, CtState::Reply, CtState::Related];
+    let ct = prop_oneof![30 => Just(CtState::New), 4 => select(known), 1 => Just(CtState::Invalid)];
+    (ends, protocol, port, 0..3_u8, ct).prop_map(|(((iif, src), dst), protocol, port, to_node, ct)| {
         // The node is mostly asked for its node ports.
         let own = Family::ALL.iter().any(|family| node_ip(*family, 0) == dst);
         Packet {
@@ -85,7 +87,7 @@ fn packet() -> impl Strategy<Value = Packet> {
             protocol,
             sport: 40000,
             dport: if own && to_node > 0 { node_port(port) } else { port },
-            ct: CtState::New,
+            ct,
         }
     })
 }
@@ -176,5 +178,6 @@ fn the_battery_meets_every_fate() {
             );
         }
     }
+    assert!(written_out > 20 && merged > 10, "policies of both layouts: {written_out}, {merged}");
     assert_eq!(pod_node(0), NODES[0]);
 }

@@ -119,6 +119,11 @@ pub fn ct_status(dreg: Reg) -> Expr {
     Expr::Ct { dreg, key: CtKey::Status }
 }
 
+/// The packet goes the way that answers go: two expressions.
+pub fn ct_reply(scratch: Reg) -> [Expr; 2] {
+    [Expr::Ct { dreg: scratch, key: CtKey::Direction }, cmp(scratch, CmpOp::Eq, [1])]
+}
+
 pub fn ct_mark(dreg: Reg) -> Expr {
     Expr::Ct { dreg, key: CtKey::Mark }
 }

@@ -61,10 +61,11 @@ fn ct_number(key: CtKey) -> (u32, Option<u8>) {
         CtKey::OriginalSrc6 => (21, Some(0)),
         CtKey::OriginalDst6 => (22, Some(0)),
         CtKey::OriginalProtoDst => (12, Some(0)),
+        CtKey::Direction => (1, None),
     }
 }
 
-const CT_KEYS: [CtKey; 8] = [
+const CT_KEYS: [CtKey; 9] = [
     CtKey::State,
     CtKey::Status,
     CtKey::Mark,
@@ -73,6 +74,7 @@ const CT_KEYS: [CtKey; 8] = [
     CtKey::OriginalSrc6,
     CtKey::OriginalDst6,
     CtKey::OriginalProtoDst,
+    CtKey::Direction,
 ];
 
 const CMP_OPS: [CmpOp; 6] = [CmpOp::Eq, CmpOp::Ne, CmpOp::Lt, CmpOp::Le, CmpOp::Gt, CmpOp::Ge];

@@ -8,7 +8,7 @@ use kstate::nft::{
 };
 
 use super::{Step, ct_bits, rules, word};
-use crate::packet::Packet;
+use crate::packet::{CtState, Packet};
 
 /// How a base chain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,6 +281,7 @@ impl<'a> Machine<'a> {
             CtKey::Mark => 0_u32.to_ne_bytes().to_vec(),
             CtKey::OriginalSrc | CtKey::OriginalSrc6 => octets(self.packet.src),
             CtKey::OriginalDst | CtKey::OriginalDst6 => octets(self.packet.dst),
+            CtKey::Direction => vec![u8::from(self.packet.ct == CtState::Reply)],
             CtKey::OriginalProtoDst => self.packet.dport.to_be_bytes().to_vec(),
         }
     }

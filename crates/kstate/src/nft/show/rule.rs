@@ -15,6 +15,7 @@ enum Kind {
     CtState,
     CtStatus,
     AddressType,
+    Direction,
     Flag,
     Raw,
 }
@@ -269,7 +270,9 @@ impl Kind {
             Self::CtState => word_of(bytes).map_or_else(|| hex(bytes), |word| names(word, &CT_STATES)),
             Self::CtStatus => word_of(bytes).map_or_else(|| hex(bytes), |word| names(word, &CT_STATUS)),
             Self::AddressType => word_of(bytes).map_or_else(|| hex(bytes), address_type),
-            Self::Flag => immediate(bytes),
+            Self::Direction if bytes == [0] => "original".to_owned(),
+            Self::Direction if bytes == [1] => "reply".to_owned(),
+            Self::Direction | Self::Flag => immediate(bytes),
             Self::Raw => hex(bytes),
         }
     }
@@ -362,6 +365,7 @@ fn ct(key: CtKey) -> (&'static str, Kind, usize) {
         CtKey::OriginalDst => ("ct original daddr", Kind::Value(Field::Ipv4), 4),
         CtKey::OriginalSrc6 => ("ct original ip6 saddr", Kind::Value(Field::Ipv6), 16),
         CtKey::OriginalDst6 => ("ct original ip6 daddr", Kind::Value(Field::Ipv6), 16),
+        CtKey::Direction => ("ct direction", Kind::Direction, 1),
         CtKey::OriginalProtoDst => ("ct original proto-dst", Kind::Value(Field::Port), 2),
     }
 }
