@@ -140,9 +140,14 @@ fn the_battery_meets_every_fate() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut counts = std::collections::BTreeMap::new();
+    let (mut written_out, mut merged) = (0, 0);
     for _ in 0..800 {
         let history = history().new_tree(&mut runner).expect("a history").current();
         let cluster = cluster_of(start().into_iter().chain(history));
+        let nft = whole(cluster.synced().expect("all kinds are done"), settings()).nft;
+        let has = |kind: &str| nft.tables.values().any(|t| t.sets.keys().any(|set| set.starts_with(kind)));
+        written_out += usize::from(has("pods_"));
+        merged += usize::from(has("ports_"));
         for _ in 0..60 {
             let packet = packet().new_tree(&mut runner).expect("a packet").current();
             let (place, family) = (place(true), Family::of(packet.dst));

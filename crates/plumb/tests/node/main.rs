@@ -7,5 +7,6 @@
 //! ```
 
 mod drift;
+mod policy;
 mod stage;
 mod wiring;

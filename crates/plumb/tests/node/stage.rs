@@ -140,6 +140,10 @@ impl Stage {
         self.request("PATCH", path, "application/merge-patch+json", object)
     }
 
+    pub fn delete(&self, path: &str) {
+        self.request("DELETE", path, "application/json", &Value::Null);
+    }
+
     pub fn get(&self, path: &str) -> Value {
         self.request("GET", path, "application/json", &Value::Null)
     }
