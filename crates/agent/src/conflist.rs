@@ -35,6 +35,11 @@ pub fn publish(directory: &Path, socket: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// Takes the file away: what a runtime does then is its own affair.
+pub fn withdraw(directory: &Path) -> Result<()> {
+    crate::executables::remove(&directory.join(NAME))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,11 +3,14 @@
 //! In → Out: the API's objects and CNI requests → this node's kernel state, answers, Events.
 //! Read first: [`run`], then `node::Node`.
 
+mod api;
 pub mod bench;
+mod cleanup;
 mod clock;
 mod conflist;
 mod datapath;
 pub mod dns;
+mod executables;
 mod http;
 pub mod inbox;
 pub mod journal;
@@ -30,8 +33,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use axum::{Router, middleware};
 use kernel::feature::{User, probe, refusal};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch as state};
 use types::wire::{AGENT_PORT, DNS_PEER_PORT};
@@ -46,6 +48,7 @@ use crate::server::Served;
 use crate::tell::Tell;
 use crate::trace::{Tokens, Traces, Views};
 
+pub use cleanup::cleanup;
 pub use settings::{Args, Settings};
 
 /// Runs the node's agent until it is told to stop (SIGTERM, SIGINT). What it put into the kernel stays.
@@ -84,7 +87,12 @@ type Ended = oneshot::Receiver<Result<()>>;
 async fn start(settings: Settings) -> Result<Ended> {
     let args = settings.args.clone();
     let only = only_agent(&args.data)?;
-    let client = client(&args.kubeconfig).await?;
+    let client = api::client(&args).await?;
+    if let Some(directory) = &args.cni_bin_dir
+        && executables::publish(&executables::beside_agent()?, directory)?
+    {
+        tracing::info!(directory = %directory.display(), "CNI executables written");
+    }
     let metrics = Arc::new(Metrics::default());
     let (outbox, inbox) = inbox::new();
     let datapath = Datapath::open().context("open the kernel's network interfaces")?;
@@ -142,16 +150,6 @@ fn only_agent(data: &Path) -> Result<std::os::fd::OwnedFd> {
     kernel::own::lock_within(data, FORMER)?.with_context(|| {
         format!("another agent works on {}; stop that one first, or give this one a --data of its own", at())
     })
-}
-
-async fn client(kubeconfig: &Path) -> Result<Client> {
-    let at = || format!("kubeconfig {}", kubeconfig.display());
-    let file = Kubeconfig::read_from(kubeconfig).with_context(at)?;
-    let mut config =
-        Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(at)?;
-    // Watches are quiet for minutes; kube-rs asks the server to end them before this.
-    config.read_timeout = Some(Duration::from_secs(330));
-    Client::try_from(config).with_context(at)
 }
 
 fn zone_settings(args: &Args) -> Result<::dns::Settings> {

@@ -12,35 +12,42 @@ use types::Family;
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
     /// The Node object that this machine is
-    #[arg(long)]
+    #[arg(long, env = "PLUMB_NODE")]
     pub node: String,
     /// How to reach the Kubernetes API
-    #[arg(long, default_value = "/etc/plumb/kubeconfig")]
+    #[arg(long, env = "PLUMB_KUBECONFIG", default_value = "/etc/plumb/kubeconfig")]
     pub kubeconfig: PathBuf,
+    /// Addresses of API servers, tried in turn [default: the kubeconfig's; in a pod those in the host's
+    /// kubeconfigs]
+    #[arg(long, env = "PLUMB_API_SERVERS", value_delimiter = ',')]
+    pub api_servers: Vec<String>,
     /// What must outlive the process: addresses that were given out, attachments
     #[arg(long, default_value = "/var/lib/plumb")]
     pub data: PathBuf,
     /// Where the runtime looks for network configurations
     #[arg(long, default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
+    /// Put the CNI executables here before the configuration that names them, for runtimes on the host
+    #[arg(long, env = "PLUMB_CNI_BIN_DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
     /// Unix socket for plumb-cni and local tools
     #[arg(long, default_value = types::wire::AGENT_SOCKET)]
     pub socket: PathBuf,
     /// Addresses of all pods of the cluster, one range for each family with commas between; what leaves it is
     /// masqueraded
-    #[arg(long = "cluster-cidr", default_value = "10.244.0.0/16", value_delimiter = ',')]
+    #[arg(long = "cluster-cidr", env = "PLUMB_CLUSTER_CIDR", default_value = "10.244.0.0/16", value_delimiter = ',')]
     pub cluster_cidrs: Vec<IpNet>,
     /// Addresses of Services, one range for each family
-    #[arg(long = "service-cidr", default_value = "10.96.0.0/12", value_delimiter = ',')]
+    #[arg(long = "service-cidr", env = "PLUMB_SERVICE_CIDR", default_value = "10.96.0.0/12", value_delimiter = ',')]
     pub service_cidrs: Vec<IpNet>,
     /// Where pods ask for names, one address for each family
-    #[arg(long = "dns-ip", default_value = "10.96.0.10", value_delimiter = ',')]
+    #[arg(long = "dns-ip", env = "PLUMB_DNS_IP", default_value = "10.96.0.10", value_delimiter = ',')]
     pub dns_ips: Vec<IpAddr>,
     /// The cluster's domain
-    #[arg(long, default_value = "cluster.local")]
+    #[arg(long, env = "PLUMB_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
     /// MTU of pods, bridge and tunnel [default: that of the node's interface, less 50 on IPv4 and 70 on IPv6]
-    #[arg(long)]
+    #[arg(long, env = "PLUMB_MTU")]
     pub mtu: Option<u32>,
     /// Seconds that a released pod address rests before it is given out again
     #[arg(long, default_value_t = 30)]
@@ -59,7 +66,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub fn new(args: Args) -> Result<Self> {
+    pub fn new(mut args: Args) -> Result<Self> {
+        // Manifests always give them, and then empty or 0 means that nothing was chosen.
+        args.api_servers.retain(|address| !address.trim().is_empty());
+        args.mtu = args.mtu.filter(|mtu| *mtu != 0);
         if args.node.is_empty() {
             bail!("--node is empty; give the name of this machine's Node object (kubectl get nodes)");
         }

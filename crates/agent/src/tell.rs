@@ -1,4 +1,4 @@
-//! Writes to the API: Events on objects, and the VTEP's hardware address on our Node. A queue of its own, so that
+//! Writes to the API: Events on objects, and on our Node the VTEP's hardware address and that the network is there. A queue of its own, so that
 //! a slow or absent API never holds up the datapath.
 
 use std::collections::HashMap;
@@ -20,6 +20,8 @@ use crate::metrics::Metrics;
 const WAITING: usize = 256;
 /// The same words on the same object are not said again within this time.
 const SILENCE: Duration = Duration::from_secs(600);
+/// The watch shows within this time that the Node's condition was written.
+const SHOWN: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Saying {
@@ -34,6 +36,7 @@ pub struct Saying {
 enum Item {
     Saying(Saying),
     Vtep(Mac),
+    Available,
 }
 
 /// The end of the queue that the node's loop writes to.
@@ -47,13 +50,21 @@ impl Tell {
     /// Starts the writer.
     pub fn start(client: Client, node: String, metrics: Arc<Metrics>) -> Self {
         let (queue, items) = mpsc::channel(WAITING);
-        let writer = Writer { client, node, said: HashMap::new() };
+        let writer = Writer { client, node, said: HashMap::new(), available: None };
         tokio::spawn(writer.run(items));
         Self { queue, metrics }
     }
 
     pub fn say(&self, saying: Saying) {
         if self.queue.try_send(Item::Saying(saying)).is_err() {
+            self.metrics.event_dropped();
+        }
+    }
+
+    /// Takes the condition NetworkUnavailable from our Node, and with it the taint that the node lifecycle
+    /// controller makes of it; the watch shows whether it worked.
+    pub fn network_available(&self) {
+        if self.queue.try_send(Item::Available).is_err() {
             self.metrics.event_dropped();
         }
     }
@@ -70,6 +81,8 @@ struct Writer {
     client: Client,
     node: String,
     said: HashMap<Saying, Instant>,
+    /// When the condition NetworkUnavailable was last taken away.
+    available: Option<Instant>,
 }
 
 impl Writer {
@@ -77,6 +90,7 @@ impl Writer {
         while let Some(item) = items.recv().await {
             let done = match item {
                 Item::Vtep(mac) => self.annotate(mac).await,
+                Item::Available => self.network_available().await,
                 Item::Saying(saying) => self.say(saying).await,
             };
             if let Err(error) = done {
@@ -90,6 +104,26 @@ impl Writer {
         let annotations = json!({ types::wire::VTEP_MAC_ANNOTATION: mac.to_string() });
         let patch = Patch::Merge(json!({ "metadata": { "annotations": annotations } }));
         nodes.patch_metadata(&self.node, &PatchParams::default(), &patch).await.map(drop)
+    }
+
+    async fn network_available(&mut self) -> Result<(), kube::Error> {
+        if self.available.is_some_and(|at| at.elapsed() < SHOWN) {
+            return Ok(());
+        }
+        self.available = Some(Instant::now());
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let now = timestamp(SystemTime::now());
+        let condition = json!({
+            "type": "NetworkUnavailable",
+            "status": "False",
+            "reason": "PlumbIsUp",
+            "message": "Plumb wires pods on this node",
+            "lastHeartbeatTime": now,
+            "lastTransitionTime": now,
+        });
+        // Conditions are merged by their type.
+        let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
+        nodes.patch_status(&self.node, &PatchParams::default(), &patch).await.map(drop)
     }
 
     async fn say(&mut self, saying: Saying) -> Result<(), kube::Error> {
@@ -120,6 +154,13 @@ fn reference(kind: Kind) -> (&'static str, &'static str) {
     }
 }
 
+/// RFC 3339, in seconds.
+fn timestamp(at: SystemTime) -> String {
+    let time =
+        k8s_openapi::jiff::Timestamp::try_from(at).map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    time.unwrap_or_default()
+}
+
 /// A core/v1 Event. Those about cluster-scoped objects live in `default`, as kubelet's do.
 fn event(node: &str, saying: &Saying, at: SystemTime) -> serde_json::Value {
     let name = &saying.object.name;
@@ -127,9 +168,7 @@ fn event(node: &str, saying: &Saying, at: SystemTime) -> serde_json::Value {
     let namespace = if name.namespace.is_empty() { "default" } else { &name.namespace };
     let nanos = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let suffix = format!("{nanos:x}{}", hash8(&format!("{}{}{node}", saying.reason, saying.message)));
-    let time =
-        k8s_openapi::jiff::Timestamp::try_from(at).map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
-    let time = time.unwrap_or_default();
+    let time = timestamp(at);
     json!({
         "apiVersion": "v1",
         "kind": "Event",

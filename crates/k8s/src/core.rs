@@ -30,6 +30,16 @@ pub struct NodeSpec {
 pub struct NodeStatus {
     #[serde(deserialize_with = "null_is_default")]
     pub addresses: Vec<NodeAddress>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub conditions: Vec<NodeCondition>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct NodeCondition {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -103,7 +103,13 @@ pub fn node(node: &k8s::Node) -> Converted<Node> {
         report.parse(&field, mac, "no tunnel to this node; its agent will publish it again")
     });
     let labels = node.metadata.labels.clone();
-    report.done(Node { name: node.metadata.name.clone(), addresses, pod_cidrs, labels, vtep_mac })
+    let network_unavailable = node
+        .status
+        .conditions
+        .iter()
+        .any(|condition| condition.kind == "NetworkUnavailable" && condition.status == "True");
+    let name = node.metadata.name.clone();
+    report.done(Node { name, addresses, pod_cidrs, labels, vtep_mac, network_unavailable })
 }
 
 /// The API server sets the label of the name; one that does not must not break selectors by name (NP-07).

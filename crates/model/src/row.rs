@@ -16,6 +16,9 @@ pub struct Node {
     pub labels: Labels,
     /// The hardware address of the node's VTEP, from [`types::wire::VTEP_MAC_ANNOTATION`].
     pub vtep_mac: Option<Mac>,
+    /// The condition NetworkUnavailable is True: a cloud's controller waits for somebody to say that pods have a
+    /// network.
+    pub network_unavailable: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -26,6 +26,8 @@ struct Plumb {
 enum Command {
     /// A cluster of several nodes on this machine: up, down, status, exec.
     Lab(lab::Args),
+    /// Make Plumb the network of the cluster that the kubeconfig names.
+    Install(install::Args),
     /// A node's network: routes, services, policies, DNS and CNI, from the Kubernetes API to the kernel.
     Agent(agent::Args),
     /// Send a real packet from a pod and follow it hop by hop, beside what the model expects.
@@ -38,6 +40,12 @@ enum Command {
     Bench(bench::Args),
     /// What the image plumb.local/demo runs: a small server and its clients.
     Demo(demo::Args),
+    /// Make the agents' image of the programs in a directory.
+    #[command(hide = true)]
+    Image(install::image::Args),
+    /// Take everything of Plumb from this node (its agent must have ended).
+    #[command(hide = true)]
+    NodeCleanup(agent::Args),
     /// The small kubelet of one lab node.
     #[command(hide = true)]
     Kubelet(kubelet::Args),
@@ -65,6 +73,9 @@ fn main() -> ExitCode {
     let outcome = match parse().command {
         Command::Lab(args) => logged(std::io::stderr, || lab::run(args)),
         Command::Agent(args) => logged(|| agent::journal::Journal, || run_agent(args)),
+        Command::Install(args) => install::run(args),
+        Command::Image(args) => install::image::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::NodeCleanup(args) => clean_up(&args),
         Command::Status(args) => status::run(args),
         Command::Trace(args) => trace::run(args),
         Command::Features(args) => features::run(&args),
@@ -94,6 +105,13 @@ fn logged<W: std::io::Write + 'static>(
     let filter = tracing_subscriber::EnvFilter::try_from_env("PLUMB_LOG").unwrap_or_else(|_| QUIET.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer).init();
     run()
+}
+
+fn clean_up(args: &agent::Args) -> anyhow::Result<ExitCode> {
+    for step in agent::cleanup(args)? {
+        println!("{step}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Two workers: a large list being parsed must not hold up a CNI request.

@@ -16,6 +16,7 @@ const SAME_FLOOR: &[(&str, &str, &str)] = &[
     ("lab", "controllers", "the lab runs the controllers in the API's process"),
     ("plumb", "agent", "main() wires subcommands"),
     ("plumb", "apiserver", "benchmarks start an API of their own"),
+    ("plumb", "install", "main() wires subcommands"),
     ("plumb", "kubelet", "main() wires subcommands"),
     ("plumb", "lab", "main() wires subcommands"),
 ];

@@ -14,6 +14,8 @@ pub const AGENT_PORT: u16 = 9475;
 pub const DNS_PEER_PORT: u16 = 9476;
 /// The agent's unix socket for the CNI executable and local tools, relative to the node's root.
 pub const AGENT_SOCKET: &str = "/run/plumb/agent.sock";
+/// Where a pod that is an agent finds its host's `/proc/sys`, writable (only `net` of it): its own is read-only.
+pub const HOST_SYSCTLS: &str = "/host/proc/sys";
 /// Our nf_tables table.
 pub const TABLE: &str = "plumb";
 /// Fwmark bit for packets that must be masqueraded, as kube-proxy uses it (M-04).

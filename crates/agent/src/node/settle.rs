@@ -9,6 +9,7 @@ use types::Family;
 
 use super::Node;
 use crate::conflist;
+use crate::executables;
 use crate::inbox::Subsystem;
 
 impl Node {
@@ -159,6 +160,14 @@ impl Node {
             return;
         }
         let args = &self.base.settings.args;
+        if let Some(directory) = &args.cni_bin_dir
+            && !directory.join(executables::PLUGIN).exists()
+            && let Err(error) =
+                executables::beside_agent().and_then(|ours| executables::publish(&ours, directory))
+        {
+            tracing::error!(error = format!("{error:#}"), "no CNI executables: pods stay pending");
+            return;
+        }
         match conflist::publish(&args.cni_conf_dir, &args.socket) {
             Ok(true) => tracing::info!(directory = %args.cni_conf_dir.display(), "CNI configuration written"),
             Ok(false) => {}
@@ -167,6 +176,9 @@ impl Node {
             }
         }
         let own = self.cluster.nodes.get(&self.base.settings.node);
+        if own.is_some_and(|node| node.network_unavailable) {
+            self.base.tell.network_available();
+        }
         let addresses = own.map(|node| node.addresses.clone()).unwrap_or_default();
         self.base.ready.send_if_modified(|ready| {
             let first = ready.is_empty() && !addresses.is_empty();

@@ -115,6 +115,7 @@ fn node() -> impl Strategy<Value = Row> {
             pod_cidrs: pod_cidrs(n),
             labels: Labels::from([("topology.kubernetes.io/zone".to_owned(), zone.to_owned())]),
             vtep_mac: (published || n == 0).then_some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
+            network_unavailable: false,
         })
     })
 }
@@ -363,6 +364,7 @@ pub fn start() -> Vec<Event> {
             addresses: Family::ALL.map(|family| node_ip(family, n)).to_vec(),
             pod_cidrs: pod_cidrs(n),
             vtep_mac: Some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
+            network_unavailable: false,
             ..Node::default()
         })));
     }

@@ -1,0 +1,214 @@
+//! The way to the Kubernetes API before the cluster's network works: no Service address, no cluster DNS.
+//!
+//! ```text
+//!   --kubeconfig              its server and credentials
+//!   else, in a pod            the pod's own token, and the first of
+//!                               --api-servers
+//!                               a kubeconfig of the host (its server only: its credentials are not ours)
+//!                               KUBERNETES_SERVICE_HOST, which works where something else carries Services
+//! ```
+//! Several addresses are tried in turn; the one that answered is kept.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use http::{Request, Response, Uri};
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tower::service_fn;
+
+use crate::settings::Args;
+
+/// Kubeconfigs that tools leave on a node, the kubelet's own first: kubeadm, hand-made nodes, k3s, RKE2.
+const OF_THE_HOST: [&str; 5] = [
+    "/etc/kubernetes/kubelet.conf",
+    "/var/lib/kubelet/kubeconfig",
+    "/etc/kubernetes/admin.conf",
+    "/var/lib/rancher/k3s/agent/kubelet.kubeconfig",
+    "/var/lib/rancher/rke2/agent/kubelet.kubeconfig",
+];
+/// Below it the pod sees its host's files.
+const HOST: &str = "/host";
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// An address that does not take the connection within this time is not the one.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Watches are quiet for minutes; kube-rs asks the server to end them before this.
+const QUIET: Duration = Duration::from_secs(330);
+
+/// A client for the API at whichever of its addresses answers.
+pub async fn client(args: &Args) -> Result<Client> {
+    let configs = configs(args).await?;
+    let addresses: Vec<String> = configs.iter().map(|config| config.cluster_url.to_string()).collect();
+    tracing::info!(?addresses, "the Kubernetes API");
+    let mut clients = Vec::new();
+    for mut config in configs {
+        config.read_timeout = Some(QUIET);
+        config.connect_timeout = Some(CONNECT);
+        let at = config.cluster_url.clone();
+        clients.push(Client::try_from(config).with_context(|| format!("a client for the API at {at}"))?);
+    }
+    Ok(match clients.as_slice() {
+        [only] => only.clone(),
+        _ => failing_over(clients),
+    })
+}
+
+async fn configs(args: &Args) -> Result<Vec<Config>> {
+    let account = Path::new(ACCOUNT);
+    let given = args.api_servers.iter().map(|text| server(text)).collect::<Result<Vec<_>>>()?;
+    let (base, own) = if args.kubeconfig.exists() || !account.join("token").exists() {
+        let base = of_kubeconfig(&args.kubeconfig).await?;
+        let own = base.cluster_url.clone();
+        (base, vec![own])
+    } else {
+        of_account(account, if given.is_empty() { of_the_host(Path::new(HOST)) } else { Vec::new() })?
+    };
+    let addresses = if given.is_empty() { own } else { given };
+    let at = |address| {
+        let mut config = base.clone();
+        config.cluster_url = address;
+        config
+    };
+    Ok(addresses.into_iter().map(at).collect())
+}
+
+async fn of_kubeconfig(path: &Path) -> Result<Config> {
+    let at = || {
+        let path = path.display();
+        format!("kubeconfig {path}: give one with --kubeconfig, or run as a pod with a service account")
+    };
+    let file = Kubeconfig::read_from(path).with_context(at)?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(at)
+}
+
+/// The pod's own credentials. The kubelet renews the token's file and kube-rs reads it again.
+fn of_account(directory: &Path, mut addresses: Vec<Uri>) -> Result<(Config, Vec<Uri>)> {
+    if addresses.is_empty() {
+        addresses.extend(of_environment());
+    }
+    let Some(first) = addresses.first().cloned() else {
+        let files: Vec<String> = OF_THE_HOST.iter().map(|path| format!("{HOST}{path}")).collect();
+        bail!(
+            "no address of the Kubernetes API: give --api-servers (PLUMB_API_SERVERS), such as \
+             https://192.0.2.10:6443; no kubeconfig at {} either",
+            files.join(", ")
+        );
+    };
+    let mut config = Config::new(first);
+    let file = directory.join("ca.crt");
+    let pem = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+    config.root_cert = Some(certificates(&pem).with_context(|| format!("{}", file.display()))?);
+    config.auth_info.token_file = Some(directory.join("token").to_string_lossy().into_owned());
+    Ok((config, addresses))
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let all: Vec<Vec<u8>> = CertificateDer::pem_slice_iter(pem)
+        .map(|item| item.map(|der| der.to_vec()))
+        .collect::<Result<_, _>>()?;
+    if all.is_empty() {
+        bail!("it holds no certificate");
+    }
+    Ok(all)
+}
+
+/// The servers that kubeconfigs of the host name, each once.
+fn of_the_host(root: &Path) -> Vec<Uri> {
+    let mut found: Vec<Uri> = Vec::new();
+    for path in OF_THE_HOST {
+        let path: PathBuf = root.join(path.trim_start_matches('/'));
+        let Ok(file) = Kubeconfig::read_from(&path) else { continue };
+        let current = file.current_context.as_deref();
+        let context = file.contexts.iter().find(|named| Some(named.name.as_str()) == current);
+        let cluster = context.and_then(|named| named.context.as_ref()).map(|context| &context.cluster);
+        let named = file.clusters.iter().find(|named| cluster.is_none_or(|cluster| *cluster == named.name));
+        let text = named.and_then(|named| named.cluster.as_ref()).and_then(|cluster| cluster.server.clone());
+        match text.map(|text| server(&text)) {
+            Some(Ok(uri)) if !found.contains(&uri) => found.push(uri),
+            Some(Err(error)) => {
+                tracing::warn!(path = %path.display(), error = format!("{error:#}"), "not used")
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn of_environment() -> Option<Uri> {
+    let host = std::env::var("KUBERNETES_SERVICE_HOST").ok()?;
+    let port = std::env::var("KUBERNETES_SERVICE_PORT").unwrap_or_else(|_| "443".into());
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    server(&format!("https://{host}:{port}")).ok()
+}
+
+/// `https://HOST[:PORT]`, or `HOST:PORT`.
+pub fn server(text: &str) -> Result<Uri> {
+    let text = text.trim().trim_end_matches('/');
+    let whole = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
+    let wrong = || format!("{text:?} is not an address of an API server; expected https://HOST:PORT");
+    let uri: Uri = whole.parse().with_context(wrong)?;
+    if uri.host().is_none_or(str::is_empty) || !matches!(uri.scheme_str(), Some("https" | "http")) {
+        bail!(wrong());
+    }
+    Ok(uri)
+}
+
+/// Sends to the server that answered last. One that cannot be reached is left for the next; what may be said twice
+/// (a request that only reads, or one that was never sent) is said again there at once.
+fn failing_over(clients: Vec<Client>) -> Client {
+    let clients: Arc<[Client]> = clients.into();
+    let current = Arc::new(AtomicUsize::new(0));
+    let service = service_fn(move |request: Request<Body>| {
+        let (clients, current) = (Arc::clone(&clients), Arc::clone(&current));
+        async move { send(&clients, &current, request).await }
+    });
+    Client::new(service, "default")
+}
+
+async fn send(
+    clients: &[Client],
+    current: &AtomicUsize,
+    request: Request<Body>,
+) -> kube::Result<Response<Body>> {
+    let count = clients.len();
+    let mut next = Some(request);
+    let mut outcome = None;
+    for _ in 0..count {
+        let Some(request) = next.take() else { break };
+        let at = current.load(Ordering::Relaxed) % count;
+        let Some(client) = clients.get(at) else { break };
+        next = again(&request);
+        match client.send(request).await {
+            Ok(response) => return Ok(response),
+            Err(error) => {
+                // Unless another request has moved on meanwhile.
+                let _ = current.compare_exchange(at, (at + 1) % count, Ordering::Relaxed, Ordering::Relaxed);
+                tracing::debug!(%error, server = at, "the API at this address does not answer");
+                outcome = Some(Err(error));
+            }
+        }
+    }
+    outcome.unwrap_or_else(|| Err(kube::Error::Service("no API server to send to".into())))
+}
+
+/// The same once more, if saying it twice does no harm.
+fn again(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.method().is_safe() {
+        return None;
+    }
+    let mut copy = Request::new(request.body().try_clone()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy.extensions_mut().clone_from(request.extensions());
+    Some(copy)
+}
+
+#[cfg(test)]
+mod tests;

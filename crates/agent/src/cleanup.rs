@@ -1,0 +1,61 @@
+//! Takes everything of Plumb from a node: the way an agent works, with nothing desired (docs/ownership.md).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use kernel::net::{self, Scope};
+use kstate::net::NetState;
+use kstate::nft::Ruleset;
+use types::IfName;
+use types::wire::{BRIDGE, VXLAN_DEVICE};
+
+use crate::datapath::Datapath;
+use crate::settings::Args;
+use crate::store::Store;
+use crate::{conflist, executables, only_agent};
+
+/// First what runtimes look at, so that nothing new begins; last what tells whose the rest is, so that it can be
+/// run again after a failure. How many things went, in words.
+pub fn cleanup(args: &Args) -> Result<Vec<String>> {
+    let mut gone = Vec::new();
+    let only = only_agent(&args.data)?;
+    conflist::withdraw(&args.cni_conf_dir)?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot's id")?;
+    let store = Store::open(&args.data, &boot)?;
+    let mut datapath = Datapath::open().context("open the kernel's network interfaces")?;
+    let rules = datapath.converge_nft(&Ruleset::default()).context("remove the tables of nf_tables")?;
+    gone.extend(rules.told);
+    let mut links: BTreeSet<IfName> = store.records().values().map(|record| record.host_if.clone()).collect();
+    for name in [BRIDGE, VXLAN_DEVICE] {
+        links.insert(IfName::new(name)?);
+    }
+    let scope =
+        Scope { links, veth_prefix: None, loopback: args.dns_ips.iter().map(|ip| (*ip).into()).collect(), sysctls: BTreeSet::new() };
+    let actual = net::observe(&mut datapath.rtnl, &scope)?;
+    let plan = kstate::net::diff(&NetState::default(), &actual);
+    let failures = net::apply(&mut datapath.rtnl, &plan)?;
+    if let Some(first) = failures.first() {
+        anyhow::bail!("{first} ({} of {} steps failed)", failures.len(), plan.ops().count());
+    }
+    gone.extend(plan.ops().map(|op| op.to_string()));
+    if let Some(directory) = &args.cni_bin_dir {
+        executables::withdraw(directory)?;
+    }
+    executables::remove(&args.socket)?;
+    drop(only);
+    empty(&args.data)?;
+    Ok(gone)
+}
+
+/// The directory itself may be a mount.
+fn empty(directory: &Path) -> Result<()> {
+    let entries = fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))?;
+    for entry in entries {
+        executables::remove(&entry.with_context(|| format!("read {}", directory.display()))?.path())?;
+    }
+    // Busy where it is one; then the host's own directory stays, empty.
+    let _ = fs::remove_dir(directory);
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! The objects that an installation is, made in one place: `plumb install` applies them, `deploy/plumb.yaml` and the
+//! chart are written from them.
+
+mod agent;
+
+use k8s_openapi::api::core::v1::{Service, ServiceAccount, ServicePort, ServiceSpec};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleRef, Subject};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{Resource, serde::Serialize};
+use serde_json::{Value, json};
+
+use crate::settings::Settings;
+
+pub use agent::agent;
+
+pub const NAMESPACE: &str = "kube-system";
+/// Of every object but the DNS Service.
+pub const NAME: &str = "plumb";
+pub const DNS_SERVICE: &str = "kube-dns";
+/// On every object that is ours, with the value [`NAME`].
+pub const LABEL: &str = "app.kubernetes.io/name";
+
+/// In the order in which they are applied.
+pub fn objects(settings: &Settings) -> Vec<Value> {
+    vec![
+        value(&account()),
+        value(&role()),
+        value(&binding()),
+        value(&dns_service(settings)),
+        value(&agent(settings)),
+    ]
+}
+
+/// With kind and apiVersion, which typed objects know and do not carry.
+pub fn value<T: Resource + Serialize>(object: &T) -> Value {
+    let mut value = serde_json::to_value(object).unwrap_or_default();
+    value["apiVersion"] = json!(T::API_VERSION);
+    value["kind"] = json!(T::KIND);
+    value
+}
+
+pub fn metadata(name: &str, namespaced: bool) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.into()),
+        namespace: namespaced.then(|| NAMESPACE.into()),
+        labels: Some([(LABEL.into(), NAME.into())].into()),
+        ..ObjectMeta::default()
+    }
+}
+
+fn account() -> ServiceAccount {
+    ServiceAccount { metadata: metadata(NAME, true), ..ServiceAccount::default() }
+}
+
+/// What the agents ask of the API, and nothing else; a test runs them and compares with the API server's audit log.
+fn role() -> ClusterRole {
+    let rule = |group: &str, resources: &[&str], verbs: &[&str]| PolicyRule {
+        api_groups: Some(vec![group.into()]),
+        resources: Some(resources.iter().map(|&s| s.into()).collect()),
+        verbs: verbs.iter().map(|&s| s.into()).collect(),
+        ..PolicyRule::default()
+    };
+    let rules = vec![
+        // The model of the cluster. `list` is for API servers that do not stream lists (KEP-3157).
+        rule("", &["namespaces", "nodes", "pods", "services"], &["list", "watch"]),
+        rule("discovery.k8s.io", &["endpointslices"], &["list", "watch"]),
+        rule("networking.k8s.io", &["networkpolicies"], &["list", "watch"]),
+        // A pod that is wired before the watch has shown it.
+        rule("", &["pods"], &["get"]),
+        // The tunnel's hardware address, and the condition NetworkUnavailable.
+        rule("", &["nodes", "nodes/status"], &["patch"]),
+        rule("", &["events"], &["create"]),
+        // Who may trace.
+        rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
+    ];
+    ClusterRole { metadata: metadata(NAME, false), rules: Some(rules), ..ClusterRole::default() }
+}
+
+fn binding() -> ClusterRoleBinding {
+    ClusterRoleBinding {
+        metadata: metadata(NAME, false),
+        role_ref: RoleRef {
+            api_group: Some(ClusterRole::GROUP.into()),
+            kind: ClusterRole::KIND.into(),
+            name: NAME.into(),
+        },
+        subjects: Some(vec![Subject {
+            kind: ServiceAccount::KIND.into(),
+            name: NAME.into(),
+            namespace: Some(NAMESPACE.into()),
+            ..Subject::default()
+        }]),
+    }
+}
+
+/// Holds the address, so that no other Service gets it. It selects nothing: every agent answers there itself.
+fn dns_service(settings: &Settings) -> Service {
+    let port = |name: &str, protocol: &str| ServicePort {
+        name: Some(name.into()),
+        protocol: Some(protocol.into()),
+        port: 53,
+        ..ServicePort::default()
+    };
+    let mut metadata = metadata(DNS_SERVICE, true);
+    metadata.labels.get_or_insert_default().insert("k8s-app".into(), DNS_SERVICE.into());
+    let spec = ServiceSpec {
+        cluster_ip: Some(settings.dns_service_ip.clone()),
+        ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
+        ..ServiceSpec::default()
+    };
+    Service { metadata, spec: Some(spec), ..Service::default() }
+}
