@@ -31,8 +31,12 @@ pub fn cleanup(args: &Args) -> Result<Vec<String>> {
     for name in [BRIDGE, VXLAN_DEVICE] {
         links.insert(IfName::new(name)?);
     }
-    let scope =
-        Scope { links, veth_prefix: None, loopback: args.dns_ips.iter().map(|ip| (*ip).into()).collect(), sysctls: BTreeSet::new() };
+    let scope = Scope {
+        links,
+        veth_prefix: None,
+        loopback: args.dns_ips.iter().map(|ip| (*ip).into()).collect(),
+        sysctls: BTreeSet::new(),
+    };
     let actual = net::observe(&mut datapath.rtnl, &scope)?;
     let plan = kstate::net::diff(&NetState::default(), &actual);
     let failures = net::apply(&mut datapath.rtnl, &plan)?;

@@ -35,10 +35,20 @@ pub struct Args {
     pub socket: PathBuf,
     /// Addresses of all pods of the cluster, one range for each family with commas between; what leaves it is
     /// masqueraded
-    #[arg(long = "cluster-cidr", env = "PLUMB_CLUSTER_CIDR", default_value = "10.244.0.0/16", value_delimiter = ',')]
+    #[arg(
+        long = "cluster-cidr",
+        env = "PLUMB_CLUSTER_CIDR",
+        default_value = "10.244.0.0/16",
+        value_delimiter = ','
+    )]
     pub cluster_cidrs: Vec<IpNet>,
     /// Addresses of Services, one range for each family
-    #[arg(long = "service-cidr", env = "PLUMB_SERVICE_CIDR", default_value = "10.96.0.0/12", value_delimiter = ',')]
+    #[arg(
+        long = "service-cidr",
+        env = "PLUMB_SERVICE_CIDR",
+        default_value = "10.96.0.0/12",
+        value_delimiter = ','
+    )]
     pub service_cidrs: Vec<IpNet>,
     /// Where pods ask for names, one address for each family
     #[arg(long = "dns-ip", env = "PLUMB_DNS_IP", default_value = "10.96.0.10", value_delimiter = ',')]
