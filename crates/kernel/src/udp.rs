@@ -63,13 +63,31 @@ fn socket(address: SocketAddr, kind: SocketType) -> rustix::io::Result<OwnedFd> 
 }
 
 fn no_path_mtu(fd: &OwnedFd) -> io::Result<()> {
-    let value: libc::c_int = libc::IP_PMTUDISC_OMIT;
+    set_int(fd, (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER), libc::IP_PMTUDISC_OMIT)
+}
+
+/// Datagrams of this connected socket leave whole, with DF, as large as the interface takes them, whatever was heard
+/// of smaller MTUs on the way.
+pub fn whole_datagrams(socket: &UdpSocket) -> io::Result<()> {
+    // The values of both families are the same (include/uapi/linux/in.h, in6.h).
+    let option = match socket.peer_addr()? {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+    };
+    set_int(socket, option, libc::IP_PMTUDISC_PROBE)
+}
+
+fn set_int(
+    fd: &impl AsRawFd,
+    (level, option): (libc::c_int, libc::c_int),
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the option's value is an int that lives across the call, and its size is given.
     let result = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
+            level,
+            option,
             (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )

@@ -5,6 +5,7 @@
 
 mod call;
 mod http;
+pub mod probe;
 mod resolve;
 mod serve;
 
@@ -71,6 +72,15 @@ enum Command {
         #[command(flatten)]
         patience: Patience,
     },
+    /// Carry out the checks of `plumb connectivity test`, say a line of JSON each, and stay.
+    #[command(hide = true)]
+    Probe {
+        /// JSON
+        checks: String,
+        /// Seconds until what does not hold is said not to
+        #[arg(long)]
+        settle: u64,
+    },
     /// Read a server's /stream and check that no line of it is lost, doubled or out of order.
     Stream {
         /// HOST:PORT of a `serve --http`
@@ -112,6 +122,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Command::Loop { url, every, count, patience } => {
             call::repeat(&url, Duration::from_millis(every), count, patience.duration())
         }
+        Command::Probe { checks, settle } => probe::run(&checks, Duration::from_secs(settle)),
         Command::Stream { target, every, lines, patience } => {
             call::stream(&target, every, lines, patience.duration())
         }

@@ -4,6 +4,7 @@
 //! Read first: [`Command`].
 
 mod bench;
+mod connectivity;
 mod demo;
 mod features;
 mod reach;
@@ -36,6 +37,8 @@ enum Command {
     Status(status::Args),
     /// What Plumb asks of the kernel, and whether this one can do it.
     Features(features::Args),
+    /// Whether pods, nodes and Services reach whom they should, and nobody else.
+    Connectivity(connectivity::Args),
     /// Measure: DNS, endpoint changes, CNI, the lab; each beside the floor of this machine.
     Bench(bench::Args),
     /// What the image plumb.local/demo runs: a small server and its clients.
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::Image(args) => install::image::run(&args).map(|()| ExitCode::SUCCESS),
         Command::NodeCleanup(args) => clean_up(&args),
         Command::Status(args) => status::run(args),
+        Command::Connectivity(args) => connectivity::run(args),
         Command::Trace(args) => trace::run(args),
         Command::Features(args) => features::run(&args),
         Command::Bench(args) => bench::run(args),

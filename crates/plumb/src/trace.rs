@@ -68,6 +68,16 @@ pub struct Report {
     pub observed: Vec<Observed>,
 }
 
+impl Report {
+    /// The verdict in a line.
+    pub fn in_short(&self) -> String {
+        match &self.broken {
+            Some(Broken { n, stage, node, why }) => format!("hop {n} ({} on {node}): {why}", stage.word()),
+            None => format!("model and kernel agree at {} of {}: {:?}", self.agree, self.of, self.conclusion),
+        }
+    }
+}
+
 /// Where model and kernel part.
 #[derive(Debug, Serialize)]
 pub struct Broken {
@@ -109,13 +119,8 @@ async fn trace(args: Args) -> Result<ExitCode> {
     };
     let (pod, node) = find(&client, &pod).await?;
     let nodes = Nodes::new(client).await?;
-    let open = Open { pod: pod.clone(), ask, source_port: args.source_port };
-    let opened: Opened = nodes.post(&node, "open", &open).await?;
-    let parts = match opened.flow {
-        Some(_) => follow(&nodes, &node, &opened, args.timeout).await?,
-        None => Vec::new(),
-    };
-    let mut report = report(pod, &args.target, &opened, parts);
+    let open = Open { pod, ask, source_port: args.source_port };
+    let mut report = walk(&nodes, &node, open, (&args.target, args.timeout)).await?;
     report.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -123,6 +128,27 @@ async fn trace(args: Args) -> Result<ExitCode> {
         print!("{}", show::Shown { report: &report, full: args.full });
     }
     Ok(if report.broken.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One trace from a pod whose node is known.
+pub async fn trace_from(
+    client: Client,
+    pod: ObjectName,
+    node: &str,
+    (target, udp): (&str, bool),
+) -> Result<Report> {
+    let nodes = Nodes::new(client).await?;
+    let open = Open { pod, ask: ask::parse(target, udp)?, source_port: None };
+    walk(&nodes, node, open, (target, 1000)).await
+}
+
+async fn walk(nodes: &Nodes, node: &str, open: Open, (target, timeout): (&str, u64)) -> Result<Report> {
+    let opened: Opened = nodes.post(node, "open", &open).await?;
+    let parts = match opened.flow {
+        Some(_) => follow(nodes, node, &opened, timeout).await?,
+        None => Vec::new(),
+    };
+    Ok(report(open.pod, target, &opened, parts))
 }
 
 /// The pod and its node. A name that is no pod's may be that of a Deployment, whose pods begin with it.

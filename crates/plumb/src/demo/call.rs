@@ -12,7 +12,7 @@ use super::http::{self, Head, Url};
 use super::resolve::Resolver;
 
 /// Resolves, connects to the first address that takes the connection, and says which.
-fn connect(host: &str, port: u16, patience: Duration) -> Result<(TcpStream, SocketAddr)> {
+pub fn connect(host: &str, port: u16, patience: Duration) -> Result<(TcpStream, SocketAddr)> {
     let addresses = Resolver::open(None, patience)?.addresses(host)?;
     let mut last = None;
     for address in addresses {

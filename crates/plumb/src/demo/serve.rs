@@ -14,6 +14,9 @@ use super::http;
 /// A request that does not come within this time is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A longer datagram is not sent back.
+const LONG: usize = 512;
+
 #[derive(clap::Args, Clone, Debug)]
 pub struct Serve {
     /// Serve HTTP on this port: / (who answers), /healthz, /readyz, /ready?set=BOOL, /stream?every=MS&lines=N.
@@ -128,7 +131,9 @@ pub fn datagrams(socket: UdpSocket, face: Face) -> std::io::Result<std::thread::
         loop {
             let Ok((length, peer)) = socket.recv_from(&mut buffer) else { continue };
             let said = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
-            let answer = format!("{} said={}\n", face.says(peer, local), said.trim_end());
+            // A long one is only counted, so that the answer fits wherever the question did.
+            let said = if length > LONG { format!("{length} bytes") } else { said.trim_end().to_owned() };
+            let answer = format!("{} said={said}\n", face.says(peer, local));
             // Lost on the way or refused here: the same to a datagram's sender.
             let _ = socket.send_to(answer.as_bytes(), peer);
         }

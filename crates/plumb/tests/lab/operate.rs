@@ -1,5 +1,6 @@
 //! What an operator types: `plumb status`, also as `kubectl plumb`, on labs where something is wrong.
 
+mod connectivity;
 mod status;
 
 use std::path::PathBuf;

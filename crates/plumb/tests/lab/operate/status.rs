@@ -64,7 +64,7 @@ fn status_names_what_is_wrong_and_the_next_step() {
     });
     checks.check("without a token nobody is told anything", || {
         let path = "/api/v1/nodes/node1:9475/proxy/v1/node/status";
-        lab.kubectl(&["get", "--raw", path]).refused(&["Unauthorized"]);
+        lab.kubectl(&["get", "--raw", path]).refused(&["logged in"]);
     });
     checks.check("no such cluster", || {
         let said = run(Command::new(plumb()).args(["status", "--kubeconfig", "/no/such/file"]));

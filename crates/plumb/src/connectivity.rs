@@ -1,0 +1,477 @@
+//! `plumb connectivity test`: clients and servers on every node, in a namespace of their own, and whether each
+//! reaches what it should and nothing else.
+//!
+//! ```text
+//!   namespace ─> Services, policies ─> servers Ready ─> probes (with the addresses) ─> logs ─> table
+//!                                                        failed ones are traced        └─> namespace removed
+//! ```
+//!
+//! It needs what kubectl needs. Probes get their checks as arguments and answer in their logs, so that nothing has
+//! to be executed in a pod and no pod reached from here.
+
+mod cast;
+mod checks;
+mod show;
+mod stage;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::Service;
+use kube::{Api, Client};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use types::ObjectName;
+
+use crate::demo::probe::{Check, Outcome};
+use crate::reach::Reach;
+use crate::trace;
+use cast::Cast;
+use checks::{Plan, Planned, TESTS};
+use show::{Progress, Table};
+use stage::Stage;
+
+/// `plumb connectivity`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Verb {
+    /// Deploy clients and servers, check who reaches whom, and remove them again
+    Test(Test),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct Test {
+    /// Only these tests: names with commas between them, * for anything
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only these nodes
+    #[arg(long, value_delimiter = ',')]
+    nodes: Vec<String>,
+    /// Name the tests and what each proves
+    #[arg(long)]
+    list: bool,
+    /// Leave everything there at the end, for traces
+    #[arg(long)]
+    keep: bool,
+    /// Every check, also those that hold
+    #[arg(long)]
+    full: bool,
+    /// Everything as JSON
+    #[arg(long)]
+    json: bool,
+    /// The namespace to make
+    #[arg(long, short, default_value = "plumb-connectivity")]
+    namespace: String,
+    /// An image with `plumb` on its PATH [default: that of the DaemonSet kube-system/plumb; in a lab, which has
+    /// none, plumb.local/demo]
+    #[arg(long)]
+    image: Option<String>,
+    /// HOST:PORT beyond the cluster that takes TCP connections [default in a lab: its outside]
+    #[arg(long)]
+    outside: Option<String>,
+    /// A name beyond the cluster [default in a lab: outside.test]
+    #[arg(long)]
+    outside_name: Option<String>,
+    /// The cluster's domain
+    #[arg(long, default_value = "cluster.local")]
+    domain: String,
+    /// A port that is free on the nodes
+    #[arg(long, default_value_t = 29475)]
+    host_port: u16,
+    /// Seconds that a check may take to hold
+    #[arg(long, default_value_t = 10)]
+    settle: u64,
+    /// Seconds until pods that are not Ready end the test
+    #[arg(long, default_value_t = 90)]
+    patience: u64,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+const LAB_IMAGE: &str = "plumb.local/demo";
+/// Where a lab's outside answers, and the name that it knows (`lab::plan`, `lab::outside::dns`).
+const LAB_OUTSIDE: &str = "203.0.113.10:80";
+const LAB_NAME: &str = "outside.test";
+/// After the last check was given up, a log may come late on a busy machine.
+const ANSWERS: Duration = Duration::from_secs(50);
+const GLANCE: Duration = Duration::from_millis(200);
+/// So many failed checks are traced: one cause seldom needs more.
+const TRACED: usize = 12;
+/// 128 + SIGINT, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// One check and what came of it.
+#[derive(Debug, Serialize)]
+pub struct Done {
+    pub test: String,
+    pub pod: String,
+    pub on: String,
+    pub to: String,
+    pub family: String,
+    pub ok: bool,
+    /// What was seen, or why that is not what it should be.
+    pub said: String,
+    pub tries: u32,
+    pub took_ms: u64,
+    /// Where a trace of the same packet found model and kernel to part.
+    pub finding: Option<String>,
+    /// The command that traces it, once the pods are there (`--keep`).
+    pub trace: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub ok: bool,
+    pub checks: Vec<Done>,
+    /// What was not tested, and why.
+    pub skipped: BTreeSet<(String, String)>,
+    pub took_ms: u64,
+    /// Both families were tested.
+    pub dual: bool,
+}
+
+pub fn run(args: Args) -> Result<ExitCode> {
+    let Verb::Test(test) = args.verb;
+    if test.list {
+        TESTS.iter().for_each(|(name, proves, _)| println!("{name:<20} {proves}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(unknown) =
+        test.only.iter().find(|pattern| TESTS.iter().all(|(name, ..)| !matches(pattern, name)))
+    {
+        bail!("there is no test {unknown}; plumb connectivity test --list names them");
+    }
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(start(test))
+}
+
+/// `*` stands for anything.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((head, rest)) => name.strip_prefix(head).is_some_and(|tail| {
+            (0..=tail.len()).filter_map(|at| tail.get(at..)).any(|tail| matches(rest, tail))
+        }),
+    }
+}
+
+/// Removes everything again, also when it is interrupted or fails.
+async fn start(test: Test) -> Result<ExitCode> {
+    let (mut interrupt, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (client, _) = test.reach.connect().await?;
+    let mut progress = Progress::new(test.json);
+    let stage = tokio::select! {
+        stage = Stage::open(client.clone(), &test.namespace) => stage?,
+        _ = interrupt.recv() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    let began = Instant::now();
+    let outcome = tokio::select! {
+        report = perform(&test, &client, &stage, &mut progress) => Some(report),
+        _ = interrupt.recv() => None,
+        _ = end.recv() => None,
+    };
+    if test.keep {
+        progress.step(&format!("kept: kubectl delete namespace {} removes it", test.namespace));
+    } else {
+        progress.step(&format!("removing the namespace {}", test.namespace));
+        tokio::select! {
+            removed = stage.remove() => removed?,
+            _ = interrupt.recv() => bail!("interrupted again: kubectl delete namespace {} does the rest", test.namespace),
+        }
+    }
+    let Some(report) = outcome else {
+        progress.step("interrupted; nothing is left behind");
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    let mut report = report?;
+    report.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if test.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", Table { report: &report, full: test.full });
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn perform(test: &Test, client: &Client, stage: &Stage, progress: &mut Progress) -> Result<Report> {
+    let (places, not_ready) = stage::nodes(client, &test.nodes).await?;
+    if places.is_empty() {
+        bail!("no node is Ready ({}); plumb status says why", not_ready.join(", "));
+    }
+    let mut cast = hire(test, client).await?;
+    cast.places = places;
+    progress.step(&format!(
+        "{} nodes; Services and policies in namespace {}",
+        cast.places.len(),
+        stage.namespace
+    ));
+    deploy(&mut cast, stage, Duration::from_secs(test.patience)).await?;
+    let mut plan = checks::plan(&cast);
+    let chosen = |name: &str| test.only.is_empty() || test.only.iter().any(|pattern| matches(pattern, name));
+    plan.checks.retain(|check| chosen(check.test));
+    plan.skipped.retain(|(name, _)| chosen(name) || test.only.is_empty());
+    plan.skipped
+        .extend(not_ready.into_iter().map(|node| (format!("node {node}"), "it is not Ready".to_owned())));
+    progress.step(&format!("servers are Ready; {} checks", plan.checks.len()));
+    let probers = send(&cast, stage, &plan).await?;
+    let outcomes = gather((stage, &probers, test.settle), plan.checks.len(), progress).await;
+    let mut checks: Vec<Done> =
+        plan.checks.iter().enumerate().map(|(id, check)| done(check, outcomes.get(&id))).collect();
+    find_causes(client, stage, (&plan.checks, &mut checks), progress).await;
+    let dual = cast.families().len() > 1;
+    Ok(Report { ok: checks.iter().all(|done| done.ok), checks, skipped: plan.skipped, took_ms: 0, dual })
+}
+
+/// What is known before anything was made.
+async fn hire(test: &Test, client: &Client) -> Result<Cast> {
+    let image = match &test.image {
+        Some(image) => image.clone(),
+        None => installed(client).await.unwrap_or_else(|| LAB_IMAGE.to_owned()),
+    };
+    let lab = image == LAB_IMAGE;
+    let services: Api<Service> = Api::namespaced(client.clone(), "default");
+    let api = services.get("kubernetes").await.context("look for the Service default/kubernetes")?;
+    Ok(Cast {
+        namespace: test.namespace.clone(),
+        domain: test.domain.clone(),
+        image,
+        settle: test.settle,
+        host_port: test.host_port,
+        api: stage::cluster_ips(&serde_json::to_value(api)?),
+        outside: test.outside.clone().or_else(|| lab.then(|| LAB_OUTSIDE.to_owned())),
+        outside_name: test.outside_name.clone().or_else(|| lab.then(|| LAB_NAME.to_owned())),
+        lab: lab && test.outside.is_none(),
+        ..Cast::default()
+    })
+}
+
+/// The image that the nodes run already.
+async fn installed(client: &Client) -> Option<String> {
+    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), "kube-system");
+    let pods = sets.get("plumb").await.ok()?.spec?.template.spec?;
+    pods.containers.into_iter().next()?.image
+}
+
+/// Makes Services, policies and servers, and learns their addresses.
+async fn deploy(cast: &mut Cast, stage: &Stage, patience: Duration) -> Result<()> {
+    let mut services = BTreeMap::new();
+    for object in cast.services() {
+        let made = stage.make(&object).await?;
+        services.insert(made["metadata"]["name"].as_str().unwrap_or_default().to_owned(), made);
+    }
+    for object in cast.policies() {
+        stage.make(&object).await?;
+    }
+    let mut names = Vec::new();
+    for object in cast.places.iter().flat_map(|place| cast.servers_of(place)) {
+        stage.make(&object).await?;
+        names.extend(object["metadata"]["name"].as_str().map(str::to_owned));
+    }
+    let addresses = stage.ready(&names, patience).await?;
+    let of_pod = |name: &str| addresses.get(name).cloned().unwrap_or_default();
+    let of_service = |name: &str| services.get(name).map(stage::cluster_ips).unwrap_or_default();
+    cast.all = of_service("all");
+    let port = services.get("ports").and_then(|service| service["spec"]["ports"][0]["nodePort"].as_u64());
+    cast.node_port = port.and_then(|port| u16::try_from(port).ok());
+    for place in &mut cast.places {
+        place.server = of_pod(&place.pod("server"));
+        place.locked = of_pod(&place.pod("locked"));
+        place.service = of_service(&place.pod("server"));
+        place.mirror = of_service(&place.pod("mirror"));
+    }
+    Ok(())
+}
+
+/// Makes the pods that carry out the checks; their names.
+async fn send(cast: &Cast, stage: &Stage, plan: &Plan) -> Result<Vec<String>> {
+    let mut by_pod: BTreeMap<(&str, &str), Vec<Check>> = BTreeMap::new();
+    for (id, planned) in plan.checks.iter().enumerate() {
+        let check = Check { id, ask: planned.ask.clone(), expect: planned.expect.clone() };
+        by_pod.entry((&planned.pod, &planned.on)).or_default().push(check);
+    }
+    let mut names = Vec::new();
+    for ((pod, node), checks) in by_pod {
+        let Some(place) = cast.places.iter().find(|place| place.node == node) else { continue };
+        stage.make(&cast.prober(pod, place, &checks)).await?;
+        names.push(pod.to_owned());
+    }
+    Ok(names)
+}
+
+/// Reads the probes' logs until every check has an outcome, or none comes any more.
+async fn gather(
+    (stage, probers, settle): (&Stage, &[String], u64),
+    of: usize,
+    progress: &mut Progress,
+) -> BTreeMap<usize, Outcome> {
+    let mut found = BTreeMap::new();
+    let deadline = Instant::now() + Duration::from_secs(settle) + ANSWERS;
+    while found.len() < of && Instant::now() < deadline {
+        tokio::time::sleep(GLANCE).await;
+        let said = futures::future::join_all(probers.iter().map(|pod| stage.outcomes(pod))).await;
+        found.extend(said.into_iter().flatten().map(|outcome| (outcome.id, outcome)));
+        let failed = found.values().filter(|outcome| !outcome.ok).count();
+        progress.count(found.len(), of, failed);
+    }
+    found
+}
+
+fn done(planned: &Planned, outcome: Option<&Outcome>) -> Done {
+    let silent = || format!("pod {} has not reported it; --keep leaves it there to look at", planned.pod);
+    Done {
+        test: planned.test.to_owned(),
+        pod: planned.pod.clone(),
+        on: planned.on.clone(),
+        to: planned.to.clone(),
+        family: planned.family.to_string(),
+        ok: outcome.is_some_and(|outcome| outcome.ok),
+        said: outcome.map_or_else(silent, |outcome| outcome.said.clone()),
+        tries: outcome.map_or(0, |outcome| outcome.tries),
+        took_ms: outcome.map_or(0, |outcome| outcome.took_ms),
+        finding: None,
+        trace: None,
+    }
+}
+
+/// Traces what failed, while its pods are there.
+async fn find_causes(
+    client: &Client,
+    stage: &Stage,
+    (planned, checks): (&[Planned], &mut [Done]),
+    progress: &mut Progress,
+) {
+    let failed = checks.iter().filter(|done| !done.ok).count();
+    if failed > 0 {
+        progress.step(&format!("{failed} checks failed; tracing"));
+    }
+    let mut traced = 0;
+    for (planned, done) in planned.iter().zip(checks.iter_mut()).filter(|(_, done)| !done.ok) {
+        let Some((target, udp)) = planned.trace() else { continue };
+        let flag = if udp { " --udp" } else { "" };
+        let command = format!("plumb trace {}/{} {target}{flag}", stage.namespace, planned.pod);
+        done.trace = Some(format!("plumb connectivity test --only {} --keep, then {command}", planned.test));
+        if traced < TRACED {
+            traced += 1;
+            let pod = ObjectName::new(&stage.namespace, &planned.pod);
+            done.finding =
+                Some(match trace::trace_from(client.clone(), pod, &planned.on, (&target, udp)).await {
+                    Ok(report) => report.in_short(),
+                    Err(error) => format!("{error:#}"),
+                });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_anything() {
+        for (pattern, name, fits) in [
+            ("dns", "dns", true),
+            ("dns", "dns-outside", false),
+            ("dns*", "dns-outside", true),
+            ("*-to-*", "pod-to-pod-udp", true),
+            ("policy-*-egress", "policy-deny-egress", true),
+            ("policy-*-egress", "policy-allow", false),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+
+    /// A cast as a lab of so many nodes has it.
+    fn cast(nodes: u8) -> Cast {
+        let place = |k: u8| cast::Place {
+            index: k.into(),
+            node: format!("node{}", k + 1),
+            node_ips: vec![[192, 168, 1, 10 + k].into()],
+            server: vec![[10, 244, k + 1, 2].into()],
+            locked: vec![[10, 244, k + 1, 3].into()],
+            service: vec![[10, 96, 0, 20 + k].into()],
+            mirror: vec![[10, 96, 0, 40 + k].into()],
+        };
+        Cast {
+            namespace: "n".into(),
+            domain: "cluster.local".into(),
+            places: (0..nodes).map(place).collect(),
+            all: vec![[10, 96, 0, 99].into()],
+            node_port: Some(30_000),
+            api: vec![[10, 96, 0, 1].into()],
+            outside: Some(LAB_OUTSIDE.into()),
+            outside_name: Some(LAB_NAME.into()),
+            lab: true,
+            ..Cast::default()
+        }
+    }
+
+    #[test]
+    fn every_test_that_is_named_has_checks() {
+        let plan = checks::plan(&cast(2));
+        let planned: BTreeSet<&str> = plan.checks.iter().map(|check| check.test).collect();
+        let known: BTreeSet<&str> = TESTS.iter().map(|(name, ..)| *name).collect();
+        assert_eq!(planned, known);
+        assert!(plan.skipped.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_tested_is_said() {
+        let alone = Cast { outside: None, outside_name: None, ..cast(1) };
+        let plan = checks::plan(&alone);
+        let skipped: Vec<&str> = plan.skipped.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(skipped, ["dns-outside", "egress", "everything across nodes"]);
+        assert!(plan.checks.iter().all(|check| check.on == "node1"));
+    }
+
+    #[test]
+    fn each_node_is_reached_from_another_one() {
+        let plan = checks::plan(&cast(3));
+        let across = plan.checks.iter().filter(|check| check.test == "pod-to-pod");
+        let pairs: BTreeSet<(String, String)> =
+            across.map(|check| (check.pod.clone(), check.to.clone())).collect();
+        for (from, to) in [(0, 0), (0, 1), (1, 2), (2, 0)] {
+            assert!(pairs.contains(&(format!("client-{from}"), format!("server-{to}"))), "{pairs:?}");
+        }
+    }
+
+    /// Both families when both are there.
+    #[test]
+    fn dual_stack_doubles_what_has_an_address() {
+        let mut dual = cast(2);
+        for place in &mut dual.places {
+            place.server.push(format!("fd00:10:244:{}::2", place.index + 1).parse().unwrap());
+        }
+        let plan = checks::plan(&dual);
+        let of = |family| plan.checks.iter().filter(|c| c.test == "pod-to-pod" && c.family == family).count();
+        assert_eq!((of(types::Family::V4), of(types::Family::V6)), (4, 4));
+        assert!(
+            plan.checks.iter().any(|check| format!("{:?}", check.ask).contains("[fd00:10:244:2::2]:8080"))
+        );
+    }
+
+    #[test]
+    fn objects_are_what_an_api_takes() {
+        let cast = cast(1);
+        let place = &cast.places[0];
+        let pods: Vec<Value> =
+            cast.servers_of(place).into_iter().chain([cast.prober("host-client-0", place, &[])]).collect();
+        for pod in &pods {
+            let typed: k8s_openapi::api::core::v1::Pod = serde_json::from_value(pod.clone()).unwrap();
+            let host = typed.metadata.name.as_deref().is_some_and(|name| name.starts_with("host-"));
+            assert_eq!(typed.spec.unwrap().host_network.unwrap_or_default(), host);
+        }
+        for service in cast.services() {
+            let _: Service = serde_json::from_value(service).unwrap();
+        }
+    }
+}

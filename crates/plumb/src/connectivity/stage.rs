@@ -1,0 +1,193 @@
+//! The namespace of a test: made, filled, waited for, read, and removed again whatever happened.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::serde::de::DeserializeOwned;
+use kube::api::{DeleteParams, ListParams, LogParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::cast::{OWNER, Place};
+use crate::demo::probe::Outcome;
+
+/// Between two looks at the API.
+const GLANCE: Duration = Duration::from_millis(200);
+/// A namespace that is not gone by then is left to the cluster.
+const REMOVAL: Duration = Duration::from_secs(90);
+
+#[derive(Clone)]
+pub struct Stage {
+    client: Client,
+    pub namespace: String,
+}
+
+impl Stage {
+    /// Makes the namespace; one that an interrupted test left behind goes first.
+    pub async fn open(client: Client, namespace: &str) -> Result<Self> {
+        let stage = Self { client, namespace: namespace.to_owned() };
+        let api: Api<Namespace> = Api::all(stage.client.clone());
+        if let Some(found) = api.get_opt(namespace).await.context("look for the namespace of the test")? {
+            if found.labels().get(OWNER.0).map(String::as_str) != Some(OWNER.1) {
+                bail!("the namespace {namespace} is not one of this test's; give another with -n");
+            }
+            stage.remove().await.context("remove what a test before left behind")?;
+        }
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": {
+            OWNER.0: OWNER.1,
+            // Pods of the host network.
+            "pod-security.kubernetes.io/enforce": "privileged",
+        }}});
+        let object = serde_json::from_value(object)?;
+        api.create(&PostParams::default(), &object)
+            .await
+            .with_context(|| format!("make the namespace {namespace}"))?;
+        Ok(stage)
+    }
+
+    pub async fn remove(&self) -> Result<()> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let name = &self.namespace;
+        let what = || format!("delete the namespace {name}; kubectl delete namespace {name} tries again");
+        match api.delete(name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            other => drop(other.with_context(what)?),
+        }
+        let deadline = Instant::now() + REMOVAL;
+        while api.get_opt(name).await.with_context(what)?.is_some() {
+            if Instant::now() > deadline {
+                bail!(
+                    "the namespace {name} is still there after {REMOVAL:?}: kubectl get namespace {name} -o yaml says why"
+                );
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+        Ok(())
+    }
+
+    /// Makes one object and gives it as the API made it.
+    pub async fn make(&self, object: &Value) -> Result<Value> {
+        match object["kind"].as_str() {
+            Some("Pod") => self.create::<Pod>(object).await,
+            Some("Service") => self.create::<Service>(object).await,
+            _ => self.create::<NetworkPolicy>(object).await,
+        }
+    }
+
+    async fn create<K>(&self, object: &Value) -> Result<Value>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + DeserializeOwned
+            + Serialize
+            + Clone
+            + std::fmt::Debug,
+    {
+        let what = || format!("make {} {}", K::kind(&()).to_lowercase(), object["metadata"]["name"]);
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
+        let made = api.create(&PostParams::default(), &serde_json::from_value(object.clone())?).await;
+        Ok(serde_json::to_value(made.with_context(what)?)?)
+    }
+
+    /// Waits until these pods are Ready (or, of the host network, run) and gives their addresses.
+    pub async fn ready(&self, names: &[String], patience: Duration) -> Result<BTreeMap<String, Vec<IpAddr>>> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let deadline = Instant::now() + patience;
+        loop {
+            let pods = api.list(&ListParams::default()).await.context("list the pods of the test")?.items;
+            let missing: Vec<&Pod> = pods
+                .iter()
+                .filter(|pod| names.contains(&pod.name_any()))
+                .filter(|pod| !is_ready(pod))
+                .collect();
+            if missing.is_empty() && names.iter().all(|name| pods.iter().any(|pod| pod.name_any() == *name)) {
+                return Ok(pods.iter().map(|pod| (pod.name_any(), addresses(pod))).collect());
+            }
+            if Instant::now() > deadline {
+                let each: Vec<String> = missing.iter().map(|pod| waits_for(pod)).collect();
+                bail!(
+                    "after {patience:?} these pods are not Ready: {}; kubectl -n {} describe pod tells more (--keep \
+                     leaves them there)",
+                    each.join("; "),
+                    self.namespace
+                );
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    /// What a probe has said so far. An unreadable log is an empty one: the caller waits.
+    pub async fn outcomes(&self, pod: &str) -> Vec<Outcome> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let params = LogParams { container: Some("probe".to_owned()), ..LogParams::default() };
+        let text = api.logs(pod, &params).await.unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+/// The nodes that are Ready, and the names of those that are not.
+pub async fn nodes(client: &Client, only: &[String]) -> Result<(Vec<Place>, Vec<String>)> {
+    let nodes =
+        Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("list the nodes")?;
+    if let Some(unknown) = only.iter().find(|name| nodes.iter().all(|node| node.name_any() != **name)) {
+        bail!("the cluster has no node {unknown}; kubectl get nodes lists them");
+    }
+    let chosen = nodes.iter().filter(|node| only.is_empty() || only.contains(&node.name_any()));
+    let (ready, not): (Vec<&Node>, Vec<&Node>) = chosen.partition(|node| node_is_ready(node));
+    let place = |(index, node): (usize, &&Node)| Place {
+        index,
+        node: node.name_any(),
+        node_ips: node_ips(node),
+        ..Place::default()
+    };
+    Ok((ready.iter().enumerate().map(place).collect(), not.iter().map(|node| node.name_any()).collect()))
+}
+
+fn node_is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn node_ips(node: &Node) -> Vec<IpAddr> {
+    let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    addresses
+        .filter(|address| address.type_ == "InternalIP")
+        .filter_map(|address| address.address.parse().ok())
+        .collect()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let status = pod.status.clone().unwrap_or_default();
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn addresses(pod: &Pod) -> Vec<IpAddr> {
+    let ips = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+    ips.filter_map(|ip| ip.ip.parse().ok()).collect()
+}
+
+fn waits_for(pod: &Pod) -> String {
+    let status = pod.status.clone().unwrap_or_default();
+    let waiting = status.container_statuses.iter().flatten().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        Some(format!("{}: {}", waiting.reason.clone()?, waiting.message.clone().unwrap_or_default()))
+    });
+    let phase = status.phase.unwrap_or_else(|| "without a status".to_owned());
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+    format!("{} on {node} ({})", pod.name_any(), waiting.unwrap_or(phase))
+}
+
+/// Addresses of a Service that the API has made.
+pub fn cluster_ips(service: &Value) -> Vec<IpAddr> {
+    let all = service["spec"]["clusterIPs"].as_array().into_iter().flatten();
+    all.filter_map(|ip| ip.as_str()?.parse().ok()).collect()
+}
