@@ -28,7 +28,7 @@ use axum::routing::post;
 use kernel::probe::Probe;
 use tokio::sync::Mutex;
 use trace::exchange::{Arm, Ask, Collect, Collected, Flow, Open, Opened, Refusal, Send};
-use types::ObjectName;
+use types::{Family, ObjectName};
 
 pub use token::Tokens;
 pub use views::Views;
@@ -105,7 +105,11 @@ impl Traces {
         if let Some(address) = resolution.address {
             let source = wired.ips.iter().copied().find(|ip| ip.is_ipv4() == address.is_ipv4());
             let source = source.with_context(|| {
-                format!("pod {pod} has no address of the family of {address}; it has {:?}", wired.ips)
+                format!(
+                    "pod {pod} has no {} address to reach {address}; it has {:?}",
+                    Family::of(address),
+                    wired.ips
+                )
             })?;
             let made =
                 send::reserve(&wired, SocketAddr::new(source, source_port.unwrap_or(0)), ask.protocol)?;

@@ -22,6 +22,8 @@ pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 pub struct Config {
     /// Where pods reach the API: the endpoint of the `kubernetes` Service.
     pub advertised: SocketAddr,
+    /// Of which families Services have addresses.
+    pub families: types::Families,
     /// The way to the nodes, for logs, exec and the node proxy.
     pub nodes: Arc<dyn NodeDial>,
     /// Whose tokens are valid; `None` when the API is only used in process.

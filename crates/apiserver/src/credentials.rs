@@ -21,10 +21,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::Error;
 
 /// Names and addresses under which the API is reached (GUIDE of the lab's addresses).
-pub const SERVER_NAMES: [&str; 8] = [
+pub const SERVER_NAMES: [&str; 10] = [
     "127.0.0.1",
     "192.168.1.2",
     "10.96.0.1",
+    "fd00:192:168:1::2",
+    "fd00:10:96::1",
     "localhost",
     "kubernetes",
     "kubernetes.default",

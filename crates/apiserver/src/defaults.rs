@@ -95,8 +95,6 @@ fn service(spec: &mut Map<String, Value>) {
         return;
     }
     default(spec, "internalTrafficPolicy", "Cluster");
-    default(spec, "ipFamilies", json!(["IPv4"]));
-    default(spec, "ipFamilyPolicy", "SingleStack");
     if matches!(spec.get("type").and_then(Value::as_str), Some("NodePort" | "LoadBalancer")) {
         default(spec, "externalTrafficPolicy", "Cluster");
     }

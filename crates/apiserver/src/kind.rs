@@ -111,7 +111,7 @@ pub static SERVICE: Kind = Kind {
     short: &["svc"],
     categories: &["all"],
     subresources: &["status"],
-    fields: &["spec.clusterIP", "spec.type"],
+    fields: &["spec.clusterIP", "spec.type", crate::clusterip::ADDRESSES],
     ..NONE
 };
 pub static CONFIG_MAP: Kind =

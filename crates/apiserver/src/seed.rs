@@ -1,6 +1,8 @@
 //! What exists from the start: namespaces, their default ServiceAccounts, the API's and DNS' Services.
 
 use serde_json::{Value, json};
+use types::Family;
+use types::wire::{API_IPS, DNS_IPS};
 
 use crate::api::Config;
 use crate::kind::{ENDPOINT_SLICE, Kind, NAMESPACE, SERVICE, SERVICE_ACCOUNT};
@@ -8,10 +10,6 @@ use crate::object::metadata;
 use crate::status::Failure;
 use crate::store::{Key, Store, Transaction};
 use crate::{defaults, moment, write};
-
-/// The API's own Service (the first address of the range) and the cluster's DNS.
-pub const API_ADDRESS: &str = "10.96.0.1";
-pub const DNS_ADDRESS: &str = "10.96.0.10";
 
 /// Makes what is missing; what is there stays.
 pub(crate) fn plant(store: &Store, config: &Config) -> Result<(), Failure> {
@@ -23,8 +21,8 @@ pub(crate) fn plant(store: &Store, config: &Config) -> Result<(), Failure> {
             put(tx, &SERVICE_ACCOUNT, name, "default", json!({}))?;
         }
         put(tx, &SERVICE_ACCOUNT, "kube-system", "plumb", json!({}))?;
-        put(tx, &SERVICE, "default", "kubernetes", api_service())?;
-        put(tx, &SERVICE, "kube-system", "kube-dns", dns_service())?;
+        put(tx, &SERVICE, "default", "kubernetes", api_service(config))?;
+        put(tx, &SERVICE, "kube-system", "kube-dns", dns_service(config))?;
         put_api_slice(tx, config)
     })?;
     Ok(())
@@ -56,19 +54,27 @@ fn put(
     tx.put(key, object).map(drop)
 }
 
-fn api_service() -> Value {
+/// Of the family in which the API is advertised, as Kubernetes has it.
+fn api_service(config: &Config) -> Value {
+    let family = Family::of(config.advertised.ip());
+    let ip = family.pick(API_IPS);
     json!({
         "metadata": {"labels": {"component": "apiserver", "provider": "kubernetes"}},
-        "spec": {"clusterIP": API_ADDRESS, "clusterIPs": [API_ADDRESS],
-            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]},
+        "spec": {"clusterIP": ip, "clusterIPs": [ip], "ipFamilies": [family.to_string()],
+            "ipFamilyPolicy": "SingleStack", "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]},
         "status": {"loadBalancer": {}},
     })
 }
 
-fn dns_service() -> Value {
+/// Of each family that the cluster has: the pods of one must find it, too.
+fn dns_service(config: &Config) -> Value {
+    let families = config.families.list();
+    let ips: Vec<&str> = families.iter().map(|family| family.pick(DNS_IPS)).collect();
+    let names: Vec<String> = families.iter().map(ToString::to_string).collect();
+    let policy = if ips.len() > 1 { "PreferDualStack" } else { "SingleStack" };
     json!({
         "metadata": {"labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}},
-        "spec": {"clusterIP": DNS_ADDRESS, "clusterIPs": [DNS_ADDRESS],
+        "spec": {"clusterIP": ips.first(), "clusterIPs": ips, "ipFamilies": names, "ipFamilyPolicy": policy,
             "ports": [{"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
                       {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53}]},
         "status": {"loadBalancer": {}},
@@ -80,7 +86,7 @@ fn put_api_slice(tx: &mut Transaction<'_>, config: &Config) -> Result<(), Failur
     let (address, port) = (config.advertised.ip().to_string(), config.advertised.port());
     let slice = json!({
         "metadata": {"labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": "IPv4",
+        "addressType": Family::of(config.advertised.ip()).to_string(),
         "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });

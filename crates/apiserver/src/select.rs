@@ -61,7 +61,8 @@ fn parse_term(kind: &Kind, term: &str) -> Result<FieldTerm, Failure> {
         )));
     };
     let known = ["metadata.name", "metadata.namespace"];
-    if !known.contains(&field) && !kind.fields.contains(&field) {
+    let is_for_us = field == crate::clusterip::ADDRESSES;
+    if is_for_us || !known.contains(&field) && !kind.fields.contains(&field) {
         let message = format!("field label not supported: {field}");
         return Err(Failure::bad_request(message));
     }

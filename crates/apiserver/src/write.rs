@@ -33,7 +33,7 @@ pub(crate) async fn create(call: &Call, mut object: Value) -> Result<Response<Bo
             return Err(Failure::already_exists(call.kind.group, call.kind.plural, &name));
         }
         if *kind == SERVICE {
-            clusterip::allocate(tx, &key, &mut object, None)?;
+            clusterip::allocate(tx, &key, &mut object, (None, call.api.inner.config.families))?;
             nodeport::allocate(tx, &key, &mut object, None)?;
         }
         if dry {
@@ -142,7 +142,7 @@ fn succeed(tx: &Transaction<'_>, call: &Call, before: &Value, mut new: Value) ->
     complaints.verdict(kind, &call.name)?;
     if *kind == SERVICE && call.sub.is_empty() {
         let key = Key::new(kind, &call.namespace, &call.name);
-        clusterip::allocate(tx, &key, &mut new, Some(before))?;
+        clusterip::allocate(tx, &key, &mut new, (Some(before), call.api.inner.config.families))?;
         nodeport::allocate(tx, &key, &mut new, Some(before))?;
     }
     if kind.generation && content_changed(kind, before, &new) {

@@ -14,8 +14,12 @@ use serde_json::{Value, json};
 use tower::Service;
 
 fn api(store: Store) -> Api {
-    let config =
-        Config { advertised: ([192, 168, 1, 2], 6443).into(), nodes: Arc::new(NoNodes), credentials: None };
+    let config = Config {
+        advertised: ([192, 168, 1, 2], 6443).into(),
+        nodes: Arc::new(NoNodes),
+        credentials: None,
+        families: types::Families::Dual,
+    };
     Api::new(store, config).expect("seeds")
 }
 

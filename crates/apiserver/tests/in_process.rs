@@ -11,8 +11,12 @@ use kube::api::{
 use serde_json::json;
 
 fn client() -> kube::Client {
-    let config =
-        Config { advertised: ([192, 168, 1, 2], 6443).into(), nodes: Arc::new(NoNodes), credentials: None };
+    let config = Config {
+        advertised: ([192, 168, 1, 2], 6443).into(),
+        nodes: Arc::new(NoNodes),
+        credentials: None,
+        families: types::Families::Dual,
+    };
     let api = Api::new(Store::in_memory(), config).expect("seeds");
     kube::Client::new(api, "default")
 }

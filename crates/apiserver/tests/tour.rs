@@ -70,6 +70,7 @@ async fn transcript(name: &str) {
     let credentials = Credentials::open(&scratch.0.join("credentials")).expect("credentials");
     let config = Config {
         advertised: ([192, 168, 1, 2], 6443).into(),
+        families: Default::default(),
         nodes: Arc::new(FakeNodes),
         credentials: Some(credentials.clone()),
     };

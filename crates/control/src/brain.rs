@@ -3,7 +3,8 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use types::{Ipv4Net, ObjectName};
+use types::wire::POD_CIDRS;
+use types::{IpNet, ObjectName};
 
 use crate::kind::Kind;
 use crate::world::World;
@@ -69,9 +70,9 @@ impl fmt::Display for Key {
 /// What differs between clusters.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Cut into one prefix per node.
-    pub cluster_cidr: Ipv4Net,
-    pub node_prefix_len: u8,
+    /// Each is cut into one prefix per node, of 24 bits on IPv4 and 64 on IPv6; the first is the primary one.
+    pub cluster_cidrs: Vec<IpNet>,
+    pub node_prefix_lens: [u8; 2],
     /// A node that has not been heard of for so long is not ready any more.
     pub node_grace_seconds: i64,
     pub max_endpoints_per_slice: usize,
@@ -80,8 +81,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            cluster_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 244, 0, 0), 16),
-            node_prefix_len: 24,
+            cluster_cidrs: POD_CIDRS.first().and_then(|cidr| cidr.parse().ok()).into_iter().collect(),
+            node_prefix_lens: [24, 64],
             node_grace_seconds: 40,
             max_endpoints_per_slice: 100,
         }

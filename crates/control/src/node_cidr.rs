@@ -3,9 +3,10 @@
 //! Index 0 stays free, so that nodeN can have 10.244.N.0/24 and addresses tell where a pod runs.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde_json::json;
-use types::Ipv4Net;
+use types::{Family, IpNet};
 
 use crate::brain::{Brain, Settings};
 use crate::kind::Kind;
@@ -15,12 +16,13 @@ use crate::write::{Decision, Notice, Target, Write};
 
 /// Prefixes for all nodes that have none, oldest node first.
 pub fn decide(world: &World, settings: &Settings) -> Decision {
-    let pool: Vec<Ipv4Net> =
-        settings.cluster_cidr.subnets(settings.node_prefix_len).map(Iterator::collect).unwrap_or_default();
+    // One index for every family, so that 10.244.3.0/24 and fd00:10:244:3::/64 are of one node.
+    let pools: Vec<Pool> = settings.cluster_cidrs.iter().map(|net| Pool::new(*net, settings)).collect();
+    let len = pools.iter().map(|pool| pool.len).min().unwrap_or(0);
     let mut taken: BTreeMap<usize, &str> = BTreeMap::new();
     for node in world.all::<Node>() {
-        for (index, cidr) in pool.iter().enumerate() {
-            if cidrs(node).any(|c| overlaps(*cidr, c)) {
+        for cidr in cidrs(node) {
+            for index in pools.iter().flat_map(|pool| pool.indices(cidr)) {
                 taken.insert(index, &node.metadata.name);
             }
         }
@@ -28,13 +30,13 @@ pub fn decide(world: &World, settings: &Settings) -> Decision {
     let mut waiting: Vec<&Node> = world.all::<Node>().filter(|n| cidrs(n).next().is_none()).collect();
     waiting.sort_by_key(|n| (n.metadata.creation_timestamp, n.metadata.name.clone()));
     let writes = waiting.into_iter().filter(|n| !n.metadata.terminating()).map(|node| {
-        let preferred = number(&node.metadata.name).filter(|n| *n < pool.len() && !taken.contains_key(n));
-        let index = preferred.or_else(|| (1..pool.len()).find(|i| !taken.contains_key(i)));
-        match index.and_then(|i| Some((i, pool.get(i)?))) {
-            Some((index, cidr)) => {
+        let preferred = number(&node.metadata.name).filter(|n| *n < len && !taken.contains_key(n));
+        let index = preferred.or_else(|| (1..len).find(|i| !taken.contains_key(i)));
+        match index {
+            Some(index) => {
                 taken.insert(index, &node.metadata.name);
-                let cidr = cidr.to_string();
-                let patch = json!({"spec": {"podCIDR": cidr, "podCIDRs": [cidr]}});
+                let all: Vec<String> = pools.iter().map(|pool| pool.at(index).to_string()).collect();
+                let patch = json!({"spec": {"podCIDR": all.first(), "podCIDRs": all}});
                 Write::patch(Kind::Node, &node.metadata, patch)
             }
             None => Write::Post(Notice {
@@ -43,8 +45,8 @@ pub fn decide(world: &World, settings: &Settings) -> Decision {
                 reason: "CIDRNotAvailable",
                 note: format!(
                     "all {} pod prefixes of {} are taken; remove nodes, or start the cluster with a wider pod CIDR",
-                    pool.len().saturating_sub(1),
-                    settings.cluster_cidr
+                    len.saturating_sub(1),
+                    settings.cluster_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
                 ),
                 source: Brain::NodeCidr.component(),
             }),
@@ -53,14 +55,61 @@ pub fn decide(world: &World, settings: &Settings) -> Decision {
     Decision::writes(writes.collect())
 }
 
-fn cidrs(node: &Node) -> impl Iterator<Item = Ipv4Net> {
+fn cidrs(node: &Node) -> impl Iterator<Item = IpNet> {
     std::iter::once(&node.spec.pod_cidr)
         .chain(&node.spec.pod_cidrs)
-        .filter_map(|text| text.parse::<Ipv4Net>().ok())
+        .filter_map(|text| text.parse::<IpNet>().ok())
 }
 
-fn overlaps(a: Ipv4Net, b: Ipv4Net) -> bool {
-    a.contains(&b) || b.contains(&a)
+/// A range as so many prefixes of equal length; counted, not listed, since IPv6 has 65536 of them.
+struct Pool {
+    net: IpNet,
+    prefix_len: u8,
+    len: usize,
+}
+
+/// More nodes than anyone has: an IPv6 range may be much wider.
+const MOST: usize = 1 << 16;
+
+impl Pool {
+    fn new(net: IpNet, settings: &Settings) -> Self {
+        let prefix_len = Family::of_net(&net).pick(settings.node_prefix_lens);
+        let bits = u32::from(prefix_len.saturating_sub(net.prefix_len()));
+        let whole = prefix_len >= net.prefix_len();
+        let len = if whole { 1_usize.checked_shl(bits).unwrap_or(MOST).min(MOST) } else { 0 };
+        Self { net: net.trunc(), prefix_len, len }
+    }
+
+    /// How far apart two prefixes are, as a power of two.
+    fn shift(&self) -> u32 {
+        u32::from(self.net.max_prefix_len() - self.prefix_len)
+    }
+
+    fn at(&self, index: usize) -> IpNet {
+        let by = (index as u128) << self.shift();
+        let address = match self.net.network() {
+            IpAddr::V4(v4) => IpAddr::V4(u32::from(v4).wrapping_add(by as u32).into()),
+            IpAddr::V6(v6) => IpAddr::V6(u128::from(v6).wrapping_add(by).into()),
+        };
+        IpNet::new(address, self.prefix_len).unwrap_or(self.net)
+    }
+
+    /// The prefixes that overlap with a network.
+    fn indices(&self, other: IpNet) -> std::ops::Range<usize> {
+        if other.contains(&self.net) {
+            return 0..self.len;
+        }
+        if !self.net.contains(&other) {
+            return 0..0;
+        }
+        let distance = |to: IpAddr| match (self.net.network(), to) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => u128::from(u32::from(to).wrapping_sub(from.into())),
+            (IpAddr::V6(from), IpAddr::V6(to)) => u128::from(to).wrapping_sub(from.into()),
+            _ => u128::MAX,
+        };
+        let index = |address| usize::try_from(distance(address) >> self.shift()).unwrap_or(usize::MAX);
+        index(other.network()).min(self.len)..index(other.broadcast()).saturating_add(1).min(self.len)
+    }
 }
 
 /// The K of a node called nodeK.
@@ -98,9 +147,25 @@ mod tests {
     }
 
     #[test]
+    fn both_families_of_a_node_have_one_number() {
+        let mut api = Memory::default();
+        let ranges = ["fd00:10:244::/48", "10.244.0.0/16"];
+        api.settings.cluster_cidrs = ranges.map(|net| net.parse().expect("a prefix")).to_vec();
+        // Somebody gave a node a prefix by hand.
+        api.apply(Kind::Node, "old", json!({"spec": {"podCIDRs": ["10.244.1.0/25"]}}));
+        for name in ["node3", "worker"] {
+            api.apply(Kind::Node, name, json!({}));
+        }
+        api.settle();
+        let all = |node| api.object(Kind::Node, node)["spec"]["podCIDRs"].clone();
+        assert_eq!(all("node3"), json!(["fd00:10:244:3::/64", "10.244.3.0/24"]));
+        assert_eq!(all("worker"), json!(["fd00:10:244:2::/64", "10.244.2.0/24"]));
+    }
+
+    #[test]
     fn an_exhausted_range_is_said_on_the_node() {
         let mut api = Memory::default();
-        api.settings.cluster_cidr = Ipv4Net::new_assert([10, 244, 0, 0].into(), 23);
+        api.settings.cluster_cidrs = vec!["10.244.0.0/23".parse().expect("a prefix")];
         for name in ["node1", "node2"] {
             api.apply(Kind::Node, name, json!({}));
         }

@@ -108,7 +108,7 @@ fn describe(packet: &Packet<'_>) -> String {
 fn a_capture_on_all_interfaces_follows_a_packet_into_the_tunnel() {
     let [one, two] = two_nodes();
     let filter = Filter {
-        addresses: vec![Ipv4Addr::new(10, 244, 0, 2)],
+        addresses: vec![Ipv4Addr::new(10, 244, 0, 2).into()],
         ports: vec![9],
         protocol: Some(17),
         tunnel: Some(8472),

@@ -54,8 +54,7 @@ pub async fn start(
     container: &Container,
     attempt: u32,
 ) -> Result<Process, Refusal> {
-    let place =
-        Place { pod_address: sandbox.addresses.first().map(String::as_str), node_address: &runtime.address };
+    let place = Place { pod_addresses: &sandbox.addresses, node_addresses: &runtime.addresses };
     let mut spec = spec(pod, container, &place)?;
     spec.pod = record.path().to_owned();
     spec.host_network = sandbox.host_network;
@@ -137,7 +136,11 @@ mod tests {
 
     fn spec_of(container: serde_json::Value) -> Result<Spec, Refusal> {
         let container: Container = serde_json::from_value(container).expect("a container");
-        spec(&Pod::default(), &container, &Place { pod_address: None, node_address: "192.168.1.10" })
+        spec(
+            &Pod::default(),
+            &container,
+            &Place { pod_addresses: &[], node_addresses: &["192.168.1.10".to_owned()] },
+        )
     }
 
     #[test]

@@ -3,12 +3,22 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
+use types::Family;
+use types::wire::API_IPS;
 
 /// What a pod can learn about itself once it runs.
 #[derive(Clone, Debug)]
 pub struct Place<'a> {
-    pub pod_address: Option<&'a str>,
-    pub node_address: &'a str,
+    pub pod_addresses: &'a [String],
+    pub node_addresses: &'a [String],
+}
+
+impl Place<'_> {
+    /// The cluster's first family is that of its nodes.
+    fn primary(&self) -> Family {
+        let first = self.node_addresses.first().and_then(|text| text.parse().ok());
+        first.map_or(Family::V4, Family::of)
+    }
 }
 
 /// The environment in order (later entries of one name win, as with execve's readers).
@@ -24,7 +34,7 @@ pub fn environment(
         ("HOME".into(), "/root".into()),
         ("HOSTNAME".into(), crate::sandbox::hostname(pod)),
         // client-go's in-cluster configuration reads these two (KEP-free, since v1.0).
-        ("KUBERNETES_SERVICE_HOST".into(), "10.96.0.1".into()),
+        ("KUBERNETES_SERVICE_HOST".into(), place.primary().pick(API_IPS).into()),
         ("KUBERNETES_SERVICE_PORT".into(), "443".into()),
     ];
     for variable in container.env.iter().flatten() {
@@ -60,8 +70,10 @@ fn field_of(pod: &Pod, path: &str, place: &Place<'_>) -> Option<String> {
         "metadata.uid" => pod.metadata.uid.clone().unwrap_or_default(),
         "spec.nodeName" => spec?.node_name.clone().unwrap_or_default(),
         "spec.serviceAccountName" => spec?.service_account_name.clone().unwrap_or_else(|| "default".into()),
-        "status.hostIP" | "status.hostIPs" => place.node_address.to_owned(),
-        "status.podIP" | "status.podIPs" => place.pod_address.unwrap_or_default().to_owned(),
+        "status.hostIP" => place.node_addresses.first().cloned().unwrap_or_default(),
+        "status.hostIPs" => place.node_addresses.join(","),
+        "status.podIP" => place.pod_addresses.first().cloned().unwrap_or_default(),
+        "status.podIPs" => place.pod_addresses.join(","),
         _ => {
             let (map, key) = path.strip_suffix("']")?.split_once("['")?;
             let map: &Option<BTreeMap<String, String>> = match map {
@@ -133,7 +145,7 @@ mod tests {
         }))
         .expect("a pod");
         let container = &pod.spec.as_ref().expect("spec").containers[0];
-        let place = Place { pod_address: Some("10.244.1.4"), node_address: "192.168.1.10" };
+        let place = Place { pod_addresses: &["10.244.1.4".into()], node_addresses: &["192.168.1.10".into()] };
         let environment = environment(&pod, container, &place).expect("resolves");
         let get = |name: &str| environment.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         assert_eq!(get("URL"), Some("http://10.244.1.4:80"));

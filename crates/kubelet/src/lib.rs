@@ -39,9 +39,9 @@ pub struct Args {
     /// How to reach the Kubernetes API
     #[arg(long)]
     pub kubeconfig: PathBuf,
-    /// The node's address
-    #[arg(long)]
-    pub address: std::net::IpAddr,
+    /// The node's addresses, at most one of each family, with commas between; the first is its own
+    #[arg(long = "address", value_delimiter = ',', required = true)]
+    pub addresses: Vec<std::net::IpAddr>,
     /// What must outlive the process: which sandboxes and containers there are
     #[arg(long, default_value = "/var/lib/plumb/kubelet")]
     pub data: PathBuf,
@@ -51,9 +51,9 @@ pub struct Args {
     /// Where CNI plugins are
     #[arg(long, default_value = "/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
-    /// The cluster's DNS server, for pods
-    #[arg(long, default_value = "10.96.0.10")]
-    pub dns_ip: std::net::IpAddr,
+    /// The cluster's DNS servers, for pods
+    #[arg(long = "dns-ip", default_value = "10.96.0.10", value_delimiter = ',')]
+    pub dns_ips: Vec<std::net::IpAddr>,
     /// The cluster's domain
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -87,18 +87,22 @@ async fn serve(args: Args) -> Result<()> {
     let _only = kernel::own::lock_within(&args.data, std::time::Duration::from_secs(2))?
         .with_context(|| format!("another kubelet works on {}; stop that one first", args.data.display()))?;
     let cni = cni::Cni { configs: args.cni_conf_dir.clone(), plugins: args.cni_bin_dir.clone() };
+    let addresses: Vec<String> = args.addresses.iter().map(ToString::to_string).collect();
     let (ready, network_ready) = watch::channel(false);
     let runtime = Arc::new(runtime::Runtime {
         node: args.node.clone(),
-        address: args.address.to_string(),
-        dns: resolv::ClusterDns { server: args.dns_ip.to_string(), zone: args.cluster_domain.clone() },
+        addresses: addresses.clone(),
+        dns: resolv::ClusterDns {
+            servers: args.dns_ips.iter().map(ToString::to_string).collect(),
+            zone: args.cluster_domain.clone(),
+        },
         cni: cni.clone(),
         records: records.clone(),
         client: client.clone(),
         events: events::Events::start(client.clone(), &args.node),
         network_ready: network_ready.clone(),
     });
-    let identity = node::Identity { name: args.node, address: args.address.to_string() };
+    let identity = node::Identity { name: args.node, addresses };
     tokio::spawn(node::keep(client, identity, network_ready));
     tokio::spawn(node::watch_network(cni, records.clone(), Arc::new(ready)));
     tokio::select! {

@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub name: String,
-    pub address: String,
+    pub addresses: Vec<String>,
 }
 
 /// Registers the node and keeps its status true; never ends.
@@ -77,13 +77,15 @@ fn status(identity: &Identity, ready: bool, existing: Option<&Node>) -> Value {
         .and_then(|list| list.iter().find(|old| old.type_ == "Ready" && old.status == status))
         .and_then(|old| old.last_transition_time.as_ref())
         .map_or_else(|| json!(now), |time| json!(time));
+    let internal = identity.addresses.iter().map(|address| json!({"type": "InternalIP", "address": address}));
+    let hostname = json!({"type": "Hostname", "address": identity.name});
+    let addresses: Vec<Value> = internal.chain([hostname]).collect();
     let resources = json!({
         "cpu": std::thread::available_parallelism().map_or(1, usize::from).to_string(),
         "memory": memory(), "pods": "110",
     });
     json!({
-        "addresses": [
-            {"type": "InternalIP", "address": identity.address}, {"type": "Hostname", "address": identity.name}],
+        "addresses": addresses,
         "capacity": resources, "allocatable": resources,
         "conditions": [{
             "type": "Ready", "status": status, "reason": reason, "message": message,

@@ -134,7 +134,9 @@ fn http_target(http: &HTTPGetAction, container: &Container, pod_address: &str) -
     let address = (http.host.clone().unwrap_or_else(|| pod_address.to_owned()), port(&http.port, container)?);
     let path = http.path.as_deref().unwrap_or("/");
     let slash = if path.starts_with('/') { "" } else { "/" };
-    let mut headers = format!("Host: {}:{}\r\n", address.0, address.1);
+    // An IPv6 address stands in brackets there (RFC 3986 §3.2.2).
+    let host = if address.0.contains(':') { format!("[{}]", address.0) } else { address.0.clone() };
+    let mut headers = format!("Host: {host}:{}\r\n", address.1);
     for header in http.http_headers.iter().flatten() {
         if header.name.eq_ignore_ascii_case("host") {
             headers = format!("Host: {}\r\n", header.value);

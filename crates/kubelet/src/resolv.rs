@@ -15,7 +15,8 @@ use k8s_openapi::api::core::v1::PodSpec;
 /// Where the cluster's DNS is and what zone it serves.
 #[derive(Clone, Debug)]
 pub struct ClusterDns {
-    pub server: String,
+    /// One of each family; none is empty.
+    pub servers: Vec<String>,
     pub zone: String,
 }
 
@@ -38,7 +39,7 @@ pub fn render_resolv(spec: &PodSpec, namespace: &str, dns: &ClusterDns, node: &s
         "Default" => parse_resolv(node),
         "ClusterFirst" if host_network => parse_resolv(node),
         _ => Resolv {
-            nameservers: vec![dns.server.clone()],
+            nameservers: dns.servers.clone(),
             search: vec![
                 format!("{namespace}.svc.{}", dns.zone),
                 format!("svc.{}", dns.zone),
@@ -103,10 +104,10 @@ fn append_new(list: &mut Vec<String>, more: impl Iterator<Item = String>) {
     }
 }
 
-/// /etc/hosts of a pod: itself, and its hostAliases (pkg/kubelet/kubelet_pods.go, `managedHostsFileContent`).
-pub fn render_hosts(spec: &PodSpec, hostname: &str, address: Option<&str>) -> String {
+/// /etc/hosts of a pod: itself at each of its addresses, and its hostAliases (pkg/kubelet/kubelet_pods.go, `managedHostsFileContent`).
+pub fn render_hosts(spec: &PodSpec, hostname: &str, addresses: &[String]) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    if let Some(address) = address {
+    for address in addresses {
         text += &match &spec.subdomain {
             Some(subdomain) => format!("{address}\t{hostname}.{subdomain}\t{hostname}\n"),
             None => format!("{address}\t{hostname}\n"),
@@ -133,7 +134,7 @@ mod tests {
     }
 
     fn render(json: serde_json::Value) -> String {
-        let dns = ClusterDns { server: "10.96.0.10".into(), zone: "cluster.local".into() };
+        let dns = ClusterDns { servers: vec!["10.96.0.10".into()], zone: "cluster.local".into() };
         render_resolv(
             &spec(json),
             "shop",
@@ -179,7 +180,7 @@ mod tests {
     #[test]
     fn hosts_names_the_pod_and_its_aliases() {
         let spec = spec(serde_json::json!({"hostAliases": [{"ip": "10.0.0.1", "hostnames": ["a", "b"]}]}));
-        let text = render_hosts(&spec, "web", Some("10.244.1.4"));
+        let text = render_hosts(&spec, "web", &["10.244.1.4".to_owned()]);
         assert!(text.ends_with("10.244.1.4\tweb\n10.0.0.1\ta\tb\n"), "{text}");
     }
 }

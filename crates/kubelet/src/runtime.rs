@@ -17,8 +17,8 @@ use crate::resolv::ClusterDns;
 /// One node.
 pub struct Runtime {
     pub node: String,
-    /// The node's address on the underlay.
-    pub address: String,
+    /// The node's addresses on the underlay, its own family's first; never empty.
+    pub addresses: Vec<String>,
     pub dns: ClusterDns,
     pub cni: Cni,
     pub records: Records,

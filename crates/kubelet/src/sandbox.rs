@@ -57,11 +57,11 @@ pub async fn make(
 
     let pause = start_pause(record, &sandbox, &host)?;
     if sandbox.host_network {
-        sandbox.addresses = vec![runtime.address.clone()];
+        sandbox.addresses = runtime.addresses.clone();
     } else {
         attach(&runtime.cni, record, &mut sandbox, &pause).await?;
     }
-    let hosts = resolv::render_hosts(&spec, &host, sandbox.addresses.first().map(String::as_str));
+    let hosts = resolv::render_hosts(&spec, &host, &sandbox.addresses);
     record::write_whole(&record.file("hosts"), &hosts)?;
     record.write_sandbox(&sandbox)?;
     Ok((sandbox, pause))

@@ -28,7 +28,7 @@ pub enum State {
 #[derive(Clone, Debug)]
 pub struct View<'a> {
     pub pod: &'a Pod,
-    pub node_address: &'a str,
+    pub node_addresses: &'a [String],
     pub addresses: &'a [String],
     pub sandbox: bool,
     pub containers: &'a [Seen],
@@ -84,8 +84,8 @@ pub fn render(view: &View<'_>) -> Value {
         "observedGeneration": view.pod.metadata.generation,
         "reason": view.failure.map(|(reason, _)| reason),
         "message": view.failure.map(|(_, message)| message),
-        "hostIP": view.node_address,
-        "hostIPs": [{"ip": view.node_address}],
+        "hostIP": view.node_addresses.first(),
+        "hostIPs": view.node_addresses.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>(),
         "podIP": view.addresses.first(),
         "podIPs": (!addresses.is_empty()).then_some(addresses),
         "startTime": view.started,
@@ -195,7 +195,7 @@ mod tests {
     fn view<'a>(pod: &'a Pod, containers: &'a [Seen]) -> View<'a> {
         View {
             pod,
-            node_address: "n",
+            node_addresses: &[],
             addresses: &[],
             sandbox: true,
             containers,

@@ -18,8 +18,9 @@ use futures::future::BoxFuture;
 use kernel::Netns;
 use tokio::net::{TcpListener, TcpSocket, UnixStream};
 use tokio::task::JoinSet;
+use types::wire::POD_CIDRS;
 
-use crate::plan::{API, API_PORT, Plan};
+use crate::plan::{self, API_PORT, Plan};
 use crate::rundir::RunDir;
 use crate::{Internal, adopt};
 
@@ -29,18 +30,16 @@ pub fn run(internal: &Internal) -> Result<ExitCode> {
     let plan = Plan::read(&run)?;
     let underlay = underlay(&run)?;
     let loopback = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, plan.api_port)))?;
-    let inner = underlay.run(|| listen(SocketAddr::from((API, API_PORT))))??;
+    let mut listeners = vec![loopback];
+    for family in plan.families.list() {
+        listeners.push(underlay.run(|| listen(SocketAddr::new(plan::api(*family), API_PORT)))??);
+    }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("start the API's runtime")?
-        .block_on(serve(
-            &run,
-            &plan,
-            Nodes { run: run.clone(), underlay: Arc::new(underlay) },
-            [loopback, inner],
-        ))?;
+        .block_on(serve(&run, &plan, Nodes { run: run.clone(), underlay: Arc::new(underlay) }, listeners))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -57,11 +56,12 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener> {
     Ok(listener)
 }
 
-async fn serve(run: &RunDir, plan: &Plan, nodes: Nodes, listeners: [std::net::TcpListener; 2]) -> Result<()> {
+async fn serve(run: &RunDir, plan: &Plan, nodes: Nodes, listeners: Vec<std::net::TcpListener>) -> Result<()> {
     let credentials = Credentials::open(&run.file("credentials"))?;
     let store = Store::open(&plan.data)?;
     let config = Config {
-        advertised: SocketAddr::from((API, API_PORT)),
+        advertised: SocketAddr::new(plan::api(plan.families.primary()), API_PORT),
+        families: plan.families,
         nodes: Arc::new(nodes),
         credentials: Some(credentials.clone()),
     };
@@ -77,7 +77,10 @@ async fn serve(run: &RunDir, plan: &Plan, nodes: Nodes, listeners: [std::net::Tc
     }
     // In process: no token, no TLS, and the requests of a rollout take microseconds each.
     let client = kube::Client::new(api, "default");
-    tasks.spawn(async move { match controllers::run(client, controllers::Settings::default()).await {} });
+    let cidrs = plan.families.list().iter().map(|family| family.pick(POD_CIDRS).parse());
+    let cluster_cidrs = cidrs.collect::<Result<_, _>>().context("the plan of addresses")?;
+    let settings = controllers::Settings { cluster_cidrs, ..controllers::Settings::default() };
+    tasks.spawn(async move { match controllers::run(client, settings).await {} });
     match tasks.join_next().await {
         Some(Ok(error)) => Err(error).context("the API ended"),
         Some(Err(error)) => Err(error).context("the API ended"),
@@ -109,7 +112,8 @@ impl NodeDial for Nodes {
     fn tcp(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<Stream>> {
         let underlay = Arc::clone(&self.underlay);
         Box::pin(async move {
-            let socket = underlay.run(TcpSocket::new_v4).map_err(io::Error::other)??;
+            let new = if to.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
+            let socket = underlay.run(new).map_err(io::Error::other)??;
             Ok(Box::new(socket.connect(to).await?) as Stream)
         })
     }

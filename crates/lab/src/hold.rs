@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use kernel::mount::Mount;
 
-use crate::plan::{API, OUTSIDE, Plan, node_address, node_number};
+use crate::plan::{self, Plan, node_address, node_number};
 use crate::rundir::RunDir;
 
 /// `plumb lab hold`
@@ -131,11 +131,16 @@ impl Root<'_> {
         let etc = self.at("etc");
         make_dir(&etc.join("cni"))?;
         bind(files.join("etc-cni"), &etc.join("cni"))?;
-        write(&etc.join("resolv.conf"), &format!("nameserver {OUTSIDE}\n"))?;
+        let families = self.plan.families.list();
+        let resolvers = families.iter().map(|family| format!("nameserver {}\n", plan::outside(*family)));
+        write(&etc.join("resolv.conf"), &resolvers.collect::<String>())?;
         write(&etc.join("hostname"), &format!("{}\n", self.node))?;
-        let mut hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n{API}\tapi\n");
-        for (number, name) in (1..=self.plan.nodes).zip(self.plan.node_names()) {
-            hosts += &format!("{}\t{name}\n", node_address(number));
+        let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost\n".to_owned();
+        for family in families {
+            hosts += &format!("{}\tapi\n", plan::api(*family));
+            for (number, name) in (1..=self.plan.nodes).zip(self.plan.node_names()) {
+                hosts += &format!("{}\t{name}\n", node_address(number, *family));
+            }
         }
         write(&etc.join("hosts"), &hosts)
     }

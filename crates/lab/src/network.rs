@@ -1,7 +1,7 @@
 //! Wires the holders' namespaces together: bridge, veth pairs, addresses. What is there already stays, so that a new
 //! supervisor can always call it. Nothing is made in the namespace of the caller.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use kernel::rtnl::Rtnl;
@@ -10,9 +10,9 @@ use kernel::veth::{PodVeth, Port};
 use kernel::{Netns, veth};
 use kstate::net::{Link, LinkKind, Route, RouteKey, RouteKind};
 use netlink::route;
-use types::{IfName, IpNet};
+use types::{Family, IfName, IpNet};
 
-use crate::plan::{API, GATEWAY, OUTSIDE, PREFIX, Plan, node_address, node_number};
+use crate::plan::{self, PREFIXES, Plan, node_address, node_number};
 use crate::supervise::Holders;
 
 /// `lo` is the first link of every namespace.
@@ -26,24 +26,39 @@ pub fn wire(plan: &Plan, holders: &Holders) -> Result<()> {
         Ok(Netns::of_pid(holder.pid())?)
     };
     let mut underlay = Rtnl::open_in(&netns("underlay")?)?;
-    bridge(&mut underlay).context("make the underlay")?;
+    let families = plan.families.list();
+    bridge(&mut underlay, &on_underlay(families, plan::api)?).context("make the underlay")?;
 
     let outside = netns("outside")?;
-    cable(&mut underlay, "outside", &outside, GATEWAY)?;
+    cable(&mut underlay, "outside", &outside, &on_underlay(families, plan::gateway)?)?;
     let mut inner = Rtnl::open_in(&outside)?;
-    address(&mut inner, LOOPBACK, IpNet::new(OUTSIDE.into(), 32)?)?;
-    outside
-        .run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))?
-        .context("let the outside forward")?;
+    for family in families {
+        address(&mut inner, LOOPBACK, plan::outside(*family).into())?;
+        let forward = family.pick(["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"]);
+        outside
+            .run(|| std::fs::write(format!("/proc/sys/{forward}"), "1"))?
+            .context("let the outside forward")?;
+    }
 
     for node in plan.node_names() {
         let number = node_number(&node).context("a node has a number")?;
-        cable(&mut underlay, &node, &netns(&node)?, node_address(number))?;
+        let netns = netns(&node)?;
+        let made = cable(&mut underlay, &node, &netns, &on_underlay(families, |f| node_address(number, f))?)?;
+        // The gateway itself has nowhere further to go.
+        if made {
+            let mut rtnl = Rtnl::open_in(&netns)?;
+            families.iter().try_for_each(|family| default_route(&mut rtnl, *family))?;
+        }
     }
     Ok(())
 }
 
-fn bridge(underlay: &mut Rtnl) -> Result<()> {
+/// An address of each family with the length of the underlay's prefix.
+fn on_underlay(families: &[Family], address: impl Fn(Family) -> IpAddr) -> Result<Vec<IpNet>> {
+    families.iter().map(|family| Ok(IpNet::new(address(*family), family.pick(PREFIXES))?)).collect()
+}
+
+fn bridge(underlay: &mut Rtnl, addresses: &[IpNet]) -> Result<()> {
     let name = IfName::new("br0")?;
     let index = match underlay.index(&name) {
         Some(index) => index,
@@ -54,18 +69,18 @@ fn bridge(underlay: &mut Rtnl) -> Result<()> {
         }
     };
     change(underlay, "bring lo up", |writer, seq| route::set_up(writer, seq, LOOPBACK, true))?;
-    address(underlay, index, IpNet::new(API.into(), PREFIX)?)
+    addresses.iter().try_for_each(|own| address(underlay, index, *own))
 }
 
 /// A veth pair from br0 to `eth0` of the namespace; one that exists there is complete (made all or nothing). The
 /// underlay's end alone says nothing: the kernel takes its time to remove the pair of a namespace that has ended.
-fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, address: Ipv4Addr) -> Result<()> {
+/// Whether it was made.
+fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, addresses: &[IpNet]) -> Result<bool> {
     let (host, interface, bridge) = (IfName::new(name)?, IfName::new("eth0")?, IfName::new("br0")?);
     if Rtnl::open_in(netns)?.index(&interface).is_some() {
-        return Ok(());
+        return Ok(false);
     }
     veth::delete(underlay, std::slice::from_ref(&host))?;
-    let addresses = [IpNet::new(address.into(), PREFIX)?];
     veth::create(
         underlay,
         &PodVeth {
@@ -75,21 +90,20 @@ fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, address: Ipv4Addr) -> R
             interface: &interface,
             mac: None,
             mtu: None,
-            addresses: &addresses,
+            addresses,
             routes: &[],
             bridge: Some(Port { bridge: &bridge, isolated: false }),
             loopback: true,
         },
     )
     .with_context(|| format!("connect {name} to the underlay"))?;
-    // The gateway itself has nowhere further to go.
-    if address == GATEWAY { Ok(()) } else { default_route(&mut Rtnl::open_in(netns)?) }
+    Ok(true)
 }
 
 /// Of the administrator's kind: the agent takes routes of its own protocol for its own.
-fn default_route(rtnl: &mut Rtnl) -> Result<()> {
-    let key = RouteKey { dst: IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0)?, table: MAIN_TABLE };
-    let via = Some(IpAddr::from(GATEWAY));
+fn default_route(rtnl: &mut Rtnl, family: Family) -> Result<()> {
+    let key = RouteKey { dst: family.pick(["0.0.0.0/0", "::/0"]).parse()?, table: MAIN_TABLE };
+    let via = Some(plan::gateway(family));
     let value = Route { dev: None, via, onlink: false, src: None, kind: RouteKind::Unicast };
     change(rtnl, "add the default route", |writer, seq| {
         route::add_static_route(writer, seq, &key, &value, None)

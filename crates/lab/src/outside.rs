@@ -18,8 +18,9 @@ use anyhow::{Context, Result};
 use kernel::Netns;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
+use types::Families;
 
-use crate::plan::{GATEWAY, OUTSIDE};
+use crate::plan::{self, Plan};
 use crate::rundir::RunDir;
 use crate::{Internal, adopt};
 
@@ -32,14 +33,15 @@ pub fn run(internal: &Internal) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the outside's runtime")?
-        .block_on(serve(&outside))?;
+        .block_on(serve(&outside, Plan::read(&run)?.families))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(outside: &Netns) -> Result<()> {
-    let upstream = std::sync::Arc::new(dns::Upstream::of_machine());
+async fn serve(outside: &Netns, families: Families) -> Result<()> {
+    let upstream = std::sync::Arc::new(dns::Upstream::of_machine(families));
     let mut tasks: JoinSet<Result<()>> = JoinSet::new();
-    for address in [OUTSIDE, GATEWAY].map(IpAddr::from) {
+    for address in families.list().iter().flat_map(|family| [plan::outside(*family), plan::gateway(*family)])
+    {
         tasks.spawn(http::serve(tcp(outside, address, 80)?));
         tasks.spawn(dns::serve_tcp(tcp(outside, address, 53)?, upstream.clone()));
         tasks.spawn(dns::serve_udp(udp(outside, address, 53)?, upstream.clone()));

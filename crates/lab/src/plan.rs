@@ -1,14 +1,16 @@
 //! The plan of a lab: what `up` decided once, and every later process reads.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use types::{Families, Family};
+
 use crate::rundir::{RunDir, write_whole};
 
-/// The underlay: 192.168.1.0/24.
+/// The underlay: 192.168.1.0/24, and where the lab has IPv6 fd00:192:168:1::/64 with the same last numbers.
 ///
 /// ```text
 ///  outside netns          underlay netns                  node netns
@@ -17,11 +19,12 @@ use crate::rundir::{RunDir, write_whole};
 ///                                    br0 ┬ node1 ───────── eth0 192.168.1.10/24
 ///                                        └ node2 ───────── eth0 192.168.1.11/24
 /// ```
-pub const PREFIX: u8 = 24;
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
-pub const API: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
+pub const PREFIXES: [u8; 2] = [24, 64];
 pub const API_PORT: u16 = 6443;
-pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+const OUTSIDE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10)),
+];
 /// Node N has 192.168.1.(9+N); beyond this the last byte would end.
 pub const MAX_NODES: u8 = 100;
 
@@ -33,6 +36,9 @@ pub const NODE_VARIABLE: &str = "PLUMB_NODE";
 pub struct Plan {
     pub name: String,
     pub nodes: u8,
+    /// Of which families nodes, pods and Services have addresses.
+    #[serde(default)]
+    pub families: Families,
     /// The API's port on the caller's loopback, kept over restarts so that kubeconfigs stay valid.
     pub api_port: u16,
     /// The API's database.
@@ -61,9 +67,34 @@ pub fn node_name(number: u8) -> String {
     format!("node{number}")
 }
 
-/// 192.168.1.10 for node 1.
-pub fn node_address(number: u8) -> Ipv4Addr {
-    Ipv4Addr::new(192, 168, 1, number.saturating_add(9))
+/// An address of the underlay; on IPv6 its number is written with the same digits.
+fn underlay(family: Family, number: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(192, 168, 1, number).into(),
+        Family::V6 => {
+            let alike = u16::from_str_radix(&number.to_string(), 16).unwrap_or_default();
+            Ipv6Addr::new(0xfd00, 0x192, 0x168, 1, 0, 0, 0, alike).into()
+        }
+    }
+}
+
+/// 192.168.1.10 for node 1, fd00:192:168:1::10 on IPv6.
+pub fn node_address(number: u8, family: Family) -> IpAddr {
+    underlay(family, number.saturating_add(9))
+}
+
+pub fn gateway(family: Family) -> IpAddr {
+    underlay(family, 1)
+}
+
+/// The API in the underlay.
+pub fn api(family: Family) -> IpAddr {
+    underlay(family, 2)
+}
+
+/// A host beyond the gateway.
+pub fn outside(family: Family) -> IpAddr {
+    family.pick(OUTSIDE)
 }
 
 /// The number in `node7`.

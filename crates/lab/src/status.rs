@@ -70,9 +70,14 @@ async fn nodes(inside: &Inside) -> Result<String> {
     let nodes: Api<Node> = Api::all(client::admin(&inside.run).await?);
     let mut text = format!("{:<16} {:<10} {:<16} POD CIDR\n", "NODE", "STATE", "ADDRESS");
     for node in nodes.list(&kube::api::ListParams::default()).await? {
-        let cidr = node.spec.as_ref().and_then(|spec| spec.pod_cidr.as_deref()).unwrap_or("-");
-        let address = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
-        let address = address.map(|address| address.address.as_str()).next().unwrap_or("-").to_owned();
+        let cidrs = node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default().join(",");
+        let cidr = if cidrs.is_empty() { "-" } else { &cidrs };
+        let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+        let addresses: Vec<&str> = addresses
+            .filter(|address| address.type_ == "InternalIP")
+            .map(|address| address.address.as_str())
+            .collect();
+        let address = if addresses.is_empty() { "-".to_owned() } else { addresses.join(",") };
         let state = match client::not_ready(&node) {
             None => "Ready".to_owned(),
             Some(why) => format!("NotReady ({why})"),

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use types::Families;
 
 use crate::plan::{MAX_NODES, Plan};
 use crate::rundir::RunDir;
@@ -22,6 +23,10 @@ pub struct Options {
     /// How many nodes [default: 2, or as many as the running lab has]
     #[arg(long)]
     nodes: Option<u8>,
+    /// Of which families nodes, pods and Services have addresses: ipv4, ipv6 or dual [default: ipv4, or those of the
+    /// running lab]
+    #[arg(long)]
+    families: Option<Families>,
     /// Apply this manifest once the nodes are Ready, and wait for its Pods and Deployments (may be given several times)
     #[arg(short = 'f', long = "file", value_name = "MANIFEST")]
     files: Vec<PathBuf>,
@@ -124,6 +129,14 @@ fn check_same(run: &RunDir, options: &Options) -> Result<()> {
             "lab {} runs with {} nodes and cannot become one of {nodes}; `plumb lab down --name {}` first",
             plan.name,
             plan.nodes,
+            plan.name
+        );
+    }
+    if let Some(families) = options.families.filter(|families| *families != plan.families) {
+        bail!(
+            "lab {} runs with {} and cannot become {families}; `plumb lab down --name {}` first",
+            plan.name,
+            plan.families,
             plan.name
         );
     }

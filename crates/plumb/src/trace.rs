@@ -18,7 +18,7 @@ use clap::Args as ClapArgs;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 use serde::Serialize;
-use types::ObjectName;
+use types::{Family, ObjectName};
 
 use crate::reach::{Nodes, Reach};
 
@@ -32,6 +32,12 @@ pub struct Args {
     /// Send UDP instead of TCP
     #[arg(long)]
     udp: bool,
+    /// Take an IPv4 address of a name
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// Take an IPv6 address of a name
+    #[arg(short = '6', long)]
+    ipv6: bool,
     /// Send from this port, to follow a flow that conntrack knows
     #[arg(long)]
     source_port: Option<u16>,
@@ -110,7 +116,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 async fn trace(args: Args) -> Result<ExitCode> {
     let began = Instant::now();
-    let ask = ask::parse(&args.target, args.udp)?;
+    let mut ask = ask::parse(&args.target, args.udp)?;
+    ask.family = match (args.ipv4, args.ipv6) {
+        (true, _) => Some(Family::V4),
+        (_, true) => Some(Family::V6),
+        _ => None,
+    };
     let (client, preferred) = args.reach.connect().await?;
     let pod = match (args.pod.contains('/'), &args.namespace) {
         (false, Some(namespace)) => format!("{namespace}/{}", args.pod),

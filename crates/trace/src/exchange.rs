@@ -12,7 +12,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use types::{ObjectName, Protocol};
+use types::{Family, ObjectName, Protocol};
 
 use crate::expect::{Expected, Onward};
 use crate::hop::Hop;
@@ -25,6 +25,9 @@ pub struct Ask {
     pub host: String,
     pub port: u16,
     pub protocol: Protocol,
+    /// Which of a name's addresses to take; `None`: of the family of the pod's first address that the name has.
+    #[serde(default)]
+    pub family: Option<Family>,
     /// The path of an `http://` URL: a request is sent after the connection stands.
     pub http_path: Option<String>,
 }

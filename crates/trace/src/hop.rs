@@ -251,7 +251,8 @@ impl fmt::Display for Fact {
                 write!(f, "{name} is no name of the cluster")
             }
             Self::Resolve { name, full_name, addresses, .. } => {
-                write!(f, "{name} → {full_name}, A {}", list(addresses))
+                let kind = if addresses.iter().any(IpAddr::is_ipv6) { "AAAA" } else { "A" };
+                write!(f, "{name} → {full_name}, {kind} {}", list(addresses))
             }
             Self::Socket { source, destination, .. } => write!(f, "{source} → {destination}"),
             Self::Veth { host_if, bridge, .. } => write!(f, "eth0 → {host_if} on {bridge}"),

@@ -9,9 +9,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 /// The two address families; everything that differs by family loops over these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Family {
+    #[serde(rename = "IPv4")]
     V4,
+    #[serde(rename = "IPv6")]
     V6,
 }
 
@@ -24,6 +26,64 @@ impl Family {
 
     pub fn of_net(net: &IpNet) -> Self {
         Self::of(net.addr())
+    }
+}
+
+impl Family {
+    /// One of two values, for IPv4 and IPv6.
+    pub fn pick<T>(self, [v4, v6]: [T; 2]) -> T {
+        match self {
+            Self::V4 => v4,
+            Self::V6 => v6,
+        }
+    }
+}
+
+/// The families of a cluster; what names none gets the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Families {
+    #[default]
+    Ipv4,
+    Ipv6,
+    Dual,
+}
+
+impl Families {
+    pub fn list(self) -> &'static [Family] {
+        match self {
+            Self::Ipv4 => &[Family::V4],
+            Self::Ipv6 => &[Family::V6],
+            Self::Dual => &Family::ALL,
+        }
+    }
+
+    /// The family that comes first.
+    pub fn primary(self) -> Family {
+        if self == Self::Ipv6 { Family::V6 } else { Family::V4 }
+    }
+}
+
+impl fmt::Display for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+            Self::Dual => "dual",
+        })
+    }
+}
+
+impl FromStr for Families {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        match text {
+            "ipv4" => Ok(Self::Ipv4),
+            "ipv6" => Ok(Self::Ipv6),
+            "dual" => Ok(Self::Dual),
+            _ => Err(ParseError::new(text, "a choice of families", "expected ipv4, ipv6 or dual")),
+        }
     }
 }
 

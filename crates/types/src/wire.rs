@@ -20,6 +20,12 @@ pub const HOST_SYSCTLS: &str = "/host/proc/sys";
 pub const TABLE: &str = "plumb";
 /// Fwmark bit for packets that must be masqueraded, as kube-proxy uses it (M-04).
 pub const MASQUERADE_MARK: u32 = 0x4000;
+/// The addresses of a cluster that nobody gave others, IPv4 and IPv6: of all pods, of Services, of the API's own
+/// Service (the first) and of the cluster's DNS (the tenth).
+pub const POD_CIDRS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/48"];
+pub const SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"];
+pub const API_IPS: [&str; 2] = ["10.96.0.1", "fd00:10:96::1"];
+pub const DNS_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 /// Annotation on a Node: hardware address of its VTEP.
 pub const VTEP_MAC_ANNOTATION: &str = "plumb.dev/vtep-mac";
 

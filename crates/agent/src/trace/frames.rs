@@ -1,9 +1,9 @@
 //! The flow's frames on every interface of the node, as captures show them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use kernel::Rtnl;
 use kernel::capture::{Capture, Captured, Direction, Filter};
 use netlink::packet::{Frame, Packet};
@@ -27,8 +27,7 @@ pub struct Frames {
 impl Frames {
     /// Everything of the flow by its client's port, whatever its addresses become on the way. Masquerade changes
     /// the port as well: packets of `masqueraded` addresses are captured whole, and told apart afterwards.
-    pub fn open(flow: Flow, masqueraded: Vec<Ipv4Addr>) -> Result<Self> {
-        let IpAddr::V4(_) = flow.source.ip() else { bail!("captures of a trace are IPv4 only") };
+    pub fn open(flow: Flow, masqueraded: Vec<IpAddr>) -> Result<Self> {
         let protocol = Some(flow.protocol.number());
         let ports = vec![flow.source.port()];
         let by_port = Filter { addresses: Vec::new(), ports, protocol, tunnel: Some(VXLAN_PORT) };

@@ -14,6 +14,7 @@ use kernel::probe::{Answer, Probe};
 use trace::exchange::Ask;
 use trace::hop::{Fact, Hop, Stage};
 use trace::observed::Sighting;
+use types::Family;
 
 use super::views::{Views, Wired};
 use super::watch::now;
@@ -39,9 +40,10 @@ pub async fn resolve(views: &Views, wired: &Wired, ask: &Ask) -> Result<Resoluti
         Some(conf) => conf,
         None => views.usual_conf(&wired.pod),
     };
-    let expected = Some(Hop::new(Stage::Resolve, views.node(), views.explain(&ask.host, &conf)));
+    let (family, fact) = chosen(views, wired, ask, &conf);
+    let expected = Some(Hop::new(Stage::Resolve, views.node(), fact));
     let (host, netns) = (ask.host.clone(), wired.netns.clone());
-    let mut seen = vec![tokio::task::spawn_blocking(move || look_up(&netns, &host, &conf)).await??];
+    let mut seen = vec![tokio::task::spawn_blocking(move || look_up(&netns, &host, &conf, family)).await??];
     seen.extend(views.dns_drift());
     let answered = seen.iter().find_map(|sighting| match sighting {
         Sighting::Resolved { addresses, .. } => addresses.first().copied(),
@@ -53,6 +55,20 @@ pub async fn resolve(views: &Views, wired: &Wired, ask: &Ask) -> Result<Resoluti
         _ => None,
     });
     Ok(Resolution { address, expected, seen })
+}
+
+/// The family to ask for: the one that is wanted, or the pod's first in which the cluster knows the name.
+fn chosen(views: &Views, wired: &Wired, ask: &Ask, conf: &ResolvConf) -> (Family, Fact) {
+    let mut families: Vec<Family> = match ask.family {
+        Some(family) => vec![family],
+        None => wired.ips.iter().map(|ip| Family::of(*ip)).collect(),
+    };
+    families.dedup();
+    let explained = |family: Family| (family, views.explain(&ask.host, conf, family));
+    let known =
+        |(_, fact): &(Family, Fact)| matches!(fact, Fact::Resolve { addresses, .. } if !addresses.is_empty());
+    let found = families.iter().copied().map(explained).find(known);
+    found.unwrap_or_else(|| explained(families.first().copied().unwrap_or(Family::V4)))
 }
 
 /// What the model expects of a name: the step that answers.
@@ -100,8 +116,8 @@ fn conf_of(netns: &std::path::Path) -> Option<ResolvConf> {
     None
 }
 
-/// Asks as glibc would: the search list in order, A records, the first server that answers.
-fn look_up(netns: &std::path::Path, host: &str, conf: &ResolvConf) -> Result<Sighting> {
+/// Asks as glibc would: the search list in order, A or AAAA records, the first server that answers.
+fn look_up(netns: &std::path::Path, host: &str, conf: &ResolvConf, family: Family) -> Result<Sighting> {
     let netns = Netns::open(netns).context("open the pod's namespace to resolve")?;
     let (at, began) = (now(), Instant::now());
     let resolved = |full_name: &str, addresses, step, error| Sighting::Resolved {
@@ -113,7 +129,7 @@ fn look_up(netns: &std::path::Path, host: &str, conf: &ResolvConf) -> Result<Sig
         error,
     };
     for (name, step) in conf.candidates(host).into_iter().zip(1..) {
-        match ask(&netns, &name, conf)? {
+        match ask(&netns, &name, conf, family)? {
             Ok(addresses) if !addresses.is_empty() => return Ok(resolved(&name, addresses, step, None)),
             Ok(_) => {}
             Err(why) => return Ok(resolved(&name, Vec::new(), step, Some(format!("{name}: {why}")))),
@@ -125,10 +141,10 @@ fn look_up(netns: &std::path::Path, host: &str, conf: &ResolvConf) -> Result<Sig
 }
 
 /// Addresses of one name; an inner error is the resolver's and ends the search.
-fn ask(netns: &Netns, name: &str, conf: &ResolvConf) -> Result<Result<Vec<IpAddr>, String>> {
+fn ask(netns: &Netns, name: &str, conf: &ResolvConf, family: Family) -> Result<Result<Vec<IpAddr>, String>> {
     let Ok(wire) = Name::parse(name) else { return Ok(Err("it is no name".to_owned())) };
     let id = kernel::udp::random().context("choose a query's id")? as u16;
-    let query = message::encode_query(id, &wire, Type::A);
+    let query = message::encode_query(id, &wire, family.pick([Type::A, Type::AAAA]));
     let mut last = "no server answers".to_owned();
     for server in &conf.servers {
         let any: SocketAddr = match server {

@@ -93,7 +93,8 @@ const FILL: &str = "X-Plumb-Trace";
 fn http(mut stream: TcpStream, ask: &Ask, path: &str, timeout: Duration) -> std::io::Result<String> {
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    let host = &ask.host;
+    // An IPv6 address stands in brackets there (RFC 3986 §3.2.2).
+    let host = if ask.host.contains(':') { format!("[{}]", ask.host) } else { ask.host.clone() };
     let port = ask.port;
     let mut request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: plumb-trace\r\nConnection: close\r\n{FILL}: "

@@ -2,7 +2,7 @@
 //! that nothing is copied and nothing is half changed.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use trace::hop::{Fact, Stage};
 use trace::reference::{self, Choice};
 use trace::{Expected, Packet, Place, Sighting, Target, View};
 use types::wire::BRIDGE;
-use types::{IfName, ObjectName};
+use types::{Family, IfName, ObjectName};
 
 use super::{drift, resolve};
 use crate::dns::SharedZone;
@@ -89,17 +89,13 @@ impl Views {
     }
 
     /// Addresses towards which the flow may leave under another source.
-    pub async fn masqueraded(&self, flow: Flow) -> Result<Vec<Ipv4Addr>> {
+    pub async fn masqueraded(&self, flow: Flow) -> Result<Vec<IpAddr>> {
         self.ask(move |node| {
             let place = place(node, true);
             let changed = |ip: &IpAddr| !place.is_pod_address(*ip) || *ip == flow.source.ip();
             let to = choices(node, flow).into_iter().map(|to| to.ip()).filter(changed);
-            let v4 = to.filter_map(|ip| match ip {
-                IpAddr::V4(ip) => Some(ip),
-                IpAddr::V6(_) => None,
-            });
             // A capture's filter takes a hundred; more endpoints outside of the cluster are rare.
-            v4.take(CAPTURED).collect()
+            to.take(CAPTURED).collect()
         })
         .await
     }
@@ -162,8 +158,9 @@ impl Views {
     }
 
     /// What the zone says of a name.
-    pub fn explain(&self, name: &str, conf: &ResolvConf) -> Fact {
-        resolve::expected(name, conf, &self.zone.read().explain(name, conf, Type::A))
+    pub fn explain(&self, name: &str, conf: &ResolvConf, family: Family) -> Fact {
+        let kind = family.pick([Type::A, Type::AAAA]);
+        resolve::expected(name, conf, &self.zone.read().explain(name, conf, kind))
     }
 
     /// A pod's resolv.conf as `dnsPolicy: ClusterFirst` has it.

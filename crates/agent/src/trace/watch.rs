@@ -5,13 +5,13 @@
 //! the flow are marked for nft's trace, by a table of our own:
 //!
 //! ```text
-//!   table ip plumb_trace: set flows { address . protocol . port }
+//!   table ip (or ip6) plumb_trace: set flows { address . protocol . port }
 //!     prerouting -350: ip saddr . l4proto . th sport @flows  meta nftrace set 1
 //!                      ip daddr . l4proto . th dport @flows  meta nftrace set 1      (the way back)
 //! ```
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,9 +20,10 @@ use kernel::Rtnl;
 use kernel::conntrack::Conntrack;
 use kernel::nft::{Nft, Notice, Observed, TraceEvents};
 use kstate::nft::build::{self, encode, rule};
+use kstate::nft::key::{Part, address, load};
 use kstate::nft::{
-    BaseChain, ChainKind, ElemData, ElemKey, Field, Hook, Op, Plan, Reg, Ruleset, Set, SetData, TableFamily,
-    TableId, Verdict,
+    BaseChain, ChainKind, ElemData, ElemKey, Field, Hook, Op, Plan, Reg, Ruleset, Set, SetData, TableId,
+    Verdict,
 };
 use netlink::conntrack::Filter;
 use netlink::nft::{Trace, TraceKind, TraceVerdict};
@@ -70,7 +71,7 @@ pub struct Caught {
 
 impl Watch {
     /// `masqueraded`: where to the flow may leave under another address and port.
-    pub async fn start(flow: Flow, masqueraded: Vec<Ipv4Addr>) -> Result<Self> {
+    pub async fn start(flow: Flow, masqueraded: Vec<IpAddr>) -> Result<Self> {
         tokio::task::spawn_blocking(move || {
             let events = TraceEvents::open().context("listen to nft's trace")?;
             let frames = Frames::open(flow, masqueraded).context("capture the flow")?;
@@ -236,7 +237,7 @@ fn connection(flow: Flow) -> Result<Option<(Tuple, Tuple)>> {
     Ok(entry.map(|entry| (tuple(entry.original), tuple(entry.reply))))
 }
 
-/// Flows that are marked now: the table is there as long as there is one.
+/// Flows that are marked now: a family's table is there as long as there is one.
 static MARKED: Mutex<Vec<Flow>> = Mutex::new(Vec::new());
 
 /// One flow's mark.
@@ -247,15 +248,16 @@ impl Mark {
     fn set(flow: Flow) -> Result<Self> {
         let mut marked = MARKED.lock().unwrap_or_else(PoisonError::into_inner);
         let mut nft = Nft::open()?;
-        if marked.is_empty() {
-            let left = nft.observe(&[table()])?.ruleset;
+        let (table, ours) = (table(flow), family(flow));
+        if !marked.iter().any(|other| family(*other) == ours) {
+            let left = nft.observe(std::slice::from_ref(&table))?.ruleset;
             if !left.tables.is_empty() {
-                nft.apply(&Plan { ops: vec![Op::DeleteTable(table())] }, &left)?;
+                nft.apply(&Plan { ops: vec![Op::DeleteTable(table.clone())] }, &left)?;
             }
-            nft.apply(&table_plan(), &Ruleset::default())?;
+            nft.apply(&table_plan(family(flow)), &Ruleset::default())?;
         }
-        let add = Op::AddElement { table: table(), set: FLOWS.into(), key: key(flow), data: ElemData::None };
-        let known = nft.observe(&[table()])?.ruleset;
+        let known = nft.observe(std::slice::from_ref(&table))?.ruleset;
+        let add = Op::AddElement { table, set: FLOWS.into(), key: key(flow), data: ElemData::None };
         nft.apply(&Plan { ops: vec![add] }, &known)?;
         marked.push(flow);
         Ok(Self(flow))
@@ -268,15 +270,16 @@ impl Drop for Mark {
         if let Some(at) = marked.iter().position(|flow| *flow == self.0) {
             marked.swap_remove(at);
         }
-        let last = marked.is_empty();
+        let (table, ours) = (table(self.0), family(self.0));
+        let last = !marked.iter().any(|other| family(*other) == ours);
         let again = marked.contains(&self.0);
         let undo = || -> Result<()> {
             let mut nft = Nft::open()?;
-            let known = nft.observe(&[table()])?.ruleset;
+            let known = nft.observe(std::slice::from_ref(&table))?.ruleset;
             let op = match last {
-                true => Op::DeleteTable(table()),
+                true => Op::DeleteTable(table.clone()),
                 false if again => return Ok(()),
-                false => Op::DeleteElement { table: table(), set: FLOWS.into(), key: key(self.0) },
+                false => Op::DeleteElement { table: table.clone(), set: FLOWS.into(), key: key(self.0) },
             };
             Ok(nft.apply(&Plan { ops: vec![op] }, &known)?)
         };
@@ -286,8 +289,12 @@ impl Drop for Mark {
     }
 }
 
-fn table() -> TableId {
-    TableId { family: TableFamily::Ip, name: TABLE.into() }
+fn family(flow: Flow) -> Family {
+    Family::of(flow.source.ip())
+}
+
+fn table(flow: Flow) -> TableId {
+    TableId { family: family(flow).into(), name: TABLE.into() }
 }
 
 fn key(flow: Flow) -> ElemKey {
@@ -295,12 +302,16 @@ fn key(flow: Flow) -> ElemKey {
     ElemKey { start: encode(&[source.ip().into(), protocol.into(), source.port().into()]), end: None }
 }
 
-fn table_plan() -> Plan {
-    let [r0, r1, r2] = [Reg(0), Reg(1), Reg(2)];
-    let layout = Set::new([Field::Ipv4, Field::Proto, Field::Port], SetData::None);
-    let there = [build::ip_saddr(r0), build::l4proto(r1), build::th_sport(r2), build::lookup(FLOWS, r0)];
-    let back = [build::ip_daddr(r0), build::l4proto(r1), build::th_dport(r2), build::lookup(FLOWS, r0)];
-    let rules = [there, back].map(|exprs| rule("", exprs.into_iter().chain(build::nftrace(r0))));
+fn table_plan(family: Family) -> Plan {
+    let table = || TableId { family: family.into(), name: TABLE.into() };
+    let r0 = Reg(0);
+    let layout = Set::new([address(family), Field::Proto, Field::Port], SetData::None);
+    let there = [Part::Saddr, Part::Proto, Part::Sport];
+    let back = [Part::Daddr, Part::Proto, Part::Dport];
+    let rules = [there, back].map(|parts| {
+        let (key, _) = load(family, r0, &parts);
+        rule("", key.into_iter().chain([build::lookup(FLOWS, r0)]).chain(build::nftrace(r0)))
+    });
     // Before conntrack (-200) and raw (-300), so that everything that follows is seen.
     let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -350, drop: false };
     Plan {

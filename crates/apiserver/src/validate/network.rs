@@ -52,10 +52,11 @@ pub(super) fn service(object: &Value, complaints: &mut Complaints) {
             "may only be set for externally-accessible services",
         );
     }
+    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    one_of(spec, "ipFamilyPolicy", &policies, "spec.ipFamilyPolicy", complaints);
     for (index, family) in list(spec, &["ipFamilies"]).iter().enumerate() {
-        if family != "IPv4" {
-            let detail = "not configured on this cluster";
-            complaints.invalid(&format!("spec.ipFamilies[{index}]"), family, detail);
+        if family != "IPv4" && family != "IPv6" {
+            complaints.unsupported(&format!("spec.ipFamilies[{index}]"), family, &["IPv4", "IPv6"]);
         }
     }
 }
@@ -125,7 +126,7 @@ pub(super) fn slice(object: &Value, complaints: &mut Complaints) {
         "" => complaints.required("addressType", ""),
         _ => one_of(object, "addressType", &["FQDN", "IPv4", "IPv6"], "addressType", complaints),
     }
-    let v4 = text(object, &["addressType"]) == "IPv4";
+    let ty = text(object, &["addressType"]);
     let endpoints = list(object, &["endpoints"]);
     if endpoints.len() > 1000 {
         complaints.invalid("endpoints", &endpoints.len().into(), "must have at most 1000 items");
@@ -137,9 +138,14 @@ pub(super) fn slice(object: &Value, complaints: &mut Complaints) {
             complaints.required(&path, "must contain at least 1 address");
         }
         for (at, address) in addresses.iter().enumerate() {
-            let bad = address.as_str().is_none_or(|a| a.parse::<std::net::Ipv4Addr>().is_err());
-            if v4 && bad {
-                complaints.invalid(&format!("{path}[{at}]"), address, "must be a valid IPv4 address");
+            let parsed = address.as_str().and_then(|a| a.parse::<std::net::IpAddr>().ok());
+            let is = |family: &str| parsed.is_some_and(|ip| types::Family::of(ip).to_string() == family);
+            if ["IPv4", "IPv6"].contains(&ty) && !is(ty) {
+                complaints.invalid(
+                    &format!("{path}[{at}]"),
+                    address,
+                    &format!("must be a valid {ty} address"),
+                );
             }
         }
     }

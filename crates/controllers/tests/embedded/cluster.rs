@@ -31,6 +31,7 @@ impl Cluster {
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let config = Config {
             advertised: ([192, 168, 1, 2], 6443).into(),
+            families: Default::default(),
             nodes: Arc::new(NoNodes),
             credentials: None,
         };

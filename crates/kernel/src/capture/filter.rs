@@ -2,20 +2,25 @@
 //! (Documentation/networking/filter.rst).
 //!
 //! ```text
-//!   Ethernet (14) ─ IPv4 ─ TCP/UDP                              plain block at 0
-//!   Ethernet (14) ─ IPv4 (20) ─ UDP (8) ─ VXLAN (8) ─ Ethernet ─ IPv4 ─ …    inner block at 50
+//!   Ethernet (14) ─ IPv4 or IPv6 ─ TCP/UDP                                 plain blocks at 0
+//!   Ethernet (14) ─ IPv4 (20) ─ UDP (8) ─ VXLAN (8) ─ Ethernet ─ IP ─ …    inner blocks at 50
+//!   Ethernet (14) ─ IPv6 (40) ─ UDP (8) ─ VXLAN (8) ─ Ethernet ─ IP ─ …    inner blocks at 70
 //! ```
+//!
+//! It is coarse where exactness costs instructions (of an IPv6 address only the last four bytes are compared): who
+//! reads the packets tells them apart.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+
+use types::Family;
 
 use crate::error::Error;
 
-/// Which packets to capture: those that meet every condition given; empty and `None` mean any. IPv4 only;
-/// without any condition, everything of every family.
+/// Which packets to capture: those that meet every condition given; empty and `None` mean any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// One of these is source or destination.
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
     /// One of these is source or destination port.
     pub ports: Vec<u16>,
     /// Protocol number. ICMP passes as well, its ports unasked: errors about the flow are part of its story.
@@ -36,9 +41,14 @@ const JSET: u16 = 0x45;
 const JA: u16 = 0x05;
 const RET: u16 = 0x06;
 
-/// Offset of the carried frame in a VXLAN packet without IP options.
-const INNER: u32 = 14 + 20 + 8 + 8;
-const ICMP: u32 = 1;
+/// Offset of the carried frame in a VXLAN packet without IP options or extension headers.
+const INNER: [u32; 2] = [14 + 20 + 8 + 8, 14 + 40 + 8 + 8];
+/// ICMP and ICMPv6.
+const ICMP: [u32; 2] = [1, 58];
+const ETHERTYPES: [u32; 2] = [0x0800, 0x86dd];
+/// Offsets in a frame: the protocol; where the last four bytes of either address are.
+const PROTOCOL: [u32; 2] = [23, 20];
+const ENDS: [[u32; 2]; 2] = [[26, 30], [34, 50]];
 
 impl Filter {
     fn is_everything(&self) -> bool {
@@ -54,42 +64,78 @@ impl Filter {
         if self.addresses.len() + self.ports.len() > 100 {
             return Err(Error::input("make a capture filter", "more than 100 addresses and ports"));
         }
-        let mut program = self.block(0);
+        let mut program = Vec::new();
+        for family in self.families() {
+            let mut code = Code::default();
+            self.block(&mut code, 0, family);
+            program.extend(code.finish());
+        }
         if let Some(port) = self.tunnel {
-            // IPv4 without options, UDP, to the port; else refuse.
-            let conditions = [(LD_H, 12, 0x0800), (LD_B, 14, 0x45), (LD_B, 23, 17), (LD_H, 36, port.into())];
-            for (load, at, value) in conditions {
-                program.extend([op(load, at), jump(JEQ, value, 1, 0), op(RET, 0)]);
+            for outer in Family::ALL {
+                for inner in self.families() {
+                    let mut code = Code::default();
+                    code.require(LD_H, 12, outer.pick(ETHERTYPES));
+                    if outer == Family::V4 {
+                        code.require(LD_B, 14, 0x45);
+                    }
+                    code.require(LD_B, outer.pick(PROTOCOL), 17);
+                    code.require(LD_H, outer.pick([36, 56]), port.into());
+                    self.block(&mut code, outer.pick(INNER), inner);
+                    program.extend(code.finish());
+                }
             }
-            program.extend(self.block(INNER));
         }
         program.push(op(RET, 0));
         Ok(Some(program))
     }
 
-    /// Returns from the program with "accept" when the frame at `base` meets the conditions; falls out at its
-    /// end otherwise.
-    fn block(&self, base: u32) -> Vec<libc::sock_filter> {
-        let mut code = Code::default();
-        code.require(LD_H, base + 12, 0x0800);
+    /// Of which families packets can meet the conditions.
+    fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        let named = |family: &Family| self.addresses.iter().any(|ip| Family::of(*ip) == *family);
+        Family::ALL.into_iter().filter(move |family| self.addresses.is_empty() || named(family))
+    }
+
+    /// Returns from the program with "accept" when the frame at `base` is of the family and meets the conditions;
+    /// goes to the end of the code otherwise.
+    fn block(&self, code: &mut Code, base: u32, family: Family) {
+        code.require(LD_H, base + 12, family.pick(ETHERTYPES));
         if !self.addresses.is_empty() {
-            let addresses: Vec<u32> = self.addresses.iter().map(|ip| u32::from(*ip)).collect();
-            code.require_any(&[(LD_W, base + 26), (LD_W, base + 30)], &addresses);
+            let addresses: Vec<u32> = self
+                .addresses
+                .iter()
+                .filter(|ip| Family::of(**ip) == family)
+                .map(|ip| last_word(*ip))
+                .collect();
+            let [src, dst] = family.pick(ENDS);
+            code.require_any(&[(LD_W, base + src), (LD_W, base + dst)], &addresses);
         }
+        let icmp = family.pick(ICMP);
         if let Some(protocol) = self.protocol {
-            code.require_any(&[(LD_B, base + 23)], &[protocol.into(), ICMP]);
+            code.require_any(&[(LD_B, base + family.pick(PROTOCOL))], &[protocol.into(), icmp]);
         }
         if !self.ports.is_empty() {
             // ICMP has no ports and is accepted at once; later fragments have none to look at.
-            code.0.extend([op(LD_B, base + 23), jump(JEQ, ICMP, 0, 1), op(RET, u32::MAX)]);
-            code.0.push(op(LD_H, base + 20));
-            code.0.extend([jump(JSET, 0x1fff, 0, 1), jump(JA, FAIL, 0, 0)]);
-            code.0.push(op(LDX_MSH, base + 14));
+            let protocol = op(LD_B, base + family.pick(PROTOCOL));
+            code.0.extend([protocol, jump(JEQ, icmp, 0, 1), op(RET, u32::MAX)]);
             let ports: Vec<u32> = self.ports.iter().map(|port| (*port).into()).collect();
-            code.require_any(&[(LD_H_IND, base + 14), (LD_H_IND, base + 16)], &ports);
+            match family {
+                Family::V4 => {
+                    code.0.push(op(LD_H, base + 20));
+                    code.0.extend([jump(JSET, 0x1fff, 0, 1), jump(JA, FAIL, 0, 0)]);
+                    code.0.push(op(LDX_MSH, base + 14));
+                    code.require_any(&[(LD_H_IND, base + 14), (LD_H_IND, base + 16)], &ports);
+                }
+                Family::V6 => code.require_any(&[(LD_H, base + 54), (LD_H, base + 56)], &ports),
+            }
         }
         code.0.push(op(RET, u32::MAX));
-        code.finish()
+    }
+}
+
+fn last_word(ip: IpAddr) -> u32 {
+    match ip {
+        IpAddr::V4(v4) => v4.into(),
+        IpAddr::V6(v6) => u128::from(v6) as u32,
     }
 }
 

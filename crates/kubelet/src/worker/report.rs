@@ -34,7 +34,7 @@ impl Report {
         let containers: Vec<_> = pod.spec.iter().flat_map(|spec| &spec.containers).map(creating).collect();
         let view = View {
             pod,
-            node_address: &runtime.address,
+            node_addresses: &runtime.addresses,
             addresses: &[],
             sandbox: false,
             containers: &containers,
@@ -48,7 +48,7 @@ impl Report {
         let seen = containers.seen();
         let view = View {
             pod,
-            node_address: &runtime.address,
+            node_addresses: &runtime.addresses,
             addresses: containers.addresses(),
             sandbox: true,
             containers: &seen,
@@ -61,7 +61,7 @@ impl Report {
     pub fn failed(&self, pod: &Pod, runtime: &Runtime, failure: (&str, &str), started: &str) {
         let view = View {
             pod,
-            node_address: &runtime.address,
+            node_addresses: &runtime.addresses,
             addresses: &[],
             sandbox: false,
             containers: &[],

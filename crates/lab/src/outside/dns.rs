@@ -8,7 +8,9 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use crate::plan::OUTSIDE;
+use types::{Families, Family};
+
+use crate::plan::outside;
 
 /// `outside.test` (RFC 6761 §6.2 keeps .test for such use) in wire form.
 const OWN_NAME: &[u8] = b"\x07outside\x04test\x00";
@@ -16,19 +18,20 @@ const OWN_NAME: &[u8] = b"\x07outside\x04test\x00";
 const PATIENCE: Duration = Duration::from_secs(4);
 const HEADER: usize = 12;
 
-/// The machine's resolvers, in order.
+/// The machine's resolvers, in order; and of which families our own name has addresses.
 #[derive(Debug)]
-pub struct Upstream(Vec<SocketAddr>);
+pub struct Upstream(Vec<SocketAddr>, Families);
 
 impl Upstream {
-    pub fn of_machine() -> Self {
-        Self::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+    pub fn of_machine(families: Families) -> Self {
+        Self::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), families)
     }
 
-    fn parse(text: &str) -> Self {
+    fn parse(text: &str, families: Families) -> Self {
         let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
         Self(
             servers.filter_map(|text| text.trim().parse::<IpAddr>().ok()).map(|ip| (ip, 53).into()).collect(),
+            families,
         )
     }
 
@@ -82,7 +85,7 @@ pub async fn serve_udp(socket: UdpSocket, upstream: Arc<Upstream>) -> Result<()>
         let query = query.get(..length).unwrap_or_default().to_vec();
         let (socket, upstream) = (socket.clone(), upstream.clone());
         tokio::spawn(async move {
-            let answer = match own_answer(&query) {
+            let answer = match own_answer(&query, upstream.1) {
                 Some(answer) => Some(answer),
                 None => upstream.ask_udp(&query).await.or_else(|| failure(&query)),
             };
@@ -100,7 +103,7 @@ pub async fn serve_tcp(listener: TcpListener, upstream: Arc<Upstream>) -> Result
         let upstream = upstream.clone();
         tokio::spawn(async move {
             while let Ok(Ok(query)) = tokio::time::timeout(PATIENCE, read_message(&mut stream)).await {
-                let answer = match own_answer(&query) {
+                let answer = match own_answer(&query, upstream.1) {
                     Some(answer) => Some(answer),
                     None => upstream.ask_tcp(&query).await.or_else(|| failure(&query)),
                 };
@@ -125,22 +128,31 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> std::io::Resul
     stream.write_all(&[&length.to_be_bytes(), message].concat()).await
 }
 
-/// The answer for our own name: A 203.0.113.10, and no data of any other type.
-fn own_answer(query: &[u8]) -> Option<Vec<u8>> {
+/// The answer for our own name: A 203.0.113.10 and AAAA 2001:db8::10, and no data of any other type.
+fn own_answer(query: &[u8], families: Families) -> Option<Vec<u8>> {
     let question = query.get(HEADER..HEADER + OWN_NAME.len() + 4)?;
     let (name, kind) = question.split_at(OWN_NAME.len());
     if !name.eq_ignore_ascii_case(OWN_NAME) || query.get(4..6) != Some(&[0, 1]) {
         return None;
     }
-    let is_a = kind == [0, 1, 0, 1];
+    // Type A is 1, AAAA 28 (RFC 3596 §2.1), class IN 1.
+    let of_type = |family: &&Family| kind == [0, family.pick([1, 28]), 0, 1];
+    let address = families.list().iter().find(of_type).map(|family| outside(*family));
     // QR, AA, RD as asked, RA; one question; no answer or one.
     let mut answer = vec![*query.first()?, *query.get(1)?, 0x84 | query.get(2)? & 1, 0x80, 0, 1];
-    answer.extend([0, u8::from(is_a), 0, 0, 0, 0]);
+    answer.extend([0, u8::from(address.is_some()), 0, 0, 0, 0]);
     answer.extend(question);
-    if is_a {
-        // The name by pointer to the question, A, IN, 60 s, 4 bytes.
-        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-        answer.extend(OUTSIDE.octets());
+    // The name by pointer to the question, type, IN, 60 s, length.
+    match address {
+        Some(IpAddr::V4(v4)) => {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            answer.extend(v4.octets());
+        }
+        Some(IpAddr::V6(v6)) => {
+            answer.extend([0xc0, 12, 0, 28, 0, 1, 0, 0, 0, 60, 0, 16]);
+            answer.extend(v6.octets());
+        }
+        None => {}
     }
     Some(answer)
 }
@@ -164,13 +176,15 @@ mod tests {
 
     #[test]
     fn our_own_name_is_answered_and_others_are_relayed() {
-        let answer = own_answer(&query(b"\x07OutSide\x04test\x00", 1)).expect("an answer");
+        let answer = own_answer(&query(b"\x07OutSide\x04test\x00", 1), Families::Ipv4).expect("an answer");
         assert_eq!(answer.get(..8), Some(&[7, 9, 0x85, 0x80, 0, 1, 0, 1][..]));
         assert!(answer.ends_with(&[203, 0, 113, 10]));
-        let no_data = own_answer(&query(OWN_NAME, 28)).expect("an answer");
+        let no_data = own_answer(&query(OWN_NAME, 28), Families::Ipv4).expect("an answer");
         assert_eq!(no_data.get(6..8), Some(&[0, 0][..]));
-        assert_eq!(own_answer(&query(b"\x05other\x04test\x00", 1)), None);
-        assert_eq!(own_answer(&[1, 2, 3]), None);
+        let v6 = own_answer(&query(OWN_NAME, 28), Families::Dual).expect("an answer");
+        assert!(v6.ends_with(&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]));
+        assert_eq!(own_answer(&query(b"\x05other\x04test\x00", 1), Families::Dual), None);
+        assert_eq!(own_answer(&[1, 2, 3], Families::Dual), None);
     }
 
     #[test]
@@ -184,8 +198,10 @@ mod tests {
 
     #[test]
     fn resolvers_come_from_resolv_conf() {
-        let upstream =
-            Upstream::parse("# x\nnameserver 10.0.0.1\nsearch a\nnameserver 127.0.0.53\nnameserver bad\n");
+        let upstream = Upstream::parse(
+            "# x\nnameserver 10.0.0.1\nsearch a\nnameserver 127.0.0.53\nnameserver bad\n",
+            Families::Ipv4,
+        );
         assert_eq!(
             upstream.0,
             ["10.0.0.1:53".parse().expect("addr"), "127.0.0.53:53".parse().expect("addr")]

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use kernel::process::{Namespaces, Process, Signal, Spawn};
 
+use types::Family;
+use types::wire::{DNS_IPS, POD_CIDRS, SERVICE_CIDRS};
+
 use super::{Holders, State, StatusFile, ended};
 use crate::adopt;
 use crate::plan::{NODE_VARIABLE, Plan, node_address};
@@ -41,16 +44,13 @@ pub fn all(run: &RunDir, plan: &Plan, holders: &Holders) -> Result<Vec<Service>>
         })
         .into();
     for (number, node) in (1..=plan.nodes).zip(plan.node_names()) {
-        let address = node_address(number).to_string();
         for program in ["agent", "kubelet"] {
             let holder = holders.get(&node).with_context(|| format!("{node} has no holder"))?;
             let holder = std::os::fd::AsFd::as_fd(holder).try_clone_to_owned()?;
             let mut args = vec![program.to_owned()];
             args.extend(["--node", &node, "--kubeconfig"].map(str::to_owned));
             args.push(format!("/run/{program}.kubeconfig"));
-            if program == "kubelet" {
-                args.extend(["--address".to_owned(), address.clone()]);
-            }
+            args.extend(addresses(program, plan, number));
             services.push(Service {
                 name: format!("{program}-{node}"),
                 run: run.clone(),
@@ -60,6 +60,20 @@ pub fn all(run: &RunDir, plan: &Plan, holders: &Holders) -> Result<Vec<Service>>
         }
     }
     Ok(services)
+}
+
+/// What a program of a node must know of the lab's addresses.
+fn addresses(program: &str, plan: &Plan, number: u8) -> Vec<String> {
+    let joined = |each: &dyn Fn(Family) -> String| {
+        plan.families.list().iter().map(|family| each(*family)).collect::<Vec<_>>().join(",")
+    };
+    let of = |table: [&str; 2]| joined(&|family| family.pick(table).to_owned());
+    let mut flags = vec![("--dns-ip", of(DNS_IPS))];
+    match program {
+        "kubelet" => flags.push(("--address", joined(&|family| node_address(number, family).to_string()))),
+        _ => flags.extend([("--cluster-cidr", of(POD_CIDRS)), ("--service-cidr", of(SERVICE_CIDRS))]),
+    }
+    flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
 }
 
 impl Service {

@@ -1,6 +1,6 @@
 //! From nothing to a running anchor.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use kernel::process::{Ended, IdMap, Namespaces, Spawn};
 
 use super::{Options, check_nodes};
 use crate::adopt;
-use crate::plan::{API, API_PORT, Plan};
+use crate::plan::{self, API_PORT, Plan};
 use crate::rundir::RunDir;
 
 /// What the lab is to be. The listener keeps the port chosen for the API until the API itself is about to take it.
@@ -30,7 +30,8 @@ pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
     let port =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port on 127.0.0.1 for the API")?;
     let api_port = port.local_addr().context("find a free port")?.port();
-    Ok((Plan { name: options.name.name.clone(), nodes, api_port, data, cni }, port))
+    let families = options.families.unwrap_or_default();
+    Ok((Plan { name: options.name.name.clone(), nodes, families, api_port, data, cni }, port))
 }
 
 /// The database in a data directory, by its full path: the lab's processes live in other directories.
@@ -116,7 +117,7 @@ pub fn mend(run: &RunDir) -> Result<()> {
 fn kubeconfigs(run: &RunDir, plan: &Plan) -> Result<()> {
     let credentials = Credentials::open(&run.file("credentials"))?;
     let outer = format!("https://{}:{}", Ipv4Addr::LOCALHOST, plan.api_port);
-    let inner = format!("https://{API}:{API_PORT}");
+    let inner = format!("https://{}", SocketAddr::new(plan::api(plan.families.primary()), API_PORT));
     let cluster = format!("plumb-{}", plan.name);
     credentials.write_kubeconfig(&run.kubeconfig(), &cluster, &outer, &Identity::Admin)?;
     for node in plan.node_names() {

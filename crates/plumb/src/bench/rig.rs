@@ -70,7 +70,12 @@ impl Rig {
         let client = {
             let _guard = runtime.enter();
             let nodes = Arc::new(NoNodes);
-            let config = Config { advertised: address, nodes, credentials: Some(credentials.clone()) };
+            let config = Config {
+                advertised: address,
+                families: Default::default(),
+                nodes,
+                credentials: Some(credentials.clone()),
+            };
             let api = Api::new(Store::in_memory(), config)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
             runtime.spawn(apiserver::serve(api.clone(), listener, credentials.clone()));

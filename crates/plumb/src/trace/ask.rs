@@ -35,7 +35,7 @@ pub fn parse(text: &str, udp: bool) -> Result<Ask> {
         bail!("{text:?} has no host");
     }
     let http_path = (scheme == Some("http")).then(|| path.to_owned());
-    Ok(Ask { host: host.to_owned(), port, protocol, http_path })
+    Ok(Ask { host: host.to_owned(), port, protocol, family: None, http_path })
 }
 
 fn split(authority: &str) -> (&str, Option<&str>) {

@@ -75,6 +75,7 @@ impl Stage {
             let _guard = runtime.enter();
             let config = Config {
                 advertised: "192.168.1.2:6443".parse().unwrap(),
+                families: Default::default(),
                 nodes: Arc::new(NoNodes),
                 credentials: Some(credentials.clone()),
             };
