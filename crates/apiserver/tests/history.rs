@@ -229,7 +229,12 @@ async fn tokens_are_for_their_audience_and_service_account() {
     let credentials = apiserver::Credentials::open(&directory).expect("credentials");
     let start = || {
         let (nodes, credentials) = (Arc::new(NoNodes), Some(credentials.clone()));
-        let config = Config { advertised: ([192, 168, 1, 2], 6443).into(), nodes, credentials };
+        let config = Config {
+            advertised: ([192, 168, 1, 2], 6443).into(),
+            families: Default::default(),
+            nodes,
+            credentials,
+        };
         Api::new(Store::in_memory(), config).expect("seeds")
     };
     let api = start();

@@ -17,9 +17,11 @@ use std::net::IpAddr;
 
 use kstate::nft::build::{self, ct_state, ct_status, encode, rule};
 use kstate::nft::key::{self, Part};
-use kstate::nft::{BaseChain, Chain, ChainKind, ElemData, Expr, Field, Hook, Reg, Rule, Set, SetData};
+use kstate::nft::{
+    BaseChain, Chain, ChainKind, CmpOp, ElemData, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
+};
 use model::Cluster;
-use types::wire::{DNS_PEER_PORT, MASQUERADE_MARK, VXLAN_DEVICE};
+use types::wire::{BRIDGE, DNS_PEER_PORT, MASQUERADE_MARK, VXLAN_DEVICE};
 use types::{Family, IfName, IpNet, Protocol};
 
 use crate::Settings;
@@ -125,7 +127,32 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
         ("postrouting", base(ChainKind::Nat, Hook::Postrouting, 100, postrouting(settings, family))),
     ];
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
+    if family == Family::V6 {
+        let silence = base(ChainKind::Filter, Hook::Output, 0, no_redirects());
+        fragment.chains.insert(Name::Borrowed("redirects"), silence);
+    }
     fragment
+}
+
+/// ICMPv6's protocol number and its type Redirect (RFC 4861 §4.5).
+const ICMPV6: u8 = 58;
+const REDIRECT: u8 = 137;
+
+/// A pod must not be told to reach its neighbour on the bridge directly, which isolation forbids: it would believe it
+/// and lose every further packet. IPv4 has `send_redirects` for that; IPv6 routers have nothing to say no with.
+fn no_redirects() -> Vec<Rule> {
+    let Ok(bridge) = IfName::new(BRIDGE) else { return Vec::new() };
+    let kind = Expr::Payload { dreg: R0, base: PayloadBase::Transport, offset: 0, len: 1 };
+    let exprs = [
+        build::oifname(R0),
+        build::is(R0, &bridge),
+        build::l4proto(R0),
+        build::cmp(R0, CmpOp::Eq, [ICMPV6]),
+        kind,
+        build::cmp(R0, CmpOp::Eq, [REDIRECT]),
+        build::drop(),
+    ];
+    vec![rule("pods are reached through this node", exprs)]
 }
 
 /// A set of plain keys or a map, filled by units.
