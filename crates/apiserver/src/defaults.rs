@@ -78,6 +78,8 @@ fn service(spec: &mut Map<String, Value>) {
     if spec.get("sessionAffinity").and_then(Value::as_str) == Some("ClientIP") {
         let config = map_in(spec, "sessionAffinityConfig");
         default(map_in(config, "clientIP"), "timeoutSeconds", 10_800);
+    } else {
+        spec.remove("sessionAffinityConfig");
     }
     for port in items(spec, "ports") {
         default(port, "protocol", "TCP");
@@ -95,7 +97,9 @@ fn service(spec: &mut Map<String, Value>) {
         return;
     }
     default(spec, "internalTrafficPolicy", "Cluster");
-    if matches!(spec.get("type").and_then(Value::as_str), Some("NodePort" | "LoadBalancer")) {
+    let external_ips = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
+    let typed = matches!(spec.get("type").and_then(Value::as_str), Some("NodePort" | "LoadBalancer"));
+    if typed || external_ips {
         default(spec, "externalTrafficPolicy", "Cluster");
     }
     if spec.get("type").and_then(Value::as_str) == Some("LoadBalancer") {

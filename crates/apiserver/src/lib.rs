@@ -30,6 +30,7 @@ mod schema;
 mod seed;
 mod select;
 mod serve;
+mod service_type;
 pub mod status;
 pub mod store;
 mod subresource;

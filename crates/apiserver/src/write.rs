@@ -13,7 +13,9 @@ use crate::request::Call;
 use crate::schema::check::{Strictness, conform};
 use crate::status::Failure;
 use crate::store::{Key, Stored, Transaction};
-use crate::{clusterip, credentials, defaults, events, invalid, moment, nodeport, read, validate};
+use crate::{
+    clusterip, credentials, defaults, events, invalid, moment, nodeport, read, service_type, validate,
+};
 
 /// Stores a new object.
 pub(crate) async fn create(call: &Call, mut object: Value) -> Result<Response<Body>, Failure> {
@@ -135,6 +137,7 @@ fn succeed(tx: &Transaction<'_>, call: &Call, before: &Value, mut new: Value) ->
     }
     if *kind == SERVICE && call.sub.is_empty() {
         clusterip::inherit(&mut new, before);
+        service_type::forget(&mut new, before);
     }
     defaults::apply(kind, &mut new);
     let mut complaints = invalid::Complaints::default();

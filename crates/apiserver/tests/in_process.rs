@@ -149,3 +149,69 @@ async fn a_pod_is_bound_once_and_its_status_has_a_door_of_its_own() {
     assert_eq!(read.spec.and_then(|s| s.node_name).as_deref(), Some("node1"));
     assert_eq!(read.status.and_then(|s| s.phase).as_deref(), Some("Running"));
 }
+
+async fn made(services: &Resource<Service>, name: &str, spec: serde_json::Value) -> Result<Service, String> {
+    let service =
+        serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).expect("a service");
+    services.create(&PostParams::default(), &service).await.map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn node_ports_are_numbered_kept_and_refused_as_users_know_it() {
+    let services: Resource<Service> = Resource::default_namespaced(client());
+    let spec = json!({"type": "NodePort", "ports": [
+        {"name": "udp", "port": 53, "protocol": "UDP", "nodePort": 30053},
+        {"name": "tcp", "port": 53, "nodePort": 30053}, {"name": "web", "port": 80}]});
+    let first = made(&services, "first", spec).await.expect("one number for two protocols of one Service");
+    let ports = first.spec.and_then(|s| s.ports).expect("ports");
+    assert!(ports[2].node_port.is_some_and(|n| (30_000..=32_767).contains(&n)), "{ports:?}");
+    for (number, protocol, words) in [
+        (30_053, "SCTP", "spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated"),
+        (
+            80,
+            "TCP",
+            "spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of \
+                     valid ports is 30000-32767",
+        ),
+    ] {
+        let ports = json!([{"port": 80, "nodePort": number, "protocol": protocol}]);
+        let error = made(&services, "second", json!({"type": "NodePort", "ports": ports}))
+            .await
+            .expect_err("refused");
+        assert!(error.contains(words), "{error}");
+    }
+    let twice =
+        json!([{"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "nodePort": 30080}]);
+    let error =
+        made(&services, "second", json!({"type": "NodePort", "ports": twice})).await.expect_err("refused");
+    assert!(error.contains("spec.ports[1].nodePort: Duplicate value: 30080"), "{error}");
+    // N-04
+    let none =
+        json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]});
+    let none = made(&services, "third", none).await.expect("made").spec.and_then(|s| s.ports).expect("ports");
+    assert_eq!(none[0].node_port, None);
+}
+
+/// SVC-07: what belongs to the former type alone goes with it, and the rest stays.
+#[tokio::test]
+async fn a_service_changes_its_type_by_a_patch_of_the_type() {
+    let services: Resource<Service> = Resource::default_namespaced(client());
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]});
+    let spec = made(&services, "web", spec).await.expect("made").spec.expect("a spec");
+    let (address, number) = (spec.cluster_ip.clone(), spec.ports.expect("ports")[0].node_port);
+    assert!(spec.health_check_node_port.is_some_and(|n| (30_000..=32_767).contains(&n) && Some(n) != number));
+    let patch = async |spec: serde_json::Value| {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        services.patch("web", &PatchParams::default(), &patch).await.expect("patch").spec.expect("a spec")
+    };
+    let node = patch(json!({"type": "NodePort"})).await;
+    assert_eq!((node.cluster_ip, node.external_traffic_policy.as_deref()), (address.clone(), Some("Local")));
+    assert_eq!((node.ports.expect("ports")[0].node_port, node.health_check_node_port), (number, None));
+    let plain = patch(json!({"type": "ClusterIP"})).await;
+    assert_eq!((plain.cluster_ip, plain.external_traffic_policy), (address, None));
+    assert_eq!(plain.ports.expect("ports")[0].node_port, None);
+    let external = patch(json!({"type": "ExternalName", "externalName": "example.com"})).await;
+    assert_eq!((external.cluster_ip, external.ip_families), (None, None));
+    let again = patch(json!({"type": "ClusterIP", "externalName": null})).await;
+    assert!(again.cluster_ip.is_some_and(|ip| ip.starts_with("10.")));
+}

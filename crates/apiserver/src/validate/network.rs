@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::metadata::{label, labels, port_name, selector, subdomain};
 use super::{in_range, one_of};
 use crate::invalid::Complaints;
-use crate::object::{at, list, text};
+use crate::object::{at, integer, list, text};
+use crate::service_type::is_external;
 
 pub(super) fn service(object: &Value, complaints: &mut Complaints) {
     let empty = json!({});
@@ -39,12 +40,14 @@ pub(super) fn service(object: &Value, complaints: &mut Complaints) {
         );
     }
     service_ports(ports, ty, complaints);
+    affinity(spec, complaints);
+    health_check(spec, ty, complaints);
     labels(spec.get("selector"), "spec.selector", complaints);
     one_of(spec, "sessionAffinity", &["ClientIP", "None"], "spec.sessionAffinity", complaints);
     for field in ["internalTrafficPolicy", "externalTrafficPolicy"] {
         one_of(spec, field, &["Cluster", "Local"], &format!("spec.{field}"), complaints);
     }
-    if spec.get("externalTrafficPolicy").is_some() && !matches!(ty, "NodePort" | "LoadBalancer") {
+    if spec.get("externalTrafficPolicy").is_some() && !is_external(object) {
         let value = spec.get("externalTrafficPolicy").cloned().unwrap_or_default();
         complaints.invalid(
             "spec.externalTrafficPolicy",
@@ -61,8 +64,26 @@ pub(super) fn service(object: &Value, complaints: &mut Complaints) {
     }
 }
 
+fn affinity(spec: &Value, complaints: &mut Complaints) {
+    let path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+    let seconds = at(spec, &["sessionAffinityConfig", "clientIP", "timeoutSeconds"]);
+    if let Some(seconds) = seconds.filter(|s| !s.as_i64().is_some_and(|s| (1..=86_400).contains(&s))) {
+        complaints.invalid(path, seconds, "must be greater than 0 and less than 86400");
+    }
+}
+
+fn health_check(spec: &Value, ty: &str, complaints: &mut Complaints) {
+    let wanted = ty == "LoadBalancer" && text(spec, &["externalTrafficPolicy"]) == "Local";
+    let number = integer(spec, &["healthCheckNodePort"]);
+    if number != 0 && !wanted {
+        let value = number.into();
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        complaints.invalid("spec.healthCheckNodePort", &value, detail);
+    }
+}
+
 fn service_ports(ports: &[Value], ty: &str, complaints: &mut Complaints) {
-    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+    let (mut names, mut numbers, mut node_ports) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (index, port) in ports.iter().enumerate() {
         let path = format!("spec.ports[{index}]");
         let name = text(port, &["name"]);
@@ -86,6 +107,9 @@ fn service_ports(ports: &[Value], ty: &str, complaints: &mut Complaints) {
             complaints.duplicate(&path, &value);
         }
         if let Some(node) = port.get("nodePort").filter(|n| n.as_i64() != Some(0)) {
+            if !node_ports.insert((node.as_i64(), protocol)) {
+                complaints.duplicate(&format!("{path}.nodePort"), node);
+            }
             if ty == "ClusterIP" {
                 complaints
                     .forbidden(&format!("{path}.nodePort"), "may not be used when `type` is 'ClusterIP'");

@@ -1,6 +1,8 @@
 //! A [`ServicePlan`] as elements of the flat layout: rules never change, only elements do
 //! (see [`crate::layout`] for the chains that read them).
 
+mod affinity;
+
 use std::net::SocketAddr;
 
 use kstate::nft::build::{self, encode, rule};
@@ -29,7 +31,7 @@ pub fn fragment(plan: &ServicePlan, settings: &Settings, family: Family) -> Frag
             if settings.dns_ip(family) == Some(front.address) && is_dns(port, front) {
                 continue;
             }
-            lead(&mut fragment, port.protocol, front);
+            lead(&mut fragment, plan, port, front);
         }
     }
     fragment
@@ -40,30 +42,31 @@ fn is_dns(port: &PortPlan, front: &Front) -> bool {
 }
 
 /// Elements and chains that lead from one frontend to its endpoints.
-fn lead(fragment: &mut Fragment, protocol: Protocol, front: &Front) {
-    let key = [front.address.into(), protocol.into(), front.port.into()];
-    let verdict = verdict(fragment, (protocol, front), &front.inside, 0);
+fn lead(fragment: &mut Fragment, plan: &ServicePlan, port: &PortPlan, front: &Front) {
+    let key = [front.address.into(), port.protocol.into(), front.port.into()];
+    let role = if front.outside.is_some() { "in" } else { "ip" };
+    let inside = verdict(fragment, (plan, port, front), (&front.inside, role), 0);
     if let Some(way) = &front.outside {
-        let outside = if *way == front.inside {
-            verdict.clone()
-        } else {
-            self::verdict(fragment, (protocol, front), way, LOCAL_SLOTS)
+        let outside = match *way == front.inside {
+            true => inside.clone(),
+            false => verdict(fragment, (plan, port, front), (way, "out"), LOCAL_SLOTS),
         };
         fragment.element(OUTSIDE, encode(&key), ElemData::Verdict(outside));
     }
-    fragment.element(FRONTENDS, encode(&key), ElemData::Verdict(verdict));
+    fragment.element(FRONTENDS, encode(&key), ElemData::Verdict(inside));
     if !front.sources.is_empty() {
         let address = SocketAddr::new(front.address, front.port);
-        let name = format!("guard_{}", hash16(&format!("{protocol} {address}")));
+        let name = format!("guard_{}", hash16(&format!("{} {address}", port.protocol)));
         fragment.chains.insert(name.clone().into(), guard(&front.sources));
         fragment.element(GUARDS, encode(&key), ElemData::Verdict(Verdict::Jump(name)));
     }
 }
 
+/// `role`: ways of a port that have one role have the same endpoints, whichever address was asked.
 fn verdict(
     fragment: &mut Fragment,
-    (protocol, front): (Protocol, &Front),
-    way: &Way,
+    (plan, port, front): (&ServicePlan, &PortPlan, &Front),
+    (way, role): (&Way, &'static str),
     first_slot: u32,
 ) -> Verdict {
     let endpoints = match &way.outcome {
@@ -71,12 +74,18 @@ fn verdict(
         Outcome::Drop => return Verdict::Goto(UNREACHABLE.to_owned()),
         Outcome::Spread(endpoints) => endpoints,
     };
+    if let Some(seconds) = port.affinity {
+        let name = format!("{}:{} {}", plan.service, port.name, port.protocol);
+        let masquerade = way.masquerade;
+        let pinned = affinity::Pinned { port: &name, role, seconds, masquerade };
+        return Verdict::Goto(affinity::chain(fragment, &pinned, endpoints));
+    }
     let mut count = 0_u32;
     for endpoint in endpoints {
-        let key =
-            encode(&[(first_slot + count).into(), front.address.into(), protocol.into(), front.port.into()]);
+        let slot = first_slot + count;
+        let key = [slot.into(), front.address.into(), port.protocol.into(), front.port.into()];
         let data = encode(&[endpoint.ip().into(), endpoint.port().into()]);
-        fragment.element(ENDPOINTS, key, ElemData::Value(data));
+        fragment.element(ENDPOINTS, encode(&key), ElemData::Value(data));
         count += 1;
     }
     let draw = Draw { count, first_slot, masquerade: way.masquerade };

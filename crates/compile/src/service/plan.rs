@@ -26,6 +26,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// What one Service means on one node in one family: each has its own addresses and endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
+    pub service: ObjectName,
     /// ClusterIPs of the family: a port of these that no port plan has is refused.
     pub addresses: Vec<IpAddr>,
     pub ports: Vec<PortPlan>,
@@ -115,7 +116,7 @@ pub fn plan(
         .collect();
     let mut diagnostics = Vec::new();
     findings(service, settings, &mut diagnostics);
-    Some(ServicePlan { addresses, ports, diagnostics })
+    Some(ServicePlan { service: name.clone(), addresses, ports, diagnostics })
 }
 
 /// The node's first address of a family: the `primary` of kube-proxy's nftables mode (N-01). Not the loopback
@@ -186,13 +187,6 @@ fn findings(service: &Service, settings: &Settings, diagnostics: &mut Vec<Diagno
         });
     };
     let inside = "reach the Service by its ClusterIP or name inside the cluster";
-    if service.affinity.is_some() {
-        warn(
-            "spec.sessionAffinity",
-            "ClientIP affinity is not supported yet: each connection may reach another endpoint",
-            inside,
-        );
-    }
     let served = |ip: &IpAddr| settings.families().any(|family| family == Family::of(*ip));
     if let Some(other) = service.cluster_ips.iter().find(|ip| !served(ip)) {
         let family = Family::of(*other);

@@ -315,6 +315,11 @@ pub fn log(group: u16, snaplen: u32, prefix: impl Into<String>) -> Expr {
     Expr::Log { group, snaplen, prefix: prefix.into() }
 }
 
+/// Puts the key into a dynamic set, or keeps it there, for so long.
+pub fn update(set: impl Into<String>, key: Reg, timeout_ms: u64) -> Expr {
+    Expr::Update { set: set.into(), key, data: None, timeout_ms }
+}
+
 pub fn notrack() -> Expr {
     Expr::Notrack
 }

@@ -8,5 +8,6 @@
 
 mod drift;
 mod policy;
+mod services;
 mod stage;
 mod wiring;

@@ -41,7 +41,8 @@ pub struct Stage {
     pub nodes: Vec<Node>,
     client: kube::Client,
     runtime: tokio::runtime::Runtime,
-    _underlay: Netns,
+    /// Between the nodes; whoever calls from here is neither a pod nor a node.
+    pub underlay: Netns,
 }
 
 pub struct Node {
@@ -88,7 +89,7 @@ impl Stage {
             let _guard = runtime.enter();
             kube::Client::new(api, "default")
         };
-        let mut stage = Self { dir, nodes: Vec::new(), client, runtime, _underlay: underlay };
+        let mut stage = Self { dir, nodes: Vec::new(), client, runtime, underlay };
         for number in 1..=nodes {
             stage.add_node(number, &credentials);
         }
@@ -102,7 +103,7 @@ impl Stage {
         let node = format!("node{number}");
         let address = format!("192.168.1.{}", 9 + number);
         let netns = Netns::fresh().unwrap();
-        let mut rtnl = Rtnl::open_in(&self._underlay).unwrap();
+        let mut rtnl = Rtnl::open_in(&self.underlay).unwrap();
         let pair = PodVeth {
             host: &name(&node),
             host_mac: None,

@@ -1,0 +1,290 @@
+//! Services as callers from outside, pods and the node itself meet them, told by the source address that servers see.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use kernel::Netns;
+use serde_json::{Value, json};
+
+use crate::stage::{Pod, Stage, wait_for};
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+
+/// A pod that listens on 8080.
+struct Server {
+    pod: Pod,
+    ip: IpAddr,
+    node: String,
+    listener: TcpListener,
+}
+
+fn server(stage: &Stage, node: usize, name: &str) -> Server {
+    let (pod, ip) = stage.wired(node, name);
+    let listener = crate::stage::listen(&pod, 8080);
+    listener.set_nonblocking(true).unwrap();
+    Server { pod, ip, node: stage.nodes[node].name.clone(), listener }
+}
+
+fn service(stage: &Stage, spec: &Value) -> Value {
+    let object = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web", "namespace": "default" }, "spec": spec,
+    });
+    stage.create(SERVICES, &object)
+}
+
+fn endpoints(servers: &[&Server]) -> Value {
+    let endpoints =
+        servers.iter().map(|s| json!({ "addresses": [s.ip], "nodeName": s.node, "conditions": {} }));
+    json!(endpoints.collect::<Vec<_>>())
+}
+
+fn slice(stage: &Stage, servers: &[&Server]) {
+    let object = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {
+            "name": "web-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "web" },
+        },
+        "ports": [{ "name": "", "port": 8080, "protocol": "TCP" }],
+        "endpoints": endpoints(servers),
+    });
+    stage.create(SLICES, &object);
+}
+
+fn move_to(stage: &Stage, servers: &[&Server]) {
+    stage.patch(&format!("{SLICES}/web-1"), &json!({ "endpoints": endpoints(servers) }));
+}
+
+/// What a caller learns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answer {
+    /// The server at this place in the list, which sees the caller as this.
+    From(usize, IpAddr),
+    Refused,
+    Silence,
+}
+
+fn call(from: &Netns, to: SocketAddr, servers: &[&Server]) -> Answer {
+    let patience = Duration::from_millis(600);
+    match from.run(|| TcpStream::connect_timeout(&to, patience)).unwrap() {
+        Ok(_stream) => wait_for("a server accepts", || {
+            let accepted = servers.iter().map(|server| server.listener.accept());
+            let (at, (_, peer)) = accepted.enumerate().find_map(|(at, got)| Some((at, got.ok()?)))?;
+            Some(Answer::From(at, peer.ip()))
+        }),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Answer::Refused,
+        Err(_) => Answer::Silence,
+    }
+}
+
+/// Calls until the answers are these and, for as many calls, no others.
+fn settle(from: &Netns, to: SocketAddr, servers: &[&Server], expected: &[Answer]) {
+    let name = |answer: &Answer| format!("{answer:?}");
+    let expected: BTreeSet<_> = expected.iter().map(name).collect();
+    wait_for(&format!("{to} answers {expected:?}"), || {
+        let calls = if expected.len() == 1 { 3 } else { 24 };
+        let seen: BTreeSet<_> = (0..calls).map(|_| name(&call(from, to, servers))).collect();
+        (seen == expected).then_some(())
+    });
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+const OUTSIDE: &str = "192.168.1.2";
+
+fn node_port(service: &Value) -> u16 {
+    u16::try_from(service["spec"]["ports"][0]["nodePort"].as_u64().unwrap()).unwrap()
+}
+
+#[test]
+fn v_06_a_node_port_reaches_every_endpoint_and_hides_the_caller() {
+    let stage = Stage::new(2);
+    let (near, far) = (server(&stage, 0, "near"), server(&stage, 1, "far"));
+    let servers = [&near, &far];
+    let (client, client_ip) = stage.wired(0, "client");
+    let made =
+        service(&stage, &json!({ "type": "NodePort", "clusterIP": "10.96.14.7", "ports": [{ "port": 80 }] }));
+    slice(&stage, &servers);
+    let at_node = SocketAddr::new(ip("192.168.1.10"), node_port(&made));
+    let hidden = [Answer::From(0, ip("10.244.1.1")), Answer::From(1, ip("10.244.1.0"))];
+    settle(&stage.underlay, at_node, &servers, &hidden);
+    settle(&client.netns, at_node, &servers, &hidden);
+    settle(&stage.nodes[0].netns, at_node, &servers, &hidden);
+    // M-03: not so at the ClusterIP.
+    let plain = [Answer::From(0, client_ip), Answer::From(1, client_ip)];
+    settle(&client.netns, "10.96.14.7:80".parse().unwrap(), &servers, &plain);
+    // N-05: another node's port.
+    let elsewhere = SocketAddr::new(ip("192.168.1.11"), node_port(&made));
+    let hidden = [Answer::From(0, ip("10.244.2.0")), Answer::From(1, ip("10.244.2.1"))];
+    settle(&client.netns, elsewhere, &servers, &hidden);
+    // V-02, and SVC-07 both ways.
+    move_to(&stage, &[]);
+    settle(&stage.underlay, at_node, &servers, &[Answer::Refused]);
+    move_to(&stage, &[&near]);
+    settle(&stage.underlay, at_node, &servers, &hidden_near());
+    stage.patch(&format!("{SERVICES}/web"), &json!({ "spec": { "type": "ClusterIP" } }));
+    wait_for("the node port is closed", || {
+        (!stage.nodes[0].run("nft list map ip plumb svc").contains("192.168.1.10")).then_some(())
+    });
+    assert_eq!(call(&stage.underlay, at_node, &servers), Answer::Refused);
+}
+
+fn hidden_near() -> [Answer; 1] {
+    [Answer::From(0, ip("10.244.1.1"))]
+}
+
+#[test]
+fn v_03_v_04_external_policy_local_keeps_the_caller_and_the_node() {
+    let stage = Stage::new(2);
+    let (near, far) = (server(&stage, 0, "near"), server(&stage, 1, "far"));
+    let servers = [&near, &far];
+    let (client, client_ip) = stage.wired(0, "client");
+    let spec = json!({
+        "type": "LoadBalancer", "externalTrafficPolicy": "Local", "clusterIP": "10.96.14.7", "ports": [{ "port": 80 }],
+        "loadBalancerSourceRanges": ["192.168.1.2/32", "10.244.0.0/16"],
+    });
+    let made = service(&stage, &spec);
+    slice(&stage, &servers);
+    let status = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "198.51.100.7" }] } } });
+    stage.patch(&format!("{SERVICES}/web/status"), &status);
+    stage
+        .underlay
+        .run(|| {
+            std::process::Command::new("ip")
+                .args(["route", "add", "198.51.100.7", "via", "192.168.1.10"])
+                .status()
+        })
+        .unwrap()
+        .unwrap();
+    let (at_node, balanced) =
+        (SocketAddr::new(ip("192.168.1.10"), node_port(&made)), "198.51.100.7:80".parse().unwrap());
+    for to in [at_node, balanced] {
+        settle(&stage.underlay, to, &servers, &[Answer::From(0, ip(OUTSIDE))]);
+        settle(&client.netns, to, &servers, &[Answer::From(0, client_ip), Answer::From(1, client_ip)]);
+    }
+    let node = &stage.nodes[0].netns;
+    settle(node, at_node, &servers, &[Answer::From(0, ip("10.244.1.1")), Answer::From(1, ip("10.244.1.0"))]);
+    // L-02: the node's own address is on no list.
+    settle(node, balanced, &servers, &[Answer::Silence]);
+    // V-03: somebody there, but not here.
+    move_to(&stage, &[&far]);
+    settle(&stage.underlay, at_node, &servers, &[Answer::Silence]);
+    settle(&client.netns, at_node, &servers, &[Answer::From(1, client_ip)]);
+    move_to(&stage, &[]);
+    settle(&stage.underlay, at_node, &servers, &[Answer::Refused]);
+}
+
+#[test]
+fn v_05_internal_policy_local_does_not_leave_the_node() {
+    let stage = Stage::new(2);
+    let (near, far) = (server(&stage, 0, "near"), server(&stage, 1, "far"));
+    let servers = [&near, &far];
+    let spec =
+        json!({ "internalTrafficPolicy": "Local", "clusterIP": "10.96.14.7", "ports": [{ "port": 80 }] });
+    service(&stage, &spec);
+    slice(&stage, &servers);
+    let (client, client_ip) = stage.wired(0, "client");
+    let to = "10.96.14.7:80".parse().unwrap();
+    settle(&client.netns, to, &servers, &[Answer::From(0, client_ip)]);
+    move_to(&stage, &[&far]);
+    settle(&client.netns, to, &servers, &[Answer::Silence]);
+}
+
+/// The server that answers now.
+fn who(from: &Netns, to: SocketAddr, servers: &[&Server]) -> Option<usize> {
+    match call(from, to, servers) {
+        Answer::From(at, _) => Some(at),
+        Answer::Refused | Answer::Silence => None,
+    }
+}
+
+#[test]
+fn a_client_returns_to_its_endpoint_while_affinity_lasts() {
+    let mut stage = Stage::new(1);
+    let servers = ["one", "two", "three"].map(|name| server(&stage, 0, name));
+    let servers = servers.each_ref();
+    let (client, _) = stage.wired(0, "client");
+    let spec = json!({
+        "type": "NodePort", "sessionAffinity": "ClientIP", "clusterIP": "10.96.14.7", "ports": [{ "port": 80 }],
+    });
+    let made = service(&stage, &spec);
+    slice(&stage, &servers);
+    let to: SocketAddr = "10.96.14.7:80".parse().unwrap();
+    let at_node = SocketAddr::new(ip("192.168.1.10"), node_port(&made));
+    let first = wait_for("the service answers", || who(&client.netns, to, &servers));
+    let pinned = |stage: &Stage| {
+        let said: BTreeSet<_> = (0..12).map(|_| who(&client.netns, to, &servers)).collect();
+        assert_eq!(said, BTreeSet::from([Some(first)]), "{}", stage.nodes[0].run("nft list table ip plumb"));
+    };
+    pinned(&stage);
+    // one table for all addresses of the port, by the caller's own address although that is hidden.
+    let said: BTreeSet<_> = (0..12).map(|_| who(&client.netns, at_node, &servers)).collect();
+    assert_eq!(said, BTreeSet::from([Some(first)]));
+    // an agent that was killed and came back has forgotten nobody.
+    stage.nodes[0].kill();
+    stage.nodes[0].start();
+    stage.nodes[0].wait_ready();
+    pinned(&stage);
+    // the endpoint leaves and comes back; meanwhile another one was chosen, and that stays.
+    let others: Vec<_> = servers.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, s)| *s).collect();
+    move_to(&stage, &others);
+    let second = wait_for("another endpoint", || who(&client.netns, to, &servers).filter(|at| *at != first));
+    move_to(&stage, &servers);
+    let chains = || stage.nodes[0].run("nft list chains ip");
+    wait_for("all three are back", || {
+        (stage.nodes[0].run("nft list table ip plumb").matches("dnat to 10.244.1").count() >= 12)
+            .then_some(())
+    });
+    let said: BTreeSet<_> = (0..12).map(|_| who(&client.netns, to, &servers)).collect();
+    assert_eq!(said, BTreeSet::from([Some(second)]));
+    //
+    stage.patch(&format!("{SERVICES}/web"), &json!({ "spec": { "sessionAffinity": "None" } }));
+    wait_for("affinity is gone", || (!chains().contains("aff_")).then_some(()));
+    assert!(!stage.nodes[0].run("nft list sets ip").contains("aff_"));
+    wait_for("calls are spread", || {
+        let said: BTreeSet<_> = (0..24).map(|_| who(&client.netns, to, &servers)).collect();
+        (said.len() == 3).then_some(())
+    });
+}
+
+/// C-01, C-04: a caller from outside that keeps its port, at a node port that was nobody's, then one pod's, then
+/// another's.
+#[test]
+fn c_04_a_udp_caller_of_a_node_port_follows_its_endpoints() {
+    let stage = Stage::new(1);
+    let [(old, old_ip), (new, new_ip)] = ["old", "new"].map(|pod| stage.wired(0, pod));
+    let bind = |netns: &Netns, port: u16| {
+        let socket = netns.run(|| UdpSocket::bind(("0.0.0.0", port))).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        socket
+    };
+    let (from, at_old, at_new) =
+        (bind(&stage.underlay, 40_000), bind(&old.netns, 8080), bind(&new.netns, 8080));
+    // The connection is known before the port is a Service's.
+    let _ = from.send_to(b"early", "192.168.1.10:30999");
+    let spec = json!({
+        "type": "NodePort", "clusterIP": "10.96.14.8",
+        "ports": [{ "port": 5060, "protocol": "UDP", "nodePort": 30999 }],
+    });
+    service(&stage, &spec);
+    let endpoints = |ip: IpAddr| json!([{ "addresses": [ip], "conditions": {} }]);
+    let object = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {
+            "name": "web-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "web" },
+        },
+        "ports": [{ "name": "", "port": 8080, "protocol": "UDP" }],
+        "endpoints": endpoints(old_ip),
+    });
+    stage.create(SLICES, &object);
+    let arrives = |at: &UdpSocket| {
+        from.send_to(b"hello", "192.168.1.10:30999").is_ok() && at.recv(&mut [0; 16]).is_ok()
+    };
+    wait_for("the first endpoint hears", || arrives(&at_old).then_some(()));
+    stage.patch(&format!("{SLICES}/web-1"), &json!({ "endpoints": endpoints(new_ip) }));
+    wait_for("the second endpoint hears", || arrives(&at_new).then_some(()));
+}
