@@ -39,10 +39,13 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// Watches are quiet for minutes; kube-rs asks the server to end them before this.
 const QUIET: Duration = Duration::from_secs(330);
 
-/// A client for the API at whichever of its addresses answers.
-pub async fn client(args: &Args) -> Result<Client> {
+/// A client for the API at whichever of its addresses answers, and those addresses in words.
+pub async fn client(args: &Args) -> Result<(Client, String)> {
     let configs = configs(args).await?;
-    let addresses: Vec<String> = configs.iter().map(|config| config.cluster_url.to_string()).collect();
+    let addresses: Vec<String> = configs
+        .iter()
+        .map(|config| config.cluster_url.to_string().trim_end_matches('/').to_owned())
+        .collect();
     tracing::info!(?addresses, "the Kubernetes API");
     let mut clients = Vec::new();
     for mut config in configs {
@@ -51,10 +54,11 @@ pub async fn client(args: &Args) -> Result<Client> {
         let at = config.cluster_url.clone();
         clients.push(Client::try_from(config).with_context(|| format!("a client for the API at {at}"))?);
     }
-    Ok(match clients.as_slice() {
+    let client = match clients.as_slice() {
         [only] => only.clone(),
         _ => failing_over(clients),
-    })
+    };
+    Ok((client, addresses.join(" or ")))
 }
 
 async fn configs(args: &Args) -> Result<Vec<Config>> {

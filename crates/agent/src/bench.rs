@@ -10,14 +10,17 @@
 mod load;
 mod subject;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use compile::Compiler;
 use kernel::nft::{Changes, Nft, Notice};
-use kernel::{Netns, Rtnl};
+use kernel::{Netns, Rtnl, net};
+use kstate::net::{Op, Plan};
 use model::Cluster;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use types::IfName;
 
 use load::{Change, Load};
 use subject::Subject;
@@ -170,11 +173,18 @@ impl Floor {
     }
 }
 
-/// A namespace as a machine has it: with `lo` up.
+/// The node's InternalIP.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 10));
+
+/// A namespace as a machine has it: with `lo` up, and the node's address, without which the loop makes nothing.
 fn namespace() -> Result<Netns> {
     const LOOPBACK: u32 = 1;
     let netns = Netns::fresh()?;
-    Rtnl::open_in(&netns)?.set_up(LOOPBACK)?;
+    let mut rtnl = Rtnl::open_in(&netns)?;
+    rtnl.set_up(LOOPBACK)?;
+    let address = Op::AddAddress { link: IfName::new("lo")?, address: ADDRESS.into() };
+    let failures = net::apply(&mut rtnl, &Plan { grow: vec![address], shrink: Vec::new() })?;
+    ensure!(failures.is_empty(), "{failures:?}");
     Ok(netns)
 }
 

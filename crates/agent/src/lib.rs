@@ -87,7 +87,7 @@ type Ended = oneshot::Receiver<Result<()>>;
 async fn start(settings: Settings) -> Result<Ended> {
     let args = settings.args.clone();
     let only = only_agent(&args.data)?;
-    let client = api::client(&args).await?;
+    let (client, api) = api::client(&args).await?;
     if let Some(directory) = &args.cni_bin_dir
         && executables::publish(&executables::beside_agent()?, directory)?
     {
@@ -108,6 +108,7 @@ async fn start(settings: Settings) -> Result<Ended> {
         metrics: Arc::clone(&metrics),
         zone: zone.clone(),
         ready,
+        api,
         settings,
         datapath,
     };

@@ -10,6 +10,7 @@ mod flows;
 mod mend;
 mod settle;
 mod standing;
+mod underlay;
 mod unwire;
 mod wire;
 
@@ -33,12 +34,15 @@ use crate::tell::Tell;
 
 pub use diagnose::Diagnoses;
 pub use standing::Standing;
+use underlay::Underlay;
 use unwire::{Departures, Group};
 use wire::Wiring;
 
 /// What the loop stands on.
 pub struct Base {
     pub settings: Settings,
+    /// Where the API is, for what is said about it.
+    pub api: String,
     pub store: Store,
     pub datapath: Datapath,
     pub reaper: Reaper,
@@ -71,6 +75,7 @@ pub struct Node {
     made: BTreeMap<String, Instant>,
     frontends: flows::Frontends,
     standing: Standing,
+    underlay: Underlay,
     last_look: Instant,
 }
 
@@ -100,6 +105,7 @@ impl Node {
             made: BTreeMap::new(),
             frontends: flows::Frontends::default(),
             standing: Standing::default(),
+            underlay: Underlay::default(),
             last_look: Instant::now(),
         };
         node.reload();
@@ -112,6 +118,7 @@ impl Node {
             for input in inputs {
                 self.take(input);
             }
+            self.look_for_ways();
             self.settle();
             self.retry_waiting();
             self.settle();
@@ -128,7 +135,8 @@ impl Node {
             Input::Watch(watch::Message::Trouble(kind, error)) => {
                 self.base.metrics.watch_trouble(&format!("{kind:?}"));
                 self.standing.watch_broke(kind, error.to_string());
-                tracing::warn!(%error, "watch");
+                let (node, next) = (&self.base.settings.node, self.reach_api());
+                tracing::warn!(%error, next, "node {node} does not hear the API at {}", self.base.api);
             }
             Input::Cni(request) => self.cni(*request),
             Input::Unwired(handles, result) => self.unwired(handles, result),
@@ -223,11 +231,35 @@ impl Node {
         converted.chain(self.standing.findings().map(ToString::to_string)).collect()
     }
 
+    /// Other nodes that packets of this one cannot reach, each in a sentence.
+    pub fn out_of_reach(&self) -> Vec<String> {
+        self.underlay.out_of_reach().map(ToString::to_string).collect()
+    }
+
+    /// The next step when the API is away.
+    fn reach_api(&self) -> String {
+        let first = self.base.api.split(" or ").next().unwrap_or_default();
+        let host = first.split("://").last().unwrap_or_default();
+        let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+        format!("see that this machine has a route to it (ip route get {host}) and that it runs")
+    }
+
     /// Why this node cannot wire pods or does not have the datapath it should, if so.
     pub fn trouble(&self) -> Option<String> {
         let missing: Vec<String> = self.cluster.missing().map(|kind| format!("{kind:?}")).collect();
         if !missing.is_empty() {
-            return Some(format!("waiting for the API's first list of {}", missing.join(", ")));
+            let waiting = format!(
+                "waiting for the first list of {} from the API at {}",
+                missing.join(", "),
+                self.base.api
+            );
+            return Some(match self.standing.broken_watches().next() {
+                Some((_, error)) => format!("{waiting}: {error}; {}", self.reach_api()),
+                None => waiting,
+            });
+        }
+        if let Some(found) = self.underlay.no_address() {
+            return Some(found.to_string());
         }
         if let Some((subsystem, error)) = self.stale.failed.first_key_value() {
             return Some(format!("the kernel did not take {}: {error}", subsystem.name()));

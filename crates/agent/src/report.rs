@@ -36,6 +36,9 @@ pub struct NodeStatus {
     pub datapath: Datapath,
     /// Why the node cannot wire pods or has not the datapath that it should have.
     pub trouble: Option<String>,
+    /// Other nodes that packets of this one cannot reach.
+    #[serde(default)]
+    pub out_of_reach: Vec<String>,
     /// Drift is told and not mended.
     pub paused: bool,
     pub pods: usize,
@@ -155,6 +158,7 @@ fn of_node(node: &Node) -> NodeStatus {
         up: 0,
         datapath: datapath(node),
         trouble: node.trouble(),
+        out_of_reach: node.out_of_reach(),
         paused: node.is_paused(),
         pods: node.records().count(),
         pod_cidrs: pools.iter().map(ipam::Pool::cidr).collect(),

@@ -12,6 +12,7 @@ mod row_of;
 mod slim;
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::time::Duration;
@@ -20,7 +21,6 @@ use futures::{Stream, StreamExt};
 use kube::runtime::watcher::{self, InitialListStrategy};
 use kube::{Api, Client};
 use model::{Diagnostic, Event, Key, Kind};
-use thiserror::Error;
 use tokio::sync::mpsc;
 use types::ObjectName;
 
@@ -38,12 +38,26 @@ pub enum Message {
     Trouble(Kind, WatchError),
 }
 
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    #[error("watch of {kind:?}: {source}; trying again in {retry:?}, the datapath stays as it is")]
+    #[error("watch of {kind:?}: {}; trying again in {retry:?}, the datapath stays as it is", causes(source))]
     Broken { kind: Kind, source: Box<watcher::Error>, retry: Duration },
     #[error("get of {kind:?} {name}: {source}")]
     Get { kind: Kind, name: ObjectName, source: Box<kube::Error> },
+}
+
+/// The innermost cause names what a person can mend ("Network is unreachable"), and the outermost hides it.
+fn causes(error: &dyn Error) -> String {
+    let mut said = error.to_string();
+    let mut inner = error.source();
+    while let Some(cause) = inner {
+        let words = cause.to_string();
+        if !said.contains(&words) {
+            said = format!("{said}: {words}");
+        }
+        inner = cause.source();
+    }
+    said
 }
 
 /// Follows every kind until the receiver is dropped.

@@ -71,7 +71,7 @@ const FRESH: u32 = 0x8000;
 fn node() -> Result<Node> {
     Ok(Node {
         name: NODE.to_owned(),
-        addresses: vec![Ipv4Addr::new(192, 168, 1, 10).into()],
+        addresses: vec![super::ADDRESS],
         pod_cidrs: vec!["10.244.1.0/24".parse()?],
         vtep_mac: Some(compile::vtep_mac(NODE)),
         ..Node::default()

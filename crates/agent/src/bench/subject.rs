@@ -191,6 +191,7 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
         metrics,
         zone,
         ready: state::channel(Vec::new()).0,
+        api: "nowhere".to_owned(),
         settings,
         datapath,
     })

@@ -40,19 +40,24 @@ impl Node {
             }
         }
         for finding in &compiled.raised {
-            let (normal, reason) = match finding.severity {
-                Severity::Note => (true, "NetworkNote"),
-                Severity::Warning => (false, "NetworkDegraded"),
-                Severity::Error => (false, "NetworkFailed"),
-            };
-            tracing::warn!("{finding}");
+            self.raise(finding);
             self.standing.found.insert(finding.clone());
-            let message = format!("{}: {}; {}", finding.field, finding.message, finding.next_step);
-            self.base.tell.say(Saying { object: finding.object.clone(), normal, reason, message });
         }
         for finding in &compiled.cleared {
             self.standing.found.remove(finding);
             tracing::info!("no longer: {finding}");
         }
+    }
+
+    /// In the log and on the object.
+    pub(super) fn raise(&self, finding: &compile::Diagnostic) {
+        let (normal, reason) = match finding.severity {
+            Severity::Note => (true, "NetworkNote"),
+            Severity::Warning => (false, "NetworkDegraded"),
+            Severity::Error => (false, "NetworkFailed"),
+        };
+        tracing::warn!("{finding}");
+        let message = format!("{}: {}; {}", finding.field, finding.message, finding.next_step);
+        self.base.tell.say(Saying { object: finding.object.clone(), normal, reason, message });
     }
 }

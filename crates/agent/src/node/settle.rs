@@ -87,11 +87,10 @@ impl Node {
         else {
             return false;
         };
+        // Without the address nothing is made; `look_for_ways` says so.
+        let Some(mtu) = self.base.datapath.mtu_at(underlay) else { return false };
         let args = &self.base.settings.args;
-        let mtu = args.mtu.unwrap_or_else(|| {
-            let found = self.base.datapath.mtu_at(underlay);
-            found.unwrap_or(1500).saturating_sub(compile::tunnel_overhead(underlay))
-        });
+        let mtu = args.mtu.unwrap_or_else(|| mtu.saturating_sub(compile::tunnel_overhead(underlay)));
         self.compiler = Some(Compiler::new(compile::Settings {
             node: self.base.settings.node.clone(),
             cluster_cidrs: args.cluster_cidrs.clone(),

@@ -37,18 +37,24 @@ pub fn problems(node: &str, answer: &Result<NodeStatus, String>) -> Vec<Problem>
     };
     let found =
         [trouble(status), paused(node, status), drift(status), sync(status), full(status), dns(status)];
+    let ways = status.out_of_reach.iter().map(|sentence| {
+        let (what, next) = sentence.split_once("; ").unwrap_or((sentence, "see its routes (ip route)"));
+        Problem { word: "no route", what: what.to_owned(), next: next.to_owned() }
+    });
     let watches = status.watches.iter().map(|broken| Problem {
         word: "API",
         what: format!("its watch of {} is broken: {}", broken.kind, broken.error),
         next: "see that this node reaches the API server and that kube-system/plumb may list and watch"
             .to_owned(),
     });
-    found.into_iter().flatten().chain(watches).collect()
+    found.into_iter().flatten().chain(ways).chain(watches).collect()
 }
 
 fn trouble(status: &NodeStatus) -> Option<Problem> {
     let what = status.trouble.clone()?;
-    let next = if what.contains("pod CIDR") {
+    let next = if what.contains("InternalIP") {
+        "give the machine's interface that address, or the kubelet the right one (--node-ip)"
+    } else if what.contains("pod CIDR") {
         "start kube-controller-manager with --allocate-node-cidrs, or set the Node's spec.podCIDR"
     } else {
         "read the agent's log from its first error on; plumb sysdump collects it"
@@ -152,6 +158,7 @@ mod tests {
             up: 60,
             datapath: Datapath { kind: "nftables".into(), tables: vec!["ip plumb".into()], mtu: Some(1450) },
             trouble: None,
+            out_of_reach: Vec::new(),
             paused: false,
             pods: 3,
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],

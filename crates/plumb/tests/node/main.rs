@@ -10,4 +10,5 @@ mod drift;
 mod policy;
 mod services;
 mod stage;
+mod ways;
 mod wiring;

@@ -45,6 +45,18 @@ fn status_names_what_is_wrong_and_the_next_step() {
         lab.lab_ok(&["agent", "resume", "node1"]);
         assert!(says(&lab, "node1", &[]).ok);
     });
+    checks.check("no route to another node", || {
+        lab.node_ok("node1", &["ip", "route", "add", "unreachable", "192.168.1.11"]);
+        let said = says(&lab, "node1", &["no route"]);
+        assert!(!said.ok, "{said:?}");
+        for part in
+            ["node node2 at 192.168.1.11", "next: give this machine the route", "wrong on 1 of 2 nodes"]
+        {
+            assert!(said.out.contains(part), "{part}: {said:?}");
+        }
+        lab.node_ok("node1", &["ip", "route", "del", "unreachable", "192.168.1.11"]);
+        assert!(says(&lab, "node1", &[]).ok);
+    });
     checks.check("DNS away", || {
         lab.lab_ok(&["agent", "pause", "node1", "--no-dns"]);
         let said = says(&lab, "node1", &["paused", "DNS"]);

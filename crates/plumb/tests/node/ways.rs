@@ -1,0 +1,96 @@
+//! A node without its address, without a route to the API or to another node: nothing is half made, it is told what is
+//! lacking and what to do, and it goes on by itself when that is there.
+
+use crate::stage::{Node, Stage, wait_for};
+
+/// The node as before its first agent.
+fn bare(node: &mut Node) {
+    node.kill();
+    for command in ["nft delete table ip plumb", "ip link del cni0", "ip link del plumb.1"] {
+        node.run(command);
+    }
+    std::fs::remove_file(node.dir.join("net.d/10-plumb.conflist")).unwrap();
+}
+
+/// Waits until the agent says why it does not serve, and looks that it has made nothing.
+fn refuses(node: &Node, words: &[&str]) {
+    let said = wait_for(&format!("{words:?} are said"), || {
+        let said = node.ask("GET", "/healthz", "").ok()?;
+        words.iter().all(|word| said.contains(word)).then_some(said)
+    });
+    assert!(said.starts_with("HTTP/1.0 503"), "{said}");
+    let links = node.run("ip -o link");
+    assert!(!links.contains("cni0") && !links.contains("plumb.1"), "{links}");
+    assert_eq!(node.run("nft list tables"), "");
+    assert!(!node.dir.join("net.d/10-plumb.conflist").exists(), "a runtime would call it");
+}
+
+fn log(node: &Node) -> String {
+    std::fs::read_to_string(node.dir.join("agent.log")).unwrap()
+}
+
+#[test]
+fn a_node_without_its_address_makes_nothing_and_waits_for_it() {
+    let mut stage = Stage::new(1);
+    bare(&mut stage.nodes[0]);
+    let node = &mut stage.nodes[0];
+    node.run("ip address add 192.168.1.77/24 dev eth0");
+    node.run("ip address del 192.168.1.10/24 dev eth0");
+    // The second was secondary, which went with the first.
+    if !node.run("ip -o address").contains("192.168.1.77") {
+        node.run("ip address add 192.168.1.77/24 dev eth0");
+    }
+    node.start();
+    let words = ["node node1", "InternalIP 192.168.1.10 is on no interface", "ip address add 192.168.1.10"];
+    refuses(node, &words);
+    let node = &stage.nodes[0];
+    let told = wait_for("an Event says so", || stage.events("NetworkFailed").pop());
+    assert!(words[1..].iter().all(|word| told.contains(word)), "{told}");
+    assert!(words.iter().all(|word| log(node).contains(word)), "{}", log(node));
+    node.run("ip address add 192.168.1.10/24 dev eth0");
+    node.wait_ready();
+    assert!(node.run("ip -o link").contains("plumb.1"));
+}
+
+#[test]
+fn a_node_without_a_route_to_the_api_makes_nothing_and_waits_for_it() {
+    let mut stage = Stage::new(1);
+    bare(&mut stage.nodes[0]);
+    let node = &mut stage.nodes[0];
+    node.run("ip route del 192.168.1.0/24 dev eth0");
+    node.start();
+    let words = ["https://192.168.1.2:6443", "Network is unreachable", "ip route get 192.168.1.2"];
+    refuses(node, &words);
+    assert!(words.iter().all(|word| log(node).contains(word)), "{}", log(node));
+    node.run("ip route add 192.168.1.0/24 dev eth0");
+    node.wait_ready();
+    assert!(node.run("ip -o link").contains("plumb.1"));
+}
+
+#[test]
+fn a_node_without_a_route_to_another_says_which_and_goes_on() {
+    let stage = Stage::new(2);
+    let node = &stage.nodes[0];
+    wait_for("the tunnel's peer is known", || node.run("ip route").contains("10.244.2.0/24").then_some(()));
+    node.run("ip route add 192.168.1.2 dev eth0");
+    node.run("ip route del 192.168.1.0/24 dev eth0");
+    let words = [
+        "no route from 192.168.1.10 to node node2 at 192.168.1.11",
+        "Network is unreachable",
+        "ip route get",
+    ];
+    let told = wait_for("an Event says so", || {
+        stage.events("NetworkDegraded").into_iter().find(|told| told.contains(words[0]))
+    });
+    assert!(words.iter().all(|word| told.contains(word)), "{told}");
+    assert!(words.iter().all(|word| log(node).contains(word)), "{}", log(node));
+    // All else works here, and the way is there as soon as the route is.
+    let (pod, _) = stage.wired(0, "web");
+    node.wait_ready();
+    assert!(node.run("ip route").contains("10.244.2.0/24"));
+    node.run("ip route add 192.168.1.0/24 dev eth0");
+    wait_for("it is over", || log(node).contains("no longer: node node1").then_some(()));
+    let (far, far_ip) = stage.wired(1, "far");
+    let _server = crate::stage::listen(&far, 8080);
+    assert!(crate::stage::connects(&pod.netns, std::net::SocketAddr::new(far_ip, 8080)));
+}
