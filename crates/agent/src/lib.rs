@@ -36,6 +36,7 @@ use kernel::feature::{User, probe, refusal};
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch as state};
+use types::Family;
 use types::wire::{AGENT_PORT, DNS_PEER_PORT};
 
 use crate::datapath::Datapath;
@@ -56,7 +57,7 @@ pub async fn run(args: Args) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let settings = Settings::new(args)?;
-    check_kernel(&settings.node)?;
+    check_kernel(&settings)?;
     let ended = start(settings).await?;
     tokio::select! {
         _ = terminate.recv() => Ok(()),
@@ -66,8 +67,11 @@ pub async fn run(args: Args) -> Result<()> {
 }
 
 /// Before anything is made. Without what traces need, all but traces works.
-fn check_kernel(node: &str) -> Result<()> {
-    if let Some(refusal) = refusal(&format!("the agent of node {node}"), &probe(&[User::Agent])) {
+fn check_kernel(settings: &Settings) -> Result<()> {
+    let (node, ranges) = (&settings.node, &settings.args.cluster_cidrs);
+    let ipv6 = ranges.iter().any(|range| Family::of_net(range) == Family::V6).then_some(User::Ipv6);
+    let users: Vec<User> = [User::Agent].into_iter().chain(ipv6).collect();
+    if let Some(refusal) = refusal(&format!("the agent of node {node}"), &probe(&users)) {
         bail!(refusal);
     }
     for found in probe(&[User::Trace]).iter().filter(|found| !found.is_there()) {

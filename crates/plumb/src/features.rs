@@ -26,6 +26,8 @@ enum Who {
     Agent,
     /// Nodes as namespaces of one machine
     Lab,
+    /// The agent of a cluster with IPv6 ranges
+    Ipv6,
     /// `plumb trace`
     Trace,
 }
@@ -45,6 +47,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         None => probe(&User::ALL),
         Some(Who::Agent) => probe(&[User::Agent]),
         Some(Who::Lab) => probe(&[User::Lab]),
+        Some(Who::Ipv6) => probe(&[User::Ipv6]),
         Some(Who::Trace) => probe(&[User::Trace]),
     };
     match args.output {

@@ -1,16 +1,17 @@
 //! One attempt per feature: what the product does, once and small.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use kstate::net::{Link, LinkKind, Op, Plan};
 use kstate::nft::build::{self, encode};
+use kstate::nft::key;
 use kstate::nft::{
     BaseChain, Chain, ChainKind, ElemData, ElemKey, Field, Hook, Reg, Rule, Ruleset, Set, SetData, Table,
-    TableFamily, TableId, Verdict, diff,
+    TableId, Verdict, diff,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
-use types::{Family, IfName, Vni};
+use types::{Family, IfName, Protocol, Vni};
 
 use super::Refused;
 use crate::capture::{Capture, Filter};
@@ -41,6 +42,14 @@ pub enum Attempt {
     Masquerade,
     Numgen,
     Concatenation,
+    Interval,
+    Dynset,
+    Mark,
+    Fib,
+    Counter,
+    Log,
+    Ipv6,
+    Table6,
     Reject,
     Socket,
     Conntrack,
@@ -51,6 +60,13 @@ pub enum Attempt {
 const R0: Reg = Reg(0);
 const R1: Reg = Reg(1);
 const R2: Reg = Reg(2);
+/// Of the rooms' own tables.
+const FRONTENDS: &str = "svc";
+const ENDPOINTS: &str = "ep";
+const PORTS: &str = "ports";
+const CLIENTS: &str = "clients";
+/// The same group of nflog as the product's: a number is all that it is.
+const LOG_GROUP: u16 = 100;
 
 impl Attempt {
     /// In `room`, a network namespace of nobody else's, as far as it needs one.
@@ -61,6 +77,11 @@ impl Attempt {
             // For the thread's children: it has none.
             Self::PidNs => aside(UnshareFlags::NEWPID, || Ok(())),
             Self::Pidfd => pidfd(),
+            // First where the process is: a new network namespace need not be as the node.
+            Self::Ipv6 => {
+                ipv6_enabled()?;
+                room.as_ref().map_err(Refused::from)?.run(ipv6)?
+            }
             Self::Tmpfs => aside(UnshareFlags::NEWNS, tmpfs),
             Self::ReadOnly => aside(UnshareFlags::NEWNS, || {
                 tmpfs()?;
@@ -92,19 +113,37 @@ impl Attempt {
                 filter(build::nftrace(R0))
             }
             Self::Table => filter([]),
-            Self::Ct => filter([build::ct_state(R0)]),
-            Self::Reject => filter([build::reject()]),
-            Self::Numgen => filter([build::numgen(R0, 2)]),
-            Self::Nat => {
-                nat(Hook::Prerouting, [build::mark(R0), build::map("ep", R0, R1), build::dnat_ip(R1, R2)])
+            Self::Ct => {
+                filter([build::ct_state(R0), build::ct_status(R0), build::original_daddr(Family::V4, R0)])
             }
-            Self::Masquerade => nat(Hook::Postrouting, [build::masquerade()]),
+            Self::Reject => {
+                let tcp = [build::l4proto(R0), build::is(R0, Protocol::Tcp), build::reject_tcp_reset()];
+                filter(tcp)?;
+                filter([build::reject()])
+            }
+            Self::Interval => filter([build::th_dport(R0), build::vmap(PORTS, R0)]),
+            Self::Dynset => filter([build::ip_saddr(R0), build::update(CLIENTS, R0, 1000)]),
+            Self::Mark => {
+                let bits = types::wire::MASQUERADE_MARK;
+                filter([build::mark(R0), build::or(R0, bits), build::set_mark(R0)])
+            }
+            Self::Fib => nat(Hook::Postrouting, [build::fib_saddr_type(R0)]),
+            Self::Counter => filter([build::counter()]),
+            Self::Log => filter([build::log(LOG_GROUP, 64, "try")]),
+            Self::Table6 => table6(),
+            Self::Numgen => filter([build::numgen(R0, 2)]),
+            Self::Nat => nat(
+                Hook::Prerouting,
+                [build::mark(R0), build::map(ENDPOINTS, R0, R1), build::dnat_ip(R1, R2)],
+            ),
+            Self::Masquerade => nat(Hook::Postrouting, [build::masquerade_random()]),
             Self::Socket => nat(Hook::Prerouting, [build::socket_wildcard(R0)]),
             Self::Concatenation => {
                 let tuple = [build::ip_daddr(R0), build::l4proto(R1), build::th_dport(R2)];
-                nat(Hook::Prerouting, tuple.into_iter().chain([build::vmap("svc", R0)]))
+                nat(Hook::Prerouting, tuple.into_iter().chain([build::vmap(FRONTENDS, R0)]))
             }
             Self::Room
+            | Self::Ipv6
             | Self::MountNs
             | Self::UtsNs
             | Self::PidNs
@@ -151,7 +190,10 @@ fn name(text: &str) -> Result<IfName, Refused> {
 
 fn add_link(text: &str, kind: LinkKind) -> Result<(), Refused> {
     let link = Link { kind, mac: None, mtu: None, up: true, port: None };
-    let plan = Plan { grow: vec![Op::AddLink { name: name(text)?, link }], shrink: Vec::new() };
+    perform(Plan { grow: vec![Op::AddLink { name: name(text)?, link }], shrink: Vec::new() })
+}
+
+fn perform(plan: Plan) -> Result<(), Refused> {
     match crate::net::apply(&mut Rtnl::open()?, &plan)?.into_iter().next() {
         None => Ok(()),
         Some(failure) => Err(failure.error.into()),
@@ -178,28 +220,74 @@ fn pair() -> Result<(), Refused> {
     Ok(veth::create(&mut Rtnl::open()?, &pair).map(drop)?)
 }
 
+/// As the node's devices will have it.
+fn ipv6_enabled() -> Result<(), Refused> {
+    for of in ["all", "default"] {
+        let path = format!("net/ipv6/conf/{of}/disable_ipv6");
+        if std::fs::read_to_string(format!("/proc/sys/{path}"))?.trim() != "0" {
+            return Err(refused(&format!("{} is 1", path.replace('/', "."))));
+        }
+    }
+    Ok(())
+}
+
+fn ipv6() -> Result<(), Refused> {
+    std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
+    let link = name("try-ipv6")?;
+    add_link(link.as_str(), LinkKind::Bridge)?;
+    let address = IpAddr::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1)).into();
+    perform(Plan { grow: vec![Op::AddAddress { link, address }], shrink: Vec::new() })
+}
+
+/// What the IPv6 table needs beyond the IPv4 one.
+fn table6() -> Result<(), Refused> {
+    let (v6, nat) = (Family::V6, ChainKind::Nat);
+    let after = key::after(R1, key::address(v6));
+    let endpoint = [build::mark(R0), build::map(ENDPOINTS, R0, R1), build::dnat(v6, R1, after)];
+    table(v6, (nat, Hook::Prerouting), build::rule("", endpoint))?;
+    let source = [build::fib_saddr_type(R0), build::masquerade_random()];
+    table(v6, (nat, Hook::Postrouting), build::rule("", source))?;
+    let refusal = [build::original_daddr(v6, R0), build::reject()];
+    table(v6, (ChainKind::Filter, Hook::Forward), build::rule("", refusal))
+}
+
 fn filter(exprs: impl IntoIterator<Item = kstate::nft::Expr>) -> Result<(), Refused> {
-    table(ChainKind::Filter, Hook::Forward, build::rule("", exprs))
+    table(Family::V4, (ChainKind::Filter, Hook::Forward), build::rule("", exprs))
 }
 
 fn nat(hook: Hook, exprs: impl IntoIterator<Item = kstate::nft::Expr>) -> Result<(), Refused> {
-    table(ChainKind::Nat, hook, build::rule("", exprs))
+    table(Family::V4, (ChainKind::Nat, hook), build::rule("", exprs))
 }
 
-/// A table with one rule, and the maps of the product for it to look into. It stays: the next attempt replaces the rule.
-fn table(kind: ChainKind, hook: Hook, rule: Rule) -> Result<(), Refused> {
-    let mut svc = Set::new([Field::Ipv4, Field::Proto, Field::Port], SetData::Verdicts);
-    let key = encode(&[Ipv4Addr::LOCALHOST.into(), types::Protocol::Tcp.into(), 80_u16.into()]);
-    svc.elements.insert(ElemKey { start: key, end: None }, ElemData::Verdict(Verdict::Accept));
-    let ep = Set::new([Field::Mark], SetData::Values(vec![Field::Ipv4, Field::Port]));
+/// Maps as the product's, each with an element.
+fn sets(family: Family) -> [(&'static str, Set); 4] {
+    let address: IpAddr = match family {
+        Family::V4 => Ipv4Addr::LOCALHOST.into(),
+        Family::V6 => Ipv6Addr::LOCALHOST.into(),
+    };
+    let accept = || ElemData::Verdict(Verdict::Accept);
+    let mut svc = Set::new([key::address(family), Field::Proto, Field::Port], SetData::Verdicts);
+    let front = encode(&[address.into(), Protocol::Tcp.into(), 80_u16.into()]);
+    svc.elements.insert(ElemKey { start: front, end: None }, accept());
+    let ep = Set::new([Field::Mark], SetData::Values(vec![key::address(family), Field::Port]));
+    let mut ports = Set { interval: true, ..Set::new([Field::Port], SetData::Verdicts) };
+    let range = ElemKey { start: encode(&[80_u16.into()]), end: Some(encode(&[90_u16.into()])) };
+    ports.elements.insert(range, accept());
+    let clients = Set::new([key::address(family)], SetData::None);
+    let clients = Set { dynamic: true, timeout_ms: Some(1000), size: Some(16), ..clients };
+    [(FRONTENDS, svc), (ENDPOINTS, ep), (PORTS, ports), (CLIENTS, clients)]
+}
+
+/// A table with one rule, and the maps for it to look into. It goes when its attempt is over.
+fn table(family: Family, (kind, hook): (ChainKind, Hook), rule: Rule) -> Result<(), Refused> {
     let wanted = kstate::nft::sets_of(&rule);
-    let sets = [("svc", svc), ("ep", ep)].into_iter().filter(|(name, _)| wanted.contains(name));
+    let sets = sets(family).into_iter().filter(|(name, _)| wanted.contains(name));
     let base = BaseChain { kind, hook, priority: 0, drop: false };
     let table = Table {
         sets: sets.map(|(name, set)| (name.to_owned(), set)).collect(),
         chains: BTreeMap::from([("try".to_owned(), Chain { base: Some(base), rules: vec![rule] })]),
     };
-    let id = TableId { family: TableFamily::Ip, name: "try".to_owned() };
+    let id = TableId { family: family.into(), name: "try".to_owned() };
     let (full, empty) = (Ruleset { tables: BTreeMap::from([(id, table)]) }, Ruleset::default());
     let mut nft = Nft::open()?;
     nft.apply(&diff(&full, &empty), &full).map_err(|error| said(&error))?;
@@ -231,6 +319,15 @@ mod tests {
         let said = refusal("the agent of node1", &found).unwrap();
         for words in ["the agent of node1", found[0].feature.name, "Unknown device type", "next: "] {
             assert!(said.contains(words), "{said}");
+        }
+    }
+
+    /// A mistake of ours is refused as invalid (EINVAL); what a kernel lacks is not.
+    #[test]
+    fn every_attempt_is_well_formed() {
+        for found in probe(&User::ALL) {
+            println!("{:<18} {} {}", found.feature.name, found.state(), found.answer().unwrap_or_default());
+            assert!(!found.answer().is_some_and(|answer| answer.contains("Invalid argument")), "{found:?}");
         }
     }
 

@@ -9,17 +9,20 @@ pub enum User {
     Agent,
     /// Nodes as namespaces, and their small kubelet.
     Lab,
+    /// An agent whose cluster has IPv6 ranges.
+    Ipv6,
     /// `plumb trace`: the agent works without, but cannot show a packet's way.
     Trace,
 }
 
 impl User {
-    pub const ALL: [Self; 3] = [Self::Agent, Self::Lab, Self::Trace];
+    pub const ALL: [Self; 4] = [Self::Agent, Self::Lab, Self::Ipv6, Self::Trace];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Agent => "agent",
             Self::Lab => "lab",
+            Self::Ipv6 => "ipv6",
             Self::Trace => "trace",
         }
     }
@@ -139,6 +142,48 @@ pub const FEATURES: &[Feature] = &[
         Attempt::Concatenation,
     ),
     feature(
+        "nft-interval",
+        "address blocks and port ranges of policies",
+        BOTH,
+        ("CONFIG_NF_TABLES of Linux 4.18 or later", Some("nf_tables")),
+        Attempt::Interval,
+    ),
+    feature(
+        "nft-dynset",
+        "clients stay at their endpoint (sessionAffinity)",
+        BOTH,
+        ("CONFIG_NF_TABLES of Linux 4.19 or later", Some("nf_tables")),
+        Attempt::Dynset,
+    ),
+    feature(
+        "nft-mark",
+        "what is to be masqueraded",
+        BOTH,
+        ("CONFIG_NF_TABLES of Linux 5.6 or later", Some("nf_tables")),
+        Attempt::Mark,
+    ),
+    feature(
+        "nft-fib",
+        "calls of the node itself to a Service",
+        BOTH,
+        ("CONFIG_NFT_FIB_IPV4", Some("nft_fib_ipv4")),
+        Attempt::Fib,
+    ),
+    feature(
+        "nft-counter",
+        "how many packets a rule dropped",
+        BOTH,
+        ("CONFIG_NFT_COUNTER before Linux 5.18", Some("nft_counter")),
+        Attempt::Counter,
+    ),
+    feature(
+        "nft-log",
+        "packets that a policy denied, for who listens",
+        BOTH,
+        ("CONFIG_NFT_LOG and CONFIG_NETFILTER_NETLINK_LOG", Some("nft_log")),
+        Attempt::Log,
+    ),
+    feature(
         "nft-reject",
         "a Service without endpoints refuses",
         BOTH,
@@ -158,6 +203,24 @@ pub const FEATURES: &[Feature] = &[
         BOTH,
         ("CONFIG_NF_CT_NETLINK", Some("nf_conntrack_netlink")),
         Attempt::Conntrack,
+    ),
+    feature(
+        "ipv6",
+        "pods with IPv6 addresses",
+        &[User::Ipv6],
+        (
+            "CONFIG_IPV6, booted without ipv6.disable=1, with sysctl net.ipv6.conf.all.disable_ipv6=0 and \
+             net.ipv6.conf.default.disable_ipv6=0",
+            None,
+        ),
+        Attempt::Ipv6,
+    ),
+    feature(
+        "nft-ip6",
+        "Services, policies and masquerade of IPv6",
+        &[User::Ipv6],
+        ("CONFIG_NF_TABLES_IPV6, CONFIG_NFT_FIB_IPV6 and CONFIG_NFT_REJECT", Some("nft_fib_ipv6")),
+        Attempt::Table6,
     ),
     feature(
         "nft-trace",
