@@ -180,7 +180,7 @@ fn a_killed_pause_process_has_the_pod_rebuilt() {
     let lab = Lab::up(User::Own);
     lab.apply(PODS);
     wait_ready(&lab, &["pod/web"]);
-    lab.in_node("node1", "for d in /var/lib/plumb/kubelet/*; do grep -q '\"web\"' $d/pod.json && kill -KILL $(cut -d' ' -f1 $d/pause); done");
+    lab.in_node("node1", "for d in /var/lib/plumb/kubelet/*; do if grep -q '\"web\"' $d/pod.json; then kill -KILL $(cut -d' ' -f1 $d/pause); fi; done");
     lab.await_field("pod/web", ".status.containerStatuses[0].restartCount", "1");
     wait_ready(&lab, &["pod/web"]);
     let answer = lab.ask(&["exec", "web", "--", "plumb", "demo", "get", "http://203.0.113.10/"]);
