@@ -82,6 +82,11 @@ impl Lab {
         lab
     }
 
+    /// A path in the home of whoever runs the lab, which goes with the value.
+    pub fn path(&self, name: &str) -> String {
+        self.home.join(name).to_str().expect("a plain path").to_owned()
+    }
+
     /// `plumb lab <verb> --name <this> …`
     pub fn lab(&self, args: &[&str]) -> Output {
         let (verb, rest) = args.split_first().expect("a verb");

@@ -213,9 +213,42 @@ fn up_mends_a_lab_whose_anchor_was_killed() {
     assert_eq!(machine(), before);
 }
 
+/// The objects lie there: the next lab has them, and makes their pods anew.
+#[test]
+fn what_a_lab_keeps_in_a_directory_outlives_it() {
+    let lab = Lab::new(User::Own);
+    let kept = lab.path("kept");
+    let up = ["up", "--nodes", "1", "--data", &kept];
+    success(&lab.lab(&up));
+    lab.apply(PODS);
+    wait_ready(&lab, &["pod/web"]);
+    let uid = lab.field("pod/web", ".metadata.uid");
+    success(&lab.lab(&["down"]));
+    assert_eq!(lab.processes(), [].into(), "processes are left");
+    assert!(!lab.run_dir().exists(), "{} is left", lab.run_dir().display());
+    success(&lab.lab(&up));
+    assert_eq!(lab.field("pod/web", ".metadata.uid"), uid);
+    await_that("its pod runs again and reaches the world", || {
+        lab.kubectl(&["exec", "web", "--", "plumb", "demo", "get", "http://203.0.113.10/"]).status.success()
+    });
+    // Without it, nothing is remembered.
+    success(&lab.lab(&["down"]));
+    success(&lab.lab(&["up", "--nodes", "1"]));
+    assert_eq!(lab.ask(&["get", "pods", "-o", "name"]), "");
+}
+
 #[test]
 fn an_agent_can_be_away_while_its_pods_go_on() {
-    let lab = Lab::up(User::Own);
+    agent_away(User::Own);
+}
+
+#[test]
+fn an_agent_can_be_away_for_an_ordinary_user() {
+    agent_away(User::Ordinary);
+}
+
+fn agent_away(user: User) {
+    let lab = Lab::up(user);
     lab.apply(PODS);
     wait_ready(&lab, &["pod/web"]);
     success(&lab.lab(&["agent stop", "node1"]));
@@ -224,6 +257,8 @@ fn an_agent_can_be_away_while_its_pods_go_on() {
     let answer = lab.ask(&["exec", "web", "--", "plumb", "demo", "get", "http://203.0.113.10/"]);
     assert!(answer.starts_with("outside "), "{answer}");
     success(&lab.lab(&["agent start", "node1"]));
+    let status = lab.lab(&["status"]);
+    assert!(text(&status.stdout).contains("agent-node1      running"), "{}", text(&status.stdout));
 }
 
 #[test]
