@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use kernel::Rtnl;
 use kernel::conntrack::Conntrack;
 use kernel::net::{self, Scope};
-use kernel::nft::Nft;
+use kernel::nft::{ApplyError, Nft, Observed};
 use kstate::net::{LinkKind, NetState};
 use kstate::nft::{Ruleset, TableId};
 use netlink::conntrack::Filter;
@@ -23,6 +23,9 @@ pub struct Datapath {
     conntrack: Conntrack,
     /// What rtnetlink would say, as far as we know: the last look and what we did since.
     believed: NetState,
+    /// The generation at which the kernel's tables were known to be right. As long as only we have raised it, they
+    /// are: a look then costs one question, however many Services there are.
+    right_at: Option<u32>,
 }
 
 /// Steps that made the kernel what it should be: how many, and the first few in words. A first load has 100,000
@@ -57,7 +60,8 @@ impl Datapath {
     /// In the network namespace of the calling thread.
     pub fn open() -> Result<Self> {
         let believed = NetState::default();
-        Ok(Self { nft: Nft::open()?, rtnl: Rtnl::open()?, conntrack: Conntrack::open()?, believed })
+        let (nft, rtnl, conntrack) = (Nft::open()?, Rtnl::open()?, Conntrack::open()?);
+        Ok(Self { nft, rtnl, conntrack, believed, right_at: None })
     }
 
     /// Marks our own transactions among those that the kernel tells of.
@@ -67,25 +71,46 @@ impl Datapath {
 
     /// Carries out what the compiler says has changed.
     pub fn update_nft(&mut self, plan: &kstate::nft::Plan, desired: &Ruleset) -> Result<()> {
-        Ok(self.nft.apply(plan, desired)?)
+        let right_at = self.right_at.take();
+        self.right_at = self.applied(right_at, |nft| nft.apply(plan, desired))?;
+        Ok(())
+    }
+
+    /// The generation after our own transactions.
+    fn applied(
+        &mut self,
+        from: Option<u32>,
+        apply: impl FnOnce(&mut Nft) -> Result<(), ApplyError>,
+    ) -> Result<Option<u32>> {
+        let before = self.nft.committed();
+        apply(&mut self.nft)?;
+        Ok(from.map(|generation| generation.wrapping_add(self.nft.committed().wrapping_sub(before))))
     }
 
     /// The steps by which the kernel's tables differ from what they should be.
-    pub fn differ_nft(&mut self, desired: &Ruleset) -> Result<(kstate::nft::Plan, Ruleset)> {
+    pub fn differ_nft(&mut self, desired: &Ruleset) -> Result<(kstate::nft::Plan, Observed)> {
         // Of a family that the cluster has not, too: a table that was left there goes.
         let ours = Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.to_owned() });
         let tables: BTreeSet<TableId> = desired.tables.keys().cloned().chain(ours).collect();
-        let actual = self.nft.observe(&Vec::from_iter(tables))?.ruleset;
-        Ok((kstate::nft::diff(desired, &actual), actual))
+        let observed = self.nft.observe(&Vec::from_iter(tables))?;
+        Ok((kstate::nft::diff(desired, &observed.ruleset), observed))
     }
 
     /// Looks, compares, mends.
     pub fn converge_nft(&mut self, desired: &Ruleset) -> Result<Steps> {
-        let (plan, actual) = self.differ_nft(desired)?;
-        if !plan.is_empty() {
-            // Layouts of sets that exist come from the actual state, those of new ones from the plan.
-            self.nft.apply(&plan, &actual)?;
+        if let Some(right_at) = self.right_at.take()
+            && right_at == self.nft.generation()?
+        {
+            self.right_at = Some(right_at);
+            return Ok(Steps::default());
         }
+        let (plan, observed) = self.differ_nft(desired)?;
+        // Layouts of sets that exist come from the actual state, those of new ones from the plan.
+        let actual = &observed.ruleset;
+        self.right_at = match plan.is_empty() {
+            true => Some(observed.generation),
+            false => self.applied(Some(observed.generation), |nft| nft.apply(&plan, actual))?,
+        };
         Ok(plan.ops.iter().collect())
     }
 

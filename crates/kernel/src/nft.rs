@@ -90,6 +90,7 @@ pub struct Nft {
     socket: NetlinkSocket,
     portid: u32,
     limit: usize,
+    committed: u32,
 }
 
 impl Nft {
@@ -97,7 +98,7 @@ impl Nft {
     pub fn open() -> Result<Self, Error> {
         let socket = NetlinkSocket::open(Subsystem::Netfilter)?;
         let portid = socket.bind()?;
-        Ok(Self { socket, portid, limit: STOCK_LIMIT })
+        Ok(Self { socket, portid, limit: STOCK_LIMIT, committed: 0 })
     }
 
     /// In another namespace; the socket stays there and may be used from anywhere.
@@ -116,6 +117,12 @@ impl Nft {
     /// What [`Change::portid`] says of our own changes.
     pub fn portid(&self) -> u32 {
         self.portid
+    }
+
+    /// How many transactions of this socket the kernel took: as often we ourselves have raised
+    /// [`Nft::generation`].
+    pub fn committed(&self) -> u32 {
+        self.committed
     }
 
     /// The given tables as they are at one moment; those that do not exist are left out.
@@ -220,6 +227,7 @@ impl Nft {
             let transaction = transaction?;
             self.socket.skip_to(transactions.next_seq());
             self.commit(&transaction, plan)?;
+            self.committed = self.committed.wrapping_add(1);
         }
         Ok(())
     }

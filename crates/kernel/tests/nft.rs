@@ -519,3 +519,18 @@ fn wait(listener: &impl AsFd, deadline: Instant) {
     let mut fds = [rustix::event::PollFd::new(listener, rustix::event::PollFlags::IN)];
     rustix::event::poll(&mut fds, Some(&timeout)).expect("poll");
 }
+
+/// So a look knows in one question whether anybody else has changed anything since.
+#[test]
+fn the_generation_is_raised_by_each_of_our_transactions_and_by_others() {
+    in_fresh_netns(|| {
+        let mut nft = Nft::open().expect("a socket");
+        let before = nft.generation().expect("a generation");
+        let desired = everything();
+        apply(&mut nft, &desired).expect("the kernel takes it");
+        assert!(nft.committed() > 0);
+        assert_eq!(nft.generation().expect("a generation"), before + nft.committed());
+        nft_command(&["add", "table", "ip", "other"]);
+        assert_eq!(nft.generation().expect("a generation"), before + nft.committed() + 1);
+    });
+}
