@@ -3,12 +3,14 @@
 //! Variants alternate, so that other load on the machine meets all of them alike; every line says from where to
 //! where it measures. docs/benchmarks.md holds the figures.
 
+mod cluster;
 mod cni;
 mod figures;
 mod floor;
 mod idle;
 mod lab;
 mod rig;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -37,7 +39,11 @@ enum What {
     Cni(cni::Args),
     /// A lab: up, apply to Ready, memory, trace, down
     Lab(lab::Args),
-    /// All of these, one after the other, as the rows of docs/benchmarks.md
+    /// An agent on a real Kubernetes, beside kube-proxy, flannel and CoreDNS (needs tools/cluster.sh)
+    Cluster(cluster::Args),
+    /// Ten changes a second for minutes: nothing fails, no agent grows
+    Soak(soak::Args),
+    /// All of these but `cluster` and `soak`, one after the other, as the rows of docs/benchmarks.md
     All(cni::Args),
     /// Weigh nothing (started by `plumb bench lab`)
     #[command(hide = true)]
@@ -50,6 +56,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!("{}\n", figures::machine());
+    if let What::Soak(args) = &args.what {
+        return soak::run(args);
+    }
     let one = |(table, command): (Table, &str)| match args.markdown {
         true => rows(&table, command),
         false => println!("{table}"),
@@ -57,11 +66,19 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if args.markdown || matches!(args.what, What::All(_)) {
         println!("{}", figures::HEAD);
     }
+    let markdown = args.markdown;
     match &args.what {
         What::Dns(args) => one((dns(args)?, DNS)),
         What::Endpoints(args) => one((endpoints(args)?, ENDPOINTS)),
         What::Cni(args) => one((cni::run(args)?, CNI)),
         What::Lab(args) => one((lab::run(args)?, LAB)),
+        What::Cluster(args) => {
+            let table = cluster::run(args)?;
+            if !markdown {
+                println!("{table}\n{}", figures::HEAD);
+            }
+            rows(&table, CLUSTER);
+        }
         What::All(args) => {
             rows(&dns(&defaults()?)?, DNS);
             rows(&endpoints(&defaults()?)?, ENDPOINTS);
@@ -69,7 +86,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             rows(&lab::run(&defaults()?)?, LAB);
             println!("\nAfterwards: {}", figures::machine());
         }
-        What::Idle(_) => {}
+        What::Idle(_) | What::Soak(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -78,6 +95,7 @@ const DNS: &str = "plumb bench dns";
 const ENDPOINTS: &str = "plumb bench endpoints";
 const CNI: &str = "plumb bench cni --reference DIR";
 const LAB: &str = "plumb bench lab";
+const CLUSTER: &str = "plumb bench cluster";
 
 fn rows(table: &Table, command: &str) {
     for figure in &table.figures {

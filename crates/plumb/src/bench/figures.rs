@@ -69,7 +69,9 @@ impl Figure {
     /// With the command that makes it.
     pub fn markdown(&self, command: &str) -> String {
         let Self { what, measured, floor, ratio, target } = self;
-        format!("| {what} | {measured} | {floor} | {ratio:.2} | {target} | `{command}` |")
+        // Without anything beside it there is no ratio.
+        let ratio = if ratio.is_finite() { format!("{ratio:.2}") } else { "–".to_owned() };
+        format!("| {what} | {measured} | {floor} | {ratio} | {target} | `{command}` |")
     }
 }
 
@@ -203,6 +205,8 @@ mod tests {
         let rows: Vec<_> = table.figures.iter().map(|figure| figure.markdown("plumb bench x")).collect();
         assert_eq!(rows, ["| up | 3.00 ms / 3.00 ms | 1.50 ms / 1.50 ms | 2.00 | ≤ 5 s | `plumb bench x` |"]);
         assert!(table.to_string().contains("floor"), "{table}");
+        let alone = Figure::of("x", &micros(1), &[], "–").markdown("c");
+        assert_eq!(alone, "| x | 1 µs / 1 µs | – / – | – | – | `c` |");
     }
 
     #[test]

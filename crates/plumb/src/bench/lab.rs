@@ -138,8 +138,8 @@ fn table(times: &Times) -> Table {
 
 /// Resident memory in MB, and the part of it that no file backs.
 #[derive(Clone, Copy, Debug, Default)]
-struct Weight {
-    rss: f64,
+pub struct Weight {
+    pub rss: f64,
     anonymous: f64,
 }
 
@@ -150,7 +150,7 @@ impl std::fmt::Display for Weight {
 }
 
 impl Weight {
-    fn of(process: &Path) -> Result<Self> {
+    pub fn of(process: &Path) -> Result<Self> {
         let status = std::fs::read_to_string(process.join("status"))?;
         let megabytes = |field: &str| -> Option<f64> {
             let line = status.lines().find_map(|line| line.strip_prefix(field))?;
@@ -163,10 +163,10 @@ impl Weight {
 }
 
 /// A running lab; it goes with the value, also after an error.
-struct Lab {
+pub struct Lab {
     name: String,
     program: PathBuf,
-    kubeconfig: PathBuf,
+    pub kubeconfig: PathBuf,
     gone: bool,
 }
 
@@ -179,7 +179,7 @@ impl Drop for Lab {
 }
 
 impl Lab {
-    fn up(times: &mut Vec<Duration>) -> Result<Self> {
+    pub fn up(times: &mut Vec<Duration>) -> Result<Self> {
         let name = format!("bench-{}", std::process::id());
         let kubeconfig = RunDir::of(&name)?.kubeconfig();
         let lab = Self { name, program: std::env::current_exe()?, kubeconfig, gone: false };
@@ -187,7 +187,7 @@ impl Lab {
         Ok(lab)
     }
 
-    fn down(mut self, times: &mut Vec<Duration>) -> Result<()> {
+    pub fn down(mut self, times: &mut Vec<Duration>) -> Result<()> {
         times.push(self.command(&["lab", "down", "--name", &self.name])?);
         self.gone = true;
         Ok(())
