@@ -236,7 +236,11 @@ impl Bench<'_> {
             table.figure(figure(what, [&pair[0], &pair[1]], target));
         }
         let [ours, theirs] = found.cpu_per_change.map(|cpu| [cpu]);
-        table.figure(figure(format!("the same, CPU of all processes, {services} × {endpoints}"), [&ours, &theirs], "–"));
+        table.figure(figure(
+            format!("the same, CPU of all processes, {services} × {endpoints}"),
+            [&ours, &theirs],
+            "–",
+        ));
         let [ours, theirs] = found.start.map(|start| start.unwrap_or((Duration::ZERO, Usage::default())));
         let load = format!("{services} × {endpoints}");
         table.figure(figure(format!("start → {load} in the kernel"), [&[ours.0], &[theirs.0]], "–"));

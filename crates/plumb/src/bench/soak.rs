@@ -125,7 +125,10 @@ fn agent(text: &str) -> Result<Agent> {
         })
     };
     let resident = values(RESIDENT).next().with_context(|| format!("the agent tells no {RESIDENT}"))?;
-    Ok(Agent { resident: resident / f64::from(1 << 20), failures: FAILURES.into_iter().flat_map(values).sum() })
+    Ok(Agent {
+        resident: resident / f64::from(1 << 20),
+        failures: FAILURES.into_iter().flat_map(values).sum(),
+    })
 }
 
 #[derive(Debug, Default)]
@@ -153,15 +156,25 @@ impl Outcome {
 
     fn is_well(&self, args: &Args) -> bool {
         let bounded = |(_, growth): (&str, f64)| growth <= args.growth;
-        self.errors.is_empty() && self.failures() == 0.0 && !self.after.is_empty() && self.growth().all(bounded)
+        self.errors.is_empty()
+            && self.failures() == 0.0
+            && !self.after.is_empty()
+            && self.growth().all(bounded)
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} changes, {} errors, {} failures counted by agents", self.changes, self.errors.len(), self.failures())?;
+        writeln!(
+            f,
+            "{} changes, {} errors, {} failures counted by agents",
+            self.changes,
+            self.errors.len(),
+            self.failures()
+        )?;
         for (node, growth) in self.growth() {
-            let at = |agents: &BTreeMap<String, Agent>| agents.get(node).map_or(f64::NAN, |agent| agent.resident);
+            let at =
+                |agents: &BTreeMap<String, Agent>| agents.get(node).map_or(f64::NAN, |agent| agent.resident);
             writeln!(
                 f,
                 "agent of {node}: {:.1} MB before, {:.1} MB warm, {:.1} MB at the end: {growth:+.1} %",

@@ -116,7 +116,11 @@ impl Load {
     /// When a pod was seen to be Ready.
     pub async fn ready(&self, name: &str) -> Result<Instant> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let wait = kube::runtime::wait::await_condition(api, name, kube::runtime::wait::conditions::is_pod_running());
+        let wait = kube::runtime::wait::await_condition(
+            api,
+            name,
+            kube::runtime::wait::conditions::is_pod_running(),
+        );
         let found = tokio::time::timeout(super::PATIENCE, wait).await;
         found.with_context(|| format!("pod {name} does not run within {:?}", super::PATIENCE))??;
         Ok(Instant::now())

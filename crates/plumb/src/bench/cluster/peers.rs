@@ -57,10 +57,20 @@ impl Peers {
             std::fs::write(&file, r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
             let subnet = stage.path(NODE, "/run/flannel/subnet.env")?;
             let began = Instant::now();
-            let (program, config) = (self.program("flannel"), format!("--net-config-path={}", file.display()));
+            let (program, config) =
+                (self.program("flannel"), format!("--net-config-path={}", file.display()));
             let kubeconfig = format!("--kubeconfig-file={kubeconfig}");
             let name = format!("NODE_NAME={NODE}");
-            let words = ["env", &name, &program, "--kube-subnet-mgr", "--iface=eth0", "--ip-masq", &kubeconfig, &config];
+            let words = [
+                "env",
+                &name,
+                &program,
+                "--kube-subnet-mgr",
+                "--iface=eth0",
+                "--ip-masq",
+                &kubeconfig,
+                &config,
+            ];
             stage.start(NODE, "flannel", &words)?;
             until("flannel's subnet file", || Ok(subnet.exists().then_some(())))?;
             usable.push(began.elapsed());
@@ -68,7 +78,11 @@ impl Peers {
         if self.has("coredns") {
             let file = stage.directory().join("Corefile");
             std::fs::write(&file, corefile(&kubeconfig))?;
-            stage.start(NODE, "coredns", &[&self.program("coredns"), "-conf", &file.display().to_string()])?;
+            stage.start(
+                NODE,
+                "coredns",
+                &[&self.program("coredns"), "-conf", &file.display().to_string()],
+            )?;
         }
         if self.has("kube-proxy") {
             let file = stage.directory().join("kube-proxy.yaml");

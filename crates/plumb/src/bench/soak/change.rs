@@ -56,7 +56,9 @@ impl Changer {
             (0, _) => self.create::<Pod>(self.pod(&new, "soak", &["serve", "--http", "8080"])).await?,
             (1, _) => self.create::<Service>(service(&new, "soak")).await?,
             (2, _) => self.create::<NetworkPolicy>(policy(&new)).await?,
-            (3, _) => self.merge::<Service>(&new, &json!({ "spec": { "sessionAffinity": "ClientIP" } })).await?,
+            (3, _) => {
+                self.merge::<Service>(&new, &json!({ "spec": { "sessionAffinity": "ClientIP" } })).await?
+            }
             (4, _) => self.merge::<NetworkPolicy>(&new, &json!({ "spec": { "ingress": [] } })).await?,
             (5, Some(old)) => self.leave(&old).await?,
             (6, Some(old)) => self.delete::<Service>(&old).await?,
@@ -73,7 +75,8 @@ impl Changer {
     async fn leave(&self, name: &str) -> Result<()> {
         let pod = self.api::<Pod>().get(name).await?;
         let conditions = pod.status.and_then(|status| status.conditions).unwrap_or_default();
-        let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let ready =
+            conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
         self.delete::<Pod>(name).await?;
         ensure!(ready, "pod {name} was not Ready when it had to go");
         Ok(())
@@ -98,7 +101,9 @@ impl Changer {
         let end = Instant::now() + PATIENCE;
         while namespaces.get_opt(NAMESPACE).await?.is_some() {
             if Instant::now() > end {
-                bail!("namespace {NAMESPACE} is not gone after {PATIENCE:?}; kubectl describe namespace {NAMESPACE}");
+                bail!(
+                    "namespace {NAMESPACE} is not gone after {PATIENCE:?}; kubectl describe namespace {NAMESPACE}"
+                );
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
