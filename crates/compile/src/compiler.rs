@@ -295,10 +295,11 @@ impl FamilyTable {
             Unit::Base => Some(layout::fragment(cluster, settings, family)),
             Unit::Service(name) => service::plan::plan(cluster, settings, name, family)
                 .map(|plan| service::nftables::fragment(&plan, settings, family)),
-            Unit::Attachment(container) => cluster
-                .attachments
-                .get(container)
-                .map(|attachment| policy::nftables::attachment_fragment(cluster, attachment, family)),
+            Unit::Attachment(container) => cluster.attachments.get(container).map(|attachment| {
+                let mut fragment = policy::nftables::attachment_fragment(cluster, attachment, family);
+                fragment.diagnostics = policy::notes::notes(cluster, &settings.service_cidrs, attachment);
+                fragment
+            }),
             Unit::Pod(name) => cluster.pods.get(name).map(|pod| {
                 let addresses = resolve::addresses(pod, node.attachments_of(name));
                 policy::nftables::pod_fragment((cluster, family), pod, &addresses, self.wanted.keys())

@@ -3,4 +3,5 @@
 
 pub mod allow;
 pub mod nftables;
+pub mod notes;
 pub mod resolve;
