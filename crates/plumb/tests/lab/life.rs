@@ -119,7 +119,7 @@ call() { echo "$conf" | CNI_COMMAND=$1 CNI_CONTAINERID=full$2 CNI_NETNS=/run/net
 n=0
 while [ $n -lt 300 ]; do
   n=$((n + 1)); ip netns add full$n
-  call ADD $n > /tmp/answer || { cat /tmp/answer; break; }
+  answer=$(call ADD $n) || { echo "$answer"; break; }
 done
 echo; ls /sys/class/net | grep -c ^veth
 while [ $n -gt 0 ]; do call DEL $n; ip netns del full$n; n=$((n - 1)); done

@@ -53,8 +53,10 @@ impl<'lab> Capture<'lab> {
     /// Returns once tcpdump listens.
     pub fn start(lab: &'lab Lab, node: &str) -> Self {
         let names = interfaces(lab, node);
-        // The shell ends tcpdump when its standard input closes: also when this process is killed.
-        let script = "tcpdump -i any -y LINUX_SLL2 -n -U --immediate-mode -B 16384 -Z root -w - & read end; kill -INT $!; wait $!";
+        // The shell ends tcpdump when its standard input closes: also when this process is killed. It ends itself
+        // when tcpdump does not start, as in a user namespace, where tcpdump cannot drop its groups.
+        let script = "exec 3<&0; tcpdump -i any -y LINUX_SLL2 -n -U --immediate-mode -B 16384 -Z root -w - & \
+                      dump=$!; (read end <&3; kill -INT $dump) > /dev/null 2>&1 & wait $dump";
         let mut child = lab
             .node_command(node)
             .args(["sh", "-c", script])
