@@ -13,7 +13,6 @@ use types::wire::{BRIDGE, VXLAN_DEVICE};
 
 use crate::datapath::Datapath;
 use crate::settings::Args;
-use crate::store::Store;
 use crate::{conflist, executables, only_agent};
 
 /// First what runtimes look at, so that nothing new begins; last what tells whose the rest is, so that it can be
@@ -22,21 +21,11 @@ pub fn cleanup(args: &Args) -> Result<Vec<String>> {
     let mut gone = Vec::new();
     let only = only_agent(&args.data)?;
     conflist::withdraw(&args.cni_conf_dir)?;
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot's id")?;
-    let store = Store::open(&args.data, &boot)?;
     let mut datapath = Datapath::open().context("open the kernel's network interfaces")?;
     let rules = datapath.converge_nft(&Ruleset::default()).context("remove the tables of nf_tables")?;
     gone.extend(rules.told);
-    let mut links: BTreeSet<IfName> = store.records().values().map(|record| record.host_if.clone()).collect();
-    for name in [BRIDGE, VXLAN_DEVICE] {
-        links.insert(IfName::new(name)?);
-    }
-    let scope = Scope {
-        links,
-        veth_prefix: None,
-        loopback: args.dns_ips.iter().map(|ip| (*ip).into()).collect(),
-        sysctls: BTreeSet::new(),
-    };
+    let loopback = args.dns_ips.iter().map(|ip| (*ip).into()).collect();
+    let scope = Scope { links: links(&mut datapath)?, veth_prefix: None, loopback, sysctls: BTreeSet::new() };
     let actual = net::observe(&mut datapath.rtnl, &scope)?;
     let plan = kstate::net::diff(&NetState::default(), &actual);
     let failures = net::apply(&mut datapath.rtnl, &plan)?;
@@ -51,6 +40,15 @@ pub fn cleanup(args: &Args) -> Result<Vec<String>> {
     drop(only);
     empty(&args.data)?;
     Ok(gone)
+}
+
+/// The bridge, its ports, the tunnel: no record is asked, since it may be lost or of another version.
+fn links(datapath: &mut Datapath) -> Result<BTreeSet<IfName>> {
+    let ours = [BRIDGE, VXLAN_DEVICE].into_iter().map(IfName::new).collect::<Result<BTreeSet<_>, _>>()?;
+    let rows = datapath.rtnl.links().context("list the links")?;
+    let bridge = rows.iter().find(|row| row.name.as_str() == BRIDGE).map(|row| row.index);
+    let ports = rows.iter().filter(|row| bridge.is_some() && row.master == bridge);
+    Ok(ports.map(|row| row.name.clone()).chain(ours).collect())
 }
 
 /// The directory itself may be a mount.

@@ -104,6 +104,8 @@ fn layer(programs: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
     ] {
         layer.directory(directory)?;
     }
+    // Runtimes say /var/run/netns, the kubelet /var/run/secrets.
+    layer.link("var/run", "../run")?;
     for (name, program) in programs {
         layer.file(&format!("bin/{name}"), program, 0o755)?;
     }

@@ -1,39 +1,47 @@
 //! Owns: the way into a cluster and out of it: manifests, chart, image, `plumb install` and `plumb uninstall`.
 //! Never: what an agent does on a node; a second source of any manifest.
 //! In → Out: a kubeconfig and what was chosen → objects of the API, agents that run, or what is in the way.
-//! Read first: [`manifest::objects`], then [`run`].
+//! Read first: [`manifest::objects`], then `install::install`.
 
+mod cluster;
+mod connect;
 mod files;
+mod findings;
 pub mod image;
+mod install;
+mod jobs;
 pub mod manifest;
+pub mod node_check;
+mod objects;
+mod progress;
 mod settings;
+mod uninstall;
 
-use std::path::{Path, PathBuf};
+use std::future::Future;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Args as ClapArgs;
 
+pub use install::Args;
 pub use settings::Settings;
+pub use uninstall::Args as UninstallArgs;
 
 /// `plumb install`
-#[derive(Clone, Debug, ClapArgs)]
-pub struct Args {
-    /// Print the objects instead of applying them
-    #[arg(long)]
-    print: bool,
-    /// Write plumb.yaml and the chart into this directory
-    #[arg(long, hide = true)]
-    write_files: Option<PathBuf>,
+pub fn run(args: &Args) -> Result<ExitCode> {
+    match &args.write_files {
+        Some(directory) => write_files(directory).map(|()| ExitCode::SUCCESS),
+        None => block_on(install::install(args)),
+    }
 }
 
-pub fn run(args: Args) -> Result<ExitCode> {
-    if let Some(directory) = &args.write_files {
-        write_files(directory)?;
-    } else if args.print {
-        print!("{}", files::yaml(&Settings::default())?);
-    }
-    Ok(ExitCode::SUCCESS)
+/// `plumb uninstall`
+pub fn run_uninstall(args: &UninstallArgs) -> Result<ExitCode> {
+    block_on(uninstall::uninstall(args))
+}
+
+fn block_on(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
 /// The files of `deploy/` by their path in it.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::settings::Settings;
 
-pub use agent::agent;
+pub use agent::{CAPABILITIES, agent, agent_mounts, environment, node_name, readable_parent, sysctls};
 
 pub const NAMESPACE: &str = "kube-system";
 /// Of every object but the DNS Service.
@@ -52,7 +52,7 @@ fn account() -> ServiceAccount {
     ServiceAccount { metadata: metadata(NAME, true), ..ServiceAccount::default() }
 }
 
-/// What the agents ask of the API, and nothing else; a test runs them and compares with the API server's audit log.
+/// What the agents ask of the API, and nothing else: the cluster's tests run with these rights.
 fn role() -> ClusterRole {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| PolicyRule {
         api_groups: Some(vec![group.into()]),

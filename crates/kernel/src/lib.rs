@@ -16,6 +16,7 @@ pub mod probe;
 pub mod process;
 pub mod rtnl;
 pub mod socket;
+mod sysctl;
 pub mod udp;
 pub mod veth;
 

@@ -4,6 +4,8 @@
 //! A plan goes out in transactions that fit a stock socket buffer. The kernel performs each whole or not at all,
 //! and answers before `send` returns, so what failed is known at once, by sequence number and offset.
 
+use std::collections::BTreeMap;
+
 use kstate::nft::{Plan, Ruleset, TableId};
 use netlink::message::Message;
 use netlink::nft::{Change, Dump, EncodeError, Handles, Request, STOCK_LIMIT, Transaction, Transactions};
@@ -141,6 +143,20 @@ impl Nft {
             what: "observe the nf_tables ruleset".into(),
             why: format!("somebody changed it during each of {TRIES} tries; `nft monitor` shows who"),
         })
+    }
+
+    /// The chains of a table, whoever made it, without their rules; `None`: there is no such table.
+    pub fn chains(&mut self, table: &TableId) -> Result<Option<BTreeMap<String, kstate::nft::Chain>>, Error> {
+        let mut dump = Dump::default();
+        for request in [Request::Table(table), Request::Chains(table)] {
+            match self.take(request, &mut dump) {
+                Ok(_) => {}
+                Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        let (mut ruleset, _) = dump.finish();
+        Ok(ruleset.tables.remove(table).map(|table| table.chains))
     }
 
     /// The number that every transaction raises.

@@ -29,6 +29,8 @@ enum Command {
     Lab(lab::Args),
     /// Make Plumb the network of the cluster that the kubeconfig names.
     Install(install::Args),
+    /// Take Plumb out of the cluster, kernel state on every node included.
+    Uninstall(install::UninstallArgs),
     /// A node's network: routes, services, policies, DNS and CNI, from the Kubernetes API to the kernel.
     Agent(agent::Args),
     /// Send a real packet from a pod and follow it hop by hop, beside what the model expects.
@@ -46,6 +48,9 @@ enum Command {
     /// Make the agents' image of the programs in a directory.
     #[command(hide = true)]
     Image(install::image::Args),
+    /// Look at this node before Plumb is installed (run by `plumb install` in a pod).
+    #[command(hide = true)]
+    NodeCheck(install::node_check::Args),
     /// Take everything of Plumb from this node (its agent must have ended).
     #[command(hide = true)]
     NodeCleanup(agent::Args),
@@ -76,7 +81,9 @@ fn main() -> ExitCode {
     let outcome = match parse().command {
         Command::Lab(args) => logged(std::io::stderr, || lab::run(args)),
         Command::Agent(args) => logged(|| agent::journal::Journal, || run_agent(args)),
-        Command::Install(args) => install::run(args),
+        Command::Install(args) => install::run(&args),
+        Command::Uninstall(args) => install::run_uninstall(&args),
+        Command::NodeCheck(args) => install::node_check::run(&args),
         Command::Image(args) => install::image::run(&args).map(|()| ExitCode::SUCCESS),
         Command::NodeCleanup(args) => clean_up(&args),
         Command::Status(args) => status::run(args),

@@ -10,11 +10,16 @@ pub struct Archive(Vec<u8>);
 
 impl Archive {
     pub fn directory(&mut self, path: &str) -> Result<()> {
-        self.entry(&format!("{path}/"), b'5', 0, 0o755)
+        self.entry(&format!("{path}/"), (b'5', ""), 0, 0o755)
+    }
+
+    /// A symbolic link.
+    pub fn link(&mut self, path: &str, target: &str) -> Result<()> {
+        self.entry(path, (b'2', target), 0, 0o777)
     }
 
     pub fn file(&mut self, path: &str, content: &[u8], mode: u32) -> Result<()> {
-        self.entry(path, b'0', content.len(), mode)?;
+        self.entry(path, (b'0', ""), content.len(), mode)?;
         self.0.extend_from_slice(content);
         self.pad();
         Ok(())
@@ -30,8 +35,8 @@ impl Archive {
         self.0.resize(self.0.len().next_multiple_of(BLOCK), 0);
     }
 
-    fn entry(&mut self, path: &str, kind: u8, size: usize, mode: u32) -> Result<()> {
-        if path.len() > 100 {
+    fn entry(&mut self, path: &str, (kind, target): (u8, &str), size: usize, mode: u32) -> Result<()> {
+        if path.len().max(target.len()) > 100 {
             bail!("{path}: longer than the 100 bytes of a ustar name");
         }
         let mut header = [0; BLOCK];
@@ -49,6 +54,7 @@ impl Archive {
         // The checksum is made with blanks in its own place.
         put(148, b"        ")?;
         put(156, &[kind])?;
+        put(157, target.as_bytes())?;
         put(257, b"ustar\x0000")?;
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());

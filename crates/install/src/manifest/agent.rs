@@ -14,6 +14,9 @@ use types::wire::{AGENT_PORT, HOST_SYSCTLS};
 use super::{LABEL, NAME, metadata};
 use crate::settings::Settings;
 
+/// docs/install.md says what each is for.
+pub const CAPABILITIES: [&str; 4] = ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SYS_ADMIN"];
+
 const COMPONENT: &str = "app.kubernetes.io/component";
 const CNI_BIN: &str = "/opt/cni/bin";
 const CNI_CONF: &str = "/etc/cni/net.d";
@@ -95,12 +98,10 @@ fn container(settings: &Settings, mounts: &[Mount]) -> Container {
     }
 }
 
-/// docs/install.md says what each capability is for.
 fn security() -> SecurityContext {
-    let capabilities = ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SYS_ADMIN"];
     SecurityContext {
         capabilities: Some(Capabilities {
-            add: Some(capabilities.map(str::to_owned).into()),
+            add: Some(CAPABILITIES.map(str::to_owned).into()),
             drop: Some(vec!["ALL".into()]),
         }),
         privileged: Some(false),
@@ -113,13 +114,19 @@ fn security() -> SecurityContext {
     }
 }
 
-fn environment(settings: &Settings) -> Vec<EnvVar> {
-    let given =
-        |name: &str, value: &str| EnvVar { name: name.into(), value: Some(value.into()), value_from: None };
+/// The pod's node.
+pub fn node_name() -> EnvVar {
     let field = ObjectFieldSelector { field_path: "spec.nodeName".into(), ..ObjectFieldSelector::default() };
     let node = EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() };
+    EnvVar { name: "PLUMB_NODE".into(), value: None, value_from: Some(node) }
+}
+
+/// What the agent is told.
+pub fn environment(settings: &Settings) -> Vec<EnvVar> {
+    let given =
+        |name: &str, value: &str| EnvVar { name: name.into(), value: Some(value.into()), value_from: None };
     vec![
-        EnvVar { name: "PLUMB_NODE".into(), value: None, value_from: Some(node) },
+        node_name(),
         given("PLUMB_API_SERVERS", &settings.api_servers),
         given("PLUMB_CLUSTER_CIDR", &settings.cluster_cidr),
         given("PLUMB_SERVICE_CIDR", &settings.service_cidr),
@@ -132,7 +139,7 @@ fn environment(settings: &Settings) -> Vec<EnvVar> {
 }
 
 /// A directory of the host.
-pub(crate) struct Mount {
+struct Mount {
     name: &'static str,
     host: String,
     inside: String,
@@ -149,13 +156,13 @@ impl Mount {
         Self { name, host, inside, create: true, read_only: false, follow: false }
     }
 
-    pub(crate) fn volume(&self) -> Volume {
+    fn volume(&self) -> Volume {
         let kind = if self.create { "DirectoryOrCreate" } else { "Directory" };
         let host_path = HostPathVolumeSource { path: self.host.clone(), type_: Some(kind.into()) };
         Volume { name: self.name.into(), host_path: Some(host_path), ..Volume::default() }
     }
 
-    pub(crate) fn mount(&self) -> VolumeMount {
+    fn mount(&self) -> VolumeMount {
         VolumeMount {
             name: self.name.into(),
             mount_path: self.inside.clone(),
@@ -165,21 +172,45 @@ impl Mount {
         }
     }
 
-    pub(crate) fn read_only(mut self) -> Self {
+    fn read_only(mut self) -> Self {
         self.read_only = true;
         self
     }
 }
 
-pub(crate) fn mounts(settings: &Settings) -> Vec<Mount> {
-    let sysctls = format!("{HOST_SYSCTLS}/net");
+/// The directories of the host that an agent works in.
+pub fn agent_mounts(settings: &Settings) -> Vec<(Volume, VolumeMount)> {
+    mounts(settings).iter().map(|mount| (mount.volume(), mount.mount())).collect()
+}
+
+/// A directory of the host that need not be there: the first one of its path, which is, read-only below `/host`.
+/// Looking must not make it.
+pub fn readable_parent(path: &str) -> (Volume, VolumeMount) {
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    let mount =
+        Mount { create: false, ..Mount::new("host", &format!("/{first}"), &format!("/host/{first}")) };
+    let mount = mount.read_only();
+    (mount.volume(), mount.mount())
+}
+
+/// The host's sysctls of the network.
+pub fn sysctls() -> (Volume, VolumeMount) {
+    let mount = sysctls_mount();
+    (mount.volume(), mount.mount())
+}
+
+fn sysctls_mount() -> Mount {
+    Mount { create: false, ..Mount::new("sysctls", "/proc/sys/net", &format!("{HOST_SYSCTLS}/net")) }
+}
+
+fn mounts(settings: &Settings) -> Vec<Mount> {
     vec![
         Mount::new("run", "/run/plumb", "/run/plumb"),
         Mount::new("data", "/var/lib/plumb", "/var/lib/plumb"),
         Mount::new("cni-bin", &settings.cni_bin_dir, CNI_BIN),
         Mount::new("cni-conf", &settings.cni_conf_dir, CNI_CONF),
         Mount { follow: true, ..Mount::new("netns", "/run/netns", "/run/netns") },
-        Mount { create: false, ..Mount::new("sysctls", "/proc/sys/net", &sysctls) },
+        sysctls_mount(),
         Mount::new("kubernetes", &settings.kubernetes_dir, "/host/etc/kubernetes").read_only(),
     ]
 }

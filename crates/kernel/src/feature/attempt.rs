@@ -103,7 +103,7 @@ impl Attempt {
                 add_link("try-vxlan", LinkKind::Vxlan { vni, local, port: types::wire::VXLAN_PORT })
             }
             Self::Veth => pair(),
-            Self::Forwarding => Ok(std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?),
+            Self::Forwarding => Ok(crate::sysctl::write("net/ipv4/ip_forward", "1")?),
             Self::Conntrack => Ok(Conntrack::open()?
                 .entries(Family::V4, &netlink::conntrack::Filter::default())
                 .map(drop)?),

@@ -8,6 +8,7 @@ use types::IfName;
 use crate::error::Error;
 use crate::rtnl::Rtnl;
 use crate::socket::{Batch, refusal};
+use crate::sysctl;
 
 /// An operation that did not succeed, and the kernel's reason with a likely cause.
 #[derive(Debug, thiserror::Error)]
@@ -119,25 +120,9 @@ fn apply_one(rtnl: &mut Rtnl, op: &Op) -> Result<(), Error> {
         Op::DeleteLink { name } => run(rtnl, op, |batch| {
             batch.add(|writer, seq| route::delete_link(writer, seq, name));
         }),
-        Op::SetSysctl { path, value } => set_sysctl(path, value),
+        Op::SetSysctl { path, value } => sysctl::write(path, value)
+            .map_err(|error| Error::system(format!("write /proc/sys/{path}"), error)),
         _ => Ok(()),
-    }
-}
-
-/// A container's own /proc/sys is read-only; an agent's pod has the host's elsewhere. Both show the network
-/// namespace of whoever writes.
-fn set_sysctl(path: &str, value: &str) -> Result<(), Error> {
-    let own = match std::fs::write(format!("/proc/sys/{path}"), value) {
-        Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => error,
-        done => return done.map_err(|error| Error::system(format!("write /proc/sys/{path}"), error)),
-    };
-    match std::fs::write(format!("{}/{path}", types::wire::HOST_SYSCTLS), value) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Error::system(format!("write /proc/sys/{path}"), own))
-        }
-        done => {
-            done.map_err(|error| Error::system(format!("write {}/{path}", types::wire::HOST_SYSCTLS), error))
-        }
     }
 }
 

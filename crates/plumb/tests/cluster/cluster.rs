@@ -67,12 +67,25 @@ impl Cluster {
         Self::up(&format!("t{}-own{number}", std::process::id()), stack, nodes, false)
     }
 
+    /// One without a network: for tests of how Plumb gets in.
+    pub fn bare(stack: Stack, nodes: u32) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("t{}-bare{number}", std::process::id());
+        let cluster = Self::without_network(&name, stack, nodes, false);
+        for node in &cluster.nodes {
+            cluster
+                .wait_for(&format!("Node {node}"), || cluster.kubectl(&["get", "node", node]).or_missing());
+        }
+        cluster
+    }
+
     fn of(name: &str, stack: Stack, nodes: u32, kubeconfig: PathBuf, keep: bool) -> Self {
         let nodes = (1..=nodes).map(|number| format!("node{number}")).collect();
         Self { name: name.to_owned(), stack, kubeconfig, nodes, keep }
     }
 
-    fn up(name: &str, stack: Stack, nodes: u32, keep: bool) -> Self {
+    fn without_network(name: &str, stack: Stack, nodes: u32, keep: bool) -> Self {
         let (count, owner) = (nodes.to_string(), std::process::id().to_string());
         let mut command = tool(&["up", name, "--nodes", &count]);
         if !keep {
@@ -85,7 +98,11 @@ impl Cluster {
         assert!(said.ok, "tools/cluster.sh up: {said:?}");
         let kubeconfig = said.out.lines().find_map(|line| line.strip_prefix("export KUBECONFIG="));
         let kubeconfig = kubeconfig.unwrap_or_else(|| panic!("no kubeconfig is named: {said:?}")).into();
-        let cluster = Self::of(name, stack, nodes, kubeconfig, keep);
+        Self::of(name, stack, nodes, kubeconfig, keep)
+    }
+
+    fn up(name: &str, stack: Stack, nodes: u32, keep: bool) -> Self {
+        let cluster = Self::without_network(name, stack, nodes, keep);
         cluster.load_image();
         if std::env::var("PLUMB_TEST_NETWORK").is_ok_and(|network| network == "reference") {
             let said = run(&mut script("tools/reference.sh", &[name]));

@@ -30,6 +30,7 @@
 
 #[allow(dead_code, reason = "the vocabulary of all tests; not every part of it is in use at every time")]
 mod cluster;
+mod install;
 mod names;
 mod pods;
 mod reach;

@@ -1,0 +1,69 @@
+//! The way to the cluster, with what is wrong with it in words.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+/// A client that the API server has answered.
+pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<(Client, String)> {
+    let file = match kubeconfig {
+        Some(path) => {
+            Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?
+        }
+        None => Kubeconfig::read().context(
+            "no kubeconfig: give one with --kubeconfig or KUBECONFIG (on a kubeadm control plane \
+             /etc/kubernetes/admin.conf)",
+        )?,
+    };
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    let mut config = Config::from_custom_kubeconfig(file, &options).await.context("read the kubeconfig")?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    config.read_timeout = Some(Duration::from_secs(30));
+    let server = config.cluster_url.to_string();
+    let client = Client::try_from(config).with_context(|| format!("a client for {server}"))?;
+    // Who am I? Anonymous users may ask for the version, so that would not show an expired token.
+    match client.apiserver_version().await {
+        Ok(_) => Ok((client, server)),
+        Err(error) => Err(explain(error, &format!("the API server {server}"))),
+    }
+}
+
+/// The object, the likely cause and the next step.
+pub fn explain(error: kube::Error, what: &str) -> anyhow::Error {
+    let next = match &error {
+        kube::Error::Api(status) if status.code == 401 => {
+            "it does not know these credentials: a token or certificate has expired, or belongs to another \
+             cluster; renew the kubeconfig (`kubectl auth whoami` shows who you are)"
+        }
+        kube::Error::Api(status) if status.code == 403 => {
+            "you may not do this: take an administrator's kubeconfig, or have one bind you to cluster-admin"
+        }
+        kube::Error::Api(_) => "the API server refused it; its words are above",
+        _ => {
+            "it does not answer: check the server's address in the kubeconfig, that it runs, and that nothing \
+             between refuses the connection (`kubectl cluster-info`)"
+        }
+    };
+    let words = match &error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => chain(other),
+    };
+    anyhow!("{what}: {words}; {next}")
+}
+
+/// Causes after their effects, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !words.contains(&text) {
+            words = format!("{words}: {text}");
+        }
+        source = cause.source();
+    }
+    words
+}

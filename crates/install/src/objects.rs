@@ -1,0 +1,72 @@
+//! Objects of any kind: applied, looked for, deleted.
+
+use anyhow::{Context, Result};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Client, ResourceExt};
+use serde_json::Value;
+
+use crate::connect::explain;
+use crate::manifest::{LABEL, NAME};
+
+/// `plumb install` owns the fields that it sets, and takes them from whoever set them before.
+const MANAGER: &str = "plumb-install";
+
+/// `daemonset/plumb`, as kubectl names it.
+pub fn name_of(object: &Value) -> String {
+    let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
+    format!("{kind}/{}", object["metadata"]["name"].as_str().unwrap_or_default())
+}
+
+fn api(client: &Client, object: &Value) -> Result<(Api<DynamicObject>, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+    let (group, version) = version.split_once('/').unwrap_or(("", &version));
+    // All kinds of an installation have regular plurals.
+    let plural = format!("{}s", kind.to_lowercase());
+    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, &kind), &plural);
+    let name = text(&object["metadata"]["name"]);
+    let api = match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    Ok((api, name))
+}
+
+/// Whether it is there, and ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Absent,
+    Ours,
+    Foreign,
+}
+
+pub async fn presence(client: &Client, object: &Value) -> Result<Presence> {
+    let (api, name) = api(client, object)?;
+    let found = api.get_opt(&name).await.map_err(|error| explain(error, &name_of(object)))?;
+    Ok(match found {
+        None => Presence::Absent,
+        Some(found) if found.labels().get(LABEL).is_some_and(|value| value == NAME) => Presence::Ours,
+        Some(_) => Presence::Foreign,
+    })
+}
+
+pub async fn apply(client: &Client, object: &Value) -> Result<()> {
+    let (api, name) = api(client, object)?;
+    let params = PatchParams::apply(MANAGER).force();
+    let applied = api.patch(&name, &params, &Patch::Apply(object)).await;
+    applied.map(drop).map_err(|error| explain(error, &name_of(object)))
+}
+
+/// Deletes it and waits until it and what it owns is gone.
+pub async fn delete(client: &Client, object: &Value) -> Result<()> {
+    let (api, name) = api(client, object)?;
+    loop {
+        match api.delete(&name, &DeleteParams::foreground()).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            Err(error) => return Err(explain(error, &name_of(object))).context("it is still there"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+}

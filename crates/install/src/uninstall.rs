@@ -1,0 +1,132 @@
+//! `plumb uninstall`: agents first, then what they made on each node, then what let them.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args as ClapArgs;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+use types::wire::VTEP_MAC_ANNOTATION;
+
+use crate::connect::{connect, explain};
+use crate::install::Target;
+use crate::jobs::{self, Job, Outcome};
+use crate::manifest::{self, NAME, NAMESPACE};
+use crate::objects::{self, Presence};
+use crate::settings::Settings;
+
+/// `plumb uninstall`
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// Nodes that will never come back: nothing is done on them
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<String>,
+}
+
+pub async fn uninstall(args: &Args) -> Result<ExitCode> {
+    let (client, server) = connect(args.target.kubeconfig.as_deref(), args.target.context.as_deref()).await?;
+    println!("Cluster {server}");
+    let mut settings = of_cluster(&client).await?;
+    args.target.image(&mut settings)?;
+    let objects = manifest::objects(&settings);
+    let (agents, rest): (Vec<_>, Vec<_>) = objects.iter().partition(|object| object["kind"] == "DaemonSet");
+    for object in agents {
+        objects::delete(&client, object).await?;
+        println!("Deleted {}: no agent runs any more", objects::name_of(object));
+    }
+    clean_nodes(&client, &settings, args).await?;
+    for object in rest.into_iter().rev() {
+        match objects::presence(&client, object).await? {
+            Presence::Ours => {
+                objects::delete(&client, object).await?;
+                println!("Deleted {}", objects::name_of(object));
+            }
+            Presence::Foreign => println!("Left {}: it is not Plumb's", objects::name_of(object)),
+            Presence::Absent => {}
+        }
+    }
+    println!(
+        "Nothing of Plumb is left. Pods keep addresses that lead nowhere until another network restarts them."
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the agents were told, so that they are cleaned up after with the same directories, addresses and image.
+async fn of_cluster(client: &Client) -> Result<Settings> {
+    let mut settings = Settings::default();
+    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
+    let set = sets.get_opt(NAME).await.map_err(|error| explain(error, "DaemonSet kube-system/plumb"))?;
+    let Some(spec) = set.and_then(|set| set.spec?.template.spec) else { return Ok(settings) };
+    for volume in spec.volumes.into_iter().flatten() {
+        let path = volume.host_path.map(|host| host.path).unwrap_or_default();
+        match volume.name.as_str() {
+            "cni-bin" => settings.cni_bin_dir = path,
+            "cni-conf" => settings.cni_conf_dir = path,
+            _ => {}
+        }
+    }
+    let Some(container) = spec.containers.into_iter().next() else { return Ok(settings) };
+    settings.image = container.image.unwrap_or(settings.image);
+    settings.image_pull_policy = container.image_pull_policy.unwrap_or(settings.image_pull_policy);
+    for variable in container.env.into_iter().flatten() {
+        let value = variable.value.unwrap_or_default();
+        match variable.name.as_str() {
+            "PLUMB_DNS_IP" => settings.dns_ip = value,
+            "PLUMB_CLUSTER_CIDR" => settings.cluster_cidr = value,
+            "PLUMB_SERVICE_CIDR" => settings.service_cidr = value,
+            _ => {}
+        }
+    }
+    Ok(settings)
+}
+
+async fn clean_nodes(client: &Client, settings: &Settings, args: &Args) -> Result<()> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let listed = nodes.list(&ListParams::default()).await.map_err(|error| explain(error, "list nodes"))?;
+    let names: Vec<String> =
+        listed.items.iter().map(ResourceExt::name_any).filter(|name| !args.without.contains(name)).collect();
+    println!("Cleaning {} nodes, each by a short pod", names.len());
+    let job = Job {
+        word: "cleanup",
+        command: vec!["/bin/plumb".into(), "node-cleanup".into()],
+        env: manifest::environment(settings),
+        mounts: manifest::agent_mounts(settings),
+        host_pid: false,
+    };
+    let outcomes =
+        jobs::run(client, settings, &job, &names, Duration::from_secs(args.target.timeout)).await?;
+    let mut left = String::new();
+    for name in names {
+        let why = match outcomes.get(&name) {
+            Some(Outcome::Done(_)) => {
+                forget(&nodes, &name).await?;
+                println!("  {name}: clean");
+                continue;
+            }
+            Some(Outcome::Failed(said)) => said.trim_end().to_owned(),
+            Some(Outcome::Stuck(why)) => why.clone(),
+            None => "its kubelet has not taken the pod".into(),
+        };
+        left.push_str(&format!(
+            "\n  {name}: {why}\n    mend it and run this again; or run `plumb node-cleanup --node {name}` on it; or, if \
+             it never comes back, give --without {name}"
+        ));
+    }
+    if left.is_empty() {
+        return Ok(());
+    }
+    bail!("these nodes are not clean, and the objects of the installation stay until they are:{left}")
+}
+
+/// The tunnel's address on the Node.
+async fn forget(nodes: &Api<Node>, name: &str) -> Result<()> {
+    let patch = Patch::Merge(json!({ "metadata": { "annotations": { VTEP_MAC_ANNOTATION: null } } }));
+    let done = nodes.patch_metadata(name, &PatchParams::default(), &patch).await;
+    done.map(drop).map_err(|error| explain(error, &format!("node {name}")))
+}
