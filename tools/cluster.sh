@@ -86,7 +86,7 @@ hold() {
     mv "$dir/init.new" "$dir/init"
     trap : TERM INT HUP
     while :; do sleep infinity & wait $! || :; done' _ "$dir" "$setup" </dev/null >"$dir/log/init" 2>&1 &
-  until_ok 10 "namespaces of ${dir##*/}" test -s "$dir/init"
+  until_ok 60 "namespaces of ${dir##*/}" test -s "$dir/init"
 }
 
 init_of() { cat "$D/$1/init" 2>/dev/null || die "cluster $name has no $1"; }
@@ -134,7 +134,7 @@ start_unit() {
   rm -f "$dir/$unit.pid"
   inside "$node" setsid bash -c 'echo $$ >"$1.pid.new"; mv "$1.pid.new" "$1.pid"; eval "exec $(cat "$1.cmd")"' _ \
     "$dir/$unit" </dev/null >>"$dir/log/$unit" 2>&1 &
-  until_ok 10 "start of $unit on $node" test -s "$dir/$unit.pid"
+  until_ok 60 "start of $unit on $node" test -s "$dir/$unit.pid"
 }
 
 kill_unit() {
@@ -207,7 +207,7 @@ control_plane() {
     --service-account-key-file="$P/sa.pub" --service-account-signing-key-file="$P/sa.key" \
     --service-account-issuer=https://kubernetes.default.svc.cluster.local \
     --service-cluster-ip-range="$services" --endpoint-reconciler-type=lease
-  until_ok 60 "kube-apiserver's readyz" api_ready
+  until_ok 300 "kube-apiserver's readyz" api_ready
   local controllers="$P/kube-controller-manager.kubeconfig"
   start_unit cp kube-controller-manager "$peers/kube-controller-manager" --kubeconfig="$controllers" \
     --authentication-kubeconfig="$controllers" --authorization-kubeconfig="$controllers" --leader-elect=false \
@@ -223,11 +223,11 @@ control_plane() {
 # The API on a port of the caller's 127.0.0.1: a unix socket has no network namespace, so it joins the two.
 forward() {
   start_unit cp api-socket socat "UNIX-LISTEN:$D/api.sock,fork,backlog=128" "TCP:$cp_ip:6443"
-  until_ok 10 "the API's socket" test -S "$D/api.sock"
+  until_ok 60 "the API's socket" test -S "$D/api.sock"
   setsid socat -d -d TCP-LISTEN:0,bind=127.0.0.1,fork,backlog=128 "UNIX-CONNECT:$D/api.sock" \
     </dev/null >"$D/log/forward" 2>&1 &
   echo $! >"$D/forward.pid"
-  until_ok 10 "the API's port" grep -q 'listening on' "$D/log/forward"
+  until_ok 60 "the API's port" grep -q 'listening on' "$D/log/forward"
   local port
   port=$(sed -n 's/.*listening on .*127\.0\.0\.1:\([0-9]*\).*/\1/p' "$D/log/forward" | head -1)
   kubeconfig_for admin "https://127.0.0.1:$port" "$D/kubeconfig"
@@ -341,7 +341,7 @@ node() {
   cgroups "$node"
   boot "$node"
   start_unit "$node" containerd containerd -c "$dir/containerd.toml" -l warn
-  until_ok 20 "containerd on $node" containerd_answers "$node"
+  until_ok 60 "containerd on $node" containerd_answers "$node"
   inside "$node" ctr -n k8s.io image import "$D/pause.tar" >/dev/null
   local node_ip=$ip
   [ -z "$dual" ] || node_ip+=,$(v6 "$ip")
@@ -358,11 +358,11 @@ boot() {
 reboot() {
   local node=$1 dir=$D/$1 unit
   kill -KILL "$(init_of "$node")"
-  until_ok 20 "the end of $node" cable_gone "$node"
+  until_ok 60 "the end of $node" cable_gone "$node"
   boot "$node"
   # What a machine starts by itself when it boots.
   start_unit "$node" containerd
-  until_ok 20 "containerd on $node" containerd_answers "$node"
+  until_ok 60 "containerd on $node" containerd_answers "$node"
   for unit in "$dir"/*.cmd; do
     unit=$(basename "$unit" .cmd)
     [ "$unit" = containerd ] || start_unit "$node" "$unit"

@@ -26,6 +26,28 @@ pub enum Stack {
     Dual,
 }
 
+impl Stack {
+    /// What the agent has to be told of the cluster.
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Single => &[],
+            Self::Dual => &[
+                "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56",
+                "--service-cidr=10.96.0.0/12,fd00:10:96::/112",
+                "--dns-ip=10.96.0.10,fd00:10:96::a",
+            ],
+        }
+    }
+
+    /// The addresses of the Service kube-dns.
+    fn dns(self) -> &'static str {
+        match self {
+            Self::Single => "[10.96.0.10]",
+            Self::Dual => "[10.96.0.10, \"fd00:10:96::a\"]\n  ipFamilyPolicy: RequireDualStack",
+        }
+    }
+}
+
 /// The IPv4 cluster that tests share: nodes `node1` and `node2`.
 pub fn single() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
@@ -128,7 +150,7 @@ impl Cluster {
 
     /// Plumb on every node as a process of the node, with the rights of its ServiceAccount and no others.
     fn install(&self) {
-        self.apply(include_str!("install.yaml"));
+        self.apply(&include_str!("install.yaml").replace("$DNS", self.stack.dns()));
         let token = self.kubectl_ok(&["-n", "kube-system", "create", "token", "plumb", "--duration=24h"]);
         let config = self.agent_kubeconfig(token.trim());
         for node in &self.nodes {
@@ -138,7 +160,7 @@ impl Cluster {
             for name in ["plumb-cni", "loopback"] {
                 self.node_file(node, &format!("/opt/cni/bin/{name}"), &executable);
             }
-            self.start_agent(node, &[]);
+            self.start_agent(node, self.stack.flags());
         }
         let all = ["wait", "--for=condition=Ready", "node", "--all", "--timeout=60s"];
         let said = self.kubectl(&all);

@@ -43,3 +43,20 @@ fn pods_reach_pods_services_and_names() {
         assert!(said.contains("name=echo"), "{said}");
     }
 }
+
+/// Both addresses of a pod reach both of another, on the same node and across.
+#[test]
+fn dual_stack_pods_reach_pods_in_both_families() {
+    let ns = world(cluster::dual(), "dual");
+    for client in ["client1", "client2"] {
+        for server in ["echo1", "echo2"] {
+            let addresses = ns.pod_ips(server);
+            assert_eq!(addresses.len(), 2, "{server}: {addresses:?}");
+            for address in addresses {
+                let host = if address.contains(':') { format!("[{address}]") } else { address };
+                let said = ns.until_demo(client, &["get", &format!("http://{host}:8080/")]);
+                assert!(said.contains(&format!("name={server} ")), "{said}");
+            }
+        }
+    }
+}
