@@ -58,9 +58,8 @@ ports: [{{port: 8080, protocol: TCP}}]
 endpoints: [{{addresses: [{address}], conditions: {{ready: true}}}}]
 "
     );
-    ns.cluster.wait_for("the API takes a Service", || {
-        ns.kubectl_fed(&["apply", "-f", "-"], &objects).or_missing()
-    });
+    ns.cluster
+        .wait_for("the API takes a Service", || ns.kubectl_fed(&["apply", "-f", "-"], &objects).or_missing());
     ns.until_demo(&format!("probe{node}"), &["get", &format!("http://{name}:8080/"), "--timeout", "1"]);
 }
 
