@@ -35,11 +35,14 @@ pub(crate) fn is_external(service: &Value) -> bool {
     }
 }
 
+/// Whether a Service has what some fields are about.
+type Has = fn(&Value) -> bool;
+
 /// Before defaults are filled in.
 pub(crate) fn forget(new: &mut Value, before: &Value) {
     let balanced = |service: &Value| kind(service) == "LoadBalancer";
     let addressed = |service: &Value| kind(service) != "ExternalName";
-    let rows: [(fn(&Value) -> bool, &[&str]); 4] = [
+    let rows: [(Has, &[&str]); 4] = [
         (has_health_check, &["healthCheckNodePort"]),
         (is_external, &["externalTrafficPolicy"]),
         (balanced, &["allocateLoadBalancerNodePorts", "loadBalancerClass"]),
@@ -58,11 +61,10 @@ pub(crate) fn forget(new: &mut Value, before: &Value) {
     let numbers = |service: &Value| -> Vec<Value> {
         list(service, &["spec", "ports"]).iter().filter_map(|port| port.get("nodePort").cloned()).collect()
     };
-    if has_node_ports(before) && !has_node_ports(new) && numbers(new) == numbers(before) {
-        if let Some(Value::Array(ports)) = map_in(root(new), "spec").get_mut("ports") {
-            for port in ports.iter_mut().filter_map(Value::as_object_mut) {
-                port.remove("nodePort");
-            }
+    let dropped = has_node_ports(before) && !has_node_ports(new) && numbers(new) == numbers(before);
+    if dropped && let Some(Value::Array(ports)) = map_in(root(new), "spec").get_mut("ports") {
+        for port in ports.iter_mut().filter_map(Value::as_object_mut) {
+            port.remove("nodePort");
         }
     }
 }

@@ -15,7 +15,7 @@ const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslice
 
 /// A pod that listens on 8080.
 struct Server {
-    pod: Pod,
+    _pod: Pod,
     ip: IpAddr,
     node: String,
     listener: TcpListener,
@@ -25,7 +25,7 @@ fn server(stage: &Stage, node: usize, name: &str) -> Server {
     let (pod, ip) = stage.wired(node, name);
     let listener = crate::stage::listen(&pod, 8080);
     listener.set_nonblocking(true).unwrap();
-    Server { pod, ip, node: stage.nodes[node].name.clone(), listener }
+    Server { _pod: pod, ip, node: stage.nodes[node].name.clone(), listener }
 }
 
 fn service(stage: &Stage, spec: &Value) -> Value {
