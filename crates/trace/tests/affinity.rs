@@ -68,11 +68,11 @@ fn settings() -> Settings {
 fn set_of_last(nft: &Ruleset, chain: &str) -> String {
     let chains = nft.tables.values().flat_map(|table| &table.chains);
     let (_, chain) = chains.into_iter().find(|(name, _)| name.starts_with(chain)).expect("a chain");
-    let sets = chain.rules.iter().flat_map(|rule| &rule.exprs).filter_map(|expr| match expr {
+    let mut sets = chain.rules.iter().flat_map(|rule| &rule.exprs).filter_map(|expr| match expr {
         Expr::Update { set, timeout_ms: 60_000, .. } => Some(set.clone()),
         _ => None,
     });
-    sets.last().expect("it remembers for the Service's time")
+    sets.next_back().expect("it remembers for the Service's time")
 }
 
 /// What the packet path does when a client passes.
