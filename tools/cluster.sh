@@ -135,6 +135,7 @@ start_unit() {
   inside "$node" setsid bash -c 'echo $$ >"$1.pid.new"; mv "$1.pid.new" "$1.pid"; eval "exec $(cat "$1.cmd")"' _ \
     "$dir/$unit" </dev/null >>"$dir/log/$unit" 2>&1 &
   until_ok 60 "start of $unit on $node" test -s "$dir/$unit.pid"
+  [ "$unit" != kube-apiserver ] || until_ok 300 "kube-apiserver's readyz" api_ready
 }
 
 kill_unit() {
@@ -207,7 +208,6 @@ control_plane() {
     --service-account-key-file="$P/sa.pub" --service-account-signing-key-file="$P/sa.key" \
     --service-account-issuer=https://kubernetes.default.svc.cluster.local \
     --service-cluster-ip-range="$services" --endpoint-reconciler-type=lease
-  until_ok 300 "kube-apiserver's readyz" api_ready
   local controllers="$P/kube-controller-manager.kubeconfig"
   start_unit cp kube-controller-manager "$peers/kube-controller-manager" --kubeconfig="$controllers" \
     --authentication-kubeconfig="$controllers" --authorization-kubeconfig="$controllers" --leader-elect=false \
