@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, Namespace, Stack, pod, server};
+use crate::cluster::{Cluster, Namespace, Stack, pod, server, wait_for};
 
 const ECHO: &str = "
 apiVersion: v1
@@ -132,7 +132,8 @@ fn node_boots_again(ns: &Namespace<'_>) {
     let start = Instant::now();
     ns.cluster.tool_ok(&["reboot", "node2"]);
     let up = Instant::now();
-    ns.cluster.wait_for("echo2 runs again", || {
+    // kubelet takes its time over pods whose sandboxes are gone: half a minute on a busy machine.
+    wait_for("echo2 runs again", Duration::from_secs(180), || {
         let status = ns.get(&["pod", "echo2"])["status"].clone();
         let again = status["containerStatuses"][0]["containerID"] != before;
         let ready = status["conditions"].as_array().is_some_and(|all| {
