@@ -26,7 +26,10 @@ fn redirect(port: u16) -> Ruleset {
     let base = Some(BaseChain { kind: ChainKind::Nat, hook: Hook::Output, priority: -100, drop: false });
     let table =
         Table { chains: [("output".to_owned(), Chain { base, rules })].into(), sets: BTreeMap::new() };
-    Ruleset { tables: [(TableId { family: TableFamily::Ip, name: "plumb".into() }, table)].into() }
+    // In both families: the kernel tracks connections where a rule needs it.
+    let id = |family| TableId { family, name: "plumb".into() };
+    let tables = [TableFamily::Ip, TableFamily::Ip6].map(|family| (id(family), table.clone()));
+    Ruleset { tables: tables.into() }
 }
 
 #[test]
@@ -64,6 +67,16 @@ fn a_connection_is_seen_filtered_and_forgotten() {
                     .is_empty()
             );
             assert!(conntrack.entries(Family::V6, &Filter::default()).expect("entries").is_empty());
+            let six = UdpSocket::bind("[::1]:0").expect("an IPv6 client");
+            for destination in ["[::1]:53", "[::1]:54"] {
+                six.send_to(b"question", destination).expect("send");
+            }
+            let localhost = "::1".parse().ok();
+            let dns = Filter { protocol: Some(17), dst: localhost, dst_port: Some(53), src: localhost };
+            let found = conntrack.entries(Family::V6, &dns).expect("entries");
+            let [of_six] = found.as_slice() else { panic!("{found:?}") };
+            assert_eq!(of_six.original.src, six.local_addr().expect("its address"));
+            assert!(conntrack.delete(of_six).expect("delete"));
             assert!(conntrack.delete(entry).expect("delete"));
             assert!(!conntrack.delete(entry).expect("delete again"));
             let left = conntrack.entries(Family::V4, &Filter::default()).expect("entries");

@@ -155,6 +155,12 @@ impl Filter {
 
 /// Asks for all entries of a family that match.
 pub fn dump(writer: &mut Writer, seq: u32, family: Family, filter: &Filter) {
+    // The kernel leaves out just the entries whose IPv6 addresses are equal (ctnetlink_filter_match_tuple compares
+    // them the wrong way round), so those are left to `Filter::matches`.
+    let filter = match family {
+        Family::V4 => *filter,
+        Family::V6 => Filter { src: None, dst: None, ..*filter },
+    };
     let head = Head { kind: GET, flags: flags::DUMP, seq };
     let message = nfnetlink::open(writer, head, (family_number(family), 0));
     if filter.flags() != 0 {
