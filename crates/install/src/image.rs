@@ -6,7 +6,7 @@
 //!   blobs/sha256/…                  └────> layer: bin/plumb, bin/plumb-cni, …
 //! ```
 
-mod tar;
+pub mod tar;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ mod demo;
 mod features;
 mod reach;
 mod status;
+mod sysdump;
 mod trace;
 
 use std::process::ExitCode;
@@ -41,6 +42,8 @@ enum Command {
     Features(features::Args),
     /// Whether pods, nodes and Services reach whom they should, and nobody else.
     Connectivity(connectivity::Args),
+    /// One archive that a maintainer can work from, without secrets.
+    Sysdump(sysdump::Args),
     /// Measure: DNS, endpoint changes, CNI, the lab; each beside the floor of this machine.
     Bench(bench::Args),
     /// What the image plumb.local/demo runs: a small server and its clients.
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Command::NodeCleanup(args) => clean_up(&args),
         Command::Status(args) => status::run(args),
         Command::Connectivity(args) => connectivity::run(args),
+        Command::Sysdump(args) => sysdump::run(args),
         Command::Trace(args) => trace::run(args),
         Command::Features(args) => features::run(&args),
         Command::Bench(args) => bench::run(args),

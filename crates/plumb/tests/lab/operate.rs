@@ -2,6 +2,7 @@
 
 mod connectivity;
 mod status;
+mod sysdump;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,0 +1,158 @@
+//! `plumb sysdump`: one archive that a maintainer can work from. Objects are cut to what the network needs to know
+//! ([`reduce`]), so that no Secret, environment value, argument or annotation is ever in it; what was cut away is
+//! blotted out of texts, too.
+//!
+//! ```text
+//!   versions.json  status.json  failures.txt
+//!   objects/KIND.json                      nodes, namespaces, pods, services, endpointslices, networkpolicies, events
+//!   nodes/NODE/…                           what the agent tells: status, log, metrics, plan, drift, kernel state
+//! ```
+
+mod reduce;
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use agent::report::Dump;
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use http::Request;
+use install::image::tar::Archive;
+use kube::Client;
+use serde_json::{Value, json};
+
+use crate::reach::{Nodes, Reach};
+use crate::status;
+use reduce::Blots;
+
+/// `plumb sysdump`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Where to write it [default: plumb-sysdump-TIME.tar.gz here]
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// The kinds that nodes read, and the Events about them.
+const KINDS: [(&str, &str); 7] = [
+    ("nodes", "/api/v1/nodes"),
+    ("namespaces", "/api/v1/namespaces"),
+    ("pods", "/api/v1/pods"),
+    ("services", "/api/v1/services"),
+    ("endpointslices", "/apis/discovery.k8s.io/v1/endpointslices"),
+    ("networkpolicies", "/apis/networking.k8s.io/v1/networkpolicies"),
+    ("events", "/api/v1/events"),
+];
+
+/// A node with 10,000 Services writes for some seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AT_ONCE: usize = 8;
+
+pub fn run(args: Args) -> Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(dump(&args))
+}
+
+async fn dump(args: &Args) -> Result<ExitCode> {
+    let (client, _) = args.reach.connect().await?;
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let path = args.output.clone().unwrap_or_else(|| format!("plumb-sysdump-{seconds}.tar.gz").into());
+    let mut files = Files::default();
+    let api = get(&client, "/version").await.context("ask the API server for its version")?;
+    let versions = json!({ "plumb": env!("CARGO_PKG_VERSION"), "api": api, "time": seconds });
+    files.json("versions.json", &versions)?;
+    for (kind, path) in KINDS {
+        match get(&client, path).await {
+            Ok(list) => files.objects(kind, &list)?,
+            Err(error) => files.failures.push(format!("{kind}: {error:#}")),
+        }
+    }
+    if let Err(error) = files.nodes(&client).await {
+        files.failures.push(format!("nodes' own view: {error:#}"));
+    }
+    let count = files.texts.len();
+    let failures = files.failures.clone();
+    let bytes = files.pack()?;
+    write(&path, &bytes).with_context(|| format!("write {}", path.display()))?;
+    println!("{}: {count} files", path.display());
+    failures.iter().for_each(|failure| eprintln!("· not in it: {failure}"));
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Names and addresses of a whole cluster are for who asked, not for everybody on this machine.
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
+}
+
+async fn get(client: &Client, path: &str) -> Result<Value> {
+    Ok(client.request(Request::get(path).body(Vec::new())?).await?)
+}
+
+/// The archive before it is packed.
+#[derive(Default)]
+struct Files {
+    texts: BTreeMap<String, String>,
+    failures: Vec<String>,
+    blots: Blots,
+}
+
+impl Files {
+    fn json(&mut self, name: &str, value: &Value) -> Result<()> {
+        self.texts.insert(name.to_owned(), serde_json::to_string_pretty(value)? + "\n");
+        Ok(())
+    }
+
+    fn objects(&mut self, kind: &str, list: &Value) -> Result<()> {
+        let items = list["items"].as_array().into_iter().flatten();
+        let kept: Vec<Value> =
+            items.filter_map(|object| reduce::reduce(kind, object, &mut self.blots)).collect();
+        self.json(&format!("objects/{kind}.json"), &Value::Array(kept))
+    }
+
+    async fn nodes(&mut self, client: &Client) -> Result<()> {
+        let status = status::look(client).await?;
+        self.json("status.json", &serde_json::to_value(&status)?)?;
+        let agents = Nodes::new(client.clone()).await?;
+        let asked = status.nodes.iter().map(|line| {
+            let agents = &agents;
+            async move {
+                let dump =
+                    tokio::time::timeout(PATIENCE, agents.get::<Dump>(&line.node, "v1/node/dump")).await;
+                (&line.node, dump)
+            }
+        });
+        let dumps: Vec<_> = futures::stream::iter(asked).buffered(AT_ONCE).collect().await;
+        for (node, dump) in dumps {
+            match dump {
+                Ok(Ok(dump)) => {
+                    let files = dump.files.into_iter();
+                    self.texts.extend(files.map(|(name, text)| (format!("nodes/{node}/{name}"), text)));
+                    self.failures.extend(dump.failures.iter().map(|failure| format!("{node}: {failure}")));
+                }
+                Ok(Err(error)) => self.failures.push(format!("{node}: {error:#}")),
+                Err(_) => self.failures.push(format!("{node}: no answer within {PATIENCE:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Blots out what was cut away, and packs.
+    fn pack(mut self) -> Result<Vec<u8>> {
+        let failures = self.failures.iter().map(|failure| failure.clone() + "\n").collect();
+        self.texts.insert("failures.txt".to_owned(), failures);
+        let mut archive = Archive::default();
+        for (name, text) in &self.texts {
+            archive.file(&format!("plumb-sysdump/{name}"), self.blots.apply(text).as_bytes(), 0o644)?;
+        }
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packed.write_all(&archive.finish())?;
+        Ok(packed.finish()?)
+    }
+}
