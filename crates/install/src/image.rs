@@ -3,16 +3,18 @@
 //!
 //! ```text
 //!   oci-layout   index.json ─> manifest ─> config
-//!   blobs/sha256/…                  └────> layer: bin/plumb, bin/plumb-cni, …
+//!   blobs/sha256/…                  └────> layer, compressed: bin/plumb, bin/plumb-cni, …
 //! ```
 
 pub mod tar;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
+use flate2::{Compression, GzBuilder};
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
@@ -113,7 +115,17 @@ fn layer(programs: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
     Ok(layer.finish())
 }
 
+/// gzip without a time or a name of its own, so that the same layer makes the same bytes.
+fn compress(layer: &[u8]) -> Result<Vec<u8>> {
+    let mut compressed = GzBuilder::new().write(Vec::new(), Compression::default());
+    compressed.write_all(layer)?;
+    Ok(compressed.finish()?)
+}
+
+/// `layer` as a plain tar: the config names it by what it is unpacked, the manifest by what is in the archive.
 fn archive(name: &str, layer: &[u8]) -> Result<Vec<u8>> {
+    let compressed = compress(layer)?;
+    let compressed = compressed.as_slice();
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let config = json!({
         "architecture": architecture,
@@ -133,7 +145,7 @@ fn archive(name: &str, layer: &[u8]) -> Result<Vec<u8>> {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": blob("config.v1+json", &config),
-        "layers": [blob("layer.v1.tar", layer)],
+        "layers": [blob("layer.v1.tar+gzip", compressed)],
     });
     let manifest = serde_json::to_vec(&manifest)?;
     let mut entry = blob("manifest.v1+json", &manifest);
@@ -143,12 +155,12 @@ fn archive(name: &str, layer: &[u8]) -> Result<Vec<u8>> {
         json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag });
     let index = json!({ "schemaVersion": 2, "manifests": [entry] });
     let path = |content: &[u8]| format!("blobs/sha256/{}", sha256(content).trim_start_matches("sha256:"));
-    let docker = json!([{ "Config": path(&config), "RepoTags": [name], "Layers": [path(layer)] }]);
+    let docker = json!([{ "Config": path(&config), "RepoTags": [name], "Layers": [path(compressed)] }]);
     let mut image = Archive::default();
     image.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
     image.file("index.json", &serde_json::to_vec(&index)?, 0o644)?;
     image.file("manifest.json", &serde_json::to_vec(&docker)?, 0o644)?;
-    for content in [config.as_slice(), &manifest, layer] {
+    for content in [config.as_slice(), &manifest, compressed] {
         image.file(&path(content), content, 0o644)?;
     }
     Ok(image.finish())
