@@ -153,7 +153,7 @@ fn of_environment() -> Option<Uri> {
 
 /// `https://HOST[:PORT]`, or `HOST:PORT`.
 pub fn server(text: &str) -> Result<Uri> {
-    let text = text.trim().trim_end_matches('/');
+    let text = text.trim();
     let whole = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
     let wrong = || format!("{text:?} is not an address of an API server; expected https://HOST:PORT");
     let uri: Uri = whole.parse().with_context(wrong)?;

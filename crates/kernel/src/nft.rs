@@ -134,6 +134,7 @@ impl Nft {
             let dump = self.dump(tables)?;
             if let Some(dump) = dump
                 && self.generation()? == before
+                && !dump.tells_an_element_twice()
             {
                 let (ruleset, handles) = dump.finish();
                 return Ok(Observed { ruleset, handles, generation: before });

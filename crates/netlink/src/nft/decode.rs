@@ -73,6 +73,16 @@ impl Dump {
         self.ruleset.tables.iter().flat_map(of).collect()
     }
 
+    /// A dump goes on where it was by the number of elements it has told, and a hash table that is just growing has
+    /// moved them by then: one that is told twice stands for another that is not told at all. The generation says
+    /// nothing of it (nft_rhash_walk, lib/rhashtable.c).
+    pub fn tells_an_element_twice(&self) -> bool {
+        self.raw.values().any(|raw| {
+            let mut known = std::collections::HashSet::with_capacity(raw.len());
+            !raw.iter().all(|one| known.insert((&one.key, &one.key_end, one.closes)))
+        })
+    }
+
     pub fn finish(mut self) -> (Ruleset, Handles) {
         for ((id, name), raw) in self.raw {
             if let Some(set) = self.ruleset.tables.get_mut(&id).and_then(|table| table.sets.get_mut(&name))
