@@ -69,11 +69,16 @@ fn addresses(lab: &Lab, node: &str) -> Vec<String> {
     let store: serde_json::Value =
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     let records = store["records"].as_object().expect("records");
-    let leases = store["pool"]["leases"].as_object().unwrap_or_else(|| panic!("no leases: {text}"));
+    let pools = store["pools"].as_array().filter(|pools| !pools.is_empty());
+    let pools = pools.unwrap_or_else(|| panic!("no pools: {text}"));
+    let leases = pools.iter().flat_map(|pool| {
+        let leases = pool["leases"].as_object().unwrap_or_else(|| panic!("no leases: {text}"));
+        leases.keys()
+    });
     records
         .values()
         .map(|record| format!("{} {}", record["pod"], record["ips"]))
-        .chain(leases.keys().map(|lease| format!("lease of {lease}")))
+        .chain(leases.map(|lease| format!("lease of {lease}")))
         .collect()
 }
 

@@ -117,6 +117,10 @@ impl Stage {
         }
         let failed: Vec<&Value> = checks(&report).filter(|check| check["ok"] == false).collect();
         let tests: BTreeSet<&str> = failed.iter().filter_map(|check| check["test"].as_str()).collect();
+        // A node port works on while its endpoint is drawn on that very node.
+        let chance = fault.name == "masquerade gone";
+        let tests: BTreeSet<&str> =
+            tests.into_iter().filter(|test| !chance || *test != "node-port").collect();
         assert_eq!(tests, fault.fails.iter().copied().collect(), "{failed:#?}");
         assert!(!ok, "the exit code says so too");
         let found =
