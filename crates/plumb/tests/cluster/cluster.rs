@@ -96,8 +96,11 @@ impl Cluster {
         let name = format!("t{}-bare{number}", std::process::id());
         let cluster = Self::without_network(&name, stack, nodes, false);
         for node in &cluster.nodes {
-            cluster
-                .wait_for(&format!("Node {node}"), || cluster.kubectl(&["get", "node", node]).or_missing());
+            cluster.wait_for(&format!("pod CIDR of {node}"), || {
+                let asked = ["get", "node", node, "-o", "jsonpath={.spec.podCIDRs[*]}"];
+                let said = cluster.kubectl(&asked);
+                if said.ok && !said.out.trim().is_empty() { Ok(()) } else { Err(format!("{said:?}")) }
+            });
         }
         cluster
     }
