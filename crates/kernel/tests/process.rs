@@ -210,14 +210,17 @@ fn an_overlay_takes_directories_of_any_name() {
     let overlay = Mount::overlay(&[lower.clone(), "/etc".into()], &upper, &work, &merged);
     let mut mounts = vec![Mount::private("/"), Mount::tmpfs(&dir, "")];
     mounts.extend([&lower, &upper, &work, &merged].map(Mount::make_dir));
-    mounts.extend([overlay, Mount::unmount("/proc")]);
-    let script = "test -e passwd && echo x > made && ls ../up:per; ls /proc";
+    mounts.push(overlay);
+    let hidden = path("hidden");
+    mounts.extend([&hidden, &hidden.join("seen")].map(Mount::make_dir));
+    mounts.extend([Mount::tmpfs(&hidden, ""), Mount::unmount(&hidden)]);
+    let script = "test -e passwd && echo x > made && ls ../up:per ../hidden";
     let (ended, text) = shell(script, |spawn| {
         let mounts = mounts.into_iter().map(|mount| mount.expect("a good mount"));
         spawn.new_namespaces(Namespaces::MOUNT).mounts(mounts).directory(&merged)
     });
     std::fs::remove_dir(&dir).expect("nothing is mounted or left there");
-    assert_eq!((ended, text.as_str()), (Ended::Code(0), "made\n"));
+    assert_eq!((ended, text.as_str()), (Ended::Code(0), "../hidden:\nseen\n\n../up:per:\nmade\n"));
 }
 
 /// The program's own descriptor must not be among the numbers that files are given.

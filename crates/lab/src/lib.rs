@@ -70,7 +70,7 @@ enum Command {
     Agent(agent::Options),
     /// Whether the kernel can do what a lab asks of it (started by `up`)
     #[command(hide = true)]
-    Check(Name),
+    Check(up::Check),
     /// Pid 1 of the lab
     #[command(hide = true)]
     Anchor(Internal),

@@ -58,7 +58,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         launch::mend(&run)?;
         lock
     } else {
-        launch::check_kernel(&options.name.name)?;
+        launch::check_kernel(&options.name.name, options.families.unwrap_or_default())?;
         let (plan, plugin) = launch::plan(options, &run)?;
         // What a lab that was killed has left.
         run.remove()?;
@@ -84,9 +84,19 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `plumb lab check`
+#[derive(clap::Args, Debug)]
+pub struct Check {
+    #[command(flatten)]
+    name: Name,
+    /// Of which families the lab is to be
+    #[arg(long, default_value_t)]
+    families: Families,
+}
+
 /// `plumb lab check`: whether this kernel can do what a lab asks of it.
-pub fn check(name: &Name) -> ExitCode {
-    launch::check(&name.name)
+pub fn check(asked: &Check) -> ExitCode {
+    launch::check(&asked.name.name, asked.families)
 }
 
 /// Nothing is half made: a failed start is taken back.

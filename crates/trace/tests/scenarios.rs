@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use trace::eval::{self, End, Kernel};
 use trace::packet::{CtState, Packet, Place};
 use trace::reference::{Fate, fates};
-use types::{IfName, Mac, ObjectName, Protocol, hash8};
+use types::wire::{DNS_IPS, POD_CIDRS, SERVICE_CIDRS};
+use types::{Families, Family, IfName, IpNet, Mac, ObjectName, Protocol, hash8};
 
 /// The first document of a scenario.
 #[derive(Deserialize)]
@@ -25,6 +26,9 @@ struct Scenario {
     about: String,
     /// Whose rules are looked at.
     node: String,
+    /// Of which families nodes, pods and Services have addresses: ipv4, ipv6 or dual.
+    #[serde(default)]
+    families: Families,
     /// Whether that node's agent answers DNS.
     #[serde(default = "yes")]
     dns_here: bool,
@@ -49,32 +53,43 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios")
 }
 
-fn settings(node: &str) -> Settings {
-    Settings {
-        node: node.to_owned(),
-        cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
-        service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
-        dns_ips: vec!["10.96.0.10".parse().expect("an address")],
-        mtu: 1450,
+impl Scenario {
+    fn settings(&self) -> Settings {
+        let of = |choices: [&str; 2]| -> Vec<IpNet> {
+            self.families.list().iter().map(|f| f.pick(choices).parse().expect("a prefix")).collect()
+        };
+        Settings {
+            node: self.node.clone(),
+            cluster_cidrs: of(POD_CIDRS),
+            service_cidrs: of(SERVICE_CIDRS),
+            dns_ips: self.families.list().iter().map(|f| f.pick(DNS_IPS).parse().expect("an address")).collect(),
+            mtu: 1450,
+        }
     }
-}
 
-/// Two nodes as the lab has them, and the namespaces that every cluster has.
-fn given() -> Vec<Value> {
-    let node = |n: u8| {
-        json!({
-            "apiVersion": "v1", "kind": "Node",
-            "metadata": {"name": format!("node{n}"),
-                "annotations": {"plumb.dev/vtep-mac": compile::vtep_mac(&format!("node{n}")).to_string()}},
-            "spec": {"podCIDRs": [format!("10.244.{n}.0/24")]},
-            "status": {"addresses": [{"type": "InternalIP", "address": format!("192.168.1.{}", 9 + n)}]},
-        })
-    };
-    let namespace = |name: &str| {
-        json!({"apiVersion": "v1", "kind": "Namespace",
-            "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}})
-    };
-    vec![node(1), node(2), namespace("default"), namespace("kube-system")]
+    /// Two nodes as the lab has them, and the namespaces that every cluster has.
+    fn given(&self) -> Vec<Value> {
+        let of = |choices: [String; 2]| -> Vec<String> {
+            self.families.list().iter().map(|family| family.pick(choices.clone())).collect()
+        };
+        let node = |n: u8| {
+            let own = of([format!("192.168.1.{}", 9 + n), format!("fd00:192:168:1::{}", 9 + n)]);
+            let addresses: Vec<Value> =
+                own.iter().map(|address| json!({"type": "InternalIP", "address": address})).collect();
+            json!({
+                "apiVersion": "v1", "kind": "Node",
+                "metadata": {"name": format!("node{n}"),
+                    "annotations": {"plumb.dev/vtep-mac": compile::vtep_mac(&format!("node{n}")).to_string()}},
+                "spec": {"podCIDRs": of([format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64")])},
+                "status": {"addresses": addresses},
+            })
+        };
+        let namespace = |name: &str| {
+            json!({"apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}})
+        };
+        vec![node(1), node(2), namespace("default"), namespace("kube-system")]
+    }
 }
 
 fn row(manifest: Value, diagnostics: &mut BTreeSet<String>) -> Option<Row> {
@@ -133,11 +148,15 @@ fn cluster(manifests: Vec<Value>, node: &str, diagnostics: &mut BTreeSet<String>
 
 fn packet(asked: &Asked, cluster: &Cluster, node: &str) -> Packet {
     let Ok(name) = asked.from.parse::<ObjectName>();
-    let own: IpAddr = cluster.nodes[node].addresses[0];
+    let family = Family::of(asked.to.ip());
+    let own = |ips: &[IpAddr]| {
+        let of_family = ips.iter().copied().find(|ip| Family::of(*ip) == family);
+        of_family.unwrap_or_else(|| panic!("{} has no {family} address: {ips:?}", asked.from))
+    };
     let (iif, src) = match cluster.pods.get(&name) {
-        Some(pod) if pod.node.as_deref() == Some(node) => (Some("cni0"), pod.ips[0]),
-        Some(pod) => (Some("plumb.1"), pod.ips[0]),
-        None if asked.from == "node" => (None, own),
+        Some(pod) if pod.node.as_deref() == Some(node) => (Some("cni0"), own(&pod.ips)),
+        Some(pod) => (Some("plumb.1"), own(&pod.ips)),
+        None if asked.from == "node" => (None, own(&cluster.nodes[node].addresses)),
         None => (Some("eth0"), asked.from.parse().expect("a pod, `node` or an address")),
     };
     Packet {
@@ -176,14 +195,14 @@ fn play(text: &str) -> String {
     let scenario: Scenario = serde_json::from_value(documents.remove(0)).expect("a scenario");
     let node = scenario.node.as_str();
     let mut diagnostics = BTreeSet::new();
-    let empty = cluster(given(), node, &mut diagnostics);
-    let full = cluster(given().into_iter().chain(documents).collect(), node, &mut diagnostics);
-    let before = whole(empty.synced().expect("synced"), settings(node));
-    let desired = whole(full.synced().expect("synced"), settings(node));
+    let empty = cluster(scenario.given(), node, &mut diagnostics);
+    let full = cluster(scenario.given().into_iter().chain(documents).collect(), node, &mut diagnostics);
+    let before = whole(empty.synced().expect("synced"), scenario.settings());
+    let desired = whole(full.synced().expect("synced"), scenario.settings());
     diagnostics.extend(desired.diagnostics.iter().map(ToString::to_string));
 
     let mut out = format!("# {}\n\n", scenario.about);
-    let Settings { cluster_cidrs, service_cidrs, dns_ips, .. } = settings(node);
+    let Settings { cluster_cidrs, service_cidrs, dns_ips, .. } = scenario.settings();
     let dns_here = scenario.dns_here;
     let place = Place { node: node.to_owned(), cluster_cidrs, service_cidrs, dns_ips, dns_here };
     let local = &full.nodes[node].addresses;

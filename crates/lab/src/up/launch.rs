@@ -9,6 +9,7 @@ use apiserver::{Credentials, Identity};
 use kernel::feature::{User, probe, refusal};
 use kernel::mount::Mount;
 use kernel::process::{Ended, IdMap, Namespaces, Spawn};
+use types::{Families, Family};
 
 use super::{Options, check_nodes};
 use crate::adopt;
@@ -56,9 +57,11 @@ fn plugin() -> Result<PathBuf> {
 
 /// Whether this kernel can do what a lab asks of it: before anything is made. An ordinary user's lab has a user
 /// namespace of its own, so the question is asked in such a one, by another process.
-pub fn check_kernel(name: &str) -> Result<()> {
+pub fn check_kernel(name: &str, families: Families) -> Result<()> {
     let (reader, writer) = std::io::pipe().context("make a pipe")?;
-    let mut spawn = Spawn::this_program()?.args(["lab", "check", "--name", name]).file(2, &writer)?;
+    let families = families.to_string();
+    let check = ["lab", "check", "--name", name, "--families", &families];
+    let mut spawn = Spawn::this_program()?.args(check).file(2, &writer)?;
     if !kernel::own::is_root() {
         let (uid, gid) = kernel::own::ids();
         let root = |outside| [IdMap { inside: 0, outside, count: 1 }];
@@ -74,8 +77,10 @@ pub fn check_kernel(name: &str) -> Result<()> {
 }
 
 /// `plumb lab check`, started by [`check_kernel`].
-pub fn check(name: &str) -> ExitCode {
-    match refusal(&format!("lab {name}"), &probe(&[User::Lab])) {
+pub fn check(name: &str, families: Families) -> ExitCode {
+    let with_ipv6 = families.list().contains(&Family::V6);
+    let users: &[User] = if with_ipv6 { &[User::Lab, User::Ipv6] } else { &[User::Lab] };
+    match refusal(&format!("lab {name}"), &probe(users)) {
         None => ExitCode::SUCCESS,
         Some(refusal) => {
             eprintln!("{refusal}");

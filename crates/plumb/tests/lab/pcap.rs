@@ -34,6 +34,24 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 const MARK: &str = "end-of-the-capture";
 
+/// Becomes another program, whose `setgroups` does nothing and succeeds, by a seccomp filter. tcpdump, run by root, sets
+/// the groups of the user that it is to become, which is root; but in a user namespace made by an ordinary user nobody
+/// may (user_namespaces(7), "setgroups").
+const KEEPING_GROUPS: &str = r#"
+import ctypes, os, struct, sys
+number = {"x86_64": 116, "aarch64": 159}[os.uname().machine]
+load, equal, end = 0x20, 0x15, 0x06
+code = [(load, 0, 0, 0), (equal, 0, 1, number), (end, 0, 0, 0x50000), (end, 0, 0, 0x7fff0000)]
+body = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+program = Program(len(code), ctypes.addressof(body))
+assert libc.prctl(22, 2, ctypes.byref(program), 0, 0) == 0, ctypes.get_errno()
+os.execvp(sys.argv[1], sys.argv[1:])
+"#;
+
 /// An interface's index and the packet.
 type Frame = (u32, Vec<u8>);
 
@@ -54,12 +72,13 @@ impl<'lab> Capture<'lab> {
     pub fn start(lab: &'lab Lab, node: &str) -> Self {
         let names = interfaces(lab, node);
         // The shell ends tcpdump when its standard input closes: also when this process is killed. It ends itself
-        // when tcpdump does not start, as in a user namespace, where tcpdump cannot drop its groups.
-        let script = "exec 3<&0; tcpdump -i any -y LINUX_SLL2 -n -U --immediate-mode -B 16384 -Z root -w - & \
+        // when tcpdump does not start.
+        let script = "exec 3<&0; python3 -c \"$1\" \
+                      tcpdump -i any -y LINUX_SLL2 -n -U --immediate-mode -B 16384 -Z root -w - & \
                       dump=$!; (read end <&3; kill -INT $dump) > /dev/null 2>&1 & wait $dump";
         let mut child = lab
             .node_command(node)
-            .args(["sh", "-c", script])
+            .args(["sh", "-c", script, "sh", KEEPING_GROUPS])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
