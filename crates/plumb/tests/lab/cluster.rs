@@ -52,8 +52,13 @@ pub struct Lab {
 
 impl Lab {
     pub fn up(nodes: u32) -> Self {
+        Self::up_with(nodes, &[])
+    }
+
+    /// With more arguments of `lab up`.
+    pub fn up_with(nodes: u32, more: &[&str]) -> Self {
         let lab = Self { name: fresh_name(), kubeconfig: PathBuf::new() };
-        let said = lab.lab(&["up", "--nodes", &nodes.to_string()]);
+        let said = lab.lab(&[&["up", "--nodes", &nodes.to_string()], more].concat());
         assert!(said.ok, "lab up: {said:?}");
         lab.adopt(&said)
     }

@@ -5,6 +5,7 @@
 //! built for this test.
 
 mod cluster;
+mod families;
 mod faults;
 mod kills;
 mod life;
