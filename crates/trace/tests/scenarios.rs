@@ -62,7 +62,12 @@ impl Scenario {
             node: self.node.clone(),
             cluster_cidrs: of(POD_CIDRS),
             service_cidrs: of(SERVICE_CIDRS),
-            dns_ips: self.families.list().iter().map(|f| f.pick(DNS_IPS).parse().expect("an address")).collect(),
+            dns_ips: self
+                .families
+                .list()
+                .iter()
+                .map(|f| f.pick(DNS_IPS).parse().expect("an address"))
+                .collect(),
             mtu: 1450,
         }
     }
