@@ -7,7 +7,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use kernel::net::{self, Scope};
 use kstate::net::NetState;
-use kstate::nft::Ruleset;
 use types::IfName;
 use types::wire::{BRIDGE, VXLAN_DEVICE};
 
@@ -22,7 +21,7 @@ pub fn cleanup(args: &Args) -> Result<Vec<String>> {
     let only = only_agent(&args.data)?;
     conflist::withdraw(&args.cni_conf_dir)?;
     let mut datapath = Datapath::open().context("open the kernel's network interfaces")?;
-    let rules = datapath.converge_nft(&Ruleset::default()).context("remove the tables of nf_tables")?;
+    let rules = datapath.clear_nft().context("remove the tables of nf_tables")?;
     gone.extend(rules.told);
     let loopback = args.dns_ips.iter().map(|ip| (*ip).into()).collect();
     let scope = Scope { links: links(&mut datapath)?, veth_prefix: None, loopback, sysctls: BTreeSet::new() };
@@ -37,8 +36,9 @@ pub fn cleanup(args: &Args) -> Result<Vec<String>> {
         executables::withdraw(directory)?;
     }
     executables::remove(&args.socket)?;
-    drop(only);
+    // Until nothing is left that an agent could begin with.
     empty(&args.data)?;
+    drop(only);
     Ok(gone)
 }
 

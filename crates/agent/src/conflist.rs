@@ -6,8 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-
-const NAME: &str = "10-plumb.conflist";
+use types::wire::CONFLIST;
 
 /// libcni before 1.2 (containerd 1.6) refuses 1.1.0 and does not know `cniVersions`, from which later ones take the
 /// newest that they speak.
@@ -23,7 +22,7 @@ pub fn publish(directory: &Path, socket: &Path) -> Result<bool> {
         "cniVersion": SPOKEN[0], "cniVersions": SPOKEN, "name": "plumb", "plugins": [plugin]
     });
     let text = format!("{}\n", serde_json::to_string_pretty(&list)?);
-    let path = directory.join(NAME);
+    let path = directory.join(CONFLIST);
     if fs::read_to_string(&path).is_ok_and(|present| present == text) {
         return Ok(false);
     }
@@ -37,7 +36,7 @@ pub fn publish(directory: &Path, socket: &Path) -> Result<bool> {
 
 /// Takes the file away: what a runtime does then is its own affair.
 pub fn withdraw(directory: &Path) -> Result<()> {
-    crate::executables::remove(&directory.join(NAME))
+    crate::executables::remove(&directory.join(CONFLIST))
 }
 
 #[cfg(test)]
@@ -50,7 +49,7 @@ mod tests {
         let socket = dir.join("agent.sock");
         let first = publish(&dir, &socket);
         let second = publish(&dir, &socket);
-        let text = fs::read_to_string(dir.join(NAME));
+        let text = fs::read_to_string(dir.join(CONFLIST));
         let count = fs::read_dir(&dir).map(Iterator::count);
         let _ = fs::remove_dir_all(&dir);
         assert!(matches!((first, second), (Ok(true), Ok(false))));

@@ -11,7 +11,7 @@ use kernel::nft::{ApplyError, Nft, Observed};
 use kstate::net::{LinkKind, NetState};
 use kstate::nft::{Ruleset, TableId};
 use netlink::conntrack::Filter;
-use types::wire::{BRIDGE, TABLE, VXLAN_DEVICE};
+use types::wire::{BRIDGE, TABLE, TRACE_TABLE, VXLAN_DEVICE};
 use types::{Family, IfName, Protocol};
 
 use crate::settings::Args;
@@ -94,6 +94,18 @@ impl Datapath {
         let tables: BTreeSet<TableId> = desired.tables.keys().cloned().chain(ours).collect();
         let observed = self.nft.observe(&Vec::from_iter(tables))?;
         Ok((kstate::nft::diff(desired, &observed.ruleset), observed))
+    }
+
+    /// Takes every table of ours away, those of traces too, which are no drift while an agent runs.
+    pub fn clear_nft(&mut self) -> Result<Steps> {
+        let of = |family: Family| {
+            [TABLE, TRACE_TABLE].map(|name| TableId { family: family.into(), name: name.to_owned() })
+        };
+        let observed = self.nft.observe(&Vec::from_iter(Family::ALL.into_iter().flat_map(of)))?;
+        let plan = kstate::nft::diff(&Ruleset::default(), &observed.ruleset);
+        self.nft.apply(&plan, &observed.ruleset)?;
+        self.right_at = None;
+        Ok(plan.ops.iter().collect())
     }
 
     /// Looks, compares, mends.

@@ -69,8 +69,7 @@ pub async fn run(args: Args) -> Result<()> {
 /// Before anything is made. Without what traces need, all but traces works.
 fn check_kernel(settings: &Settings) -> Result<()> {
     let (node, ranges) = (&settings.node, &settings.args.cluster_cidrs);
-    let ipv6 = ranges.iter().any(|range| Family::of_net(range) == Family::V6).then_some(User::Ipv6);
-    let users: Vec<User> = [User::Agent].into_iter().chain(ipv6).collect();
+    let users = User::of_agent(ranges.iter().map(Family::of_net));
     if let Some(refusal) = refusal(&format!("the agent of node {node}"), &probe(&users)) {
         bail!(refusal);
     }

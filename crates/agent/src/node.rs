@@ -239,8 +239,9 @@ impl Node {
     /// The next step when the API is away.
     fn reach_api(&self) -> String {
         let first = self.base.api.split(" or ").next().unwrap_or_default();
-        let host = first.split("://").last().unwrap_or_default();
-        let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+        let uri: Option<http::Uri> = first.parse().ok();
+        // `ip` takes an IPv6 address without the brackets of a URI.
+        let host = uri.as_ref().and_then(http::Uri::host).unwrap_or(first).trim_matches(['[', ']']);
         format!("see that this machine has a route to it (ip route get {host}) and that it runs")
     }
 

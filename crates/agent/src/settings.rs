@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
 use ipnet::IpNet;
 use types::Family;
+use types::wire::{DNS_IPS, POD_CIDRS, SERVICE_CIDRS};
 
 /// `plumb agent`
 #[derive(Clone, Debug, ClapArgs)]
@@ -38,7 +39,7 @@ pub struct Args {
     #[arg(
         long = "cluster-cidr",
         env = "PLUMB_CLUSTER_CIDR",
-        default_value = "10.244.0.0/16",
+        default_value = POD_CIDRS[0],
         value_delimiter = ','
     )]
     pub cluster_cidrs: Vec<IpNet>,
@@ -46,12 +47,12 @@ pub struct Args {
     #[arg(
         long = "service-cidr",
         env = "PLUMB_SERVICE_CIDR",
-        default_value = "10.96.0.0/12",
+        default_value = SERVICE_CIDRS[0],
         value_delimiter = ','
     )]
     pub service_cidrs: Vec<IpNet>,
     /// Where pods ask for names, one address for each family
-    #[arg(long = "dns-ip", env = "PLUMB_DNS_IP", default_value = "10.96.0.10", value_delimiter = ',')]
+    #[arg(long = "dns-ip", env = "PLUMB_DNS_IP", default_value = DNS_IPS[0], value_delimiter = ',')]
     pub dns_ips: Vec<IpAddr>,
     /// The cluster's domain
     #[arg(long, env = "PLUMB_CLUSTER_DOMAIN", default_value = "cluster.local")]

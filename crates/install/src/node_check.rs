@@ -6,9 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
+use ipnet::IpNet;
 use kernel::Nft;
-use kernel::feature::{User, probe};
+use kernel::feature::{Found, User, lacks, probe};
 use kstate::nft::{Hook, TableFamily, TableId};
+use types::Family;
+use types::wire::{CONFLIST, POD_CIDRS};
 
 use crate::findings::Finding;
 
@@ -22,19 +25,26 @@ pub struct Args {
     #[arg(long, default_value = "/etc/cni/net.d")]
     cni_conf_dir: PathBuf,
     /// Addresses of all pods of the cluster
-    #[arg(long, default_value = "10.244.0.0/16")]
-    cluster_cidr: String,
+    #[arg(long = "cluster-cidr", default_value = POD_CIDRS[0], value_delimiter = ',')]
+    cluster_cidrs: Vec<IpNet>,
     /// Where the findings go besides stdout
     #[arg(long)]
     message: Option<PathBuf>,
 }
 
+/// The kubelet cuts a container's last message here (`MaxContainerTerminationMessageLength`), and half a list cannot
+/// be read.
+const MESSAGE: usize = 4096;
+/// A kernel's answer and its remedy are shorter.
+const FIELD: usize = 800;
+
 /// Findings as JSON; exit code 0 whatever they are.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let mut findings = kernel(&args.node);
+    let users = User::of_agent(args.cluster_cidrs.iter().map(Family::of_net));
+    let mut findings = kernel(&args.node, &probe(&users));
     findings.extend(conflists(&args.node, &args.cni_conf_dir));
     findings.extend(firewalls(args));
-    let text = serde_json::to_string(&findings)?;
+    let text = message(&args.node, findings)?;
     if let Some(path) = &args.message {
         fs::write(path, &text).with_context(|| format!("write {}", path.display()))?;
     }
@@ -42,19 +52,53 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn kernel(node: &str) -> Vec<Finding> {
-    let lacking = probe(&[User::Agent]).into_iter().filter(|found| !found.is_there());
-    lacking
-        .map(|found| {
-            let cause =
-                format!("its kernel has no {}: {}", found.feature.name, found.answer().unwrap_or_default());
-            Finding::fatal(format!("node {node}"), cause, found.next_step().unwrap_or_default())
-        })
-        .collect()
+/// As many as fit; that there are more is one too.
+fn message(node: &str, mut findings: Vec<Finding>) -> Result<String> {
+    for finding in &mut findings {
+        for field in [&mut finding.object, &mut finding.cause, &mut finding.next] {
+            cut(field);
+        }
+    }
+    let mut left_out: Vec<Finding> = Vec::new();
+    loop {
+        let word = match left_out.first() {
+            Some(first) if left_out.iter().all(|other| other.word == first.word) => first.word.as_str(),
+            _ => "",
+        };
+        let more = Finding::of(
+            word,
+            format!("node {node}"),
+            format!("{} more things are in the way", left_out.len()),
+            "mend those above, then run this again",
+        );
+        let told: Vec<&Finding> = findings.iter().chain((!left_out.is_empty()).then_some(&more)).collect();
+        let text = serde_json::to_string(&told)?;
+        if text.len() < MESSAGE {
+            return Ok(text);
+        }
+        left_out.extend(findings.pop());
+    }
 }
 
-/// The file that the agents write.
-const OURS: &str = "10-plumb.conflist";
+fn cut(text: &mut String) {
+    let Some(end) = (0..=FIELD.min(text.len())).rev().find(|at| text.is_char_boundary(*at)) else { return };
+    if end < text.len() {
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
+fn kernel(node: &str, found: &[Found]) -> Vec<Finding> {
+    let finding = |lack: kernel::feature::Lack| {
+        let behind = match lack.behind.as_slice() {
+            [] => String::new(),
+            behind => format!("; and with it {}", behind.join(", ")),
+        };
+        let next = lack.first.next_step().unwrap_or_default();
+        Finding::fatal(format!("node {node}"), format!("its kernel: {lack}{behind}"), next)
+    };
+    lacks(found).into_iter().map(finding).collect()
+}
 
 /// A runtime takes the first by name; a second network on a node fights for pods, routes and policies in any case.
 fn conflists(node: &str, directory: &Path) -> Vec<Finding> {
@@ -83,7 +127,7 @@ fn conflists(node: &str, directory: &Path) -> Vec<Finding> {
 fn is_foreign(name: &str) -> bool {
     let configures = [".conf", ".conflist", ".json"].iter().any(|end| name.ends_with(end));
     // CRI-O and podman ship a configuration for `lo`, and bridges of their own that sort last.
-    configures && name != OURS && !name.contains("loopback")
+    configures && name != CONFLIST && !name.contains("loopback")
 }
 
 /// Chains of others that drop what is forwarded unless a rule of theirs allows it: our accepting it does not count
@@ -98,32 +142,43 @@ fn firewalls(args: &Args) -> Vec<Finding> {
     ];
     let mut findings = Vec::new();
     for (family, name) in tables {
+        let ranges = ranges_in(family, &args.cluster_cidrs);
         let table = TableId { family, name: name.to_owned() };
-        // Unreadable rules of others are no reason to stop.
+        // Unreadable rules of others are no reason to stop; nor are those of a family that pods have not.
         let Ok(Some(chains)) = nft.chains(&table) else { continue };
         let drops = |chain: &kstate::nft::Chain| {
-            chain.base.is_some_and(|base| base.hook == Hook::Forward && base.drop)
+            chain.base.is_some_and(|base| base.hook == Hook::Forward && base.drop) && !ranges.is_empty()
         };
         for (chain, _) in chains.iter().filter(|(_, chain)| drops(chain)) {
-            findings.push(dropping(args, &table, chain));
+            findings.push(dropping(&args.node, &ranges, &table, chain));
         }
         if name == "firewalld" {
-            findings.push(firewalld(args));
+            findings.push(firewalld(&args.node, &ranges));
         }
     }
     findings
 }
 
-fn dropping(args: &Args, table: &TableId, chain: &str) -> Finding {
-    let (node, cidr) = (&args.node, &args.cluster_cidr);
+/// Those whose packets a table sees.
+fn ranges_in(table: TableFamily, ranges: &[IpNet]) -> Vec<IpNet> {
+    let sees = |range: &&IpNet| match table {
+        TableFamily::Ip => Family::of_net(range) == Family::V4,
+        TableFamily::Ip6 => Family::of_net(range) == Family::V6,
+        _ => true,
+    };
+    ranges.iter().filter(sees).copied().collect()
+}
+
+fn dropping(node: &str, ranges: &[IpNet], table: &TableId, chain: &str) -> Finding {
     let next = if is_running("dockerd") {
         format!(
             "Docker set it. On {node}: put \"ip-forward-no-drop\": true into /etc/docker/daemon.json and restart \
-             docker, or: iptables -I DOCKER-USER -s {cidr} -j ACCEPT; iptables -I DOCKER-USER -d {cidr} -j ACCEPT \
-             (again after every boot)"
+             docker, or: {} (again after every boot)",
+            let_through_docker(ranges)
         )
     } else {
-        format!("on {node}: nft add chain {table} {chain} '{{ policy accept; }}', or allow {cidr} there")
+        let ranges = crate::cluster::joined(ranges).replace(',', " and ");
+        format!("on {node}: nft add chain {table} {chain} '{{ policy accept; }}', or allow {ranges} there")
     };
     Finding::of(
         "firewall",
@@ -133,16 +188,31 @@ fn dropping(args: &Args, table: &TableId, chain: &str) -> Finding {
     )
 }
 
-fn firewalld(args: &Args) -> Finding {
-    let (node, cidr) = (&args.node, &args.cluster_cidr);
+fn let_through_docker(ranges: &[IpNet]) -> String {
+    let of = |range: &IpNet| {
+        let program = match Family::of_net(range) {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        ["-s", "-d"].map(|side| format!("{program} -I DOCKER-USER {side} {range} -j ACCEPT"))
+    };
+    ranges.iter().flat_map(of).collect::<Vec<_>>().join("; ")
+}
+
+fn firewalld(node: &str, ranges: &[IpNet]) -> Finding {
+    let sources: String = ranges
+        .iter()
+        .map(|range| format!("firewall-cmd --permanent --zone=trusted --add-source={range} && "))
+        .collect();
     Finding::of(
         "firewall",
         format!("node {node}: firewalld"),
         "it rejects what comes from interfaces that it does not know: pods, and the tunnel's UDP port 8472",
         format!(
-            "on {node}: firewall-cmd --permanent --zone=trusted --add-source={cidr} --add-interface=cni0 \
-             --add-interface=plumb.1 && firewall-cmd --permanent --add-port=8472/udp --add-port=9475/tcp \
-             --add-port=9476/udp --add-port=9476/tcp && firewall-cmd --reload; then --accept firewall"
+            "on {node}: {sources}firewall-cmd --permanent --zone=trusted --add-interface=cni0 && \
+             firewall-cmd --permanent --zone=trusted --add-interface=plumb.1 && firewall-cmd --permanent \
+             --add-port=8472/udp --add-port=9475/tcp --add-port=9476/udp --add-port=9476/tcp && \
+             firewall-cmd --reload; then --accept firewall"
         ),
     )
 }
@@ -157,6 +227,8 @@ fn is_running(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use kernel::feature::Outcome;
+
     use super::*;
 
     #[test]
@@ -172,5 +244,55 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].next.contains("05-cilium.conflist"), "{found:?}");
         assert!(conflists("n", &dir).is_empty(), "no directory, no network");
+    }
+    /// A kernel without nf_tables lacks a dozen features, by one cause.
+    #[test]
+    fn one_answer_is_one_finding() {
+        let users = User::of_agent([Family::V4, Family::V6]);
+        let mut found = probe(&users);
+        for found in &mut found {
+            let is_nft = found.feature.name.starts_with("nf");
+            found.outcome = if is_nft { Outcome::Missing("not supported".into()) } else { Outcome::There };
+        }
+        let findings = kernel("n", &found);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(
+            findings[0].cause.contains("nf_tables") && findings[0].cause.contains("nft-ip6"),
+            "{findings:?}"
+        );
+        assert!(findings[0].next.contains("modprobe nf_tables"), "{findings:?}");
+    }
+
+    #[test]
+    fn whatever_is_found_can_be_read_in_whole() {
+        let other = |at: usize| Finding::of("conflist", format!("{at} {}", "ü".repeat(900)), "\"\n", "rm");
+        let fatal = Finding::fatal("node n", "no nf_tables", "modprobe nf_tables");
+        for (findings, word) in [
+            (vec![fatal.clone()], None),
+            ((0..9).map(other).collect::<Vec<_>>(), Some("conflist")),
+            ((0..9).map(other).chain([fatal.clone()]).collect(), Some("")),
+        ] {
+            let text = message("n", findings.clone()).unwrap();
+            assert!(text.len() < MESSAGE, "{}", text.len());
+            let told: Vec<Finding> = serde_json::from_str(&text).unwrap();
+            match word {
+                None => assert_eq!(told, findings),
+                Some(word) => {
+                    let last = told.last().unwrap();
+                    assert!(last.cause.contains("more things") && last.word == word, "{last:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn remedies_can_be_typed_for_each_family() {
+        let both: Vec<IpNet> = POD_CIDRS.iter().map(|range| range.parse().unwrap()).collect();
+        let docker = let_through_docker(&both);
+        assert!(docker.contains("; ip6tables -I DOCKER-USER -s fd00:10:244::/48 -j ACCEPT"), "{docker}");
+        assert!(firewalld("n", &both).next.contains("--add-source=fd00:10:244::/48 &&"));
+        assert_eq!(ranges_in(TableFamily::Ip, &both), both[..1]);
+        assert_eq!(ranges_in(TableFamily::Ip6, &both), both[1..]);
+        assert_eq!(ranges_in(TableFamily::Inet, &both), both);
     }
 }

@@ -1,6 +1,8 @@
 //! What can be chosen about an installation: the same names on the command line, in the chart's values and in the
 //! agents' environment.
 
+use types::wire::{DNS_IPS, POD_CIDRS, SERVICE_CIDRS};
+
 /// Every value is text, because in the chart each one is an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -56,9 +58,9 @@ impl Default for Settings {
         Self {
             image: IMAGE.into(),
             image_pull_policy: "IfNotPresent".into(),
-            cluster_cidr: "10.244.0.0/16".into(),
-            service_cidr: "10.96.0.0/12".into(),
-            dns_ip: "10.96.0.10".into(),
+            cluster_cidr: POD_CIDRS[0].into(),
+            service_cidr: SERVICE_CIDRS[0].into(),
+            dns_ip: DNS_IPS[0].into(),
             dns_service_ip: "10.96.0.10".into(),
             cluster_domain: "cluster.local".into(),
             api_servers: String::new(),

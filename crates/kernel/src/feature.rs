@@ -107,31 +107,50 @@ impl Found {
     }
 }
 
+/// One answer of the kernel, and all that it was given for.
+#[derive(Debug)]
+pub struct Lack<'a> {
+    pub first: &'a Found,
+    /// Names of the features that build on it.
+    pub behind: Vec<&'static str>,
+}
+
+/// What is lacking, each answer once: where one thing is lacking all that builds on it gets the same.
+pub fn lacks(found: &[Found]) -> Vec<Lack<'_>> {
+    let mut lacks: Vec<Lack> = Vec::new();
+    for found in found.iter().filter(|found| !found.is_there()) {
+        match lacks.iter_mut().find(|lack| lack.first.outcome == found.outcome) {
+            Some(lack) => lack.behind.push(found.feature.name),
+            None => lacks.push(Lack { first: found, behind: Vec::new() }),
+        }
+    }
+    lacks
+}
+
+/// `nf_tables (Services, policies, masquerade) is missing: the kernel's answer`
+impl std::fmt::Display for Lack<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Feature { name, purpose, .. } = self.first.feature;
+        write!(f, "{name} ({purpose}) is {}: {}", self.first.state(), self.first.answer().unwrap_or_default())
+    }
+}
+
 /// Why `object` (a node's agent, a lab) cannot work here: each lacking feature, what needs it, the kernel's answer and
 /// the next step. `None` when nothing is lacking.
 pub fn refusal(object: &str, found: &[Found]) -> Option<String> {
-    let lacking: Vec<&Found> = found.iter().filter(|found| !found.is_there()).collect();
-    if lacking.is_empty() {
+    let lacks = lacks(found);
+    if lacks.is_empty() {
         return None;
     }
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut text = format!("{object} cannot work with this kernel ({}):", release.trim());
-    for (at, found) in lacking.iter().enumerate() {
-        let same = |other: &&Found| other.outcome == found.outcome;
-        // Where one thing is lacking all that builds on it gets the same answer.
-        if lacking.iter().position(same) != Some(at) {
-            continue;
-        }
-        let Feature { name, purpose, .. } = found.feature;
-        let (state, answer) = (found.state(), found.answer().unwrap_or_default());
+    for lack in lacks {
         // A string takes everything.
-        let _ = write!(text, "\n  {name} ({purpose}) is {state}: {answer}");
-        let behind: Vec<&str> =
-            lacking.iter().skip(at + 1).copied().filter(same).map(|other| other.feature.name).collect();
-        if !behind.is_empty() {
-            let _ = write!(text, "\n    and with it {}", behind.join(", "));
+        let _ = write!(text, "\n  {lack}");
+        if !lack.behind.is_empty() {
+            let _ = write!(text, "\n    and with it {}", lack.behind.join(", "));
         }
-        let _ = write!(text, "\n    next: {}", found.next_step().unwrap_or_default());
+        let _ = write!(text, "\n    next: {}", lack.first.next_step().unwrap_or_default());
     }
     text += "\n  nothing was made; `plumb features` shows the whole list";
     Some(text)

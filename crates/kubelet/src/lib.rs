@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long, default_value = "/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
     /// The cluster's DNS servers, for pods
-    #[arg(long = "dns-ip", default_value = "10.96.0.10", value_delimiter = ',')]
+    #[arg(long = "dns-ip", default_value = types::wire::DNS_IPS[0], value_delimiter = ',')]
     pub dns_ips: Vec<std::net::IpAddr>,
     /// The cluster's domain
     #[arg(long, default_value = "cluster.local")]

@@ -16,8 +16,12 @@ pub const DNS_PEER_PORT: u16 = 9476;
 pub const AGENT_SOCKET: &str = "/run/plumb/agent.sock";
 /// Where a pod that is an agent finds its host's `/proc/sys`, writable (only `net` of it): its own is read-only.
 pub const HOST_SYSCTLS: &str = "/host/proc/sys";
+/// The network configuration that agents write for the container runtime.
+pub const CONFLIST: &str = "10-plumb.conflist";
 /// Our nf_tables table.
 pub const TABLE: &str = "plumb";
+/// That of traces, for the packets that one is to follow.
+pub const TRACE_TABLE: &str = "plumb_trace";
 /// Fwmark bit for packets that must be masqueraded, as kube-proxy uses it (M-04).
 pub const MASQUERADE_MARK: u32 = 0x4000;
 /// The addresses of a cluster that nobody gave others, IPv4 and IPv6: of all pods, of Services, of the API's own

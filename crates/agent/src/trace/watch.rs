@@ -37,8 +37,8 @@ use types::{Family, IfName};
 use super::frames::Frames;
 
 /// Our table for marking; taken away when the last flow is no longer watched. Left behind by a killed agent, it is
-/// replaced by the next trace.
-const TABLE: &str = "plumb_trace";
+/// replaced by the next trace, or taken away by `plumb node-cleanup`.
+const TABLE: &str = types::wire::TRACE_TABLE;
 const FLOWS: &str = "flows";
 const CHAIN: &str = "mark";
 

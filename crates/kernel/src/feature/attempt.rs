@@ -232,7 +232,7 @@ fn ipv6_enabled() -> Result<(), Refused> {
 }
 
 fn ipv6() -> Result<(), Refused> {
-    std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
+    crate::sysctl::write("net/ipv6/conf/all/forwarding", "1")?;
     let link = name("try-ipv6")?;
     add_link(link.as_str(), LinkKind::Bridge)?;
     let address = IpAddr::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1)).into();

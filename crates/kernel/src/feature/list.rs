@@ -1,5 +1,7 @@
 //! The list itself: a feature per line of what would fail without it.
 
+use types::Family;
+
 use super::attempt::Attempt;
 
 /// Whose work ends without the feature.
@@ -17,6 +19,12 @@ pub enum User {
 
 impl User {
     pub const ALL: [Self; 4] = [Self::Agent, Self::Lab, Self::Ipv6, Self::Trace];
+
+    /// Without which an agent does not start whose pods have addresses of these families.
+    pub fn of_agent(families: impl IntoIterator<Item = Family>) -> Vec<Self> {
+        let ipv6 = families.into_iter().any(|family| family == Family::V6).then_some(Self::Ipv6);
+        [Self::Agent].into_iter().chain(ipv6).collect()
+    }
 
     pub fn name(self) -> &'static str {
         match self {

@@ -55,8 +55,11 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(1);
 /// After this much quiet a ruleset is whole.
 const QUIET: Duration = Duration::from_secs(5);
-const CONFLIST: &str = "/etc/cni/net.d/10-plumb.conflist";
 const OURS: &str = "node1";
+
+fn conflist() -> String {
+    format!("/etc/cni/net.d/{}", types::wire::CONFLIST)
+}
 
 /// Each of ours beside that of the peers.
 #[derive(Default)]
@@ -113,7 +116,7 @@ impl Bench<'_> {
 
     /// Until the configuration that tells the runtime to call us is there.
     fn usable(&self) -> Result<Duration> {
-        let path = self.stage.path(OURS, CONFLIST)?;
+        let path = self.stage.path(OURS, &conflist())?;
         let began = Instant::now();
         self.start_agent()?;
         until("the CNI configuration", || Ok(path.exists().then_some(())))?;
@@ -140,7 +143,7 @@ impl Bench<'_> {
     fn starts(&self, found: &mut Found) -> Result<()> {
         for _ in 0..self.args.starts {
             self.stage.kill(OURS, "plumb")?;
-            std::fs::remove_file(self.stage.path(OURS, CONFLIST)?)?;
+            std::fs::remove_file(self.stage.path(OURS, &conflist())?)?;
             found.usable[0].push(self.usable()?);
         }
         Ok(())

@@ -6,6 +6,7 @@
 //!     └─ node2 netns: eth0 192.168.1.11, `plumb agent`, pods
 //! ```
 
+mod cleanup;
 mod drift;
 mod policy;
 mod services;
