@@ -194,12 +194,25 @@ DNS:$kubernetes,DNS:localhost,IP:$cp_ip,IP:$(v6 $cp_ip),IP:$first_service,IP:127
 
 api_ready() { [ "$(inside cp curl -sk --max-time 2 "https://$cp_ip:6443/readyz")" = ok ]; }
 
+# Which of its rights does the network's ServiceAccount use?
+audit_policy() {
+  cat <<YAML
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, users: ["system:serviceaccount:kube-system:plumb"]}
+- {level: None}
+YAML
+}
+
 control_plane() {
   hold "$D/cp" 'mount -t proc proc /proc; mount -t tmpfs run /run' --mount --uts --propagation private
   plug cp $cp_ip
   start_unit cp etcd "$peers/etcd" --data-dir "$D/cp/etcd" --log-level warn --unsafe-no-fsync \
     --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
     --listen-peer-urls http://127.0.0.1:2380
+  audit_policy >"$D/cp/audit.yaml"
   start_unit cp kube-apiserver "$peers/kube-apiserver" --etcd-servers=http://127.0.0.1:2379 \
     --advertise-address=$cp_ip --bind-address=0.0.0.0 --secure-port=6443 \
     --tls-cert-file="$P/apiserver.crt" --tls-private-key-file="$P/apiserver.key" --client-ca-file="$P/ca.crt" \
@@ -207,7 +220,8 @@ control_plane() {
     --kubelet-preferred-address-types=InternalIP --authorization-mode=Node,RBAC --allow-privileged \
     --service-account-key-file="$P/sa.pub" --service-account-signing-key-file="$P/sa.key" \
     --service-account-issuer=https://kubernetes.default.svc.cluster.local \
-    --service-cluster-ip-range="$services" --endpoint-reconciler-type=lease
+    --service-cluster-ip-range="$services" --endpoint-reconciler-type=lease \
+    --audit-policy-file="$D/cp/audit.yaml" --audit-log-path="$D/cp/log/audit" --audit-log-mode=blocking
   local controllers="$P/kube-controller-manager.kubeconfig"
   start_unit cp kube-controller-manager "$peers/kube-controller-manager" --kubeconfig="$controllers" \
     --authentication-kubeconfig="$controllers" --authorization-kubeconfig="$controllers" --leader-elect=false \

@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
+pub use connect::explain;
 pub use install::Args;
 pub use settings::Settings;
 pub use uninstall::Args as UninstallArgs;

@@ -43,6 +43,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let users = User::of_agent(args.cluster_cidrs.iter().map(Family::of_net));
     let mut findings = kernel(&args.node, &probe(&users));
     findings.extend(conflists(&args.node, &args.cni_conf_dir));
+    findings.extend(kube_proxy(&args.node));
     findings.extend(firewalls(args));
     let text = message(&args.node, findings)?;
     if let Some(path) = &args.message {
@@ -128,6 +129,39 @@ fn is_foreign(name: &str) -> bool {
     let configures = [".conf", ".conflist", ".json"].iter().any(|end| name.ends_with(end));
     // CRI-O and podman ship a configuration for `lo`, and bridges of their own that sort last.
     configures && name != CONFLIST && !name.contains("loopback")
+}
+
+/// One without a DaemonSet, and the rules that one left behind: they choose endpoints as of the day on which it ended.
+fn kube_proxy(node: &str) -> Vec<Finding> {
+    let found = |object: String, next: String| {
+        let cause = "it carries Services too: whichever of the two sees a packet first chooses its endpoint";
+        Finding::of("kube-proxy", object, cause, next)
+    };
+    let mut findings = Vec::new();
+    if is_running("kube-proxy") {
+        let next = format!(
+            "on {node}: stop it for good (systemctl disable --now kube-proxy), then kube-proxy --cleanup"
+        );
+        findings.push(found(format!("node {node}: the process kube-proxy"), next));
+    }
+    let Ok(mut nft) = Nft::open() else { return findings };
+    for (family, name, save) in [(TableFamily::Ip, "ip", "iptables"), (TableFamily::Ip6, "ip6", "ip6tables")]
+    {
+        let mut chains = |table: &str| {
+            // Unreadable rules of others are no reason to stop.
+            nft.chains(&TableId { family, name: table.to_owned() }).ok().flatten()
+        };
+        if chains("kube-proxy").is_some() {
+            let next = format!("on {node}: nft delete table {name} kube-proxy");
+            findings.push(found(format!("node {node}: table {name} kube-proxy"), next));
+        }
+        // The kubelet has KUBE- chains of its own; this one is kube-proxy's.
+        if chains("nat").is_some_and(|chains| chains.contains_key("KUBE-SERVICES")) {
+            let next = format!("on {node}: {save}-save | grep -v KUBE- | {save}-restore");
+            findings.push(found(format!("node {node}: chain KUBE-SERVICES of table {name} nat"), next));
+        }
+    }
+    findings
 }
 
 /// Chains of others that drop what is forwarded unless a rule of theirs allows it: our accepting it does not count

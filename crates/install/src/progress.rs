@@ -109,14 +109,14 @@ fn step(pod: &Pod, node: &Node, image: &str) -> Step {
     if let Some(waiting) = state.waiting {
         let reason = waiting.reason.unwrap_or_default();
         return match ended.or(state.terminated.as_ref()) {
-            Some(ended) => Step::Starting(format!(" and ends: {}", last_line(ended.message.as_deref()))),
+            Some(ended) => Step::Starting(format!(" and ends: {}", last_words(ended.message.as_deref()))),
             None => {
                 Step::Waiting(format!("{reason} {}", waiting.message.unwrap_or_default()).trim_end().into())
             }
         };
     }
     if !container.ready {
-        let before = ended.map(|ended| format!(" and ends: {}", last_line(ended.message.as_deref())));
+        let before = ended.map(|ended| format!(" and ends: {}", last_words(ended.message.as_deref())));
         return Step::Starting(before.unwrap_or_default());
     }
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
@@ -127,8 +127,12 @@ fn step(pod: &Pod, node: &Node, image: &str) -> Step {
     }
 }
 
-fn last_line(message: Option<&str>) -> &str {
-    message.and_then(|text| text.trim_end().lines().last()).unwrap_or("without a word")
+/// The end of its log: from where it says why it ends, or the last line.
+fn last_words(message: Option<&str>) -> String {
+    let lines: Vec<&str> = message.unwrap_or_default().trim_end().lines().collect();
+    let why = lines.iter().rposition(|line| line.starts_with("plumb: "));
+    let said = lines.get(why.unwrap_or(lines.len().saturating_sub(1))..).unwrap_or_default();
+    if said.is_empty() { "without a word".into() } else { said.join("\n      ") }
 }
 
 /// What to do about a node that does not work.

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -73,10 +73,17 @@ impl Nodes {
         };
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "kube-system");
         let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
-        let answer = accounts.create_token_request("plumb", &PostParams::default(), &request).await.context(
-            "make a token of the service account kube-system/plumb (it comes with Plumb; you need `create` on \
-             serviceaccounts/token there)",
-        )?;
+        let made = accounts.create_token_request("plumb", &PostParams::default(), &request).await;
+        let answer = made.map_err(|error| match error {
+            kube::Error::Api(status) if status.code == 404 => anyhow!(
+                "Plumb is not installed in this cluster: it has no ServiceAccount kube-system/plumb; `plumb install` \
+                 makes it, or choose another cluster (--kubeconfig, --context)"
+            ),
+            error => install::explain(
+                error,
+                "make a token of the service account kube-system/plumb (`create` on serviceaccounts/token there)",
+            ),
+        })?;
         let token = answer.status.and_then(|status| status.token).context("the API server made no token")?;
         Ok(Self { client, token })
     }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use agent::report::NodeStatus;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
@@ -86,7 +86,7 @@ async fn status(args: &Args) -> Result<ExitCode> {
 /// Asks every node.
 pub async fn look(client: &Client) -> Result<Status> {
     let listed = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
-    let nodes = listed.context("list the nodes of the cluster")?.items;
+    let nodes = listed.map_err(|error| install::explain(error, "list the nodes of the cluster"))?.items;
     if nodes.is_empty() {
         bail!("the cluster has no nodes; `kubectl get nodes` shows them once a kubelet has registered one");
     }

@@ -64,7 +64,7 @@ async fn dump(args: &Args) -> Result<ExitCode> {
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let path = args.output.clone().unwrap_or_else(|| format!("plumb-sysdump-{seconds}.tar.gz").into());
     let mut files = Files::default();
-    let api = get(&client, "/version").await.context("ask the API server for its version")?;
+    let api = get(&client, "/version").await?;
     let versions = json!({ "plumb": env!("CARGO_PKG_VERSION"), "api": api, "time": seconds });
     files.json("versions.json", &versions)?;
     for (kind, path) in KINDS {
@@ -92,7 +92,8 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 async fn get(client: &Client, path: &str) -> Result<Value> {
-    Ok(client.request(Request::get(path).body(Vec::new())?).await?)
+    let answer = client.request(Request::get(path).body(Vec::new())?).await;
+    answer.map_err(|error| install::explain(error, &format!("ask the API server for {path}")))
 }
 
 /// The archive before it is packed.

@@ -19,6 +19,8 @@ use crate::demo::probe::Outcome;
 
 /// Between two looks at the API.
 const GLANCE: Duration = Duration::from_millis(200);
+/// The controller of ServiceAccounts is a matter of milliseconds.
+const ACCOUNT: Duration = Duration::from_secs(20);
 /// A namespace that is not gone by then is left to the cluster.
 const REMOVAL: Duration = Duration::from_secs(90);
 
@@ -33,7 +35,10 @@ impl Stage {
     pub async fn open(client: Client, namespace: &str) -> Result<Self> {
         let stage = Self { client, namespace: namespace.to_owned() };
         let api: Api<Namespace> = Api::all(stage.client.clone());
-        if let Some(found) = api.get_opt(namespace).await.context("look for the namespace of the test")? {
+        let found = api.get_opt(namespace).await;
+        let found =
+            found.map_err(|error| install::explain(error, &format!("look for the namespace {namespace}")))?;
+        if let Some(found) = found {
             if found.labels().get(OWNER.0).map(String::as_str) != Some(OWNER.1) {
                 bail!("the namespace {namespace} is not one of this test's; give another with -n");
             }
@@ -47,7 +52,7 @@ impl Stage {
         let object = serde_json::from_value(object)?;
         api.create(&PostParams::default(), &object)
             .await
-            .with_context(|| format!("make the namespace {namespace}"))?;
+            .map_err(|error| install::explain(error, &format!("make the namespace {namespace}")))?;
         Ok(stage)
     }
 
@@ -90,8 +95,19 @@ impl Stage {
     {
         let what = || format!("make {} {}", K::kind(&()).to_lowercase(), object["metadata"]["name"]);
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
-        let made = api.create(&PostParams::default(), &serde_json::from_value(object.clone())?).await;
-        Ok(serde_json::to_value(made.with_context(what)?)?)
+        let typed = serde_json::from_value(object.clone())?;
+        let deadline = Instant::now() + ACCOUNT;
+        loop {
+            match api.create(&PostParams::default(), &typed).await {
+                Err(kube::Error::Api(status)) if is_early(&status) && Instant::now() < deadline => {
+                    tokio::time::sleep(GLANCE).await;
+                }
+                made => {
+                    let made = made.map_err(|error| install::explain(error, &what()))?;
+                    return Ok(serde_json::to_value(made)?);
+                }
+            }
+        }
     }
 
     /// Waits until these pods are Ready (or, of the host network, run) and gives their addresses.
@@ -128,6 +144,11 @@ impl Stage {
         let text = api.logs(pod, &params).await.unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
+}
+
+/// Pods are refused until the controller has made the new namespace's ServiceAccount.
+fn is_early(status: &kube::core::Status) -> bool {
+    status.code == 403 && status.message.contains("serviceaccount") && status.message.contains("not found")
 }
 
 /// The nodes that are Ready, and the names of those that are not.

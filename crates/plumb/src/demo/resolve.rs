@@ -100,15 +100,16 @@ impl Resolver {
             .with_context(|| format!("the answer of {server} for {name} cannot be read"))
     }
 
-    /// Two tries, as resolvers do.
+    /// Two tries, as resolvers do, the second with a socket of its own as glibc has it after an error: an answer of
+    /// the network to the first port says nothing about the next.
     fn over_udp(&self, server: SocketAddr, query: &[u8]) -> Result<Message> {
         let any: SocketAddr = if server.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
-        let socket = UdpSocket::bind(any)?;
-        socket.connect(server)?;
-        socket.set_read_timeout(Some(self.patience))?;
         let mut buffer = [0; 4096];
         let mut error = None;
         for _ in 0..2 {
+            let socket = UdpSocket::bind(any)?;
+            socket.connect(server)?;
+            socket.set_read_timeout(Some(self.patience))?;
             socket.send(query)?;
             match socket.recv(&mut buffer) {
                 Ok(length) => {

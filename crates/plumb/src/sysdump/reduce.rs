@@ -179,7 +179,13 @@ fn is_likely_secret(word: &str) -> bool {
     let has = |of: fn(&char) -> bool| word.chars().any(|c| of(&c));
     let mixed = has(char::is_ascii_digit) && has(char::is_ascii_alphabetic);
     let address = word.parse::<std::net::IpAddr>().is_ok() || word.parse::<types::IpNet>().is_ok();
-    word.len() >= SHORTEST && !address && (mixed || word.len() >= 24)
+    word.len() >= SHORTEST && !address && !is_server(word) && (mixed || word.len() >= 24)
+}
+
+/// `https://192.0.2.10:6443`, without a user or a path in which more might be said.
+fn is_server(word: &str) -> bool {
+    let rest = word.strip_prefix("https://").or_else(|| word.strip_prefix("http://"));
+    rest.is_some_and(|rest| rest.trim_end_matches('/').parse::<std::net::SocketAddr>().is_ok())
 }
 
 /// A JSON Web Token begins with `{"`, which is `eyJ` in base64.
@@ -266,8 +272,12 @@ mod tests {
     fn words_that_are_no_secrets_stay() {
         let mut blots = Blots::default();
         blots.learn(
-            &json!([{"name": "PORT", "value": "8080"}, {"name": "H", "value": "192.168.1.10"}, "payments"]),
+            &json!([{"name": "PORT", "value": "8080"}, {"name": "H", "value": "192.168.1.10"}, "payments",
+                {"name": "S", "value": "https://192.168.1.2:6443,https://[fd00::1]:6443"}]),
         );
-        assert_eq!(blots.apply("8080 192.168.1.10 payments"), "8080 192.168.1.10 payments");
+        let text = "8080 192.168.1.10 payments https://192.168.1.2:6443 https://[fd00::1]:6443";
+        assert_eq!(blots.apply(text), text);
+        blots.learn(&json!("https://me:hunter2@192.168.1.2:6443"));
+        assert_eq!(blots.apply("to https://me:hunter2@192.168.1.2:6443"), "to (left out)");
     }
 }

@@ -139,7 +139,8 @@ impl Cluster {
         cluster
     }
 
-    fn load_image(&self) {
+    /// The image of [`server`] on every node.
+    pub fn load_image(&self) {
         let (file, small) = (self.directory().join("demo.tar"), self.directory().join("plumb"));
         let stripped = run(Command::new("strip").arg("-o").arg(&small).arg(plumb()));
         assert!(stripped.ok, "strip: {stripped:?}");

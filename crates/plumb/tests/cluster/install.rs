@@ -10,30 +10,31 @@ use crate::cluster::{Cluster, Stack};
 use crate::said::{Said, plumb, repository, run};
 
 /// The image of the programs that are tested: `./run test` makes it beforehand.
-fn image() -> PathBuf {
+pub fn image() -> PathBuf {
     let path = std::env::var_os("PLUMB_IMAGE").map_or_else(|| repository("target/plumb.tar"), PathBuf::from);
     assert!(path.exists(), "{}: make it with `PROFILE=dev ./run image`", path.display());
     path
 }
 
-fn bare(stack: Stack) -> Cluster {
+pub fn bare(stack: Stack) -> Cluster {
     let cluster = Cluster::bare(stack, 2);
     cluster.tool_ok(&["image", &image().to_string_lossy()]);
     cluster
 }
 
 impl Cluster {
-    fn plumb(&self, args: &[&str]) -> Said {
+    /// `plumb …` with this cluster's kubeconfig.
+    pub fn plumb(&self, args: &[&str]) -> Said {
         run(Command::new(plumb()).args(args).env("KUBECONFIG", &self.kubeconfig))
     }
 
-    fn plumb_install(&self, args: &[&str]) -> Said {
+    pub fn plumb_install(&self, args: &[&str]) -> Said {
         let image = image();
         self.plumb(&[&["install", "--image", &image.to_string_lossy()], args].concat())
     }
 
     /// Everything of Plumb in the API and on the nodes.
-    fn remains(&self) -> Vec<String> {
+    pub fn remains(&self) -> Vec<String> {
         let mut left = Vec::new();
         for kind in ["daemonsets,serviceaccounts,services,pods", "clusterroles,clusterrolebindings"] {
             let said = self.kubectl_ok(&[

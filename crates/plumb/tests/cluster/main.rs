@@ -32,6 +32,7 @@
 mod cluster;
 mod install;
 mod names;
+mod operate;
 mod pods;
 mod reach;
 mod resilience;
