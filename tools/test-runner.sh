@@ -16,6 +16,11 @@ what=${CARGO_PKG_NAME:-}/$name
 case $what in
   kernel/* | agent/agent | agent/ruleset | cni-plugin/executable | plumb/node)
     [[ $program == */deps/* ]] || exec "$@"   # cargo run
+    unshare --user --map-root-user true || {
+      echo "test-runner: user namespaces of ordinary users are restricted here, as on Ubuntu 24.04; allow them until" \
+        "the next boot (sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0), or run the tests as root" >&2
+      exit 1
+    }
     # Its `lo` is up, as tests expect it of a machine.
     exec unshare --user --map-root-user --net --mount sh -c 'ip link set lo up && exec "$@"' sh "$@"
     ;;

@@ -68,6 +68,8 @@ async fn soak(args: &Args, client: &Client, changer: &mut Changer) -> Result<Out
     let mut outcome = Outcome { before: look(client).await?, ..Outcome::default() };
     let began = Instant::now();
     let mut tick = tokio::time::interval(Duration::from_secs(1) / RATE);
+    // A busy machine gets fewer changes, never many at once.
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while began.elapsed() < Duration::from_secs(args.seconds) {
         tick.tick().await;
         if let Err(error) = changer.step().await {

@@ -19,6 +19,7 @@ fn a_lab_lives() {
     checks.check("a node's pod CIDR that is exhausted", || exhausted(&lab));
     checks.check("no permission", no_permission);
     checks.check("a kernel without network namespaces", no_feature);
+    checks.check("a kernel without IPv6, asked for a lab that has it", no_ipv6);
 }
 
 /// Pid and start time of each process that the lab keeps.
@@ -143,9 +144,9 @@ fn exhausted(lab: &Lab) {
 
 /// As root of a user namespace of its own, in which `setup` has come first: so whoever runs the tests may. Its /run
 /// is its own too.
-fn refused_after(setup: &str, name: &str) -> Said {
+fn refused_after(setup: &str, args: &str) -> Said {
     let script = format!(
-        "mount -t tmpfs tmpfs /run && {setup} \"$0\" lab up --name {name}; code=$?; ls -R /run >&2; exit $code"
+        "mount -t tmpfs tmpfs /run && {setup} \"$0\" lab up {args}; code=$?; ls -R /run >&2; exit $code"
     );
     let mut command = Command::new("unshare");
     let said = run(command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).arg(plumb()));
@@ -153,10 +154,14 @@ fn refused_after(setup: &str, name: &str) -> Said {
     said
 }
 
+fn named(name: &str) -> String {
+    format!("--name {name}")
+}
+
 fn no_permission() {
     let name = fresh_name();
     // uid 0 without CAP_SYS_ADMIN, as in a container.
-    let said = refused_after("setpriv --bounding-set -sys_admin --inh-caps -sys_admin", &name);
+    let said = refused_after("setpriv --bounding-set -sys_admin --inh-caps -sys_admin", &named(&name));
     said.refused(&[
         &format!("lab {name} cannot work"),
         "netns",
@@ -169,7 +174,7 @@ fn no_permission() {
 /// The kernel itself is told to make no network namespaces.
 fn no_feature() {
     let name = fresh_name();
-    let said = refused_after("echo 0 > /proc/sys/user/max_net_namespaces && env", &name);
+    let said = refused_after("echo 0 > /proc/sys/user/max_net_namespaces && env", &named(&name));
     said.refused(&[
         &format!("lab {name} cannot work"),
         "netns (a pod's own network namespace) is missing",
@@ -177,4 +182,18 @@ fn no_feature() {
         "/proc/sys/user/max_net_namespaces above 0",
         "nothing was made",
     ]);
+}
+
+fn no_ipv6() {
+    let name = fresh_name();
+    let setup = "mount --no-mtab -t tmpfs tmpfs /proc/sys/net/ipv6 && env";
+    for families in ["dual", "ipv6"] {
+        let said = refused_after(setup, &format!("--name {name} --families {families}"));
+        said.refused(&[
+            &format!("lab {name} cannot work"),
+            "ipv6 (pods with IPv6 addresses) is missing",
+            "next: ",
+            "nothing was made",
+        ]);
+    }
 }

@@ -14,4 +14,5 @@ mod operate;
 mod pcap;
 #[allow(dead_code, reason = "shared by the tiers, each of which uses its part")]
 mod said;
+mod soak;
 mod tour;

@@ -35,7 +35,7 @@ impl Changer {
         let server = changer.pod("server", "server", &["serve", "--http", "8080"]);
         changer.create::<Pod>(server).await?;
         changer.ready("server").await?;
-        let call = ["loop", "http://echo:8080/", "--every", "50", "--timeout", "5"];
+        let call = ["loop", "http://echo:8080/", "--every", "50", "--timeout", "30"];
         changer.create::<Pod>(changer.pod(CALLER, CALLER, &call)).await?;
         changer.ready(CALLER).await?;
         Ok(changer)
@@ -71,14 +71,16 @@ impl Changer {
         Ok(())
     }
 
-    /// A pod had as many seconds as there are pods to become Ready.
+    /// A pod had as many seconds as there are pods to become Ready; a busy machine is given more.
     async fn leave(&self, name: &str) -> Result<()> {
-        let pod = self.api::<Pod>().get(name).await?;
-        let conditions = pod.status.and_then(|status| status.conditions).unwrap_or_default();
-        let ready =
-            conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let ready = |pod: Option<&Pod>| {
+            let conditions = pod.and_then(|pod| pod.status.as_ref()?.conditions.as_ref());
+            conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+        };
+        let wait = await_condition(self.api::<Pod>(), name, ready);
+        let ready = tokio::time::timeout(PATIENCE, wait).await;
         self.delete::<Pod>(name).await?;
-        ensure!(ready, "pod {name} was not Ready when it had to go");
+        ready.with_context(|| format!("pod {name} was not Ready when it had to go"))??;
         Ok(())
     }
 
