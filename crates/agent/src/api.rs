@@ -7,12 +7,14 @@
 //!                               a kubeconfig of the host (its server only: its credentials are not ours)
 //!                               KUBERNETES_SERVICE_HOST, which works where something else carries Services
 //! ```
-//! Several addresses are tried in turn; the one that answered is kept.
+//! Several addresses are tried in turn; the one that answered is kept. `connect.rs` sees to it that one that is gone
+//! without a word is missed.
+
+mod connect;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use http::{Request, Response, Uri};
@@ -34,10 +36,6 @@ const OF_THE_HOST: [&str; 5] = [
 /// Below it the pod sees its host's files.
 const HOST: &str = "/host";
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// An address that does not take the connection within this time is not the one.
-const CONNECT: Duration = Duration::from_secs(3);
-/// Watches are quiet for minutes; kube-rs asks the server to end them before this.
-const QUIET: Duration = Duration::from_secs(330);
 
 /// A client for the API at whichever of its addresses answers, and those addresses in words.
 pub async fn client(args: &Args) -> Result<(Client, String)> {
@@ -48,11 +46,9 @@ pub async fn client(args: &Args) -> Result<(Client, String)> {
         .collect();
     tracing::info!(?addresses, "the Kubernetes API");
     let mut clients = Vec::new();
-    for mut config in configs {
-        config.read_timeout = Some(QUIET);
-        config.connect_timeout = Some(CONNECT);
+    for config in configs {
         let at = config.cluster_url.clone();
-        clients.push(Client::try_from(config).with_context(|| format!("a client for the API at {at}"))?);
+        clients.push(connect::client(config).with_context(|| format!("a client for the API at {at}"))?);
     }
     let client = match clients.as_slice() {
         [only] => only.clone(),

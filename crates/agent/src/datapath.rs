@@ -1,7 +1,7 @@
 //! The kernel as the loop sees it: believed state, small changes, and full comparison.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, bail};
 use kernel::Rtnl;
@@ -26,6 +26,8 @@ pub struct Datapath {
     /// The generation at which the kernel's tables were known to be right. As long as only we have raised it, they
     /// are: a look then costs one question, however many Services there are.
     right_at: Option<u32>,
+    /// Where the machine itself hears of routers.
+    uplinks: BTreeSet<IfName>,
 }
 
 /// Steps that made the kernel what it should be: how many, and the first few in words. A first load has 100,000
@@ -61,7 +63,7 @@ impl Datapath {
     pub fn open() -> Result<Self> {
         let believed = NetState::default();
         let (nft, rtnl, conntrack) = (Nft::open()?, Rtnl::open()?, Conntrack::open()?);
-        Ok(Self { nft, rtnl, conntrack, believed, right_at: None })
+        Ok(Self { nft, rtnl, conntrack, believed, right_at: None, uplinks: BTreeSet::new() })
     }
 
     /// Marks our own transactions among those that the kernel tells of.
@@ -140,8 +142,28 @@ impl Datapath {
         Ok((kstate::net::diff(desired, &self.believed), lost))
     }
 
+    /// Of this node, which has these addresses: before anything is made.
+    pub fn learn_uplinks(&mut self, addresses: &[IpAddr]) -> Result<()> {
+        self.uplinks = net::advertised_links(&mut self.rtnl, addresses)?;
+        Ok(())
+    }
+
+    /// Before forwarding is turned on, and again for a link that was replaced.
+    fn keep_advertisements(&self, desired: &NetState) -> Result<()> {
+        if !desired.sysctls.contains_key("net/ipv6/conf/all/forwarding") {
+            return Ok(());
+        }
+        for link in &self.uplinks {
+            if net::keep_advertisements(link)? {
+                tracing::info!(%link, "takes router advertisements on although this node forwards: accept_ra is 2");
+            }
+        }
+        Ok(())
+    }
+
     /// Looks, compares, mends.
     pub fn converge_net(&mut self, desired: &NetState) -> Result<(Steps, Vec<IfName>)> {
+        self.keep_advertisements(desired)?;
         let (plan, lost) = self.differ_net(desired)?;
         self.perform(&plan)?;
         Ok((plan.ops().collect(), lost))
@@ -171,7 +193,7 @@ impl Datapath {
     }
 
     /// The MTU of the link that has this address.
-    pub fn mtu_at(&mut self, address: std::net::IpAddr) -> Option<u32> {
+    pub fn mtu_at(&mut self, address: IpAddr) -> Option<u32> {
         let rows = self.rtnl.addresses().ok()?;
         let link = rows.iter().find(|row| row.address.addr() == address)?.link;
         self.rtnl.links().ok()?.into_iter().find(|row| row.index == link)?.mtu

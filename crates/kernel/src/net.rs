@@ -4,6 +4,7 @@
 mod apply;
 mod changes;
 mod observe;
+mod uplink;
 
 use std::collections::BTreeSet;
 
@@ -12,6 +13,7 @@ pub use changes::{Change, Changes};
 use kstate::net::NetState;
 pub use observe::observe;
 use types::{IfName, IpNet};
+pub use uplink::{advertised_links, keep_advertisements};
 
 /// Which part of the kernel's state is ours (docs/ownership.md). Routes are ours by their protocol, 112.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

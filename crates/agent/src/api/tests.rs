@@ -51,7 +51,7 @@ fn one_answer() -> (std::net::SocketAddr, std::thread::JoinHandle<()>) {
 
 fn clients(addresses: &[std::net::SocketAddr]) -> Vec<Client> {
     let configs = addresses.iter().map(|at| Config::new(format!("http://{at}").parse().unwrap()));
-    configs.map(|config| Client::try_from(config).unwrap()).collect()
+    configs.map(|config| connect::client(config).unwrap()).collect()
 }
 
 #[tokio::test]

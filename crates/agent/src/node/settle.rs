@@ -89,6 +89,10 @@ impl Node {
         };
         // Without the address nothing is made; `look_for_ways` says so.
         let Some(mtu) = self.base.datapath.mtu_at(underlay) else { return false };
+        let addresses = own.map(|node| node.addresses.as_slice()).unwrap_or_default();
+        if let Err(error) = self.base.datapath.learn_uplinks(addresses) {
+            tracing::warn!(error = format!("{error:#}"), "which links hear of routers is not known");
+        }
         let args = &self.base.settings.args;
         let mtu = args.mtu.unwrap_or_else(|| mtu.saturating_sub(compile::tunnel_overhead(underlay)));
         self.compiler = Some(Compiler::new(compile::Settings {

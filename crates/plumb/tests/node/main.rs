@@ -1,15 +1,17 @@
 //! A real agent in network namespaces, against the embedded API over TLS.
 //!
 //! ```text
-//!   underlay netns: br0 192.168.1.2, API :6443
+//!   underlay netns: br0 192.168.1.2, API :6443 and :6444
 //!     ├─ node1 netns: eth0 192.168.1.10, `plumb agent`, pods
 //!     └─ node2 netns: eth0 192.168.1.11, `plumb agent`, pods
 //! ```
 
 mod cleanup;
 mod drift;
+mod gone;
 mod policy;
 mod services;
 mod stage;
+mod uplink;
 mod ways;
 mod wiring;

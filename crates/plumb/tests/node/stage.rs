@@ -18,6 +18,10 @@ use serde_json::{Value, json};
 use types::IfName;
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The API has two addresses; agents know the first, unless a test's flags say otherwise.
+pub const API: [&str; 2] = ["192.168.1.2:6443", "192.168.1.2:6444"];
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Asks until it is so.
@@ -50,6 +54,8 @@ pub struct Node {
     pub netns: Netns,
     pub dir: PathBuf,
     pub address: String,
+    /// For the agent's next start, beside those that every agent gets.
+    pub flags: Vec<String>,
     agent: Option<Process>,
 }
 
@@ -70,8 +76,6 @@ impl Stage {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let credentials = Credentials::open(&dir.join("credentials")).unwrap();
-        let listener = underlay.run(|| TcpListener::bind("192.168.1.2:6443")).unwrap().unwrap();
-        listener.set_nonblocking(true).unwrap();
         let api = {
             let _guard = runtime.enter();
             let config = Config {
@@ -81,8 +85,12 @@ impl Stage {
                 credentials: Some(credentials.clone()),
             };
             let api = Api::new(Store::in_memory(), config).unwrap();
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            runtime.spawn(apiserver::serve(api.clone(), listener, credentials.clone()));
+            for address in API {
+                let listener = underlay.run(|| TcpListener::bind(address)).unwrap().unwrap();
+                listener.set_nonblocking(true).unwrap();
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                runtime.spawn(apiserver::serve(api.clone(), listener, credentials.clone()));
+            }
             api
         };
         let client = {
@@ -120,8 +128,8 @@ impl Stage {
         let dir = self.dir.join(&node);
         std::fs::create_dir_all(&dir).unwrap();
         let identity = Identity::Agent(node.clone());
-        let server = "https://192.168.1.2:6443";
-        credentials.write_kubeconfig(&dir.join("kubeconfig"), "test", server, &identity).unwrap();
+        let server = format!("https://{}", API[0]);
+        credentials.write_kubeconfig(&dir.join("kubeconfig"), "test", &server, &identity).unwrap();
         let object = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": { "name": node },
             "spec": { "podCIDR": format!("10.244.{number}.0/24"), "podCIDRs": [format!("10.244.{number}.0/24")] },
@@ -129,7 +137,7 @@ impl Stage {
         self.create("/api/v1/nodes", &object);
         let status = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": address }] } });
         self.patch(&format!("/api/v1/nodes/{node}/status"), &status);
-        let mut node = Node { name: node, netns, dir, address, agent: None };
+        let mut node = Node { name: node, netns, dir, address, flags: Vec::new(), agent: None };
         node.start();
         self.nodes.push(node);
     }
@@ -232,6 +240,7 @@ impl Node {
         let agent = Spawn::program(env!("CARGO_BIN_EXE_plumb"))
             .arg("agent")
             .args(args.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]))
+            .args(self.flags.iter().cloned())
             .join(Namespaces::NET, &self.netns)
             .unwrap()
             .output_to(self.dir.join("agent.log"))
