@@ -25,7 +25,7 @@ pub fn answer(request: &Request) -> Reply {
     let done = match request {
         Request::Version(version) => Ok(Request::versions(*version)),
         Request::Add(attach) => add(attach, version),
-        Request::Check(attach) => bring_up(attach).map(|()| String::new()),
+        Request::Check(attach) => check(attach).map(|()| String::new()),
         Request::Del(_) | Request::Gc(_) | Request::Status(_) => Ok(String::new()),
     };
     match done {
@@ -47,14 +47,30 @@ fn add(attach: &Attach, version: Version) -> Result<String, Error> {
     Ok(Success { interfaces: vec![lo], ips, ..Success::default() }.render(version))
 }
 
-/// Doing it again does no harm, so CHECK mends what it would complain about.
+/// Doing it again does no harm.
 fn bring_up(attach: &Attach) -> Result<(), Error> {
+    with_lo(attach, |rtnl| rtnl.set_up(LO))
+}
+
+/// CHECK reports, and changes nothing (SPEC.md of CNI, "CHECK"). A `lo` that is up has its addresses by the kernel.
+fn check(attach: &Attach) -> Result<(), Error> {
+    let links = with_lo(attach, Rtnl::links)?;
+    match links.iter().find(|link| link.index == LO) {
+        Some(lo) if lo.up => Ok(()),
+        _ => {
+            let msg = format!("lo of {} is not up", attach.netns.as_deref().unwrap_or_default());
+            Err(Error::new(Code::CheckFailed, msg, "somebody took it down; make the container again"))
+        }
+    }
+}
+
+fn with_lo<T>(attach: &Attach, ask: impl FnOnce(&mut Rtnl) -> Result<T, kernel::Error>) -> Result<T, Error> {
     let path = attach.netns.as_deref().unwrap_or_default();
     let gone = |error: kernel::Error| {
         let details = "the container may be gone; the runtime has to give a path that exists";
         Error::new(Code::UnknownContainer, error.to_string(), details)
     };
     let netns = Netns::open(path).map_err(gone)?;
-    let done = Rtnl::open_in(&netns).and_then(|mut rtnl| rtnl.set_up(LO));
+    let done = Rtnl::open_in(&netns).and_then(|mut rtnl| ask(&mut rtnl));
     done.map_err(|error| Error::new(Code::Kernel, format!("lo of {path}: {error}"), "loopback needs root"))
 }

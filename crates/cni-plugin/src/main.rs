@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cni::{Call, Code, Error, Reply, Request, Version};
 
@@ -63,7 +64,12 @@ fn answer(env: BTreeMap<String, String>, stdin: &[u8]) -> Reply {
     };
     let socket = config.agent_socket.clone().unwrap_or_else(|| types::wire::AGENT_SOCKET.into());
     let call = Call { env, stdin: String::from_utf8_lossy(stdin).into_owned() };
-    post::call(&socket, &call).unwrap_or_else(|trouble| {
+    let absence = match request {
+        // It asks whether pods can be wired now.
+        Request::Status(_) => Duration::ZERO,
+        _ => post::ABSENCE,
+    };
+    post::call(&socket, &call, absence).unwrap_or_else(|trouble| {
         let code = match request {
             Request::Status(_) => Code::NotAvailable,
             _ => Code::TryAgainLater,

@@ -2,16 +2,35 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cni::{Call, Reply};
 
 /// The agent answers in milliseconds; a runtime gives up after minutes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Any failure is one sentence: what went wrong at which step.
-pub fn call(socket: &str, call: &Call) -> Result<Reply, String> {
-    let mut stream = UnixStream::connect(socket).map_err(|error| format!("connect: {error}"))?;
+/// So long an agent that is not there may take to come. A machine that boots starts pods and agent at the same time,
+/// and a killed agent is back at once; but kubelet waits 10 to 15 s before it tries again what was refused
+/// (`backOffPeriod`, pkg/kubelet/pod_workers.go).
+pub const ABSENCE: Duration = Duration::from_secs(20);
+/// A connect costs microseconds.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Nothing was said before the connection stands, so it may be asked for again.
+fn connect(socket: &str, absence: Duration) -> Result<UnixStream, String> {
+    let began = Instant::now();
+    loop {
+        match UnixStream::connect(socket) {
+            Ok(stream) => return Ok(stream),
+            Err(_) if began.elapsed() < absence => std::thread::sleep(AGAIN),
+            Err(error) => return Err(format!("connect: {error}")),
+        }
+    }
+}
+
+/// Any failure is one sentence: what went wrong at which step. `absence`: how long to wait for an agent to be there.
+pub fn call(socket: &str, call: &Call, absence: Duration) -> Result<Reply, String> {
+    let mut stream = connect(socket, absence)?;
     let patience = Some(PATIENCE);
     stream
         .set_read_timeout(patience)
