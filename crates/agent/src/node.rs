@@ -173,7 +173,7 @@ impl Node {
 
     /// Attachments of the process before, as far as their veths are still there: a pod's end takes its veth along.
     fn reload(&mut self) {
-        let now = crate::clock::since_epoch();
+        let now = crate::clock::since_boot();
         let handles: Vec<String> = self.base.store.records().keys().cloned().collect();
         self.apply(Event::Start(Kind::Attachment));
         for handle in handles {

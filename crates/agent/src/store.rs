@@ -57,6 +57,20 @@ struct Content {
     records: BTreeMap<String, Record>,
 }
 
+/// As it was written before a node could have pod CIDRs of two families.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Former {
+    pool: Option<Pool>,
+    records: BTreeMap<String, Record>,
+}
+
+impl From<Former> for Content {
+    fn from(Former { pool, records }: Former) -> Self {
+        Self { pools: pool.into_iter().collect(), records }
+    }
+}
+
 /// The file and what it holds. Whoever changes it calls [`Store::save`] before telling anybody.
 #[derive(Debug)]
 pub struct Store {
@@ -124,7 +138,8 @@ impl Store {
 
 /// Addresses that live pods have must not be given out again, so nothing is guessed.
 fn parse(path: &Path, bytes: &[u8]) -> Result<Content> {
-    match serde_json::from_slice(bytes) {
+    let read = serde_json::from_slice(bytes);
+    match read.or_else(|error| serde_json::from_slice(bytes).map(Former::into).map_err(|_| error)) {
         Ok(content) => Ok(content),
         Err(error) => bail!(
             "{}: cannot be read: {error}. It says which pod has which address; only a damaged disk or an edit \
@@ -191,6 +206,30 @@ mod tests {
         let mut again = Store::open(&dir.0, "boot1").unwrap();
         assert_eq!(again.records().get("c1/eth0"), Some(&record("c1", ip)));
         assert_eq!(again.pool(Family::V4), Some(&mut pool));
+    }
+
+    /// What an agent wrote when nodes had one family: an upgrade must not take addresses from pods that run.
+    const FORMER: &str = r#"{"pool":{"cidr":"10.244.1.0/24","cool_down":{"secs":30,"nanos":0},"leases":{"10.244.1.2":"c1/eth0"},"resting":{"10.244.1.3":{"secs":1700000000,"nanos":0}},"last":"10.244.1.3"},"records":{"c1/eth0":{"container":"c1","ifname":"eth0","netns":"/proc/7/ns/net","pod":{"namespace":"shop","name":"web"},"uid":"u","ips":["10.244.1.2"],"host_if":"veth1","mac":"00:00:00:00:00:00"}}}"#;
+
+    #[test]
+    fn the_file_of_an_earlier_agent_is_read_and_written_anew() {
+        let dir = Dir::new("former");
+        fs::create_dir_all(&dir.0).unwrap();
+        fs::write(dir.0.join("attachments-b.json"), FORMER).unwrap();
+        let mut store = Store::open(&dir.0, "b").unwrap();
+        let ip = "10.244.1.2".parse().unwrap();
+        assert_eq!(store.records().get("c1/eth0"), Some(&record("c1", ip)));
+        let pool = store.pool(Family::V4).unwrap();
+        assert_eq!(pool.lease_of("c1/eth0"), Some(ip));
+        // Its times were those of the wall clock: the rest ends all the same, one cool-down from now.
+        let taken = |pool: &mut Pool, address: &str, now| {
+            pool.allocate_this("c2/eth0", address.parse().unwrap(), Duration::from_secs(now)).is_err()
+        };
+        assert!(taken(pool, "10.244.1.2", 100) && taken(pool, "10.244.1.3", 100));
+        assert!(taken(pool, "10.244.1.2", 131) && !taken(pool, "10.244.1.3", 131));
+        store.save().unwrap();
+        let again = Store::open(&dir.0, "b").unwrap();
+        assert_eq!(again.known_pools(), store.known_pools());
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Node {
 
     /// The veths are gone, so nothing can use the addresses any more.
     pub(super) fn unwired(&mut self, handles: Vec<String>, result: Result<(), kernel::Error>) {
-        let now = clock::since_epoch();
+        let now = clock::since_boot();
         let mut groups = Vec::new();
         for handle in handles {
             groups.extend(self.leaving.0.remove(&handle).unwrap_or_default());
@@ -161,7 +161,7 @@ impl Node {
             (Some(why), false) => return Err(Error::new(Code::LimitedConnectivity, why, details)),
             (None, _) => {}
         }
-        let now = clock::since_epoch();
+        let now = clock::since_boot();
         match self.base.store.pools().iter().find_map(|pool| pool.has_free(now).err()) {
             Some(exhausted) => Err(Error::new(Code::NotAvailable, exhausted.to_string(), details)),
             None => Ok(()),

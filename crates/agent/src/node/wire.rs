@@ -123,7 +123,7 @@ impl Node {
     }
 
     fn reserve(&mut self, attach: &Attach, handle: &str) -> Result<Record, Error> {
-        let now = clock::since_epoch();
+        let now = clock::since_boot();
         let host_if = host_if(handle)?;
         let again = |msg: String| Error::new(Code::TryAgainLater, msg, "the runtime will try again");
         let ips = match self.allocate(attach, handle) {
@@ -161,7 +161,7 @@ impl Node {
 
     /// One address of each family that the node has.
     fn allocate(&mut self, attach: &Attach, handle: &str) -> Result<Vec<IpAddr>, Error> {
-        let now = clock::since_epoch();
+        let now = clock::since_boot();
         let refused = |msg| Error::new(Code::AddressRefused, msg, "ask for another address, or for none");
         let pools = self.base.store.pools();
         let served = |ip: &IpAddr| pools.iter().any(|pool| Family::of_net(&pool.cidr()) == Family::of(*ip));
@@ -265,7 +265,7 @@ impl Node {
 
     /// Gives everything of an attachment back: record, address, row.
     pub(super) fn forget(&mut self, handle: &str) {
-        self.base.store.release(handle, clock::since_epoch());
+        self.base.store.release(handle, clock::since_boot());
         if let Err(error) = self.base.store.save() {
             tracing::error!(error = format!("{error:#}"), "attachments cannot be saved");
         }
