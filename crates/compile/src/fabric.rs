@@ -56,10 +56,7 @@ pub struct PodSubnet {
 pub fn pod_subnet(node: &Node, family: Family) -> Option<PodSubnet> {
     let net = node.pod_cidrs.iter().find(|cidr| Family::of_net(cidr) == family)?.trunc();
     let vtep = net.network();
-    let gateway = match vtep {
-        IpAddr::V4(v4) => IpAddr::V4(u32::from(v4).checked_add(1)?.into()),
-        IpAddr::V6(v6) => IpAddr::V6(u128::from(v6).checked_add(1)?.into()),
-    };
+    let gateway = types::offset(vtep, 1);
     (net.max_prefix_len() - net.prefix_len() >= 3).then_some(PodSubnet { net, vtep, gateway })
 }
 

@@ -42,13 +42,17 @@ fn endpoints(servers: &[&Server]) -> Value {
 }
 
 fn slice(stage: &Stage, servers: &[&Server]) {
+    slice_of(stage, "TCP", &endpoints(servers));
+}
+
+fn slice_of(stage: &Stage, protocol: &str, endpoints: &Value) {
     let object = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {
             "name": "web-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "web" },
         },
-        "ports": [{ "name": "", "port": 8080, "protocol": "TCP" }],
-        "endpoints": endpoints(servers),
+        "ports": [{ "name": "", "port": 8080, "protocol": protocol }],
+        "endpoints": endpoints,
     });
     stage.create(SLICES, &object);
 }
@@ -130,7 +134,7 @@ fn v_06_a_node_port_reaches_every_endpoint_and_hides_the_caller() {
     wait_for("the node port is closed", || {
         (!stage.nodes[0].run("nft list map ip plumb svc").contains("192.168.1.10")).then_some(())
     });
-    assert_eq!(call(&stage.underlay, at_node, &servers), Answer::Refused);
+    settle(&stage.underlay, at_node, &servers, &[Answer::Refused]);
 }
 
 fn hidden_near() -> [Answer; 1] {
@@ -272,15 +276,7 @@ fn c_04_a_udp_caller_of_a_node_port_follows_its_endpoints() {
     });
     service(&stage, &spec);
     let endpoints = |ip: IpAddr| json!([{ "addresses": [ip], "conditions": {} }]);
-    let object = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {
-            "name": "web-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "web" },
-        },
-        "ports": [{ "name": "", "port": 8080, "protocol": "UDP" }],
-        "endpoints": endpoints(old_ip),
-    });
-    stage.create(SLICES, &object);
+    slice_of(&stage, "UDP", &endpoints(old_ip));
     let arrives = |at: &UdpSocket| {
         from.send_to(b"hello", "192.168.1.10:30999").is_ok() && at.recv(&mut [0; 16]).is_ok()
     };
