@@ -8,7 +8,9 @@
 //!                     └─> services ─┬─ svc ────────> n<k>: draw a slot, dnat to ep[slot . frontend]
 //!                                   │                m<k>: the same, and masquerade
 //!                                   ├─ clusterips ─> rej      (a Service, but not this port)
-//!                                   └─ service CIDR ─> drop   (no Service at all, V-08)
+//!                                   ├─ service CIDR ─> drop   (no Service at all, V-08)
+//!                                   └─ an address of the node ─> hostports: dnat to a pod that wants the port
+//!   prerouting (raw) ── loopback addresses from a wire ─> drop
 //!   forward (filter)  ── answers ── out_iso[saddr] ── in_iso[daddr]
 //!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
 //! ```
@@ -36,6 +38,9 @@ pub const OUTSIDE: &str = "svcx";
 pub const GUARDS: &str = "guard";
 /// Map: slot . frontend → endpoint.
 pub const ENDPOINTS: &str = "ep";
+/// Maps: a port of the node → the pod that wants it, at one address and at all of them.
+pub const HOST_PORTS_AT: &str = "hostportsat";
+pub const HOST_PORTS: &str = "hostports";
 /// Set: every ClusterIP.
 pub const CLUSTER_IPS: &str = "clusterips";
 /// Set: (pod, pod) of each pod of this node; it calls itself through a Service (M-01).
@@ -50,6 +55,7 @@ pub const REJECT: &str = "rej";
 pub const UNREACHABLE: &str = "unreachable";
 pub const SERVICES: &str = "services";
 pub const DNS: &str = "dns";
+pub const NODE: &str = "node";
 
 /// nflog group of packets that a policy denied.
 pub const LOG_GROUP: u16 = 100;
@@ -119,6 +125,7 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
         (UNREACHABLE, regular(vec![rule("no endpoint on this node", [build::counter(), build::drop()])])),
         (DNS, regular(dns(slots, family))),
         (SERVICES, regular(services(settings, family))),
+        (NODE, regular(host_ports(family))),
         // NF_IP_PRI_NAT_DST
         ("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100, hooked(build::goto(DNS), strangers))),
         ("output", base(ChainKind::Nat, Hook::Output, -100, hooked(build::accept(), None))),
@@ -127,11 +134,29 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
         ("postrouting", base(ChainKind::Nat, Hook::Postrouting, 100, postrouting(settings, family))),
     ];
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
-    if family == Family::V6 {
+    if family == Family::V4 {
+        // NF_IP_PRI_RAW
+        let wire = base(ChainKind::Filter, Hook::Prerouting, -300, from_a_wire());
+        fragment.chains.insert(Name::Borrowed("loopback"), wire);
+    } else {
         let silence = base(ChainKind::Filter, Hook::Output, 0, no_redirects());
         fragment.chains.insert(Name::Borrowed("redirects"), silence);
     }
     fragment
+}
+
+/// Loopback addresses are the node's own. The kernel drops them when they come from a wire, but after `prerouting`,
+/// where a host port of 127.0.0.1 would have changed the destination; and not on the bridge, which has
+/// `route_localnet` while a pod has a host port (CVE-2020-8558 is what comes of that alone).
+fn from_a_wire() -> Vec<Rule> {
+    let (Ok(lo), Ok(net)) = (IfName::new("lo"), "127.0.0.0/8".parse::<IpNet>()) else { return Vec::new() };
+    let wire = || [build::iifname(R0), build::is_not(R0, &lo)].into_iter();
+    let loopback = |address| [address].into_iter().chain(build::in_prefix(R0, net));
+    let drop = || [build::counter(), build::drop()];
+    vec![
+        rule("to the node's loopback", wire().chain(loopback(build::daddr(Family::V4, R0))).chain(drop())),
+        rule("from the node's loopback", wire().chain(loopback(build::saddr(Family::V4, R0))).chain(drop())),
+    ]
 }
 
 /// ICMPv6's protocol number and its type Redirect (RFC 4861 §4.5).
@@ -160,7 +185,7 @@ pub fn set(key: &[Field], data: SetData) -> Set {
     Set::new(key, data)
 }
 
-fn sets(family: Family) -> [(&'static str, Set); 9] {
+fn sets(family: Family) -> [(&'static str, Set); 11] {
     use Field::{Mark, Port, Proto};
     let address = key::address(family);
     let endpoint = || SetData::Values(vec![address, Port]);
@@ -169,6 +194,8 @@ fn sets(family: Family) -> [(&'static str, Set); 9] {
         (OUTSIDE, set(&[address, Proto, Port], SetData::Verdicts)),
         (GUARDS, set(&[address, Proto, Port], SetData::Verdicts)),
         (ENDPOINTS, set(&[Mark, address, Proto, Port], endpoint())),
+        (HOST_PORTS_AT, set(&[address, Proto, Port], endpoint())),
+        (HOST_PORTS, set(&[Proto, Port], endpoint())),
         (CLUSTER_IPS, set(&[address], SetData::None)),
         (HAIRPIN, set(&[address, address], SetData::None)),
         (DNS_PEERS, set(&[Mark], endpoint())),
@@ -266,7 +293,22 @@ fn services(settings: &Settings, family: Family) -> Vec<Rule> {
         let inside = [build::daddr(family, R0)].into_iter().chain(build::in_prefix(R0, cidr));
         rules.push(rule("no Service has this address", inside.chain([build::counter(), build::drop()])));
     }
+    rules.push(rule("", [build::fib_daddr_type(R0), build::is(R0, build::RTN_LOCAL), build::goto(NODE)]));
     rules
+}
+
+/// A packet to an address of the node: one that a pod wants goes there.
+fn host_ports(family: Family) -> Vec<Rule> {
+    let lead = |map, key: &[Part]| {
+        let (mut exprs, to) = key::load(family, R0, key);
+        exprs.push(build::map(map, R0, to));
+        exprs.push(build::dnat(family, to, key::after(to, key::address(family))));
+        rule("hostPort", exprs)
+    };
+    vec![
+        lead(HOST_PORTS_AT, &[Part::Daddr, Part::Proto, Part::Dport]),
+        lead(HOST_PORTS, &[Part::Proto, Part::Dport]),
+    ]
 }
 
 fn forward(settings: &Settings, family: Family) -> Vec<Rule> {

@@ -80,7 +80,7 @@ pub fn all(packet: &Packet, kernel: &Kernel<'_>) -> Vec<Path> {
 
 /// The path when every random draw yields `draw` (modulo its range).
 pub fn one(packet: &Packet, kernel: &Kernel<'_>, draw: u32) -> Path {
-    let mut machine = Machine::new(packet, kernel.socket, draw);
+    let mut machine = Machine::new(packet, kernel, draw);
     let end = walk(&mut machine, packet, kernel);
     Path {
         destination: machine.destination(),

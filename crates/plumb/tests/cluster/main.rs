@@ -30,6 +30,7 @@
 
 #[allow(dead_code, reason = "the vocabulary of all tests; not every part of it is in use at every time")]
 mod cluster;
+mod host_ports;
 mod install;
 mod names;
 mod operate;

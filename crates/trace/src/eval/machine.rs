@@ -7,7 +7,8 @@ use kstate::nft::{
     CmpOp, CtKey, ElemData, ElemKey, Expr, FibKey, Hook, MetaKey, PayloadBase, Reg, Set, Table, Verdict,
 };
 
-use super::{Step, ct_bits, rules, word};
+use super::route::is_local;
+use super::{Kernel, Step, ct_bits, rules, word};
 use crate::packet::{CtState, Packet};
 
 /// How a base chain ended.
@@ -35,14 +36,14 @@ pub struct Machine<'a> {
     pub masquerade: bool,
     pub drawn: Option<u32>,
     destination: SocketAddr,
-    socket: Option<bool>,
+    kernel: &'a Kernel<'a>,
     draw: u32,
     mark: u32,
     registers: [u8; 64],
 }
 
 impl<'a> Machine<'a> {
-    pub fn new(packet: &'a Packet, socket: Option<bool>, draw: u32) -> Self {
+    pub fn new(packet: &'a Packet, kernel: &'a Kernel<'a>, draw: u32) -> Self {
         Self {
             packet,
             hook: Hook::Prerouting,
@@ -51,7 +52,7 @@ impl<'a> Machine<'a> {
             masquerade: false,
             drawn: None,
             destination: packet.destination(),
-            socket,
+            kernel,
             draw,
             mark: 0,
             registers: [0; 64],
@@ -210,7 +211,7 @@ impl<'a> Machine<'a> {
                 let bytes = self.fib(*key).to_ne_bytes();
                 self.write(*dreg, &bytes);
             }
-            Expr::SocketWildcard { dreg } => match self.socket {
+            Expr::SocketWildcard { dreg } => match self.kernel.socket {
                 Some(wildcard) => self.write(*dreg, &[u8::from(wildcard)]),
                 None => return false,
             },
@@ -289,6 +290,9 @@ impl<'a> Machine<'a> {
     fn fib(&self, key: FibKey) -> u32 {
         match key {
             FibKey::SaddrType if self.packet.iif.is_none() => RTN_LOCAL,
+            FibKey::DaddrType if is_local(self.kernel.net, self.kernel.local, self.destination.ip()) => {
+                RTN_LOCAL
+            }
             FibKey::DaddrType | FibKey::SaddrType => 1,
         }
     }
