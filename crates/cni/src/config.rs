@@ -171,7 +171,8 @@ fn port_mappings(field: &str, value: &Value) -> Result<Vec<PortMapping>, Error> 
     };
     let expected = "a list of {hostPort, containerPort, protocol, hostIP}";
     let list = value.as_array().ok_or_else(|| bad(field, expected))?;
-    let all: Result<Vec<_>, _> = list.iter().map(|item| read(item).ok_or_else(|| bad(field, expected))).collect();
+    let all: Result<Vec<_>, _> =
+        list.iter().map(|item| read(item).ok_or_else(|| bad(field, expected))).collect();
     Ok(all?.into_iter().filter(|mapping| mapping.host_port != 0).collect())
 }
 

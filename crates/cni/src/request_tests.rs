@@ -245,7 +245,8 @@ fn host_ports_are_read_from_the_capability() {
     assert_eq!(read.len(), 2);
     assert_eq!((read[0].protocol, read[0].host_ip), (types::Protocol::Udp, "192.168.1.10".parse().ok()));
     assert_eq!((read[1].protocol, read[1].host_ip), (types::Protocol::Tcp, None));
-    let bad = [r#"[{"hostPort":70000}]"#, r#"[{"hostPort":1}]"#, r#"[{"hostPort":1,"containerPort":0}]"#, "{}"];
+    let bad =
+        [r#"[{"hostPort":70000}]"#, r#"[{"hostPort":1}]"#, r#"[{"hostPort":1,"containerPort":0}]"#, "{}"];
     for bad in bad {
         assert!(ports(bad).is_err(), "{bad}");
     }

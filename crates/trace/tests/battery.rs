@@ -177,7 +177,8 @@ fn the_battery_meets_every_fate() {
     }
     let policies = ["internal", "external"]
         .map(|word| format!("none of the Service's endpoints is on this node ({word}TrafficPolicy: Local)"));
-    let usual = ["local", "masqueraded", "direct", "translated", "rejected", "dropped", "node port", "host port"];
+    let usual =
+        ["local", "masqueraded", "direct", "translated", "rejected", "dropped", "node port", "host port"];
     let shut_out = "the source is not in loadBalancerSourceRanges";
     for kind in usual.into_iter().chain(policies.iter().map(String::as_str)).chain([shut_out]) {
         for family in Family::ALL {

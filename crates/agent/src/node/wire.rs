@@ -21,9 +21,9 @@ use types::wire::BRIDGE;
 use types::{Family, IfName, ObjectName, hash8};
 
 use super::Node;
+use super::host_port;
 use crate::clock;
 use crate::inbox::{CniInput, Subsystem, Verdict};
-use super::host_port;
 use crate::store::Record;
 
 /// So long a request waits for the first lists and the first rules, before the runtime is told to try again.

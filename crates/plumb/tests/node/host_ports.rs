@@ -168,9 +168,8 @@ fn a_udp_client_that_keeps_its_port_follows_the_host_port() {
     };
     let mappings = || json!([{ "hostPort": 5060, "containerPort": 8080, "protocol": "udp", "hostIP": "" }]);
     let from = bind(&stage.underlay, 40_000);
-    let arrives = |at: &UdpSocket| {
-        from.send_to(b"hello", "192.168.1.10:5060").is_ok() && at.recv(&mut [0; 16]).is_ok()
-    };
+    let arrives =
+        |at: &UdpSocket| from.send_to(b"hello", "192.168.1.10:5060").is_ok() && at.recv(&mut [0; 16]).is_ok();
     // The flow is known before the port is anybody's.
     let _ = from.send_to(b"early", "192.168.1.10:5060");
     let (old, _) = wired(&stage, "old", mappings());

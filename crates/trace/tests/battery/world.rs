@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 
 use model::{
-    Attachment, Endpoint, EndpointSlice, Event, HostPort, IntOrName, Kind, NamedPort, Namespace, Node, Peer, Phase,
-    Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,
+    Attachment, Endpoint, EndpointSlice, Event, HostPort, IntOrName, Kind, NamedPort, Namespace, Node, Peer,
+    Phase, Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, ServiceType, SlicePort,
+    TrafficPolicy,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
