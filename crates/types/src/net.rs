@@ -28,6 +28,12 @@ impl Family {
         Self::of(net.addr())
     }
 
+    /// The family that several are of, where each may have one.
+    pub fn several(families: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let all = Vec::from_iter(families);
+        Self::ALL.into_iter().find(|family| all.iter().filter(|other| *other == family).count() > 1)
+    }
+
     /// One of two values, for IPv4 and IPv6.
     pub fn pick<T>(self, [v4, v6]: [T; 2]) -> T {
         match self {
