@@ -1,6 +1,7 @@
 //! The fixed part of a family's table: sets that units fill, and the chains on the kernel's hooks that read them.
 //!
 //! ```text
+//!   raw ── dns VIP:53 over UDP, and our socket is here ─> no flow (layout/dns.rs)
 //!   prerouting (nat) ─┬─ dns VIP:53 ─> dns: a local socket answers, else another node's agent
 //!   output     (nat) ─┤
 //!                     ├─ guard ─> may this source come at all?
@@ -15,20 +16,19 @@
 //!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
 //! ```
 
-use std::net::IpAddr;
-
-use kstate::nft::build::{self, ct_state, ct_status, encode, rule};
+use kstate::nft::build::{self, ct_state, ct_status, rule};
 use kstate::nft::key::{self, Part};
 use kstate::nft::{
-    BaseChain, Chain, ChainKind, CmpOp, ElemData, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
+    BaseChain, Chain, ChainKind, CmpOp, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
 };
 use model::Cluster;
-use types::wire::{BRIDGE, DNS_PEER_PORT, MASQUERADE_MARK, VXLAN_DEVICE};
+use types::wire::{BRIDGE, MASQUERADE_MARK, VXLAN_DEVICE};
 use types::{Family, IfName, IpNet, Protocol};
 
 use crate::Settings;
-use crate::fabric::internal_ip;
 use crate::fragment::{Fragment, Name};
+
+mod dns;
 
 /// Map: address . protocol . port of a Service → what to do with a new connection.
 pub const FRONTENDS: &str = "svc";
@@ -93,6 +93,8 @@ pub fn mark_masquerade() -> Rule {
 }
 
 const R0: Reg = Reg(0);
+/// NF_IP_PRI_RAW
+const BEFORE_CONNTRACK: i32 = -300;
 
 /// What depends on settings and nodes only.
 pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment {
@@ -100,20 +102,14 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
     for (name, set) in sets(family) {
         fragment.sets.insert(Name::Borrowed(name), set);
     }
-    let peers = dns_peers(cluster, settings, family);
-    let mut slots = 0_u32;
-    for peer in &peers {
-        let data = encode(&[(*peer).into(), DNS_PEER_PORT.into()]);
-        fragment.element(DNS_PEERS, encode(&[slots.into()]), ElemData::Value(data));
-        slots += 1;
-    }
+    let stand_ins = dns::stand_ins(&mut fragment, cluster, settings, family);
     let regular = |rules| Chain { base: None, rules };
     let base = |kind, hook, priority, rules| Chain {
         base: Some(BaseChain { kind, hook, priority, drop: false }),
         rules,
     };
-    let hooked = |dns: Expr, from_outside: Option<Rule>| {
-        let mut rules = to_dns((settings, family), &dns);
+    let hooked = |query: Expr, from_outside: Option<Rule>| {
+        let mut rules = dns::queries(settings, family, &query);
         rules.push(rule("", frontend(family, GUARDS)));
         rules.extend(from_outside);
         rules.push(rule("", [build::jump(SERVICES)]));
@@ -123,7 +119,7 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
     let chains = [
         (REJECT, regular(reject())),
         (UNREACHABLE, regular(vec![rule("no endpoint on this node", [build::counter(), build::drop()])])),
-        (DNS, regular(dns(slots, family))),
+        (DNS, regular(dns::answerer(stand_ins, family))),
         (SERVICES, regular(services(settings, family))),
         (NODE, regular(host_ports(family))),
         // NF_IP_PRI_NAT_DST
@@ -134,9 +130,17 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
         ("postrouting", base(ChainKind::Nat, Hook::Postrouting, 100, postrouting(settings, family))),
     ];
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
+    if let Some(address) = settings.dns_ip(family) {
+        let raw = |hook, rules| base(ChainKind::Filter, hook, BEFORE_CONNTRACK, rules);
+        let chains = [
+            ("raw", raw(Hook::Prerouting, dns::untracked_queries(family, address))),
+            ("raw_output", raw(Hook::Output, dns::untracked_answers(family, address))),
+            ("input", base(ChainKind::Filter, Hook::Input, 0, dns::unheard(family, address))),
+        ];
+        fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
+    }
     if family == Family::V4 {
-        // NF_IP_PRI_RAW
-        let wire = base(ChainKind::Filter, Hook::Prerouting, -300, from_a_wire());
+        let wire = base(ChainKind::Filter, Hook::Prerouting, BEFORE_CONNTRACK, from_a_wire());
         fragment.chains.insert(Name::Borrowed("loopback"), wire);
     } else {
         let silence = base(ChainKind::Filter, Hook::Output, 0, no_redirects());
@@ -204,17 +208,6 @@ fn sets(family: Family) -> [(&'static str, Set); 11] {
     ]
 }
 
-/// Addresses of the other nodes, sorted.
-fn dns_peers(cluster: &Cluster, settings: &Settings, family: Family) -> Vec<IpAddr> {
-    if settings.dns_ip(family).is_none() {
-        return Vec::new();
-    }
-    let others = cluster.nodes.values().filter(|node| node.name != settings.node);
-    let mut peers: Vec<_> = others.filter_map(|node| internal_ip(node, family)).collect();
-    peers.sort_unstable();
-    peers
-}
-
 /// TCP learns by a reset, everything else by ICMP port unreachable.
 fn reject() -> Vec<Rule> {
     vec![
@@ -224,50 +217,6 @@ fn reject() -> Vec<Rule> {
         ),
         rule("no endpoint", [build::counter(), build::reject()]),
     ]
-}
-
-/// `socket wildcard` breaks its rule when no socket of this node would take the packet, and is 0 for one that is
-/// bound to this very address: ours. A stranger's wildcard resolver on port 53 is not asked for cluster names.
-/// Reached from prerouting only: on output the kernel answers with the sender's own socket (nft_socket_eval takes
-/// `skb->sk`), so a query of the node itself stays on the node.
-fn dns(peers: u32, family: Family) -> Vec<Rule> {
-    let to = Reg(1);
-    let to_port = key::after(to, key::address(family));
-    let ours = rule(
-        "answered on this node",
-        [
-            build::socket_wildcard(R0),
-            Expr::Cmp { sreg: R0, op: kstate::nft::CmpOp::Eq, value: vec![0] },
-            build::accept(),
-        ],
-    );
-    let mut rules = vec![ours];
-    if peers > 0 {
-        rules.push(rule(
-            "no agent here: another node answers",
-            [build::numgen(R0, peers), build::map(DNS_PEERS, R0, to), build::dnat(family, to, to_port)],
-        ));
-    }
-    rules.push(rule("", [build::accept()]));
-    rules
-}
-
-/// Queries to the cluster's DNS address, and what to do with them.
-fn to_dns((settings, family): (&Settings, Family), action: &Expr) -> Vec<Rule> {
-    let Some(dns) = settings.dns_ip(family) else { return Vec::new() };
-    let query = |protocol: Protocol| {
-        let exprs = [
-            build::daddr(family, R0),
-            build::is(R0, dns),
-            build::l4proto(R0),
-            build::is(R0, protocol),
-            build::th_dport(R0),
-            build::is(R0, 53_u16),
-            action.clone(),
-        ];
-        rule("cluster DNS", exprs)
-    };
-    vec![query(Protocol::Udp), query(Protocol::Tcp)]
 }
 
 /// Looks the destination up in a map of frontends.

@@ -3,6 +3,7 @@
 //!
 //! Threads and blocking sockets: a pod of it costs under 3 MB.
 
+mod ask;
 mod call;
 mod http;
 pub mod probe;
@@ -59,6 +60,14 @@ enum Command {
         server: Option<std::net::IpAddr>,
         #[command(flatten)]
         patience: Patience,
+    },
+    /// Look a name up again and again, over a socket that is kept and over new ones, and count what went wrong.
+    Ask {
+        #[command(flatten)]
+        ask: ask::Ask,
+        /// Seconds until a query is sent again.
+        #[arg(long, default_value_t = 5.0)]
+        timeout: f64,
     },
     /// GET an http URL again and again, each over a connection of its own; one line each.
     Loop {
@@ -119,6 +128,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Command::Tcp { target, say, patience } => call::tcp(&target, &say, patience.duration()),
         Command::Udp { target, say, patience } => call::udp(&target, &say, patience.duration()),
         Command::Dns { name, kind, server, patience } => call::dns(&name, &kind, server, patience.duration()),
+        Command::Ask { ask, timeout } => ask::run(&ask, Patience { timeout }.duration()),
         Command::Loop { url, every, count, patience } => {
             call::repeat(&url, Duration::from_millis(every), count, patience.duration())
         }

@@ -122,7 +122,7 @@ fn pass(machine: &mut Machine<'_>, kernel: &Kernel<'_>, hook: Hook) -> Option<En
     }
     chains.sort_by_key(|(_, _, _, base)| base.priority);
     for (table_name, table, chain, base) in chains {
-        if base.kind == ChainKind::Nat && machine.packet.ct != CtState::New {
+        if base.kind == ChainKind::Nat && (machine.untracked || machine.packet.ct != CtState::New) {
             continue;
         }
         match machine.run(table_name, table, chain) {

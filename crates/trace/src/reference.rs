@@ -72,7 +72,8 @@ pub fn is_dns(packet: &Packet, place: &Place) -> bool {
     place.dns_ips.contains(&packet.dst) && packet.dport == 53 && packet.protocol != Protocol::Sctp
 }
 
-/// Answered here; by another node's agent while ours is away. A process of the node itself gets no stand-in.
+/// Answered here; by another node's agent while ours is away, and by silence if there is none, so that resolvers ask
+/// again. A process of the node itself gets no stand-in.
 fn dns(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate> {
     let here = BTreeSet::from([Fate::Local(packet.destination())]);
     if place.dns_here || packet.iif.is_none() {
@@ -86,7 +87,7 @@ fn dns(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate> {
             Fate::Out { to, masquerade: masquerade(packet, to, cluster, place).is_some() }
         })
         .collect();
-    if peers.is_empty() { here } else { peers }
+    if peers.is_empty() { BTreeSet::from([Fate::Dropped]) } else { peers }
 }
 
 /// The address that the node is reached by in a family.

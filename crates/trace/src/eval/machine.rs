@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use kstate::nft::build::{RTN_LOCAL, ct_status};
+use kstate::nft::build::{RTN_LOCAL, ct_state, ct_status};
 use kstate::nft::{
     CmpOp, CtKey, ElemData, ElemKey, Expr, FibKey, Hook, MetaKey, PayloadBase, Reg, Set, Table, Verdict,
 };
@@ -35,6 +35,8 @@ pub struct Machine<'a> {
     pub steps: Vec<Step>,
     pub masquerade: bool,
     pub drawn: Option<u32>,
+    /// A rule kept conntrack from seeing it: no flow, no NAT.
+    pub untracked: bool,
     destination: SocketAddr,
     kernel: &'a Kernel<'a>,
     draw: u32,
@@ -51,6 +53,7 @@ impl<'a> Machine<'a> {
             steps: Vec::new(),
             masquerade: false,
             drawn: None,
+            untracked: false,
             destination: packet.destination(),
             kernel,
             draw,
@@ -186,6 +189,11 @@ impl<'a> Machine<'a> {
                 self.write(*dreg, &bytes);
             }
             Expr::MetaSet { sreg, key: MetaKey::Mark } => self.mark = self.word(*sreg),
+            Expr::Ct { dreg, key: CtKey::State } if self.untracked => {
+                self.write(*dreg, &ct_state::UNTRACKED.to_ne_bytes());
+            }
+            // There is nothing to ask (nft_ct_get_eval).
+            Expr::Ct { .. } if self.untracked => return false,
             Expr::Ct { dreg, key } => {
                 let bytes = self.ct(*key);
                 self.write(*dreg, &bytes);
@@ -215,6 +223,7 @@ impl<'a> Machine<'a> {
                 Some(wildcard) => self.write(*dreg, &[u8::from(wildcard)]),
                 None => return false,
             },
+            Expr::Notrack => self.untracked = true,
             _ => {}
         }
         true
