@@ -62,13 +62,7 @@ enum Command {
         patience: Patience,
     },
     /// Look a name up again and again, over a socket that is kept and over new ones, and count what went wrong.
-    Ask {
-        #[command(flatten)]
-        ask: ask::Ask,
-        /// Seconds until a query is sent again.
-        #[arg(long, default_value_t = 5.0)]
-        timeout: f64,
-    },
+    Ask(ask::Ask),
     /// GET an http URL again and again, each over a connection of its own; one line each.
     Loop {
         url: String,
@@ -128,7 +122,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Command::Tcp { target, say, patience } => call::tcp(&target, &say, patience.duration()),
         Command::Udp { target, say, patience } => call::udp(&target, &say, patience.duration()),
         Command::Dns { name, kind, server, patience } => call::dns(&name, &kind, server, patience.duration()),
-        Command::Ask { ask, timeout } => ask::run(&ask, Patience { timeout }.duration()),
+        Command::Ask(ask) => ask::run(&ask, Patience { timeout: ask.timeout }.duration()),
         Command::Loop { url, every, count, patience } => {
             call::repeat(&url, Duration::from_millis(every), count, patience.duration())
         }

@@ -33,6 +33,9 @@ pub struct Ask {
     /// Stop each client after so many; for ever without.
     #[arg(long)]
     pub count: Option<u64>,
+    /// Seconds until a query is sent again.
+    #[arg(long, default_value_t = 5.0)]
+    pub timeout: f64,
 }
 
 /// What became of one client's queries.
@@ -124,7 +127,7 @@ impl Client {
             match reply {
                 Ok(Some(message)) => {
                     let decoded = message::decode(message.bytes());
-                    let right = decoded.is_ok_and(|r| r.rcode == Rcode::NOERROR && !r.answers.is_empty());
+                    let right = decoded.is_some_and(|r| r.rcode == Rcode::NOERROR && !r.answers.is_empty());
                     *(if right { &mut tally.answered } else { &mut tally.wrong }) += 1;
                     return Ok(());
                 }
