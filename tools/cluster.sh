@@ -2,8 +2,9 @@
 # A real Kubernetes on one machine: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, and nodes with
 # containerd and kubelet. No network plugin: nodes are NotReady until there is one. For root.
 #
-#   tools/cluster.sh up NAME [--nodes N] [--dual] [--owner PID]
-#                                     control plane and N nodes (2); --dual: IPv4 and IPv6; --owner: down when it ends
+#   tools/cluster.sh up NAME [--nodes N] [--dual] [--owner PID] [--controllers LIST]
+#                                     control plane and N nodes (2); --dual: IPv4 and IPv6; --owner: down when it ends;
+#                                     --controllers: as kube-controller-manager's flag says, such as '*,-node-ipam-controller'
 #   tools/cluster.sh down NAME        end every process and remove everything
 #   tools/cluster.sh kubeconfig NAME  the administrator's kubeconfig, for this machine
 #   tools/cluster.sh in NAME NODE CMD…           run a command in a node ("cp": the control plane, "out": outside)
@@ -37,6 +38,7 @@ dns=10.96.0.10
 pods6=fd00:10:244::/56
 services6=fd00:10:96::/112
 pause=plumb.test/pause:1
+controllers_on='*'
 
 die() { echo "cluster.sh: $*" >&2; exit 1; }
 
@@ -227,7 +229,7 @@ control_plane() {
     --authentication-kubeconfig="$controllers" --authorization-kubeconfig="$controllers" --leader-elect=false \
     --service-account-private-key-file="$P/sa.key" --root-ca-file="$P/ca.crt" --use-service-account-credentials \
     --cluster-signing-cert-file="$P/ca.crt" --cluster-signing-key-file="$P/ca.key" \
-    --allocate-node-cidrs --cluster-cidr="$pods" --service-cluster-ip-range="$services"
+    --allocate-node-cidrs --cluster-cidr="$pods" --service-cluster-ip-range="$services" --controllers="$controllers_on"
   start_unit cp kube-scheduler "$peers/kube-scheduler" --kubeconfig="$P/kube-scheduler.kubeconfig" \
     --authentication-kubeconfig="$P/kube-scheduler.kubeconfig" \
     --authorization-kubeconfig="$P/kube-scheduler.kubeconfig" --leader-elect=false
@@ -395,6 +397,7 @@ up() {
     case $1 in
       --nodes) count=$2; shift 2 ;;
       --owner) owner=$2; shift 2 ;;
+      --controllers) controllers_on=$2; shift 2 ;;
       --dual) dual=yes; pods+=,$pods6; services+=,$services6; shift ;;
       *) die "up: $1 is not known" ;;
     esac

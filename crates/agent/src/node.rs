@@ -7,7 +7,6 @@
 
 mod diagnose;
 mod flows;
-mod host_port;
 mod mend;
 mod settle;
 mod standing;

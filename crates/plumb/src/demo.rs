@@ -3,7 +3,6 @@
 //!
 //! Threads and blocking sockets: a pod of it costs under 3 MB.
 
-mod ask;
 mod call;
 mod http;
 pub mod probe;
@@ -47,6 +46,9 @@ enum Command {
         target: String,
         #[arg(long, default_value = "hello")]
         say: String,
+        /// Again and again from the same socket, so many milliseconds apart; one line each, lost ones too.
+        #[arg(long)]
+        every: Option<u64>,
         #[command(flatten)]
         patience: Patience,
     },
@@ -61,8 +63,6 @@ enum Command {
         #[command(flatten)]
         patience: Patience,
     },
-    /// Look a name up again and again, over a socket that is kept and over new ones, and count what went wrong.
-    Ask(ask::Ask),
     /// GET an http URL again and again, each over a connection of its own; one line each.
     Loop {
         url: String,
@@ -120,9 +120,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Command::Serve(serve) => serve::run(&serve),
         Command::Get { url, patience } => call::get(&url, patience.duration()),
         Command::Tcp { target, say, patience } => call::tcp(&target, &say, patience.duration()),
-        Command::Udp { target, say, patience } => call::udp(&target, &say, patience.duration()),
+        Command::Udp { target, say, every: None, patience } => call::udp(&target, &say, patience.duration()),
+        Command::Udp { target, say, every: Some(every), patience } => {
+            call::udp_flow(&target, &say, Duration::from_millis(every), patience.duration())
+        }
         Command::Dns { name, kind, server, patience } => call::dns(&name, &kind, server, patience.duration()),
-        Command::Ask(ask) => ask::run(&ask, Patience { timeout: ask.timeout }.duration()),
         Command::Loop { url, every, count, patience } => {
             call::repeat(&url, Duration::from_millis(every), count, patience.duration())
         }

@@ -29,8 +29,7 @@ impl Node {
         }
     }
 
-    /// Compares as a whole what the kernel refused in parts. While paused, too: that a change of the cluster
-    /// arrives weighs more than what somebody changed by hand.
+    /// Compares as a whole what the kernel refused in parts.
     pub(super) fn repair(&mut self) {
         let failed: Vec<Subsystem> = self.stale.failed.keys().copied().collect();
         for subsystem in failed {
@@ -57,10 +56,7 @@ impl Node {
                     if steps.count > 0 {
                         self.drifted(subsystem, &steps);
                     }
-                    // Who only looked and found a difference has not shown that the kernel takes anything.
-                    if left.count == 0 {
-                        self.note(subsystem, Ok(()));
-                    }
+                    self.note(subsystem, Ok(()));
                 }
                 Err(error) => self.note(subsystem, Err(error)),
             }

@@ -9,6 +9,8 @@ use crate::Kind;
 use crate::row::{Endpoint, EndpointSlice, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy};
 
 const FOREIGN_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+/// kube-proxy leaves Services with it alone, whatever address they have; names are answered.
+const HEADLESS: &str = "service.kubernetes.io/headless";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The API's default timeout of ClientIP affinity, in seconds.
 const AFFINITY_TIMEOUT: u32 = 10_800;
@@ -59,7 +61,9 @@ pub fn service(service: &k8s::Service) -> Converted<Service> {
         health_check_port: health_check_port(spec, kind, external_policy, &mut report),
         external_name: not_empty(spec.external_name.as_ref()),
         publish_not_ready: spec.publish_not_ready_addresses,
-        foreign_proxy: service.metadata.labels.contains_key(FOREIGN_PROXY),
+        foreign_proxy: [FOREIGN_PROXY, HEADLESS]
+            .iter()
+            .any(|label| service.metadata.labels.contains_key(*label)),
     };
     report.done(row)
 }

@@ -6,8 +6,9 @@ mod load;
 mod peers;
 mod stage;
 mod usage;
+mod wide;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,6 +40,18 @@ pub struct Args {
     /// Agent starts that are timed
     #[arg(long, default_value_t = 5)]
     starts: u32,
+    /// Pods that are started on each node, one after the other
+    #[arg(long, default_value_t = 10)]
+    pods: u32,
+    /// Nodes of the wide cluster, which are only API objects; 0 leaves it out
+    #[arg(long, default_value_t = 5_000)]
+    wide_nodes: u32,
+    /// Pods of the wide cluster, which are only API objects
+    #[arg(long, default_value_t = 50_000)]
+    wide_pods: u32,
+    /// Nodes that join the wide cluster, one after the other
+    #[arg(long, default_value_t = 10)]
+    joins: u32,
     /// Seconds of each window in which CPU is counted
     #[arg(long, default_value_t = 30)]
     window: u64,
@@ -56,6 +69,7 @@ const LOOK: Duration = Duration::from_millis(1);
 /// After this much quiet a ruleset is whole.
 const QUIET: Duration = Duration::from_secs(5);
 const OURS: &str = "node1";
+const PODS: &str = "10.244.0.0/16";
 
 fn conflist() -> String {
     format!("/etc/cni/net.d/{}", types::wire::CONFLIST)
@@ -66,6 +80,7 @@ fn conflist() -> String {
 struct Found {
     usable: [Vec<Duration>; 2],
     first_pod: [Vec<Duration>; 2],
+    pods: [Vec<Duration>; 2],
     start: [Option<(Duration, Usage)>; 2],
     changed: [Vec<Duration>; 2],
     cpu_per_change: [Duration; 2],
@@ -81,24 +96,54 @@ pub fn run(args: &Args) -> Result<Table> {
 
 async fn measure(args: &Args) -> Result<Table> {
     let plumb = beside_us(args.plumb.as_deref(), "plumb")?;
-    let stage = Stage::up(&args.tools)?;
+    let mut table = many_services(args, &plumb).await?;
+    if args.wide_nodes > 0 {
+        for figure in wide::run(args, &plumb).await? {
+            table.figure(figure);
+        }
+    }
+    Ok(table)
+}
+
+/// Where a measurement of minutes is.
+fn tell(began: Instant, what: &str) {
+    eprintln!("{:>5.0} s  {what}", began.elapsed().as_secs_f64());
+}
+
+async fn many_services(args: &Args, plumb: &Path) -> Result<Table> {
+    let began = Instant::now();
+    tell(began, "a cluster of two nodes");
+    let stage = Stage::up(&args.tools, "services", &[])?;
     let peers = Peers::find(&stage)?;
     let mut load = Load::new(&stage.kubeconfig, args.endpoints).await?;
     for node in [OURS, peers::NODE] {
         load.node(node).await?;
     }
-    let bench = Bench { args, stage, peers, plumb };
+    let bench = Bench { args, stage, peers, plumb: plumb.to_owned() };
     let mut found = Found::default();
+    tell(began, "starts of the agent, of its peers, and of pods");
     bench.first_start(&load, &mut found).await?;
     bench.starts(&mut found)?;
-    bench.peers.start_all(&bench.stage, &mut found.usable[1])?;
+    bench.peers.start_all(&bench.stage, PODS, &mut found.usable[1])?;
+    bench.pods(&load, &mut found).await?;
+    tell(began, "few Services");
     load.fill(args.few).await?;
     bench.rates(&mut load, args.few, &mut found).await?;
+    tell(began, "writing many Services");
     load.fill(args.services).await?;
+    tell(began, "starts with many Services");
     bench.full_starts(&mut found)?;
+    tell(began, "changes with many Services");
     bench.changes(&mut load, &mut found).await?;
     bench.rates(&mut load, args.services, &mut found).await?;
+    tell(began, "done with Services");
     Ok(bench.table(&found))
+}
+
+fn start_agent(stage: &Stage, plumb: &Path, pods: &str) -> Result<()> {
+    let (plumb, config) = (plumb.display().to_string(), stage.inner_kubeconfig());
+    let of_pods = format!("--cluster-cidr={pods}");
+    stage.start(OURS, "plumb", &[&plumb, "agent", "--node", OURS, "--kubeconfig", &config, &of_pods])
 }
 
 struct Bench<'a> {
@@ -110,8 +155,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn start_agent(&self) -> Result<()> {
-        let (plumb, config) = (self.plumb.display().to_string(), self.stage.inner_kubeconfig());
-        self.stage.start(OURS, "plumb", &[&plumb, "agent", "--node", OURS, "--kubeconfig", &config])
+        start_agent(&self.stage, &self.plumb, PODS)
     }
 
     /// Until the configuration that tells the runtime to call us is there.
@@ -145,6 +189,25 @@ impl Bench<'_> {
             self.stage.kill(OURS, "plumb")?;
             std::fs::remove_file(self.stage.path(OURS, &conflist())?)?;
             found.usable[0].push(self.usable()?);
+        }
+        Ok(())
+    }
+
+    /// Pods on either node in turn, each gone from the API before the next.
+    async fn pods(&self, load: &Load, found: &mut Found) -> Result<()> {
+        let wired = self.peers.wire(&self.stage)?;
+        for number in 0..self.args.pods {
+            for (side, node) in [OURS, peers::NODE].into_iter().enumerate() {
+                if side == 1 && !wired {
+                    continue;
+                }
+                let name = format!("pod{number}-{node}");
+                load.pod(&name, node, false).await?;
+                let began = Instant::now();
+                let running = load.ready(&name).await?;
+                found.pods[side].push(running - began);
+                load.end(&name).await?;
+            }
         }
         Ok(())
     }
@@ -234,6 +297,7 @@ impl Bench<'_> {
         for (what, pair, target) in [
             ("agent start → CNI usable; flannel's subnet file".to_owned(), both(&found.usable), "≤ 1 s"),
             ("agent start → first pod runs; a host network pod".to_owned(), both(&found.first_pod), "–"),
+            ("pod, API → runs; on flannel and the reference plugins".to_owned(), both(&found.pods), "–"),
             (format!("endpoint change, API → kernel, {services} × {endpoints}"), both(&found.changed), "–"),
         ] {
             table.figure(figure(what, [&pair[0], &pair[1]], target));

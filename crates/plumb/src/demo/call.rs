@@ -101,8 +101,8 @@ pub fn tcp(target: &str, say: &str, patience: Duration) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One datagram, one answer: a lost one is an error here, not something to hide by a second try.
-pub fn udp(target: &str, say: &str, patience: Duration) -> Result<ExitCode> {
+/// A socket of our own for one peer.
+fn udp_to(target: &str, patience: Duration) -> Result<(UdpSocket, SocketAddr)> {
     let (host, port) = http::split_port(target, None)?;
     let addresses = Resolver::open(None, patience)?.addresses(&host)?;
     let address = addresses.first().map(|address| SocketAddr::new(*address, port)).context("no address")?;
@@ -110,12 +110,36 @@ pub fn udp(target: &str, say: &str, patience: Duration) -> Result<ExitCode> {
     let socket = UdpSocket::bind(any)?;
     socket.connect(address).with_context(|| format!("udp to {address}"))?;
     socket.set_read_timeout(Some(patience))?;
-    let start = Instant::now();
+    Ok((socket, address))
+}
+
+fn exchange(socket: &UdpSocket, address: SocketAddr, say: &str) -> Result<String> {
     socket.send(say.as_bytes()).with_context(|| format!("send to {address}"))?;
     let mut buffer = [0; 2048];
     let length = socket.recv(&mut buffer).with_context(|| format!("no answer from udp {address}"))?;
-    println!("{}", String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).trim_end());
+    Ok(String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).trim_end().to_owned())
+}
+
+/// One datagram, one answer: a lost one is an error here, not something to hide by a second try.
+pub fn udp(target: &str, say: &str, patience: Duration) -> Result<ExitCode> {
+    let (socket, address) = udp_to(target, patience)?;
+    let start = Instant::now();
+    println!("{}", exchange(&socket, address, say)?);
     eprintln!("udp from {address} after {:.1} ms", milliseconds(start.elapsed()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// As forwarders and telephones do: the source port stays, so the kernel sees one flow for ever.
+pub fn udp_flow(target: &str, say: &str, every: Duration, patience: Duration) -> Result<ExitCode> {
+    let (socket, address) = udp_to(target, patience)?;
+    for number in 1u64.. {
+        let start = Instant::now();
+        match exchange(&socket, address, say) {
+            Ok(answer) => println!("{number} {:.1} ms {answer}", milliseconds(start.elapsed())),
+            Err(error) => println!("{number} error {error:#}"),
+        }
+        std::thread::sleep(every.saturating_sub(start.elapsed()));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -26,11 +26,22 @@
 //!
 //! `./run reference` runs the tests of Kubernetes' behaviour on the reference plugins, flannel, kube-proxy and CoreDNS,
 //! which shows that they ask what Kubernetes promises. What is Plumb's alone, or a NetworkPolicy, which flannel does not
-//! enforce, is skipped there by the name of its module or test: `policy`, `trace`, `resilience`.
+//! enforce, or asks for both families, is skipped there by the name of its module or test; docs/tests.md lists them.
 
+/// Each of these functions of a cluster as a test `single::NAME`. They ask by every address that Services, nodes and pods
+/// have, so that a module `dual` of the same form is all that `cluster::dual()` takes.
+macro_rules! on_each_stack {
+    ($($name:ident),+ $(,)?) => {
+        mod single {
+            $(#[test] fn $name() { super::$name(crate::cluster::single()); })+
+        }
+    };
+}
+
+mod ask;
 #[allow(dead_code, reason = "the vocabulary of all tests; not every part of it is in use at every time")]
 mod cluster;
-mod host_ports;
+mod endpoints;
 mod install;
 mod names;
 mod operate;
@@ -40,3 +51,5 @@ mod resilience;
 #[allow(dead_code, reason = "shared by the tiers, each of which uses its part")]
 #[path = "../lab/said.rs"]
 mod said;
+mod services;
+mod traffic;

@@ -1,9 +1,10 @@
 //! Out of the cluster, into it from its nodes and its API server, and between pods that a policy keeps apart.
 
+use crate::ask::{Place, at, peer, url};
 use crate::cluster::{self, Cluster, Namespace, plumb, pod, run, server};
 
 /// A server at 203.0.113.10:8080, once for everybody who needs it.
-fn outside(cluster: &Cluster) {
+pub fn outside(cluster: &Cluster) {
     static STARTED: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
     let mut started = STARTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if !started.contains(&cluster.name) {
@@ -15,15 +16,23 @@ fn outside(cluster: &Cluster) {
     }
 }
 
-#[test]
-fn a_pod_that_leaves_the_cluster_has_its_nodes_address() {
-    let cluster = cluster::single();
+on_each_stack!(
+    a_pod_that_leaves_the_cluster_has_its_nodes_address,
+    nodes_reach_pods_and_pods_reach_nodes,
+    the_api_servers_proxy_reaches_pods_and_services,
+);
+
+fn a_pod_that_leaves_the_cluster_has_its_nodes_address(cluster: &Cluster) {
     outside(cluster);
     let ns = cluster.namespace("egress");
     ns.apply(&[&server("client", "node2")]);
     ns.wait_ready();
-    let said = ns.until_demo("client", &["get", "http://203.0.113.10:8080/"]);
-    assert!(said.contains("name=outside peer=192.168.1.11:"), "{said}");
+    for of_node in cluster.node_ips("node2") {
+        let target = if of_node.contains(':') { "2001:db8::10" } else { "203.0.113.10" };
+        let said = ns.until_demo("client", &["get", &url(target, 8080)]);
+        assert!(said.contains("name=outside "), "{said}");
+        assert_eq!(peer(&said), of_node, "{said}");
+    }
 }
 
 #[test]
@@ -38,27 +47,30 @@ fn a_pod_reaches_the_api_by_the_service_kubernetes() {
     });
 }
 
-#[test]
-fn nodes_reach_pods_and_pods_reach_nodes() {
-    let cluster = cluster::single();
+fn nodes_reach_pods_and_pods_reach_nodes(cluster: &Cluster) {
     let ns = cluster.namespace("hosts");
-    let host = pod("host", "nodeName: node2\n  hostNetwork: true", r#"serve, --http, "18080""#);
+    let args = r#"serve, --http, "18080", --udp, "18080""#;
+    let host = pod("host", "nodeName: node2\n  hostNetwork: true", args);
     ns.apply(&[&server("echo1", "node1"), &host]);
     ns.wait_ready();
-    let program = plumb();
-    let program = program.to_string_lossy();
-    let of_pod = format!("http://{}:8080/", ns.pod_ip("echo1"));
-    for node in &cluster.nodes {
-        let said = cluster.node_ok(node, &[&program, "demo", "get", &of_pod]);
-        assert!(said.contains("name=echo1 "), "{node}: {said}");
+    for address in ns.pod_ips("echo1") {
+        for node in &cluster.nodes {
+            let from = Place::Node(node);
+            assert!(ns.until(from, &["get", &url(&address, 8080)]).contains("name=echo1 "), "{node}");
+            assert!(ns.until(from, &["udp", &at(&address, 9001)]).contains("name=echo1 "), "{node}");
+        }
+        let said = ns.until(Place::Pod("host"), &["get", &url(&address, 8080)]);
+        assert!(said.contains("name=echo1 "), "{said}");
     }
-    let said = ns.demo_ok("echo1", &["get", "http://192.168.1.11:18080/"]);
-    assert!(said.contains("name=node2 "), "{said}");
+    for address in cluster.node_ips("node2") {
+        let from = Place::Pod("echo1");
+        assert!(ns.until(from, &["get", &url(&address, 18080)]).contains("name=node2 "));
+        assert!(ns.until(from, &["udp", &at(&address, 18080)]).contains("name=node2 "));
+    }
 }
 
-#[test]
-fn the_api_servers_proxy_reaches_pods_and_services() {
-    let ns = cluster::single().namespace("proxy");
+fn the_api_servers_proxy_reaches_pods_and_services(cluster: &Cluster) {
+    let ns = cluster.namespace("proxy");
     let service = "
 apiVersion: v1
 kind: Service
@@ -67,10 +79,14 @@ spec: {selector: {app: echo}, ports: [{name: http, port: 80, targetPort: 8080}]}
 ";
     ns.apply(&[service, &server("echo1", "node2")]);
     ns.wait_ready();
-    for object in ["pods/echo1:8080", "services/echo:80", "services/echo:http"] {
+    for object in ["pods/echo1:8080", "pods/http:echo1:8080", "services/echo:80", "services/echo:http"] {
         let path = format!("/api/v1/namespaces/{}/{object}/proxy/", ns.name);
         let said = ns.cluster.wait_for(object, || ns.kubectl(&["get", "--raw", &path]).or_missing());
         assert!(said.contains("name=echo1 "), "{object}: {said}");
+        let said = ns
+            .cluster
+            .wait_for(object, || ns.kubectl(&["get", "--raw", &format!("{path}hostname")]).or_missing());
+        assert_eq!(said.trim(), "echo1", "a path below {object}");
     }
 }
 

@@ -9,7 +9,6 @@
 mod cleanup;
 mod drift;
 mod gone;
-mod host_ports;
 mod policy;
 mod services;
 mod stage;

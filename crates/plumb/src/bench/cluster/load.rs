@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -110,6 +110,22 @@ impl Load {
             },
         });
         api.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
+        Ok(())
+    }
+
+    /// Takes a pod away, and waits until its object is gone.
+    pub async fn end(&self, name: &str) -> Result<()> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let pod = api.get(name).await?;
+        let uid = pod.metadata.uid.context("a pod has a uid")?;
+        api.delete(name, &DeleteParams::default()).await?;
+        let wait = kube::runtime::wait::await_condition(
+            api,
+            name,
+            kube::runtime::wait::conditions::is_deleted(&uid),
+        );
+        let found = tokio::time::timeout(super::PATIENCE, wait).await;
+        found.with_context(|| format!("pod {name} is not gone within {:?}", super::PATIENCE))??;
         Ok(())
     }
 

@@ -4,7 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::json;
 
 use super::ear::Ear;
 use super::stage::Stage;
@@ -13,6 +14,9 @@ use super::{PATIENCE, QUIET, until};
 
 pub const NODE: &str = "node2";
 const ALL: [&str; 3] = ["kube-proxy", "flannel", "coredns"];
+const SUBNET: &str = "/run/flannel/subnet.env";
+/// What the runtime calls for a pod; flannel says which addresses are the node's.
+const CHAIN: [&str; 4] = ["bridge", "host-local", "portmap", "loopback"];
 
 pub struct Peers {
     directory: PathBuf,
@@ -49,13 +53,37 @@ impl Peers {
         self.directory.join(name).display().to_string()
     }
 
+    /// The reference plugins on the node, for flannel's addresses; whether there are any.
+    pub fn wire(&self, stage: &Stage) -> Result<bool> {
+        if !self.has("flannel") || !CHAIN.iter().all(|name| self.directory.join(name).exists()) {
+            return Ok(false);
+        }
+        for name in CHAIN {
+            stage.put(NODE, &format!("/opt/cni/bin/{name}"), &std::fs::read(self.directory.join(name))?)?;
+        }
+        let path = stage.path(NODE, SUBNET)?;
+        let said = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let subnet = said.lines().find_map(|line| line.strip_prefix("FLANNEL_SUBNET="));
+        let subnet = subnet.with_context(|| format!("{} names no subnet: {said}", path.display()))?;
+        // The bridge's address, which flannel writes, becomes that of its network.
+        let subnet = subnet.replace(".1/", ".0/");
+        let conflist = json!({ "cniVersion": "1.0.0", "name": "reference", "plugins": [
+            { "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": 1450,
+              "ipam": { "type": "host-local", "ranges": [[{ "subnet": subnet }]], "routes": [{ "dst": "0.0.0.0/0" }] } },
+            { "type": "portmap", "capabilities": { "portMappings": true } },
+        ]});
+        stage.put(NODE, "/etc/cni/net.d/10-reference.conflist", conflist.to_string().as_bytes())?;
+        Ok(true)
+    }
+
     /// flannel's time until its CNI plugin can work is the one to compare with.
-    pub fn start_all(&self, stage: &Stage, usable: &mut Vec<Duration>) -> Result<()> {
+    pub fn start_all(&self, stage: &Stage, network: &str, usable: &mut Vec<Duration>) -> Result<()> {
         let kubeconfig = stage.inner_kubeconfig();
         if self.has("flannel") {
             let file = stage.directory().join("flannel.json");
-            std::fs::write(&file, r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
-            let subnet = stage.path(NODE, "/run/flannel/subnet.env")?;
+            let settings = json!({ "Network": network, "Backend": { "Type": "vxlan" } });
+            std::fs::write(&file, settings.to_string())?;
+            let subnet = stage.path(NODE, SUBNET)?;
             let began = Instant::now();
             let (program, config) =
                 (self.program("flannel"), format!("--net-config-path={}", file.display()));
@@ -86,7 +114,7 @@ impl Peers {
         }
         if self.has("kube-proxy") {
             let file = stage.directory().join("kube-proxy.yaml");
-            std::fs::write(&file, proxy_settings(&kubeconfig))?;
+            std::fs::write(&file, proxy_settings(&kubeconfig, network))?;
             self.start_proxy(stage)?;
         }
         Ok(())
@@ -132,10 +160,10 @@ fn corefile(kubeconfig: &str) -> String {
     )
 }
 
-fn proxy_settings(kubeconfig: &str) -> String {
+fn proxy_settings(kubeconfig: &str, network: &str) -> String {
     format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\nclusterCIDR: \
-         10.244.0.0/16\nhostnameOverride: {NODE}\nbindAddress: 0.0.0.0\nclientConnection: {{kubeconfig: {kubeconfig}, \
+         {network}\nhostnameOverride: {NODE}\nbindAddress: 0.0.0.0\nclientConnection: {{kubeconfig: {kubeconfig}, \
          qps: 100, burst: 200}}\nconntrack: {{maxPerCore: 0}}\n"
     )
 }

@@ -28,8 +28,9 @@ impl Drop for Stage {
 }
 
 impl Stage {
-    pub fn up(tools: &Path) -> Result<Self> {
-        let name = format!("bench-{}", std::process::id());
+    /// With more of `cluster.sh up`'s options.
+    pub fn up(tools: &Path, word: &str, more: &[&str]) -> Result<Self> {
+        let name = format!("bench-{word}-{}", std::process::id());
         ensure!(
             tools.join("cluster.sh").exists(),
             "{} has no cluster.sh; run this in Plumb's repository or give --tools",
@@ -37,7 +38,7 @@ impl Stage {
         );
         let mut stage = Self { name, tools: tools.to_owned(), kubeconfig: PathBuf::new() };
         let owner = std::process::id().to_string();
-        let said = stage.tool("up", &["--nodes", "2", "--owner", &owner])?;
+        let said = stage.tool("up", &[&["--nodes", "2", "--owner", &owner], more].concat())?;
         let path = said.lines().find_map(|line| line.strip_prefix("export KUBECONFIG="));
         stage.kubeconfig = path.context("tools/cluster.sh names no kubeconfig")?.into();
         Ok(stage)
