@@ -13,5 +13,6 @@ mod policy;
 mod services;
 mod stage;
 mod uplink;
+mod vm;
 mod ways;
 mod wiring;
