@@ -1,5 +1,6 @@
 //! What breaks around a running network must not be felt by it, and must be made good once the cause is over: the API,
-//! its store, the agent, kubelet, containerd, a node's interfaces, a whole node.
+//! its store, the agent, kubelet, containerd, a node's interfaces, a whole node. Named faults first, one by one; then
+//! kills at moments that a seed decides (`PLUMB_TEST_SEED`, printed).
 //!
 //! ```text
 //!   node1  caller (a call of Service echo every 50 ms), reader (one long answer of echo2, line by line), echo1, probe1
@@ -9,6 +10,7 @@
 //! says reaches kernel and DNS again. Its EndpointSlice is made by hand, so that no other controller's patience is
 //! measured. How long it took is printed.
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Namespace, Stack, pod, server, wait_for};
@@ -100,11 +102,82 @@ fn faults_around_the_network_are_not_felt_and_leave_nothing() {
     };
     killed("api-killed", "cp", "kube-apiserver");
     fault(&ns, "etcd-paused", 1, &[&["kill", "cp", "etcd", "STOP"]], &[&["kill", "cp", "etcd", "CONT"]]);
+    api_is_slow(&ns);
     killed("agent-killed", "node1", "plumb");
     killed("kubelet-killed", "node1", "kubelet");
     killed("containerd-killed", "node1", "containerd");
     interfaces_are_lost(&ns);
     node_boots_again(&ns);
+}
+
+/// The API server works a tenth of the time, for [`LASTS`].
+fn api_is_slow(ns: &Namespace<'_>) {
+    let began = Instant::now();
+    while began.elapsed() < LASTS {
+        // The fault itself, not a wait for anything.
+        for (signal, lasts) in [("STOP", 900), ("CONT", 100)] {
+            ns.cluster.tool_ok(&["kill", "cp", "kube-apiserver", signal]);
+            std::thread::sleep(Duration::from_millis(lasts));
+        }
+    }
+    let over = Instant::now();
+    follows(ns, 1, "api-slow");
+    println!("api-slow               right again {:.1} s after its end", over.elapsed().as_secs_f64());
+    unharmed(ns, "api-slow");
+}
+
+/// xorshift64*: the same seed, the same moments.
+struct Chance(u64);
+
+impl Chance {
+    fn from_environment() -> Self {
+        let given = std::env::var("PLUMB_TEST_SEED").ok().map(|seed| seed.parse().expect("PLUMB_TEST_SEED"));
+        let seed = given.unwrap_or_else(|| RandomState::new().hash_one("kills"));
+        println!("PLUMB_TEST_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
+    }
+}
+
+/// So many kills, each while a pod is being made on its node and a Service comes.
+const KILLS: u64 = 8;
+
+#[test]
+fn kills_at_random_moments_are_not_felt_and_what_was_begun_is_finished() {
+    let cluster = Cluster::own(Stack::Single, 2);
+    let ns = world(&cluster);
+    let mut chance = Chance::from_environment();
+    for round in 0..KILLS {
+        let node = 1 + chance.below(2) as usize;
+        let unit = ["plumb", "kubelet", "containerd"][chance.below(3) as usize];
+        let (on, word, moment) = (format!("node{node}"), format!("kill-{round}"), chance.below(1500));
+        let begun = format!("begun{round}");
+        ns.apply(&[&server(&begun, &on)]);
+        std::thread::sleep(Duration::from_millis(moment)); // the moment is what is tried
+        cluster.tool_ok(&["kill", &on, unit]);
+        cluster.tool_ok(&["start", &on, unit]); // as the machine's init would
+        let over = Instant::now();
+        follows(&ns, node, &word);
+        let right = over.elapsed().as_secs_f64();
+        // kubelet tries a refused sandbox again after 10 to 15 s, and more than once when it was killed itself.
+        wait_for(&format!("{begun} is Ready"), Duration::from_secs(180), || {
+            ns.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{begun}"), "--timeout=1s"])
+                .or_missing()
+        });
+        let url = format!("http://{}:8080/", ns.pod_ip(&begun));
+        ns.until_demo("probe1", &["get", &url, "--timeout", "1"]);
+        let ready = over.elapsed().as_secs_f64();
+        println!(
+            "{unit:<11} of {on} killed {moment:>4} ms into a pod: right {right:.1} s, that pod reached {ready:.1} s later"
+        );
+        unharmed(&ns, &word);
+    }
 }
 
 /// node2 loses its cable with eth0, and bridge and tunnel too.
@@ -132,6 +205,12 @@ fn node_boots_again(ns: &Namespace<'_>) {
     let start = Instant::now();
     ns.cluster.tool_ok(&["reboot", "node2"]);
     let up = Instant::now();
+    // Our part: everything is in the kernel, and pods can be wired.
+    let health = "http://192.168.1.11:9475/healthz";
+    ns.cluster.wait_for("node2's agent serves", || {
+        ns.cluster.node("node2", &["curl", "-sf", "--max-time", "1", health]).or_missing()
+    });
+    let agent = up.elapsed().as_secs_f64();
     // kubelet takes its time over pods whose sandboxes are gone: half a minute on a busy machine.
     wait_for("echo2 runs again", Duration::from_secs(180), || {
         let status = ns.get(&["pod", "echo2"])["status"].clone();
@@ -147,5 +226,7 @@ fn node_boots_again(ns: &Namespace<'_>) {
     ns.until_demo("probe1", &["get", &url, "--timeout", "1"]);
     ns.until_demo("probe2", &["get", &format!("http://{}:8080/", ns.pod_ip("echo1")), "--timeout", "1"]);
     let (down, after) = ((up - start).as_secs_f64(), up.elapsed().as_secs_f64());
-    println!("node-booted            down {down:.1} s, pods made anew and reached {after:.1} s later");
+    println!(
+        "node-booted            down {down:.1} s, agent right {agent:.1} s, pods made anew {after:.1} s after boot"
+    );
 }
