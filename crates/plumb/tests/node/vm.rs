@@ -25,7 +25,8 @@ impl Drop for Stripped {
 fn a_kernel_without_nftables_is_refused_before_anything_is_made() {
     let program = Stripped::new();
     let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/vm.sh");
-    let script = "$0 agent --node n1 --kubeconfig /none --data /data --cni-conf-dir /net.d --socket /s; echo code $?
+    let script =
+        "$0 agent --node n1 --kubeconfig /none --data /data --cni-conf-dir /net.d --socket /s; echo code $?
                   ls -d /data /net.d /s; ip link show";
     let said = Command::new(tool)
         .args(["--without", "nf_tables", "--file"])
