@@ -12,7 +12,7 @@
 
 mod connect;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,19 +22,13 @@ use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::service_fn;
+use types::wire::HOST_KUBERNETES;
 
 use crate::settings::Args;
 
-/// Kubeconfigs that tools leave on a node, the kubelet's own first: kubeadm, hand-made nodes, k3s, RKE2.
-const OF_THE_HOST: [&str; 5] = [
-    "/etc/kubernetes/kubelet.conf",
-    "/var/lib/kubelet/kubeconfig",
-    "/etc/kubernetes/admin.conf",
-    "/var/lib/rancher/k3s/agent/kubelet.kubeconfig",
-    "/var/lib/rancher/rke2/agent/kubelet.kubeconfig",
-];
-/// Below it the pod sees its host's files.
-const HOST: &str = "/host";
+/// Kubeconfigs in the directory that tools leave on a node, the kubelet's own first: kubeadm's /etc/kubernetes,
+/// /var/lib/rancher/k3s/agent and /var/lib/rancher/rke2/agent, /var/lib/kubelet of hand-made nodes.
+const OF_THE_HOST: [&str; 4] = ["kubelet.conf", "kubelet.kubeconfig", "kubeconfig", "admin.conf"];
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// A client for the API at whichever of its addresses answers, and those addresses in words.
@@ -65,7 +59,10 @@ async fn configs(args: &Args) -> Result<Vec<Config>> {
         let own = base.cluster_url.clone();
         (base, vec![own])
     } else {
-        of_account(account, if given.is_empty() { of_the_host(Path::new(HOST)) } else { Vec::new() })?
+        of_account(
+            account,
+            if given.is_empty() { of_the_host(Path::new(HOST_KUBERNETES)) } else { Vec::new() },
+        )?
     };
     let addresses = if given.is_empty() { own } else { given };
     let at = |address| {
@@ -91,11 +88,10 @@ fn of_account(directory: &Path, mut addresses: Vec<Uri>) -> Result<(Config, Vec<
         addresses.extend(of_environment());
     }
     let Some(first) = addresses.first().cloned() else {
-        let files: Vec<String> = OF_THE_HOST.iter().map(|path| format!("{HOST}{path}")).collect();
         bail!(
             "no address of the Kubernetes API: give --api-servers (PLUMB_API_SERVERS), such as \
-             https://192.0.2.10:6443; no kubeconfig at {} either",
-            files.join(", ")
+             https://192.0.2.10:6443, or the chart's kubernetesDir; {HOST_KUBERNETES} has no kubeconfig ({})",
+            OF_THE_HOST.join(", ")
         );
     };
     let mut config = Config::new(first);
@@ -119,10 +115,10 @@ fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>> {
 }
 
 /// The servers that kubeconfigs of the host name, each once.
-fn of_the_host(root: &Path) -> Vec<Uri> {
+fn of_the_host(directory: &Path) -> Vec<Uri> {
     let mut found: Vec<Uri> = Vec::new();
-    for path in OF_THE_HOST {
-        let path: PathBuf = root.join(path.trim_start_matches('/'));
+    for name in OF_THE_HOST {
+        let path = directory.join(name);
         let Ok(file) = Kubeconfig::read_from(&path) else { continue };
         let current = file.current_context.as_deref();
         let context = file.contexts.iter().find(|named| Some(named.name.as_str()) == current);
@@ -159,8 +155,8 @@ pub fn server(text: &str) -> Result<Uri> {
     Ok(uri)
 }
 
-/// Sends to the server that answered last. One that cannot be reached is left for the next; what may be said twice
-/// (a request that only reads, or one that was never sent) is said again there at once.
+/// Sends to the server that answered last. One that cannot be reached is left for the next; a request that only reads
+/// is said again there at once, one that writes by whoever made it.
 fn failing_over(clients: Vec<Client>) -> Client {
     let clients: Arc<[Client]> = clients.into();
     let current = Arc::new(AtomicUsize::new(0));

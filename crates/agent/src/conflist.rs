@@ -14,7 +14,7 @@ const SPOKEN: [&str; 2] = ["1.0.0", "1.1.0"];
 
 /// Puts the file in place by rename, unless it is there as it should be. Whether it was written.
 pub fn publish(directory: &Path, socket: &Path) -> Result<bool> {
-    let mut plugin = json!({ "type": "plumb-cni" });
+    let mut plugin = json!({ "type": "plumb-cni", "capabilities": { "portMappings": true } });
     if socket != Path::new(types::wire::AGENT_SOCKET) {
         plugin["agentSocket"] = json!(socket);
     }

@@ -19,10 +19,11 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dns::{Edit, Settings, Zone};
 use model::{Cluster, Key, Kind};
+use tokio::sync::watch;
 
 pub use counters::{Count, Counters};
 pub use face::DnsFace;
@@ -113,6 +114,7 @@ pub struct DnsServer {
     sockets: Vec<Arc<UdpSocket>>,
     threads: Vec<std::thread::JoinHandle<()>>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    leaving: watch::Sender<bool>,
     listeners: Vec<SocketAddr>,
 }
 
@@ -123,6 +125,8 @@ struct Shared {
     counters: Arc<Counters>,
     resolver: Arc<forward::Resolver>,
     stop: Arc<AtomicBool>,
+    /// Takes no more connections, and ends the ones it has.
+    leaving: watch::Receiver<bool>,
     /// Who may ask; none: everybody who gets here.
     callers: Option<callers::Callers>,
 }
@@ -136,11 +140,13 @@ pub fn serve(config: DnsConfig, zone: SharedZone) -> Result<DnsServer, DnsError>
     let counters = Arc::new(Counters::default());
     let resolver = forward::Resolver::new(&config, own, Arc::clone(&counters));
     let stop = Arc::new(AtomicBool::new(false));
+    let (leaving, told) = watch::channel(false);
     let shared = Shared {
         zone,
         counters: Arc::clone(&counters),
         resolver: Arc::new(resolver),
         stop: Arc::clone(&stop),
+        leaving: told,
         callers: None,
     };
     let bound = addresses.into_iter().map(|(address, callers)| Ok((bind(address)?, callers)));
@@ -151,6 +157,7 @@ pub fn serve(config: DnsConfig, zone: SharedZone) -> Result<DnsServer, DnsError>
         sockets: Vec::new(),
         threads: Vec::new(),
         tasks: Vec::new(),
+        leaving,
         listeners: Vec::new(),
     };
     for ((socket, listener), callers) in bound {
@@ -178,6 +185,11 @@ fn bind(address: SocketAddr) -> Result<(UdpSocket, TcpListener), DnsError> {
     Ok((socket, listener))
 }
 
+/// A packet that has found its socket is in the socket's queue after this long.
+const ARRIVAL: Duration = Duration::from_millis(20);
+/// How long clients are waited for that have been promised an answer; kubelet gives the agent 5 s.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// `EADDRINUSE` on Linux, all architectures but MIPS, PA-RISC, SPARC and Alpha.
 const EADDRINUSE: i32 = 98;
 
@@ -187,6 +199,31 @@ impl DnsServer {
         &self.listeners
     }
 
+    /// Ends it without losing a query: what comes from now on goes the way of a node without an agent, what is here
+    /// already is answered, and what upstreams were asked too, for as long as clients of a leaving agent are waited for.
+    pub async fn leave(mut self) {
+        for socket in &self.sockets {
+            if let Err(error) = kernel::udp::turn_away(socket) {
+                tracing::warn!(%error, "DNS leaves, and some queries may be lost");
+            }
+        }
+        self.leaving.send_replace(true);
+        tokio::time::sleep(ARRIVAL).await;
+        for socket in &self.sockets {
+            kernel::udp::end(socket);
+        }
+        // Each ends by itself when it has no more to do.
+        let answered = async {
+            for task in &mut self.tasks {
+                let _ = task.await;
+            }
+        };
+        if tokio::time::timeout(FAREWELL, answered).await.is_err() {
+            tracing::warn!("DNS leaves while upstreams still owe answers");
+        }
+        self.stop().await;
+    }
+
     /// Ends it and waits until its ports are free. Dropping it ends it too, but its TCP ports only when the
     /// runtime has come round to it.
     pub async fn stop(mut self) {
@@ -194,7 +231,7 @@ impl DnsServer {
         for task in &tasks {
             task.abort();
         }
-        for task in tasks {
+        for task in tasks.into_iter().filter(|task| !task.is_finished()) {
             // Aborted, or ended by itself before.
             let _ = task.await;
         }

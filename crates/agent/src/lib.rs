@@ -58,12 +58,34 @@ pub async fn run(args: Args) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let settings = Settings::new(args)?;
     check_kernel(&settings)?;
-    let ended = start(settings).await?;
+    let dns = state::Sender::new(Names::Served);
+    let ended = start(settings, dns.clone()).await?;
     tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        why = ended => why.unwrap_or_else(|_| Err(anyhow!("the agent's parts ended without a word"))),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        why = ended => {
+            return why.unwrap_or_else(|_| Err(anyhow!("the agent's parts ended without a word")));
+        }
     }
+    // Every query that has come so far is answered; the next ones go to other nodes.
+    dns.send_replace(Names::Ended);
+    if tokio::time::timeout(FAREWELL, dns.closed()).await.is_err() {
+        tracing::warn!("the agent ends while its DNS still has clients");
+    }
+    Ok(())
+}
+
+/// Longer than DNS takes leave, shorter than kubelet waits for it.
+const FAREWELL: Duration = Duration::from_secs(4);
+
+/// What is to become of the node's DNS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Names {
+    Served,
+    /// By other nodes, for now.
+    Paused,
+    /// The agent ends.
+    Ended,
 }
 
 /// Before anything is made. Without what traces need, all but traces works.
@@ -87,7 +109,7 @@ fn check_kernel(settings: &Settings) -> Result<()> {
 type Ended = oneshot::Receiver<Result<()>>;
 
 /// Starts every part. The receiver hears when one of them has ended, which none should.
-async fn start(settings: Settings) -> Result<Ended> {
+async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     let args = settings.args.clone();
     let only = only_agent(&args.data)?;
     let (client, api) = api::client(&args).await?;
@@ -115,7 +137,6 @@ async fn start(settings: Settings) -> Result<Ended> {
         settings,
         datapath,
     };
-    let dns = state::Sender::new(true);
     let served = Served { outbox: outbox.clone(), client: client.clone(), metrics, dns };
     let socket = server::bind(&args.socket)?;
     let (report, ended) = oneshot::channel();
@@ -220,22 +241,26 @@ async fn serve_network(
     }
 }
 
-/// A port that is taken may become free: said once, tried on. Ends when nobody can want it any more.
-async fn keep_dns(config: DnsConfig, zone: SharedZone, mut wanted: state::Receiver<bool>, face: DnsFace) {
+/// A port that is taken may become free: said once, tried on. Ends when the agent does.
+async fn keep_dns(config: DnsConfig, zone: SharedZone, mut wanted: state::Receiver<Names>, face: DnsFace) {
     let mut said = String::new();
-    while wanted.wait_for(|wanted| *wanted).await.is_ok() {
+    loop {
+        match wanted.wait_for(|wanted| *wanted != Names::Paused).await.map(|wanted| *wanted) {
+            Ok(Names::Served) => {}
+            Ok(_) | Err(_) => return,
+        }
         match dns::serve(config.clone(), zone.clone()) {
             Ok(server) => {
                 tracing::info!(addresses = ?server.addresses(), "DNS serves");
                 face.serves(server.addresses(), Arc::clone(&server.counters));
                 said.clear();
-                let ended = wanted.wait_for(|wanted| !*wanted).await.is_err();
-                server.stop().await;
-                face.is_away("it is paused");
-                if ended {
-                    return;
+                // An error: nobody can want it any more, and the next round ends.
+                let paused = wanted.wait_for(|wanted| *wanted != Names::Served).await;
+                if paused.is_ok_and(|now| *now == Names::Paused) {
+                    tracing::warn!("DNS is paused: other nodes answer this node's pods");
                 }
-                tracing::warn!("DNS is paused: other nodes answer this node's pods");
+                server.leave().await;
+                face.is_away("it is paused");
             }
             Err(error) => {
                 let error = error.to_string();
@@ -244,7 +269,10 @@ async fn keep_dns(config: DnsConfig, zone: SharedZone, mut wanted: state::Receiv
                     tracing::error!("{error}");
                     said = error;
                 }
-                tokio::time::sleep(RETRY).await;
+                tokio::select! {
+                    () = tokio::time::sleep(RETRY) => {}
+                    _ = wanted.changed() => {}
+                }
             }
         }
     }

@@ -7,6 +7,7 @@
 
 mod diagnose;
 mod flows;
+mod host_port;
 mod mend;
 mod settle;
 mod standing;

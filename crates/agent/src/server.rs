@@ -16,6 +16,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{oneshot, watch};
 use types::ObjectName;
 
+use crate::Names;
 use crate::http;
 use crate::inbox::{CniInput, Input, Outbox, Verdict};
 use crate::metrics::Metrics;
@@ -26,8 +27,8 @@ pub struct Served {
     pub outbox: Outbox,
     pub client: Client,
     pub metrics: Arc<Metrics>,
-    /// Whether the node's DNS is to be served.
-    pub dns: watch::Sender<bool>,
+    /// What is to become of the node's DNS.
+    pub dns: watch::Sender<Names>,
 }
 
 /// Binds the socket: only root may connect. A socket that a process before left behind is replaced.
@@ -73,8 +74,18 @@ async fn pause(State(served): State<Served>, Json(asked): Json<Pause>) -> Json<s
     let Pause { paused, dns } = asked;
     let dns = dns || !paused;
     served.outbox.send(Input::Pause(paused)).await;
-    served.dns.send_replace(dns);
+    served.dns.send_if_modified(|now| pause_names(now, dns));
     Json(serde_json::json!({ "paused": paused, "dns": dns }))
+}
+
+/// Whether that changes anything. An agent that ends does not serve again.
+fn pause_names(now: &mut Names, served: bool) -> bool {
+    let wanted = if served { Names::Served } else { Names::Paused };
+    let changes = *now != Names::Ended && *now != wanted;
+    if changes {
+        *now = wanted;
+    }
+    changes
 }
 
 async fn cni(State(served): State<Served>, Json(call): Json<Call>) -> Json<Reply> {

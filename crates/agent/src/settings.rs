@@ -99,23 +99,14 @@ impl Settings {
                 bail!("--cluster-cidr {pods} and --service-cidr {services} overlap; give ranges that do not");
             }
         }
-        for family in Family::ALL {
-            for (flag, ranges) in
-                [("cluster-cidr", &args.cluster_cidrs), ("service-cidr", &args.service_cidrs)]
-            {
-                if ranges.iter().filter(|range| Family::of_net(range) == family).count() > 1 {
-                    bail!(
-                        "--{flag} {} has more than one {family} range; give one of each family",
-                        list(ranges)
-                    );
-                }
+        for (flag, ranges) in [("cluster-cidr", &args.cluster_cidrs), ("service-cidr", &args.service_cidrs)] {
+            if let Some(family) = Family::several(ranges.iter().map(Family::of_net)) {
+                bail!("--{flag} {} has more than one {family} range; give one of each family", list(ranges));
             }
-            if args.dns_ips.iter().filter(|ip| Family::of(**ip) == family).count() > 1 {
-                bail!(
-                    "--dns-ip {} has more than one {family} address; give one of each family",
-                    list(&args.dns_ips)
-                );
-            }
+        }
+        if let Some(family) = Family::several(args.dns_ips.iter().copied().map(Family::of)) {
+            let ips = list(&args.dns_ips);
+            bail!("--dns-ip {ips} has more than one {family} address; give one of each family");
         }
         Ok(Self { node: args.node.clone(), args })
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use ipam::Pool;
-use model::Attachment;
+use model::{Attachment, HostPort};
 use serde::{Deserialize, Serialize};
 use types::{Family, IfName, Mac, ObjectName};
 
@@ -28,6 +28,9 @@ pub struct Record {
     pub ips: Vec<IpAddr>,
     pub host_if: IfName,
     pub mac: Mac,
+    /// Files of older versions have none.
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
 }
 
 impl Record {
@@ -44,7 +47,7 @@ impl Record {
             ips: self.ips.clone(),
             host_if: self.host_if.clone(),
             mac: self.mac,
-            host_ports: Vec::new(),
+            host_ports: self.host_ports.clone(),
         }
     }
 }
@@ -191,6 +194,12 @@ mod tests {
             ips: vec![ip],
             host_if: IfName::new("veth1").unwrap(),
             mac: Mac::default(),
+            host_ports: vec![HostPort {
+                protocol: types::Protocol::Udp,
+                port: 53,
+                container_port: 5353,
+                host_ip: Some(ip),
+            }],
         }
     }
 
@@ -230,6 +239,13 @@ mod tests {
         store.save().unwrap();
         let again = Store::open(&dir.0, "b").unwrap();
         assert_eq!(again.known_pools(), store.known_pools());
+    }
+
+    #[test]
+    fn a_file_of_a_version_without_host_ports_is_read() {
+        let mut record = serde_json::to_value(record("c1", [10, 244, 1, 4].into())).unwrap();
+        record.as_object_mut().unwrap().remove("host_ports").unwrap();
+        assert_eq!(serde_json::from_value::<Record>(record).unwrap().host_ports, []);
     }
 
     #[test]

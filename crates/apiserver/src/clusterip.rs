@@ -8,7 +8,7 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use types::wire::SERVICE_CIDRS;
@@ -231,28 +231,17 @@ fn address(tx: &Transaction<'_>, key: &Key, family: Family, wanted: Option<&str>
 
 fn base(family: Family) -> u128 {
     let net: Option<types::IpNet> = family.pick(SERVICE_CIDRS).parse().ok();
-    net.map_or(0, |net| match net.network() {
-        IpAddr::V4(v4) => u32::from(v4).into(),
-        IpAddr::V6(v6) => v6.into(),
-    })
+    net.map_or(0, |net| types::number(net.network()))
 }
 
 fn at_index(family: Family, index: u128) -> IpAddr {
-    let number = base(family) + index;
-    match family {
-        Family::V4 => Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into(),
-        Family::V6 => Ipv6Addr::from(number).into(),
-    }
+    family.address(base(family) + index)
 }
 
 /// Where in its range the address is; `None`: not among those that can be given.
 fn index_of(address: &str, family: Family) -> Option<u128> {
-    let number: u128 = match address.parse().ok()? {
-        IpAddr::V4(v4) if family == Family::V4 => u32::from(v4).into(),
-        IpAddr::V6(v6) if family == Family::V6 => v6.into(),
-        _ => return None,
-    };
-    let index = number.checked_sub(base(family))?;
+    let address = address.parse().ok().filter(|address| Family::of(*address) == family)?;
+    let index = types::number(address).checked_sub(base(family))?;
     (0 < index && index < family.pick(LAST)).then_some(index)
 }
 

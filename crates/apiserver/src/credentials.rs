@@ -20,7 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::Error;
 
-/// Names and addresses under which the API is reached (GUIDE of the lab's addresses).
+/// Names and addresses under which the API is reached (docs/lab.md).
 pub const SERVER_NAMES: [&str; 10] = [
     "127.0.0.1",
     "192.168.1.2",

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
-use types::Mac;
+use types::{Mac, Protocol};
 
 use crate::error::{Code, Error};
 use crate::result::Success;
@@ -31,6 +31,17 @@ pub struct Config {
 pub struct RuntimeConfig {
     pub ips: Vec<IpAddr>,
     pub mac: Option<Mac>,
+    pub ports: Vec<PortMapping>,
+}
+
+/// A port of the node that leads to the pod (CONVENTIONS.md, "portMappings").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    pub host_port: u16,
+    pub container_port: u16,
+    pub protocol: Protocol,
+    /// `None`: every address of the node.
+    pub host_ip: Option<IpAddr>,
 }
 
 /// A result of an earlier plugin or of our own ADD: what it says, and as it came.
@@ -136,8 +147,33 @@ fn runtime(fields: &Map<String, Value>) -> Result<RuntimeConfig, Error> {
             let field = format!("{at}.mac");
             found.mac = Some(mac.parse().map_err(|_| bad(&field, "a hardware address"))?);
         }
+        if let Some(ports) = source.get("portMappings").filter(|value| !value.is_null()) {
+            found.ports = port_mappings(&format!("{at}.portMappings"), ports)?;
+        }
     }
     Ok(found)
+}
+
+/// Runtimes list every port of a container; those that nobody wants on the node have the number 0.
+fn port_mappings(field: &str, value: &Value) -> Result<Vec<PortMapping>, Error> {
+    let read = |item: &Value| {
+        let port = |name: &str| item.get(name).and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
+        let word = |name: &str| item.get(name).and_then(Value::as_str).filter(|word| !word.is_empty());
+        let host_ip = word("hostIP").map(|word| word.trim_matches(['[', ']']).parse()).transpose().ok()?;
+        let protocol = word("protocol").map(str::parse).transpose().ok()?.unwrap_or_default();
+        let (host_port, container_port) = (port("hostPort").unwrap_or(0), port("containerPort")?);
+        (host_port == 0 || container_port != 0).then_some(PortMapping {
+            host_port,
+            container_port,
+            protocol,
+            host_ip,
+        })
+    };
+    let expected = "a list of {hostPort, containerPort, protocol, hostIP}";
+    let list = value.as_array().ok_or_else(|| bad(field, expected))?;
+    let all: Result<Vec<_>, _> =
+        list.iter().map(|item| read(item).ok_or_else(|| bad(field, expected))).collect();
+    Ok(all?.into_iter().filter(|mapping| mapping.host_port != 0).collect())
 }
 
 /// With or without a prefix length.

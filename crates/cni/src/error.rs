@@ -31,6 +31,8 @@ pub enum Code {
     PolicyNotApplied = 103,
     /// The address that was asked for cannot be given out.
     AddressRefused = 104,
+    /// Another pod of this node has a host port that was asked for.
+    HostPortTaken = 105,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ mod request;
 mod result;
 mod version;
 
-pub use config::{Config, Prev, RuntimeConfig};
+pub use config::{Config, PortMapping, Prev, RuntimeConfig};
 pub use error::{Code, Error};
 pub use exchange::{Call, Reply};
 pub use request::{Attach, Command, Gc, Id, PodRef, Request};

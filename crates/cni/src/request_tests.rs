@@ -227,3 +227,27 @@ fn a_result_comes_back_as_prev_result_in_every_version() {
         assert_eq!(Success::parse(&raw, version), Ok(expected), "{version}");
     }
 }
+
+#[test]
+fn host_ports_are_read_from_the_capability() {
+    let ports = |mappings: &str| {
+        let config = format!(
+            r#"{{"cniVersion":"1.1.0","name":"n","type":"t","runtimeConfig":{{"portMappings":{mappings}}}}}"#
+        );
+        Config::parse(config.as_bytes()).map(|config| config.runtime.ports)
+    };
+    let read = ports(
+        r#"[{"hostPort":8080,"containerPort":80,"protocol":"udp","hostIP":"192.168.1.10"},
+            {"hostPort":0,"containerPort":81},{"containerPort":83},
+            {"hostPort":8082,"containerPort":82,"hostIP":""}]"#,
+    )
+    .expect("readable");
+    assert_eq!(read.len(), 2);
+    assert_eq!((read[0].protocol, read[0].host_ip), (types::Protocol::Udp, "192.168.1.10".parse().ok()));
+    assert_eq!((read[1].protocol, read[1].host_ip), (types::Protocol::Tcp, None));
+    let bad =
+        [r#"[{"hostPort":70000}]"#, r#"[{"hostPort":1}]"#, r#"[{"hostPort":1,"containerPort":0}]"#, "{}"];
+    for bad in bad {
+        assert!(ports(bad).is_err(), "{bad}");
+    }
+}

@@ -298,6 +298,8 @@ impl FamilyTable {
             Unit::Attachment(container) => cluster.attachments.get(container).map(|attachment| {
                 let mut fragment = policy::nftables::attachment_fragment(cluster, attachment, family);
                 fragment.diagnostics = policy::notes::notes(cluster, &settings.service_cidrs, attachment);
+                let fronts = service::host_port::fronts(attachment, family);
+                service::nftables::host_ports(&mut fragment, &fronts);
                 fragment
             }),
             Unit::Pod(name) => cluster.pods.get(name).map(|pod| {

@@ -56,10 +56,7 @@ pub struct PodSubnet {
 pub fn pod_subnet(node: &Node, family: Family) -> Option<PodSubnet> {
     let net = node.pod_cidrs.iter().find(|cidr| Family::of_net(cidr) == family)?.trunc();
     let vtep = net.network();
-    let gateway = match vtep {
-        IpAddr::V4(v4) => IpAddr::V4(u32::from(v4).checked_add(1)?.into()),
-        IpAddr::V6(v6) => IpAddr::V6(u128::from(v6).checked_add(1)?.into()),
-    };
+    let gateway = types::offset(vtep, 1);
     (net.max_prefix_len() - net.prefix_len() >= 3).then_some(PodSubnet { net, vtep, gateway })
 }
 
@@ -93,7 +90,7 @@ fn device(name: &str) -> Option<IfName> {
 
 /// Everything rtnetlink should say on this node, and what is wrong with the nodes it was made from.
 pub fn net_state(cluster: &Cluster, settings: &Settings) -> (NetState, Vec<Diagnostic>) {
-    let mut state = NetState { sysctls: sysctls(settings), ..NetState::default() };
+    let mut state = NetState { sysctls: sysctls(cluster, settings), ..NetState::default() };
     let mut diagnostics = Vec::new();
     let (Some(bridge), Some(vxlan), Some(lo)) = (device(BRIDGE), device(VXLAN_DEVICE), device("lo")) else {
         return (state, diagnostics);
@@ -199,8 +196,13 @@ fn incomplete(node: &str, message: &str) -> Diagnostic {
 /// `send_redirects` counts where either `all` or the interface says 1 (IN_DEV_TX_REDIRECTS, linux/inetdevice.h):
 /// a pod must not be told to reach its neighbour on the bridge directly, which isolation forbids. On IPv6 nobody may
 /// advertise routes to our devices, and their addresses are to be usable at once.
-fn sysctls(settings: &Settings) -> BTreeMap<String, String> {
+///
+/// `route_localnet` lets the node's own 127.0.0.1 reach a pod's host port through the bridge. It is there only while
+/// a pod has one, and the layout's `loopback` chain keeps everybody else from these addresses.
+fn sysctls(cluster: &Cluster, settings: &Settings) -> BTreeMap<String, String> {
+    let host_ports = cluster.attachments.values().any(|attachment| !attachment.host_ports.is_empty());
     let v4 = [
+        ("net/ipv4/conf/cni0/route_localnet", if host_ports { "1" } else { "0" }),
         ("net/ipv4/ip_forward", "1"),
         ("net/ipv4/conf/all/send_redirects", "0"),
         ("net/ipv4/conf/cni0/send_redirects", "0"),

@@ -1,6 +1,7 @@
 //! The fixed part of a family's table: sets that units fill, and the chains on the kernel's hooks that read them.
 //!
 //! ```text
+//!   raw ── dns VIP:53 over UDP, and our socket is here ─> no flow (layout/dns.rs)
 //!   prerouting (nat) ─┬─ dns VIP:53 ─> dns: a local socket answers, else another node's agent
 //!   output     (nat) ─┤
 //!                     ├─ guard ─> may this source come at all?
@@ -8,25 +9,26 @@
 //!                     └─> services ─┬─ svc ────────> n<k>: draw a slot, dnat to ep[slot . frontend]
 //!                                   │                m<k>: the same, and masquerade
 //!                                   ├─ clusterips ─> rej      (a Service, but not this port)
-//!                                   └─ service CIDR ─> drop   (no Service at all, V-08)
+//!                                   ├─ service CIDR ─> drop   (no Service at all, V-08)
+//!                                   └─ an address of the node ─> hostports: dnat to a pod that wants the port
+//!   prerouting (raw) ── loopback addresses from a wire ─> drop
 //!   forward (filter)  ── answers ── out_iso[saddr] ── in_iso[daddr]
 //!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
 //! ```
 
-use std::net::IpAddr;
-
-use kstate::nft::build::{self, ct_state, ct_status, encode, rule};
+use kstate::nft::build::{self, ct_state, ct_status, rule};
 use kstate::nft::key::{self, Part};
 use kstate::nft::{
-    BaseChain, Chain, ChainKind, CmpOp, ElemData, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
+    BaseChain, Chain, ChainKind, CmpOp, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
 };
 use model::Cluster;
-use types::wire::{BRIDGE, DNS_PEER_PORT, MASQUERADE_MARK, VXLAN_DEVICE};
+use types::wire::{BRIDGE, MASQUERADE_MARK, VXLAN_DEVICE};
 use types::{Family, IfName, IpNet, Protocol};
 
 use crate::Settings;
-use crate::fabric::internal_ip;
 use crate::fragment::{Fragment, Name};
+
+mod dns;
 
 /// Map: address . protocol . port of a Service → what to do with a new connection.
 pub const FRONTENDS: &str = "svc";
@@ -36,6 +38,9 @@ pub const OUTSIDE: &str = "svcx";
 pub const GUARDS: &str = "guard";
 /// Map: slot . frontend → endpoint.
 pub const ENDPOINTS: &str = "ep";
+/// Maps: a port of the node → the pod that wants it, at one address and at all of them.
+pub const HOST_PORTS_AT: &str = "hostportsat";
+pub const HOST_PORTS: &str = "hostports";
 /// Set: every ClusterIP.
 pub const CLUSTER_IPS: &str = "clusterips";
 /// Set: (pod, pod) of each pod of this node; it calls itself through a Service (M-01).
@@ -50,6 +55,7 @@ pub const REJECT: &str = "rej";
 pub const UNREACHABLE: &str = "unreachable";
 pub const SERVICES: &str = "services";
 pub const DNS: &str = "dns";
+pub const NODE: &str = "node";
 
 /// nflog group of packets that a policy denied.
 pub const LOG_GROUP: u16 = 100;
@@ -87,6 +93,8 @@ pub fn mark_masquerade() -> Rule {
 }
 
 const R0: Reg = Reg(0);
+/// NF_IP_PRI_RAW
+const BEFORE_CONNTRACK: i32 = -300;
 
 /// What depends on settings and nodes only.
 pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment {
@@ -94,20 +102,14 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
     for (name, set) in sets(family) {
         fragment.sets.insert(Name::Borrowed(name), set);
     }
-    let peers = dns_peers(cluster, settings, family);
-    let mut slots = 0_u32;
-    for peer in &peers {
-        let data = encode(&[(*peer).into(), DNS_PEER_PORT.into()]);
-        fragment.element(DNS_PEERS, encode(&[slots.into()]), ElemData::Value(data));
-        slots += 1;
-    }
+    let stand_ins = dns::stand_ins(&mut fragment, cluster, settings, family);
     let regular = |rules| Chain { base: None, rules };
     let base = |kind, hook, priority, rules| Chain {
         base: Some(BaseChain { kind, hook, priority, drop: false }),
         rules,
     };
-    let hooked = |dns: Expr, from_outside: Option<Rule>| {
-        let mut rules = to_dns((settings, family), &dns);
+    let hooked = |query: Expr, from_outside: Option<Rule>| {
+        let mut rules = dns::queries(settings, family, &query);
         rules.push(rule("", frontend(family, GUARDS)));
         rules.extend(from_outside);
         rules.push(rule("", [build::jump(SERVICES)]));
@@ -117,8 +119,9 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
     let chains = [
         (REJECT, regular(reject())),
         (UNREACHABLE, regular(vec![rule("no endpoint on this node", [build::counter(), build::drop()])])),
-        (DNS, regular(dns(slots, family))),
+        (DNS, regular(dns::answerer(stand_ins, family))),
         (SERVICES, regular(services(settings, family))),
+        (NODE, regular(host_ports(family))),
         // NF_IP_PRI_NAT_DST
         ("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100, hooked(build::goto(DNS), strangers))),
         ("output", base(ChainKind::Nat, Hook::Output, -100, hooked(build::accept(), None))),
@@ -127,11 +130,37 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
         ("postrouting", base(ChainKind::Nat, Hook::Postrouting, 100, postrouting(settings, family))),
     ];
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
-    if family == Family::V6 {
+    if let Some(address) = settings.dns_ip(family) {
+        let raw = |hook, rules| base(ChainKind::Filter, hook, BEFORE_CONNTRACK, rules);
+        let chains = [
+            ("raw", raw(Hook::Prerouting, dns::untracked_queries(family, address))),
+            ("raw_output", raw(Hook::Output, dns::untracked_answers(family, address))),
+            ("input", base(ChainKind::Filter, Hook::Input, 0, dns::unheard(family, address))),
+        ];
+        fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
+    }
+    if family == Family::V4 {
+        let wire = base(ChainKind::Filter, Hook::Prerouting, BEFORE_CONNTRACK, from_a_wire());
+        fragment.chains.insert(Name::Borrowed("loopback"), wire);
+    } else {
         let silence = base(ChainKind::Filter, Hook::Output, 0, no_redirects());
         fragment.chains.insert(Name::Borrowed("redirects"), silence);
     }
     fragment
+}
+
+/// Loopback addresses are the node's own. The kernel drops them when they come from a wire, but after `prerouting`,
+/// where a host port of 127.0.0.1 would have changed the destination; and not on the bridge, which has
+/// `route_localnet` while a pod has a host port (CVE-2020-8558 is what comes of that alone).
+fn from_a_wire() -> Vec<Rule> {
+    let (Ok(lo), Ok(net)) = (IfName::new("lo"), "127.0.0.0/8".parse::<IpNet>()) else { return Vec::new() };
+    let wire = || [build::iifname(R0), build::is_not(R0, &lo)].into_iter();
+    let loopback = |address| [address].into_iter().chain(build::in_prefix(R0, net));
+    let drop = || [build::counter(), build::drop()];
+    vec![
+        rule("to the node's loopback", wire().chain(loopback(build::daddr(Family::V4, R0))).chain(drop())),
+        rule("from the node's loopback", wire().chain(loopback(build::saddr(Family::V4, R0))).chain(drop())),
+    ]
 }
 
 /// ICMPv6's protocol number and its type Redirect (RFC 4861 §4.5).
@@ -160,7 +189,7 @@ pub fn set(key: &[Field], data: SetData) -> Set {
     Set::new(key, data)
 }
 
-fn sets(family: Family) -> [(&'static str, Set); 9] {
+fn sets(family: Family) -> [(&'static str, Set); 11] {
     use Field::{Mark, Port, Proto};
     let address = key::address(family);
     let endpoint = || SetData::Values(vec![address, Port]);
@@ -169,23 +198,14 @@ fn sets(family: Family) -> [(&'static str, Set); 9] {
         (OUTSIDE, set(&[address, Proto, Port], SetData::Verdicts)),
         (GUARDS, set(&[address, Proto, Port], SetData::Verdicts)),
         (ENDPOINTS, set(&[Mark, address, Proto, Port], endpoint())),
+        (HOST_PORTS_AT, set(&[address, Proto, Port], endpoint())),
+        (HOST_PORTS, set(&[Proto, Port], endpoint())),
         (CLUSTER_IPS, set(&[address], SetData::None)),
         (HAIRPIN, set(&[address, address], SetData::None)),
         (DNS_PEERS, set(&[Mark], endpoint())),
         (IN_ISOLATED, set(&[address], SetData::Verdicts)),
         (OUT_ISOLATED, set(&[address], SetData::Verdicts)),
     ]
-}
-
-/// Addresses of the other nodes, sorted.
-fn dns_peers(cluster: &Cluster, settings: &Settings, family: Family) -> Vec<IpAddr> {
-    if settings.dns_ip(family).is_none() {
-        return Vec::new();
-    }
-    let others = cluster.nodes.values().filter(|node| node.name != settings.node);
-    let mut peers: Vec<_> = others.filter_map(|node| internal_ip(node, family)).collect();
-    peers.sort_unstable();
-    peers
 }
 
 /// TCP learns by a reset, everything else by ICMP port unreachable.
@@ -197,50 +217,6 @@ fn reject() -> Vec<Rule> {
         ),
         rule("no endpoint", [build::counter(), build::reject()]),
     ]
-}
-
-/// `socket wildcard` breaks its rule when no socket of this node would take the packet, and is 0 for one that is
-/// bound to this very address: ours. A stranger's wildcard resolver on port 53 is not asked for cluster names.
-/// Reached from prerouting only: on output the kernel answers with the sender's own socket (nft_socket_eval takes
-/// `skb->sk`), so a query of the node itself stays on the node.
-fn dns(peers: u32, family: Family) -> Vec<Rule> {
-    let to = Reg(1);
-    let to_port = key::after(to, key::address(family));
-    let ours = rule(
-        "answered on this node",
-        [
-            build::socket_wildcard(R0),
-            Expr::Cmp { sreg: R0, op: kstate::nft::CmpOp::Eq, value: vec![0] },
-            build::accept(),
-        ],
-    );
-    let mut rules = vec![ours];
-    if peers > 0 {
-        rules.push(rule(
-            "no agent here: another node answers",
-            [build::numgen(R0, peers), build::map(DNS_PEERS, R0, to), build::dnat(family, to, to_port)],
-        ));
-    }
-    rules.push(rule("", [build::accept()]));
-    rules
-}
-
-/// Queries to the cluster's DNS address, and what to do with them.
-fn to_dns((settings, family): (&Settings, Family), action: &Expr) -> Vec<Rule> {
-    let Some(dns) = settings.dns_ip(family) else { return Vec::new() };
-    let query = |protocol: Protocol| {
-        let exprs = [
-            build::daddr(family, R0),
-            build::is(R0, dns),
-            build::l4proto(R0),
-            build::is(R0, protocol),
-            build::th_dport(R0),
-            build::is(R0, 53_u16),
-            action.clone(),
-        ];
-        rule("cluster DNS", exprs)
-    };
-    vec![query(Protocol::Udp), query(Protocol::Tcp)]
 }
 
 /// Looks the destination up in a map of frontends.
@@ -266,7 +242,22 @@ fn services(settings: &Settings, family: Family) -> Vec<Rule> {
         let inside = [build::daddr(family, R0)].into_iter().chain(build::in_prefix(R0, cidr));
         rules.push(rule("no Service has this address", inside.chain([build::counter(), build::drop()])));
     }
+    rules.push(rule("", [build::fib_daddr_type(R0), build::is(R0, build::RTN_LOCAL), build::goto(NODE)]));
     rules
+}
+
+/// A packet to an address of the node: one that a pod wants goes there.
+fn host_ports(family: Family) -> Vec<Rule> {
+    let lead = |map, key: &[Part]| {
+        let (mut exprs, to) = key::load(family, R0, key);
+        exprs.push(build::map(map, R0, to));
+        exprs.push(build::dnat(family, to, key::after(to, key::address(family))));
+        rule("hostPort", exprs)
+    };
+    vec![
+        lead(HOST_PORTS_AT, &[Part::Daddr, Part::Proto, Part::Dport]),
+        lead(HOST_PORTS, &[Part::Proto, Part::Dport]),
+    ]
 }
 
 fn forward(settings: &Settings, family: Family) -> Vec<Rule> {

@@ -3,7 +3,6 @@
 //! Index 0 stays free, so that nodeN can have 10.244.N.0/24 and addresses tell where a pod runs.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde_json::json;
 use types::{Family, IpNet};
@@ -86,11 +85,7 @@ impl Pool {
     }
 
     fn at(&self, index: usize) -> IpNet {
-        let by = (index as u128) << self.shift();
-        let address = match self.net.network() {
-            IpAddr::V4(v4) => IpAddr::V4(u32::from(v4).wrapping_add(by as u32).into()),
-            IpAddr::V6(v6) => IpAddr::V6(u128::from(v6).wrapping_add(by).into()),
-        };
+        let address = types::offset(self.net.network(), (index as u128) << self.shift());
         IpNet::new(address, self.prefix_len).unwrap_or(self.net)
     }
 
@@ -102,11 +97,8 @@ impl Pool {
         if !self.net.contains(&other) {
             return 0..0;
         }
-        let distance = |to: IpAddr| match (self.net.network(), to) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => u128::from(u32::from(to).wrapping_sub(from.into())),
-            (IpAddr::V6(from), IpAddr::V6(to)) => u128::from(to).wrapping_sub(from.into()),
-            _ => u128::MAX,
-        };
+        // It lies within ours, so it is of our family and not in front of us.
+        let distance = |to| types::number(to) - types::number(self.net.network());
         let index = |address| usize::try_from(distance(address) >> self.shift()).unwrap_or(usize::MAX);
         index(other.network()).min(self.len)..index(other.broadcast()).saturating_add(1).min(self.len)
     }

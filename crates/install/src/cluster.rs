@@ -1,8 +1,9 @@
 //! What the cluster is, as its API tells it, and what of it is in the way.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, anyhow, bail};
+use clap::Args as ClapArgs;
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::authorization::v1::{
@@ -14,18 +15,30 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
+use types::Family;
+use types::wire::{POD_CIDRS, SERVICE_CIDRS};
 
 use crate::connect::explain;
 use crate::findings::Finding;
 use crate::manifest::{DNS_SERVICE, LABEL, NAME, NAMESPACE};
 
 /// What was asked for on the command line; everything else is found out.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, ClapArgs)]
 pub struct Wanted {
+    /// Addresses of all pods, one range for each family with commas between [default: found in the cluster]
+    #[arg(long)]
     pub cluster_cidr: Option<String>,
+    /// Addresses of Services [default: found in the cluster]
+    #[arg(long)]
     pub service_cidr: Option<String>,
+    /// Where pods ask for names [default: the kubelets' clusterDNS]
+    #[arg(long)]
     pub dns_ip: Option<String>,
+    /// The cluster's domain [default: the kubelets' clusterDomain]
+    #[arg(long)]
     pub cluster_domain: Option<String>,
+    /// Addresses of API servers, with commas between [default: the endpoints of default/kubernetes]
+    #[arg(long)]
     pub api_servers: Option<String>,
 }
 
@@ -49,7 +62,7 @@ pub struct Found {
 }
 
 /// The oldest minor version that this was tried with: streaming lists and ServiceCIDRs are on by default since then.
-const OLDEST: u32 = 33;
+pub const OLDEST: u32 = 33;
 
 pub async fn find(client: &Client, wanted: &Wanted) -> Result<Found> {
     permissions(client).await?;
@@ -86,6 +99,7 @@ pub async fn find(client: &Client, wanted: &Wanted) -> Result<Found> {
     found.service_ranges(client, wanted, kubeadm.as_deref()).await?;
     found.overlaps();
     found.dns(client, wanted).await?;
+    found.one_of_each_family();
     found.servers(client, wanted).await?;
     found.others(client).await?;
     Ok(found)
@@ -124,6 +138,27 @@ fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
+/// Without those that lie in another: ServiceCIDRs may overlap (KEP-1880).
+fn widest(ranges: &[IpNet]) -> Vec<IpNet> {
+    let mut widest: Vec<IpNet> = Vec::new();
+    for range in ranges {
+        let within = |other: &IpNet| other != range && other.contains(range);
+        if !ranges.iter().any(within) && !widest.contains(range) {
+            widest.push(*range);
+        }
+    }
+    widest
+}
+
+/// The tenth after a range's own address, which kubeadm gives the cluster's DNS.
+fn usual_dns(range: &IpNet) -> Option<IpAddr> {
+    let address = match range.network() {
+        IpAddr::V4(first) => IpAddr::from(Ipv4Addr::from(u32::from(first).checked_add(10)?)),
+        IpAddr::V6(first) => IpAddr::from(Ipv6Addr::from(u128::from(first).checked_add(10)?)),
+    };
+    range.contains(&address).then_some(address)
+}
+
 pub fn joined<T: ToString>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
@@ -149,8 +184,7 @@ impl Found {
             assigned.extend(cidrs.iter().filter_map(|cidr| cidr.parse::<IpNet>().ok()));
         }
         let given = wanted.cluster_cidr.clone().or_else(|| networking(kubeadm, "podSubnet"));
-        let usual = "10.244.0.0/16";
-        self.cluster_cidrs = ranges(given.as_deref().unwrap_or(usual), "--cluster-cidr")?;
+        self.cluster_cidrs = ranges(given.as_deref().unwrap_or(POD_CIDRS[0]), "--cluster-cidr")?;
         let inside = |cidr: &IpNet| self.cluster_cidrs.iter().any(|range| range.contains(cidr));
         if let Some(outside) = assigned.iter().find(|cidr| !inside(cidr)) {
             self.findings.push(Finding::fatal(
@@ -177,7 +211,8 @@ impl Found {
         }
         let listed = (!listed.is_empty()).then(|| listed.join(","));
         let text = given.or(listed).or_else(|| networking(kubeadm, "serviceSubnet"));
-        self.service_cidrs = ranges(text.as_deref().unwrap_or("10.96.0.0/12"), "--service-cidr")?;
+        let all = ranges(text.as_deref().unwrap_or(SERVICE_CIDRS[0]), "--service-cidr")?;
+        self.service_cidrs = widest(&all);
         let kubernetes: Api<Service> = Api::namespaced(client.clone(), "default");
         let service =
             kubernetes.get_opt("kubernetes").await.map_err(|e| explain(e, "Service default/kubernetes"))?;
@@ -220,6 +255,28 @@ impl Found {
         }
     }
 
+    /// Agents take no others.
+    fn one_of_each_family(&mut self) {
+        let services = "the agents take one: give --service-cidr a range that holds all of them, or delete what is \
+                        too much (kubectl get servicecidrs)";
+        let pods = "give --cluster-cidr one range of each family, which holds every node's";
+        let (service_cidrs, cluster_cidrs) = (joined(&self.service_cidrs), joined(&self.cluster_cidrs));
+        let of_ranges = |ranges: &[IpNet]| Family::several(ranges.iter().map(Family::of_net));
+        for (object, several, next) in [
+            (format!("the pods' ranges {cluster_cidrs}"), of_ranges(&self.cluster_cidrs), pods),
+            (format!("the Services' ranges {service_cidrs}"), of_ranges(&self.service_cidrs), services),
+            (
+                format!("the DNS addresses {}", joined(&self.dns_ips)),
+                Family::several(self.dns_ips.iter().copied().map(Family::of)),
+                "give --dns-ip one address of each family, and the same to the kubelets as clusterDNS",
+            ),
+        ] {
+            if let Some(family) = several {
+                self.findings.push(Finding::fatal(object, format!("more than one is {family}"), next));
+            }
+        }
+    }
+
     /// What the kubelets tell pods to ask; else the Service's address; else what kubeadm would take.
     async fn dns(&mut self, client: &Client, wanted: &Wanted) -> Result<()> {
         let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
@@ -234,10 +291,7 @@ impl Found {
             Some(list.iter().filter_map(|ip| ip.as_str()).collect::<Vec<_>>().join(","))
                 .filter(|text| !text.is_empty())
         });
-        let usual = || {
-            let first = self.service_cidrs.first()?;
-            first.hosts().nth(9).map(|ip| ip.to_string())
-        };
+        let usual = || self.service_cidrs.first().and_then(usual_dns).map(|ip| ip.to_string());
         let text =
             wanted.dns_ip.clone().or(of_kubelet.clone()).or(holds.clone()).or_else(usual).unwrap_or_default();
         for word in text.split(',') {
@@ -375,4 +429,33 @@ async fn permissions(client: &Client) -> Result<()> {
          clusterrolebinding NAME --clusterrole=cluster-admin --user=YOU`",
         missing.join(", ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(text: &str) -> Vec<IpNet> {
+        ranges(text, "--x").unwrap()
+    }
+
+    #[test]
+    fn the_usual_dns_address_is_the_tenth_of_either_family() {
+        for (range, address) in [
+            ("10.96.0.0/12", Some("10.96.0.10")),
+            ("fd00:10:96::/112", Some("fd00:10:96::a")),
+            ("10.96.0.0/30", None),
+            ("255.255.255.255/32", None),
+        ] {
+            let address = address.map(|text| text.parse::<IpAddr>().unwrap());
+            assert_eq!(usual_dns(&range.parse().unwrap()), address, "{range}");
+        }
+    }
+
+    #[test]
+    fn a_range_within_another_does_not_count() {
+        assert_eq!(widest(&nets("10.96.0.0/16,10.96.0.0/12,10.96.0.0/12")), nets("10.96.0.0/12"));
+        let apart = nets("10.96.0.0/16,10.112.0.0/16,fd00:10:96::/112");
+        assert_eq!(widest(&apart), apart);
+    }
 }

@@ -24,7 +24,7 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result
     config.read_timeout = Some(Duration::from_secs(30));
     let server = config.cluster_url.to_string();
     let client = Client::try_from(config).with_context(|| format!("a client for {server}"))?;
-    // Who am I? Anonymous users may ask for the version, so that would not show an expired token.
+    // An expired token is refused here already: only who shows none is taken for an anonymous user.
     match client.apiserver_version().await {
         Ok(_) => Ok((client, server)),
         Err(error) => Err(explain(error, &format!("the API server {server}"))),

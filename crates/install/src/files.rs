@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::manifest;
+use crate::cluster::OLDEST;
+use crate::manifest::{self, NAMESPACE};
 use crate::settings::{Settings, VALUES};
 
 /// One YAML stream.
@@ -29,7 +30,7 @@ pub fn chart() -> Result<Vec<(&'static str, String)>> {
     let version = env!("CARGO_PKG_VERSION");
     let about = format!(
         "apiVersion: v2\nname: plumb\ntype: application\nversion: {version}\nappVersion: \"{version}\"\n\
-         description: A whole container network in one program\nkubeVersion: \">=1.32.0-0\"\n"
+         description: A whole container network in one program\nkubeVersion: \">=1.{OLDEST}.0-0\"\n"
     );
     let mut values = String::from("# Written by `plumb install --write-files`.\n");
     let mut defaults = Settings::default();
@@ -42,19 +43,38 @@ pub fn chart() -> Result<Vec<(&'static str, String)>> {
     );
     let (dns, rest): (Vec<Value>, Vec<Value>) =
         manifest::objects(&Settings::of_chart()).into_iter().partition(is_dns_service);
-    let dns = format!("{{{{- if .Values.dnsService }}}}\n{}{{{{- end }}}}\n", stream(&dns)?);
+    let dns = dns.into_iter().map(of_each_family).collect::<Vec<_>>();
+    let dns = stream(&dns)?.replace(&format!("\"{EACH_IP}\""), EACH_IP);
+    let dns = format!("{{{{- if .Values.dnsService }}}}\n{dns}{{{{- end }}}}\n");
     Ok(vec![
         ("Chart.yaml", about),
         ("values.yaml", values),
         ("templates/dns.yaml", dns),
         ("templates/plumb.yaml", stream(&rest)?),
-        ("templates/NOTES.txt", NOTES.to_owned()),
+        ("templates/NOTES.txt", notes()),
     ])
+}
+
+/// A list, so it stands without quotes.
+const EACH_IP: &str = "{{ splitList `,` .Values.dnsIP | toJson }}";
+
+/// What the manifest makes of one address or two, said by the chart.
+fn of_each_family(mut service: Value) -> Value {
+    let spec = &mut service["spec"];
+    spec["clusterIP"] = "{{ splitList `,` .Values.dnsIP | first }}".into();
+    spec["clusterIPs"] = EACH_IP.into();
+    spec["ipFamilyPolicy"] =
+        "{{ ternary `RequireDualStack` `SingleStack` (contains `,` .Values.dnsIP) }}".into();
+    service
 }
 
 pub fn is_dns_service(object: &Value) -> bool {
     object["kind"] == "Service"
 }
 
-const NOTES: &str = "Agents of Plumb start on every node:\n\
-    \x20 kubectl -n {{ .Release.Namespace }} rollout status daemonset/plumb\n";
+fn notes() -> String {
+    format!(
+        "Agents of Plumb start on every node, in {NAMESPACE} whatever the release's namespace is:\n\
+         \x20 kubectl -n {NAMESPACE} rollout status daemonset/plumb\n"
+    )
+}

@@ -40,21 +40,8 @@ pub struct Args {
     /// Go on in spite of what was found; the words are given with the findings
     #[arg(long, value_delimiter = ',')]
     pub accept: Vec<String>,
-    /// Addresses of all pods, one range for each family with commas between [default: found in the cluster]
-    #[arg(long)]
-    pub cluster_cidr: Option<String>,
-    /// Addresses of Services [default: found in the cluster]
-    #[arg(long)]
-    pub service_cidr: Option<String>,
-    /// Where pods ask for names [default: the kubelets' clusterDNS]
-    #[arg(long)]
-    pub dns_ip: Option<String>,
-    /// The cluster's domain [default: the kubelets' clusterDomain]
-    #[arg(long)]
-    pub cluster_domain: Option<String>,
-    /// Addresses of API servers, with commas between [default: the endpoints of default/kubernetes]
-    #[arg(long)]
-    pub api_servers: Option<String>,
+    #[command(flatten)]
+    pub wanted: Wanted,
     /// MTU of pods [default: that of the node's interface, less the tunnel's headers]
     #[arg(long)]
     pub mtu: Option<u32>,
@@ -64,7 +51,7 @@ pub struct Args {
     /// Where the container runtime looks for CNI configurations
     #[arg(long, default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: String,
-    /// Where nodes keep kubelet.conf
+    /// Where nodes keep the kubelet's kubeconfig
     #[arg(long, default_value = "/etc/kubernetes")]
     pub kubernetes_dir: String,
     /// Write plumb.yaml and the chart into this directory
@@ -113,10 +100,12 @@ pub async fn install(args: &Args) -> Result<ExitCode> {
     let (client, server) =
         connect::connect(args.target.kubeconfig.as_deref(), args.target.context.as_deref()).await?;
     println!("Cluster {server}");
-    let found = cluster::find(&client, &wanted(args)).await?;
+    let found = cluster::find(&client, &args.wanted).await?;
     fill(&mut settings, &found);
     describe(&found, &settings);
+    let objects = wanted_objects(&settings, &found);
     let mut findings = found.findings.clone();
+    findings.extend(foreign(&client, &objects).await?);
     // A cluster that cannot be is not worth pods on its nodes.
     let hopeless = findings.iter().any(|finding| !finding.is_accepted(&args.accept));
     if !hopeless && !args.resume {
@@ -127,7 +116,6 @@ pub async fn install(args: &Args) -> Result<ExitCode> {
     for note in &found.notes {
         println!("Note: {note}");
     }
-    let objects = wanted_objects(&settings, &found);
     println!("To apply: {}", joined(&objects.iter().map(objects::name_of).collect::<Vec<_>>()));
     if args.dry_run {
         println!("Nothing was changed (--dry-run)");
@@ -148,36 +136,25 @@ fn given(args: &Args) -> Result<Settings> {
         ..Settings::default()
     };
     args.target.image(&mut settings)?;
+    let wanted = &args.wanted;
     for (value, field) in [
-        (&args.cluster_cidr, &mut settings.cluster_cidr),
-        (&args.service_cidr, &mut settings.service_cidr),
-        (&args.dns_ip, &mut settings.dns_ip),
-        (&args.cluster_domain, &mut settings.cluster_domain),
-        (&args.api_servers, &mut settings.api_servers),
+        (&wanted.cluster_cidr, &mut settings.cluster_cidr),
+        (&wanted.service_cidr, &mut settings.service_cidr),
+        (&wanted.dns_ip, &mut settings.dns_ip),
+        (&wanted.cluster_domain, &mut settings.cluster_domain),
+        (&wanted.api_servers, &mut settings.api_servers),
     ] {
         if let Some(value) = value {
             field.clone_from(value);
         }
     }
-    settings.dns_service_ip = settings.dns_ip.split(',').next().unwrap_or_default().to_owned();
     Ok(settings)
-}
-
-fn wanted(args: &Args) -> Wanted {
-    Wanted {
-        cluster_cidr: args.cluster_cidr.clone(),
-        service_cidr: args.service_cidr.clone(),
-        dns_ip: args.dns_ip.clone(),
-        cluster_domain: args.cluster_domain.clone(),
-        api_servers: args.api_servers.clone(),
-    }
 }
 
 fn fill(settings: &mut Settings, found: &Found) {
     settings.cluster_cidr = joined(&found.cluster_cidrs);
     settings.service_cidr = joined(&found.service_cidrs);
     settings.dns_ip = joined(&found.dns_ips);
-    settings.dns_service_ip = found.dns_ips.first().map(ToString::to_string).unwrap_or_default();
     settings.cluster_domain.clone_from(&found.cluster_domain);
     settings.api_servers = joined(&found.api_servers);
 }
@@ -198,6 +175,27 @@ fn wanted_objects(settings: &Settings, found: &Found) -> Vec<Value> {
     let mut objects = manifest::objects(settings);
     objects.retain(|object| !(found.foreign_dns && files::is_dns_service(object)));
     objects
+}
+
+/// Applying would make others' objects ours, and `plumb uninstall` would delete them.
+async fn foreign(client: &Client, objects: &[Value]) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for object in objects {
+        if objects::presence(client, object).await? == Presence::Foreign {
+            let name = objects::name_of(object);
+            findings.push(Finding::fatal(
+                name.clone(),
+                "it is there and not Plumb's, which needs this name",
+                format!(
+                    "kubectl -n {NAMESPACE} get {name} -o yaml shows whose it is; delete it if nobody needs it, or, if \
+                     it is Plumb's: kubectl -n {NAMESPACE} label {name} {}={}",
+                    manifest::LABEL,
+                    manifest::NAME
+                ),
+            ));
+        }
+    }
+    Ok(findings)
 }
 
 async fn check_nodes(
@@ -282,13 +280,20 @@ async fn apply_all(client: &Client, objects: &[Value]) -> Result<Vec<Value>> {
         match done.await {
             Ok(Presence::Absent) => made.push(object.clone()),
             Ok(Presence::Ours | Presence::Foreign) => {}
-            Err(error) => {
-                take_back(client, &made).await?;
-                return Err(error.context("the installation was taken back"));
-            }
+            Err(error) => return Err(error.context(taken_back(client, &made).await)),
         }
     }
     Ok(made)
+}
+
+/// In words: what is wrong then is the reason for taking back, and not what went wrong with that.
+async fn taken_back(client: &Client, made: &[Value]) -> String {
+    match take_back(client, made).await {
+        Ok(()) => "the installation was taken back".into(),
+        Err(error) => format!(
+            "the installation could not be taken back ({error:#}): `plumb uninstall` does it once that is mended"
+        ),
+    }
 }
 
 async fn take_back(client: &Client, made: &[Value]) -> Result<()> {
@@ -313,11 +318,8 @@ async fn finish(client: &Client, settings: &Settings, args: &Args, made: &[Value
         .collect();
     let everything = made.iter().any(|object| object["kind"] == "DaemonSet");
     if everything && !ended.changed() {
-        take_back(client, made).await?;
-        bail!(
-            "no agent has started within {} s, so the installation was taken back:{list}",
-            args.target.timeout
-        );
+        let back = taken_back(client, made).await;
+        bail!("no agent has started within {} s; {back}:{list}", args.target.timeout);
     }
     bail!(
         "{} of {} nodes do not work after {} s:{list}\nThen `plumb install --resume` goes on, and `plumb uninstall` \

@@ -7,20 +7,19 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EnvVar, Pod, PodSpec, SELinuxOptions, SecurityContext, Toleration, Volume,
-    VolumeMount,
-};
+use anyhow::{Result, bail};
+use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec, Toleration, Volume, VolumeMount};
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::{Client, ResourceExt};
 
 use crate::connect::explain;
-use crate::manifest::{NAMESPACE, metadata};
+use crate::manifest::{self, NAMESPACE, metadata};
 use crate::settings::Settings;
 
 const COMPONENT: &str = "app.kubernetes.io/component";
 const ASK: Duration = Duration::from_millis(300);
+/// Nothing but a finalizer of somebody's holds a pod back so long.
+const GOING: Duration = Duration::from_secs(60);
 
 /// What runs in the pods.
 pub struct Job {
@@ -42,7 +41,7 @@ pub enum Outcome {
     Stuck(String),
 }
 
-/// Runs the job on every node and removes its pods again, however it went. `told` hears each node's end.
+/// Runs the job on every node and removes its pods again, however it went.
 pub async fn run(
     client: &Client,
     settings: &Settings,
@@ -56,18 +55,25 @@ pub async fn run(
         outcome = watch(&pods, settings, job, nodes, patience) => outcome,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
-    remove(&pods, job.word).await?;
-    outcome
+    let removed = remove(&pods, job.word).await;
+    let outcome = outcome?;
+    removed.map(|()| outcome)
 }
 
+/// Without grace, so that no kubelet is waited for.
 async fn remove(pods: &Api<Pod>, word: &str) -> Result<()> {
     let what = format!("the pods of the {word} in {NAMESPACE}");
+    let until = Instant::now() + GOING;
     let selected = ListParams::default().labels(&format!("{COMPONENT}={word}"));
     let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
     loop {
         let left = pods.list(&selected).await.map_err(|error| explain(error, &what))?;
         if left.items.is_empty() {
             return Ok(());
+        }
+        if Instant::now() >= until {
+            let names: Vec<String> = left.iter().map(ResourceExt::name_any).collect();
+            bail!("{what} do not go: {}; kubectl -n {NAMESPACE} describe pods shows why", names.join(", "));
         }
         pods.delete_collection(&at_once, &selected).await.map_err(|error| explain(error, &what))?;
         tokio::time::sleep(ASK).await;
@@ -93,9 +99,8 @@ async fn watch(
         let listed = pods.list(&selected).await.map_err(|error| explain(error, "list pods"))?;
         let late = Instant::now() >= until;
         for pod in listed.items {
-            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
             if let Some(outcome) = outcome(&pod, late) {
-                outcomes.insert(node, outcome);
+                outcomes.insert(node_of(&pod), outcome);
             }
         }
         if outcomes.len() >= nodes.len() || late {
@@ -145,16 +150,7 @@ fn pod(settings: &Settings, job: &Job, node: &str, number: usize) -> Pod {
         env: Some(job.env.clone()),
         volume_mounts: Some(volume_mounts),
         termination_message_policy: Some("FallbackToLogsOnError".into()),
-        security_context: Some(SecurityContext {
-            capabilities: Some(Capabilities {
-                add: Some(crate::manifest::CAPABILITIES.map(str::to_owned).into()),
-                drop: Some(vec!["ALL".into()]),
-            }),
-            read_only_root_filesystem: Some(true),
-            run_as_user: Some(0),
-            se_linux_options: Some(SELinuxOptions { type_: Some("spc_t".into()), ..Default::default() }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(manifest::security()),
         ..Container::default()
     };
     let spec = PodSpec {

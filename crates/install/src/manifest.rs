@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::settings::Settings;
 
-pub use agent::{CAPABILITIES, agent, agent_mounts, environment, node_name, readable_parent, sysctls};
+pub use agent::{agent, agent_mounts, environment, node_name, readable_parent, security, sysctls};
 
 pub const NAMESPACE: &str = "kube-system";
 /// Of every object but the DNS Service.
@@ -103,8 +103,13 @@ fn dns_service(settings: &Settings) -> Service {
     };
     let mut metadata = metadata(DNS_SERVICE, true);
     metadata.labels.get_or_insert_default().insert("k8s-app".into(), DNS_SERVICE.into());
+    let ips: Vec<String> = settings.dns_ip.split(',').map(|ip| ip.trim().to_owned()).collect();
+    let policy = if ips.len() > 1 { "RequireDualStack" } else { "SingleStack" };
     let spec = ServiceSpec {
-        cluster_ip: Some(settings.dns_service_ip.clone()),
+        cluster_ip: ips.first().cloned(),
+        // Else another Service may get the second.
+        cluster_ips: Some(ips),
+        ip_family_policy: Some(policy.into()),
         ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
         ..ServiceSpec::default()
     };

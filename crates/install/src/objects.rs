@@ -1,6 +1,8 @@
 //! Objects of any kind: applied, looked for, deleted.
 
-use anyhow::{Context, Result};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt};
@@ -11,6 +13,10 @@ use crate::manifest::{LABEL, NAME};
 
 /// `plumb install` owns the fields that it sets, and takes them from whoever set them before.
 const MANAGER: &str = "plumb-install";
+
+const ASK: Duration = Duration::from_millis(300);
+/// Nothing but a finalizer of somebody's holds an object back so long.
+const GOING: Duration = Duration::from_secs(60);
 
 /// `daemonset/plumb`, as kubectl names it.
 pub fn name_of(object: &Value) -> String {
@@ -58,15 +64,24 @@ pub async fn apply(client: &Client, object: &Value) -> Result<()> {
     applied.map(drop).map_err(|error| explain(error, &name_of(object)))
 }
 
-/// Deletes it and waits until it and what it owns is gone.
+/// Deletes it and waits until it is gone. What it owns goes later: a pod of a node that is away only with the Node.
 pub async fn delete(client: &Client, object: &Value) -> Result<()> {
     let (api, name) = api(client, object)?;
+    let said = |error| explain(error, &name_of(object));
+    match api.delete(&name, &DeleteParams::background()).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+        done => drop(done.map_err(said).context("it is still there")?),
+    }
+    let until = Instant::now() + GOING;
     loop {
-        match api.delete(&name, &DeleteParams::foreground()).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-            Err(error) => return Err(explain(error, &name_of(object))).context("it is still there"),
+        let Some(left) = api.get_opt(&name).await.map_err(said)? else { return Ok(()) };
+        if Instant::now() >= until {
+            bail!(
+                "{}: it is deleted and does not go; its finalizers wait for somebody: {}",
+                name_of(object),
+                left.finalizers().join(", ")
+            );
         }
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        tokio::time::sleep(ASK).await;
     }
 }

@@ -74,16 +74,26 @@ pub async fn follow(client: &Client, image: &str, patience: Duration) -> Result<
     }
 }
 
+/// The agents' pods by their nodes, those that are ending too.
+pub async fn agents(client: &Client) -> Result<Vec<(String, Pod)>> {
+    let selected = ListParams::default().labels(&format!("{LABEL}={NAME},app.kubernetes.io/component=agent"));
+    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE).list(&selected).await;
+    let pods = pods.map_err(|error| explain(error, "list the agents' pods"))?;
+    Ok(pods.items.into_iter().map(|pod| (node_of(&pod), pod)).collect())
+}
+
+/// `True`, `False`, or `Unknown` when its kubelet has been silent.
+pub fn readiness(node: &Node) -> Option<&str> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|one| one.type_ == "Ready").map(|one| one.status.as_str())
+}
+
 async fn look(client: &Client, image: &str) -> Result<BTreeMap<String, Step>> {
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
     let nodes = nodes.map_err(|error| explain(error, "list nodes"))?;
-    let agents = ListParams::default().labels(&format!("{LABEL}={NAME},app.kubernetes.io/component=agent"));
-    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE).list(&agents).await;
-    let pods = pods.map_err(|error| explain(error, "list the agents' pods"))?;
-    let mut of_node: BTreeMap<String, Pod> = BTreeMap::new();
-    for pod in pods.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
-        of_node.insert(node_of(&pod), pod);
-    }
+    let staying =
+        agents(client).await?.into_iter().filter(|(_, pod)| pod.metadata.deletion_timestamp.is_none());
+    let of_node: BTreeMap<String, Pod> = staying.collect();
     let step = |node: Node| {
         let name = node.name_any();
         let step = of_node
@@ -119,12 +129,7 @@ fn step(pod: &Pod, node: &Node, image: &str) -> Step {
         let before = ended.map(|ended| format!(" and ends: {}", last_words(ended.message.as_deref())));
         return Step::Starting(before.unwrap_or_default());
     }
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let is_ready = |kind: &str, status: &str| kind == "Ready" && status == "True";
-    match conditions.is_some_and(|all| all.iter().any(|one| is_ready(&one.type_, &one.status))) {
-        true => Step::Works,
-        false => Step::AgentReady,
-    }
+    if readiness(node) == Some("True") { Step::Works } else { Step::AgentReady }
 }
 
 /// The end of its log: from where it says why it ends, or the last line.

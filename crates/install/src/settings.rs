@@ -12,8 +12,6 @@ pub struct Settings {
     pub service_cidr: String,
     /// One address for each family, with a comma between.
     pub dns_ip: String,
-    /// The first of them, which the Service holds.
-    pub dns_service_ip: String,
     pub cluster_domain: String,
     /// Comma-separated; empty: the agents look into their hosts' kubeconfigs.
     pub api_servers: String,
@@ -47,7 +45,7 @@ pub const VALUES: [Value; 12] = [
     ("mtu", "MTU of pods; \"0\": that of the node's interface, less the tunnel's headers", |s| &mut s.mtu),
     ("cniBinDir", "where the container runtime looks for CNI executables", |s| &mut s.cni_bin_dir),
     ("cniConfDir", "where the container runtime looks for CNI configurations", |s| &mut s.cni_conf_dir),
-    ("kubernetesDir", "where nodes keep kubelet.conf, for the API server's address in it", |s| {
+    ("kubernetesDir", "where nodes keep the kubelet's kubeconfig, for the API server's address in it", |s| {
         &mut s.kubernetes_dir
     }),
     ("log", "what the agents log", |s| &mut s.log),
@@ -61,7 +59,6 @@ impl Default for Settings {
             cluster_cidr: POD_CIDRS[0].into(),
             service_cidr: SERVICE_CIDRS[0].into(),
             dns_ip: DNS_IPS[0].into(),
-            dns_service_ip: "10.96.0.10".into(),
             cluster_domain: "cluster.local".into(),
             api_servers: String::new(),
             mtu: "0".into(),
@@ -80,7 +77,6 @@ impl Settings {
         for (name, _, field) in VALUES {
             *field(&mut settings) = format!("{{{{ .Values.{name} }}}}");
         }
-        settings.dns_service_ip = "{{ .Values.dnsIP | splitList `,` | first }}".into();
         settings
     }
 }

@@ -1,7 +1,14 @@
 //! `plumb uninstall`: agents first, then what they made on each node, then what let them.
+//!
+//! ```text
+//!   DaemonSet's node selector matches no node ─ agents end ─ a short pod cleans each node ─ objects go, DaemonSet last
+//!      (it stays to tell the next run         │             │
+//!       what the agents were told)            └─────────────┴ a node does not answer: named, the objects stay
+//! ```
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
@@ -15,8 +22,9 @@ use types::wire::VTEP_MAC_ANNOTATION;
 use crate::connect::{connect, explain};
 use crate::install::Target;
 use crate::jobs::{self, Job, Outcome};
-use crate::manifest::{self, NAME, NAMESPACE};
+use crate::manifest::{self, LABEL, NAME, NAMESPACE};
 use crate::objects::{self, Presence};
+use crate::progress;
 use crate::settings::Settings;
 
 /// `plumb uninstall`
@@ -36,12 +44,14 @@ pub async fn uninstall(args: &Args) -> Result<ExitCode> {
     args.target.image(&mut settings)?;
     let objects = manifest::objects(&settings);
     let (agents, rest): (Vec<_>, Vec<_>) = objects.iter().partition(|object| object["kind"] == "DaemonSet");
-    for object in agents {
-        objects::delete(&client, object).await?;
-        println!("Deleted {}: no agent runs any more", objects::name_of(object));
+    for object in &agents {
+        if objects::presence(&client, object).await? == Presence::Ours {
+            send_away(&client).await?;
+            println!("{} matches no node any more: agents end", objects::name_of(object));
+        }
     }
-    clean_nodes(&client, &settings, args).await?;
-    for object in rest.into_iter().rev() {
+    clean(&client, &settings, args).await?;
+    for object in rest.into_iter().rev().chain(agents) {
         match objects::presence(&client, object).await? {
             Presence::Ours => {
                 objects::delete(&client, object).await?;
@@ -52,9 +62,21 @@ pub async fn uninstall(args: &Args) -> Result<ExitCode> {
         }
     }
     println!(
-        "Nothing of Plumb is left. Pods keep addresses that lead nowhere until another network restarts them."
+        "Nothing of Plumb is left{}. Pods keep addresses that lead nowhere until another network restarts them.",
+        if args.without.is_empty() { "" } else { " but on the nodes that were given up" }
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// No node has this label. `plumb install` sets the selector anew.
+const NOWHERE: &str = "plumb.dev/uninstalled";
+
+/// Has the agents end. Their DaemonSet stays, since it is what tells how to clean up after them.
+async fn send_away(client: &Client) -> Result<()> {
+    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
+    let selector = json!({ "spec": { "template": { "spec": { "nodeSelector": { NOWHERE: "yes" } } } } });
+    let done = sets.patch(NAME, &PatchParams::default(), &Patch::Merge(selector)).await;
+    done.map(drop).map_err(|error| explain(error, "DaemonSet kube-system/plumb"))
 }
 
 /// What the agents were told, so that they are cleaned up after with the same directories, addresses and image.
@@ -62,12 +84,14 @@ async fn of_cluster(client: &Client) -> Result<Settings> {
     let mut settings = Settings::default();
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
     let set = sets.get_opt(NAME).await.map_err(|error| explain(error, "DaemonSet kube-system/plumb"))?;
+    let set = set.filter(|set| set.labels().get(LABEL).is_some_and(|value| value == NAME));
     let Some(spec) = set.and_then(|set| set.spec?.template.spec) else { return Ok(settings) };
     for volume in spec.volumes.into_iter().flatten() {
         let path = volume.host_path.map(|host| host.path).unwrap_or_default();
         match volume.name.as_str() {
             "cni-bin" => settings.cni_bin_dir = path,
             "cni-conf" => settings.cni_conf_dir = path,
+            "kubernetes" => settings.kubernetes_dir = path,
             _ => {}
         }
     }
@@ -86,11 +110,17 @@ async fn of_cluster(client: &Client) -> Result<Settings> {
     Ok(settings)
 }
 
-async fn clean_nodes(client: &Client, settings: &Settings, args: &Args) -> Result<()> {
+/// Every node but those that were given up.
+async fn clean(client: &Client, settings: &Settings, args: &Args) -> Result<()> {
+    let patience = Duration::from_secs(args.target.timeout);
     let nodes: Api<Node> = Api::all(client.clone());
+    let mut left = agents_end(client, &nodes, args, patience).await?;
     let listed = nodes.list(&ListParams::default()).await.map_err(|error| explain(error, "list nodes"))?;
-    let names: Vec<String> =
-        listed.items.iter().map(ResourceExt::name_any).filter(|name| !args.without.contains(name)).collect();
+    let names: Vec<String> = listed
+        .iter()
+        .map(ResourceExt::name_any)
+        .filter(|name| !args.without.contains(name) && !left.contains_key(name))
+        .collect();
     println!("Cleaning {} nodes, each by a short pod", names.len());
     let job = Job {
         word: "cleanup",
@@ -99,9 +129,7 @@ async fn clean_nodes(client: &Client, settings: &Settings, args: &Args) -> Resul
         mounts: manifest::agent_mounts(settings),
         host_pid: false,
     };
-    let outcomes =
-        jobs::run(client, settings, &job, &names, Duration::from_secs(args.target.timeout)).await?;
-    let mut left = String::new();
+    let outcomes = jobs::run(client, settings, &job, &names, patience).await?;
     for name in names {
         let why = match outcomes.get(&name) {
             Some(Outcome::Done(_)) => {
@@ -113,15 +141,54 @@ async fn clean_nodes(client: &Client, settings: &Settings, args: &Args) -> Resul
             Some(Outcome::Stuck(why)) => why.clone(),
             None => "its kubelet has not taken the pod".into(),
         };
-        left.push_str(&format!(
-            "\n  {name}: {why}\n    mend it and run this again; or run `plumb node-cleanup --node {name}` on it; or, if \
-             it never comes back, give --without {name}"
-        ));
+        left.insert(name, why);
     }
     if left.is_empty() {
         return Ok(());
     }
-    bail!("these nodes are not clean, and the objects of the installation stay until they are:{left}")
+    let list: String = left
+        .iter()
+        .map(|(name, why)| {
+            format!(
+                "\n  {name}: {why}\n    mend it and run this again; or run `plumb node-cleanup --node {name}` on it; or, \
+                 if it never comes back, give --without {name}"
+            )
+        })
+        .collect();
+    bail!("these nodes are not clean, and the objects of the installation stay until they are:{list}")
+}
+
+const ASK: Duration = Duration::from_millis(500);
+
+/// Waits until no agent runs. Nodes that cannot be cleaned, and why: those whose kubelet is silent, which nothing on
+/// them hears of, and those whose agent has not ended in time.
+async fn agents_end(
+    client: &Client,
+    nodes: &Api<Node>,
+    args: &Args,
+    patience: Duration,
+) -> Result<BTreeMap<String, String>> {
+    let until = Instant::now() + patience;
+    loop {
+        let listed =
+            nodes.list(&ListParams::default()).await.map_err(|error| explain(error, "list nodes"))?;
+        let agents = progress::agents(client).await?;
+        let mut away = BTreeMap::new();
+        let mut run = BTreeMap::new();
+        for node in listed.iter().filter(|node| !args.without.contains(&node.name_any())) {
+            let name = node.name_any();
+            if progress::readiness(node) == Some("Unknown") {
+                away.insert(name, "its kubelet does not answer".to_owned());
+            } else if agents.iter().any(|(of, _)| *of == name) {
+                run.insert(name, "its agent has not ended".to_owned());
+            }
+        }
+        if run.is_empty() || Instant::now() >= until {
+            away.extend(run);
+            return Ok(away);
+        }
+        tokio::time::sleep(ASK).await;
+    }
 }
 
 /// The tunnel's address on the Node.

@@ -11,11 +11,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use types::{number, offset};
 
 use crate::Now;
 
@@ -215,19 +216,8 @@ fn usable(cidr: &IpNet) -> (IpAddr, u128) {
     }
 }
 
-fn offset(address: IpAddr, by: u128) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().wrapping_add(by as u32)).into(),
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().wrapping_add(by)).into(),
-    }
-}
-
 fn distance(from: IpAddr, to: IpAddr) -> u128 {
-    match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => u128::from(to.to_bits().wrapping_sub(from.to_bits())),
-        (IpAddr::V6(from), IpAddr::V6(to)) => to.to_bits().wrapping_sub(from.to_bits()),
-        _ => 0,
-    }
+    number(to).wrapping_sub(number(from))
 }
 
 #[cfg(test)]

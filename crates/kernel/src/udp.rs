@@ -107,6 +107,19 @@ pub fn wake(socket: &UdpSocket) {
     let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
 }
 
+/// Turns the socket away from whatever is sent from now on, as if it were closed; what it holds already can still be
+/// received and answered. It is connected to itself, and the kernel passes a connected socket by for the datagrams of
+/// all others (compute_score, net/ipv4/udp.c).
+pub fn turn_away(socket: &UdpSocket) -> io::Result<()> {
+    Ok(rustix::net::connect(socket, &socket.local_addr()?)?)
+}
+
+/// Has [`Batch::ended`] say so once everything has been received that the socket holds. It can still send.
+pub fn end(socket: &UdpSocket) {
+    // As in `wake`.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
+}
+
 /// Eight random bytes from the kernel: ids and seeds that nobody can guess.
 pub fn random() -> Result<u64, Error> {
     let mut bytes = [0u8; 8];
@@ -238,6 +251,13 @@ impl Batch {
         self.count = usize::try_from(got).map_err(|_| io::Error::last_os_error())?.min(BATCH);
         self.used = self.count;
         Ok(self.count)
+    }
+
+    /// Whether the last datagrams were received that will ever come: after them [`end`] has the kernel say so, by
+    /// empty ones of nobody.
+    pub fn ended(&self) -> bool {
+        // SAFETY: `used` never exceeds BATCH; the kernel wrote the headers below it.
+        self.used > 0 && unsafe { (*self.received.slot(self.used - 1)).msg_hdr.msg_namelen == 0 }
     }
 
     /// Lets `answer` write a reply to each datagram received last (0 bytes: none) and sends them all. Returns how
@@ -382,6 +402,38 @@ mod tests {
         let waiting = std::thread::spawn(move || Batch::new().receive(&server).map(|_| ()));
         wake(&other);
         waiting.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn what_came_before_the_end_is_answered_and_nothing_after_it() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let server = bind(any.parse().unwrap()).unwrap();
+            let client = UdpSocket::bind(any).unwrap();
+            client.connect(server.local_addr().unwrap()).unwrap();
+            for number in 0..100 {
+                client.send(&[number]).unwrap();
+            }
+            turn_away(&server).unwrap();
+            // The one that is refused has its error reported by the next call.
+            client.send(b"late").unwrap();
+            assert_eq!(client.send(b"later").unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+            end(&server);
+            let mut batch = Batch::new();
+            let mut answered = 0;
+            while !batch.ended() {
+                batch.receive(&server).unwrap();
+                answered += batch.reply(&server, |bytes, _, out| {
+                    out[..bytes.len()].copy_from_slice(bytes);
+                    bytes.len()
+                });
+            }
+            assert_eq!(answered, 100);
+            for number in 0..100 {
+                let mut answer = [0; 2];
+                let length = client.recv(&mut answer).unwrap();
+                assert_eq!(&answer[..length], [number]);
+            }
+        }
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Cni {
     pub async fn add(&self, network: &Network, sandbox: &Sandbox) -> Result<Value> {
         let mut result = None;
         for plugin in network.plugins() {
-            let config = network.config_for(plugin, result.as_ref());
+            let config = network.config_for(plugin, result.as_ref(), &sandbox.ports);
             let output = self.execute("ADD", plugin, &config, Some(sandbox)).await?;
             result = Some(output);
         }
@@ -66,7 +66,7 @@ impl Cni {
     pub async fn del(&self, network: &Network, sandbox: &Sandbox) -> Result<()> {
         let mut failure = None;
         for plugin in network.plugins().rev() {
-            let config = network.config_for(plugin, sandbox.result.as_ref());
+            let config = network.config_for(plugin, sandbox.result.as_ref(), &sandbox.ports);
             if let Err(error) = self.execute("DEL", plugin, &config, Some(sandbox)).await {
                 failure.get_or_insert(error);
             }
@@ -80,7 +80,7 @@ impl Cni {
             return Ok(());
         }
         for plugin in network.plugins() {
-            let config = network.config_for(plugin, sandbox.result.as_ref());
+            let config = network.config_for(plugin, sandbox.result.as_ref(), &sandbox.ports);
             self.execute("CHECK", plugin, &config, Some(sandbox)).await?;
         }
         Ok(())
@@ -95,7 +95,7 @@ impl Cni {
             valid.iter().map(|sandbox| json!({"containerID": sandbox.id(), "ifname": INTERFACE})).collect();
         let mut failure = None;
         for plugin in network.plugins() {
-            let mut config = network.config_for(plugin, None);
+            let mut config = network.config_for(plugin, None, &[]);
             // libcni sends both keys (cni#1101).
             for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
                 config.insert(key.into(), json!(valid));
@@ -206,11 +206,19 @@ impl Network {
         numbers(self.0.get("cniVersion").and_then(Value::as_str).unwrap_or("0.1.0"))
     }
 
-    /// What one plugin reads on stdin (libcni `buildOneConfig` and `injectRuntimeConfig`). This kubelet offers no
-    /// capability arguments, so `runtimeConfig` stays away.
-    fn config_for(&self, plugin: &Map<String, Value>, previous: Option<&Value>) -> Map<String, Value> {
+    /// What one plugin reads on stdin (libcni `buildOneConfig` and `injectRuntimeConfig`): host ports, where it says
+    /// that it takes them and the pod has some.
+    fn config_for(
+        &self,
+        plugin: &Map<String, Value>,
+        previous: Option<&Value>,
+        ports: &[Value],
+    ) -> Map<String, Value> {
         let mut config = plugin.clone();
-        config.remove("capabilities");
+        let capabilities = config.remove("capabilities").unwrap_or_default();
+        if capabilities.get("portMappings") == Some(&json!(true)) && !ports.is_empty() {
+            config.insert("runtimeConfig".into(), json!({ "portMappings": ports }));
+        }
         for key in ["name", "cniVersion"] {
             if let Some(value) = self.0.get(key).filter(|value| !value.is_null()) {
                 config.insert(key.into(), value.clone());
@@ -262,11 +270,24 @@ mod tests {
     fn a_plugin_gets_its_part_with_name_version_and_previous_result() {
         let network = network();
         let plugin = network.plugins().next().expect("one");
-        let config = network.config_for(plugin, Some(&json!({"ips": []})));
+        let config = network.config_for(plugin, Some(&json!({"ips": []})), &[]);
         assert_eq!(
             Value::Object(config),
             json!({"type": "a", "x": 1, "name": "plumb", "cniVersion": "1.1.0", "prevResult": {"ips": []}})
         );
+    }
+
+    #[test]
+    fn host_ports_go_to_the_plugin_that_takes_them() {
+        let network = Network::parse(json!({
+            "cniVersion": "1.0.0", "name": "n",
+            "plugins": [{"type": "a", "capabilities": {"portMappings": true}}, {"type": "b"}],
+        }))
+        .expect("valid");
+        let ports = [json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""})];
+        let mut configs = network.plugins().map(|plugin| network.config_for(plugin, None, &ports));
+        assert_eq!(configs.next().expect("a")["runtimeConfig"], json!({ "portMappings": ports }));
+        assert_eq!(configs.next().expect("b").get("runtimeConfig"), None);
     }
 
     #[test]

@@ -61,6 +61,9 @@ pub struct Sandbox {
     pub network: Option<serde_json::Value>,
     /// ADD's result, for CHECK and DEL.
     pub result: Option<serde_json::Value>,
+    /// Host ports as the capability `portMappings` has them.
+    #[serde(default)]
+    pub ports: Vec<serde_json::Value>,
 }
 
 impl Sandbox {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kernel::mount::Mount;
 use kernel::process::{Namespaces, Process, Signal, Spawn};
 use kernel::rtnl::Rtnl;
@@ -29,6 +29,22 @@ pub fn hostname(pod: &Pod) -> String {
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// Host ports of all containers, as runtimes hand them to CNI.
+fn port_mappings(spec: &PodSpec) -> Vec<serde_json::Value> {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter(|port| port.host_port.is_some_and(|number| number != 0))
+        .map(|port| {
+            serde_json::json!({
+                "hostPort": port.host_port, "containerPort": port.container_port,
+                "protocol": port.protocol.as_deref().unwrap_or("TCP").to_lowercase(),
+                "hostIP": port.host_ip.as_deref().unwrap_or_default(),
+            })
+        })
+        .collect()
+}
+
 /// Makes a sandbox; after an error [`destroy`] removes what there is.
 pub async fn make(
     runtime: &Runtime,
@@ -44,6 +60,7 @@ pub async fn make(
         uid: text(&pod.metadata.uid),
         host_network: spec.host_network.unwrap_or(false),
         attempt,
+        ports: port_mappings(&spec),
         ..Sandbox::default()
     };
     record.make()?;

@@ -1,10 +1,11 @@
 //! The rows: what this program keeps of each Kubernetes object, cut at the border (150,000 pods as whole
 //! objects are 5.6 GiB, as rows 98 MiB). A field is here only because some brain reads it.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use types::{IfName, IpNet, Labels, Mac, ObjectName, Protocol, Selector};
+use types::{Family, IfName, IpNet, Labels, Mac, ObjectName, Protocol, Selector};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
@@ -240,4 +241,61 @@ pub struct HostPort {
     pub container_port: u16,
     /// `None`: every address of the node.
     pub host_ip: Option<IpAddr>,
+}
+
+impl HostPort {
+    /// Whether it is for every address that the node has in a family.
+    pub fn is_everywhere(&self, family: Family) -> bool {
+        self.host_ip.is_none_or(|ip| ip.is_unspecified() && Family::of(ip) == family)
+    }
+
+    /// Whether it is reached at any address of a family at all.
+    fn is_of(&self, family: Family) -> bool {
+        self.host_ip.is_none_or(|ip| Family::of(ip) == family)
+    }
+
+    /// Whether some packet would be meant for both: a port of the node leads to one pod only.
+    pub fn clashes(&self, other: &Self) -> bool {
+        let meet = |family: &Family| {
+            let both = self.is_of(*family) && other.is_of(*family);
+            let any = self.is_everywhere(*family) || other.is_everywhere(*family);
+            both && (any || self.host_ip == other.host_ip)
+        };
+        (self.protocol, self.port) == (other.protocol, other.port) && Family::ALL.iter().any(meet)
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.port, self.protocol)?;
+        self.host_ip.map_or(Ok(()), |ip| write!(f, " of {ip}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_port_clashes_where_a_packet_could_be_for_both() {
+        let port = |host_ip: &str| HostPort {
+            protocol: Protocol::Tcp,
+            port: 8080,
+            container_port: 80,
+            host_ip: host_ip.parse().ok(),
+        };
+        let clash = |a: &str, b: &str| {
+            assert_eq!(port(a).clashes(&port(b)), port(b).clashes(&port(a)), "{a} {b}");
+            port(a).clashes(&port(b))
+        };
+        for (a, b) in [("", ""), ("", "127.0.0.1"), ("", "::"), ("0.0.0.0", "10.0.0.1"), ("::1", "::1")] {
+            assert!(clash(a, b), "{a:?} {b:?}");
+        }
+        for (a, b) in [("127.0.0.1", "10.0.0.1"), ("0.0.0.0", "::"), ("0.0.0.0", "::1"), ("::", "10.0.0.1")] {
+            assert!(!clash(a, b), "{a:?} {b:?}");
+        }
+        assert!(!port("").clashes(&HostPort { protocol: Protocol::Udp, ..port("") }));
+        assert!(!port("").clashes(&HostPort { port: 8081, ..port("") }));
+        assert_eq!(port("10.0.0.1").to_string(), "8080/tcp of 10.0.0.1");
+    }
 }

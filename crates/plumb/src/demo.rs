@@ -3,6 +3,7 @@
 //!
 //! Threads and blocking sockets: a pod of it costs under 3 MB.
 
+mod ask;
 mod call;
 mod http;
 pub mod probe;
@@ -63,6 +64,8 @@ enum Command {
         #[command(flatten)]
         patience: Patience,
     },
+    /// Look a name up again and again, over a socket that is kept and over new ones, and count what went wrong.
+    Ask(ask::Ask),
     /// GET an http URL again and again, each over a connection of its own; one line each.
     Loop {
         url: String,
@@ -125,6 +128,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             call::udp_flow(&target, &say, Duration::from_millis(every), patience.duration())
         }
         Command::Dns { name, kind, server, patience } => call::dns(&name, &kind, server, patience.duration()),
+        Command::Ask(ask) => ask::run(&ask, Patience { timeout: ask.timeout }.duration()),
         Command::Loop { url, every, count, patience } => {
             call::repeat(&url, Duration::from_millis(every), count, patience.duration())
         }

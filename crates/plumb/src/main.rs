@@ -132,6 +132,10 @@ fn clean_up(args: &agent::Args) -> anyhow::Result<ExitCode> {
 /// Two workers: a large list being parsed must not hold up a CNI request.
 fn run_agent(args: agent::Args) -> anyhow::Result<ExitCode> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(2).enable_all().build()?.block_on(agent::run(args))?;
-    Ok(ExitCode::SUCCESS)
+    let runtime = builder.worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(agent::run(args));
+    // The loop's thread and those that listen to the kernel end with the process: it may be killed at any moment, and
+    // waiting for them, kubelet would do just that.
+    runtime.shutdown_background();
+    ended.map(|()| ExitCode::SUCCESS)
 }

@@ -149,8 +149,9 @@ impl Files {
         let failures = self.failures.iter().map(|failure| failure.clone() + "\n").collect();
         self.texts.insert("failures.txt".to_owned(), failures);
         let mut archive = Archive::default();
+        let eraser = self.blots.eraser()?;
         for (name, text) in &self.texts {
-            archive.file(&format!("plumb-sysdump/{name}"), self.blots.apply(text).as_bytes(), 0o644)?;
+            archive.file(&format!("plumb-sysdump/{name}"), eraser.apply(text).as_bytes(), 0o644)?;
         }
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         packed.write_all(&archive.finish())?;

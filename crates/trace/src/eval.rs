@@ -80,7 +80,7 @@ pub fn all(packet: &Packet, kernel: &Kernel<'_>) -> Vec<Path> {
 
 /// The path when every random draw yields `draw` (modulo its range).
 pub fn one(packet: &Packet, kernel: &Kernel<'_>, draw: u32) -> Path {
-    let mut machine = Machine::new(packet, kernel.socket, draw);
+    let mut machine = Machine::new(packet, kernel, draw);
     let end = walk(&mut machine, packet, kernel);
     Path {
         destination: machine.destination(),
@@ -122,7 +122,7 @@ fn pass(machine: &mut Machine<'_>, kernel: &Kernel<'_>, hook: Hook) -> Option<En
     }
     chains.sort_by_key(|(_, _, _, base)| base.priority);
     for (table_name, table, chain, base) in chains {
-        if base.kind == ChainKind::Nat && machine.packet.ct != CtState::New {
+        if base.kind == ChainKind::Nat && (machine.untracked || machine.packet.ct != CtState::New) {
             continue;
         }
         match machine.run(table_name, table, chain) {

@@ -33,6 +33,10 @@ pub enum Fate {
 
 /// Every fate that is right.
 pub fn fates(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate> {
+    // RFC 1122 §3.2.1.3 (g): a loopback address must not appear outside a host.
+    if packet.iif.is_some() && [packet.src, packet.dst].iter().any(IpAddr::is_loopback) {
+        return BTreeSet::from([Fate::Dropped]);
+    }
     if packet.ct != CtState::New {
         return BTreeSet::from([go_on(packet, cluster, place)]);
     }
@@ -68,7 +72,8 @@ pub fn is_dns(packet: &Packet, place: &Place) -> bool {
     place.dns_ips.contains(&packet.dst) && packet.dport == 53 && packet.protocol != Protocol::Sctp
 }
 
-/// Answered here; by another node's agent while ours is away. A process of the node itself gets no stand-in.
+/// Answered here; by another node's agent while ours is away, and by silence if there is none, so that resolvers ask
+/// again. A process of the node itself gets no stand-in.
 fn dns(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate> {
     let here = BTreeSet::from([Fate::Local(packet.destination())]);
     if place.dns_here || packet.iif.is_none() {
@@ -82,7 +87,7 @@ fn dns(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate> {
             Fate::Out { to, masquerade: masquerade(packet, to, cluster, place).is_some() }
         })
         .collect();
-    if peers.is_empty() { here } else { peers }
+    if peers.is_empty() { BTreeSet::from([Fate::Dropped]) } else { peers }
 }
 
 /// The address that the node is reached by in a family.
@@ -112,9 +117,9 @@ fn deliver(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Place) ->
     Fate::Out { to, masquerade: masquerade(packet, to, cluster, place).is_some() }
 }
 
-/// The node's own addresses: underlay, tunnel, gateway of its pods, cluster DNS.
+/// The node's own addresses: underlay, tunnel, gateway of its pods, cluster DNS, loopback.
 pub fn is_own_address(address: IpAddr, cluster: &Cluster, place: &Place) -> bool {
-    if place.dns_ips.contains(&address) {
+    if address.is_loopback() || place.dns_ips.contains(&address) {
         return true;
     }
     let Some(node) = cluster.nodes.get(&place.node) else { return false };

@@ -48,7 +48,7 @@ fn source(family: Family) -> impl Strategy<Value = (Option<&'static str>, IpAddr
         3 => (4..8_usize).prop_map(move |n| (Some("plumb.1"), pod_ip(family, n))),
         3 => Just((Some("eth0"), either(family, "203.0.113.10", "2001:db8::10"))),
         1 => Just((Some("plumb.1"), either(family, "10.244.2.0", "fd00:10:244:2::"))),
-        1 => Just((None, node_ip(family, 0))),
+        2 => Just((None, node_ip(family, 0))),
     ]
 }
 
@@ -61,6 +61,7 @@ fn destination(family: Family) -> impl Strategy<Value = IpAddr> {
         ("203.0.113.10", "2001:db8::10"),
         ("10.244.9.9", "fd00:10:244:9::9"),
         ("224.0.0.251", "ff05::fb"),
+        ("127.0.0.1", "fd00:10:244:1::"),
     ];
     prop_oneof![
         4 => (0..4_usize).prop_map(move |n| service_ip(family, n)),
@@ -153,6 +154,9 @@ fn the_battery_meets_every_fate() {
             let (place, family) = (place(true), Family::of(packet.dst));
             match trace::reference::choose(&packet, &cluster, &place) {
                 Choice::Drop { service: Some(_), why } => *counts.entry((family, why)).or_insert(0) += 1,
+                Choice::Endpoints { port, .. } if port == "hostPort" => {
+                    *counts.entry((family, "host port")).or_insert(0) += 1;
+                }
                 Choice::Endpoints { .. } if packet.dst == node_ip(family, 0) => {
                     *counts.entry((family, "node port")).or_insert(0) += 1;
                 }
@@ -173,7 +177,8 @@ fn the_battery_meets_every_fate() {
     }
     let policies = ["internal", "external"]
         .map(|word| format!("none of the Service's endpoints is on this node ({word}TrafficPolicy: Local)"));
-    let usual = ["local", "masqueraded", "direct", "translated", "rejected", "dropped", "node port"];
+    let usual =
+        ["local", "masqueraded", "direct", "translated", "rejected", "dropped", "node port", "host port"];
     let shut_out = "the source is not in loadBalancerSourceRanges";
     for kind in usual.into_iter().chain(policies.iter().map(String::as_str)).chain([shut_out]) {
         for family in Family::ALL {

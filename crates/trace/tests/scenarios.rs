@@ -3,13 +3,13 @@
 //! read the difference before you commit it. The packets' fates come from running the compiled rules, and must
 //! be what the semantics allow, so a golden file cannot record a mistake that only one of the two makes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use compile::{Settings, whole};
-use model::{Attachment, Cluster, Event, Kind, Row, from_k8s};
+use model::{Attachment, Cluster, Event, HostPort, Kind, Row, from_k8s};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use trace::eval::{self, End, Kernel};
@@ -121,6 +121,23 @@ fn row(manifest: Value, diagnostics: &mut BTreeSet<String>) -> Option<Row> {
     })
 }
 
+/// What the kubelet would hand to CNI for a pod.
+fn host_ports(manifest: &Value) -> Vec<HostPort> {
+    let containers = manifest["spec"]["containers"].as_array().into_iter().flatten();
+    let ports = containers.flat_map(|container| container["ports"].as_array().into_iter().flatten());
+    let number = |value: &Value| value.as_u64().and_then(|n| u16::try_from(n).ok());
+    ports
+        .filter_map(|port| {
+            Some(HostPort {
+                protocol: port["protocol"].as_str().unwrap_or("TCP").parse().expect("a protocol"),
+                port: number(&port["hostPort"])?,
+                container_port: number(&port["containerPort"])?,
+                host_ip: port["hostIP"].as_str().map(|ip| ip.parse().expect("an address")),
+            })
+        })
+        .collect()
+}
+
 /// The cluster, with each pod of the node wired to it.
 fn cluster(manifests: Vec<Value>, node: &str, diagnostics: &mut BTreeSet<String>) -> Cluster {
     let mut cluster = Cluster::default();
@@ -128,7 +145,11 @@ fn cluster(manifests: Vec<Value>, node: &str, diagnostics: &mut BTreeSet<String>
         cluster.apply(Event::Start(kind));
         cluster.apply(Event::Done(kind));
     }
+    let mut ports = BTreeMap::new();
     for manifest in manifests {
+        let meta = &manifest["metadata"];
+        let name = |field: &str| meta[field].as_str().unwrap_or_default();
+        ports.insert(ObjectName::new(name("namespace"), name("name")), host_ports(&manifest));
         if let Some(row) = row(manifest, diagnostics) {
             cluster.apply(Event::Upsert(row));
         }
@@ -142,7 +163,7 @@ fn cluster(manifests: Vec<Value>, node: &str, diagnostics: &mut BTreeSet<String>
             ips: pod.ips.clone(),
             host_if: IfName::new(&format!("veth{}", hash8(&pod.key.to_string()))).expect("a name"),
             mac: Mac::default(),
-            host_ports: Vec::new(),
+            host_ports: ports.get(&pod.key).cloned().unwrap_or_default(),
         })
         .collect();
     for attachment in attachments {

@@ -1,5 +1,5 @@
-//! The expected way of a packet reads as the example does, and comparing it with what was seen names the
-//! hop at fault.
+//! The expected way of a packet reads as a person would tell it, and comparing it with what was seen names the hop at
+//! fault.
 
 use std::net::SocketAddr;
 

@@ -12,5 +12,5 @@ pub mod wire;
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use labels::Labels;
 pub use name::{ObjectName, hash8};
-pub use net::{Families, Family, IfName, Mac, Protocol, Vni};
+pub use net::{Families, Family, IfName, Mac, Protocol, Vni, number, offset};
 pub use selector::Selector;

@@ -1,7 +1,7 @@
 //! Network words: families, protocols, hardware addresses, interface names.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -27,9 +27,13 @@ impl Family {
     pub fn of_net(net: &IpNet) -> Self {
         Self::of(net.addr())
     }
-}
 
-impl Family {
+    /// The family that several are of, where each may have one.
+    pub fn several(families: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let all = Vec::from_iter(families);
+        Self::ALL.into_iter().find(|family| all.iter().filter(|other| *other == family).count() > 1)
+    }
+
     /// One of two values, for IPv4 and IPv6.
     pub fn pick<T>(self, [v4, v6]: [T; 2]) -> T {
         match self {
@@ -37,6 +41,27 @@ impl Family {
             Self::V6 => v6,
         }
     }
+
+    /// The address of this number; bits that the family has not are cut off.
+    pub fn address(self, number: u128) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::from_bits(number as u32).into(),
+            Self::V6 => Ipv6Addr::from_bits(number).into(),
+        }
+    }
+}
+
+/// An address as a number, to count with; [`Family::address`] is the way back.
+pub fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// So many addresses further; after the last of all comes the first.
+pub fn offset(address: IpAddr, by: u128) -> IpAddr {
+    Family::of(address).address(number(address).wrapping_add(by))
 }
 
 /// The families of a cluster; what names none gets the first.

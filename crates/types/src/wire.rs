@@ -18,6 +18,8 @@ pub const AGENT_SOCKET: &str = "/run/plumb/agent.sock";
 pub const HOST_SYSCTLS: &str = "/host/proc/sys";
 /// The network configuration that agents write for the container runtime.
 pub const CONFLIST: &str = "10-plumb.conflist";
+/// Where a pod that is an agent finds the directory of its host with the kubelet's kubeconfig, read-only.
+pub const HOST_KUBERNETES: &str = "/host/etc/kubernetes";
 /// Our nf_tables table.
 pub const TABLE: &str = "plumb";
 /// That of traces, for the packets that one is to follow.

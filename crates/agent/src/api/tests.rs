@@ -25,9 +25,11 @@ fn the_hosts_kubeconfigs_name_servers_and_only_those_are_read() {
              - {{name: x, cluster: {{server: '{server}'}}}}\ncontexts:\n- {{name: b, context: {{cluster: x, user: u}}}}\n"
         )
     };
-    std::fs::create_dir_all(root.join("etc/kubernetes")).unwrap();
-    std::fs::write(root.join("etc/kubernetes/kubelet.conf"), conf("https://10.0.0.1:6443")).unwrap();
-    std::fs::write(root.join("etc/kubernetes/admin.conf"), conf("https://10.0.0.2:6443")).unwrap();
+    std::fs::create_dir_all(&root).unwrap();
+    // Of kubeadm, and of k3s.
+    std::fs::write(root.join("kubelet.conf"), conf("https://10.0.0.1:6443")).unwrap();
+    std::fs::write(root.join("kubelet.kubeconfig"), conf("https://10.0.0.2:6443")).unwrap();
+    std::fs::write(root.join("other"), conf("https://10.0.0.3:6443")).unwrap();
     let found = of_the_host(&root);
     std::fs::remove_dir_all(&root).unwrap();
     let found: Vec<String> = found.iter().map(ToString::to_string).collect();

@@ -242,7 +242,8 @@ impl Dns {
         let resolver =
             forward::Resolver::new(&DnsConfig::new(vec![address]), Vec::new(), Arc::clone(&counters));
         let (resolver, callers) = (Arc::new(resolver), None);
-        let shared = Shared { zone, counters, resolver, stop: Arc::clone(&stop), callers };
+        let (_, leaving) = tokio::sync::watch::channel(false);
+        let shared = Shared { zone, counters, resolver, stop: Arc::clone(&stop), leaving, callers };
         // Nobody takes orders: the queries are all about the cluster.
         let (orders, _) = tokio::sync::mpsc::channel(1);
         let thread = udp::spawn("bench-dns", Arc::clone(&socket), shared, orders)?;

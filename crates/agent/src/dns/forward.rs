@@ -15,6 +15,7 @@ use dns::{Cache, Name, Outcome, Query, Rcode, ResolvConf, Transport, answer, mes
 use futures::future::{FutureExt, WeakShared};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::counters::{Count, Counters, Tally};
@@ -49,16 +50,18 @@ pub enum Way {
     Follow { ours: Vec<u8>, target: Name },
 }
 
-/// Takes orders for one socket until its thread ends.
+/// Takes orders for one socket until its thread ends, and ends when all are carried out.
 pub(super) fn spawn(
     socket: Arc<UdpSocket>,
     shared: Shared,
 ) -> (mpsc::Sender<Order>, tokio::task::JoinHandle<()>) {
     let (sender, mut orders) = mpsc::channel::<Order>(CONCURRENT);
     let task = tokio::spawn(async move {
+        let mut under_way = JoinSet::new();
         while let Some(order) = orders.recv().await {
+            while under_way.try_join_next().is_some() {}
             let (socket, shared) = (Arc::clone(&socket), shared.clone());
-            tokio::spawn(async move {
+            under_way.spawn(async move {
                 let limit = Query::parse(&order.query).map_or(0, |query| query.udp_limit());
                 let reply = shared.resolver.reply(&order.query, order.way, limit).await;
                 let mut tally = Tally::default();
@@ -68,6 +71,7 @@ pub(super) fn spawn(
                 let _ = kernel::udp::send_now(&socket, &reply, order.peer);
             });
         }
+        while under_way.join_next().await.is_some() {}
     });
     (sender, task)
 }

@@ -1,11 +1,13 @@
 //! DNS over TCP (RFC 7766): for answers that UDP cut, and for clients that insist.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::counters::{Count, Tally};
@@ -15,24 +17,35 @@ use super::{DnsError, Shared};
 const CONNECTIONS: usize = 512;
 /// RFC 7766 §6.2.3: seconds, not minutes.
 const IDLE: Duration = Duration::from_secs(10);
+/// The same while we are leaving: the first query of a fresh connection is on its way.
+const LEAVING: Duration = Duration::from_millis(300);
 
 /// A listener of the kernel crate in tokio's hands.
 pub fn adopt(listener: std::net::TcpListener) -> Result<TcpListener, DnsError> {
     TcpListener::from_std(listener).map_err(DnsError::Start)
 }
 
+/// Until it is to leave; then it takes who has connected already, and ends with the last conversation.
 pub async fn run(listener: TcpListener, shared: Shared) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut conversations = JoinSet::new();
+    let mut leaving = shared.leaving.clone();
     loop {
+        while conversations.try_join_next().is_some() {}
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = left(&mut leaving) => break,
+        };
+        match accepted {
             Ok((stream, peer)) => {
                 if shared.callers.as_ref().is_some_and(|callers| !callers.read().may_ask(peer.ip())) {
                     shared.counters.add(Count::Strangers);
                     continue;
                 }
                 let shared = shared.clone();
-                tokio::spawn(async move {
+                conversations.spawn(async move {
                     // A client that goes away in the middle is its own affair.
                     let _ = converse(stream, &shared).await;
                     drop(slot);
@@ -44,13 +57,28 @@ pub async fn run(listener: TcpListener, shared: Shared) {
             }
         }
     }
+    drop(listener);
+    while conversations.join_next().await.is_some() {}
+}
+
+/// Resolves when the server is to leave. A server that is dropped aborts its tasks itself.
+async fn left(leaving: &mut watch::Receiver<bool>) {
+    if leaving.wait_for(|leaving| *leaving).await.is_err() {
+        pending().await
+    }
 }
 
 /// Queries one after the other until the client has no more.
 async fn converse(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
+    let mut leaving = shared.leaving.clone();
     loop {
-        let Ok(length) = timeout(IDLE, stream.read_u16()).await else { return Ok(()) };
+        let length = tokio::select! {
+            biased;
+            length = stream.read_u16() => length,
+            () = tokio::time::sleep(IDLE) => return Ok(()),
+            () = async { left(&mut leaving).await; tokio::time::sleep(LEAVING).await } => return Ok(()),
+        };
         let mut query = vec![0; usize::from(length?)];
         let Ok(read) = timeout(IDLE, stream.read_exact(&mut query)).await else { return Ok(()) };
         read?;

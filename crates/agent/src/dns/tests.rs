@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dns::{Settings, message};
+use dns::{Name, Settings, Type, message};
 use kernel::Netns;
 use model::{
     Cluster, Endpoint, EndpointSlice, Event, Kind, Namespace, Node, Row, Service, ServiceType, SlicePort,
@@ -368,6 +368,59 @@ fn a_taken_port_names_the_cause_and_the_port_is_free_after_a_stop() {
             free(&conf).await.stop().await;
         }
     });
+}
+
+/// DNS-30: what came before it left is answered, even what upstreams still have to say; nothing later comes to it.
+#[test]
+fn dns_30_a_server_that_leaves_answers_what_it_was_asked() {
+    inside(async || {
+        let upstream = tokio::net::UdpSocket::bind("127.0.0.2:53").await.unwrap();
+        let conf = Conf::new(&["127.0.0.2"]);
+        let server = serve(conf.config(), shared()).unwrap();
+        let query = |id, name: &str| message::encode_query(id, &Name::parse(name).unwrap(), Type::A);
+        let (near, far) = ("payments.shop.svc.cluster.local", "www.outside.test");
+        let client = client().await;
+        client.send(&query(1, far)).await.unwrap();
+        let mut connection = tokio::net::TcpStream::connect(VIP).await.unwrap();
+        let over_tcp = query(2, "web.outside.test");
+        connection.write_u16(over_tcp.len() as u16).await.unwrap();
+        connection.write_all(&over_tcp).await.unwrap();
+        let (mut held, mut buffer) = (Vec::new(), [0; 512]);
+        while held.len() < 2 {
+            let (length, peer) = upstream.recv_from(&mut buffer).await.unwrap();
+            held.push((buffer[..length].to_vec(), peer));
+        }
+        client.send(&query(3, near)).await.unwrap();
+        let leaving = tokio::spawn(server.leave());
+        // Answered until it is turned away, then refused.
+        loop {
+            let late = self::client().await;
+            late.send(&query(4, near)).await.unwrap();
+            if late.recv(&mut buffer).await.is_err() {
+                break;
+            }
+        }
+        for (query, peer) in held {
+            let reply = message::address_reply(&query, 60, &[[192, 0, 2, 1].into()]).unwrap();
+            upstream.send_to(&reply, peer).await.unwrap();
+        }
+        for id in [3, 1] {
+            let length = client.recv(&mut buffer).await.unwrap();
+            let reply = message::decode(&buffer[..length]).unwrap();
+            assert_eq!((u16::from_be_bytes([buffer[0], buffer[1]]), reply.answers.len()), (id, 1));
+        }
+        let mut whole = Vec::new();
+        connection.read_to_end(&mut whole).await.unwrap();
+        assert_eq!(message::decode(&whole[2..]).unwrap().answers.len(), 1);
+        leaving.await.unwrap();
+        free(&conf).await.stop().await;
+    });
+}
+
+async fn client() -> tokio::net::UdpSocket {
+    let client = tokio::net::UdpSocket::bind("10.96.0.10:0").await.unwrap();
+    client.connect(VIP).await.unwrap();
+    client
 }
 
 /// Serves as soon as the port is free. A program that another test starts at this moment holds a copy of every

@@ -57,6 +57,9 @@ fn run(socket: &UdpSocket, shared: &Shared, forward: &Sender<Order>, mut chance:
         });
         drop((zone, callers));
         shared.counters.absorb(&mut tally);
+        if batch.ended() {
+            return;
+        }
     }
 }
 

@@ -3,17 +3,23 @@
 //! end by themselves and are never touched (C-02).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use compile::fabric;
+use compile::service::host_port::{self, HostFront};
 use compile::service::plan::plan;
 use model::{Cluster, Key, Kind};
-use types::{ObjectName, Protocol};
+use types::{Family, ObjectName, Protocol};
 
 use super::Node;
 
-/// Which UDP frontends each Service had in the last round: of a deleted one the flows must go, too.
+/// Which UDP frontends each Service, and each attachment with host ports, had in the last round: of a deleted one the
+/// flows must go, too.
 #[derive(Debug, Default)]
-pub struct Frontends(BTreeMap<ObjectName, BTreeSet<SocketAddr>>);
+pub struct Frontends {
+    services: BTreeMap<ObjectName, BTreeSet<SocketAddr>>,
+    host_ports: BTreeMap<String, BTreeSet<SocketAddr>>,
+}
 
 /// Frontend → who may answer for it.
 type Answerers = BTreeMap<SocketAddr, BTreeSet<SocketAddr>>;
@@ -34,11 +40,31 @@ impl Node {
         for name in changed {
             let mut now = answerers(&self.cluster, compiler.settings(), &name);
             now.retain(|frontend, _| !self.base.settings.args.dns_ips.contains(&frontend.ip()));
-            for gone in self.frontends.0.remove(&name).unwrap_or_default() {
+            for gone in self.frontends.services.remove(&name).unwrap_or_default() {
                 concerned.entry(gone).or_default();
             }
             if !now.is_empty() {
-                self.frontends.0.insert(name, now.keys().copied().collect());
+                self.frontends.services.insert(name, now.keys().copied().collect());
+            }
+            for (frontend, endpoints) in now {
+                concerned.entry(frontend).or_default().extend(endpoints);
+            }
+        }
+        // A host port that came or went: who kept its port towards it talks to nobody, or to the pod before.
+        let wired: BTreeSet<String> = match first || keys.iter().any(moved) {
+            true => self.cluster.attachments.keys().cloned().collect(),
+            false => {
+                let rows = keys.iter().filter(|key| key.kind == Kind::Attachment);
+                rows.map(|key| key.name.name.clone()).collect()
+            }
+        };
+        for handle in wired {
+            let now = host_ports(&self.cluster, compiler.settings(), &handle);
+            for gone in self.frontends.host_ports.remove(&handle).unwrap_or_default() {
+                concerned.entry(gone).or_default();
+            }
+            if !now.is_empty() {
+                self.frontends.host_ports.insert(handle, now.keys().copied().collect());
             }
             for (frontend, endpoints) in now {
                 concerned.entry(frontend).or_default().extend(endpoints);
@@ -78,6 +104,27 @@ fn answerers(cluster: &Cluster, settings: &compile::Settings, name: &ObjectName)
         for front in &port.fronts {
             found.insert(SocketAddr::new(front.address, front.port), endpoints.clone());
         }
+    }
+    found
+}
+
+/// UDP host ports of an attachment, at every address of the node that its object or we gave it. At others (a VPN's)
+/// an unanswered flow from before the pod ends by itself, 30 s after the client fell silent.
+fn host_ports(cluster: &Cluster, settings: &compile::Settings, handle: &str) -> Answerers {
+    let Some(attachment) = cluster.attachments.get(handle) else { return Answerers::new() };
+    let node = cluster.nodes.get(&settings.node);
+    let of_node = node.into_iter().flat_map(|node| node.addresses.iter().copied());
+    let gateways = node.into_iter().flat_map(fabric::pod_subnets).map(|subnet| subnet.gateway);
+    let own: Vec<IpAddr> = of_node.chain(gateways).chain([Ipv4Addr::LOCALHOST.into()]).collect();
+    let fronts = settings.families().flat_map(|family| {
+        let udp = |front: &HostFront| front.protocol == Protocol::Udp;
+        host_port::fronts(attachment, family).into_iter().filter(udp).map(move |front| (family, front))
+    });
+    let mut found = Answerers::new();
+    for (family, front) in fronts {
+        let everywhere = own.iter().copied().filter(|ip| Family::of(*ip) == family);
+        let addresses = front.address.map_or_else(|| everywhere.collect(), |one| vec![one]);
+        found.extend(addresses.into_iter().map(|ip| (SocketAddr::new(ip, front.port), [front.pod].into())));
     }
     found
 }

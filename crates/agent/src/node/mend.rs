@@ -29,7 +29,8 @@ impl Node {
         }
     }
 
-    /// Compares as a whole what the kernel refused in parts.
+    /// Compares as a whole what the kernel refused in parts. While paused, too: that a change of the cluster
+    /// arrives weighs more than what somebody changed by hand.
     pub(super) fn repair(&mut self) {
         let failed: Vec<Subsystem> = self.stale.failed.keys().copied().collect();
         for subsystem in failed {
@@ -56,7 +57,10 @@ impl Node {
                     if steps.count > 0 {
                         self.drifted(subsystem, &steps);
                     }
-                    self.note(subsystem, Ok(()));
+                    // Who only looked and found a difference has not shown that the kernel takes anything.
+                    if left.count == 0 {
+                        self.note(subsystem, Ok(()));
+                    }
                 }
                 Err(error) => self.note(subsystem, Err(error)),
             }

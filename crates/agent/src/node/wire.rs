@@ -21,6 +21,7 @@ use types::wire::BRIDGE;
 use types::{Family, IfName, ObjectName, hash8};
 
 use super::Node;
+use super::host_port;
 use crate::clock;
 use crate::inbox::{CniInput, Subsystem, Verdict};
 use crate::store::Record;
@@ -126,6 +127,7 @@ impl Node {
         let now = clock::since_boot();
         let host_if = host_if(handle)?;
         let again = |msg: String| Error::new(Code::TryAgainLater, msg, "the runtime will try again");
+        let host_ports = host_port::wanted(attach, self.base.store.records().values())?;
         let ips = match self.allocate(attach, handle) {
             Ok(ips) => ips,
             Err(error) => {
@@ -149,6 +151,7 @@ impl Node {
             ips,
             host_if,
             mac,
+            host_ports,
         };
         self.base.store.insert(record.clone());
         if let Err(error) = self.base.store.save() {

@@ -272,7 +272,7 @@ impl<'a> Concern<'a> {
 
     fn chain(&self, name: &str) -> Option<Stage> {
         match name {
-            "prerouting" | "services" => Some(Stage::Service),
+            "prerouting" | "services" | "node" => Some(Stage::Service),
             "postrouting" => Some(Stage::Masq),
             "forward" if self.egress => Some(Stage::Egress),
             "forward" => Some(Stage::Ingress),

@@ -13,10 +13,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use model::{Cluster, IntOrName, Peer, Policy, PolicyPort, PolicyRule};
-use types::{Family, IpNet, ObjectName, Protocol, Selector};
+use types::{Family, IpNet, ObjectName, Protocol, Selector, number};
 
 use super::resolve::{Direction, PodPeer, Scope, valid_range};
 
@@ -197,10 +197,8 @@ impl Peers {
         if all.everybody {
             return Self { everybody: true, ..Self::default() };
         }
-        all.ranges = joined(ranges)
-            .into_iter()
-            .map(|(from, to)| (address(family, from), address(family, to)))
-            .collect();
+        all.ranges =
+            joined(ranges).into_iter().map(|(from, to)| (family.address(from), family.address(to))).collect();
         all
     }
 
@@ -332,20 +330,6 @@ fn joined(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
         }
     }
     found
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u128::from(address.to_bits()),
-        IpAddr::V6(address) => address.to_bits(),
-    }
-}
-
-fn address(family: Family, number: u128) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::from_bits(number as u32).into(),
-        Family::V6 => Ipv6Addr::from_bits(number).into(),
-    }
 }
 
 #[cfg(test)]

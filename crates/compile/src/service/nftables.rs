@@ -10,11 +10,12 @@ use kstate::nft::key::{Part, address, after, load};
 use kstate::nft::{Chain, ElemData, Reg, Verdict};
 use types::{Family, IpNet, Protocol};
 
+use super::host_port::HostFront;
 use super::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 use crate::Settings;
 use crate::fragment::Fragment;
 use crate::layout::{self, CLUSTER_IPS, Draw, ENDPOINTS, FRONTENDS, GUARDS, LOCAL_SLOTS, OUTSIDE};
-use crate::layout::{REJECT, UNREACHABLE};
+use crate::layout::{HOST_PORTS, HOST_PORTS_AT, REJECT, UNREACHABLE};
 use crate::policy::resolve::hash16;
 
 /// TCP and UDP port of DNS.
@@ -35,6 +36,20 @@ pub fn fragment(plan: &ServicePlan, settings: &Settings, family: Family) -> Frag
         }
     }
     fragment
+}
+
+/// Elements that lead to a pod from ports of the node.
+pub fn host_ports(fragment: &mut Fragment, fronts: &[HostFront]) {
+    for HostFront { address, protocol, port, pod } in fronts {
+        let to = ElemData::Value(encode(&[pod.ip().into(), pod.port().into()]));
+        match address {
+            Some(address) => {
+                let key = encode(&[(*address).into(), (*protocol).into(), (*port).into()]);
+                fragment.element(HOST_PORTS_AT, key, to);
+            }
+            None => fragment.element(HOST_PORTS, encode(&[(*protocol).into(), (*port).into()]), to),
+        }
+    }
 }
 
 fn is_dns(port: &PortPlan, front: &Front) -> bool {

@@ -36,8 +36,9 @@ impl Archive {
     }
 
     fn entry(&mut self, path: &str, (kind, target): (u8, &str), size: usize, mode: u32) -> Result<()> {
-        if path.len().max(target.len()) > 100 {
-            bail!("{path}: longer than the 100 bytes of a ustar name");
+        let (prefix, name) = split(path)?;
+        if target.len() > 100 {
+            bail!("{path}: its target {target} is longer than the 100 bytes of a ustar link");
         }
         let mut header = [0; BLOCK];
         let mut put = |at: usize, field: &[u8]| {
@@ -45,7 +46,7 @@ impl Archive {
             room.copy_from_slice(field);
             anyhow::Ok(())
         };
-        put(0, path.as_bytes())?;
+        put(0, name.as_bytes())?;
         put(100, format!("{mode:07o}").as_bytes())?;
         put(108, b"0000000")?;
         put(116, b"0000000")?;
@@ -56,11 +57,26 @@ impl Archive {
         put(156, &[kind])?;
         put(157, target.as_bytes())?;
         put(257, b"ustar\x0000")?;
+        put(345, prefix.as_bytes())?;
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         self.0.extend_from_slice(&header);
         Ok(())
     }
+}
+
+/// A name has 100 bytes; 155 more lie in front of a slash.
+fn split(path: &str) -> Result<(&str, &str)> {
+    if path.len() <= 100 {
+        return Ok(("", path));
+    }
+    let halves = path.match_indices('/').map(|(at, _)| (&path[..at], &path[at + 1..]));
+    halves
+        .filter(|(prefix, name)| prefix.len() <= 155 && (1..=100).contains(&name.len()))
+        .last()
+        .with_context(|| {
+            format!("{path}: longer than the names of a ustar archive, which have 155 and 100 bytes")
+        })
 }
 
 /// The content of one file.
@@ -71,7 +87,9 @@ pub fn find<'a>(archive: &'a [u8], path: &str) -> Option<&'a [u8]> {
         let name = header.split(|byte| *byte == 0).next().filter(|name| !name.is_empty())?;
         let digits = std::str::from_utf8(header.get(124..135)?).ok()?;
         let size = usize::from_str_radix(digits.trim_matches([' ', '\0']), 8).ok()?;
-        if name == path.as_bytes() {
+        let prefix = header.get(345..500)?.split(|byte| *byte == 0).next()?;
+        let whole = if prefix.is_empty() { name.to_vec() } else { [prefix, name].join(&b'/') };
+        if whole == path.as_bytes() {
             return after.get(..size);
         }
         rest = after.get(size.checked_next_multiple_of(BLOCK)?..)?;
@@ -96,17 +114,32 @@ mod tests {
     }
 
     #[test]
+    fn a_long_path_is_split_at_a_slash() {
+        let long = format!("nodes/{}/kernel/conntrack-max.txt", "n".repeat(90));
+        let mut archive = Archive::default();
+        archive.file(&long, b"text", 0o644).unwrap();
+        let refused = archive.file(&"n".repeat(101), b"", 0o644).unwrap_err().to_string();
+        assert!(refused.contains("155 and 100 bytes"), "{refused}");
+        assert_eq!(find(&archive.finish(), &long), Some(&b"text"[..]));
+    }
+
+    #[test]
     fn tar_itself_reads_it() {
         let mut archive = Archive::default();
         archive.directory("bin").unwrap();
         archive.file("bin/a", b"text", 0o755).unwrap();
+        let long = format!("{}/{}", "d".repeat(80), "f".repeat(80));
+        archive.file(&long, b"text", 0o644).unwrap();
         let path = std::env::temp_dir().join(format!("plumb-tar-{}", std::process::id()));
         std::fs::write(&path, archive.finish()).unwrap();
         let listed = std::process::Command::new("tar").arg("tvf").arg(&path).output();
         std::fs::remove_file(&path).unwrap();
         let text = String::from_utf8(listed.unwrap().stdout).unwrap();
         assert!(
-            text.contains("drwxr-xr-x") && text.contains("-rwxr-xr-x") && text.contains("bin/a"),
+            text.contains("drwxr-xr-x")
+                && text.contains("-rwxr-xr-x")
+                && text.contains("bin/a")
+                && text.contains(&long),
             "{text}"
         );
     }

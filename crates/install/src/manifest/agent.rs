@@ -9,13 +9,13 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use types::wire::{AGENT_PORT, HOST_SYSCTLS};
+use types::wire::{AGENT_PORT, HOST_KUBERNETES, HOST_SYSCTLS};
 
 use super::{LABEL, NAME, metadata};
 use crate::settings::Settings;
 
 /// docs/install.md says what each is for.
-pub const CAPABILITIES: [&str; 4] = ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SYS_ADMIN"];
+const CAPABILITIES: [&str; 4] = ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SYS_ADMIN"];
 
 const COMPONENT: &str = "app.kubernetes.io/component";
 const CNI_BIN: &str = "/opt/cni/bin";
@@ -98,7 +98,8 @@ fn container(settings: &Settings, mounts: &[Mount]) -> Container {
     }
 }
 
-fn security() -> SecurityContext {
+/// Of agents, and of the short pods that look at nodes and clean them with the same rights.
+pub fn security() -> SecurityContext {
     SecurityContext {
         capabilities: Some(Capabilities {
             add: Some(CAPABILITIES.map(str::to_owned).into()),
@@ -211,6 +212,6 @@ fn mounts(settings: &Settings) -> Vec<Mount> {
         Mount::new("cni-conf", &settings.cni_conf_dir, CNI_CONF),
         Mount { follow: true, ..Mount::new("netns", "/run/netns", "/run/netns") },
         sysctls_mount(),
-        Mount::new("kubernetes", &settings.kubernetes_dir, "/host/etc/kubernetes").read_only(),
+        Mount::new("kubernetes", &settings.kubernetes_dir, HOST_KUBERNETES).read_only(),
     ]
 }

@@ -27,8 +27,8 @@ pub enum Stack {
 }
 
 impl Stack {
-    /// What the agent has to be told of the cluster.
-    fn flags(self) -> &'static [&'static str] {
+    /// What an agent, and `plumb install`, has to be told of the cluster.
+    pub fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Single => &[],
             Self::Dual => &[
@@ -36,14 +36,6 @@ impl Stack {
                 "--service-cidr=10.96.0.0/12,fd00:10:96::/112",
                 "--dns-ip=10.96.0.10,fd00:10:96::a",
             ],
-        }
-    }
-
-    /// The addresses of the Service kube-dns.
-    fn dns(self) -> &'static str {
-        match self {
-            Self::Single => "[10.96.0.10]",
-            Self::Dual => "[10.96.0.10, \"fd00:10:96::a\"]\n  ipFamilyPolicy: RequireDualStack",
         }
     }
 }
@@ -154,7 +146,7 @@ impl Cluster {
 
     /// Plumb on every node as a process of the node, with the rights of its ServiceAccount and no others.
     fn install(&self) {
-        self.apply(&include_str!("install.yaml").replace("$DNS", self.stack.dns()));
+        self.apply(&self.objects_but_agents());
         let token = self.kubectl_ok(&["-n", "kube-system", "create", "token", "plumb", "--duration=24h"]);
         let config = self.agent_kubeconfig(token.trim());
         for node in &self.nodes {
@@ -177,6 +169,15 @@ impl Cluster {
         let program = program.to_string_lossy();
         let start = ["start", node, "plumb", &program, "agent", "--node", node];
         self.tool_ok(&[&start, flags].concat());
+    }
+
+    /// What `plumb install` applies, as a list; agents are processes here.
+    fn objects_but_agents(&self) -> String {
+        let printed = run(Command::new(plumb()).args(["install", "--print"]).args(self.stack.flags()));
+        let mut objects: Vec<Value> = serde_saphyr::from_multiple(&printed.out).expect("YAML");
+        objects.retain(|object| object["kind"] != "DaemonSet");
+        assert!(objects.iter().any(|object| object["kind"] == "ClusterRole"), "{printed:?}");
+        serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string()
     }
 
     fn agent_kubeconfig(&self, token: &str) -> String {

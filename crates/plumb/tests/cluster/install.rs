@@ -51,7 +51,7 @@ impl Cluster {
         }
         for node in &self.nodes {
             let script = "nft list tables | grep plumb; ip -o link | grep -E 'cni0|plumb|veth'; ip route show proto 112; \
-                          ip addr show dev lo | grep 10.96; ls /opt/cni/bin /etc/cni/net.d /var/lib/plumb 2>/dev/null | grep -v :";
+                          ip -6 route show proto 112; ip addr show dev lo | grep -E '10\\.96\\.|fd00:10:96:'; ls /opt/cni/bin /etc/cni/net.d /var/lib/plumb 2>/dev/null | grep -v :";
             let said = self.node(node, &["sh", "-c", script]);
             left.extend(
                 said.out.lines().filter(|line| !line.is_empty()).map(|line| format!("{node}: {line}")),
@@ -63,12 +63,17 @@ impl Cluster {
 
 #[test]
 fn install_and_uninstall_leave_nothing_behind() {
-    let cluster = bare(Stack::Single);
+    let cluster = bare(Stack::Dual);
     let before = cluster.remains();
-    let said = cluster.plumb_install(&[]);
+    let said = cluster.plumb_install(Stack::Dual.flags());
     assert!(said.ok, "{said:?}\n{}", cluster.kubectl_ok(&["describe", "pods", "-A"]));
     assert!(said.out.contains("node1: works") && said.out.contains("node2: works"), "{said:?}");
-    assert!(!said.out.contains("refused"), "{said:?}");
+    let dns = ["-n", "kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.clusterIPs}"];
+    assert_eq!(cluster.kubectl_ok(&dns), r#"["10.96.0.10","fd00:10:96::a"]"#);
+    for node in &cluster.nodes {
+        let tables = cluster.node_ok(node, &["nft", "list", "tables"]);
+        assert!(tables.contains("table ip plumb") && tables.contains("table ip6 plumb"), "{tables}");
+    }
     let agents =
         cluster.kubectl_ok(&["-n", "kube-system", "logs", "-l", "app.kubernetes.io/name=plumb", "--tail=-1"]);
     assert!(!agents.contains("forbidden"), "{agents}");
@@ -78,6 +83,25 @@ fn install_and_uninstall_leave_nothing_behind() {
     // Again, and nothing is there to take away.
     let said = cluster.plumb(&["uninstall", "--image", &image().to_string_lossy()]);
     assert!(said.ok, "{said:?}");
+}
+
+/// A node without a cable holds nobody up: it is named, and what tells how to clean it stays until it is given up.
+#[test]
+fn a_node_that_is_away_is_named_and_can_be_given_up() {
+    let cluster = bare(Stack::Single);
+    let said = cluster.plumb_install(&[]);
+    assert!(said.ok, "{said:?}");
+    cluster.tool_ok(&["unplug", "node2"]);
+    let said = cluster.plumb(&["uninstall", "--timeout", "60"]);
+    assert!(!said.ok && said.out.contains("node1: clean"), "{said:?}");
+    assert!(said.err.contains("give --without node2") && !said.err.contains("--without node1"), "{said:?}");
+    cluster.kubectl_ok(&["-n", "kube-system", "get", "daemonset/plumb", "serviceaccount/plumb"]);
+    let said = cluster.plumb(&["uninstall", "--timeout", "60", "--without", "node2"]);
+    assert!(said.ok, "{said:?}");
+    let mut left = cluster.remains();
+    // The pods of a node that is away go with the Node.
+    left.retain(|line| !line.starts_with("node2: ") && !line.starts_with("pod/"));
+    assert_eq!(left, [""; 0]);
 }
 
 #[test]
@@ -106,8 +130,17 @@ fn what_is_in_the_way_is_refused_with_its_remedy_and_nothing_changes() {
         assert!(!said.ok && all.contains(word), "{flags:?}: {all}");
         assert!(all.contains("nothing was changed"), "{flags:?}: {all}");
     }
+    cluster.apply(MORE_SERVICES);
+    let said = cluster.plumb_install(&[]);
+    assert!(!said.ok && said.err.contains("10.96.0.0/12,10.112.0.0/16: more than one is IPv4"), "{said:?}");
     assert!(!cluster.remains().iter().any(|line| line.contains("plumb")), "{:?}", cluster.remains());
+    cluster.kubectl_ok(&["create", "clusterrole", "plumb", "--verb=get", "--resource=pods"]);
+    let said = cluster.plumb_install(&[]);
+    assert!(!said.ok && said.err.contains("clusterrole/plumb: it is there and not Plumb's"), "{said:?}");
 }
+
+const MORE_SERVICES: &str = r#"{"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+    "metadata": {"name": "more"}, "spec": {"cidrs": ["10.112.0.0/16"]}}"#;
 
 #[test]
 fn who_may_not_is_told_so() {
@@ -153,6 +186,19 @@ fn the_chart_makes_the_same_objects() {
     let written = std::fs::read_to_string(repository("deploy/plumb.yaml")).expect("deploy/plumb.yaml");
     assert_eq!(documents(&rendered.out), documents(&written), "the chart and plumb.yaml");
     assert_eq!(documents(&printed.out), documents(&written), "plumb install and plumb.yaml");
+    let [pods, services, dns] =
+        ["10.244.0.0/16,fd00:10:244::/56", "10.96.0.0/12,fd00:10:96::/112", "10.96.0.10,fd00:10:96::a"];
+    let values = [("clusterCIDR", pods), ("serviceCIDR", services), ("dnsIP", dns)]
+        .map(|(name, value)| format!("--set={name}={}", value.replace(',', "\\,")));
+    let rendered = run(Command::new(&helm).args(["template", "plumb"]).arg(&chart).args(asked).args(&values));
+    assert!(rendered.ok, "{rendered:?}");
+    let flags = ["--cluster-cidr", pods, "--service-cidr", services, "--dns-ip", dns];
+    let printed = run(Command::new(plumb()).args(["install", "--print"]).args(flags));
+    assert_eq!(
+        documents(&rendered.out),
+        documents(&printed.out),
+        "the chart and plumb install of two families"
+    );
 }
 
 /// In no order: Helm sorts by kind.

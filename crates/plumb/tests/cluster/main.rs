@@ -42,6 +42,7 @@ mod ask;
 #[allow(dead_code, reason = "the vocabulary of all tests; not every part of it is in use at every time")]
 mod cluster;
 mod endpoints;
+mod host_ports;
 mod install;
 mod names;
 mod operate;

@@ -19,7 +19,7 @@ use list::{FAULTS, Fault};
 
 const NS: &str = "way";
 const FAR: &str = "http://far:8080";
-/// The word for one; on a machine that others use, half of them keep it and each comes within the other.
+/// Promised for one; on a machine that others use, half of them keep it and each comes within the other.
 const MENDED: Duration = Duration::from_secs(1);
 const MENDED_ONCE: Duration = Duration::from_secs(30);
 const STALE_PORT: &str = "40999";

@@ -9,6 +9,7 @@
 mod cleanup;
 mod drift;
 mod gone;
+mod host_ports;
 mod policy;
 mod services;
 mod stage;

@@ -14,18 +14,24 @@ const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
 /// A pod that listens on 8080.
-struct Server {
-    _pod: Pod,
-    ip: IpAddr,
+pub struct Server {
+    pub pod: Pod,
+    pub ip: IpAddr,
     node: String,
     listener: TcpListener,
 }
 
+impl Server {
+    pub fn new(pod: Pod, ip: IpAddr, node: &str) -> Self {
+        let listener = crate::stage::listen(&pod, 8080);
+        listener.set_nonblocking(true).unwrap();
+        Self { pod, ip, node: node.to_owned(), listener }
+    }
+}
+
 fn server(stage: &Stage, node: usize, name: &str) -> Server {
     let (pod, ip) = stage.wired(node, name);
-    let listener = crate::stage::listen(&pod, 8080);
-    listener.set_nonblocking(true).unwrap();
-    Server { _pod: pod, ip, node: stage.nodes[node].name.clone(), listener }
+    Server::new(pod, ip, &stage.nodes[node].name)
 }
 
 fn service(stage: &Stage, spec: &Value) -> Value {
@@ -42,13 +48,17 @@ fn endpoints(servers: &[&Server]) -> Value {
 }
 
 fn slice(stage: &Stage, servers: &[&Server]) {
+    slice_of(stage, "TCP", &endpoints(servers));
+}
+
+fn slice_of(stage: &Stage, protocol: &str, endpoints: &Value) {
     let object = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {
             "name": "web-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "web" },
         },
-        "ports": [{ "name": "", "port": 8080, "protocol": "TCP" }],
-        "endpoints": endpoints(servers),
+        "ports": [{ "name": "", "port": 8080, "protocol": protocol }],
+        "endpoints": endpoints,
     });
     stage.create(SLICES, &object);
 }
@@ -59,14 +69,14 @@ fn move_to(stage: &Stage, servers: &[&Server]) {
 
 /// What a caller learns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Answer {
+pub enum Answer {
     /// The server at this place in the list, which sees the caller as this.
     From(usize, IpAddr),
     Refused,
     Silence,
 }
 
-fn call(from: &Netns, to: SocketAddr, servers: &[&Server]) -> Answer {
+pub fn call(from: &Netns, to: SocketAddr, servers: &[&Server]) -> Answer {
     let patience = Duration::from_millis(600);
     match from.run(|| TcpStream::connect_timeout(&to, patience)).unwrap() {
         Ok(_stream) => wait_for("a server accepts", || {
@@ -80,7 +90,7 @@ fn call(from: &Netns, to: SocketAddr, servers: &[&Server]) -> Answer {
 }
 
 /// Calls until the answers are these and, for as many calls, no others.
-fn settle(from: &Netns, to: SocketAddr, servers: &[&Server], expected: &[Answer]) {
+pub fn settle(from: &Netns, to: SocketAddr, servers: &[&Server], expected: &[Answer]) {
     let name = |answer: &Answer| format!("{answer:?}");
     let expected: BTreeSet<_> = expected.iter().map(name).collect();
     wait_for(&format!("{to} answers {expected:?}"), || {
@@ -90,11 +100,11 @@ fn settle(from: &Netns, to: SocketAddr, servers: &[&Server], expected: &[Answer]
     });
 }
 
-fn ip(text: &str) -> IpAddr {
+pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-const OUTSIDE: &str = "192.168.1.2";
+pub const OUTSIDE: &str = "192.168.1.2";
 
 fn node_port(service: &Value) -> u16 {
     u16::try_from(service["spec"]["ports"][0]["nodePort"].as_u64().unwrap()).unwrap()
@@ -130,7 +140,7 @@ fn v_06_a_node_port_reaches_every_endpoint_and_hides_the_caller() {
     wait_for("the node port is closed", || {
         (!stage.nodes[0].run("nft list map ip plumb svc").contains("192.168.1.10")).then_some(())
     });
-    assert_eq!(call(&stage.underlay, at_node, &servers), Answer::Refused);
+    settle(&stage.underlay, at_node, &servers, &[Answer::Refused]);
 }
 
 fn hidden_near() -> [Answer; 1] {
@@ -272,15 +282,7 @@ fn c_04_a_udp_caller_of_a_node_port_follows_its_endpoints() {
     });
     service(&stage, &spec);
     let endpoints = |ip: IpAddr| json!([{ "addresses": [ip], "conditions": {} }]);
-    let object = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {
-            "name": "web-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "web" },
-        },
-        "ports": [{ "name": "", "port": 8080, "protocol": "UDP" }],
-        "endpoints": endpoints(old_ip),
-    });
-    stage.create(SLICES, &object);
+    slice_of(&stage, "UDP", &endpoints(old_ip));
     let arrives = |at: &UdpSocket| {
         from.send_to(b"hello", "192.168.1.10:30999").is_ok() && at.recv(&mut [0; 16]).is_ok()
     };

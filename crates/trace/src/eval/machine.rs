@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use kstate::nft::build::{RTN_LOCAL, ct_status};
+use kstate::nft::build::{RTN_LOCAL, ct_state, ct_status};
 use kstate::nft::{
     CmpOp, CtKey, ElemData, ElemKey, Expr, FibKey, Hook, MetaKey, PayloadBase, Reg, Set, Table, Verdict,
 };
 
-use super::{Step, ct_bits, rules, word};
+use super::route::is_local;
+use super::{Kernel, Step, ct_bits, rules, word};
 use crate::packet::{CtState, Packet};
 
 /// How a base chain ended.
@@ -34,15 +35,17 @@ pub struct Machine<'a> {
     pub steps: Vec<Step>,
     pub masquerade: bool,
     pub drawn: Option<u32>,
+    /// A rule kept conntrack from seeing it: no flow, no NAT.
+    pub untracked: bool,
     destination: SocketAddr,
-    socket: Option<bool>,
+    kernel: &'a Kernel<'a>,
     draw: u32,
     mark: u32,
     registers: [u8; 64],
 }
 
 impl<'a> Machine<'a> {
-    pub fn new(packet: &'a Packet, socket: Option<bool>, draw: u32) -> Self {
+    pub fn new(packet: &'a Packet, kernel: &'a Kernel<'a>, draw: u32) -> Self {
         Self {
             packet,
             hook: Hook::Prerouting,
@@ -50,8 +53,9 @@ impl<'a> Machine<'a> {
             steps: Vec::new(),
             masquerade: false,
             drawn: None,
+            untracked: false,
             destination: packet.destination(),
-            socket,
+            kernel,
             draw,
             mark: 0,
             registers: [0; 64],
@@ -185,6 +189,11 @@ impl<'a> Machine<'a> {
                 self.write(*dreg, &bytes);
             }
             Expr::MetaSet { sreg, key: MetaKey::Mark } => self.mark = self.word(*sreg),
+            Expr::Ct { dreg, key: CtKey::State } if self.untracked => {
+                self.write(*dreg, &ct_state::UNTRACKED.to_ne_bytes());
+            }
+            // There is nothing to ask (nft_ct_get_eval).
+            Expr::Ct { .. } if self.untracked => return false,
             Expr::Ct { dreg, key } => {
                 let bytes = self.ct(*key);
                 self.write(*dreg, &bytes);
@@ -210,10 +219,11 @@ impl<'a> Machine<'a> {
                 let bytes = self.fib(*key).to_ne_bytes();
                 self.write(*dreg, &bytes);
             }
-            Expr::SocketWildcard { dreg } => match self.socket {
+            Expr::SocketWildcard { dreg } => match self.kernel.socket {
                 Some(wildcard) => self.write(*dreg, &[u8::from(wildcard)]),
                 None => return false,
             },
+            Expr::Notrack => self.untracked = true,
             _ => {}
         }
         true
@@ -289,6 +299,9 @@ impl<'a> Machine<'a> {
     fn fib(&self, key: FibKey) -> u32 {
         match key {
             FibKey::SaddrType if self.packet.iif.is_none() => RTN_LOCAL,
+            FibKey::DaddrType if is_local(self.kernel.net, self.kernel.local, self.destination.ip()) => {
+                RTN_LOCAL
+            }
             FibKey::DaddrType | FibKey::SaddrType => 1,
         }
     }

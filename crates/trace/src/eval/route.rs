@@ -22,9 +22,16 @@ pub enum Decision {
     Unreachable,
 }
 
+/// Whether the node has the address.
+pub fn is_local(net: &NetState, local: &[IpAddr], address: IpAddr) -> bool {
+    address.is_loopback()
+        || local.contains(&address)
+        || net.addresses.iter().any(|(_, own)| own.addr() == address)
+}
+
 /// Longest prefix among our routes and the subnets of our addresses.
 pub fn route(net: &NetState, local: &[IpAddr], to: IpAddr) -> Decision {
-    if local.contains(&to) || net.addresses.iter().any(|(_, address)| address.addr() == to) {
+    if is_local(net, local, to) {
         return Decision::Local;
     }
     let connected =

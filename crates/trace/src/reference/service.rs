@@ -1,7 +1,7 @@
 //! Endpoint choice as the API documents it.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use model::{Cluster, Endpoint, Service, ServicePort, ServiceType, TrafficPolicy};
 use types::{Family, ObjectName};
@@ -12,7 +12,7 @@ use crate::packet::{Packet, Place};
 pub enum Choice {
     /// Not an address that services have.
     NotAService,
-    /// Any of these.
+    /// Any of these. A pod that wants a port of this node is named as its Service, and the port `hostPort`.
     Endpoints {
         service: ObjectName,
         port: String,
@@ -59,8 +59,12 @@ pub fn choose(packet: &Packet, cluster: &Cluster, place: &Place) -> Choice {
             return Choice::Reject { service: service.key.clone() };
         }
         let ours = place.service_cidrs.iter().any(|cidr| cidr.contains(&packet.dst));
-        let nobody = Choice::Drop { service: None, why: "no Service has this address" };
-        return if ours { nobody } else { Choice::NotAService };
+        if ours {
+            return Choice::Drop { service: None, why: "no Service has this address" };
+        }
+        let Some((pod, endpoint)) = host_port(packet, cluster, place) else { return Choice::NotAService };
+        let (service, port) = (pod.clone(), "hostPort".to_owned());
+        return Choice::Endpoints { service, port, endpoints: BTreeSet::from([endpoint]) };
     };
     let (local, why) = match door {
         Door::ClusterIp => (
@@ -124,6 +128,32 @@ fn asked<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<Ask
         let (port, door) = cluster_ip.or_else(external)?;
         Some(Asked { service, port, door })
     })
+}
+
+/// The pod of this node that wants the port of the node: at this address of it, or else at all.
+fn host_port<'a>(
+    packet: &Packet,
+    cluster: &'a Cluster,
+    place: &Place,
+) -> Option<(&'a ObjectName, SocketAddr)> {
+    if !super::is_own_address(packet.dst, cluster, place) {
+        return None;
+    }
+    let family = Family::of(packet.dst);
+    let wanted = |at: &dyn Fn(Option<IpAddr>) -> bool| {
+        cluster.attachments.values().find_map(|wired| {
+            let address = wired.ips.iter().copied().find(|ip| Family::of(*ip) == family)?;
+            let port = wired.host_ports.iter().find(|asked| {
+                at(asked.host_ip) && asked.port == packet.dport && asked.protocol == packet.protocol
+            })?;
+            Some((&wired.pod, SocketAddr::new(address, port.container_port)))
+        })
+    };
+    let any = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    wanted(&|at| at == Some(packet.dst)).or_else(|| wanted(&|at| at.is_none_or(|at| at == any)))
 }
 
 /// L-02: the load balancer's address has a list of sources, and this one is not on it. A list that says nothing about

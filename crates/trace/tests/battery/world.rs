@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 
 use model::{
-    Attachment, Endpoint, EndpointSlice, Event, IntOrName, Kind, NamedPort, Namespace, Node, Peer, Phase,
-    Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,
+    Attachment, Endpoint, EndpointSlice, Event, HostPort, IntOrName, Kind, NamedPort, Namespace, Node, Peer,
+    Phase, Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, ServiceType, SlicePort,
+    TrafficPolicy,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -156,8 +157,32 @@ fn pod() -> impl Strategy<Value = Row> {
     )
 }
 
+fn host_port() -> impl Strategy<Value = HostPort> {
+    let hosts = ["192.168.1.10", "fd00:192:168:1::10", "10.244.1.1", "0.0.0.0", "::", "127.0.0.1"];
+    let host_ip = proptest::option::of(select(hosts.map(ip).to_vec()));
+    (protocol(), port(), host_ip).prop_map(|(protocol, port, host_ip)| HostPort {
+        protocol,
+        port,
+        container_port: 8080,
+        host_ip,
+    })
+}
+
+/// As the agent takes them: no two of one pod clash.
+fn host_ports() -> impl Strategy<Value = Vec<HostPort>> {
+    vec(host_port(), 0..3).prop_map(|asked| {
+        let mut kept: Vec<HostPort> = Vec::new();
+        for port in asked {
+            if !kept.iter().any(|other| other.clashes(&port)) {
+                kept.push(port);
+            }
+        }
+        kept
+    })
+}
+
 fn attachment() -> impl Strategy<Value = Row> {
-    (0..4_usize).prop_map(|n| {
+    (0..4_usize, host_ports()).prop_map(|(n, host_ports)| {
         Row::Attachment(Box::new(Attachment {
             container: format!("c{n}"),
             pod: pod_name(n),
@@ -165,7 +190,7 @@ fn attachment() -> impl Strategy<Value = Row> {
             ips: pod_ips(n),
             host_if: IfName::new(&format!("veth{n}")).expect("a name"),
             mac: Mac::default(),
-            host_ports: Vec::new(),
+            host_ports,
         }))
     })
 }

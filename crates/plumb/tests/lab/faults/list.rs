@@ -1,4 +1,4 @@
-//! What is broken, one at a time: the ten kinds of the issue, some in several forms.
+//! What is broken, one at a time: ten kinds, some in several forms.
 
 use super::FAR;
 
@@ -68,7 +68,7 @@ const FDB: &str = "bridge fdb show dev plumb.1";
 const ELEMENT: &str = "nft get element ip plumb ep { 0x0 . $VIP . tcp . 8080 }";
 const PORT: &str = "bridge -d link show dev $SOURCE | grep -oE '(master|isolated) [a-z0-9]+'";
 
-/// In the order of the issue.
+/// Along the way of a packet.
 pub const FAULTS: &[Fault] = &[
     fault("FDB entry gone", TUNNEL, "bridge fdb del $MAC dev plumb.1 self").seen(FDB, "fdb $MAC"),
     fault(

@@ -1,0 +1,75 @@
+//! Ports of the node that lead to one pod of it (`hostPort`), whoever asks: another host, a pod, the node itself.
+//!
+//! ```text
+//!   any address of the node : port ──┐
+//!   one address of the node : port ──┴─> pod : containerPort      the pod sees who called, except the node and itself
+//! ```
+//! What Services lead to comes first, as where their rules and a port mapping are made by two programs.
+
+use std::net::{IpAddr, SocketAddr};
+
+use model::Attachment;
+use types::{Family, Protocol};
+
+/// One port of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostFront {
+    /// `None`: every address that the node has, now or later.
+    pub address: Option<IpAddr>,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub pod: SocketAddr,
+}
+
+/// What leads to a pod in one family.
+pub fn fronts(attachment: &Attachment, family: Family) -> Vec<HostFront> {
+    let Some(pod) = attachment.ips.iter().copied().find(|ip| Family::of(*ip) == family) else {
+        return Vec::new();
+    };
+    let asked = attachment.host_ports.iter().filter_map(|asked| {
+        let address = match asked.host_ip {
+            _ if asked.is_everywhere(family) => None,
+            Some(one) if Family::of(one) == family => Some(one),
+            _ => return None,
+        };
+        let pod = SocketAddr::new(pod, asked.container_port);
+        Some(HostFront { address, protocol: asked.protocol, port: asked.port, pod })
+    });
+    asked.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::HostPort;
+    use types::{IfName, Mac, ObjectName};
+
+    #[test]
+    fn each_family_has_what_is_meant_for_it() {
+        let port = |port, host_ip: &str| HostPort {
+            protocol: Protocol::Sctp,
+            port,
+            container_port: 80,
+            host_ip: host_ip.parse().ok(),
+        };
+        let attachment = Attachment {
+            container: "c/eth0".into(),
+            pod: ObjectName::new("shop", "web"),
+            uid: String::new(),
+            ips: vec!["10.244.1.4".parse().unwrap(), "fd00::4".parse().unwrap()],
+            host_if: IfName::new("veth1").unwrap(),
+            mac: Mac::default(),
+            host_ports: vec![port(1, ""), port(2, "0.0.0.0"), port(3, "::"), port(4, "127.0.0.1")],
+        };
+        let said = |family| -> Vec<_> {
+            fronts(&attachment, family).iter().map(|f| (f.port, f.address, f.pod.to_string())).collect()
+        };
+        let four = "127.0.0.1".parse().ok();
+        let v4 = |port, address| (port, address, "10.244.1.4:80".to_owned());
+        let v6 = |port| (port, None, "[fd00::4]:80".to_owned());
+        assert_eq!(said(Family::V4), [v4(1, None), v4(2, None), v4(4, four)]);
+        assert_eq!(said(Family::V6), [v6(1), v6(3)]);
+        let single = Attachment { ips: vec!["10.244.1.4".parse().unwrap()], ..attachment };
+        assert_eq!(fronts(&single, Family::V6), []);
+    }
+}

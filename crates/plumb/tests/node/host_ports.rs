@@ -1,0 +1,182 @@
+//! Ports of the node that lead to a pod, told by the source address that the pod sees.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::time::Duration;
+
+use kernel::Netns;
+use serde_json::{Value, json};
+
+use crate::services::{Answer, OUTSIDE, Server, call, ip, settle};
+use crate::stage::{Pod, Stage, wait_for};
+
+const GATEWAY: &str = "10.244.1.1";
+
+fn mapped(mappings: Value) -> Value {
+    let mut config = crate::stage::config();
+    config["runtimeConfig"] = json!({ "portMappings": mappings });
+    config
+}
+
+/// A pod of the first node that is wired with host ports.
+fn wired(stage: &Stage, name: &str, mappings: Value) -> (Pod, IpAddr) {
+    let pod = stage.pod(0, name);
+    let result = stage.nodes[0].cni("ADD", &pod, &mapped(mappings)).unwrap();
+    let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
+    (pod, ip(&address))
+}
+
+fn everywhere(port: u16) -> Value {
+    json!([{ "hostPort": port, "containerPort": 8080, "protocol": "tcp", "hostIP": "" }])
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_host_port_leads_to_its_pod_and_ends_with_it() {
+    let mut stage = Stage::new(1);
+    let mappings = json!([
+        { "hostPort": 8081, "containerPort": 8080, "protocol": "tcp", "hostIP": "" },
+        { "hostPort": 8082, "containerPort": 8080, "protocol": "tcp", "hostIP": GATEWAY },
+        { "hostPort": 8083, "containerPort": 8080, "protocol": "tcp", "hostIP": "127.0.0.1" },
+    ]);
+    let (pod, address) = wired(&stage, "web", mappings);
+    let web = Server::new(pod, address, "node1");
+    let (client, client_ip) = stage.wired(0, "client");
+    let sees = |stage: &Stage, from: &Netns, to: &str, whom: IpAddr| {
+        settle(from, at(to), &[&web], &[Answer::From(0, whom)]);
+        // Whoever calls, the pod's own port is not opened beside it.
+        assert_eq!(call(&stage.underlay, at("192.168.1.10:8080"), &[&web]), Answer::Refused);
+    };
+    let reached = |stage: &Stage| {
+        sees(stage, &stage.underlay, "192.168.1.10:8081", ip(OUTSIDE));
+        sees(stage, &client.netns, "192.168.1.10:8081", client_ip);
+        sees(stage, &client.netns, "10.244.1.1:8081", client_ip);
+        for to in ["192.168.1.10:8081", "10.244.1.1:8081", "127.0.0.1:8081", "127.0.0.1:8083"] {
+            sees(stage, &stage.nodes[0].netns, to, ip(GATEWAY));
+        }
+        // M-01: by itself.
+        sees(stage, &web.pod.netns, "192.168.1.10:8081", ip(GATEWAY));
+        // One address of the node is that one only.
+        sees(stage, &client.netns, "10.244.1.1:8082", client_ip);
+    };
+    reached(&stage);
+    for to in ["192.168.1.10:8082", "192.168.1.10:8083"] {
+        assert_eq!(call(&stage.underlay, at(to), &[&web]), Answer::Refused, "{to}");
+    }
+    // The datapath stands without the agent, and the next one knows whose the ports are.
+    stage.nodes[0].kill();
+    sees(&stage, &stage.underlay, "192.168.1.10:8081", ip(OUTSIDE));
+    stage.nodes[0].start();
+    stage.nodes[0].wait_ready();
+    reached(&stage);
+    stage.nodes[0].del(&web.pod).unwrap();
+    for to in ["192.168.1.10:8081", "10.244.1.1:8082"] {
+        settle(&stage.nodes[0].netns, at(to), &[&web], &[Answer::Refused]);
+    }
+    settle(&stage.underlay, at("192.168.1.10:8081"), &[&web], &[Answer::Refused]);
+}
+
+#[test]
+fn garbage_collection_takes_host_ports_along() {
+    let mut stage = Stage::new(1);
+    let (pod, address) = wired(&stage, "web", everywhere(8081));
+    let web = Server::new(pod, address, "node1");
+    settle(&stage.underlay, at("192.168.1.10:8081"), &[&web], &[Answer::From(0, ip(OUTSIDE))]);
+    let mut config = crate::stage::config();
+    config["cni.dev/valid-attachments"] = json!([]);
+    // What this very process has just made it leaves alone: the runtime may not have written it down yet.
+    stage.nodes[0].kill();
+    stage.nodes[0].start();
+    stage.nodes[0].wait_ready();
+    stage.nodes[0].cni("GC", &web.pod, &config).unwrap();
+    settle(&stage.underlay, at("192.168.1.10:8081"), &[&web], &[Answer::Refused]);
+}
+
+#[test]
+fn a_host_port_that_is_taken_names_both_pods() {
+    let stage = Stage::new(1);
+    let (_first, _) = wired(&stage, "first", everywhere(8081));
+    let second = stage.pod(0, "second");
+    let error = stage.nodes[0].cni("ADD", &second, &mapped(everywhere(8081))).unwrap_err();
+    assert_eq!(error["code"], 105, "{error}");
+    let said = error["msg"].as_str().unwrap();
+    for part in ["default/first", "default/second", "8081/tcp"] {
+        assert!(said.contains(part), "{said}");
+    }
+    // Nothing of it is left: the address went back, and another port works.
+    stage.nodes[0].cni("ADD", &second, &mapped(everywhere(8082))).unwrap();
+}
+
+#[test]
+fn a_policy_judges_what_came_through_a_host_port() {
+    let stage = Stage::new(1);
+    let (pod, address) = wired(&stage, "web", everywhere(8081));
+    let web = Server::new(pod, address, "node1");
+    let to = at("192.168.1.10:8081");
+    let (friend, friend_ip) = stage.wired(0, "friend");
+    settle(&stage.underlay, to, &[&web], &[Answer::From(0, ip(OUTSIDE))]);
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": "friends", "namespace": "default" },
+        "spec": {
+            "podSelector": { "matchLabels": { "app": "web" } },
+            // The pod's port, not the node's.
+            "ingress": [{
+                "from": [{ "podSelector": { "matchLabels": { "app": "friend" } } }], "ports": [{ "port": 8080 }],
+            }],
+        },
+    });
+    stage.create("/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", &policy);
+    settle(&stage.underlay, to, &[&web], &[Answer::Silence]);
+    settle(&friend.netns, to, &[&web], &[Answer::From(0, friend_ip)]);
+    // NP-12
+    settle(&stage.nodes[0].netns, to, &[&web], &[Answer::From(0, ip(GATEWAY))]);
+}
+
+/// `route_localnet` opens the node's loopback addresses to the bridge, and the layout's `loopback` chain closes them.
+#[test]
+fn a_pod_does_not_reach_the_nodes_loopback() {
+    let stage = Stage::new(1);
+    let node = &stage.nodes[0];
+    let (client, _) = wired(&stage, "client", everywhere(8081));
+    assert_eq!(node.run("cat /proc/sys/net/ipv4/conf/cni0/route_localnet").trim(), "1");
+    let _private = node.netns.run(|| std::net::TcpListener::bind("127.0.0.1:7777")).unwrap().unwrap();
+    let route = ["route", "add", "127.0.0.1/32", "via", GATEWAY, "dev", "eth0"];
+    let added = client.netns.run(|| Command::new("ip").args(route).status()).unwrap().unwrap();
+    assert!(added.success());
+    assert_eq!(call(&client.netns, at("127.0.0.1:7777"), &[]), Answer::Silence);
+    let seen = node.run("nft list chain ip plumb loopback");
+    let met = seen.lines().any(|line| line.contains("daddr 127.0.0.0/8") && !line.contains("packets 0 "));
+    assert!(met, "the packets were there and were dropped: {seen}");
+    node.del(&client).unwrap();
+    wait_for("route_localnet is off", || {
+        let now = node.run("cat /proc/sys/net/ipv4/conf/cni0/route_localnet");
+        (now.trim() == "0").then_some(())
+    });
+}
+
+#[test]
+fn a_udp_client_that_keeps_its_port_follows_the_host_port() {
+    let stage = Stage::new(1);
+    let bind = |netns: &Netns, port: u16| {
+        let socket = netns.run(|| UdpSocket::bind(("0.0.0.0", port))).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        socket
+    };
+    let mappings = || json!([{ "hostPort": 5060, "containerPort": 8080, "protocol": "udp", "hostIP": "" }]);
+    let from = bind(&stage.underlay, 40_000);
+    let arrives =
+        |at: &UdpSocket| from.send_to(b"hello", "192.168.1.10:5060").is_ok() && at.recv(&mut [0; 16]).is_ok();
+    // The flow is known before the port is anybody's.
+    let _ = from.send_to(b"early", "192.168.1.10:5060");
+    let (old, _) = wired(&stage, "old", mappings());
+    let at_old = bind(&old.netns, 8080);
+    wait_for("the first pod hears", || arrives(&at_old).then_some(()));
+    stage.nodes[0].del(&old).unwrap();
+    let (new, _) = wired(&stage, "new", mappings());
+    let at_new = bind(&new.netns, 8080);
+    wait_for("the second pod hears", || arrives(&at_new).then_some(()));
+}
