@@ -154,14 +154,20 @@ fn runtime(fields: &Map<String, Value>) -> Result<RuntimeConfig, Error> {
     Ok(found)
 }
 
-/// Runtimes list every port of a container; those that nobody wants on the node have the number 0.
+/// Runtimes list every port of a container; those that nobody wants on the node have the number 0. Names count in
+/// whatever case, as in Go: containerd writes `HostPort` (go-cni's struct has no JSON names), CRI-O `hostPort`.
 fn port_mappings(field: &str, value: &Value) -> Result<Vec<PortMapping>, Error> {
     let read = |item: &Value| {
-        let port = |name: &str| item.get(name).and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
-        let word = |name: &str| item.get(name).and_then(Value::as_str).filter(|word| !word.is_empty());
+        let fields = item.as_object()?;
+        let get = |name: &str| fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v);
+        let port = |name: &str| match get(name) {
+            None | Some(Value::Null) => Some(0),
+            Some(number) => number.as_u64().and_then(|n| u16::try_from(n).ok()),
+        };
+        let word = |name: &str| get(name).and_then(Value::as_str).filter(|word| !word.is_empty());
         let host_ip = word("hostIP").map(|word| word.trim_matches(['[', ']']).parse()).transpose().ok()?;
         let protocol = word("protocol").map(str::parse).transpose().ok()?.unwrap_or_default();
-        let (host_port, container_port) = (port("hostPort").unwrap_or(0), port("containerPort")?);
+        let (host_port, container_port) = (port("hostPort")?, port("containerPort")?);
         (host_port == 0 || container_port != 0).then_some(PortMapping {
             host_port,
             container_port,

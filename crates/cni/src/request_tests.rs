@@ -245,8 +245,17 @@ fn host_ports_are_read_from_the_capability() {
     assert_eq!(read.len(), 2);
     assert_eq!((read[0].protocol, read[0].host_ip), (types::Protocol::Udp, "192.168.1.10".parse().ok()));
     assert_eq!((read[1].protocol, read[1].host_ip), (types::Protocol::Tcp, None));
+    // As containerd writes it.
+    let read = ports(r#"[{"HostPort":18081,"ContainerPort":8080,"Protocol":"tcp","HostIP":"127.0.0.1"}]"#);
+    let expected = crate::PortMapping {
+        host_port: 18081,
+        container_port: 8080,
+        protocol: types::Protocol::Tcp,
+        host_ip: "127.0.0.1".parse().ok(),
+    };
+    assert_eq!(read.expect("readable"), [expected]);
     let bad =
-        [r#"[{"hostPort":70000}]"#, r#"[{"hostPort":1}]"#, r#"[{"hostPort":1,"containerPort":0}]"#, "{}"];
+        [r#"[{"hostPort":70000,"containerPort":1}]"#, r#"[{"hostPort":1}]"#, r#"[{"hostPort":1,"containerPort":0}]"#, "{}"];
     for bad in bad {
         assert!(ports(bad).is_err(), "{bad}");
     }
