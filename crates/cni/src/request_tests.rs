@@ -254,8 +254,12 @@ fn host_ports_are_read_from_the_capability() {
         host_ip: "127.0.0.1".parse().ok(),
     };
     assert_eq!(read.expect("readable"), [expected]);
-    let bad =
-        [r#"[{"hostPort":70000,"containerPort":1}]"#, r#"[{"hostPort":1}]"#, r#"[{"hostPort":1,"containerPort":0}]"#, "{}"];
+    let bad = [
+        r#"[{"hostPort":70000,"containerPort":1}]"#,
+        r#"[{"hostPort":1}]"#,
+        r#"[{"hostPort":1,"containerPort":0}]"#,
+        "{}",
+    ];
     for bad in bad {
         assert!(ports(bad).is_err(), "{bad}");
     }
