@@ -375,6 +375,8 @@ reboot() {
   local node=$1 dir=$D/$1 unit
   kill -KILL "$(init_of "$node")"
   until_ok 60 "the end of $node" cable_gone "$node"
+  # A machine that boots has no cgroups of pods; kubelet would look for each one's task for 3 s.
+  until_ok 60 "the end of the cgroups of $node" no_cgroups "$node"
   boot "$node"
   # What a machine starts by itself when it boots.
   start_unit "$node" containerd
@@ -382,6 +384,13 @@ reboot() {
   for unit in "$dir"/*.cmd; do
     unit=$(basename "$unit" .cmd)
     [ "$unit" = containerd ] || start_unit "$node" "$unit"
+  done
+}
+
+no_cgroups() {
+  local group
+  for group in /sys/fs/cgroup/plumb-"$name-$1" /sys/fs/cgroup/*/plumb-"$name-$1"; do
+    [ ! -d "$group" ] || find "$group" -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null || return 1
   done
 }
 

@@ -211,7 +211,7 @@ fn node_boots_again(ns: &Namespace<'_>) {
         ns.cluster.node("node2", &["curl", "-sf", "--max-time", "1", health]).or_missing()
     });
     let agent = up.elapsed().as_secs_f64();
-    // kubelet takes its time over pods whose sandboxes are gone: half a minute on a busy machine.
+    // The rest is kubelet's: it registers the node, and makes sandboxes anew that are gone.
     wait_for("echo2 runs again", Duration::from_secs(180), || {
         let status = ns.get(&["pod", "echo2"])["status"].clone();
         let again = status["containerStatuses"][0]["containerID"] != before;
