@@ -330,6 +330,11 @@ node_mounts='
   mount -t proc proc /proc
   mount --bind "$dir/boot_id" /proc/sys/kernel/random/boot_id
   mount -t overlay etc -o "lowerdir=/etc,upperdir=$dir/etc,workdir=$dir/etc-work" /etc
+  # containerd reads the table of mounts, in which those of the machine below /run stay although they are hidden:
+  # `ip netns add` leaves one at /run/netns.
+  sed "s/^\([^ ]* \)\{4\}\([^ ]*\).*/\2/" /proc/self/mountinfo | sort -r | while read -r at; do
+    case $at in /run/*) umount --lazy "$at" ;; esac
+  done
   mount -t tmpfs -o mode=755 run /run
   mkdir -p /run/netns /run/lock
   mount --make-shared /run
@@ -413,6 +418,7 @@ up() {
   done
   [ ! -e "$D" ] || die "cluster $name exists; tools/cluster.sh down $name"
   need ip iproute2 containerd containerd runc runc busybox busybox-static socat socat openssl openssl curl curl
+  inotify
   peers=$("$tools/peers.sh")
   mkdir -p "$D/log"
   trap '[ $? = 0 ] || down' EXIT
@@ -428,6 +434,13 @@ up() {
   control_plane
   for ((i = 1; i <= count; i++)); do node "node$i" "192.168.1.$((9 + i))"; done
   echo "export KUBECONFIG=$D/kubeconfig"
+}
+
+# Every kubelet and containerd takes some instances, and ends when there are none: with the kernel's 128 for all of
+# root, the fourth cluster at a time has nodes that never come.
+inotify() {
+  local limit=/proc/sys/fs/inotify/max_user_instances
+  [ "$(cat $limit)" -ge 1024 ] || echo 1024 >$limit || echo "cluster.sh: few clusters at once, for $limit" >&2
 }
 
 # Never fails: it also runs after a half-done `up`.

@@ -135,8 +135,8 @@ impl Node {
             Input::Watch(watch::Message::Diagnosed(key, found)) => self.diagnosed(key, found),
             Input::Watch(watch::Message::Trouble(kind, error)) => {
                 self.base.metrics.watch_trouble(&format!("{kind:?}"));
-                self.standing.watch_broke(kind, error.to_string());
-                let (node, next) = (&self.base.settings.node, self.reach_api());
+                let (node, next) = (&self.base.settings.node, error.next_step(&self.api_host()));
+                self.standing.watch_broke(kind, format!("{error}; {next}"));
                 tracing::warn!(%error, next, "node {node} does not hear the API at {}", self.base.api);
             }
             Input::Cni(request) => self.cni(*request),
@@ -237,13 +237,12 @@ impl Node {
         self.underlay.out_of_reach().map(ToString::to_string).collect()
     }
 
-    /// The next step when the API is away.
-    fn reach_api(&self) -> String {
+    /// Of the API's first address.
+    fn api_host(&self) -> String {
         let first = self.base.api.split(" or ").next().unwrap_or_default();
         let uri: Option<http::Uri> = first.parse().ok();
         // `ip` takes an IPv6 address without the brackets of a URI.
-        let host = uri.as_ref().and_then(http::Uri::host).unwrap_or(first).trim_matches(['[', ']']);
-        format!("see that this machine has a route to it (ip route get {host}) and that it runs")
+        uri.as_ref().and_then(http::Uri::host).unwrap_or(first).trim_matches(['[', ']']).to_owned()
     }
 
     /// Why this node cannot wire pods or does not have the datapath it should, if so.
@@ -256,11 +255,11 @@ impl Node {
                 self.base.api
             );
             return Some(match self.standing.broken_watches().next() {
-                Some((_, error)) => format!("{waiting}: {error}; {}", self.reach_api()),
+                Some((_, error)) => format!("{waiting}: {error}"),
                 None => waiting,
             });
         }
-        if let Some(found) = self.underlay.no_address() {
+        if let Some(found) = self.underlay.in_the_way() {
             return Some(found.to_string());
         }
         if let Some((subsystem, error)) = self.stale.failed.first_key_value() {

@@ -46,8 +46,52 @@ pub enum WatchError {
     Get { kind: Kind, name: ObjectName, source: Box<kube::Error> },
 }
 
-/// The innermost cause names what a person can mend ("Network is unreachable"), and the outermost hides it.
-fn causes(error: &dyn Error) -> String {
+impl WatchError {
+    /// What a person does about it; `host`: the API server's.
+    pub fn next_step(&self, host: &str) -> String {
+        let refusal = match self {
+            Self::Broken { source, .. } => refusal(source),
+            Self::Get { source, .. } => status_of(source),
+        };
+        match refusal.map(|status| status.code) {
+            Some(401) => "its token has expired or belongs to another cluster: start the agent's pod again, or give it \
+                          a kubeconfig that `kubectl auth whoami` works with"
+                .into(),
+            Some(403) => "give it the rights of the ClusterRole plumb (deploy/plumb.yaml)".into(),
+            _ if self.to_string().contains("certificate") => {
+                "another server answers there, or the agent knows another authority: check --api-servers and the \
+                 kubeconfig's certificate-authority"
+                    .into()
+            }
+            _ => format!("see that this machine has a route to it (ip route get {host}) and that it runs"),
+        }
+    }
+}
+
+/// What the API server itself said.
+fn refusal(error: &watcher::Error) -> Option<&kube::core::Status> {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => status_of(error),
+        watcher::Error::WatchError(status) => Some(status),
+        watcher::Error::NoResourceVersion => None,
+    }
+}
+
+fn status_of(error: &kube::Error) -> Option<&kube::core::Status> {
+    match error {
+        kube::Error::Api(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// The innermost cause names what a person can mend ("Network is unreachable"), and the outermost hides it. Of a
+/// refusal, its own words.
+fn causes(error: &watcher::Error) -> String {
+    if let Some(status) = refusal(error) {
+        return format!("{} {}: {}", status.code, status.reason, status.message);
+    }
     let mut said = error.to_string();
     let mut inner = error.source();
     while let Some(cause) = inner {

@@ -82,6 +82,9 @@ impl Node {
 
     /// Once everything is listed and our Node has an address: the settings of all that is compiled.
     fn begin(&mut self) -> bool {
+        if self.underlay.in_the_way().is_some() {
+            return false;
+        }
         let own = self.cluster.nodes.get(&self.base.settings.node);
         let Some(underlay) = own.and_then(fabric::underlay_ip).filter(|_| self.cluster.synced().is_some())
         else {

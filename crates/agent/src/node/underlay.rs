@@ -1,8 +1,9 @@
-//! Whether this machine has the address at which other nodes reach it, and a way to each of theirs. A UDP socket that is
+//! Whether this machine has the address at which other nodes reach it, ranges that fit it, and a way to each of theirs. A UDP socket that is
 //! connected sends nothing: the kernel looks the route up as it does for the tunnel's packets.
 //!
 //! ```text
-//!   InternalIP on no interface ─> nothing is made (or, later, changed less): trouble, 503
+//!   InternalIP on no interface, or in a range of pods or Services ─> nothing is made (or, later, changed less): 503
+//!   pod CIDR outside of --cluster-cidr                            ─> the same
 //!   no way to a peer           ─> all else works: told, and its state stays, for the way may come at any moment
 //! ```
 
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use compile::{Diagnostic, Severity, fabric};
 use model::{Key, Kind};
 use types::wire::VXLAN_PORT;
-use types::{Family, ObjectName};
+use types::{Family, IpNet, ObjectName};
 
 use super::Node;
 
@@ -27,15 +28,16 @@ const LASTING: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Underlay {
     looked: Option<Instant>,
-    no_address: Option<Diagnostic>,
+    in_the_way: Option<Diagnostic>,
     out_of_reach: BTreeSet<Diagnostic>,
     /// Since when each holds, and whether it was told.
     known: BTreeMap<Diagnostic, (Instant, bool)>,
 }
 
 impl Underlay {
-    pub fn no_address(&self) -> Option<&Diagnostic> {
-        self.no_address.as_ref()
+    /// Why nothing can be made on this node.
+    pub fn in_the_way(&self) -> Option<&Diagnostic> {
+        self.in_the_way.as_ref()
     }
 
     pub fn out_of_reach(&self) -> impl Iterator<Item = &Diagnostic> {
@@ -45,7 +47,7 @@ impl Underlay {
     /// What holds now, with what is remembered of it, and what of it no longer holds although it was told.
     fn remember(&mut self, mut before: BTreeMap<Diagnostic, (Instant, bool)>) -> Vec<Diagnostic> {
         let now = Instant::now();
-        let holds = self.out_of_reach.iter().chain(&self.no_address).cloned();
+        let holds = self.out_of_reach.iter().chain(&self.in_the_way).cloned();
         self.known = holds
             .map(|finding| {
                 let seen = before.remove(&finding).unwrap_or((now, false));
@@ -90,16 +92,19 @@ impl Node {
         let mut found = Underlay { looked: Some(Instant::now()), ..Underlay::default() };
         let name = &self.base.settings.node;
         let Some(own) = self.cluster.nodes.get(name).and_then(fabric::underlay_ip) else {
-            found.no_address = Some(no_internal_ip(name, self.cluster.nodes.contains_key(name)));
+            found.in_the_way = Some(no_internal_ip(name, self.cluster.nodes.contains_key(name)));
             return found;
         };
         let socket = match UdpSocket::bind((own, 0)) {
             Ok(socket) => socket,
             Err(error) => {
-                found.no_address = Some(not_here(name, own, &error));
+                found.in_the_way = Some(not_here(name, own, &error));
                 return found;
             }
         };
+        let args = &self.base.settings.args;
+        found.in_the_way =
+            self.cluster.nodes.get(name).and_then(|node| misfit(node, &args.cluster_cidrs, &args.service_cidrs));
         for peer in self.cluster.nodes.values().filter(|peer| peer.name != *name) {
             let Some(address) = fabric::internal_ip(peer, Family::of(own)) else { continue };
             if let Err(error) = socket.connect((address, VXLAN_PORT)) {
@@ -108,6 +113,29 @@ impl Node {
         }
         found
     }
+}
+
+/// An address of the node that pods or Services would take, or a pod CIDR that is not of the cluster's: packets between
+/// pods would be masqueraded, or the node cut off.
+fn misfit(node: &model::Node, pods: &[IpNet], services: &[IpNet]) -> Option<Diagnostic> {
+    let next = "give the ranges that the controller manager (--cluster-cidr) and the API server \
+                (--service-cluster-ip-range) have: plumb install --cluster-cidr … --service-cidr …; the agent waits";
+    for (flag, ranges) in [("--cluster-cidr", pods), ("--service-cidr", services)] {
+        let hit = |address: &&IpAddr| ranges.iter().any(|range| range.contains(*address));
+        if let Some(address) = node.addresses.iter().find(hit) {
+            let message = format!("its address {address} lies in {flag} {}", joined(ranges));
+            return Some(about(&node.name, Severity::Error, message, next.to_owned()));
+        }
+    }
+    let known = |cidr: &IpNet| pods.iter().any(|range| range.contains(cidr));
+    let cidr = node.pod_cidrs.iter().find(|cidr| !known(cidr))?;
+    let message = format!("its pod CIDR {cidr} is not in --cluster-cidr {}", joined(pods));
+    let found = about(&node.name, Severity::Error, message, next.to_owned());
+    Some(Diagnostic { field: "spec.podCIDRs".to_owned(), ..found })
+}
+
+fn joined(ranges: &[IpNet]) -> String {
+    ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn about(node: &str, severity: Severity, message: String, next_step: String) -> Diagnostic {
@@ -140,4 +168,30 @@ fn no_way(node: &str, own: IpAddr, (peer, address): (&str, IpAddr), error: &io::
     let next =
         format!("give this machine the route (ip route get {address} from {own} shows what is lacking)");
     about(node, Severity::Warning, message, next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_do_not_fit_the_node_are_named() {
+        let nets = |text: &str| vec![text.parse::<IpNet>().unwrap()];
+        let node = model::Node {
+            name: "node1".into(),
+            addresses: vec!["192.168.1.10".parse().unwrap()],
+            pod_cidrs: nets("10.244.1.0/24"),
+            ..model::Node::default()
+        };
+        let found = |pods, services| misfit(&node, &nets(pods), &nets(services)).map(|found| found.to_string());
+        assert_eq!(found("10.244.0.0/16", "10.96.0.0/12"), None);
+        for (pods, services, words) in [
+            ("192.168.0.0/16", "10.96.0.0/12", "192.168.1.10 lies in --cluster-cidr 192.168.0.0/16"),
+            ("10.244.0.0/16", "192.168.1.0/24", "192.168.1.10 lies in --service-cidr 192.168.1.0/24"),
+            ("10.10.0.0/16", "10.96.0.0/12", "10.244.1.0/24 is not in --cluster-cidr 10.10.0.0/16"),
+        ] {
+            let said = found(pods, services).unwrap_or_default();
+            assert!(said.contains(words) && said.contains("the agent waits"), "{said}");
+        }
+    }
 }

@@ -45,10 +45,12 @@ mod endpoints;
 mod host_ports;
 mod install;
 mod names;
+mod obstacles;
 mod operate;
 mod pods;
 mod reach;
 mod resilience;
+mod rights;
 #[allow(dead_code, reason = "shared by the tiers, each of which uses its part")]
 #[path = "../lab/said.rs"]
 mod said;

@@ -1,0 +1,99 @@
+//! With which rights an installation runs, which of them it uses, and nodes as clouds make them.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::cluster::{Cluster, Stack};
+use crate::install::bare;
+
+/// Verb and resource, as `patch nodes/status`.
+type Right = String;
+
+/// What the role gives.
+fn granted(cluster: &Cluster) -> BTreeSet<Right> {
+    let role = cluster.kubectl_ok(&["get", "clusterrole", "plumb", "-o", "json"]);
+    let role: Value = serde_json::from_str(&role).expect("a ClusterRole");
+    let words = |rule: &Value, field: &str| -> Vec<String> {
+        let list = rule[field].as_array().into_iter().flatten();
+        list.filter_map(|word| word.as_str().map(str::to_owned)).collect()
+    };
+    let rules = role["rules"].as_array().expect("rules").iter();
+    rules
+        .flat_map(|rule| {
+            let resources = words(rule, "resources");
+            words(rule, "verbs")
+                .into_iter()
+                .flat_map(move |verb| resources.clone().into_iter().map(move |of| format!("{verb} {of}")))
+        })
+        .collect()
+}
+
+/// What the API server wrote down that the agents asked for, and how it answered.
+fn asked(cluster: &Cluster) -> Vec<(Right, u64)> {
+    let log = cluster.directory().join("cp/log/audit");
+    let log = std::fs::read_to_string(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
+    // The last line may be half written.
+    let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    entries
+        .map(|entry| {
+            let of = &entry["objectRef"];
+            let part = of["subresource"].as_str().map(|part| format!("/{part}")).unwrap_or_default();
+            let (verb, resource) = (entry["verb"].as_str(), of["resource"].as_str());
+            let right = format!("{} {}{part}", verb.unwrap_or_default(), resource.unwrap_or_default());
+            (right, entry["responseStatus"]["code"].as_u64().unwrap_or_default())
+        })
+        .collect()
+}
+
+/// What a healthy, current cluster gives no occasion for.
+fn is_for_others(right: &str) -> bool {
+    // API servers that do not stream lists (KEP-3157), and a pod whose sandbox is made before the watch shows it.
+    right.starts_with("list ") || right == "get pods"
+}
+
+/// A node that its cloud has not initialized, and one whose routes the cloud has not made: agents run there, and say
+/// that the network is there. With the rights of their role and no others, each of which is used.
+#[test]
+fn nodes_of_clouds_work_and_every_right_is_used() {
+    let cluster = bare(Stack::Single);
+    let uninitialized = "node.cloudprovider.kubernetes.io/uninitialized=true:NoSchedule";
+    cluster.kubectl_ok(&["taint", "node", "node1", uninitialized]);
+    let condition = r#"{"status": {"conditions": [{"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated"}]}}"#;
+    cluster.kubectl_ok(&[
+        "patch",
+        "node",
+        "node2",
+        "--subresource=status",
+        "--type=strategic",
+        "-p",
+        condition,
+    ]);
+    let of_node2 = |path: &str| cluster.kubectl_ok(&["get", "node", "node2", "-o", path]);
+    let taints = || of_node2("jsonpath={.spec.taints[*].key}");
+    cluster.wait_for("the taint of the condition", || {
+        if taints().contains("network-unavailable") { Ok(()) } else { Err(taints()) }
+    });
+    let said = cluster.plumb_install(&[]);
+    assert!(said.ok, "{said:?}");
+    cluster.wait_for("the taint is gone", || {
+        if taints().contains("network-unavailable") { Err(taints()) } else { Ok(()) }
+    });
+    let reason = of_node2("jsonpath={.status.conditions[?(@.type==\"NetworkUnavailable\")].reason}");
+    assert_eq!(reason, "PlumbIsUp");
+    // Whose taint it is takes it away.
+    let taints = cluster.kubectl_ok(&["get", "node", "node1", "-o", "jsonpath={.spec.taints[*].key}"]);
+    assert_eq!(taints, "node.cloudprovider.kubernetes.io/uninitialized");
+    // Whoever asks is looked up (tokenreviews); what somebody changes is mended and told (events).
+    let said = cluster.plumb(&["status"]);
+    assert!(said.ok, "{said:?}");
+    cluster.node_ok("node1", &["nft", "flush", "chain", "ip", "plumb", "postrouting"]);
+    cluster.wait_for("every right is used", || {
+        let (granted, asked) = (granted(&cluster), asked(&cluster));
+        let used: BTreeSet<Right> = asked.into_iter().map(|(right, _)| right).collect();
+        let idle: Vec<&Right> = granted.difference(&used).filter(|right| !is_for_others(right)).collect();
+        if idle.is_empty() { Ok(()) } else { Err(format!("granted and not used: {idle:?}")) }
+    });
+    let refused: Vec<(Right, u64)> = asked(&cluster).into_iter().filter(|(_, code)| *code == 403).collect();
+    assert!(refused.is_empty(), "asked for and not granted: {refused:?}");
+}
