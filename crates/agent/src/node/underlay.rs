@@ -103,8 +103,11 @@ impl Node {
             }
         };
         let args = &self.base.settings.args;
-        found.in_the_way =
-            self.cluster.nodes.get(name).and_then(|node| misfit(node, &args.cluster_cidrs, &args.service_cidrs));
+        found.in_the_way = self
+            .cluster
+            .nodes
+            .get(name)
+            .and_then(|node| misfit(node, &args.cluster_cidrs, &args.service_cidrs));
         for peer in self.cluster.nodes.values().filter(|peer| peer.name != *name) {
             let Some(address) = fabric::internal_ip(peer, Family::of(own)) else { continue };
             if let Err(error) = socket.connect((address, VXLAN_PORT)) {
@@ -183,7 +186,8 @@ mod tests {
             pod_cidrs: nets("10.244.1.0/24"),
             ..model::Node::default()
         };
-        let found = |pods, services| misfit(&node, &nets(pods), &nets(services)).map(|found| found.to_string());
+        let found =
+            |pods, services| misfit(&node, &nets(pods), &nets(services)).map(|found| found.to_string());
         assert_eq!(found("10.244.0.0/16", "10.96.0.0/12"), None);
         for (pods, services, words) in [
             ("192.168.0.0/16", "10.96.0.0/12", "192.168.1.10 lies in --cluster-cidr 192.168.0.0/16"),

@@ -183,7 +183,12 @@ fn what_fails_is_undone_or_resumed() {
     // No agent starts anywhere: its directory cannot be made.
     let said = cluster.plumb_install(&["--cni-bin-dir", "/proc/nowhere/bin", "--timeout", "15"]);
     let all = all_of(&said);
-    assert!(!said.ok && all.contains("no agent has started within 15 s") && all.contains("the installation was taken back"), "{said:?}");
+    assert!(
+        !said.ok
+            && all.contains("no agent has started within 15 s")
+            && all.contains("the installation was taken back"),
+        "{said:?}"
+    );
     assert_eq!(cluster.remains(), before);
     resumed(&cluster);
 }
