@@ -11,6 +11,7 @@ mod conflist;
 mod datapath;
 pub mod dns;
 mod executables;
+mod health;
 mod http;
 pub mod inbox;
 pub mod journal;
@@ -126,6 +127,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot's id")?;
     let zone = SharedZone::new(zone_settings(&args)?);
     let (ready, serving) = state::channel(Vec::new());
+    let (checks, checked) = state::channel(health::Checks::new());
     let base = Base {
         store: store::Store::open(&args.data, &boot)?,
         reaper: reaper::Reaper::start(outbox.clone())?,
@@ -133,6 +135,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
         metrics: Arc::clone(&metrics),
         zone: zone.clone(),
         ready,
+        checks: health::Wanted::new(checks),
         api,
         settings,
         datapath,
@@ -145,6 +148,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
         .spawn(move || Node::new(base).run(inbox))
         .context("start the node's thread")?;
     tokio::spawn(follow_api(client, outbox.clone()));
+    tokio::spawn(health::keep(checked, outbox.clone()));
     tokio::spawn(tick(outbox));
     let sockets = tokio::spawn(server::serve(socket, served.clone()));
     let network = tokio::spawn(serve_network(serving, args, zone, served));

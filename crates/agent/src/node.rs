@@ -26,6 +26,7 @@ use tokio::sync::watch as signal;
 
 use crate::datapath::Datapath;
 use crate::dns::SharedZone;
+use crate::health::Wanted;
 use crate::inbox::{CniInput, Inbox, Input, Subsystem};
 use crate::metrics::Metrics;
 use crate::reaper::Reaper;
@@ -52,6 +53,8 @@ pub struct Base {
     pub zone: SharedZone,
     /// Says once that the node serves, and at which addresses it is.
     pub ready: signal::Sender<Vec<IpAddr>>,
+    /// Health checks of load balancers that this node answers.
+    pub checks: Wanted,
 }
 
 /// The loop's state; only its own thread writes.

@@ -300,6 +300,7 @@ impl FamilyTable {
                 fragment.diagnostics = policy::notes::notes(cluster, &settings.service_cidrs, attachment);
                 let fronts = service::host_port::fronts(attachment, family);
                 service::nftables::host_ports(&mut fragment, &fronts);
+                fragment.diagnostics.extend(service::host_port::findings(attachment));
                 fragment
             }),
             Unit::Pod(name) => cluster.pods.get(name).map(|pod| {

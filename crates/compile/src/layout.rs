@@ -16,6 +16,8 @@
 //!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
 //! ```
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use kstate::nft::build::{self, ct_state, ct_status, rule};
 use kstate::nft::key::{self, Part};
 use kstate::nft::{
@@ -254,10 +256,16 @@ fn host_ports(family: Family) -> Vec<Rule> {
         exprs.push(build::dnat(family, to, key::after(to, key::address(family))));
         rule("hostPort", exprs)
     };
-    vec![
+    // IPv6 has no `route_localnet`: a call would hang where it can be refused, or answered by the node.
+    let own = rule(
+        "::1 cannot leave the node",
+        [build::daddr(family, R0), build::is(R0, IpAddr::V6(Ipv6Addr::LOCALHOST)), build::ret()],
+    );
+    let leads = [
         lead(HOST_PORTS_AT, &[Part::Daddr, Part::Proto, Part::Dport]),
         lead(HOST_PORTS, &[Part::Proto, Part::Dport]),
-    ]
+    ];
+    (family == Family::V6).then_some(own).into_iter().chain(leads).collect()
 }
 
 fn forward(settings: &Settings, family: Family) -> Vec<Rule> {

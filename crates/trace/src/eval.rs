@@ -7,7 +7,7 @@
 //!   process ─> output ────────────> postrouting ─> device
 //! ```
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use kstate::net::NetState;
 use kstate::nft::build::ct_state;
@@ -92,6 +92,11 @@ pub fn one(packet: &Packet, kernel: &Kernel<'_>, draw: u32) -> Path {
 }
 
 fn walk(machine: &mut Machine<'_>, packet: &Packet, kernel: &Kernel<'_>) -> End {
+    // ip6_rcv_core drops these before any hook (RFC 4291 §2.5.3); for IPv4 that is left to later.
+    let loopback = |address: IpAddr| address == Ipv6Addr::LOCALHOST;
+    if packet.iif.is_some() && (loopback(packet.src) || loopback(packet.dst)) {
+        return End::Dropped;
+    }
     let first = if packet.iif.is_some() { Hook::Prerouting } else { Hook::Output };
     if let Some(end) = pass(machine, kernel, first) {
         return end;

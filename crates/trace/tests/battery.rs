@@ -61,7 +61,7 @@ fn destination(family: Family) -> impl Strategy<Value = IpAddr> {
         ("203.0.113.10", "2001:db8::10"),
         ("10.244.9.9", "fd00:10:244:9::9"),
         ("224.0.0.251", "ff05::fb"),
-        ("127.0.0.1", "fd00:10:244:1::"),
+        ("127.0.0.1", "::1"),
     ];
     prop_oneof![
         4 => (0..4_usize).prop_map(move |n| service_ip(family, n)),

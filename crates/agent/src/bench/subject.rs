@@ -13,6 +13,7 @@ use tokio::sync::watch as state;
 
 use super::load::{Load, event_of};
 use super::{Notices, PATIENCE, Timed, namespace};
+use crate::health;
 use crate::datapath::Datapath;
 use crate::inbox::{self, Input, Outbox};
 use crate::metrics::Metrics;
@@ -191,6 +192,7 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
         metrics,
         zone,
         ready: state::channel(Vec::new()).0,
+        checks: health::Wanted::new(state::channel(health::Checks::new()).0),
         api: "nowhere".to_owned(),
         settings,
         datapath,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use compile::{Compiled, Compiler, fabric};
 use ipam::Pool;
-use model::{Event, Kind, Row};
+use model::{Event, Key, Kind, Row};
 use types::Family;
 
 use super::Node;
@@ -55,11 +55,19 @@ impl Node {
         }
         self.repair();
         self.forget_stale_flows(&keys, first);
+        self.answer_checks(&keys, first);
         self.base.zone.update(&self.cluster, &keys);
         self.compiled_diagnostics(&compiled);
         self.own_node();
         self.count_objects();
         self.publish();
+    }
+
+    fn answer_checks(&mut self, keys: &[Key], first: bool) {
+        let Some(compiler) = &self.compiler else { return };
+        let own = |key: &Key| key.kind == Kind::Node && key.name.name == self.base.settings.node;
+        let all = first || keys.iter().any(own);
+        self.base.checks.update(&self.cluster, compiler.settings(), keys, all);
     }
 
     fn count_objects(&self) {

@@ -290,3 +290,43 @@ fn c_04_a_udp_caller_of_a_node_port_follows_its_endpoints() {
     stage.patch(&format!("{SLICES}/web-1"), &json!({ "endpoints": endpoints(new_ip) }));
     wait_for("the second endpoint hears", || arrives(&at_new).then_some(()));
 }
+
+/// What a load balancer learns: the status line and the body.
+fn check(from: &Netns, to: SocketAddr) -> Option<(String, Value)> {
+    use std::io::{Read, Write};
+    let mut stream = from.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(20))).unwrap().ok()?;
+    stream.write_all(b"GET /any/path HTTP/1.1\r\nHost: node\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    Some((head.lines().next()?.to_owned(), serde_json::from_str(body).ok()?))
+}
+
+#[test]
+fn l_05_a_load_balancer_learns_which_nodes_have_endpoints() {
+    let stage = Stage::new(2);
+    let near = server(&stage, 0, "near");
+    let spec = json!({
+        "type": "LoadBalancer", "externalTrafficPolicy": "Local", "clusterIP": "10.96.14.9", "ports": [{ "port": 80 }],
+    });
+    let made = service(&stage, &spec);
+    slice(&stage, &[&near]);
+    let number = made["spec"]["healthCheckNodePort"].as_u64().and_then(|n| u16::try_from(n).ok()).unwrap();
+    let says = |node: usize, status: &str, count: usize| {
+        let to = SocketAddr::new(ip(&stage.nodes[node].address), number);
+        let expected = json!({
+            "service": { "namespace": "default", "name": "web" }, "localEndpoints": count, "serviceProxyHealthy": true,
+        });
+        wait_for(&format!("{to} says {status}, {count}"), || {
+            let (line, body) = check(&stage.underlay, to)?;
+            (line.contains(status) && body == expected).then_some(())
+        });
+    };
+    says(0, "200 OK", 1);
+    says(1, "503 Service Unavailable", 0);
+    move_to(&stage, &[]);
+    says(0, "503 Service Unavailable", 0);
+    stage.patch(&format!("{SERVICES}/web"), &json!({ "spec": { "externalTrafficPolicy": "Cluster" } }));
+    let to = SocketAddr::new(ip(&stage.nodes[0].address), number);
+    wait_for("nobody answers any more", || check(&stage.underlay, to).is_none().then_some(()));
+}

@@ -158,7 +158,7 @@ fn pod() -> impl Strategy<Value = Row> {
 }
 
 fn host_port() -> impl Strategy<Value = HostPort> {
-    let hosts = ["192.168.1.10", "fd00:192:168:1::10", "10.244.1.1", "0.0.0.0", "::", "127.0.0.1"];
+    let hosts = ["192.168.1.10", "fd00:192:168:1::10", "10.244.1.1", "0.0.0.0", "::", "127.0.0.1", "::1"];
     let host_ip = proptest::option::of(select(hosts.map(ip).to_vec()));
     (protocol(), port(), host_ip).prop_map(|(protocol, port, host_ip)| HostPort {
         protocol,

@@ -1,0 +1,182 @@
+//! Health checks of load balancers on `healthCheckNodePort` (L-05): HTTP, any path, what kube-proxy documents.
+//!
+//! ```text
+//!   load balancer ── GET http://node:31000/ ──> 200 {"service":{…},"localEndpoints":2,"serviceProxyHealthy":true}
+//!                                               503 when there is none here, or the datapath is not as it should be
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use compile::service::health;
+use model::{Cluster, Key, Kind};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use types::{Family, ObjectName};
+
+use crate::inbox::Outbox;
+use crate::node::Node;
+
+/// Who is asked for at which address.
+pub type Checks = BTreeMap<SocketAddr, ObjectName>;
+
+/// A loop that does not answer for so long is not healthy.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A port that is taken may become free.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The loop's side: which Services have health checks.
+pub struct Wanted {
+    by_service: BTreeMap<ObjectName, BTreeSet<SocketAddr>>,
+    publish: watch::Sender<Checks>,
+}
+
+impl Wanted {
+    pub fn new(publish: watch::Sender<Checks>) -> Self {
+        Self { by_service: BTreeMap::new(), publish }
+    }
+
+    /// `all`: every Service, since nobody knows what was before, or the node has another address.
+    pub fn update(&mut self, cluster: &Cluster, settings: &compile::Settings, keys: &[Key], all: bool) {
+        let named = keys.iter().filter(|key| key.kind == Kind::Service).map(|key| &key.name);
+        let changed: BTreeSet<ObjectName> = match all {
+            true => cluster.services.keys().chain(self.by_service.keys()).cloned().collect(),
+            false => named.cloned().collect(),
+        };
+        let mut differs = false;
+        for name in changed {
+            let now = health::fronts(cluster, settings, &name);
+            let before = match now.is_empty() {
+                true => self.by_service.remove(&name),
+                false => self.by_service.insert(name, now.clone()),
+            };
+            differs |= before.unwrap_or_default() != now;
+        }
+        if differs {
+            let mut checks = Checks::new();
+            for (name, fronts) in &self.by_service {
+                for front in fronts {
+                    checks.entry(*front).or_insert_with(|| name.clone());
+                }
+            }
+            self.publish.send_replace(checks);
+        }
+    }
+}
+
+/// Serves what is wanted until nobody can want anything any more.
+pub async fn keep(mut wanted: watch::Receiver<Checks>, outbox: Outbox) {
+    let mut running: BTreeMap<SocketAddr, (ObjectName, JoinSet<()>)> = BTreeMap::new();
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        let over: Vec<SocketAddr> = running
+            .iter()
+            .filter(|(address, (name, _))| now.get(address) != Some(name))
+            .map(|(address, _)| *address)
+            .collect();
+        for address in over {
+            if let Some((_, mut task)) = running.remove(&address) {
+                task.shutdown().await;
+            }
+        }
+        for (address, name) in now {
+            running.entry(address).or_insert_with(|| {
+                let mut task = JoinSet::new();
+                task.spawn(keep_one(address, name.clone(), outbox.clone()));
+                (name, task)
+            });
+        }
+        if wanted.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A port that is taken is said once, and tried on.
+async fn keep_one(address: SocketAddr, service: ObjectName, outbox: Outbox) {
+    let mut said = String::new();
+    loop {
+        if let Err(error) = serve(address, service.clone(), outbox.clone()).await {
+            let error = format!("{error:#}");
+            if error != said {
+                tracing::error!("{error}");
+                said = error;
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+#[derive(Clone)]
+struct Check {
+    service: ObjectName,
+    family: Family,
+    outbox: Outbox,
+}
+
+async fn serve(address: SocketAddr, service: ObjectName, outbox: Outbox) -> Result<()> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("bind {address} for health checks of Service {service} (who has the port? see ss -lnp)")
+    })?;
+    tracing::info!(%address, %service, "load balancers' health checks are answered");
+    let check = Check { service, family: Family::of(address.ip()), outbox };
+    let router = Router::new().fallback(answer).with_state(check);
+    axum::serve(listener, router).await.with_context(|| format!("serve {address}"))
+}
+
+type Answer = (StatusCode, [(HeaderName, HeaderValue); 4], String);
+
+async fn answer(State(check): State<Check>) -> Answer {
+    let Check { service, family, outbox } = check;
+    let name = service.clone();
+    let look = move |node: &Node| {
+        let own = &node.settings().node;
+        (health::local_endpoints(node.cluster(), own, &name, family), node.trouble().is_none())
+    };
+    let (count, healthy) = outbox.inspect(PATIENCE, look).await.unwrap_or((0, false));
+    say(&service, count, healthy)
+}
+
+fn say(service: &ObjectName, count: usize, healthy: bool) -> Answer {
+    let status = if count > 0 && healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({
+        "service": { "namespace": service.namespace, "name": service.name },
+        "localEndpoints": count,
+        "serviceProxyHealthy": healthy,
+    });
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (HeaderName::from_static("x-load-balancing-endpoint-weight"), HeaderValue::from(count)),
+        // The next check asks whoever has the port then.
+        (header::CONNECTION, HeaderValue::from_static("close")),
+    ];
+    (status, headers, body.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_what_load_balancers_read() {
+        let service = ObjectName::new("shop", "web");
+        let (status, headers, body) = say(&service, 2, true);
+        assert_eq!(status, StatusCode::OK);
+        let expected = r#"{"localEndpoints":2,"service":{"name":"web","namespace":"shop"},"serviceProxyHealthy":true}"#;
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&body).unwrap(),
+            serde_json::from_str::<serde_json::Value>(expected).unwrap()
+        );
+        assert!(headers.iter().any(|(name, value)| name == "X-Load-Balancing-Endpoint-Weight" && value == "2"));
+        assert_eq!(say(&service, 0, true).0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(say(&service, 2, false).0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

@@ -1,0 +1,105 @@
+//! Health checks of load balancers (`healthCheckNodePort`): whether this node has an endpoint of its own to send
+//! connections to, for Services of `externalTrafficPolicy: Local` (L-05).
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use model::Cluster;
+use types::{Family, ObjectName};
+
+use super::plan::node_address;
+use crate::Settings;
+
+/// Where the node answers for a Service: at its address of each family that the Service has.
+pub fn fronts(cluster: &Cluster, settings: &Settings, name: &ObjectName) -> BTreeSet<SocketAddr> {
+    let Some(service) = cluster.services.get(name).filter(|service| !service.foreign_proxy) else {
+        return BTreeSet::new();
+    };
+    let Some(port) = service.health_check_port else { return BTreeSet::new() };
+    let has = |family: &Family| service.cluster_ips.iter().any(|ip| Family::of(*ip) == *family);
+    let families = settings.families().filter(has);
+    families.filter_map(|family| Some(SocketAddr::new(node_address(cluster, settings, family)?, port))).collect()
+}
+
+/// How many pods of this node are ready for the Service in a family: a pod with several ports is one, and one that
+/// ends takes nobody new.
+pub fn local_endpoints(cluster: &Cluster, node: &str, name: &ObjectName, family: Family) -> usize {
+    let endpoints = cluster.slices_of(name).flat_map(|slice| &slice.endpoints);
+    let here = endpoints.filter(|e| e.ready && e.node.as_deref() == Some(node));
+    let addresses = here.map(|e| e.address).filter(|ip| Family::of(*ip) == family);
+    addresses.collect::<BTreeSet<IpAddr>>().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Endpoint, EndpointSlice, Event, Node, Row, Service, ServiceType, SlicePort};
+
+    fn cluster(foreign_proxy: bool) -> Cluster {
+        let mut cluster = Cluster::default();
+        let mut put = |row| drop(cluster.apply(Event::Upsert(row)));
+        put(Row::Node(Node {
+            name: "node1".into(),
+            addresses: vec!["192.168.1.10".parse().unwrap(), "fd00::10".parse().unwrap()],
+            ..Node::default()
+        }));
+        put(Row::Service(Box::new(Service {
+            key: ObjectName::new("shop", "web"),
+            kind: ServiceType::LoadBalancer,
+            cluster_ips: vec!["10.96.0.7".parse().unwrap()],
+            health_check_port: Some(31000),
+            foreign_proxy,
+            ..Service::default()
+        })));
+        let endpoint = |last: u8, node: &str, ready| Endpoint {
+            address: [10, 244, 1, last].into(),
+            node: Some(node.into()),
+            hostname: None,
+            ready,
+            serving: true,
+            terminating: !ready,
+            pod: None,
+            zone_hints: Vec::new(),
+            node_hints: Vec::new(),
+        };
+        for (part, endpoints) in [
+            vec![endpoint(2, "node1", true), endpoint(3, "node1", false), endpoint(4, "node2", true)],
+            vec![endpoint(2, "node1", true), endpoint(5, "node1", true)],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            put(Row::EndpointSlice(EndpointSlice {
+                key: ObjectName::new("shop", format!("web-{part}")),
+                service: "web".into(),
+                ports: vec![SlicePort { port: Some(80), ..SlicePort::default() }],
+                endpoints,
+            }));
+        }
+        cluster
+    }
+
+    #[test]
+    fn l_05_only_ready_pods_of_this_node_count_each_once() {
+        let count = |node, family| {
+            local_endpoints(&cluster(false), node, &ObjectName::new("shop", "web"), family)
+        };
+        assert_eq!(count("node1", Family::V4), 2);
+        assert_eq!(count("node2", Family::V4), 1);
+        assert_eq!(count("node1", Family::V6), 0);
+    }
+
+    #[test]
+    fn the_node_answers_in_the_families_of_the_service() {
+        let settings = Settings {
+            node: "node1".into(),
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10::/32".parse().unwrap()],
+            service_cidrs: Vec::new(),
+            dns_ips: Vec::new(),
+            mtu: 1450,
+        };
+        let at = |foreign| fronts(&cluster(foreign), &settings, &ObjectName::new("shop", "web"));
+        assert_eq!(at(false), BTreeSet::from(["192.168.1.10:31000".parse().unwrap()]));
+        assert_eq!(at(true), BTreeSet::new());
+    }
+}
