@@ -44,6 +44,7 @@ mod cluster;
 mod endpoints;
 mod host_ports;
 mod install;
+mod lookups;
 mod names;
 mod obstacles;
 mod operate;
