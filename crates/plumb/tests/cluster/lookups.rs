@@ -37,10 +37,10 @@ fn join(left: String, right: String) -> String {
     left + " " + &right
 }
 
-/// Waits until the answer is this; none at all, if nothing is named.
+/// Waits until the answer is this, names without their last dot; none at all, if nothing is named.
 #[track_caller]
 fn becomes(ns: &Namespace<'_>, from: &str, (name, kind): (&str, &str), want: &[String]) {
-    let want: BTreeSet<String> = want.iter().cloned().collect();
+    let want: BTreeSet<String> = want.iter().map(|data| data.trim_end_matches('.').to_owned()).collect();
     ns.cluster.wait_for(&format!("{from}: {name} {kind} is {want:?}"), || {
         let have = records(ns, from, name, kind)?;
         if have == want { Ok(()) } else { Err(format!("{have:?}")) }
@@ -93,7 +93,7 @@ fn a_service_is_found_by_every_form_of_its_name(cluster: &Cluster) {
             let name = format!("{port}.echo.{zone}");
             ns.cluster.wait_for(&name, || {
                 let have = records(&ns, client, &name, "SRV")?;
-                let (begin, end) = ("SRV 0 ", format!(" {number} echo.{zone}"));
+                let (begin, end) = ("SRV 0 ", format!(" {number} echo.{}", zone.trim_end_matches('.')));
                 let right =
                     have.len() == 1 && have.iter().all(|it| it.starts_with(begin) && it.ends_with(&end));
                 if right { Ok(()) } else { Err(format!("{have:?}, not …{end}")) }
