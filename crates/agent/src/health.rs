@@ -170,12 +170,15 @@ mod tests {
         let service = ObjectName::new("shop", "web");
         let (status, headers, body) = say(&service, 2, true);
         assert_eq!(status, StatusCode::OK);
-        let expected = r#"{"localEndpoints":2,"service":{"name":"web","namespace":"shop"},"serviceProxyHealthy":true}"#;
+        let expected =
+            r#"{"localEndpoints":2,"service":{"name":"web","namespace":"shop"},"serviceProxyHealthy":true}"#;
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&body).unwrap(),
             serde_json::from_str::<serde_json::Value>(expected).unwrap()
         );
-        assert!(headers.iter().any(|(name, value)| name == "X-Load-Balancing-Endpoint-Weight" && value == "2"));
+        assert!(
+            headers.iter().any(|(name, value)| name == "X-Load-Balancing-Endpoint-Weight" && value == "2")
+        );
         assert_eq!(say(&service, 0, true).0, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(say(&service, 2, false).0, StatusCode::SERVICE_UNAVAILABLE);
     }

@@ -227,7 +227,8 @@ mod tests {
         fs::write(dir.0.join("attachments-b.json"), FORMER).unwrap();
         let mut store = Store::open(&dir.0, "b").unwrap();
         let ip = "10.244.1.2".parse().unwrap();
-        assert_eq!(store.records().get("c1/eth0"), Some(&record("c1", ip)));
+        let former = Record { host_ports: Vec::new(), ..record("c1", ip) };
+        assert_eq!(store.records().get("c1/eth0"), Some(&former));
         let pool = store.pool(Family::V4).unwrap();
         assert_eq!(pool.lease_of("c1/eth0"), Some(ip));
         // Its times were those of the wall clock: the rest ends all the same, one cool-down from now.

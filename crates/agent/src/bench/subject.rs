@@ -13,8 +13,8 @@ use tokio::sync::watch as state;
 
 use super::load::{Load, event_of};
 use super::{Notices, PATIENCE, Timed, namespace};
-use crate::health;
 use crate::datapath::Datapath;
+use crate::health;
 use crate::inbox::{self, Input, Outbox};
 use crate::metrics::Metrics;
 use crate::node::{Base, Node};

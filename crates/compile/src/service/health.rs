@@ -18,7 +18,9 @@ pub fn fronts(cluster: &Cluster, settings: &Settings, name: &ObjectName) -> BTre
     let Some(port) = service.health_check_port else { return BTreeSet::new() };
     let has = |family: &Family| service.cluster_ips.iter().any(|ip| Family::of(*ip) == *family);
     let families = settings.families().filter(has);
-    families.filter_map(|family| Some(SocketAddr::new(node_address(cluster, settings, family)?, port))).collect()
+    families
+        .filter_map(|family| Some(SocketAddr::new(node_address(cluster, settings, family)?, port)))
+        .collect()
 }
 
 /// How many pods of this node are ready for the Service in a family: a pod with several ports is one, and one that
@@ -81,9 +83,8 @@ mod tests {
 
     #[test]
     fn l_05_only_ready_pods_of_this_node_count_each_once() {
-        let count = |node, family| {
-            local_endpoints(&cluster(false), node, &ObjectName::new("shop", "web"), family)
-        };
+        let count =
+            |node, family| local_endpoints(&cluster(false), node, &ObjectName::new("shop", "web"), family);
         assert_eq!(count("node1", Family::V4), 2);
         assert_eq!(count("node2", Family::V4), 1);
         assert_eq!(count("node1", Family::V6), 0);

@@ -72,7 +72,13 @@ mod tests {
             ips: vec!["10.244.1.4".parse().unwrap(), "fd00::4".parse().unwrap()],
             host_if: IfName::new("veth1").unwrap(),
             mac: Mac::default(),
-            host_ports: vec![port(1, ""), port(2, "0.0.0.0"), port(3, "::"), port(4, "127.0.0.1"), port(5, "::1")],
+            host_ports: vec![
+                port(1, ""),
+                port(2, "0.0.0.0"),
+                port(3, "::"),
+                port(4, "127.0.0.1"),
+                port(5, "::1"),
+            ],
         };
         let said = |family| -> Vec<_> {
             fronts(&attachment, family).iter().map(|f| (f.port, f.address, f.pod.to_string())).collect()

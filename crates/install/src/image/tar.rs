@@ -70,13 +70,10 @@ fn split(path: &str) -> Result<(&str, &str)> {
     if path.len() <= 100 {
         return Ok(("", path));
     }
-    let halves = path.match_indices('/').map(|(at, _)| (&path[..at], &path[at + 1..]));
-    halves
-        .filter(|(prefix, name)| prefix.len() <= 155 && (1..=100).contains(&name.len()))
-        .last()
-        .with_context(|| {
-            format!("{path}: longer than the names of a ustar archive, which have 155 and 100 bytes")
-        })
+    let mut halves = path.match_indices('/').map(|(at, _)| (&path[..at], &path[at + 1..]));
+    halves.rfind(|(prefix, name)| prefix.len() <= 155 && (1..=100).contains(&name.len())).with_context(|| {
+        format!("{path}: longer than the names of a ustar archive, which have 155 and 100 bytes")
+    })
 }
 
 /// The content of one file.
