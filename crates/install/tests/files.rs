@@ -28,7 +28,7 @@ fn the_chart_with_its_values_is_what_is_applied() {
     let file = |path: &str| files.iter().find(|(name, _)| name == path).unwrap().1.clone();
     let values: serde_json::Value = serde_saphyr::from_str(&file("chart/values.yaml")).unwrap();
     let mut text = file("chart/templates/plumb.yaml");
-    assert!(file("chart/templates/dns.yaml").contains("{{ .Values.dnsIP | splitList `,` | first }}"));
+    assert!(file("chart/templates/dns.yaml").contains("{{ splitList `,` .Values.dnsIP | first }}"));
     for (name, value) in values.as_object().unwrap() {
         text = text.replace(&format!("{{{{ .Values.{name} }}}}"), value.as_str().unwrap_or_default());
     }

@@ -64,22 +64,16 @@ fn a_host_port_that_is_taken_is_said() {
     let ports = "{containerPort: 8080, hostPort: 18091}";
     ns.apply(&[&with_ports("first", "nodeName: node1", ports)]);
     ns.wait_ready();
-    let selected = "nodeSelector: {kubernetes.io/hostname: node1}";
-    ns.apply(&[&with_ports("second", "nodeName: node1", ports), &with_ports("third", selected, ports)]);
-    let said = |pod: &str, words: &[&str]| {
-        let about = format!("involvedObject.name={pod}");
-        cluster.wait_for(&format!("Events of {pod} with {words:?}"), || {
-            let events = ns.kubectl_ok(&["get", "events", "--field-selector", &about]);
-            if words.iter().all(|word| events.contains(word)) { Ok(()) } else { Err(events) }
-        });
-    };
-    let [first, second] = ["first", "second"].map(|pod| format!("{}/{pod}", ns.name));
-    // The scheduler never saw the second, and knows of the third what is wrong.
-    said("second", &["FailedCreatePodSandBox", &first, &second, "18091/tcp"]);
-    said("third", &["FailedScheduling", "free ports"]);
-    ns.kubectl_ok(&["delete", "pod", "first", "third"]);
-    ns.wait_ready_of("second");
-    answers(cluster, "cp", "http://192.168.1.10:18091/", "name=second ");
+    ns.apply(&[&with_ports("second", "nodeName: node1", ports)]);
+    cluster.wait_for("the kubelet refuses the second", || {
+        let reason = ns.kubectl_ok(&["get", "pod", "second", "-o", "jsonpath={.status.reason}"]);
+        if reason == "NodePorts" { Ok(()) } else { Err(reason) }
+    });
+    answers(cluster, "cp", "http://192.168.1.10:18091/", "name=first ");
+    ns.kubectl_ok(&["delete", "pod", "first", "second"]);
+    ns.apply(&[&with_ports("third", "nodeName: node1", ports)]);
+    ns.wait_ready();
+    answers(cluster, "cp", "http://192.168.1.10:18091/", "name=third ");
 }
 
 #[test]
