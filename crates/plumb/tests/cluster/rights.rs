@@ -81,9 +81,11 @@ fn nodes_of_clouds_work_and_every_right_is_used() {
     });
     let reason = of_node2("jsonpath={.status.conditions[?(@.type==\"NetworkUnavailable\")].reason}");
     assert_eq!(reason, "PlumbIsUp");
-    // Whose taint it is takes it away.
-    let taints = cluster.kubectl_ok(&["get", "node", "node1", "-o", "jsonpath={.spec.taints[*].key}"]);
-    assert_eq!(taints, "node.cloudprovider.kubernetes.io/uninitialized");
+    // Whose taint it is takes it away; that of a node which was not ready goes with its cause.
+    cluster.wait_for("the cloud's taint alone is left", || {
+        let taints = cluster.kubectl_ok(&["get", "node", "node1", "-o", "jsonpath={.spec.taints[*].key}"]);
+        if taints == "node.cloudprovider.kubernetes.io/uninitialized" { Ok(()) } else { Err(taints) }
+    });
     // Whoever asks is looked up (tokenreviews); what somebody changes is mended and told (events).
     let said = cluster.plumb(&["status"]);
     assert!(said.ok, "{said:?}");
