@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::cluster::{Cluster, Namespace, Said, Stack, plumb};
+use crate::cluster::{Cluster, Kubectl, Namespace, Said, Stack, plumb};
 
 /// Calls of one bunch. One of three pods is left out by chance once in 17,000 bunches, and then asked again.
 const BUNCH: &str = "24";

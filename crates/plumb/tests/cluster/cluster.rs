@@ -1,15 +1,15 @@
 //! Clusters with Plumb on their nodes: those that tests share, and those of one test.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 
-pub use crate::said::{Said, kubectl_binary, plumb, repository, run, wait_for};
+pub use crate::said::{Kubectl, Said, plumb, repository, run, wait_for};
+use crate::said::{feed, kubectl_of};
 
 /// For everything that a test waits for: it ends when it is so, and 30 s are never reached on a healthy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -241,26 +241,9 @@ impl Cluster {
         self.nodes.iter().map(of).collect()
     }
 
-    pub fn kubectl_command(&self) -> Command {
-        let mut command = Command::new(kubectl_binary());
-        command.env("KUBECONFIG", &self.kubeconfig);
-        command
-    }
-
-    pub fn kubectl(&self, args: &[&str]) -> Said {
-        run(self.kubectl_command().args(args))
-    }
-
-    #[track_caller]
-    pub fn kubectl_ok(&self, args: &[&str]) -> String {
-        let said = self.kubectl(args);
-        assert!(said.ok, "kubectl {args:?}: {said:?}");
-        said.out
-    }
-
     #[track_caller]
     pub fn apply(&self, manifest: &str) {
-        let said = feed(self.kubectl_command().args(["apply", "-f", "-"]), manifest.as_bytes());
+        let said = self.kubectl_fed(&["apply", "-f", "-"], manifest);
         assert!(said.ok, "kubectl apply: {said:?}\n{manifest}");
     }
 
@@ -284,6 +267,12 @@ impl Cluster {
     }
 }
 
+impl Kubectl for Cluster {
+    fn kubectl_command(&self) -> Command {
+        kubectl_of(&self.kubeconfig)
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         if !self.keep {
@@ -299,23 +288,15 @@ pub struct Namespace<'a> {
     pub name: String,
 }
 
+impl Kubectl for Namespace<'_> {
+    fn kubectl_command(&self) -> Command {
+        let mut command = self.cluster.kubectl_command();
+        command.args(["-n", &self.name]);
+        command
+    }
+}
+
 impl Namespace<'_> {
-    pub fn kubectl(&self, args: &[&str]) -> Said {
-        self.cluster.kubectl(&[&["-n", &self.name], args].concat())
-    }
-
-    #[track_caller]
-    pub fn kubectl_ok(&self, args: &[&str]) -> String {
-        self.cluster.kubectl_ok(&[&["-n", &self.name], args].concat())
-    }
-
-    #[track_caller]
-    pub fn get(&self, args: &[&str]) -> Value {
-        let said = self.kubectl(&[&["get", "-o", "json"], args].concat());
-        assert!(said.ok, "kubectl get {args:?}: {said:?}");
-        said.json()
-    }
-
     /// Manifests without a namespace of their own.
     #[track_caller]
     pub fn apply(&self, manifests: &[&str]) {
@@ -339,12 +320,6 @@ impl Namespace<'_> {
     pub fn wait_ready_of(&self, pod: &str) {
         let said = self.kubectl(&["wait", "--for=condition=Ready", "pod", pod, "--timeout=90s"]);
         assert!(said.ok, "{pod} is not Ready: {said:?}\n{}", self.cluster.logs("plumb"));
-    }
-
-    /// `kubectl …` with something on its standard input.
-    pub fn kubectl_fed(&self, args: &[&str], input: &str) -> Said {
-        let mut command = self.cluster.kubectl_command();
-        feed(command.args(["-n", &self.name]).args(args), input.as_bytes())
     }
 
     /// The addresses of a pod, IPv4 first in these clusters.
@@ -427,12 +402,4 @@ fn script(path: &str, args: &[&str]) -> Command {
     };
     command.args(args);
     command
-}
-
-fn feed(command: &mut Command, input: &[u8]) -> Said {
-    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = piped.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    // One that ends without reading says why itself.
-    let _ = child.stdin.take().expect("piped").write_all(input);
-    child.wait_with_output().expect("it ends").into()
 }

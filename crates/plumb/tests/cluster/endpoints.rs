@@ -1,7 +1,7 @@
 //! Which pods of a Service get its traffic, while they come, get ready, end and go.
 
 use crate::ask::{OUT, Place, at, url, word};
-use crate::cluster::{Cluster, Namespace, pod, server};
+use crate::cluster::{Cluster, Kubectl, Namespace, pod, server};
 
 on_each_stack!(
     endpoints_come_and_go,

@@ -1,6 +1,6 @@
 //! Ports of a node that lead to a pod, through a real kubelet, containerd and scheduler.
 
-use crate::cluster::{self, Cluster, plumb, pod};
+use crate::cluster::{self, Cluster, Kubectl, plumb, pod};
 use crate::said::Said;
 
 /// A pod of node1 that serves HTTP on 8080 and UDP on 9001, with ports of the node in YAML.

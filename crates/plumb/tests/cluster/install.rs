@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Stack};
+use crate::cluster::{Cluster, Kubectl, Stack};
 use crate::said::{Said, plumb, repository, run};
 
 /// The image of the programs that are tested: `./run test` makes it beforehand.

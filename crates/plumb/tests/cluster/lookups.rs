@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::cluster::{Cluster, Namespace, pod, server};
+use crate::cluster::{Cluster, Kubectl, Namespace, pod, server};
 
 on_each_stack!(
     a_service_is_found_by_every_form_of_its_name,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::cluster::{Cluster, Stack};
+use crate::cluster::{Cluster, Kubectl, Stack};
 use crate::install::{bare, image};
 use crate::said::Said;
 

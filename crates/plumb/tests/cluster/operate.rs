@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Namespace, Stack, pod, server};
+use crate::cluster::{Cluster, Kubectl, Namespace, Stack, pod, server};
 use crate::install::bare;
 use crate::said::{plumb, run};
 

@@ -1,7 +1,7 @@
 //! Out of the cluster, into it from its nodes and its API server, and between pods that a policy keeps apart.
 
 use crate::ask::{Place, at, peer, url};
-use crate::cluster::{self, Cluster, Namespace, plumb, pod, run, server};
+use crate::cluster::{self, Cluster, Kubectl, Namespace, plumb, pod, run, server};
 
 /// A server at 203.0.113.10:8080, once for everybody who needs it.
 pub fn outside(cluster: &Cluster) {

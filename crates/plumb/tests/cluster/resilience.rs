@@ -13,7 +13,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, Namespace, Stack, pod, server, wait_for};
+use crate::cluster::{Cluster, Kubectl, Namespace, Stack, pod, server, wait_for};
 
 const ECHO: &str = "
 apiVersion: v1

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Stack};
+use crate::cluster::{Cluster, Kubectl, Stack};
 use crate::install::bare;
 
 /// Verb and resource, as `patch nodes/status`.

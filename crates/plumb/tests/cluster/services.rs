@@ -1,7 +1,7 @@
 //! Services of every type, their ports, and what becomes of them when the object changes.
 
 use crate::ask::{OUT, Place, at, peer, url};
-use crate::cluster::{Cluster, Namespace, server};
+use crate::cluster::{Cluster, Kubectl, Namespace, server};
 
 on_each_stack!(
     every_port_is_reached_by_number_and_protocol,

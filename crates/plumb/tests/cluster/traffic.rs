@@ -1,7 +1,7 @@
 //! Traffic that must stay on its node, and whose sender the pod must see.
 
 use crate::ask::{OUT, Place, peer, url};
-use crate::cluster::{Cluster, Namespace, pod, server};
+use crate::cluster::{Cluster, Kubectl, Namespace, pod, server};
 
 on_each_stack!(
     what_is_local_inside_stays_on_its_node,

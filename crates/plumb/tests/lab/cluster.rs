@@ -1,15 +1,13 @@
 //! A lab of its own for each test: up, asked, and down again whatever happens to the test.
 
-use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use serde_json::Value;
-
-pub use crate::said::{Said, kubectl_binary, plumb, repository, run, wait_for};
+use crate::said::kubectl_of;
+pub use crate::said::{Kubectl, Said, kubectl_binary, plumb, repository, run, wait_for};
 
 /// Checks by name, for areas that share one lab: all of them run, and what failed is said together at the end.
 #[derive(Default)]
@@ -90,44 +88,9 @@ impl Lab {
         said.out
     }
 
-    pub fn kubectl_command(&self) -> Command {
-        let mut command = Command::new(kubectl_binary());
-        command.env("KUBECONFIG", &self.kubeconfig);
-        command
-    }
-
-    pub fn kubectl(&self, args: &[&str]) -> Said {
-        run(self.kubectl_command().args(args))
-    }
-
-    #[track_caller]
-    pub fn kubectl_ok(&self, args: &[&str]) -> String {
-        let said = self.kubectl(args);
-        assert!(said.ok, "kubectl {args:?}: {said:?}");
-        said.out
-    }
-
-    #[track_caller]
-    pub fn get(&self, args: &[&str]) -> Value {
-        let args: Vec<&str> = ["get", "-o", "json"].iter().chain(args).copied().collect();
-        let said = self.kubectl(&args);
-        assert!(said.ok, "kubectl {args:?}: {said:?}");
-        said.json()
-    }
-
     /// `kubectl VERB… -f -` with the manifest on its standard input.
     pub fn feed(&self, verb: &[&str], manifest: &str) -> Said {
-        let mut child = self
-            .kubectl_command()
-            .args(verb)
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("kubectl starts");
-        child.stdin.take().expect("piped").write_all(manifest.as_bytes()).expect("kubectl reads");
-        child.wait_with_output().expect("kubectl ends").into()
+        self.kubectl_fed(&[verb, &["-f", "-"]].concat(), manifest)
     }
 
     #[track_caller]
@@ -211,6 +174,12 @@ impl Lab {
              image: plumb.local/demo\n    args: [{args}]\n",
             app = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-'),
         )
+    }
+}
+
+impl Kubectl for Lab {
+    fn kubectl_command(&self) -> Command {
+        kubectl_of(&self.kubeconfig)
     }
 }
 

@@ -13,7 +13,7 @@ use std::process::Command;
 use serde_json::Value;
 use types::{Families, Family};
 
-use crate::cluster::{Checks, Lab, plumb, run};
+use crate::cluster::{Checks, Kubectl, Lab, plumb, run};
 
 const NS: &str = "fam";
 const ECHOS: [&str; 3] = ["echo1", "echo2", "echo3"];

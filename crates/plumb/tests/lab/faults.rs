@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::cluster::{Checks, Lab, Said, plumb, run, wait_for};
+use crate::cluster::{Checks, Kubectl, Lab, Said, plumb, run, wait_for};
 use list::{FAULTS, Fault};
 
 const NS: &str = "way";

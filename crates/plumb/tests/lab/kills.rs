@@ -13,7 +13,7 @@ mod remains;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::cluster::{Lab, Said, wait_for};
+use crate::cluster::{Kubectl, Lab, Said, wait_for};
 use remains::Remains;
 
 const NS: &str = "churn";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::cluster::{Checks, Lab, Said, fresh_name, kubectl_binary, plumb, run, wait_for};
+use crate::cluster::{Checks, Kubectl, Lab, Said, fresh_name, kubectl_binary, plumb, run, wait_for};
 
 #[test]
 fn a_lab_lives() {

@@ -13,7 +13,7 @@ mod reach;
 
 use std::collections::BTreeMap;
 
-use crate::cluster::{Checks, Lab};
+use crate::cluster::{Checks, Kubectl, Lab};
 
 const NS: &str = "mesh";
 const SERVE: &str = r#"serve, --http, "8080", --tcp, "9000", --udp, "9001""#;

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::cluster::{Lab, wait_for};
+use crate::cluster::{Kubectl, Lab, wait_for};
 
 const NS: &str = "names";
 const PATIENCE: Duration = Duration::from_secs(60);

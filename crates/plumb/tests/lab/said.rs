@@ -1,5 +1,6 @@
 //! Running the program and kubectl, and waiting: what all tiers share.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -66,6 +67,51 @@ impl Said {
             assert!(self.err.contains(word), "{word:?} is not said: {}", self.err);
         }
     }
+}
+
+/// Whatever kubectl speaks to: a lab, a cluster, a namespace of one.
+pub trait Kubectl {
+    /// kubectl, with what says to whom.
+    fn kubectl_command(&self) -> Command;
+
+    fn kubectl(&self, args: &[&str]) -> Said {
+        run(self.kubectl_command().args(args))
+    }
+
+    #[track_caller]
+    fn kubectl_ok(&self, args: &[&str]) -> String {
+        let said = self.kubectl(args);
+        assert!(said.ok, "kubectl {args:?}: {said:?}");
+        said.out
+    }
+
+    /// With something on its standard input.
+    fn kubectl_fed(&self, args: &[&str], input: &str) -> Said {
+        feed(self.kubectl_command().args(args), input.as_bytes())
+    }
+
+    #[track_caller]
+    fn get(&self, args: &[&str]) -> Value {
+        let said = self.kubectl(&[&["get", "-o", "json"], args].concat());
+        assert!(said.ok, "kubectl get {args:?}: {said:?}");
+        said.json()
+    }
+}
+
+/// kubectl as the user of a kubeconfig.
+pub fn kubectl_of(kubeconfig: &Path) -> Command {
+    let mut command = Command::new(kubectl_binary());
+    command.env("KUBECONFIG", kubeconfig);
+    command
+}
+
+/// Runs with something on the standard input.
+pub fn feed(command: &mut Command, input: &[u8]) -> Said {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    // One that ends without reading says why itself.
+    let _ = child.stdin.take().expect("piped").write_all(input);
+    child.wait_with_output().expect("it ends").into()
 }
 
 pub fn run(command: &mut Command) -> Said {

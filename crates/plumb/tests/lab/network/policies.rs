@@ -1,7 +1,7 @@
 //! Policies, on one node and across, by pod address and through services.
 
 use super::{Mesh, NS};
-use crate::cluster::{Checks, wait_for};
+use crate::cluster::{Checks, Kubectl, wait_for};
 use std::time::Duration;
 
 pub fn checks(mesh: &Mesh, checks: &mut Checks) {

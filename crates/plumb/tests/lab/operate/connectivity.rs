@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::operate;
-use crate::cluster::{Checks, Lab, plumb, run, wait_for};
+use crate::cluster::{Checks, Kubectl, Lab, plumb, run, wait_for};
 
 const NAMESPACE: &str = "plumb-connectivity";
 

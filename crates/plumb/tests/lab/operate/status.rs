@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Scratch, operate};
-use crate::cluster::{Checks, Lab, Said, kubectl_binary, plumb, run, wait_for};
+use crate::cluster::{Checks, Kubectl, Lab, Said, kubectl_binary, plumb, run, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

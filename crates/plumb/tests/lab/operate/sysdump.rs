@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Scratch, operate};
-use crate::cluster::{Checks, Lab, run};
+use crate::cluster::{Checks, Kubectl, Lab, run};
 
 const SECRET: &str = "hunter2-Sesame-42";
 
