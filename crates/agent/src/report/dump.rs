@@ -36,6 +36,10 @@ const PROC: [(&str, &str); 7] = [
     ("kernel/resolv.conf", "/etc/resolv.conf"),
 ];
 
+/// Drift is what is still there at the last of so many looks.
+const LOOKS: usize = 3;
+const SETTLED: &str = "none: the kernel holds what it should\n";
+
 /// What the loop holds, taken at one moment.
 struct Wanted {
     nft: Ruleset,
@@ -47,15 +51,24 @@ struct Wanted {
 impl Reports {
     pub(super) async fn dump(&self) -> Result<Dump> {
         let mut dump = Dump::default();
-        let wanted = self.ask(wanted).await?;
         dump.files.insert("log.txt".into(), crate::journal::recent());
         dump.files.insert("metrics.txt".into(), self.metrics.render());
         dump.files.insert("status.json".into(), serde_json::to_string_pretty(&self.status().await?)?);
-        let Some(wanted) = wanted else {
-            dump.failures.push("the agent has no whole picture of the cluster yet: no plan, no drift".into());
-            return Ok(dump);
-        };
-        tokio::task::spawn_blocking(move || dump.look(wanted)).await.context("look at the kernel")
+        for look in 1.. {
+            let Some(wanted) = self.ask(wanted).await? else {
+                dump.failures
+                    .push("the agent has no whole picture of the cluster yet: no plan, no drift".into());
+                break;
+            };
+            let dump = dump.clone();
+            let looked = tokio::task::spawn_blocking(move || dump.look(wanted));
+            let looked = looked.await.context("look at the kernel")?;
+            // The plan and the kernel are read one after the other: a change that was on its way is no drift.
+            if look == LOOKS || looked.files.get("drift.txt").is_none_or(|drift| drift == SETTLED) {
+                return Ok(looked);
+            }
+        }
+        Ok(dump)
     }
 }
 
@@ -123,7 +136,7 @@ fn drift(wanted: &Wanted) -> Result<String> {
         .map(|name| format!("make the veth {name} again\n"))
         .collect();
     if rules.is_empty() && links.is_empty() && lost.is_empty() {
-        return Ok("none: the kernel holds what it should\n".to_owned());
+        return Ok(SETTLED.to_owned());
     }
     Ok(format!("what would mend it:\n{}{links}{lost}", rules.show(&nft)))
 }
