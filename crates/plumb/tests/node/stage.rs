@@ -263,7 +263,9 @@ impl Node {
             assert!(self.agent.as_ref().is_some_and(Process::alive), "the agent of {} ended", self.name);
             self.ask("GET", "/healthz", "").ok().filter(|answer| answer.starts_with("HTTP/1.0 200"))
         });
-        assert!(self.dir.join("net.d/10-plumb.conflist").exists());
+        // Written last: who asks in between is told that all is well, and a runtime is told by the file.
+        let conflist = self.dir.join("net.d/10-plumb.conflist");
+        wait_for("the CNI configuration", || conflist.exists().then_some(()));
     }
 
     /// One request over the agent's socket.
