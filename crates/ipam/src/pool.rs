@@ -91,9 +91,9 @@ impl Pool {
         gateway_of(&self.cidr)
     }
 
-    /// How many addresses it has for pods.
+    /// How many addresses it has for pods: the gateway's is not one of them.
     pub fn size(&self) -> u128 {
-        usable(&self.cidr).1
+        usable(&self.cidr).1 - 1
     }
 
     /// Addresses in use, with their handles.

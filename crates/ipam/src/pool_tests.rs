@@ -183,3 +183,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn as_many_pods_fit_as_the_size_says() {
+    for cidr in ["10.244.1.0/24", "10.244.1.0/29", "10.244.1.0/31", "10.244.1.1/32", "fd00:10:244:1::/120"] {
+        let mut pool = Pool::new(cidr.parse().unwrap(), Duration::ZERO);
+        let fits = (0..1000).take_while(|n| pool.allocate(&format!("c{n}"), Duration::ZERO).is_ok()).count();
+        assert_eq!(fits as u128, pool.size(), "{cidr}");
+    }
+}
