@@ -1,0 +1,145 @@
+//! Owns: the command line: one binary, whose subcommands are the shells.
+//! Never: does anything itself; no subcommand shares state with another.
+//! In → Out: argv → one shell's `run` → exit code, and errors as `cause: cause: …` with the next step.
+//! Read first: [`main`].
+//!
+//! A library, so that the program is compiled once: this crate is where the async code of all the others is, and the image
+//! links it statically, other hosts not.
+
+mod bench;
+mod connectivity;
+mod demo;
+mod features;
+mod reach;
+mod status;
+mod sysdump;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// A whole container network in one program.
+#[derive(Parser)]
+#[command(name = "plumb", version, arg_required_else_help = true)]
+struct Plumb {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A cluster of several nodes on this machine: up, down, status, exec.
+    Lab(lab::Args),
+    /// Make Plumb the network of the cluster that the kubeconfig names.
+    Install(install::Args),
+    /// Take Plumb out of the cluster, kernel state on every node included.
+    Uninstall(install::UninstallArgs),
+    /// A node's network: routes, services, policies, DNS and CNI, from the Kubernetes API to the kernel.
+    Agent(agent::Args),
+    /// Send a real packet from a pod and follow it hop by hop, beside what the model expects.
+    Trace(trace::Args),
+    /// Each node's agent, datapath, sync, drift and DNS; what is wrong, and the next step.
+    Status(status::Args),
+    /// What Plumb asks of the kernel, and whether this one can do it.
+    Features(features::Args),
+    /// Whether pods, nodes and Services reach whom they should, and nobody else.
+    Connectivity(connectivity::Args),
+    /// One archive that a maintainer can work from, without secrets.
+    Sysdump(sysdump::Args),
+    /// Measure: DNS, endpoint changes, CNI, the lab; each beside the floor of this machine.
+    Bench(bench::Args),
+    /// What the image plumb.local/demo runs: a small server and its clients.
+    Demo(demo::Args),
+    /// Make the agents' image of the programs in a directory.
+    #[command(hide = true)]
+    Image(install::image::Args),
+    /// Look at this node before Plumb is installed (run by `plumb install` in a pod).
+    #[command(hide = true)]
+    NodeCheck(install::node_check::Args),
+    /// Take everything of Plumb from this node (its agent must have ended).
+    #[command(hide = true)]
+    NodeCleanup(agent::Args),
+    /// The small kubelet of one lab node.
+    #[command(hide = true)]
+    Kubelet(kubelet::Args),
+    /// Hold the namespaces of a pod (started by the kubelet).
+    #[command(hide = true)]
+    Pause(kubelet::pause::Args),
+    /// Own one container's output and exit code (started by the kubelet).
+    #[command(hide = true)]
+    Shim(kubelet::shim::Args),
+}
+
+/// kubectl runs an executable of this name for `kubectl plumb …`: a link to `plumb` on the PATH is enough.
+const PLUGIN: &str = "kubectl-plumb";
+
+fn parse() -> Plumb {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let as_plugin = std::path::Path::new(&called).file_name().is_some_and(|name| name == PLUGIN);
+    let name = if as_plugin { "kubectl plumb" } else { "plumb" };
+    let matches = Plumb::command().bin_name(name).get_matches();
+    Plumb::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// The whole program. No async runtime here: the processes that change their namespaces must have one thread when they
+/// do.
+pub fn main() -> ExitCode {
+    let outcome = match parse().command {
+        Command::Lab(args) => logged(std::io::stderr, || lab::run(args)),
+        Command::Agent(args) => logged(|| agent::journal::Journal, || run_agent(args)),
+        Command::Install(args) => install::run(&args),
+        Command::Uninstall(args) => install::run_uninstall(&args),
+        Command::NodeCheck(args) => install::node_check::run(&args),
+        Command::Image(args) => install::image::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::NodeCleanup(args) => clean_up(&args),
+        Command::Status(args) => status::run(args),
+        Command::Connectivity(args) => connectivity::run(args),
+        Command::Sysdump(args) => sysdump::run(args),
+        Command::Trace(args) => trace::run(args),
+        Command::Features(args) => features::run(&args),
+        Command::Bench(args) => bench::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Kubelet(args) => logged(std::io::stderr, || kubelet::run(args)),
+        Command::Shim(args) => kubelet::shim::run(args),
+        Command::Pause(args) => kubelet::pause::run(args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("plumb: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// kube's client reports every refused connection as an error of its own; whoever asked reports it better.
+const QUIET: &str = "info,kube_client=off";
+
+/// Logs go to stderr; PLUMB_LOG chooses what (`debug`, `kubelet=trace,info`).
+fn logged<W: std::io::Write + 'static>(
+    writer: impl Fn() -> W + Send + Sync + 'static,
+    run: impl FnOnce() -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PLUMB_LOG").unwrap_or_else(|_| QUIET.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer).init();
+    run()
+}
+
+fn clean_up(args: &agent::Args) -> anyhow::Result<ExitCode> {
+    for step in agent::cleanup(args)? {
+        println!("{step}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Two workers: a large list being parsed must not hold up a CNI request.
+fn run_agent(args: agent::Args) -> anyhow::Result<ExitCode> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(agent::run(args));
+    // The loop's thread and those that listen to the kernel end with the process: it may be killed at any moment, and
+    // waiting for them, kubelet would do just that.
+    runtime.shutdown_background();
+    ended.map(|()| ExitCode::SUCCESS)
+}
