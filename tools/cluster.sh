@@ -127,15 +127,16 @@ underlay() {
 
 # --- processes -------------------------------------------------------------------------------------------------
 
-# start_unit NODE UNIT [CMD…]: output goes to the node's log directory; the number is the node's own.
+# start_unit NODE UNIT [CMD…]: output goes to the node's log directory; the number is the node's own. The process is
+# handed to pid 1 of its node (--fork): nsenter would stop with a child that is stopped, and never look at it again.
 start_unit() {
   local node=$1 unit=$2 dir=$D/$1
   shift 2
   [ $# -eq 0 ] || printf '%q ' "$@" >"$dir/$unit.cmd"
   [ -s "$dir/$unit.cmd" ] || die "$node has no $unit"
   rm -f "$dir/$unit.pid"
-  inside "$node" setsid bash -c 'echo $$ >"$1.pid.new"; mv "$1.pid.new" "$1.pid"; eval "exec $(cat "$1.cmd")"' _ \
-    "$dir/$unit" </dev/null >>"$dir/log/$unit" 2>&1 &
+  inside "$node" setsid --fork bash -c 'echo $$ >"$1.pid.new"; mv "$1.pid.new" "$1.pid"; eval "exec $(cat "$1.cmd")"' _ \
+    "$dir/$unit" </dev/null >>"$dir/log/$unit" 2>&1
   until_ok 60 "start of $unit on $node" test -s "$dir/$unit.pid"
   [ "$unit" != kube-apiserver ] || until_ok 300 "kube-apiserver's readyz" api_ready
 }
