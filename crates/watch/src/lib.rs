@@ -18,10 +18,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use http::Request;
+use kube::client::Body;
 use kube::runtime::watcher::{self, InitialListStrategy};
 use kube::{Api, Client};
 use model::{Diagnostic, Event, Key, Kind};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tower::service_fn;
 use types::ObjectName;
 
 pub use slim::Slim;
@@ -106,14 +109,32 @@ fn causes(error: &watcher::Error) -> String {
 
 /// Follows every kind until the receiver is dropped.
 pub async fn run(client: Client, out: mpsc::Sender<Message>) {
+    let (answered, returned) = watch::channel(());
+    let client = telling(client, answered);
     futures::join!(
-        follow::<k8s::Node>(&client, &out),
-        follow::<k8s::Namespace>(&client, &out),
-        follow::<k8s::Pod>(&client, &out),
-        follow::<k8s::Service>(&client, &out),
-        follow::<k8s::EndpointSlice>(&client, &out),
-        follow::<k8s::NetworkPolicy>(&client, &out),
+        follow::<k8s::Node>(&client, &out, &returned),
+        follow::<k8s::Namespace>(&client, &out, &returned),
+        follow::<k8s::Pod>(&client, &out, &returned),
+        follow::<k8s::Service>(&client, &out, &returned),
+        follow::<k8s::EndpointSlice>(&client, &out, &returned),
+        follow::<k8s::NetworkPolicy>(&client, &out, &returned),
     );
+}
+
+/// The same client, that says when the server has answered: a watch that goes on yields nothing until something changes.
+fn telling(client: Client, answered: watch::Sender<()>) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let service = service_fn(move |request: Request<Body>| {
+        let (client, answered) = (client.clone(), answered.clone());
+        async move {
+            let answer = client.send(request).await;
+            if answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
+                answered.send_replace(());
+            }
+            answer
+        }
+    });
+    Client::new(service, namespace)
 }
 
 /// One pod now, for a sandbox that is wired before the watch has seen its pod.
@@ -132,8 +153,9 @@ fn stream_of<T: RowOf>(client: &Client, strategy: InitialListStrategy) -> Events
     Box::pin(watcher::watcher(Api::all(client.clone()), config))
 }
 
-/// Streaming lists (no page is ever whole in memory) until the server says that it does not know them.
-async fn follow<T: RowOf>(client: &Client, out: &mpsc::Sender<Message>) {
+/// Streaming lists (no page is ever whole in memory) until the server says that it does not know them. `returned`: the
+/// server has answered another watch, so that this one need not wait longer.
+async fn follow<T: RowOf>(client: &Client, out: &mpsc::Sender<Message>, returned: &watch::Receiver<()>) {
     let mut stream = stream_of::<T>(client, InitialListStrategy::StreamingList);
     let mut backoff = Backoff::default();
     let mut diagnosed = BTreeSet::new();
@@ -157,13 +179,19 @@ async fn follow<T: RowOf>(client: &Client, out: &mpsc::Sender<Message>) {
                 stream = stream_of::<T>(client, InitialListStrategy::StreamingList);
             }
             Err(error) => {
+                let mut returned = returned.clone();
+                returned.mark_unchanged();
                 let retry = backoff.next();
                 let source = Box::new(error);
                 let trouble = WatchError::Broken { kind: T::ROW, source, retry };
                 if out.send(Message::Trouble(T::ROW, trouble)).await.is_err() {
                     return;
                 }
-                tokio::time::sleep(retry).await;
+                tokio::time::sleep(FIRST).await; // a server that breaks every watch it begins is not asked without end
+                tokio::select! {
+                    () = tokio::time::sleep(retry.saturating_sub(FIRST)) => {}
+                    _ = returned.changed() => {}
+                }
             }
         }
     }
@@ -207,8 +235,11 @@ fn key_of<T: RowOf>(object: &T) -> Key {
     Key::new(T::ROW, object.meta().object_name())
 }
 
+const FIRST: Duration = Duration::from_millis(100);
+
 /// 0.1 s, doubled up to 3.2 s, each by up to a quarter longer: a thousand agents must not return as one, and each is
-/// right again within 5 s of the API's return.
+/// right again within 5 s of the API's return. The first of the six watches that succeeds wakes the others, so that a
+/// node waits for the shortest of six.
 #[derive(Default)]
 struct Backoff {
     failures: u32,
@@ -216,7 +247,7 @@ struct Backoff {
 
 impl Backoff {
     fn next(&mut self) -> Duration {
-        let base = 100_u64 << self.failures.min(5);
+        let base = (FIRST.as_millis() as u64) << self.failures.min(5);
         self.failures += 1;
         let spread = RandomState::new().hash_one(self.failures) % (base / 4);
         Duration::from_millis(base + spread)
