@@ -281,7 +281,7 @@ fn a_cut_answer_is_fetched_over_tcp_and_no_upstream_is_servfail() {
         server.stop().await;
         // Only ourselves in resolv.conf: never asked, so no loop (DNS-29).
         let conf = Conf::new(&["10.96.0.10"]);
-        let _server = serve(conf.config(), shared()).unwrap();
+        let _server = free(&conf).await;
         let said = dig("www.outside.test A").await;
         assert!(said.contains("status: SERVFAIL"), "{said}");
     });
