@@ -8,7 +8,7 @@ use std::time::Duration;
 use kernel::Netns;
 use serde_json::{Value, json};
 
-use crate::stage::{Pod, Stage, wait_for};
+use crate::stage::{PATIENCE, Pod, Stage, wait_for, within};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
@@ -79,11 +79,13 @@ pub enum Answer {
 pub fn call(from: &Netns, to: SocketAddr, servers: &[&Server]) -> Answer {
     let patience = Duration::from_millis(600);
     match from.run(|| TcpStream::connect_timeout(&to, patience)).unwrap() {
-        Ok(_stream) => wait_for("a server accepts", || {
+        // A policy that comes between the server's SYN and the caller's ACK lets no server accept.
+        Ok(_stream) => within(PATIENCE / 10, || {
             let accepted = servers.iter().map(|server| server.listener.accept());
             let (at, (_, peer)) = accepted.enumerate().find_map(|(at, got)| Some((at, got.ok()?)))?;
             Some(Answer::From(at, peer.ip()))
-        }),
+        })
+        .unwrap_or(Answer::Silence),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Answer::Refused,
         Err(_) => Answer::Silence,
     }
