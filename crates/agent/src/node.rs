@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compile::Compiler;
+use compile::service::flows::Frontends;
 use model::{Cluster, Event, Key, Kind};
 use tokio::sync::watch as signal;
 
@@ -77,7 +78,7 @@ pub struct Node {
     departed: Vec<Arc<Group>>,
     /// When each attachment of this process was made: garbage collection leaves fresh ones alone.
     made: BTreeMap<String, Instant>,
-    frontends: flows::Frontends,
+    frontends: Frontends,
     standing: Standing,
     underlay: Underlay,
     last_look: Instant,
@@ -107,7 +108,7 @@ impl Node {
             leaving: Departures::default(),
             departed: Vec::new(),
             made: BTreeMap::new(),
-            frontends: flows::Frontends::default(),
+            frontends: Frontends::default(),
             standing: Standing::default(),
             underlay: Underlay::default(),
             last_look: Instant::now(),

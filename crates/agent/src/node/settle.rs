@@ -54,7 +54,7 @@ impl Node {
             self.apply_compiled(&compiled);
         }
         self.repair();
-        self.forget_stale_flows(&keys, first);
+        self.forget_stale_flows(&keys);
         self.answer_checks(&keys, first);
         self.base.zone.update(&self.cluster, &keys);
         self.compiled_diagnostics(&compiled);
