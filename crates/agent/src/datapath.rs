@@ -136,7 +136,6 @@ impl Datapath {
 
     /// The steps by which links, addresses, routes and entries differ, and veths that are gone altogether.
     pub fn differ_net(&mut self, desired: &NetState) -> Result<(kstate::net::Plan, Vec<IfName>)> {
-        let desired = &with_bridge_filter_off(desired);
         self.believed = net::observe(&mut self.rtnl, &scope(desired))?;
         let lost = kstate::net::lost_veths(desired, &self.believed).cloned().collect();
         Ok((kstate::net::diff(desired, &self.believed), lost))
@@ -205,24 +204,6 @@ impl Datapath {
             self.believed.links.insert(name.clone(), link.clone());
         }
     }
-}
-
-/// There only while the module br_netfilter is, which other programs load at any time.
-const BRIDGE_FILTERS: [&str; 2] =
-    ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"];
-
-/// With br_netfilter our DNAT would happen while a frame is still in the bridge, which then hands it to the
-/// endpoint's port itself (`bridged_dnat`, net/bridge/br_netfilter_hooks.c) and drops it there, since our ports
-/// are isolated: every call of a Service that meets an endpoint on its own node would time out. Packets of pods
-/// are routed anyway, so they lose nothing.
-fn with_bridge_filter_off(desired: &NetState) -> NetState {
-    let mut desired = desired.clone();
-    for filter in BRIDGE_FILTERS {
-        if std::path::Path::new("/proc/sys").join(filter).exists() {
-            desired.sysctls.insert(filter.to_owned(), "0".to_owned());
-        }
-    }
-    desired
 }
 
 /// All links that should be there by name, veths too: other programs' veths are none of our business.

@@ -193,6 +193,13 @@ fn incomplete(node: &str, message: &str) -> Diagnostic {
     }
 }
 
+/// With br_netfilter our DNAT would happen while a frame is still in the bridge, which then hands it to the endpoint's
+/// port itself (`bridged_dnat`, net/bridge/br_netfilter_hooks.c) and drops it there, since our ports are isolated:
+/// every call of a Service that meets an endpoint on its own node would time out. Packets of pods are routed anyway,
+/// so they lose nothing.
+const BRIDGE_FILTERS: [(&str, &str); 2] =
+    [("net/bridge/bridge-nf-call-iptables", "0"), ("net/bridge/bridge-nf-call-ip6tables", "0")];
+
 /// `send_redirects` counts where either `all` or the interface says 1 (IN_DEV_TX_REDIRECTS, linux/inetdevice.h):
 /// a pod must not be told to reach its neighbour on the bridge directly, which isolation forbids. On IPv6 nobody may
 /// advertise routes to our devices, and their addresses are to be usable at once.
@@ -218,5 +225,6 @@ fn sysctls(cluster: &Cluster, settings: &Settings) -> BTreeMap<String, String> {
         Family::V4 => v4.to_vec(),
         Family::V6 => v6.to_vec(),
     });
+    let wanted = wanted.chain(BRIDGE_FILTERS);
     wanted.map(|(path, value)| (path.to_owned(), value.to_owned())).collect()
 }

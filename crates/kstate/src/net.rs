@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use types::{IfName, IpNet, Mac, Vni};
 
-pub use diff::{diff, lost_veths, sysctl_link};
+pub use diff::{diff, is_of_module, lost_veths, sysctl_link};
 
 /// The route protocol number that marks our routes (`ip route` shows `proto 112`).
 pub const ROUTE_PROTOCOL: u8 = 112;

@@ -48,6 +48,12 @@ pub fn sysctl_link(path: &str) -> Option<&str> {
     parts.next().filter(|name| per_link && *name != "all" && *name != "default")
 }
 
+/// Whether a sysctl is there only while a module is, which other programs load at any time (br_netfilter's): where
+/// the kernel has none, nothing is missing.
+pub fn is_of_module(path: &str) -> bool {
+    path.starts_with("net/bridge/")
+}
+
 /// Pods' links that should be there and are not: a diff never makes them (ADD does), nor anything on them.
 pub fn lost_veths<'a>(desired: &'a NetState, actual: &'a NetState) -> impl Iterator<Item = &'a IfName> {
     let lost = |(name, link): &(&IfName, &Link)| {
@@ -95,8 +101,10 @@ impl Planner<'_> {
     fn grow_sysctls(&mut self, which: impl Fn(&str) -> bool) {
         let wanted = self.desired.sysctls.iter().filter(|(path, value)| {
             let link = sysctl_link(path).and_then(|link| IfName::new(link).ok());
+            let actual = self.now.sysctls.get(*path);
             which(path)
-                && self.now.sysctls.get(*path) != Some(value)
+                && actual != Some(value)
+                && (actual.is_some() || !is_of_module(path))
                 && link.is_none_or(|link| self.is_there(&link))
         });
         let ops = wanted.map(|(path, value)| Op::SetSysctl { path: path.clone(), value: value.clone() });

@@ -180,3 +180,16 @@ fn a_changed_vni_makes_the_device_again_with_everything_on_it() {
          + fdb 02:02:02:02:02:02 dst 10.244.0.9 dev plumb.1\n"
     );
 }
+
+#[test]
+fn a_sysctl_of_a_module_counts_where_the_module_is() {
+    let filter = |value: &str| NetState {
+        sysctls: [("net/bridge/bridge-nf-call-iptables".to_owned(), value.to_owned())].into(),
+        ..NetState::default()
+    };
+    assert!(diff(&filter("0"), &NetState::default()).is_empty());
+    assert!(diff(&filter("0"), &filter("0")).is_empty());
+    let mut actual = filter("1");
+    actual.edit(&diff(&filter("0"), &actual.clone()));
+    assert_eq!(actual, filter("0"));
+}
