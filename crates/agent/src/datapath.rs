@@ -8,12 +8,13 @@ use kernel::Rtnl;
 use kernel::conntrack::Conntrack;
 use kernel::net::{self, Scope};
 use kernel::nft::{ApplyError, Nft, Observed};
-use kstate::net::{LinkKind, NetState};
+use kstate::net::NetState;
 use kstate::nft::{Ruleset, TableId};
 use netlink::conntrack::Filter;
 use types::wire::{BRIDGE, TABLE, TRACE_TABLE, VXLAN_DEVICE};
 use types::{Family, IfName, Protocol};
 
+use crate::actual::{self, NetDrift};
 use crate::settings::Args;
 
 #[derive(Debug)]
@@ -91,10 +92,7 @@ impl Datapath {
 
     /// The steps by which the kernel's tables differ from what they should be.
     pub fn differ_nft(&mut self, desired: &Ruleset) -> Result<(kstate::nft::Plan, Observed)> {
-        // Of a family that the cluster has not, too: a table that was left there goes.
-        let ours = Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.to_owned() });
-        let tables: BTreeSet<TableId> = desired.tables.keys().cloned().chain(ours).collect();
-        let observed = self.nft.observe(&Vec::from_iter(tables))?;
+        let observed = actual::tables(&mut self.nft)?;
         Ok((kstate::nft::diff(desired, &observed.ruleset), observed))
     }
 
@@ -134,11 +132,10 @@ impl Datapath {
         self.perform(&plan)
     }
 
-    /// The steps by which links, addresses, routes and entries differ, and veths that are gone altogether.
-    pub fn differ_net(&mut self, desired: &NetState) -> Result<(kstate::net::Plan, Vec<IfName>)> {
-        self.believed = net::observe(&mut self.rtnl, &scope(desired))?;
-        let lost = kstate::net::lost_veths(desired, &self.believed).cloned().collect();
-        Ok((kstate::net::diff(desired, &self.believed), lost))
+    /// How links, addresses, routes and entries differ.
+    pub fn differ_net(&mut self, desired: &NetState) -> Result<NetDrift> {
+        self.believed = actual::links(&mut self.rtnl, &actual::scope(desired))?;
+        Ok(NetDrift::between(desired, &self.believed))
     }
 
     /// Of this node, which has these addresses: before anything is made.
@@ -163,7 +160,7 @@ impl Datapath {
     /// Looks, compares, mends.
     pub fn converge_net(&mut self, desired: &NetState) -> Result<(Steps, Vec<IfName>)> {
         self.keep_advertisements(desired)?;
-        let (plan, lost) = self.differ_net(desired)?;
+        let NetDrift { plan, lost } = self.differ_net(desired)?;
         self.perform(&plan)?;
         Ok((plan.ops().collect(), lost))
     }
@@ -204,14 +201,6 @@ impl Datapath {
             self.believed.links.insert(name.clone(), link.clone());
         }
     }
-}
-
-/// All links that should be there by name, veths too: other programs' veths are none of our business.
-pub fn scope(desired: &NetState) -> Scope {
-    let mut scope = Scope::of(desired);
-    let veths = desired.links.iter().filter(|(_, link)| link.kind == LinkKind::Veth);
-    scope.links.extend(veths.map(|(name, _)| name.clone()));
-    scope
 }
 
 /// For the listener, which is there before anything is desired: all that ever will be. What it hears only makes

@@ -3,6 +3,7 @@
 //! In → Out: the API's objects and CNI requests → this node's kernel state, answers, Events.
 //! Read first: [`run`], then `node::Node`.
 
+mod actual;
 mod api;
 pub mod bench;
 mod cleanup;

@@ -87,11 +87,7 @@ impl Node {
                 let (plan, _) = self.base.datapath.differ_nft(compiler.nft())?;
                 plan.ops.iter().collect()
             }
-            Subsystem::Net => {
-                let (plan, lost) = self.base.datapath.differ_net(compiler.net())?;
-                let lost = lost.iter().map(|name| format!("make the veth {name} again"));
-                plan.ops().map(ToString::to_string).chain(lost).collect()
-            }
+            Subsystem::Net => self.base.datapath.differ_net(compiler.net())?.steps().collect(),
         })
     }
 

@@ -1,21 +1,20 @@
 //! Everything that a maintainer wants to see of one node, as text files by name. No Secret is ever read by an
 //! agent, so none can be in here; what else could be one is left out by whoever writes the archive.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::{Context, Result};
 use kernel::Rtnl;
 use kernel::conntrack::Conntrack;
-use kernel::net::Scope;
-use kernel::nft::Nft;
 use kstate::net::NetState;
-use kstate::nft::{Ruleset, TableId};
+use kstate::nft::Ruleset;
 use netlink::conntrack::Filter;
 use serde::{Deserialize, Serialize};
 use types::{Family, Protocol};
 
 use super::Reports;
+use crate::actual::Actual;
 use crate::node::Node;
 
 /// Files by name, and what could not be read.
@@ -44,7 +43,6 @@ const SETTLED: &str = "none: the kernel holds what it should\n";
 struct Wanted {
     nft: Ruleset,
     net: NetState,
-    scope: Scope,
     files: Vec<(&'static str, String)>,
 }
 
@@ -82,7 +80,6 @@ fn wanted(node: &Node) -> Option<Wanted> {
     Some(Wanted {
         nft: compiler.nft().clone(),
         net: compiler.net().clone(),
-        scope: crate::datapath::scope(compiler.net()),
         files: vec![
             ("findings.txt", findings),
             ("attachments.json", attachments),
@@ -98,9 +95,14 @@ impl Dump {
         }
         self.files.insert("plan/nft.txt".into(), wanted.nft.to_string());
         self.files.insert("plan/net.txt".into(), wanted.net.to_string());
-        self.keep("kernel/nft.txt", rules(&wanted.nft).map(|rules| rules.to_string()));
-        self.keep("kernel/net.txt", links(&wanted.scope).map(|links| links.to_string()));
-        self.keep("drift.txt", drift(&wanted));
+        match Actual::observe(&crate::actual::scope(&wanted.net)) {
+            Ok(actual) => {
+                self.files.insert("kernel/nft.txt".into(), actual.nft.to_string());
+                self.files.insert("kernel/net.txt".into(), actual.net.to_string());
+                self.files.insert("drift.txt".into(), drift(&wanted, &actual));
+            }
+            Err(error) => self.failures.push(format!("kernel/nft.txt, kernel/net.txt, drift.txt: {error:#}")),
+        }
         self.keep("kernel/links.txt", all_links());
         self.keep("kernel/routes.txt", all_routes());
         self.keep("kernel/neighbours.txt", all_neighbours());
@@ -119,26 +121,14 @@ impl Dump {
     }
 }
 
-fn rules(desired: &Ruleset) -> Result<Ruleset> {
-    let tables: BTreeSet<TableId> = desired.tables.keys().cloned().collect();
-    Ok(Nft::open()?.observe(&Vec::from_iter(tables)).context("observe nf_tables")?.ruleset)
-}
-
-fn links(scope: &Scope) -> Result<NetState> {
-    kernel::net::observe(&mut Rtnl::open()?, scope).context("observe links and routes")
-}
-
-fn drift(wanted: &Wanted) -> Result<String> {
-    let (nft, net) = (rules(&wanted.nft)?, links(&wanted.scope)?);
-    let rules = kstate::nft::diff(&wanted.nft, &nft);
-    let links = kstate::net::diff(&wanted.net, &net);
-    let lost: String = kstate::net::lost_veths(&wanted.net, &net)
-        .map(|name| format!("make the veth {name} again\n"))
-        .collect();
-    if rules.is_empty() && links.is_empty() && lost.is_empty() {
-        return Ok(SETTLED.to_owned());
+/// Whether the kernel holds what it should, and what would mend it.
+fn drift(wanted: &Wanted, actual: &Actual) -> String {
+    let drift = actual.differ(&wanted.nft, &wanted.net);
+    if drift.is_empty() {
+        return SETTLED.to_owned();
     }
-    Ok(format!("what would mend it:\n{}{links}{lost}", rules.show(&nft)))
+    let links: String = drift.net.steps().map(|step| step + "\n").collect();
+    format!("what would mend it:\n{}{links}", drift.nft.show(&actual.nft))
 }
 
 fn names(rtnl: &mut Rtnl) -> Result<BTreeMap<u32, String>> {

@@ -5,12 +5,10 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
-use kernel::Rtnl;
 use kernel::conntrack::Conntrack;
-use kernel::net::{self, Scope};
-use kernel::nft::Nft;
+use kernel::net::Scope;
 use kstate::net::{NetState, Op as NetOp};
-use kstate::nft::{ElemKey, Op as NftOp, Ruleset, TableId};
+use kstate::nft::{ElemKey, Op as NftOp};
 use netlink::conntrack::{Entry, Filter};
 use trace::exchange::Flow;
 use trace::hop::{Fact, Hop, Stage};
@@ -18,22 +16,21 @@ use trace::{Sighting, View};
 use types::wire::{BRIDGE, TABLE, VXLAN_DEVICE};
 use types::{Family, IfName, Mac};
 
+use crate::actual::Actual;
+
 /// What the kernel holds now.
 #[derive(Debug)]
-pub struct Actual {
-    nft: Ruleset,
-    net: NetState,
+pub struct Seen {
+    actual: Actual,
     pub connections: Vec<Entry>,
 }
 
-impl Actual {
+impl Seen {
     /// `client`: whose connections to look at too, for the search of stale ones.
     pub fn observe(scope: &Scope, client: Option<Flow>) -> Result<Self> {
-        let ours = Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.to_owned() });
-        let nft = Nft::open()?.observe(&ours).context("observe nf_tables")?.ruleset;
-        let net = net::observe(&mut Rtnl::open()?, scope).context("observe links and routes")?;
+        let actual = Actual::observe(scope)?;
         let connections = client.map(connections).transpose().context("read conntrack")?.unwrap_or_default();
-        Ok(Self { nft, net, connections })
+        Ok(Self { actual, connections })
     }
 }
 
@@ -50,16 +47,16 @@ fn connections(flow: Flow) -> Result<Vec<Entry>> {
 
 /// The differences that lie on the way of these hops; `client`: whom the answer goes to, on the node of the
 /// destination.
-pub fn find(view: &View<'_>, actual: &Actual, hops: &[Hop], client: Option<IpAddr>) -> Vec<Sighting> {
+pub fn find(view: &View<'_>, seen: &Seen, hops: &[Hop], client: Option<IpAddr>) -> Vec<Sighting> {
     let mut concern = Concern::of(hops);
     concern.client = client;
     concern.back = client.and_then(|client| Peer::towards(view.net, client));
-    let net = kstate::net::diff(view.net, &actual.net);
-    let links = net.ops().filter_map(|op| Some((concern.net(op)?, describe(op, &actual.net))));
-    let nft = kstate::nft::diff(view.nft, &actual.nft);
-    let rules = nft.ops.iter().filter_map(|op| Some((concern.nft(op)?, mending(op))));
-    let lost = kstate::net::lost_veths(view.net, &actual.net)
-        .filter_map(|name| Some((concern.veth(name)?, format!("{name} is gone; its pod has no way out"))));
+    let drift = seen.actual.differ(view.nft, view.net);
+    let held = &seen.actual.net;
+    let links = drift.net.plan.ops().filter_map(|op| Some((concern.net(op)?, describe(op, held))));
+    let rules = drift.nft.ops.iter().filter_map(|op| Some((concern.nft(op)?, mending(op))));
+    let gone = |name: &IfName| Some((concern.veth(name)?, format!("{name} is gone; its pod has no way out")));
+    let lost = drift.net.lost.iter().filter_map(gone);
     links.chain(rules).chain(lost).map(|(stage, text)| Sighting::Drift { stage, text }).collect()
 }
 

@@ -108,7 +108,7 @@ impl Views {
         flow: Flow,
         endpoint: Option<SocketAddr>,
     ) -> Result<(Expected, Vec<Sighting>)> {
-        let actual = self.observe(Some(flow)).await?;
+        let seen = self.observe(Some(flow)).await?;
         let (name, here) = (pod.clone(), self.dns_here(flow.source.ip()));
         let target = Target {
             protocol: flow.protocol,
@@ -122,8 +122,8 @@ impl Views {
             let view =
                 View { cluster: node.cluster(), nft: compiler.nft(), net: compiler.net(), place: &place };
             let expected = trace::departure(&view, &name, &target)?;
-            let mut found = drift::find(&view, &actual, &expected.hops, None);
-            found.extend(drift::stale(&actual.connections, &expected.hops, flow));
+            let mut found = drift::find(&view, &seen, &expected.hops, None);
+            found.extend(drift::stale(&seen.connections, &expected.hops, flow));
             Some((expected, found))
         });
         looked.await?.with_context(|| format!("node {} has no whole picture of the cluster yet", self.node))
@@ -131,25 +131,25 @@ impl Views {
 
     /// The same on the node that the packet went on to.
     pub async fn arrival(&self, onward: Onward) -> Result<(Expected, Vec<Sighting>)> {
-        let actual = self.observe(None).await?;
+        let seen = self.observe(None).await?;
         let looked = self.ask(move |node| {
             let compiler = node.compiler()?;
             let place = place(node, true);
             let view =
                 View { cluster: node.cluster(), nft: compiler.nft(), net: compiler.net(), place: &place };
             let expected = trace::arrival(&view, &onward);
-            let found = drift::find(&view, &actual, &expected.hops, Some(onward.source.ip()));
+            let found = drift::find(&view, &seen, &expected.hops, Some(onward.source.ip()));
             Some((expected, found))
         });
         looked.await?.with_context(|| format!("node {} has no whole picture of the cluster yet", self.node))
     }
 
-    async fn observe(&self, client: Option<Flow>) -> Result<drift::Actual> {
-        let scope = self.ask(|node| node.compiler().map(|compiler| crate::datapath::scope(compiler.net())));
+    async fn observe(&self, client: Option<Flow>) -> Result<drift::Seen> {
+        let scope = self.ask(|node| node.compiler().map(|compiler| crate::actual::scope(compiler.net())));
         let Some(scope) = scope.await? else {
             bail!("node {} has no whole picture of the cluster yet", self.node);
         };
-        tokio::task::spawn_blocking(move || drift::Actual::observe(&scope, client)).await?
+        tokio::task::spawn_blocking(move || drift::Seen::observe(&scope, client)).await?
     }
 
     /// How many names the zone has.

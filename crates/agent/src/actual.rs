@@ -1,0 +1,84 @@
+//! What the kernel holds of ours, and how that differs from what it should hold: one comparison for the loop that
+//! mends it, the archive that tells of it, and the trace that explains by it.
+
+use anyhow::{Context, Result};
+use kernel::Rtnl;
+use kernel::net::{self, Scope};
+use kernel::nft::{Nft, Observed};
+use kstate::net::{LinkKind, NetState};
+use kstate::nft::{Ruleset, TableId};
+use types::wire::TABLE;
+use types::{Family, IfName};
+
+/// The kernel's state of one look.
+#[derive(Debug)]
+pub struct Actual {
+    pub nft: Ruleset,
+    pub net: NetState,
+}
+
+/// How the actual state differs from the desired one.
+#[derive(Debug)]
+pub struct Drift {
+    pub nft: kstate::nft::Plan,
+    pub net: NetDrift,
+}
+
+#[derive(Debug)]
+pub struct NetDrift {
+    pub plan: kstate::net::Plan,
+    /// Pods' veths that are gone, which no plan makes.
+    pub lost: Vec<IfName>,
+}
+
+impl Actual {
+    /// In the network namespace of the calling thread.
+    pub fn observe(scope: &Scope) -> Result<Self> {
+        Ok(Self { nft: tables(&mut Nft::open()?)?.ruleset, net: links(&mut Rtnl::open()?, scope)? })
+    }
+
+    pub fn differ(&self, nft: &Ruleset, net: &NetState) -> Drift {
+        Drift { nft: kstate::nft::diff(nft, &self.nft), net: NetDrift::between(net, &self.net) }
+    }
+}
+
+impl Drift {
+    pub fn is_empty(&self) -> bool {
+        self.nft.is_empty() && self.net.is_empty()
+    }
+}
+
+impl NetDrift {
+    pub fn between(desired: &NetState, actual: &NetState) -> Self {
+        let lost = kstate::net::lost_veths(desired, actual).cloned().collect();
+        Self { plan: kstate::net::diff(desired, actual), lost }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.plan.is_empty() && self.lost.is_empty()
+    }
+
+    /// What would mend it, step by step.
+    pub fn steps(&self) -> impl Iterator<Item = String> {
+        let again = self.lost.iter().map(|name| format!("make the veth {name} again"));
+        self.plan.ops().map(ToString::to_string).chain(again)
+    }
+}
+
+/// Our table of each family, of one that the cluster has not, too: a table that was left there goes.
+pub fn tables(nft: &mut Nft) -> Result<Observed> {
+    let ours = Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.to_owned() });
+    nft.observe(&ours).context("observe nf_tables")
+}
+
+pub fn links(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState> {
+    net::observe(rtnl, scope).context("observe links and routes")
+}
+
+/// All links that should be there by name, veths too: other programs' veths are none of our business.
+pub fn scope(desired: &NetState) -> Scope {
+    let mut scope = Scope::of(desired);
+    let veths = desired.links.iter().filter(|(_, link)| link.kind == LinkKind::Veth);
+    scope.links.extend(veths.map(|(name, _)| name.clone()));
+    scope
+}
