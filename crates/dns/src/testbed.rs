@@ -54,6 +54,7 @@ pub fn headless(name: &str, endpoints: &[Endpoint]) -> Vec<Row> {
         service: name.into(),
         ports,
         endpoints: endpoints.to_vec(),
+        ..EndpointSlice::default()
     };
     let row = Service { headless: true, ..service("testns", name, &[]) };
     vec![Row::Service(Box::new(row)), Row::EndpointSlice(slice)]

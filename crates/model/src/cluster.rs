@@ -128,6 +128,14 @@ impl Cluster {
         self.slices_of.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
     }
 
+    /// Those whose addresses the Service's own lead to.
+    pub fn served_slices_of<'a>(
+        &'a self,
+        service: &ObjectName,
+    ) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
+        self.slices_of(service).filter(|slice| !slice.headless)
+    }
+
     /// Takes one event and says which keys really changed: an upsert of an equal row changes nothing. When a
     /// slice moves from one service to another, both services' keys are in the answer.
     pub fn apply(&mut self, event: Event) -> Vec<Key> {

@@ -117,7 +117,7 @@ pub struct Service {
     pub health_check_port: Option<u16>,
     pub external_name: Option<String>,
     pub publish_not_ready: bool,
-    /// Label `service.kubernetes.io/service-proxy-name` or `…/headless` is there: not ours (SVC-02).
+    /// Label `service.kubernetes.io/service-proxy-name` is there: not ours (SVC-02).
     pub foreign_proxy: bool,
 }
 
@@ -167,6 +167,8 @@ pub struct EndpointSlice {
     pub key: ObjectName,
     /// Label `kubernetes.io/service-name`, in the slice's own namespace.
     pub service: String,
+    /// Label `service.kubernetes.io/headless` is there: its addresses are found by name only (SVC-02).
+    pub headless: bool,
     pub ports: Vec<SlicePort>,
     pub endpoints: Vec<Endpoint>,
 }

@@ -50,6 +50,7 @@ fn cluster(affinity: Option<u32>, endpoints: &[&str]) -> Cluster {
         service: "web".to_owned(),
         ports: vec![SlicePort { port: Some(8080), ..SlicePort::default() }],
         endpoints: endpoints.collect(),
+        ..EndpointSlice::default()
     })));
     cluster
 }

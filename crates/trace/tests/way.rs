@@ -79,6 +79,7 @@ fn cluster(node: &str, allowed: &str) -> Cluster {
         service: "payments".into(),
         ports: vec![SlicePort { name: "http".into(), port: Some(8080), ..SlicePort::default() }],
         endpoints: vec![Endpoint { node: Some("node2".into()), ..Endpoint::ready([10, 244, 2, 9]) }],
+        ..EndpointSlice::default()
     }));
     let peers = vec![Peer::Pods { namespaces: None, pods: Some(Selector::from_labels(&labels(allowed))) }];
     put(Row::Policy(Box::new(Policy {

@@ -300,6 +300,7 @@ fn cluster(services: u32) -> (Cluster, Vec<Key>) {
                 service: key.name,
                 ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: Some(8080) }],
                 endpoints,
+                ..EndpointSlice::default()
             })));
         }
     }

@@ -71,6 +71,7 @@ fn cluster() -> (Cluster, Vec<Key>) {
             service: "crowd".into(),
             ports: Vec::<SlicePort>::new(),
             endpoints: endpoints.collect(),
+            ..EndpointSlice::default()
         }),
     ];
     let mut keys = Vec::new();

@@ -89,7 +89,7 @@ fn of_service(cluster: &Cluster, settings: &Settings, name: &ObjectName) -> Answ
     let plans = settings.families().filter_map(|family| plan(cluster, settings, name, family));
     for port in plans.flat_map(|plan| plan.ports).filter(|port| port.protocol == Protocol::Udp) {
         let mut endpoints = BTreeSet::new();
-        for slice in cluster.slices_of(name) {
+        for slice in cluster.served_slices_of(name) {
             let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == Protocol::Udp);
             for number in numbers.filter_map(|p| p.port) {
                 let serving = slice.endpoints.iter().filter(|endpoint| endpoint.ready || endpoint.serving);
@@ -182,6 +182,7 @@ mod tests {
             service: "sip".into(),
             ports: vec![SlicePort { name: String::new(), protocol: Protocol::Udp, port: Some(5061) }],
             endpoints: vec![endpoint(2, true, true), endpoint(3, false, true), endpoint(4, false, false)],
+            ..EndpointSlice::default()
         };
         let mut cluster = Cluster::default();
         let slice = Event::Upsert(Row::EndpointSlice(slice));

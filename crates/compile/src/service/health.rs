@@ -26,7 +26,7 @@ pub fn fronts(cluster: &Cluster, settings: &Settings, name: &ObjectName) -> BTre
 /// How many pods of this node are ready for the Service in a family: a pod with several ports is one, and one that
 /// ends takes nobody new.
 pub fn local_endpoints(cluster: &Cluster, node: &str, name: &ObjectName, family: Family) -> usize {
-    let endpoints = cluster.slices_of(name).flat_map(|slice| &slice.endpoints);
+    let endpoints = cluster.served_slices_of(name).flat_map(|slice| &slice.endpoints);
     let here = endpoints.filter(|e| e.ready && e.node.as_deref() == Some(node));
     let addresses = here.map(|e| e.address).filter(|ip| Family::of(*ip) == family);
     addresses.collect::<BTreeSet<IpAddr>>().len()
@@ -76,6 +76,7 @@ mod tests {
                 service: "web".into(),
                 ports: vec![SlicePort { port: Some(80), ..SlicePort::default() }],
                 endpoints,
+                ..EndpointSlice::default()
             }));
         }
         cluster

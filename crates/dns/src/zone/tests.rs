@@ -89,6 +89,7 @@ fn events(number: usize, what: u8, endpoints: &[(u8, bool, u8)]) -> Vec<Event> {
                     ..testbed::endpoint(&format!("10.244.0.{ip}"), None)
                 })
                 .collect(),
+            ..EndpointSlice::default()
         }))],
     }
 }

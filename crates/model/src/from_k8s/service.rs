@@ -9,7 +9,7 @@ use crate::Kind;
 use crate::row::{Endpoint, EndpointSlice, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy};
 
 const FOREIGN_PROXY: &str = "service.kubernetes.io/service-proxy-name";
-/// kube-proxy leaves Services with it alone, whatever address they have; names are answered.
+/// Of EndpointSlices: kube-proxy 1.36 does not look at the Service's own (cmd/kube-proxy/app/server.go); names are answered.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The API's default timeout of ClientIP affinity, in seconds (A-01).
@@ -61,9 +61,7 @@ pub fn service(service: &k8s::Service) -> Converted<Service> {
         health_check_port: health_check_port(spec, kind, external_policy, &mut report),
         external_name: not_empty(spec.external_name.as_ref()),
         publish_not_ready: spec.publish_not_ready_addresses,
-        foreign_proxy: [FOREIGN_PROXY, HEADLESS]
-            .iter()
-            .any(|label| service.metadata.labels.contains_key(*label)),
+        foreign_proxy: service.metadata.labels.contains_key(FOREIGN_PROXY),
     };
     report.done(row)
 }
@@ -155,13 +153,13 @@ fn affinity(spec: &k8s::core::ServiceSpec, report: &mut Report) -> Option<u32> {
 pub fn endpoint_slice(slice: &k8s::EndpointSlice) -> Converted<Option<EndpointSlice>> {
     let mut report = Report::new(Kind::EndpointSlice, slice.metadata.object_name());
     let service = slice.metadata.labels.get(SERVICE_NAME).filter(|name| !name.is_empty());
-    let wanted = !slice.metadata.labels.contains_key(FOREIGN_PROXY)
-        && !matches!(slice.address_type.as_deref(), Some("FQDN"));
+    let wanted = !matches!(slice.address_type.as_deref(), Some("FQDN"));
     let Some(service) = service.filter(|_| wanted) else { return report.done(None) };
     let endpoints = slice.endpoints.iter().filter_map(|e| endpoint(slice, e, &mut report)).collect();
     let ports = slice_ports(slice, &mut report);
     let key = slice.metadata.object_name();
-    report.done(Some(EndpointSlice { key, service: service.clone(), ports, endpoints }))
+    let headless = slice.metadata.labels.contains_key(HEADLESS);
+    report.done(Some(EndpointSlice { key, service: service.clone(), headless, ports, endpoints }))
 }
 
 /// A port without a name is legal only as the empty name; nil and 0 are ignored (SVC-03).
@@ -253,6 +251,20 @@ mod tests {
         .unwrap();
         let seen: Vec<_> = row.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
         assert_eq!(seen, [(true, true, false), (false, false, false), (false, true, true)]);
+    }
+
+    #[test]
+    fn svc_02_labels_leave_services_and_slices_to_others() {
+        let labelled = |label: &str| {
+            let json = format!(
+                r#"{{"metadata":{{"name":"s","namespace":"n","labels":{{
+                "kubernetes.io/service-name":"s","{label}":""}}}},"spec":{{"clusterIP":"10.96.1.2"}}}}"#
+            );
+            let slice = endpoint_slice(&serde_json::from_str(&json).unwrap()).row.unwrap();
+            (service(&serde_json::from_str(&json).unwrap()).row.foreign_proxy, slice.headless)
+        };
+        assert_eq!(labelled(FOREIGN_PROXY), (true, false));
+        assert_eq!(labelled(HEADLESS), (false, true));
     }
 
     #[test]

@@ -66,9 +66,9 @@ fn endpoints_come_and_go(cluster: &Cluster) {
     becomes(&ns, "echo", &["echo2"]);
     ns.until_answered_by(OUT, &url("192.168.1.10", port), &["echo2"]);
     let own = url(&ns.pod_ip("echo2"), 8080);
-    ns.demo_ok("client1", &["get", &format!("{own}ready?set=false")]);
+    ns.until_demo("client1", &["get", &format!("{own}ready?set=false")]);
     becomes(&ns, "echo", &[]);
-    ns.demo_ok("client1", &["get", &format!("{own}ready?set=true")]);
+    ns.until_demo("client1", &["get", &format!("{own}ready?set=true")]);
     becomes(&ns, "echo", &["echo2"]);
     // One that is still there and no longer chosen.
     ns.kubectl_ok(&["label", "pod", "echo2", "app=other", "--overwrite"]);
@@ -150,6 +150,12 @@ fn endpoints_written_by_hand_are_served(cluster: &Cluster) {
             family.to_lowercase()
         )]);
     }
+    becomes(&ns, "echo", &["outside"]);
+    // For names only, as the controller says of headless Services.
+    let label = "service.kubernetes.io/headless";
+    ns.kubectl_ok(&["label", "endpointslices", "--all", &format!("{label}=")]);
+    becomes(&ns, "echo", &[]);
+    ns.kubectl_ok(&["label", "endpointslices", "--all", &format!("{label}-")]);
     becomes(&ns, "echo", &["outside"]);
     ns.kubectl_ok(&["delete", "endpointslices", "--all"]);
     becomes(&ns, "echo", &[]);

@@ -138,14 +138,13 @@ fn a_service_may_change_its_type(cluster: &Cluster) {
 /// A Service with the name of another proxy is none of ours, and is again when the label goes.
 fn a_service_may_be_left_to_somebody_else(cluster: &Cluster) {
     let ns = world(cluster, "left", &echo(PORTS));
-    for label in ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"] {
-        for address in ns.service_ips("echo") {
-            ns.until_answered_by(Place::Pod("client1"), &url(&address, 80), &["echo1", "echo2"]);
-            ns.kubectl_ok(&["label", "service", "echo", &format!("{label}=theirs")]);
-            ns.until_unanswered(Place::Pod("client1"), &["get", &url(&address, 80)]);
-            ns.until_unanswered(Place::Node("node2"), &["get", &url(&address, 80)]);
-            ns.kubectl_ok(&["label", "service", "echo", &format!("{label}-")]);
-        }
+    let label = "service.kubernetes.io/service-proxy-name";
+    for address in ns.service_ips("echo") {
+        ns.until_answered_by(Place::Pod("client1"), &url(&address, 80), &["echo1", "echo2"]);
+        ns.kubectl_ok(&["label", "service", "echo", &format!("{label}=theirs")]);
+        ns.until_unanswered(Place::Pod("client1"), &["get", &url(&address, 80)]);
+        ns.until_unanswered(Place::Node("node2"), &["get", &url(&address, 80)]);
+        ns.kubectl_ok(&["label", "service", "echo", &format!("{label}-")]);
     }
     ns.until_answered_by(Place::Pod("client2"), &url(&ns.service_ips("echo")[0], 80), &["echo1", "echo2"]);
 }

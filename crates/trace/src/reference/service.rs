@@ -175,7 +175,8 @@ fn endpoints<'a>(cluster: &'a Cluster, service: &Service, (port, packet): (&str,
     let slices = cluster
         .slices
         .values()
-        .filter(|slice| slice.service == service.key.name && slice.key.namespace == service.key.namespace);
+        .filter(|slice| slice.service == service.key.name && slice.key.namespace == service.key.namespace)
+        .filter(|slice| !slice.headless);
     let mut found = Vec::new();
     for slice in slices {
         for listed in &slice.ports {

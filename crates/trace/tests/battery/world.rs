@@ -286,25 +286,29 @@ fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
 fn slice() -> impl Strategy<Value = Row> {
     let ports = vec((0..2_usize, protocol(), port()), 1..3);
     let endpoints = family().prop_flat_map(|family| (Just(family), vec(endpoint(family), 0..6)));
-    (0..4_usize, 0..2_usize, ports, endpoints).prop_map(|(n, part, ports, (family, mut endpoints))| {
-        let service = service_name(n);
-        // One report of an address per slice, as the API server demands; two slices may still differ.
-        endpoints.sort_by_key(|e| e.address);
-        endpoints.dedup_by_key(|e| e.address);
-        Row::EndpointSlice(EndpointSlice {
-            key: ObjectName::new(&service.namespace, format!("slice{n}-{part}-{family}")),
-            service: service.name,
-            ports: ports
-                .into_iter()
-                .map(|(at, protocol, port)| SlicePort {
-                    name: format!("port{at}"),
-                    protocol,
-                    port: Some(port),
-                })
-                .collect(),
-            endpoints,
-        })
-    })
+    let headless = (0..8_u8).prop_map(|chance| chance == 0);
+    (0..4_usize, 0..2_usize, headless, ports, endpoints).prop_map(
+        |(n, part, headless, ports, (family, mut endpoints))| {
+            let service = service_name(n);
+            // One report of an address per slice, as the API server demands; two slices may still differ.
+            endpoints.sort_by_key(|e| e.address);
+            endpoints.dedup_by_key(|e| e.address);
+            Row::EndpointSlice(EndpointSlice {
+                key: ObjectName::new(&service.namespace, format!("slice{n}-{part}-{family}")),
+                service: service.name,
+                headless,
+                ports: ports
+                    .into_iter()
+                    .map(|(at, protocol, port)| SlicePort {
+                        name: format!("port{at}"),
+                        protocol,
+                        port: Some(port),
+                    })
+                    .collect(),
+                endpoints,
+            })
+        },
+    )
 }
 
 fn peer() -> impl Strategy<Value = Peer> {

@@ -53,7 +53,7 @@ impl<'a> Candidates<'a> {
         port: &ServicePort,
     ) -> Self {
         let mut found: BTreeMap<SocketAddr, Candidate<'a>> = BTreeMap::new();
-        for slice in cluster.slices_of(service) {
+        for slice in cluster.served_slices_of(service) {
             let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
             for number in numbers.filter_map(|p| p.port).filter(|n| *n != 0) {
                 for endpoint in slice.endpoints.iter().filter(|e| Family::of(e.address) == family) {
