@@ -158,6 +158,20 @@ impl Cluster {
         self.kubectl_ok(&["get", "node", node, "-o", path]).split_whitespace().map(str::to_owned).collect()
     }
 
+    /// `http://ADDRESS:PORT/` by every address of a node.
+    #[track_caller]
+    pub fn node_urls(&self, node: &str, port: u16) -> Vec<String> {
+        self.node_ips(node).iter().map(|address| url(address, port)).collect()
+    }
+
+    /// Where the cluster's names are asked for.
+    pub fn dns_ips(&self) -> &'static [&'static str] {
+        match self.stack {
+            Stack::Single => &["10.96.0.10"],
+            Stack::Dual => &["10.96.0.10", "fd00:10:96::a"],
+        }
+    }
+
     /// Sends what the world outside has for an address to a node, as a load balancer or a router would.
     #[track_caller]
     pub fn route_outside(&self, address: &str, node: &str) {

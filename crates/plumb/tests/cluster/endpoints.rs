@@ -57,14 +57,15 @@ fn endpoints_come_and_go(cluster: &Cluster) {
     ns.wait_ready();
     becomes(&ns, "echo", &[]);
     let port = ns.node_port("echo", "http");
-    ns.until_refused(OUT, &["get", &url("192.168.1.10", port)]);
+    let at_node = cluster.node_urls("node1", port);
+    at_node.iter().for_each(|url| ns.until_refused(OUT, &["get", url]));
     ns.apply(&[&probed("echo1", "node1", "")]);
     becomes(&ns, "echo", &["echo1"]);
     ns.apply(&[&probed("echo2", "node2", "")]);
     becomes(&ns, "echo", &["echo1", "echo2"]);
     ns.kill("echo1");
     becomes(&ns, "echo", &["echo2"]);
-    ns.until_answered_by(OUT, &url("192.168.1.10", port), &["echo2"]);
+    at_node.iter().for_each(|url| ns.until_answered_by(OUT, url, &["echo2"]));
     let own = url(&ns.pod_ip("echo2"), 8080);
     ns.until_demo("client1", &["get", &format!("{own}ready?set=false")]);
     becomes(&ns, "echo", &[]);
@@ -106,12 +107,15 @@ fn a_pod_that_ends_serves_only_when_nobody_else_is_left(cluster: &Cluster) {
     ns.wait_ready();
     becomes(&ns, "echo", &["echo1", "echo2"]);
     let port = ns.node_port("echo", "http");
+    let from_outside = |node: &str, pod: &str| {
+        cluster.node_urls(node, port).iter().for_each(|url| ns.until_answered_by(OUT, url, &[pod]));
+    };
     ns.kubectl_ok(&["delete", "pod", "echo2", "--wait=false"]);
     becomes(&ns, "echo", &["echo1"]);
-    ns.until_answered_by(OUT, &url("192.168.1.11", port), &["echo1"]);
+    from_outside("node2", "echo1");
     ns.kill("echo1");
     becomes(&ns, "echo", &["echo2"]);
-    ns.until_answered_by(OUT, &url("192.168.1.10", port), &["echo2"]);
+    from_outside("node1", "echo2");
     ns.kill("echo2");
     becomes(&ns, "echo", &[]);
 }
@@ -128,9 +132,11 @@ fn a_named_port_is_each_pods_own(cluster: &Cluster) {
     clients(&ns);
     ns.wait_ready();
     becomes(&ns, "echo", &["echo1", "echo2"]);
-    let said = ns.until(Place::Pod("client1"), &["get", &url(&ns.service_ips("echo")[0], 80)]);
-    let own = if word(&said, "name") == Some("echo1") { ":8081" } else { ":8082" };
-    assert!(word(&said, "local").is_some_and(|local| local.ends_with(own)), "{said}");
+    for address in ns.service_ips("echo") {
+        let said = ns.until(Place::Pod("client1"), &["get", &url(&address, 80)]);
+        let own = if word(&said, "name") == Some("echo1") { ":8081" } else { ":8082" };
+        assert!(word(&said, "local").is_some_and(|local| local.ends_with(own)), "{said}");
+    }
 }
 
 /// A Service without a selector, whose endpoints are whatever somebody wrote: here a server outside the cluster.

@@ -104,6 +104,15 @@ fn a_service_is_found_by_every_form_of_its_name(cluster: &Cluster) {
             becomes(&ns, client, (&reverse(address), "PTR"), &[format!("PTR echo.{zone}")]);
         }
     }
+    // The kubelet names one server to pods; the other is there for whoever asks it.
+    for server in cluster.dns_ips() {
+        for address in &addresses {
+            let kind = if address.contains(':') { "AAAA" } else { "A" };
+            let query = ["dns", &format!("echo.{zone}"), kind, "--server", server];
+            let said = ns.until_demo("client2", &query);
+            assert!(said.contains(&format!("{kind} {address}")), "{query:?}: {said}");
+        }
+    }
     ns.kubectl_ok(&["delete", "service", "echo"]);
     addresses_become(&ns, "client1", "echo", &[]);
     ns.apply(&[&echo("echo", "")]);
@@ -180,9 +189,11 @@ fn an_external_name_is_an_alias(cluster: &Cluster) {
     becomes(&ns, "client1", ("alias", "CNAME"), &["CNAME two.example.com.".to_owned()]);
     // Within the cluster the answer goes on to the address.
     ns.apply(&[&alias(&format!("echo.{zone}"))]);
-    let mut want = of_kind(&ns.service_ips("echo"), "A");
-    want.push(format!("CNAME echo.{zone}."));
-    becomes(&ns, "client1", ("alias", "A"), &want);
+    for kind in ["A", "AAAA"] {
+        let mut want = of_kind(&ns.service_ips("echo"), kind);
+        want.push(format!("CNAME echo.{zone}."));
+        becomes(&ns, "client1", ("alias", kind), &want);
+    }
     ns.kubectl_ok(&["delete", "service", "alias"]);
     becomes(&ns, "client1", ("alias", "CNAME"), &[]);
 }

@@ -28,12 +28,15 @@
 //! which shows that they ask what Kubernetes promises. What is Plumb's alone, or a NetworkPolicy, which flannel does not
 //! enforce, or asks for both families, is skipped there by the name of its module or test; docs/tests.md lists them.
 
-/// Each of these functions of a cluster as a test `single::NAME`. They ask by every address that Services, nodes and pods
-/// have, so that a module `dual` of the same form is all that `cluster::dual()` takes.
+/// Each of these functions of a cluster as tests `single::NAME` and `dual::NAME`. They ask by every address that
+/// Services, nodes and pods have. `./run reference` leaves out the latter by that word.
 macro_rules! on_each_stack {
     ($($name:ident),+ $(,)?) => {
         mod single {
             $(#[test] fn $name() { super::$name(crate::cluster::single()); })+
+        }
+        mod dual {
+            $(#[test] fn $name() { super::$name(crate::cluster::dual()); })+
         }
     };
 }

@@ -3,24 +3,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{self, Cluster, Namespace, pod, repository, run};
+use crate::cluster::{Cluster, Namespace, pod, repository, run, server};
+
+on_each_stack!(coredns_answers_the_same_queries_alike, pods_have_names_below_their_headless_services,);
 
 /// No pods: slices by hand say everything, so that both servers see the same endpoints at the same time.
 const OBJECTS: &str = r#"
 apiVersion: v1
 kind: Service
 metadata: {name: web}
-spec: {ports: [{name: http, port: 80}, {name: dns, port: 53, protocol: UDP}, {name: sig, port: 5060, protocol: SCTP}]}
+spec: {ipFamilyPolicy: PreferDualStack, ports: [{name: http, port: 80}, {name: dns, port: 53, protocol: UDP}, {name: sig, port: 5060, protocol: SCTP}]}
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: plain}
-spec: {ports: [{port: 80}]}
+spec: {ipFamilyPolicy: PreferDualStack, ports: [{port: 80}]}
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: hosts}
-spec: {clusterIP: None, ports: [{name: http, port: 80}, {name: pg, port: 5432}]}
+spec: {clusterIP: None, ipFamilyPolicy: PreferDualStack, ports: [{name: http, port: 80}, {name: pg, port: 5432}]}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -240,16 +242,21 @@ fn coredns(cluster: &Cluster) {
     cluster.tool_ok(&["start", "cp", "coredns", &program, "-conf", &corefile.to_string_lossy()]);
 }
 
-#[test]
-fn coredns_answers_the_same_queries_alike() {
-    let cluster = cluster::single();
+fn coredns_answers_the_same_queries_alike(cluster: &Cluster) {
     let ns = cluster.namespace("names");
     let manifests = OBJECTS.replace("NAMESPACE", &ns.name);
     ns.apply(&[&manifests]);
     coredns(cluster);
-    let ours = ["@10.96.0.10"];
+    for server in cluster.dns_ips() {
+        answers_alike(&ns, &format!("@{server}"));
+    }
+}
+
+fn answers_alike(ns: &Namespace<'_>, server: &str) {
+    let cluster = ns.cluster;
+    let ours = [server];
     let theirs = ["@127.0.0.1", "-p", "1053"];
-    let alike: Vec<_> = ALIKE.iter().map(|(name, kind)| (expand(&ns, name), *kind)).collect();
+    let alike: Vec<_> = ALIKE.iter().map(|(name, kind)| (expand(ns, name), *kind)).collect();
     let mut last = Vec::new();
     cluster.wait_for("both know all objects", || {
         let (ours, theirs) = (ask(cluster, "node1", &ours, &alike)?, ask(cluster, "cp", &theirs, &alike)?);
@@ -268,7 +275,7 @@ fn coredns_answers_the_same_queries_alike() {
     assert!(answered.count() >= 30);
     assert!(last.iter().filter(|(ours, _)| ours.code == "NXDOMAIN").count() >= 12);
     // What is said to differ does, or the list would rot.
-    let apart: Vec<_> = APART.iter().map(|(name, kind, _)| (expand(&ns, name), *kind)).collect();
+    let apart: Vec<_> = APART.iter().map(|(name, kind, _)| (expand(ns, name), *kind)).collect();
     let (ours, theirs) =
         (ask(cluster, "node1", &ours, &apart).unwrap(), ask(cluster, "cp", &theirs, &apart).unwrap());
     for (index, (name, kind, why)) in APART.iter().enumerate() {
@@ -278,13 +285,12 @@ fn coredns_answers_the_same_queries_alike() {
 
 /// A pod that is not ready is found by the name of a Service that publishes it, and by its own name below it; the
 /// search list of its resolv.conf leads there (DNS-05, DNS-09).
-#[test]
-fn pods_have_names_below_their_headless_services() {
-    let ns = cluster::single().namespace("hostnames");
+fn pods_have_names_below_their_headless_services(cluster: &Cluster) {
+    let ns = cluster.namespace("hostnames");
     let service = |name: &str, publish: bool| {
         format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: None, selector: {{app: db}}, \
-             publishNotReadyAddresses: {publish}, ports: [{{name: http, port: 8080}}]}}\n"
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: None, ipFamilyPolicy: \
+             PreferDualStack, selector: {{app: db}}, publishNotReadyAddresses: {publish}, ports: [{{name: http, port: 8080}}]}}\n"
         )
     };
     let spec =
@@ -297,7 +303,7 @@ fn pods_have_names_below_their_headless_services() {
         &service("ready", false),
         &pod("db1", &spec(1, ""), args),
         &pod("db2", &spec(2, gate), args),
-        &crate::cluster::server("client", "node2"),
+        &server("client", "node2"),
     ]);
     ns.wait_ready_of("db1");
     ns.wait_ready_of("client");
@@ -306,16 +312,20 @@ fn pods_have_names_below_their_headless_services() {
         let said = ns.until_demo("client", &["get", &format!("http://{name}.early:8080/")]);
         assert!(said.contains(&format!("name={name} ")) || said.contains(&format!("name={pod} ")), "{said}");
     }
-    let only = ns.pod_ip("db1");
     let zone = format!("{}.svc.cluster.local", ns.name);
-    let asked =
-        [(format!("early.{zone}"), "A"), (format!("ready.{zone}"), "A"), (format!("db-2.ready.{zone}"), "A")];
-    ns.cluster.wait_for("who is not ready has no name where that counts", || {
-        let answers = ask(ns.cluster, "node1", &["@10.96.0.10"], &asked)?;
-        let count = |answer: &Answer| answer.sections.get("ANSWER").map_or(0, BTreeSet::len);
-        let alone =
-            answers[1].sections.get("ANSWER").is_some_and(|all| all.iter().all(|one| one.contains(&only)));
-        let right = (count(&answers[0]), count(&answers[1]), count(&answers[2])) == (2, 1, 0) && alone;
-        if right { Ok(()) } else { Err(format!("{answers:?}")) }
-    });
+    for only in ns.pod_ips("db1") {
+        let kind = if only.contains(':') { "AAAA" } else { "A" };
+        let asked = ["early", "ready", "db-2.ready"].map(|name| (format!("{name}.{zone}"), kind));
+        let server = format!("@{}", cluster.dns_ips()[0]);
+        cluster.wait_for("who is not ready has no name where that counts", || {
+            let answers = ask(cluster, "node1", &[&server], &asked)?;
+            let count = |answer: &Answer| answer.sections.get("ANSWER").map_or(0, BTreeSet::len);
+            let alone = answers[1]
+                .sections
+                .get("ANSWER")
+                .is_some_and(|all| all.iter().all(|one| one.contains(&only)));
+            let right = (count(&answers[0]), count(&answers[1]), count(&answers[2])) == (2, 1, 0) && alone;
+            if right { Ok(()) } else { Err(format!("{answers:?}")) }
+        });
+    }
 }

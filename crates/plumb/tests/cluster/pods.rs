@@ -1,6 +1,9 @@
 //! What a cluster cannot do without: pods get addresses, reach each other, Services and names, and the world.
 
-use crate::cluster::{self, Cluster, Namespace, server};
+use crate::ask::{at, peer, url};
+use crate::cluster::{Cluster, Namespace, server};
+
+on_each_stack!(pods_reach_pods_services_and_names);
 
 const ECHO: &str = "
 apiVersion: v1
@@ -8,6 +11,7 @@ kind: Service
 metadata: {name: echo}
 spec:
   selector: {app: echo}
+  ipFamilyPolicy: PreferDualStack
   ports: [{name: http, port: 80, targetPort: 8080}, {name: udp, port: 9001, protocol: UDP}]
 ";
 
@@ -25,15 +29,24 @@ fn world<'a>(cluster: &'a Cluster, word: &str) -> Namespace<'a> {
     ns
 }
 
-#[test]
-fn pods_reach_pods_services_and_names() {
-    let ns = world(cluster::single(), "pods");
+fn pods_reach_pods_services_and_names(cluster: &Cluster) {
+    let ns = world(cluster, "pods");
     for client in ["client1", "client2"] {
-        let own = ns.pod_ip(client);
+        let own = ns.pod_ips(client);
         for server in ["echo1", "echo2"] {
-            let said = ns.demo_ok(client, &["get", &format!("http://{}:8080/", ns.pod_ip(server))]);
-            assert!(said.contains(&format!("name={server} ")), "{said}");
-            assert!(said.contains(&format!("peer={own}:")), "the server sees the pod itself: {said}");
+            let addresses = ns.pod_ips(server);
+            assert_eq!(addresses.len(), cluster.service_families(), "{server}: {addresses:?}");
+            for address in addresses {
+                let said = ns.demo_ok(client, &["get", &url(&address, 8080)]);
+                assert!(said.contains(&format!("name={server} ")), "{said}");
+                assert!(own.contains(&peer(&said)), "the server sees the pod itself: {said}");
+            }
+        }
+        for address in ns.service_ips("echo") {
+            let said = ns.until_demo(client, &["get", &url(&address, 80)]);
+            assert!(said.contains("name=echo"), "{said}");
+            let said = ns.until_demo(client, &["udp", &at(&address, 9001)]);
+            assert!(said.contains("name=echo"), "{said}");
         }
         for name in ["echo", &format!("echo.{}", ns.name), &format!("echo.{}.svc.cluster.local", ns.name)] {
             let said = ns.until_demo(client, &["get", &format!("http://{name}/")]);
@@ -41,22 +54,5 @@ fn pods_reach_pods_services_and_names() {
         }
         let said = ns.until_demo(client, &["udp", "echo:9001"]);
         assert!(said.contains("name=echo"), "{said}");
-    }
-}
-
-/// Both addresses of a pod reach both of another, on the same node and across.
-#[test]
-fn dual_stack_pods_reach_pods_in_both_families() {
-    let ns = world(cluster::dual(), "dual");
-    for client in ["client1", "client2"] {
-        for server in ["echo1", "echo2"] {
-            let addresses = ns.pod_ips(server);
-            assert_eq!(addresses.len(), 2, "{server}: {addresses:?}");
-            for address in addresses {
-                let host = if address.contains(':') { format!("[{address}]") } else { address };
-                let said = ns.until_demo(client, &["get", &format!("http://{host}:8080/")]);
-                assert!(said.contains(&format!("name={server} ")), "{said}");
-            }
-        }
     }
 }

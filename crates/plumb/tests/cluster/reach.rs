@@ -19,7 +19,8 @@ pub fn outside(cluster: &Cluster) {
 on_each_stack!(
     a_pod_that_leaves_the_cluster_has_its_nodes_address,
     nodes_reach_pods_and_pods_reach_nodes,
-    the_api_servers_proxy_reaches_pods_and_services,
+    a_policy_lets_friends_in_and_nobody_else,
+    a_trace_goes_through_the_api_servers_node_proxy,
 );
 
 fn a_pod_that_leaves_the_cluster_has_its_nodes_address(cluster: &Cluster) {
@@ -35,6 +36,7 @@ fn a_pod_that_leaves_the_cluster_has_its_nodes_address(cluster: &Cluster) {
     }
 }
 
+/// Single: that Service has one address, of the first family, in every cluster.
 #[test]
 fn a_pod_reaches_the_api_by_the_service_kubernetes() {
     let ns = cluster::single().namespace("api");
@@ -69,8 +71,10 @@ fn nodes_reach_pods_and_pods_reach_nodes(cluster: &Cluster) {
     }
 }
 
-fn the_api_servers_proxy_reaches_pods_and_services(cluster: &Cluster) {
-    let ns = cluster.namespace("proxy");
+/// Single: the API server calls pods by their first address only.
+#[test]
+fn the_api_servers_proxy_reaches_pods_and_services() {
+    let ns = cluster::single().namespace("proxy");
     let service = "
 apiVersion: v1
 kind: Service
@@ -92,16 +96,17 @@ spec: {selector: {app: echo}, ports: [{name: http, port: 80, targetPort: 8080}]}
 
 /// Whether a client gets an answer from the pod; neither is believed before it holds.
 fn becomes(ns: &Namespace<'_>, client: &str, target: &str, open: bool) {
-    let url = format!("http://{}:8080/", ns.pod_ip(target));
-    ns.cluster.wait_for(&format!("{client} → {target}: {}", if open { "open" } else { "closed" }), || {
-        let said = ns.demo(client, &["get", &url, "--timeout", "1"]);
-        if said.ok == open { Ok(()) } else { Err(format!("{said:?}")) }
-    });
+    for url in ns.pod_ips(target).iter().map(|address| url(address, 8080)) {
+        let what = format!("{client} → {target}, {url}: {}", if open { "open" } else { "closed" });
+        ns.cluster.wait_for(&what, || {
+            let said = ns.demo(client, &["get", &url, "--timeout", "1"]);
+            if said.ok == open { Ok(()) } else { Err(format!("{said:?}")) }
+        });
+    }
 }
 
-#[test]
-fn a_policy_lets_friends_in_and_nobody_else() {
-    let ns = cluster::single().namespace("policy");
+fn a_policy_lets_friends_in_and_nobody_else(cluster: &Cluster) {
+    let ns = cluster.namespace("policy");
     ns.apply(&[
         &server("guarded1", "node1"),
         &server("guarded2", "node2"),
@@ -128,21 +133,24 @@ spec:
     becomes(&ns, "stranger1", "guarded2", true);
 }
 
-#[test]
-fn a_trace_goes_through_the_api_servers_node_proxy() {
-    let ns = cluster::single().namespace("trace");
+fn a_trace_goes_through_the_api_servers_node_proxy(cluster: &Cluster) {
+    let ns = cluster.namespace("trace");
     let service = "
 apiVersion: v1
 kind: Service
 metadata: {name: echo}
-spec: {selector: {app: echo}, ports: [{port: 80, targetPort: 8080}]}
+spec: {selector: {app: echo}, ipFamilyPolicy: PreferDualStack, ports: [{port: 80, targetPort: 8080}]}
 ";
     ns.apply(&[service, &server("echo1", "node2"), &server("client1", "node1")]);
     ns.wait_ready();
     ns.until_demo("client1", &["get", "http://echo/"]);
-    let mut trace = std::process::Command::new(plumb());
-    trace.env("KUBECONFIG", &ns.cluster.kubeconfig);
-    let said = run(trace.args(["trace", &format!("{}/client1", ns.name), "http://echo"]));
-    assert!(said.ok, "{said:?}");
-    assert!(said.out.contains("model and kernel agree"), "{said:?}");
+    let addresses = ns.service_ips("echo");
+    for target in addresses.iter().map(|address| url(address, 80)).chain(["http://echo".to_owned()]) {
+        ns.until_demo("client1", &["get", &target]);
+        let mut trace = std::process::Command::new(plumb());
+        trace.env("KUBECONFIG", &cluster.kubeconfig);
+        let said = run(trace.args(["trace", &format!("{}/client1", ns.name), &target]));
+        assert!(said.ok, "{target}: {said:?}");
+        assert!(said.out.contains("model and kernel agree"), "{target}: {said:?}");
+    }
 }

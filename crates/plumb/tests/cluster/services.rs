@@ -102,9 +102,7 @@ fn addresses_of_load_balancers_and_external_addresses_lead_to_pods(cluster: &Clu
 fn a_service_may_change_its_type(cluster: &Cluster) {
     let other = "apiVersion: v1\nkind: Service\nmetadata: {name: other}\nspec: {selector: {app: other}, ports: [{name: \
                  http, port: 8080}]}\n";
-    let plain = "apiVersion: v1\nkind: Service\nmetadata: {name: echo}\nspec: {selector: {app: echo}, ports: [{name: \
-                 http, port: 8080}]}\n";
-    let ns = world(cluster, "types", plain);
+    let ns = world(cluster, "types", &echo("ports: [{name: http, port: 8080}]"));
     ns.apply(&[other, &server("other1", "node1")]);
     ns.wait_ready();
     let name = format!("http://echo.{}.svc.cluster.local:8080/", ns.name);
@@ -117,21 +115,27 @@ fn a_service_may_change_its_type(cluster: &Cluster) {
     };
     by_name(&["echo1", "echo2"]);
     for to in ["ClusterIP", "NodePort"] {
-        let before = ns.service_ips("echo").swap_remove(0);
-        let at_node = (to == "NodePort").then(|| ns.node_port("echo", "http"));
+        let mut before: Vec<String> =
+            ns.service_ips("echo").iter().map(|address| url(address, 8080)).collect();
+        assert_eq!(before.len(), cluster.service_families(), "{before:?}");
+        if to == "NodePort" {
+            before.extend(cluster.node_urls("node1", ns.node_port("echo", "http")));
+        }
         ns.patch("service/echo", &alias);
         by_name(&["other1"]);
-        ns.until_unanswered(Place::Pod("client1"), &["get", &url(&before, 8080)]);
-        if let Some(port) = at_node {
-            ns.until_unanswered(OUT, &["get", &url("192.168.1.10", port)]);
-        }
-        ns.patch("service/echo", r#"{"spec": {"type": "NodePort", "externalName": null}}"#);
+        before.iter().for_each(|url| ns.until_unanswered(Place::Pod("client1"), &["get", url]));
+        // An alias has no address, so the API server has dropped how many families it had.
+        let back =
+            r#"{"spec": {"type": "NodePort", "externalName": null, "ipFamilyPolicy": "PreferDualStack"}}"#;
+        ns.patch("service/echo", back);
         by_name(&["echo1", "echo2"]);
-        ns.until_answered_by(OUT, &url("192.168.1.11", ns.node_port("echo", "http")), &["echo1", "echo2"]);
+        for url in cluster.node_urls("node2", ns.node_port("echo", "http")) {
+            ns.until_answered_by(OUT, &url, &["echo1", "echo2"]);
+        }
     }
-    let port = ns.node_port("echo", "http");
+    let at_node = cluster.node_urls("node1", ns.node_port("echo", "http"));
     ns.patch("service/echo", r#"{"spec": {"type": "ClusterIP"}}"#);
-    ns.until_unanswered(OUT, &["get", &url("192.168.1.10", port)]);
+    at_node.iter().for_each(|url| ns.until_unanswered(OUT, &["get", url]));
     by_name(&["echo1", "echo2"]);
 }
 
@@ -171,7 +175,7 @@ fn a_client_stays_with_its_pod_while_affinity_is_on(cluster: &Cluster) {
     for address in ns.service_ips("echo") {
         calls.extend(PLACES.map(|place| (place, url(&address, 80))));
     }
-    calls.extend(cluster.node_ips("node2").iter().map(|address| (OUT, url(address, port))));
+    calls.extend(cluster.node_urls("node2", port).into_iter().map(|url| (OUT, url)));
     for _ in 0..2 {
         for (place, url) in &calls {
             ns.until_answered_by(*place, url, &["echo1", "echo2"]);
@@ -185,11 +189,13 @@ fn a_client_stays_with_its_pod_while_affinity_is_on(cluster: &Cluster) {
     }
     // A pod that goes takes nobody with it.
     ns.patch("service/echo", r#"{"spec": {"sessionAffinity": "ClientIP"}}"#);
-    let (place, url) = calls.swap_remove(0);
-    let gone = ns.until_one_answers(place, &url);
-    ns.kill(&gone);
+    let chosen: Vec<String> = calls.iter().map(|(place, url)| ns.until_one_answers(*place, url)).collect();
+    let gone = &chosen[0];
+    ns.kill(gone);
     let stays = if gone == "echo1" { "echo2" } else { "echo1" };
-    ns.until_answered_by(place, &url, &[stays]);
+    for (place, url) in &calls {
+        ns.until_answered_by(*place, url, &[stays]);
+    }
 }
 
 /// Calls that are further apart than the time that the Service gives reach either pod.

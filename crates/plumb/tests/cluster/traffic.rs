@@ -71,7 +71,7 @@ fn what_is_local_from_outside_stays_on_its_node_and_keeps_its_sender(cluster: &C
     ns.apply(&[&service("echo", &local), &server("echo2", "node2")]);
     clients(&ns);
     let port = ns.node_port("echo", "http");
-    let with_port: Vec<String> = cluster.node_ips("node2").iter().map(|address| url(address, port)).collect();
+    let with_port = cluster.node_urls("node2", port);
     let of_external: Vec<String> = external.iter().map(|address| url(address, 80)).collect();
     external.iter().for_each(|address| cluster.route_outside(address, "node2"));
     for url in with_port.iter().chain(&of_external) {
@@ -79,7 +79,7 @@ fn what_is_local_from_outside_stays_on_its_node_and_keeps_its_sender(cluster: &C
         assert_eq!(peer(&said), of_outside(&peer(&said)), "the pod sees who calls: {url}: {said}");
     }
     external.iter().for_each(|address| cluster.route_outside(address, "node1"));
-    let elsewhere: Vec<String> = cluster.node_ips("node1").iter().map(|address| url(address, port)).collect();
+    let elsewhere = cluster.node_urls("node1", port);
     for url in elsewhere.iter().chain(&of_external) {
         // Whoever is in the cluster need not care where the pods are.
         on("node1").into_iter().for_each(|place| ns.until_answered_by(place, url, &["echo2"]));
@@ -111,15 +111,15 @@ fn a_local_pod_that_ends_is_better_than_one_elsewhere(cluster: &Cluster) {
     for address in ns.service_ips("echo") {
         on("node2").into_iter().for_each(|place| ns.until_answered_by(place, &url(&address, 80), &["echo2"]));
     }
-    for address in cluster.node_ips("node2") {
-        ns.until_answered_by(OUT, &url(&address, port), &["echo2"]);
+    for url in cluster.node_urls("node2", port) {
+        ns.until_answered_by(OUT, &url, &["echo2"]);
     }
     ns.kill("echo2");
     for address in ns.service_ips("echo") {
         on("node2").into_iter().for_each(|place| ns.until_unanswered(place, &["get", &url(&address, 80)]));
     }
-    for address in cluster.node_ips("node2") {
-        ns.until_unanswered(OUT, &["get", &url(&address, port)]);
+    for url in cluster.node_urls("node2", port) {
+        ns.until_unanswered(OUT, &["get", &url]);
     }
 }
 
@@ -136,7 +136,7 @@ fn a_local_service_serves_pods_in_the_hosts_network(cluster: &Cluster) {
         on("node1").into_iter().for_each(|place| ns.until_answered_by(place, &url(&address, 80), &["node1"]));
         on("node2").into_iter().for_each(|place| ns.until_unanswered(place, &["get", &url(&address, 80)]));
     }
-    for address in cluster.node_ips("node1") {
-        ns.until_answered_by(OUT, &url(&address, port), &["node1"]);
+    for url in cluster.node_urls("node1", port) {
+        ns.until_answered_by(OUT, &url, &["node1"]);
     }
 }
