@@ -75,9 +75,10 @@ struct Test {
     /// none, plumb.local/demo]
     #[arg(long)]
     image: Option<String>,
-    /// HOST:PORT beyond the cluster that takes TCP connections [default in a lab: its outside]
-    #[arg(long)]
-    outside: Option<String>,
+    /// HOST:PORT beyond the cluster that takes TCP connections; one of each family with a comma between them
+    /// [default in a lab: its outside]
+    #[arg(long, value_delimiter = ',')]
+    outside: Vec<String>,
     /// A name beyond the cluster [default in a lab: outside.test]
     #[arg(long)]
     outside_name: Option<String>,
@@ -99,7 +100,7 @@ struct Test {
 
 const LAB_IMAGE: &str = "plumb.local/demo";
 /// Where a lab's outside answers, and the name that it knows (`lab::plan`, `lab::outside::dns`).
-const LAB_OUTSIDE: &str = "203.0.113.10:80";
+const LAB_OUTSIDE: [&str; 2] = ["203.0.113.10:80", "[2001:db8::10]:80"];
 const LAB_NAME: &str = "outside.test";
 /// After the last check was given up, a log may come late on a busy machine.
 const ANSWERS: Duration = Duration::from_secs(50);
@@ -246,11 +247,19 @@ async fn hire(test: &Test, client: &Client) -> Result<Cast> {
         settle: test.settle,
         host_port: test.host_port,
         api: stage::cluster_ips(&serde_json::to_value(api)?),
-        outside: test.outside.clone().or_else(|| lab.then(|| LAB_OUTSIDE.to_owned())),
+        outside: match (lab, test.outside.is_empty()) {
+            (true, true) => lab_outside(),
+            _ => test.outside.clone(),
+        },
         outside_name: test.outside_name.clone().or_else(|| lab.then(|| LAB_NAME.to_owned())),
-        lab: lab && test.outside.is_none(),
+        lab: lab && test.outside.is_empty(),
         ..Cast::default()
     })
+}
+
+/// Of both families: those that the lab has not are asked for by nobody.
+fn lab_outside() -> Vec<String> {
+    LAB_OUTSIDE.map(str::to_owned).to_vec()
 }
 
 /// The image that the nodes run already.
@@ -375,6 +384,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::demo::probe::Ask;
 
     #[test]
     fn a_star_stands_for_anything() {
@@ -408,7 +418,7 @@ mod tests {
             all: vec![[10, 96, 0, 99].into()],
             node_port: Some(30_000),
             api: vec![[10, 96, 0, 1].into()],
-            outside: Some(LAB_OUTSIDE.into()),
+            outside: lab_outside(),
             outside_name: Some(LAB_NAME.into()),
             lab: true,
             ..Cast::default()
@@ -426,7 +436,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_tested_is_said() {
-        let alone = Cast { outside: None, outside_name: None, ..cast(1) };
+        let alone = Cast { outside: Vec::new(), outside_name: None, ..cast(1) };
         let plan = checks::plan(&alone);
         let skipped: Vec<&str> = plan.skipped.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(skipped, ["dns-outside", "egress", "everything across nodes"]);
@@ -457,6 +467,37 @@ mod tests {
         assert!(
             plan.checks.iter().any(|check| format!("{:?}", check.ask).contains("[fd00:10:244:2::2]:8080"))
         );
+    }
+
+    /// Either check of the outside is made in each family there is, or said not to be.
+    #[test]
+    fn the_outside_is_met_in_every_family_or_said_not_to_be() {
+        let mut dual = cast(1);
+        let mut of_v6 = cast(1);
+        dual.places[0].server.push("fd00:10:244:1::2".parse().unwrap());
+        of_v6.places[0].server = vec!["fd00:10:244:1::2".parse().unwrap()];
+        let (v4, v6) = ("203.0.113.10:80", "[2001:db8::10]:80");
+        for (cast, outside, met, missing) in [
+            (&dual, &[v4][..], &["A", v4][..], &["IPv6"][..]),
+            (&dual, &[v4, v6], &["A", v4, v6], &[]),
+            (&dual, &[], &["A"], &["IPv4", "IPv6"]),
+            (&dual, &["outside.test:80"], &["A", "outside.test:80"], &["IPv6"]),
+            (&of_v6, &[v4], &["AAAA"], &["IPv6"]),
+            (&of_v6, &[v6], &["AAAA", v6], &[]),
+            (&of_v6, &["outside.test:80"], &["AAAA", "outside.test:80"], &[]),
+        ] {
+            let outside = outside.iter().map(|word| (*word).to_owned()).collect();
+            let plan = checks::plan(&Cast { outside, lab: false, ..cast.clone() });
+            let asked = plan.checks.iter().filter_map(|check| match (&check.ask, check.test) {
+                (Ask::Connect { target }, "egress") => Some(target.as_str()),
+                (Ask::Dns { kind, .. }, "dns-outside") => Some(kind.as_str()),
+                _ => None,
+            });
+            assert_eq!(asked.collect::<BTreeSet<_>>(), met.iter().copied().collect(), "{:?}", plan.skipped);
+            let why = plan.skipped.iter().filter(|(test, _)| test == "egress").map(|(_, why)| why);
+            let why = why.filter_map(|why| why.split(' ').nth(1));
+            assert_eq!(why.collect::<BTreeSet<_>>(), missing.iter().copied().collect(), "{:?}", plan.skipped);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who takes part: the pods and Services of the test, as objects to be made, and where they came to be.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 use types::Family;
@@ -74,7 +74,8 @@ pub struct Cast {
     pub node_port: Option<u16>,
     /// Of the Service default/kubernetes.
     pub api: Vec<IpAddr>,
-    pub outside: Option<String>,
+    /// HOST:PORT, of each family one or none.
+    pub outside: Vec<String>,
     pub outside_name: Option<String>,
     /// The outside says whom it sees.
     pub lab: bool,
@@ -85,6 +86,14 @@ impl Cast {
     pub fn families(&self) -> Vec<Family> {
         let has = |family: &Family| self.places.iter().any(|place| place.server(*family).is_some());
         [Family::V4, Family::V6].into_iter().filter(has).collect()
+    }
+
+    /// The family in which something outside is met. A name may have addresses of both; it is asked for once.
+    pub fn leads(&self, outside: &str) -> Option<Family> {
+        match outside.parse::<SocketAddr>() {
+            Ok(address) => Some(Family::of(address.ip())),
+            Err(_) => self.families().first().copied(),
+        }
     }
 
     pub fn servers(&self) -> Vec<String> {

@@ -124,13 +124,22 @@ pub fn plan(cast: &Cast) -> Plan {
     if cast.places.len() < 2 {
         plan.skip("everything across nodes", "the cluster has one node that is Ready");
     }
-    if cast.outside.is_none() {
-        plan.skip("egress", "no address outside is known: give --outside HOST:PORT");
+    let unmet = |family: &Family| !cast.outside.iter().any(|outside| cast.leads(outside) == Some(*family));
+    for family in cast.families().into_iter().filter(unmet) {
+        let why = format!("no {family} address outside is known: give --outside {}", example(family));
+        plan.skip("egress", &why);
     }
     if cast.outside_name.is_none() {
         plan.skip("dns-outside", "no name outside is known: give --outside-name NAME");
     }
     plan
+}
+
+fn example(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ADDRESS:PORT",
+        Family::V6 => "[ADDRESS]:PORT",
+    }
 }
 
 fn at(address: IpAddr, port: u16) -> String {
@@ -253,22 +262,23 @@ impl Plan {
             let expect = Expect { names: cast.servers(), ..Expect::default() };
             self.add("service-any", from, "Service all", (http(*all, HTTP), expect));
         }
-        if let Some(name) = cast.outside_name.as_ref().filter(|_| from.family == Family::V4) {
+        // Once: the way to the name's answer is the same for either type.
+        let first = cast.families().first() == Some(&from.family);
+        if let Some(name) = cast.outside_name.as_ref().filter(|_| first) {
             self.add("dns-outside", from, name, (dns(name.clone()), Expect::default()));
         }
     }
 
     fn outside(&mut self, from: From<'_>, cast: &Cast) {
-        let Some(outside) = &cast.outside else { return };
-        let literal = outside.parse::<SocketAddr>().ok().map(|address| Family::of(address.ip()));
-        if literal.unwrap_or(Family::V4) != from.family {
-            return;
-        }
-        if cast.lab {
-            let expect = Expect { seen_as: SeenAs::One(from.place.node_ips.clone()), ..Expect::default() };
-            self.add("egress", from, outside, (Ask::Http { url: format!("http://{outside}") }, expect));
-        } else {
-            self.add("egress", from, outside, (Ask::Connect { target: outside.clone() }, Expect::default()));
+        for outside in cast.outside.iter().filter(|outside| cast.leads(outside) == Some(from.family)) {
+            if cast.lab {
+                let expect =
+                    Expect { seen_as: SeenAs::One(from.place.node_ips.clone()), ..Expect::default() };
+                self.add("egress", from, outside, (Ask::Http { url: format!("http://{outside}") }, expect));
+            } else {
+                let ask = Ask::Connect { target: outside.clone() };
+                self.add("egress", from, outside, (ask, Expect::default()));
+            }
         }
     }
 

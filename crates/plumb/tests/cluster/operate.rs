@@ -61,15 +61,11 @@ fn everything_connects(cluster: &Cluster) {
     let program = plumb();
     let program = program.to_string_lossy();
     cluster.tool_ok(&["start", "out", "web", &program, "demo", "serve", "--http", "8080"]);
-    let said = cluster.plumb(&[
-        "connectivity",
-        "test",
-        "--json",
-        "--settle",
-        "30",
-        "--outside",
-        "203.0.113.10:8080",
-    ]);
+    let outside = match cluster.stack {
+        Stack::Single => "203.0.113.10:8080",
+        Stack::Dual => "203.0.113.10:8080,[2001:db8::10]:8080",
+    };
+    let said = cluster.plumb(&["connectivity", "test", "--json", "--settle", "30", "--outside", outside]);
     let report = said.json();
     let failed: Vec<&Value> = checks(&report).filter(|check| check["ok"] != true).collect();
     assert!(said.ok && report["ok"] == true, "{failed:#?}\n{}", cluster.logs("kubelet"));
@@ -80,6 +76,10 @@ fn everything_connects(cluster: &Cluster) {
     assert_eq!(done, wanted.collect());
     let families: BTreeSet<&str> = checks(&report).filter_map(|check| check["family"].as_str()).collect();
     assert_eq!(families.len(), if cluster.stack == Stack::Dual { 2 } else { 1 }, "{families:?}");
+    let egress = checks(&report).filter(|check| check["test"] == "egress");
+    assert_eq!(egress.filter_map(|check| check["family"].as_str()).collect::<BTreeSet<_>>(), families);
+    let skipped: Vec<&Value> = report["skipped"].as_array().into_iter().flatten().map(|it| &it[0]).collect();
+    assert_eq!(skipped, ["dns-outside"], "{report:#}");
     let left = cluster.kubectl(&["get", "namespace", "plumb-connectivity"]);
     assert!(!left.ok, "it is cleaned up: {left:?}");
 }

@@ -48,6 +48,7 @@ fn a_lab_of(families: Families) {
         check("what leaves the cluster bears the node's address, and the answer finds the pod", outside);
         check("a trace tells the whole way", trace);
     }
+    checks.check("plumb connectivity test leaves nothing out", || connectivity(&stage));
     checks.check("a family that the lab has not: no record, no error", || absent(&stage));
     checks.check("down leaves nothing", || down(&stage));
 }
@@ -266,6 +267,30 @@ fn trace(stage: &Stage, family: Family) {
     report(SocketAddr::new(stage.pod("echo3", family), 8080), "delivered");
     report(SocketAddr::new(family.pick(OUTSIDE).parse().expect("an address"), 80), "delivered");
     report(SocketAddr::new(stage.pod("guarded2", family), 8080), "denied");
+}
+
+fn connectivity(stage: &Stage) {
+    let ask = |args: &[&str]| {
+        let mut test = Command::new(plumb());
+        test.args(["connectivity", "test"]).args(args).env("KUBECONFIG", &stage.lab.kubeconfig);
+        run(&mut test)
+    };
+    let report = ask(&["--json", "--settle", "30"]).json();
+    let checks = report["checks"].as_array().expect("checks");
+    let failed: Vec<&Value> = checks.iter().filter(|check| check["ok"] != true).collect();
+    assert!(failed.is_empty() && report["ok"] == true, "{failed:#?}");
+    assert_eq!(report["skipped"], Value::Array(Vec::new()));
+    let listed = ask(&["--list"]).out;
+    let listed: BTreeSet<&str> = listed.lines().filter_map(|line| line.split(' ').next()).collect();
+    for family in stage.families.list() {
+        let of_family = checks.iter().filter(|check| check["family"] == family.to_string());
+        let mut tested: BTreeSet<&str> = of_family.filter_map(|check| check["test"].as_str()).collect();
+        // Once in a cluster: the Service of the API has one address, and a name outside is looked up by one type.
+        if *family != stage.families.primary() {
+            tested.extend(["api", "dns-outside"]);
+        }
+        assert_eq!(tested, listed, "{family}");
+    }
 }
 
 fn absent(stage: &Stage) {
