@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kernel::Netns;
 use serde_json::{Value, json};
+use types::Families;
 
 use crate::services::{Answer, OUTSIDE, Server, call, ip, settle};
 use crate::stage::{Pod, Stage, wait_for};
@@ -18,12 +19,19 @@ fn mapped(mappings: Value) -> Value {
     config
 }
 
-/// A pod of the first node that is wired with host ports.
+/// A pod of the first node that is wired with host ports, and its address.
 fn wired(stage: &Stage, name: &str, mappings: Value) -> (Pod, IpAddr) {
+    let (pod, addresses) = wired_at(stage, name, mappings);
+    (pod, addresses[0])
+}
+
+/// The same, with the addresses of all families.
+pub fn wired_at(stage: &Stage, name: &str, mappings: Value) -> (Pod, Vec<IpAddr>) {
     let pod = stage.pod(0, name);
     let result = stage.nodes[0].cni("ADD", &pod, &mapped(mappings)).unwrap();
-    let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
-    (pod, ip(&address))
+    let addresses = result["ips"].as_array().unwrap().iter();
+    let addresses = addresses.map(|it| ip(it["address"].as_str().unwrap().split('/').next().unwrap()));
+    (pod, addresses.collect())
 }
 
 fn everywhere(port: u16) -> Value {
@@ -77,6 +85,44 @@ fn a_host_port_leads_to_its_pod_and_ends_with_it() {
         settle(&stage.nodes[0].netns, at(to), &[&web], &[Answer::Refused]);
     }
     settle(&stage.underlay, at("192.168.1.10:8081"), &[&web], &[Answer::Refused]);
+}
+
+/// All but the node's own `::1`, from which the kernel lets nothing out.
+#[test]
+fn a_host_port_of_ipv6_leads_to_its_pod_and_ends_with_it() {
+    let stage = Stage::of(1, Families::Dual);
+    let mappings = json!([
+        { "hostPort": 8081, "containerPort": 8080, "protocol": "tcp", "hostIP": "" },
+        { "hostPort": 8082, "containerPort": 8080, "protocol": "tcp", "hostIP": "fd00:192:168:1::10" },
+        { "hostPort": 8083, "containerPort": 8080, "protocol": "tcp", "hostIP": "192.168.1.10" },
+    ]);
+    let (pod, addresses) = wired_at(&stage, "web", mappings);
+    let web = Server::new(pod, addresses[0], "node1");
+    let (client, client_ips) = wired_at(&stage, "client", json!([]));
+    let (outside, gateway) = (ip("fd00:192:168:1::2"), ip("fd00:10:244:1::1"));
+    let sees = |from: &Netns, to: &str, whom: IpAddr| {
+        settle(from, at(to), &[&web], &[Answer::From(0, whom)]);
+    };
+    for port in [8081, 8082] {
+        let to = format!("[fd00:192:168:1::10]:{port}");
+        sees(&stage.underlay, &to, outside);
+        sees(&client.netns, &to, client_ips[1]);
+        sees(&stage.nodes[0].netns, &to, gateway);
+        sees(&web.pod.netns, &to, gateway);
+    }
+    sees(&client.netns, "[fd00:10:244:1::1]:8081", client_ips[1]);
+    // The families stand beside each other.
+    sees(&stage.underlay, "192.168.1.10:8081", ip(OUTSIDE));
+    sees(&stage.underlay, "192.168.1.10:8083", ip(OUTSIDE));
+    let closed = |to: &str| settle(&stage.underlay, at(to), &[&web], &[Answer::Refused]);
+    ["[fd00:192:168:1::10]:8083", "[fd00:192:168:1::10]:8080", "192.168.1.10:8082"]
+        .into_iter()
+        .for_each(closed);
+    settle(&stage.nodes[0].netns, at("[::1]:8081"), &[&web], &[Answer::Refused]);
+    stage.nodes[0].del(&web.pod).unwrap();
+    ["[fd00:192:168:1::10]:8081", "[fd00:192:168:1::10]:8082", "192.168.1.10:8081"]
+        .into_iter()
+        .for_each(closed);
 }
 
 #[test]

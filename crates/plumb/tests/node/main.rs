@@ -11,6 +11,7 @@ mod drift;
 mod gone;
 mod host_ports;
 mod policy;
+mod sctp;
 mod services;
 mod stage;
 mod uplink;

@@ -83,7 +83,7 @@ pub fn call(from: &Netns, to: SocketAddr, servers: &[&Server]) -> Answer {
         Ok(_stream) => within(PATIENCE / 10, || {
             let accepted = servers.iter().map(|server| server.listener.accept());
             let (at, (_, peer)) = accepted.enumerate().find_map(|(at, got)| Some((at, got.ok()?)))?;
-            Some(Answer::From(at, peer.ip()))
+            Some(Answer::From(at, peer.ip().to_canonical()))
         })
         .unwrap_or(Answer::Silence),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Answer::Refused,

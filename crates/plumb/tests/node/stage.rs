@@ -15,12 +15,19 @@ use kernel::veth::{self, PodVeth, Port};
 use kernel::{Netns, Rtnl, net};
 use kstate::net::{Link, LinkKind, Op, Plan};
 use serde_json::{Value, json};
-use types::IfName;
+use types::{Families, Family, IfName, IpNet};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The API has two addresses; agents know the first, unless a test's flags say otherwise.
 pub const API: [&str; 2] = ["192.168.1.2:6443", "192.168.1.2:6444"];
+
+/// What an agent has to be told of a cluster of both families.
+const DUAL: [&str; 3] = [
+    "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56",
+    "--service-cidr=10.96.0.0/12,fd00:10:96::/112",
+    "--dns-ip=10.96.0.10,fd00:10:96::a",
+];
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -48,6 +55,7 @@ pub fn name(text: &str) -> IfName {
 pub struct Stage {
     pub dir: PathBuf,
     pub nodes: Vec<Node>,
+    families: Families,
     client: kube::Client,
     runtime: tokio::runtime::Runtime,
     /// Between the nodes; whoever calls from here is neither a pod nor a node.
@@ -71,13 +79,17 @@ pub struct Pod {
 }
 
 impl Stage {
-    /// Nodes with running agents that are ready to wire pods.
+    /// Nodes with running agents that are ready to wire pods, of IPv4.
     pub fn new(nodes: usize) -> Self {
+        Self::of(nodes, Families::Ipv4)
+    }
+
+    pub fn of(nodes: usize, families: Families) -> Self {
         let unique = format!("plumb-node-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(unique);
         std::fs::create_dir_all(&dir).unwrap();
         let underlay = Netns::fresh().unwrap();
-        underlay.run(make_bridge).unwrap();
+        underlay.run(|| make_bridge(families)).unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let credentials = Credentials::open(&dir.join("credentials")).unwrap();
@@ -85,7 +97,7 @@ impl Stage {
             let _guard = runtime.enter();
             let config = Config {
                 advertised: "192.168.1.2:6443".parse().unwrap(),
-                families: Default::default(),
+                families,
                 nodes: Arc::new(NoNodes),
                 credentials: Some(credentials.clone()),
             };
@@ -102,7 +114,7 @@ impl Stage {
             let _guard = runtime.enter();
             kube::Client::new(api, "default")
         };
-        let mut stage = Self { dir, nodes: Vec::new(), client, runtime, underlay };
+        let mut stage = Self { dir, nodes: Vec::new(), families, client, runtime, underlay };
         for number in 1..=nodes {
             stage.add_node(number, &credentials);
         }
@@ -115,6 +127,7 @@ impl Stage {
     fn add_node(&mut self, number: usize, credentials: &Credentials) {
         let node = format!("node{number}");
         let address = format!("192.168.1.{}", 9 + number);
+        let addresses = on_underlay(self.families, 9 + number);
         let netns = Netns::fresh().unwrap();
         let mut rtnl = Rtnl::open_in(&self.underlay).unwrap();
         let pair = PodVeth {
@@ -124,7 +137,7 @@ impl Stage {
             interface: &name("eth0"),
             mac: None,
             mtu: Some(1500),
-            addresses: &[format!("{address}/24").parse().unwrap()],
+            addresses: &addresses,
             routes: &[],
             bridge: Some(Port { bridge: &name("br0"), isolated: false }),
             loopback: true,
@@ -135,14 +148,23 @@ impl Stage {
         let identity = Identity::Agent(node.clone());
         let server = format!("https://{}", API[0]);
         credentials.write_kubeconfig(&dir.join("kubeconfig"), "test", &server, &identity).unwrap();
+        let pods = |family: &Family| {
+            family.pick([format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")])
+        };
+        let pods: Vec<String> = self.families.list().iter().map(pods).collect();
         let object = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": { "name": node },
-            "spec": { "podCIDR": format!("10.244.{number}.0/24"), "podCIDRs": [format!("10.244.{number}.0/24")] },
+            "spec": { "podCIDR": pods[0], "podCIDRs": pods },
         });
         self.create("/api/v1/nodes", &object);
-        let status = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": address }] } });
+        let of_node = |net: &IpNet| json!({ "type": "InternalIP", "address": net.addr().to_string() });
+        let status = json!({ "status": { "addresses": addresses.iter().map(of_node).collect::<Vec<_>>() } });
         self.patch(&format!("/api/v1/nodes/{node}/status"), &status);
-        let mut node = Node { name: node, netns, dir, address, flags: Vec::new(), agent: None };
+        let flags = match self.families {
+            Families::Dual => DUAL.map(str::to_owned).to_vec(),
+            _ => Vec::new(),
+        };
+        let mut node = Node { name: node, netns, dir, address, flags, agent: None };
         node.start();
         self.nodes.push(node);
     }
@@ -221,12 +243,21 @@ impl Drop for Stage {
     }
 }
 
-fn make_bridge() {
+/// Addresses of host number so on the underlay.
+fn on_underlay(families: Families, host: usize) -> Vec<IpNet> {
+    let of = |family: &Family| {
+        let text = family.pick([format!("192.168.1.{host}/24"), format!("fd00:192:168:1::{host}/64")]);
+        text.parse().unwrap()
+    };
+    families.list().iter().map(of).collect()
+}
+
+fn make_bridge(families: Families) {
     let link = Link { kind: LinkKind::Bridge, mac: None, mtu: None, up: true, port: None };
-    let grow = vec![
-        Op::AddLink { name: name("br0"), link },
-        Op::AddAddress { link: name("br0"), address: "192.168.1.2/24".parse().unwrap() },
-    ];
+    let addresses = on_underlay(families, 2);
+    let add = |address| Op::AddAddress { link: name("br0"), address };
+    let grow = [Op::AddLink { name: name("br0"), link }].into_iter();
+    let grow = grow.chain(addresses.into_iter().map(add)).collect();
     let failures = net::apply(&mut Rtnl::open().unwrap(), &Plan { grow, shrink: Vec::new() }).unwrap();
     assert!(failures.is_empty(), "{failures:?}");
 }
@@ -356,7 +387,7 @@ pub fn connects_at_once(from: &Netns, to: SocketAddr) -> bool {
     from.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(400)).is_ok()).unwrap()
 }
 
-/// A server that accepts and closes, until the handle is dropped.
+/// A server that accepts and closes, in each family, until the handle is dropped.
 pub fn listen(pod: &Pod, port: u16) -> TcpListener {
-    pod.netns.run(|| TcpListener::bind(("0.0.0.0", port))).unwrap().unwrap()
+    pod.netns.run(|| TcpListener::bind(("::", port))).unwrap().unwrap()
 }
