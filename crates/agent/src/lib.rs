@@ -12,6 +12,7 @@ mod conflist;
 mod datapath;
 pub mod dns;
 mod executables;
+pub mod fault;
 mod health;
 mod http;
 pub mod inbox;

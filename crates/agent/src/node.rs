@@ -27,6 +27,7 @@ use tokio::sync::watch as signal;
 
 use crate::datapath::Datapath;
 use crate::dns::SharedZone;
+use crate::fault::Fault;
 use crate::health::Wanted;
 use crate::inbox::{CniInput, Inbox, Input, Subsystem};
 use crate::metrics::Metrics;
@@ -140,7 +141,7 @@ impl Node {
             Input::Watch(watch::Message::Trouble(kind, error)) => {
                 self.base.metrics.watch_trouble(&format!("{kind:?}"));
                 let (node, next) = (&self.base.settings.node, error.next_step(&self.api_host()));
-                self.standing.watch_broke(kind, format!("{error}; {next}"));
+                self.standing.watch_broke(kind, Fault::new(error.to_string(), &next));
                 tracing::warn!(%error, next, "node {node} does not hear the API at {}", self.base.api);
             }
             Input::Cni(request) => self.cni(*request),
@@ -236,9 +237,9 @@ impl Node {
         converted.chain(self.standing.findings().map(ToString::to_string)).collect()
     }
 
-    /// Other nodes that packets of this one cannot reach, each in a sentence.
-    pub fn out_of_reach(&self) -> Vec<String> {
-        self.underlay.out_of_reach().map(ToString::to_string).collect()
+    /// Other nodes that packets of this one cannot reach.
+    pub fn out_of_reach(&self) -> Vec<Fault> {
+        self.underlay.out_of_reach().map(Fault::from).collect()
     }
 
     /// Of the API's first address.
@@ -250,7 +251,7 @@ impl Node {
     }
 
     /// Why this node cannot wire pods or does not have the datapath it should, if so.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn trouble(&self) -> Option<Fault> {
         let missing: Vec<String> = self.cluster.missing().map(|kind| format!("{kind:?}")).collect();
         if !missing.is_empty() {
             let waiting = format!(
@@ -259,20 +260,23 @@ impl Node {
                 self.base.api
             );
             return Some(match self.standing.broken_watches().next() {
-                Some((_, error)) => format!("{waiting}: {error}"),
-                None => waiting,
+                Some((_, broken)) => Fault::new(format!("{waiting}: {}", broken.what), &broken.next),
+                None => Fault::unexplained(waiting),
             });
         }
         if let Some(found) = self.underlay.in_the_way() {
-            return Some(found.to_string());
+            return Some(Fault::from(found));
         }
         if let Some((subsystem, error)) = self.stale.failed.first_key_value() {
-            return Some(format!("the kernel did not take {}: {error}", subsystem.name()));
+            let what = format!("the kernel did not take {}: {error}", subsystem.name());
+            return Some(Fault::unexplained(what));
         }
         if self.base.store.has_pool() {
             return None;
         }
         let node = &self.base.settings.node;
-        Some(format!("node {node} has no pod CIDR yet; the node CIDR controller assigns it"))
+        let next = "start kube-controller-manager with --allocate-node-cidrs, which assigns it, or set the Node's \
+                    spec.podCIDR";
+        Some(Fault::new(format!("node {node} has no pod CIDR yet"), next))
     }
 }

@@ -14,6 +14,7 @@ use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use types::IpNet;
 
+use crate::fault::Fault;
 use crate::inbox::Outbox;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -35,10 +36,10 @@ pub struct NodeStatus {
     pub up: u64,
     pub datapath: Datapath,
     /// Why the node cannot wire pods or has not the datapath that it should have.
-    pub trouble: Option<String>,
+    pub trouble: Option<Fault>,
     /// Other nodes that packets of this one cannot reach.
     #[serde(default)]
-    pub out_of_reach: Vec<String>,
+    pub out_of_reach: Vec<Fault>,
     /// Drift is told and not mended.
     pub paused: bool,
     pub pods: usize,
@@ -82,6 +83,9 @@ pub struct Drift {
 pub struct BrokenWatch {
     pub kind: String,
     pub error: String,
+    /// What a person does about it; older agents leave it in `error`.
+    #[serde(default)]
+    pub next: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -177,7 +181,11 @@ fn of_node(node: &Node) -> NodeStatus {
             .collect(),
         watches: standing
             .broken_watches()
-            .map(|(kind, error)| BrokenWatch { kind: format!("{kind:?}"), error: error.to_owned() })
+            .map(|(kind, fault)| BrokenWatch {
+                kind: format!("{kind:?}"),
+                error: fault.what.clone(),
+                next: Some(fault.next.clone()),
+            })
             .collect(),
         dns: Dns { addresses: Vec::new(), error: None, names: 0 },
         findings: node.findings(),

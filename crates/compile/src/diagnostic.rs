@@ -28,8 +28,9 @@ pub struct Diagnostic {
     pub next_step: String,
 }
 
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Diagnostic {
+    /// The finding without what to do about it.
+    pub fn what(&self) -> String {
         let kind = match self.object.kind {
             Kind::Node => "node",
             Kind::Namespace => "namespace",
@@ -39,6 +40,12 @@ impl fmt::Display for Diagnostic {
             Kind::Policy => "networkpolicy",
             Kind::Attachment => "attachment",
         };
-        write!(f, "{kind} {}: {}: {}; {}", self.object.name, self.field, self.message, self.next_step)
+        format!("{kind} {}: {}: {}", self.object.name, self.field, self.message)
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what(), self.next_step)
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use model::Kind;
 
 use crate::datapath::Steps;
+use crate::fault::Fault;
 use crate::inbox::Subsystem;
 
 /// A watch that breaks is tried again within 10 s: one that has not broken for so long stands.
@@ -18,7 +19,7 @@ pub struct Standing {
     right: BTreeMap<Subsystem, Instant>,
     /// Steps that would mend what differs: there while the agent is paused.
     drift: BTreeMap<Subsystem, Steps>,
-    watches: BTreeMap<Kind, (Instant, String)>,
+    watches: BTreeMap<Kind, (Instant, Fault)>,
     /// The compiler's findings that hold.
     pub(super) found: BTreeSet<compile::Diagnostic>,
 }
@@ -38,8 +39,8 @@ impl Standing {
         }
     }
 
-    pub(super) fn watch_broke(&mut self, kind: Kind, error: String) {
-        self.watches.insert(kind, (Instant::now(), error));
+    pub(super) fn watch_broke(&mut self, kind: Kind, fault: Fault) {
+        self.watches.insert(kind, (Instant::now(), fault));
     }
 
     /// How long ago both were right; `None`: one never was.
@@ -54,9 +55,9 @@ impl Standing {
     }
 
     /// Watches that are broken now, as far as that can be known.
-    pub fn broken_watches(&self) -> impl Iterator<Item = (Kind, &str)> {
+    pub fn broken_watches(&self) -> impl Iterator<Item = (Kind, &Fault)> {
         let recent = self.watches.iter().filter(|(_, (at, _))| at.elapsed() < RECENT);
-        recent.map(|(kind, (_, error))| (*kind, error.as_str()))
+        recent.map(|(kind, (_, fault))| (*kind, fault))
     }
 
     /// What is wrong with objects, in the compiler's words.
@@ -90,7 +91,8 @@ mod tests {
     #[test]
     fn a_watch_that_broke_just_now_is_named() {
         let mut standing = Standing::default();
-        standing.watch_broke(Kind::Pod, "connection refused".into());
-        assert_eq!(standing.broken_watches().collect::<Vec<_>>(), [(Kind::Pod, "connection refused")]);
+        let fault = Fault::new("connection refused", "see that it runs");
+        standing.watch_broke(Kind::Pod, fault.clone());
+        assert_eq!(standing.broken_watches().collect::<Vec<_>>(), [(Kind::Pod, &fault)]);
     }
 }

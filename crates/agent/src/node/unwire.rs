@@ -157,8 +157,8 @@ impl Node {
         let trouble = self.trouble();
         let details = "the runtime will try again; kubectl describe node shows what is missing";
         match (trouble, self.stale.failed.is_empty()) {
-            (Some(why), true) => return Err(Error::new(Code::NotAvailable, why, details)),
-            (Some(why), false) => return Err(Error::new(Code::LimitedConnectivity, why, details)),
+            (Some(why), true) => return Err(Error::new(Code::NotAvailable, why.to_string(), details)),
+            (Some(why), false) => return Err(Error::new(Code::LimitedConnectivity, why.to_string(), details)),
             (None, _) => {}
         }
         let now = clock::since_boot();

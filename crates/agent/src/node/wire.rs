@@ -82,7 +82,7 @@ impl Node {
                 self.cni(input);
                 continue;
             }
-            let why = self.trouble().unwrap_or_else(|| "it is starting".into());
+            let why = self.trouble().map_or_else(|| "it is starting".to_owned(), |fault| fault.to_string());
             let details = "the runtime will try again; kubectl describe node shows what is missing";
             let error =
                 Error::new(Code::TryAgainLater, format!("this node cannot wire pods yet: {why}"), details);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use agent::fault::Fault;
 use agent::report::NodeStatus;
 use serde::Serialize;
 
@@ -37,29 +38,24 @@ pub fn problems(node: &str, answer: &Result<NodeStatus, String>) -> Vec<Problem>
     };
     let found =
         [trouble(status), paused(node, status), drift(status), sync(status), full(status), dns(status)];
-    let ways = status.out_of_reach.iter().map(|sentence| {
-        let (what, next) = sentence.split_once("; ").unwrap_or((sentence, "see its routes (ip route)"));
-        Problem { word: "no route", what: what.to_owned(), next: next.to_owned() }
-    });
+    let ways = status.out_of_reach.iter().map(|fault| told("no route", fault));
     let watches = status.watches.iter().map(|broken| Problem {
         word: "API",
         what: format!("its watch of {} is broken: {}", broken.kind, broken.error),
-        next: "see that this node reaches the API server and that kube-system/plumb may list and watch"
-            .to_owned(),
+        next: broken.next.clone().unwrap_or_else(|| ANY_WATCH.to_owned()),
     });
     found.into_iter().flatten().chain(ways).chain(watches).collect()
 }
 
+/// Of an older agent, which says no next step of its own.
+const ANY_WATCH: &str = "see that this node reaches the API server and that kube-system/plumb may list and watch";
+
+fn told(word: &'static str, fault: &Fault) -> Problem {
+    Problem { word, what: fault.what.clone(), next: fault.next.clone() }
+}
+
 fn trouble(status: &NodeStatus) -> Option<Problem> {
-    let what = status.trouble.clone()?;
-    let next = if what.contains("InternalIP") {
-        "give the machine's interface that address, or the kubelet the right one (--node-ip)"
-    } else if what.contains("pod CIDR") {
-        "start kube-controller-manager with --allocate-node-cidrs, or set the Node's spec.podCIDR"
-    } else {
-        "read the agent's log from its first error on; plumb sysdump collects it"
-    };
-    Some(Problem { word: "degraded", what, next: next.to_owned() })
+    status.trouble.as_ref().map(|fault| told("degraded", fault))
 }
 
 fn paused(node: &str, status: &NodeStatus) -> Option<Problem> {
@@ -182,8 +178,9 @@ mod tests {
     #[test]
     fn each_fault_is_named_alone_and_has_a_next_step() {
         type Plant = fn(&mut NodeStatus);
-        let cases: [(&str, Plant); 7] = [
-            ("degraded", |status| status.trouble = Some("node node1 has no pod CIDR yet".into())),
+        let cases: [(&str, Plant); 8] = [
+            ("degraded", |status| status.trouble = Some(Fault::new("no pod CIDR yet", "set it"))),
+            ("no route", |status| status.out_of_reach = vec![Fault::new("no route to b", "give it")]),
             ("paused", |status| status.paused = true),
             ("drift", |status| {
                 status.drift =
@@ -193,7 +190,7 @@ mod tests {
             ("full", |status| status.pods = 253),
             ("DNS", |status| status.dns.error = Some("the port is taken".into())),
             ("API", |status| {
-                status.watches = vec![BrokenWatch { kind: "Pod".into(), error: "refused".into() }];
+                status.watches = vec![BrokenWatch { kind: "Pod".into(), error: "refused".into(), next: None }];
             }),
         ];
         for (word, plant) in cases {
@@ -206,6 +203,19 @@ mod tests {
         }
         let silent = problems("node1", &Err("connection refused".into()));
         assert!(silent[0].what.contains("connection refused") && silent[0].next.contains("node1"));
+    }
+
+    #[test]
+    fn an_older_agents_answer_is_judged() {
+        let mut answer = serde_json::to_value(healthy()).unwrap();
+        answer["trouble"] = "node node1 has no pod CIDR yet; wait".into();
+        answer["out_of_reach"] = serde_json::json!(["no route to node b; give it"]);
+        answer["watches"] = serde_json::json!([{ "kind": "Pod", "error": "refused; see that it runs" }]);
+        let found = problems("node1", &Ok(serde_json::from_value(answer).unwrap()));
+        let words: Vec<&str> = found.iter().map(|problem| problem.word).collect();
+        assert_eq!(words, ["degraded", "no route", "API"]);
+        assert!(found.iter().all(|problem| !problem.next.is_empty()));
+        assert!(found[0].what.contains("no pod CIDR") && found[1].what.contains("node b"), "{found:?}");
     }
 
     #[test]
