@@ -269,7 +269,9 @@ impl<'a> Concern<'a> {
 
     fn chain(&self, name: &str) -> Option<Stage> {
         match name {
-            "prerouting" | "services" | "node" => Some(Stage::Service),
+            "prerouting" | "services" | "node" | "rej" | "unreachable" => Some(Stage::Service),
+            // Only what the name servers of the cluster are asked meets these.
+            "raw" | "raw_output" | "input" | "dns" => Some(Stage::Resolve),
             "postrouting" => Some(Stage::Masq),
             "forward" if self.egress => Some(Stage::Egress),
             "forward" => Some(Stage::Ingress),
@@ -282,7 +284,8 @@ impl<'a> Concern<'a> {
 
     fn set(&self, set: &str, key: Option<&ElemKey>) -> Option<Stage> {
         match set {
-            "svc" | "ep" => self.is_frontend(key).then_some(Stage::Service),
+            "svc" | "ep" | "guard" => self.is_frontend(key).then_some(Stage::Service),
+            "dnspeers" => Some(Stage::Resolve),
             "hairpin" => self.masquerade.then_some(Stage::Masq),
             "in_iso" => self.ingress.then_some(Stage::Ingress),
             "out_iso" => self.egress.then_some(Stage::Egress),
@@ -294,19 +297,25 @@ impl<'a> Concern<'a> {
         }
     }
 
-    /// Keys of `svc` and `ep` end alike: address, protocol, port, each in whole words.
+    /// Keys of `svc`, `ep` and `guard` end alike: address, protocol, port, each in whole words.
     fn is_frontend(&self, key: Option<&ElemKey>) -> bool {
-        let Some(SocketAddr::V4(frontend)) = self.frontend else { return false };
+        let Some(frontend) = self.frontend else { return false };
         let Some(key) = key else { return true };
-        let Some(tail) = key.start.len().checked_sub(12).and_then(|from| key.start.get(from..)) else {
-            return false;
+        let address = match frontend.ip() {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        tail.get(..4) == Some(&frontend.ip().octets()[..])
-            && tail.get(8..10) == Some(&frontend.port().to_be_bytes()[..])
+        let from = key.start.len().checked_sub(address.len() + 8);
+        let tail = from.and_then(|from| key.start.get(from..)).and_then(|tail| tail.strip_prefix(&address[..]));
+        tail.and_then(|tail| tail.get(4..6)) == Some(&frontend.port().to_be_bytes()[..])
     }
 }
 
-/// `n3`: the chain that frontends with three endpoints share.
+/// `n3`, `m3`: the chains that frontends with three endpoints share, without and with masquerade.
 fn is_spread(name: &str) -> bool {
-    name.strip_prefix('n').is_some_and(|count| !count.is_empty() && count.bytes().all(|b| b.is_ascii_digit()))
+    let count = name.strip_prefix(['n', 'm']).unwrap_or_default();
+    !count.is_empty() && count.bytes().all(|b| b.is_ascii_digit())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+use std::collections::BTreeMap;
+
+use kstate::nft::build::encode;
+use model::{Cluster, Event, Kind, Node, Row};
+
+use super::*;
+
+/// The fixed part of both families' tables, as a node with its own DNS has it.
+fn tables() -> kstate::nft::Ruleset {
+    let mut cluster = Cluster::default();
+    for kind in Kind::ALL {
+        cluster.apply(Event::Start(kind));
+        cluster.apply(Event::Done(kind));
+    }
+    let node = Node {
+        name: "node1".into(),
+        addresses: vec!["192.168.1.10".parse().unwrap(), "fd00::10".parse().unwrap()],
+        pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:10:244:1::/64".parse().unwrap()],
+        ..Node::default()
+    };
+    cluster.apply(Event::Upsert(Row::Node(node)));
+    let settings = compile::Settings {
+        node: "node1".into(),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()],
+        service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
+        dns_ips: vec!["10.96.0.10".parse().unwrap(), "fd00:10:96::a".parse().unwrap()],
+        mtu: 1450,
+    };
+    compile::whole(cluster.synced().unwrap(), settings).nft
+}
+
+#[test]
+fn every_chain_that_a_pods_packet_meets_belongs_to_a_stage() {
+    // What the node itself sends, what comes from a wire, and what goes back to a pod as ICMP.
+    let unmet = ["output", "loopback", "redirects"];
+    let concern = Concern::default();
+    for (id, table) in &tables().tables {
+        let emptied = |chain: &String| {
+            concern.nft(&NftOp::SetRules { table: id.clone(), chain: chain.clone(), rules: Vec::new() })
+        };
+        let stages: BTreeMap<_, _> = table.chains.keys().map(|chain| (chain.as_str(), emptied(chain))).collect();
+        for (chain, stage) in &stages {
+            assert_eq!(stage.is_none(), unmet.contains(chain), "{id} {chain}: {stage:?}");
+        }
+        for chain in ["raw", "raw_output", "input", "dns"] {
+            assert_eq!(stages.get(chain), Some(&Some(Stage::Resolve)), "{id} {chain}");
+        }
+    }
+}
+
+#[test]
+fn elements_of_the_frontend_concern_it_in_both_families() {
+    for (frontend, other) in [("10.96.0.7:80", "10.96.0.7:81"), ("[fd00:10:96::7]:80", "[fd00:10:96::8]:80")] {
+        let [frontend, other]: [SocketAddr; 2] = [frontend, other].map(|text| text.parse().unwrap());
+        let concern = Concern { frontend: Some(frontend), ..Concern::default() };
+        let key = |slot: Option<u32>, at: SocketAddr| {
+            let at = [at.ip().into(), types::Protocol::Tcp.into(), at.port().into()];
+            let values: Vec<_> = slot.map(Into::into).into_iter().chain(at).collect();
+            ElemKey { start: encode(&values), end: None }
+        };
+        assert_eq!(concern.set("svc", Some(&key(None, frontend))), Some(Stage::Service));
+        assert_eq!(concern.set("ep", Some(&key(Some(3), frontend))), Some(Stage::Service));
+        assert_eq!(concern.set("svc", Some(&key(None, other))), None);
+    }
+}
