@@ -83,6 +83,7 @@ pub struct Node {
     standing: Standing,
     underlay: Underlay,
     last_look: Instant,
+    loose: Loose,
 }
 
 /// Subsystems whose state in the kernel may not be what we think.
@@ -92,6 +93,29 @@ struct Stale {
     suspected: BTreeSet<Subsystem>,
     /// A plan failed: not what it should be, whoever did it.
     failed: BTreeMap<Subsystem, String>,
+}
+
+/// Memory that was in use for a moment: many objects read, or the whole kernel looked at.
+#[derive(Debug, Default)]
+struct Loose {
+    objects: usize,
+    given_back: Option<Instant>,
+}
+
+impl Loose {
+    const MANY: usize = 2_000;
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    fn add(&mut self, objects: usize) {
+        self.objects += objects;
+    }
+
+    fn tick(&mut self) {
+        if self.objects >= Self::MANY && self.given_back.is_none_or(|at| at.elapsed() >= Self::PAUSE) {
+            kernel::memory::give_back();
+            *self = Self { objects: 0, given_back: Some(Instant::now()) };
+        }
+    }
 }
 
 impl Node {
@@ -113,6 +137,7 @@ impl Node {
             standing: Standing::default(),
             underlay: Underlay::default(),
             last_look: Instant::now(),
+            loose: Loose::default(),
         };
         node.reload();
         node
@@ -161,6 +186,7 @@ impl Node {
     }
 
     fn tick(&mut self) {
+        self.loose.tick();
         let refresh = Duration::from_secs(self.base.settings.args.refresh);
         let time_to_look = self.last_look.elapsed() >= refresh;
         if time_to_look {

@@ -7,6 +7,7 @@ pub mod capture;
 pub mod conntrack;
 pub mod error;
 pub mod feature;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod netns;

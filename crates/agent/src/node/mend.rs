@@ -47,6 +47,9 @@ impl Node {
         if self.compiler.is_none() {
             return;
         }
+        if self.stale.suspected.contains(&Subsystem::Nft) {
+            self.loose.add(self.cluster.services.len());
+        }
         for subsystem in std::mem::take(&mut self.stale.suspected) {
             let found = if self.paused { self.differ(subsystem) } else { self.converge(subsystem) };
             match found {

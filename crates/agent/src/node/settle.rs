@@ -45,6 +45,7 @@ impl Node {
             return;
         }
         let keys = std::mem::take(&mut self.changed);
+        self.loose.add(keys.len());
         let compiled = compiler.update(synced, &keys);
         if first {
             for subsystem in [Subsystem::Nft, Subsystem::Net] {

@@ -158,7 +158,9 @@ impl Node {
         let details = "the runtime will try again; kubectl describe node shows what is missing";
         match (trouble, self.stale.failed.is_empty()) {
             (Some(why), true) => return Err(Error::new(Code::NotAvailable, why.to_string(), details)),
-            (Some(why), false) => return Err(Error::new(Code::LimitedConnectivity, why.to_string(), details)),
+            (Some(why), false) => {
+                return Err(Error::new(Code::LimitedConnectivity, why.to_string(), details));
+            }
             (None, _) => {}
         }
         let now = clock::since_boot();

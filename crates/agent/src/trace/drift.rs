@@ -306,7 +306,8 @@ impl<'a> Concern<'a> {
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
         let from = key.start.len().checked_sub(address.len() + 8);
-        let tail = from.and_then(|from| key.start.get(from..)).and_then(|tail| tail.strip_prefix(&address[..]));
+        let tail =
+            from.and_then(|from| key.start.get(from..)).and_then(|tail| tail.strip_prefix(&address[..]));
         tail.and_then(|tail| tail.get(4..6)) == Some(&frontend.port().to_be_bytes()[..])
     }
 }

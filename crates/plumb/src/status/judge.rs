@@ -48,7 +48,8 @@ pub fn problems(node: &str, answer: &Result<NodeStatus, String>) -> Vec<Problem>
 }
 
 /// Of an older agent, which says no next step of its own.
-const ANY_WATCH: &str = "see that this node reaches the API server and that kube-system/plumb may list and watch";
+const ANY_WATCH: &str =
+    "see that this node reaches the API server and that kube-system/plumb may list and watch";
 
 fn told(word: &'static str, fault: &Fault) -> Problem {
     Problem { word, what: fault.what.clone(), next: fault.next.clone() }
@@ -190,7 +191,8 @@ mod tests {
             ("full", |status| status.pods = 253),
             ("DNS", |status| status.dns.error = Some("the port is taken".into())),
             ("API", |status| {
-                status.watches = vec![BrokenWatch { kind: "Pod".into(), error: "refused".into(), next: None }];
+                status.watches =
+                    vec![BrokenWatch { kind: "Pod".into(), error: "refused".into(), next: None }];
             }),
         ];
         for (word, plant) in cases {

@@ -38,7 +38,8 @@ fn every_chain_that_a_pods_packet_meets_belongs_to_a_stage() {
         let emptied = |chain: &String| {
             concern.nft(&NftOp::SetRules { table: id.clone(), chain: chain.clone(), rules: Vec::new() })
         };
-        let stages: BTreeMap<_, _> = table.chains.keys().map(|chain| (chain.as_str(), emptied(chain))).collect();
+        let stages: BTreeMap<_, _> =
+            table.chains.keys().map(|chain| (chain.as_str(), emptied(chain))).collect();
         for (chain, stage) in &stages {
             assert_eq!(stage.is_none(), unmet.contains(chain), "{id} {chain}: {stage:?}");
         }
@@ -50,7 +51,8 @@ fn every_chain_that_a_pods_packet_meets_belongs_to_a_stage() {
 
 #[test]
 fn elements_of_the_frontend_concern_it_in_both_families() {
-    for (frontend, other) in [("10.96.0.7:80", "10.96.0.7:81"), ("[fd00:10:96::7]:80", "[fd00:10:96::8]:80")] {
+    for (frontend, other) in [("10.96.0.7:80", "10.96.0.7:81"), ("[fd00:10:96::7]:80", "[fd00:10:96::8]:80")]
+    {
         let [frontend, other]: [SocketAddr; 2] = [frontend, other].map(|text| text.parse().unwrap());
         let concern = Concern { frontend: Some(frontend), ..Concern::default() };
         let key = |slot: Option<u32>, at: SocketAddr| {
