@@ -98,11 +98,15 @@ fn the_dashboard_asks_for_what_there_is() {
     assert!(asked > 20, "only {asked} series are shown");
 }
 
+fn minutes(text: &str) -> Option<u32> {
+    text.strip_suffix('m')?.parse().ok()
+}
+
 #[test]
 fn every_alert_is_on_metrics_that_there_are_and_has_its_page() {
     let rules = file("deploy/prometheus/plumb.yaml");
     let mut alerts = BTreeSet::new();
-    let mut name = "";
+    let (mut name, mut longest) = ("", 0);
     for line in rules.lines().map(str::trim) {
         if let Some(alert) = line.strip_prefix("- alert: ") {
             name = alert;
@@ -114,6 +118,18 @@ fn every_alert_is_on_metrics_that_there_are_and_has_its_page() {
         } else if let Some(expression) = line.strip_prefix("expr: ") {
             are_known(name, expression);
             assert!(expression.contains("plumb"), "{name}: {expression}");
+            let bare = expression.trim_matches('"').replace("\\\"", "\"");
+            let page = file(&format!("docs/runbooks/{name}.md"));
+            assert!(
+                page.contains(&format!("\n    {bare}\n")),
+                "docs/runbooks/{name}.md does not quote {bare}"
+            );
+            let ranges = bare.split('[').skip(1).filter_map(|range| minutes(range.split(']').next()?));
+            longest = ranges.max().unwrap_or_default();
+            assert_eq!(longest > 0, bare.contains('['), "{name}: ranges are in minutes: {bare}");
+        } else if let Some(lasting) = line.strip_prefix("for: ") {
+            let lasting = minutes(lasting).unwrap_or_else(|| panic!("{name}: {line}: minutes are expected"));
+            assert!(lasting > longest, "{name}: what happened once is in sight for {longest} m, and calls");
         } else if let Some(url) = line.strip_prefix("runbook_url: ") {
             assert_eq!(url, format!("docs/runbooks/{name}.md"));
         }

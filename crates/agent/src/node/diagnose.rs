@@ -35,7 +35,8 @@ impl Node {
 
     pub(super) fn compiled_diagnostics(&mut self, compiled: &Compiled) {
         for (findings, by) in [(&compiled.raised, 1), (&compiled.cleared, -1)] {
-            for finding in findings {
+            // A note is about what works: nobody is to be called for it.
+            for finding in findings.iter().filter(|finding| finding.severity != Severity::Note) {
                 self.base.metrics.diagnostics(&format!("{:?}", finding.object.kind), by);
             }
         }

@@ -4,6 +4,7 @@
 //! They run the binary in `PLUMB_BIN`, with `plumb-cni` beside it (`./run test` sets it), or else the one that cargo
 //! built for this test.
 
+mod alerts;
 mod cluster;
 mod families;
 mod faults;
