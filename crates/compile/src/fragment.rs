@@ -10,7 +10,9 @@
 //! last one lets go; where they differ the first unit in order wins, so history plays no part.
 
 use std::borrow::Cow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kstate::nft::{Chain, ElemData, ElemKey, Op, Plan, Ruleset, Set, Table, TableId};
 use types::{Family, ObjectName};
@@ -54,7 +56,55 @@ impl Fragment {
 }
 
 /// Who wants what, by name or key.
-type Claims<K> = BTreeMap<K, BTreeSet<Unit>>;
+type Claims<K> = BTreeMap<K, Claimants>;
+
+/// Almost always one: a set for each of a hundred thousand elements would be most of the node's memory.
+#[derive(Debug)]
+enum Claimants {
+    One(Arc<Unit>),
+    /// Two or more.
+    Several(BTreeSet<Arc<Unit>>),
+}
+
+impl Claimants {
+    /// Whose thing counts where they differ.
+    fn first(&self) -> Option<&Unit> {
+        match self {
+            Self::One(unit) => Some(unit),
+            Self::Several(units) => units.first().map(Arc::as_ref),
+        }
+    }
+
+    fn insert(&mut self, unit: &Arc<Unit>) {
+        match self {
+            Self::One(one) => {
+                let both = BTreeSet::from([Arc::clone(one), Arc::clone(unit)]);
+                if both.len() > 1 {
+                    *self = Self::Several(both);
+                }
+            }
+            Self::Several(units) => {
+                units.insert(Arc::clone(unit));
+            }
+        }
+    }
+
+    /// Whether nobody is left.
+    fn remove(&mut self, unit: &Arc<Unit>) -> bool {
+        match self {
+            Self::One(one) => *one == *unit,
+            Self::Several(units) => {
+                units.remove(unit);
+                if units.len() == 1
+                    && let Some(one) = units.pop_first()
+                {
+                    *self = Self::One(one);
+                }
+                false
+            }
+        }
+    }
+}
 
 /// What a round of replacements touched.
 #[derive(Default)]
@@ -68,7 +118,7 @@ struct Touched {
 #[derive(Debug)]
 pub struct Composer {
     id: TableId,
-    fragments: BTreeMap<Unit, Fragment>,
+    fragments: BTreeMap<Arc<Unit>, Fragment>,
     sets: Claims<Name>,
     chains: Claims<Name>,
     elements: Claims<(Name, ElemKey)>,
@@ -85,7 +135,7 @@ impl Composer {
         }
     }
 
-    pub fn fragments(&self) -> &BTreeMap<Unit, Fragment> {
+    pub fn fragments(&self) -> &BTreeMap<Arc<Unit>, Fragment> {
         &self.fragments
     }
 
@@ -94,6 +144,7 @@ impl Composer {
     pub fn replace(&mut self, ruleset: &mut Ruleset, fragments: Vec<(Unit, Fragment)>) -> Plan {
         let mut touched = Touched::default();
         for (unit, new) in fragments {
+            let unit = Arc::new(unit);
             let old = self.fragments.remove(&unit).unwrap_or_default();
             reclaim(&mut self.sets, &mut touched.sets, &unit, (&old.sets, &new.sets));
             reclaim(&mut self.chains, &mut touched.chains, &unit, (&old.chains, &new.chains));
@@ -133,15 +184,12 @@ impl Composer {
 fn reclaim<K: Ord + Clone, V: PartialEq>(
     claims: &mut Claims<K>,
     touched: &mut BTreeSet<K>,
-    unit: &Unit,
+    unit: &Arc<Unit>,
     (old, new): (&BTreeMap<K, V>, &BTreeMap<K, V>),
 ) {
     for key in old.keys().filter(|key| !new.contains_key(key)) {
-        if let Some(units) = claims.get_mut(key) {
-            units.remove(unit);
-            if units.is_empty() {
-                claims.remove(key);
-            }
+        if claims.get_mut(key).is_some_and(|units| units.remove(unit)) {
+            claims.remove(key);
         }
         touched.insert(key.clone());
     }
@@ -152,7 +200,12 @@ fn reclaim<K: Ord + Clone, V: PartialEq>(
                 touched.insert(key.clone());
             }
             None => {
-                claims.entry(key.clone()).or_default().insert(unit.clone());
+                match claims.entry(key.clone()) {
+                    Entry::Vacant(free) => {
+                        free.insert(Claimants::One(Arc::clone(unit)));
+                    }
+                    Entry::Occupied(mut taken) => taken.get_mut().insert(unit),
+                }
                 touched.insert(key.clone());
             }
         }
@@ -161,7 +214,7 @@ fn reclaim<K: Ord + Clone, V: PartialEq>(
 
 fn winner<'a, K: Ord>(
     claims: &Claims<K>,
-    fragments: &'a BTreeMap<Unit, Fragment>,
+    fragments: &'a BTreeMap<Arc<Unit>, Fragment>,
     key: &K,
 ) -> Option<&'a Fragment> {
     fragments.get(claims.get(key)?.first()?)

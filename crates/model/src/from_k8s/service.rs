@@ -155,7 +155,9 @@ pub fn endpoint_slice(slice: &k8s::EndpointSlice) -> Converted<Option<EndpointSl
     let service = slice.metadata.labels.get(SERVICE_NAME).filter(|name| !name.is_empty());
     let wanted = !matches!(slice.address_type.as_deref(), Some("FQDN"));
     let Some(service) = service.filter(|_| wanted) else { return report.done(None) };
-    let endpoints = slice.endpoints.iter().filter_map(|e| endpoint(slice, e, &mut report)).collect();
+    let mut endpoints: Vec<_> =
+        slice.endpoints.iter().filter_map(|e| endpoint(slice, e, &mut report)).collect();
+    endpoints.shrink_to_fit(); // there may be a hundred thousand
     let ports = slice_ports(slice, &mut report);
     let key = slice.metadata.object_name();
     let headless = slice.metadata.labels.contains_key(HEADLESS);
