@@ -28,21 +28,16 @@ pub(crate) fn answer(steps: &[&str]) -> Option<Response<Body>> {
         ["openapi", "v3", "apis", group, "v1"] if KINDS.iter().any(|kind| kind.group == *group) => {
             Some(document(group))
         }
-        ["openapi", "v2"] => Some(no_such_kind()),
+        ["openapi", "v2"] => Some(older()),
         _ => None,
     }
 }
 
-/// kubectl asks for the older documents when the newer ones do not have a manifest's kind. It prints the text of
-/// a 5xx, and nothing of a 404.
-fn no_such_kind() -> Response<Body> {
-    let kinds: BTreeSet<_> = KINDS.iter().map(|kind| kind.kind).collect();
-    let kinds: Vec<_> = kinds.into_iter().collect();
-    let text = format!(
-        "the lab's API has no such kind, remove it from the manifest; there are {}",
-        kinds.join(", ")
-    );
-    response::whole(501, "text/plain", text)
+/// An empty document of version 2, in the only encoding that kubectl asks for: field 1 of openapi.v2.Document is
+/// "2.0". kubectl wants it for a manifest of kind List, skips what it does not find there (kubectl,
+/// pkg/util/openapi/validation), and has the items judged by the server, one by one. Without it, it refuses Lists.
+fn older() -> Response<Body> {
+    response::whole(200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf", &b"\x0a\x032.0"[..])
 }
 
 fn versions() -> BTreeSet<String> {
