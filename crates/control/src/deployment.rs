@@ -16,7 +16,7 @@ use types::ObjectName;
 use crate::kind::Kind;
 use crate::replica_set::{adopt, release};
 use crate::view::{Deployment, OwnerReference, Pod, ReplicaSet};
-use crate::world::World;
+use crate::world::{Clock, World};
 use crate::write::{Decision, Write};
 
 pub(crate) const HASH: &str = "pod-template-hash";
@@ -43,6 +43,7 @@ pub(crate) struct Rollout<'a> {
     pub latest: Option<&'a ReplicaSet>,
     counts: BTreeMap<&'a str, Count>,
     pub now: Timestamp,
+    pub clock: Clock,
 }
 
 pub fn decide(world: &World, name: &ObjectName, now: Timestamp) -> Decision {
@@ -119,14 +120,14 @@ impl<'a> Rollout<'a> {
             }
             count.active += 1;
             count.ready += i64::from(pod.ready());
-            match pod.available(deployment.spec.min_ready_seconds, now) {
+            match pod.available(deployment.spec.min_ready_seconds, world.clock(now)) {
                 Ok(()) => count.available += 1,
                 Err(Some(missing)) => decision.look_again(missing),
                 Err(None) => {}
             }
         }
         let latest = revision::latest(deployment, &sets);
-        Self { deployment, sets, latest, counts, now }
+        Self { deployment, sets, latest, counts, now, clock: world.clock(now) }
     }
 
     pub fn count(&self, set: &ReplicaSet) -> Count {

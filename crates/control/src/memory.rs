@@ -181,6 +181,12 @@ impl Memory {
         self.woken.extend(later);
     }
 
+    /// Somebody sets the clock.
+    pub fn set_clock(&mut self, seconds: i64) {
+        self.pass(seconds);
+        self.world.clock_was_set(self.now);
+    }
+
     /// One decision; false when nobody is awake.
     pub fn step(&mut self) -> bool {
         let Some((brain, key)) = self.woken.pop_first() else { return false };

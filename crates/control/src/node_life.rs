@@ -20,8 +20,15 @@ pub fn decide(world: &World, name: &str, settings: &Settings, now: Timestamp) ->
         .and_then(|lease| lease.spec.renew_time);
     let heartbeat = condition(&node.status.conditions, "Ready").and_then(|c| c.last_heartbeat_time);
     // A node that never spoke is as old as its object.
-    let Some(heard) = lease.max(heartbeat).or(node.metadata.creation_timestamp) else { return decision };
-    let left = heard.as_second() + settings.node_grace_seconds - now.as_second();
+    let said = if lease.or(heartbeat).is_some() {
+        [lease, heartbeat]
+    } else {
+        [node.metadata.creation_timestamp, None]
+    };
+    // Each by itself: the later date may be of a clock that was set back since.
+    let silent = said.into_iter().flatten().map(|at| world.clock(now).silent_since(at)).min();
+    let Some(silent) = silent else { return decision };
+    let left = settings.node_grace_seconds - silent;
     if left > 0 {
         decision.look_again(left);
         return decision;
@@ -102,6 +109,33 @@ mod tests {
         assert_eq!(status(&api), "Unknown");
         let pod = api.world.get::<Pod>(&types::ObjectName::new("shop", "web")).unwrap();
         assert!(!pod.ready() && pod.active());
+    }
+
+    /// Forward, and back to before the node was made.
+    #[test]
+    fn a_clock_that_is_set_silences_nobody_and_hides_no_silence() {
+        for jump in [86_400, -20 * 365 * 86_400] {
+            let mut api = Memory::default();
+            api.ready_node("node1");
+            api.pass(30);
+            api.set_clock(jump);
+            api.settle();
+            assert_eq!(status(&api), "True", "{jump}");
+            // It is heard by the new clock, and long after that: the old dates say nothing.
+            for _ in 0..3 {
+                api.pass(30);
+                let lease = json!({"spec": {"renewTime": api.now.to_string()}});
+                api.apply(Kind::Lease, "kube-node-lease/node1", lease);
+                api.settle();
+                assert_eq!(status(&api), "True", "{jump}");
+            }
+            api.pass(39);
+            api.settle();
+            assert_eq!(status(&api), "True", "{jump}");
+            api.pass(1);
+            api.settle();
+            assert_eq!(status(&api), "Unknown", "{jump}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use types::{Labels, ObjectName, Selector};
 use crate::brain::Brain;
 use crate::kind::Kind;
 use crate::view::{Meta, Namespace, OwnerReference, Pod, ReplicaSet, ReplicaSetStatus};
-use crate::world::World;
+use crate::world::{Clock, World};
 use crate::write::{Decision, Notice, Propagation, Target, Write};
 
 /// Preference for which pod goes first; lower goes first (KEP-2255).
@@ -23,7 +23,7 @@ pub fn decide(world: &World, name: &ObjectName, now: Timestamp) -> Decision {
     if !set.metadata.terminating() {
         decision.writes.extend(scale(world, set, &pods));
     }
-    let status = status(set, &pods, now, &mut decision);
+    let status = status(set, &pods, world.clock(now), &mut decision);
     if status != set.status {
         decision.writes.push(Write::status(Kind::ReplicaSet, &set.metadata, &status));
     }
@@ -150,7 +150,7 @@ fn delete(set: &ReplicaSet, pod: &Pod) -> Write {
     }
 }
 
-fn status(set: &ReplicaSet, pods: &[&Pod], now: Timestamp, decision: &mut Decision) -> ReplicaSetStatus {
+fn status(set: &ReplicaSet, pods: &[&Pod], clock: Clock, decision: &mut Decision) -> ReplicaSetStatus {
     let labels: Labels =
         serde_json::from_value(set.spec.template["metadata"]["labels"].clone()).unwrap_or_default();
     let labelled = Selector::from_labels(&labels);
@@ -162,7 +162,7 @@ fn status(set: &ReplicaSet, pods: &[&Pod], now: Timestamp, decision: &mut Decisi
     for pod in pods {
         status.fully_labeled_replicas += i64::from(labelled.matches(&pod.metadata.labels));
         status.ready_replicas += i64::from(pod.ready());
-        match pod.available(set.spec.min_ready_seconds, now) {
+        match pod.available(set.spec.min_ready_seconds, clock) {
             Ok(()) => status.available_replicas += 1,
             Err(Some(missing)) => decision.look_again(missing),
             Err(None) => {}

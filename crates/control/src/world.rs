@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
@@ -126,9 +127,45 @@ pub struct World {
     uids: BTreeMap<String, (Kind, ObjectName)>,
     buried: BTreeSet<String>,
     burials: VecDeque<String>,
+    /// When the clock that dates what is written was last set by somebody, or first looked at.
+    clock_set: Option<Timestamp>,
+}
+
+/// How long ago something was. Times are written down by a clock that somebody may set at any moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    pub now: Timestamp,
+    set: Option<Timestamp>,
+}
+
+impl Clock {
+    /// Seconds since what is dated `then`. A time that has not come yet was written before the clock was set back: it
+    /// counts from then on.
+    pub fn since(&self, then: Timestamp) -> i64 {
+        let began = match self.set {
+            Some(set) if then.as_second() > self.now.as_second() => set,
+            _ => then,
+        };
+        self.now.as_second().saturating_sub(began.as_second())
+    }
+
+    /// The same, for what was watched all along: what is dated earlier than the clock was set counts from then on, too.
+    pub fn silent_since(&self, then: Timestamp) -> i64 {
+        let watched = self.set.map_or(i64::MAX, |set| self.now.as_second() - set.as_second());
+        self.since(then).min(watched)
+    }
 }
 
 impl World {
+    /// The clock shows something else than the time that has passed.
+    pub fn clock_was_set(&mut self, at: Timestamp) {
+        self.clock_set = Some(at);
+    }
+
+    pub fn clock(&self, now: Timestamp) -> Clock {
+        Clock { now, set: self.clock_set }
+    }
+
     /// Takes a row in, unless a newer version of it is known already: rows come from the watch and from the
     /// answers to our own writes, in any order (ES-09: this is what keeps a decision from being made twice).
     pub fn put(&mut self, kind: Kind, row: Row) -> Option<Change> {

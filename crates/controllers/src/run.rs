@@ -27,6 +27,9 @@ use crate::watch::{Seen, watch};
 /// Requests of one decision that run at the same time.
 const AT_ONCE: usize = 16;
 
+/// A clock that went that many seconds otherwise than time did was set. adjtimex(2) alone makes less than 2 s in an hour.
+const ADJUSTED: f64 = 2.0;
+
 /// Runs every controller until the future is dropped. Nothing is written before every kind has been listed.
 pub async fn run(client: Client, settings: Settings) -> Infallible {
     let (out, mut seen) = mpsc::channel(1024);
@@ -38,6 +41,7 @@ pub async fn run(client: Client, settings: Settings) -> Infallible {
         client,
         settings,
         world: World::default(),
+        clock: None,
         unlisted: Kind::ALL.into(),
         queue: Queue::default(),
         performing: JoinSet::new(),
@@ -72,6 +76,8 @@ struct Controllers {
     client: Client,
     settings: Settings,
     world: World,
+    /// What the clock showed last, and when by one that nobody can set.
+    clock: Option<(Timestamp, Instant)>,
     /// Kinds of which nothing is known yet: until there is none, absence means nothing.
     unlisted: BTreeSet<Kind>,
     queue: Queue,
@@ -123,11 +129,31 @@ impl Controllers {
         }
     }
 
+    /// In whole seconds, as conditions and Events bear them (metav1.Time). What is written in the world was dated by
+    /// this clock too: that somebody set it is learnt before anything is decided.
+    fn look_at_clock(&mut self, shown: Timestamp, instant: Instant) -> Timestamp {
+        let now = Timestamp::from_second(shown.as_second()).unwrap_or_default();
+        let before = self.clock.replace((shown, instant));
+        let jumped = before.is_none_or(|(then, at)| {
+            let passed = instant.saturating_duration_since(at).as_secs_f64();
+            (shown.duration_since(then).as_secs_f64() - passed).abs() > ADJUSTED
+        });
+        if jumped {
+            self.world.clock_was_set(now);
+        }
+        if jumped && before.is_some() && self.unlisted.is_empty() {
+            tracing::warn!(%now, "controllers: the clock was set; silence counts from now on");
+            for work in wake_all(&self.world) {
+                self.queue.wake(work);
+            }
+        }
+        now
+    }
+
     /// Decides about everything that is awake; what has to be written goes to a task of its own.
     fn dispatch(&mut self) {
         let instant = Instant::now();
-        // Conditions and Events bear whole seconds (metav1.Time).
-        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+        let now = self.look_at_clock(Timestamp::now(), instant);
         while let Some(work) = self.queue.next(instant) {
             let Decision { writes, again_in } = decide(work.0, &self.world, &work.1, (&self.settings, now));
             if let Some(seconds) = again_in {

@@ -116,7 +116,7 @@ impl Rollout<'_> {
         } else if let Some(since) = known.as_ref().and_then(|c| c.last_update_time)
             && reason != "ProgressDeadlineExceeded"
         {
-            let left = since.as_second() + deadline - self.now.as_second();
+            let left = deadline - self.clock.since(since);
             if left < 0 && reason != "NewReplicaSetAvailable" {
                 let message = told("has timed out progressing");
                 let late = new_condition("Progressing", Some(false), "ProgressDeadlineExceeded", message);

@@ -176,6 +176,22 @@ fn min_ready_seconds_delay_availability() {
 }
 
 #[test]
+fn min_ready_seconds_end_when_the_clock_was_set_back() {
+    let mut api = Memory::default();
+    api.ready_node("node1");
+    let mut object = deployment(1, "v1");
+    object["spec"]["minReadySeconds"] = json!(10);
+    api.apply(Kind::Deployment, "shop/web", object);
+    run_all(&mut api);
+    api.set_clock(-86_400);
+    api.settle();
+    assert_eq!(the(&api).status.available_replicas, 0);
+    api.pass(10);
+    api.settle();
+    assert!(rolled_out(&api));
+}
+
+#[test]
 fn a_default_filled_in_by_the_server_causes_no_rollout() {
     let mut api = up(1);
     let set = api.world.all::<ReplicaSet>().next().unwrap().metadata.key().to_string();

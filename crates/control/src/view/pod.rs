@@ -8,6 +8,7 @@ use serde_json::Value;
 use types::Labels;
 
 use super::meta::{Condition, LabelSelector, Meta, condition};
+use crate::world::Clock;
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -135,12 +136,12 @@ impl Pod {
     }
 
     /// Ready for at least `min_ready` seconds; otherwise how many seconds are missing, None when not ready.
-    pub fn available(&self, min_ready: i64, now: Timestamp) -> Result<(), Option<i64>> {
+    pub fn available(&self, min_ready: i64, clock: Clock) -> Result<(), Option<i64>> {
         if !self.ready() {
             return Err(None);
         }
-        let since = self.ready_since().unwrap_or(now);
-        match since.as_second().saturating_add(min_ready).saturating_sub(now.as_second()) {
+        let since = self.ready_since().unwrap_or(clock.now);
+        match min_ready.saturating_sub(clock.since(since)) {
             missing if min_ready > 0 && missing > 0 => Err(Some(missing)),
             _ => Ok(()),
         }
