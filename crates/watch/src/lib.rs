@@ -57,10 +57,17 @@ impl WatchError {
             Self::Get { source, .. } => status_of(source),
         };
         match refusal.map(|status| status.code) {
-            Some(401) => "its token has expired or belongs to another cluster: start the agent's pod again, or give it \
-                          a kubeconfig that `kubectl auth whoami` works with"
+            Some(401) => "its token has expired or belongs to another cluster: compare the clocks of this machine and \
+                          of the API server (date), start the agent's pod again, or give it a kubeconfig that `kubectl \
+                          auth whoami` works with"
                 .into(),
             Some(403) => "give it the rights of the ClusterRole plumb (deploy/plumb.yaml)".into(),
+            _ if OF_ANOTHER_TIME.iter().any(|words| self.to_string().contains(words)) => {
+                "the clocks of this machine and of the certificate's maker differ: compare `date` with another machine's \
+                 and set it right (timedatectl, chronyc makestep), and the agent goes on by itself; if it is right, renew \
+                 the API server's certificate (kubeadm certs renew apiserver)"
+                    .into()
+            }
             _ if self.to_string().contains("certificate") => {
                 "another server answers there, or the agent knows another authority: check --api-servers and the \
                  kubeconfig's certificate-authority"
@@ -70,6 +77,9 @@ impl WatchError {
         }
     }
 }
+
+/// Of rustls (CertificateError), about a certificate's notBefore and notAfter.
+const OF_ANOTHER_TIME: [&str; 2] = ["certificate not valid yet", "certificate expired"];
 
 /// What the API server itself said.
 fn refusal(error: &watcher::Error) -> Option<&kube::core::Status> {
