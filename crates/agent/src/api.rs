@@ -11,13 +11,16 @@
 //! without a word is missed.
 
 mod connect;
+mod token;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use http::{Request, Response, Uri};
+use http_body_util::BodyExt;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -42,7 +45,10 @@ pub async fn client(args: &Args) -> Result<(Client, String)> {
     let mut clients = Vec::new();
     for config in configs {
         let at = config.cluster_url.clone();
-        clients.push(connect::client(config).with_context(|| format!("a client for the API at {at}"))?);
+        clients.push(
+            connect::client(config, connect::PATIENCE)
+                .with_context(|| format!("a client for the API at {at}"))?,
+        );
     }
     let client = match clients.as_slice() {
         [only] => only.clone(),
@@ -156,41 +162,53 @@ pub fn server(text: &str) -> Result<Uri> {
 }
 
 /// Sends to the server that answered last. One that cannot be reached is left for the next; a request that only reads
-/// is said again there at once, one that writes by whoever made it.
+/// is said again there at once, one that writes by whoever made it. An answer that breaks off, as a watch does whose
+/// server hangs, sends the next request elsewhere too.
 fn failing_over(clients: Vec<Client>) -> Client {
-    let clients: Arc<[Client]> = clients.into();
-    let current = Arc::new(AtomicUsize::new(0));
+    let servers = Servers { clients: clients.into(), current: Arc::default() };
     let service = service_fn(move |request: Request<Body>| {
-        let (clients, current) = (Arc::clone(&clients), Arc::clone(&current));
-        async move { send(&clients, &current, request).await }
+        let servers = servers.clone();
+        async move { servers.send(request).await }
     });
     Client::new(service, "default")
 }
 
-async fn send(
-    clients: &[Client],
-    current: &AtomicUsize,
-    request: Request<Body>,
-) -> kube::Result<Response<Body>> {
-    let count = clients.len();
-    let mut next = Some(request);
-    let mut outcome = None;
-    for _ in 0..count {
-        let Some(request) = next.take() else { break };
-        let at = current.load(Ordering::Relaxed) % count;
-        let Some(client) = clients.get(at) else { break };
-        next = again(&request);
-        match client.send(request).await {
-            Ok(response) => return Ok(response),
-            Err(error) => {
-                // Unless another request has moved on meanwhile.
-                let _ = current.compare_exchange(at, (at + 1) % count, Ordering::Relaxed, Ordering::Relaxed);
-                tracing::debug!(%error, server = at, "the API at this address does not answer");
-                outcome = Some(Err(error));
+#[derive(Clone)]
+struct Servers {
+    clients: Arc<[Client]>,
+    current: Arc<AtomicUsize>,
+}
+
+impl Servers {
+    async fn send(
+        &self,
+        request: Request<Body>,
+    ) -> kube::Result<Response<impl http_body::Body<Data = Bytes, Error = kube::Error> + Send + use<>>> {
+        let mut next = Some(request);
+        let mut outcome = None;
+        for _ in 0..self.clients.len() {
+            let Some(request) = next.take() else { break };
+            let at = self.current.load(Ordering::Relaxed);
+            let Some(client) = self.clients.get(at) else { break };
+            next = again(&request);
+            match client.send(request).await {
+                Ok(response) => {
+                    let servers = self.clone();
+                    return Ok(response.map(|body| body.map_err(move |error| servers.leave(at, error))));
+                }
+                Err(error) => outcome = Some(Err(self.leave(at, error))),
             }
         }
+        outcome.unwrap_or_else(|| Err(kube::Error::Service("no API server to send to".into())))
     }
-    outcome.unwrap_or_else(|| Err(kube::Error::Service("no API server to send to".into())))
+
+    /// Unless another request has moved on meanwhile.
+    fn leave(&self, at: usize, error: kube::Error) -> kube::Error {
+        let next = (at + 1) % self.clients.len();
+        let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+        tracing::debug!(%error, server = at, "the API at this address does not answer");
+        error
+    }
 }
 
 /// The same once more, if saying it twice does no harm.

@@ -188,6 +188,8 @@ async fn follow<T: RowOf>(client: &Client, out: &mpsc::Sender<Message>, returned
             Err(error) if is_too_old(&error) => {
                 stream = stream_of::<T>(client, InitialListStrategy::StreamingList);
             }
+            // Whether the server hangs shows when the watch is begun again, which the next round does.
+            Err(error) if only_was_quiet(&error) => {}
             Err(error) => {
                 let mut returned = returned.clone();
                 returned.mark_unchanged();
@@ -216,6 +218,22 @@ fn refuses_streaming(error: &watcher::Error) -> bool {
 /// The revision to go on from is gone, said by the answer's status and not by an event of the watch.
 fn is_too_old(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+}
+
+/// Nothing came in a watch that was begun, for as long as the client waits: its own deadline, and no error number of the
+/// kernel's. Not every server has something to say about a kind that nobody changes.
+fn only_was_quiet(error: &watcher::Error) -> bool {
+    let watcher::Error::WatchFailed(kube::Error::ReadEvents(error)) = error else { return false };
+    let mut cause = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::TimedOut
+        {
+            return io.raw_os_error().is_none();
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn messages<T: RowOf>(event: watcher::Event<Slim<T>>, diagnosed: &mut BTreeSet<Key>) -> Vec<Message> {

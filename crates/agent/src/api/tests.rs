@@ -1,6 +1,7 @@
 use super::*;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::time::Duration;
 
 #[test]
 fn an_address_may_be_short() {
@@ -51,9 +52,115 @@ fn one_answer() -> (std::net::SocketAddr, std::thread::JoinHandle<()>) {
     (address, answer)
 }
 
+/// Long enough for a busy machine's other thread to answer in.
+const SHORT: Duration = Duration::from_secs(3);
+const LONG: Duration = Duration::from_secs(600);
+
+/// For a server that does not begin to answer, and for one that does not go on.
+const NO_ANSWER: connect::Patience = connect::Patience { watches: LONG, answers: SHORT, quiet: LONG };
+const NO_MORE: connect::Patience = connect::Patience { watches: LONG, answers: LONG, quiet: SHORT };
+
+/// A server that takes one connection, says this much, and then nothing until the other side has had enough.
+fn hanging(said: &'static [u8]) -> (std::net::SocketAddr, std::thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut rest = [0; 4096];
+        assert!(stream.read(&mut rest).unwrap() > 0);
+        stream.write_all(said).unwrap();
+        while stream.read(&mut rest).is_ok_and(|read| read > 0) {}
+    });
+    (address, server)
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_left_for_the_next() {
+    let (hangs, hung) = hanging(b"");
+    let (alive, answer) = one_answer();
+    let client = failing_over(patient(NO_ANSWER, &[hangs, alive]));
+    let request = Request::get("/version").body(Vec::new()).unwrap();
+    let value: serde_json::Value = client.request(request).await.unwrap();
+    assert_eq!(value, serde_json::json!({}));
+    answer.join().unwrap();
+    drop(client);
+    tokio::task::spawn_blocking(|| hung.join().unwrap()).await.unwrap(); // the client closes meanwhile
+}
+
+#[tokio::test]
+async fn the_only_server_that_says_nothing_is_named_as_one_that_hangs() {
+    let (hangs, hung) = hanging(b"");
+    let client = patient(NO_ANSWER, &[hangs]).remove(0);
+    let request = Request::get("/version").body(Vec::new()).unwrap();
+    let error = client.request::<serde_json::Value>(request).await.unwrap_err();
+    assert!(error.to_string().contains("it hangs or is overloaded"), "{error}");
+    drop(client);
+    tokio::task::spawn_blocking(|| hung.join().unwrap()).await.unwrap(); // the client closes meanwhile
+}
+
+#[tokio::test]
+async fn after_a_watch_that_went_quiet_another_address_is_asked() {
+    let (hangs, hung) = hanging(BEGUN);
+    let (alive, answer) = one_answer();
+    let client = failing_over(patient(NO_MORE, &[hangs, alive]));
+    let watch = Request::get("/api/v1/pods?watch=1").body(Body::empty()).unwrap();
+    let answered = client.send(watch).await.unwrap();
+    answered.into_body().collect_bytes().await.unwrap_err();
+    let request = Request::get("/version").body(Vec::new()).unwrap();
+    let value: serde_json::Value = client.request(request).await.unwrap();
+    assert_eq!(value, serde_json::json!({}));
+    answer.join().unwrap();
+    drop(client);
+    tokio::task::spawn_blocking(|| hung.join().unwrap()).await.unwrap(); // the client closes meanwhile
+}
+
+/// Begins this many watches and says nothing in them, and then nothing at all.
+fn beginning(watches: usize) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut taken = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept() {
+            if taken.len() < watches {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(BEGUN);
+            }
+            taken.push(stream);
+        }
+    });
+    address
+}
+
+const BEGUN: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+
+/// Watches that only were quiet are no trouble; that the server does not begin them again is.
+#[tokio::test]
+async fn a_quiet_watch_is_begun_again_before_anybody_hears_of_it() {
+    let kinds = 6;
+    let patience = connect::Patience { watches: SHORT / 10, ..NO_MORE };
+    let client = patient(patience, &[beginning(kinds)]).remove(0);
+    let (out, mut messages) = tokio::sync::mpsc::channel(64);
+    let trouble = async {
+        loop {
+            if let watch::Message::Trouble(_, error) = messages.recv().await.unwrap() {
+                return error.to_string();
+            }
+        }
+    };
+    let said = tokio::select! {
+        said = trouble => said,
+        () = watch::run(client, out) => panic!("the watches ended"),
+    };
+    assert!(said.contains("it hangs or is overloaded"), "{said}");
+}
+
 fn clients(addresses: &[std::net::SocketAddr]) -> Vec<Client> {
+    patient(connect::PATIENCE, addresses)
+}
+
+fn patient(patience: connect::Patience, addresses: &[std::net::SocketAddr]) -> Vec<Client> {
     let configs = addresses.iter().map(|at| Config::new(format!("http://{at}").parse().unwrap()));
-    configs.map(|config| connect::client(config).unwrap()).collect()
+    configs.map(|config| connect::client(config, patience).unwrap()).collect()
 }
 
 #[tokio::test]
