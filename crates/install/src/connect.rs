@@ -42,7 +42,7 @@ pub fn explain(error: kube::Error, what: &str) -> anyhow::Error {
             "you may not do this: take an administrator's kubeconfig, or have one bind you to cluster-admin"
         }
         kube::Error::Api(_) => "the API server refused it; its words are above",
-        other if of_another_time(&chain(other)) => {
+        other if watch::is_of_another_time(&chain(other)) => {
             "the clock of this machine and the time of the server's certificate differ: compare `date` with another \
              machine's and set it right, or renew the certificate (`kubeadm certs renew apiserver`)"
         }
@@ -56,11 +56,6 @@ pub fn explain(error: kube::Error, what: &str) -> anyhow::Error {
         other => chain(other),
     };
     anyhow!("{what}: {words}; {next}")
-}
-
-/// rustls' words about a certificate's notBefore and notAfter.
-fn of_another_time(words: &str) -> bool {
-    ["certificate not valid yet", "certificate expired"].iter().any(|said| words.contains(said))
 }
 
 /// Causes after their effects, each said once.

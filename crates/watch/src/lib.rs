@@ -62,7 +62,7 @@ impl WatchError {
                           auth whoami` works with"
                 .into(),
             Some(403) => "give it the rights of the ClusterRole plumb (deploy/plumb.yaml)".into(),
-            _ if OF_ANOTHER_TIME.iter().any(|words| self.to_string().contains(words)) => {
+            _ if is_of_another_time(&self.to_string()) => {
                 "the clocks of this machine and of the certificate's maker differ: compare `date` with another machine's \
                  and set it right (timedatectl, chronyc makestep), and the agent goes on by itself; if it is right, renew \
                  the API server's certificate (kubeadm certs renew apiserver)"
@@ -78,8 +78,11 @@ impl WatchError {
     }
 }
 
-/// Of rustls (CertificateError), about a certificate's notBefore and notAfter.
-const OF_ANOTHER_TIME: [&str; 2] = ["certificate not valid yet", "certificate expired"];
+/// Whether an error says, in rustls' words (CertificateError), that now is before a certificate's notBefore or after its
+/// notAfter: a clock may be wrong.
+pub fn is_of_another_time(words: &str) -> bool {
+    ["certificate not valid yet", "certificate expired"].iter().any(|said| words.contains(said))
+}
 
 /// What the API server itself said.
 fn refusal(error: &watcher::Error) -> Option<&kube::core::Status> {

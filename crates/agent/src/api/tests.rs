@@ -74,28 +74,48 @@ fn hanging(said: &'static [u8]) -> (std::net::SocketAddr, std::thread::JoinHandl
     (address, server)
 }
 
+async fn version(client: &Client) -> kube::Result<serde_json::Value> {
+    client.request(Request::get("/version").body(Vec::new()).unwrap()).await
+}
+
+/// The server waits for the client, which closes while this waits for the server.
+async fn ended(client: Client, server: std::thread::JoinHandle<()>) {
+    drop(client);
+    tokio::task::spawn_blocking(|| server.join().unwrap()).await.unwrap();
+}
+
+/// In rustls' own words, which an update may change.
+#[test]
+fn a_certificate_of_another_time_is_known_by_its_error() {
+    use rustls::CertificateError::{ExpiredContext, NotValidYetContext, UnknownIssuer};
+    let at = |seconds| rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    for (error, is) in [
+        (ExpiredContext { time: at(2), not_after: at(1) }, true),
+        (NotValidYetContext { time: at(1), not_before: at(2) }, true),
+        (UnknownIssuer, false),
+    ] {
+        let words = rustls::Error::InvalidCertificate(error).to_string();
+        assert_eq!(watch::is_of_another_time(&words), is, "{words}");
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_says_nothing_is_left_for_the_next() {
     let (hangs, hung) = hanging(b"");
     let (alive, answer) = one_answer();
     let client = failing_over(patient(NO_ANSWER, &[hangs, alive]));
-    let request = Request::get("/version").body(Vec::new()).unwrap();
-    let value: serde_json::Value = client.request(request).await.unwrap();
-    assert_eq!(value, serde_json::json!({}));
+    assert_eq!(version(&client).await.unwrap(), serde_json::json!({}));
     answer.join().unwrap();
-    drop(client);
-    tokio::task::spawn_blocking(|| hung.join().unwrap()).await.unwrap(); // the client closes meanwhile
+    ended(client, hung).await;
 }
 
 #[tokio::test]
 async fn the_only_server_that_says_nothing_is_named_as_one_that_hangs() {
     let (hangs, hung) = hanging(b"");
     let client = patient(NO_ANSWER, &[hangs]).remove(0);
-    let request = Request::get("/version").body(Vec::new()).unwrap();
-    let error = client.request::<serde_json::Value>(request).await.unwrap_err();
+    let error = version(&client).await.unwrap_err();
     assert!(error.to_string().contains("it hangs or is overloaded"), "{error}");
-    drop(client);
-    tokio::task::spawn_blocking(|| hung.join().unwrap()).await.unwrap(); // the client closes meanwhile
+    ended(client, hung).await;
 }
 
 #[tokio::test]
@@ -106,12 +126,9 @@ async fn after_a_watch_that_went_quiet_another_address_is_asked() {
     let watch = Request::get("/api/v1/pods?watch=1").body(Body::empty()).unwrap();
     let answered = client.send(watch).await.unwrap();
     answered.into_body().collect_bytes().await.unwrap_err();
-    let request = Request::get("/version").body(Vec::new()).unwrap();
-    let value: serde_json::Value = client.request(request).await.unwrap();
-    assert_eq!(value, serde_json::json!({}));
+    assert_eq!(version(&client).await.unwrap(), serde_json::json!({}));
     answer.join().unwrap();
-    drop(client);
-    tokio::task::spawn_blocking(|| hung.join().unwrap()).await.unwrap(); // the client closes meanwhile
+    ended(client, hung).await;
 }
 
 /// Begins this many watches and says nothing in them, and then nothing at all.
@@ -168,9 +185,7 @@ async fn a_dead_address_is_left_for_the_next() {
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (alive, answer) = one_answer();
     let client = failing_over(clients(&[dead, alive]));
-    let request = Request::get("/version").body(Vec::new()).unwrap();
-    let value: serde_json::Value = client.request(request).await.unwrap();
-    assert_eq!(value, serde_json::json!({}));
+    assert_eq!(version(&client).await.unwrap(), serde_json::json!({}));
     answer.join().unwrap();
 }
 

@@ -161,14 +161,20 @@ fn a_paused_deployment_scales_but_does_not_roll() {
     assert_eq!(reason(&api, "Progressing"), "NewReplicaSetAvailable");
 }
 
-#[test]
-fn min_ready_seconds_delay_availability() {
+/// One pod, which is ready and has to be so for ten seconds.
+fn ready_for_ten_seconds() -> Memory {
     let mut api = Memory::default();
     api.ready_node("node1");
     let mut object = deployment(1, "v1");
     object["spec"]["minReadySeconds"] = json!(10);
     api.apply(Kind::Deployment, "shop/web", object);
     run_all(&mut api);
+    api
+}
+
+#[test]
+fn min_ready_seconds_delay_availability() {
+    let mut api = ready_for_ten_seconds();
     assert_eq!((the(&api).status.ready_replicas, the(&api).status.available_replicas), (1, 0));
     api.pass(10);
     api.settle();
@@ -177,12 +183,7 @@ fn min_ready_seconds_delay_availability() {
 
 #[test]
 fn min_ready_seconds_end_when_the_clock_was_set_back() {
-    let mut api = Memory::default();
-    api.ready_node("node1");
-    let mut object = deployment(1, "v1");
-    object["spec"]["minReadySeconds"] = json!(10);
-    api.apply(Kind::Deployment, "shop/web", object);
-    run_all(&mut api);
+    let mut api = ready_for_ten_seconds();
     api.set_clock(-86_400);
     api.settle();
     assert_eq!(the(&api).status.available_replicas, 0);
