@@ -65,10 +65,13 @@ impl NetDrift {
     }
 }
 
-/// Our table of each family, of one that the cluster has not, too: a table that was left there goes.
+/// One of each family, of one that the cluster has not, too: a table that was left there goes.
+pub fn our_tables() -> Vec<TableId> {
+    Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.to_owned() }).to_vec()
+}
+
 pub fn tables(nft: &mut Nft) -> Result<Observed> {
-    let ours = Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.to_owned() });
-    nft.observe(&ours).context("observe nf_tables")
+    nft.observe(&our_tables()).context("observe nf_tables")
 }
 
 pub fn links(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState> {

@@ -25,7 +25,7 @@ pub struct Datapath {
     /// What rtnetlink would say, as far as we know: the last look and what we did since.
     believed: NetState,
     /// The generation at which the kernel's tables were known to be right. As long as only we have raised it, they
-    /// are: a look then costs one question, however many Services there are.
+    /// are, and need no look, however many Services there are.
     right_at: Option<u32>,
     /// Where the machine itself hears of routers.
     uplinks: BTreeSet<IfName>,
@@ -108,14 +108,20 @@ impl Datapath {
         Ok(plan.ops.iter().collect())
     }
 
+    /// Whether only we have changed anything since the kernel's tables were known to be right: one question.
+    pub fn nft_is_right(&mut self) -> Result<bool> {
+        Ok(match self.right_at.take() {
+            Some(right_at) if right_at == self.nft.generation()? => {
+                self.right_at = Some(right_at);
+                true
+            }
+            _ => false,
+        })
+    }
+
     /// Looks, compares, mends.
     pub fn converge_nft(&mut self, desired: &Ruleset) -> Result<Steps> {
-        if let Some(right_at) = self.right_at.take()
-            && right_at == self.nft.generation()?
-        {
-            self.right_at = Some(right_at);
-            return Ok(Steps::default());
-        }
+        self.right_at = None;
         let (plan, observed) = self.differ_nft(desired)?;
         // Layouts of sets that exist come from the actual state, those of new ones from the plan.
         let actual = &observed.ruleset;

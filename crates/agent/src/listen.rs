@@ -6,23 +6,23 @@ use anyhow::{Context, Result};
 use kernel::{net, nft};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::actual;
 use crate::inbox::{Input, Outbox, Subsystem};
 
 /// One change seldom comes alone: look once it is over, and not more often than this.
 const GATHER: Duration = Duration::from_millis(200);
 
 struct Listener {
-    rules: nft::Changes,
-    /// Our own nf_tables transactions, which are no news.
-    portid: u32,
+    rules: nft::ForeignChanges,
     links: net::Changes,
 }
 
-/// Listens in the network namespace of the calling thread, from now on.
+/// Listens in the network namespace of the calling thread, from now on. `portid`: our own nf_tables transactions,
+/// which are no news.
 pub fn start(outbox: Outbox, portid: u32, scope: net::Scope) -> Result<()> {
-    let rules = nft::Changes::open().context("listen to nf_tables")?;
+    let rules = nft::ForeignChanges::open(actual::our_tables(), portid).context("listen to nf_tables")?;
     let links = net::Changes::listen(scope).context("listen to rtnetlink")?;
-    let mut listener = Listener { rules, portid, links };
+    let mut listener = Listener { rules, links };
     let work = move || {
         loop {
             let heard = listener.next().unwrap_or_else(|error| {
@@ -49,23 +49,15 @@ impl Listener {
     fn next(&mut self) -> Result<Vec<Subsystem>> {
         let mut fds = [PollFd::new(&self.rules, PollFlags::IN), PollFd::new(&self.links, PollFlags::IN)];
         rustix::io::retry_on_intr(|| poll(&mut fds, None)).context("wait for the kernel's notices")?;
-        let mut rules = self.take_rules()?;
+        let mut rules = self.rules.take()?;
         let mut links = self.take_links()?;
         if rules || links {
             std::thread::sleep(GATHER);
-            rules |= self.take_rules()?;
+            rules |= self.rules.take()?;
             links |= self.take_links()?;
         }
         let heard = [(Subsystem::Nft, rules), (Subsystem::Net, links)];
         Ok(heard.into_iter().filter(|(_, heard)| *heard).map(|(subsystem, _)| subsystem).collect())
-    }
-
-    fn take_rules(&mut self) -> Result<bool> {
-        let notices = self.rules.take()?;
-        Ok(notices.iter().any(|notice| match notice {
-            nft::Notice::Event(change) => change.portid != self.portid,
-            nft::Notice::Lost => true,
-        }))
     }
 
     fn take_links(&mut self) -> Result<bool> {

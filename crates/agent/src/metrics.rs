@@ -62,6 +62,8 @@ metrics! {
         "When the kernel was last made, or found, what it should be, in Unix time";
     objects: Gauges = Family::default(), "Objects of the API that the node knows, by kind";
     pod_addresses: Gauge = Gauge::default(), "Pod addresses that this node can give out";
+    looks: Counters = Family::default(),
+        "Times that the kernel was read as a whole and compared, by subsystem";
     drift_seen: Counters = Family::default(),
         "Steps by which the kernel was found to differ from what it should be, by subsystem";
     drift_mended: Counters = Family::default(), "Steps that put back what others changed, by subsystem";
@@ -119,6 +121,10 @@ impl Metrics {
     pub fn drift(&self, subsystem: &str, steps: usize, mended: bool) {
         let family = if mended { &self.drift_mended } else { &self.drift_seen };
         family.get_or_create(&one("subsystem", subsystem)).inc_by(steps as u64);
+    }
+
+    pub fn looked(&self, subsystem: &str) {
+        self.looks.get_or_create(&one("subsystem", subsystem)).inc();
     }
 
     pub fn drift_stands(&self, subsystem: &str, steps: usize) {

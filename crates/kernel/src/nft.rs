@@ -17,7 +17,7 @@ use crate::socket::{Consistency, NetlinkSocket, Received, Subsystem};
 
 mod listen;
 
-pub use listen::{Changes, Notice, TraceEvents};
+pub use listen::{Changes, ForeignChanges, Notice, TraceEvents};
 
 /// A ruleset that somebody keeps changing is given up after so many tries.
 const TRIES: usize = 10;

@@ -10,7 +10,7 @@ mod set;
 
 pub use decode::{Dump, Handles};
 pub use encode::{EncodeError, STOCK_LIMIT, Transaction, Transactions};
-pub use event::{Change, Trace, TraceKind, TraceVerdict};
+pub use event::{Change, Trace, TraceKind, TraceVerdict, touches};
 pub use request::Request;
 
 use kstate::nft::{TableFamily, Verdict};

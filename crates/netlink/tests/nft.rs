@@ -1,7 +1,7 @@
 //! The nf_tables codec without a kernel: what is written reads back, cuts are where they may be, and no bytes
 //! make it panic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use kstate::nft::build::{Value, encode};
@@ -10,7 +10,7 @@ use kstate::nft::{
     RejectWith, Rule, Ruleset, Set, SetData, Table, TableFamily, TableId, Verdict, diff,
 };
 use netlink::message::{Message, messages};
-use netlink::nft::{Change, Dump, EncodeError, Trace, Transaction, Transactions};
+use netlink::nft::{Change, Dump, EncodeError, Trace, Transaction, Transactions, touches};
 use proptest::prelude::*;
 
 fn id(family: TableFamily) -> TableId {
@@ -254,7 +254,7 @@ proptest! {
             let mut dump = Dump::default();
             for message in messages(&transaction.bytes) {
                 let _ = dump.take(&message);
-                let _ = (Change::decode(&message), Trace::decode(&message));
+                let _ = (Change::decode(&message), Trace::decode(&message), touches(&message, &[]));
             }
             let _ = dump.finish().0.to_string();
         }
@@ -266,7 +266,7 @@ fn feed(number: u16, family: u8, rest: &[u8]) {
     let message = Message { kind: (10 << 8) | number, flags: 0, seq: 1, portid: 0, body: &body };
     let mut dump = Dump::default();
     let _ = dump.take(&message);
-    let _ = (Change::decode(&message), Trace::decode(&message));
+    let _ = (Change::decode(&message), Trace::decode(&message), touches(&message, &[]));
     let _ = dump.finish();
 }
 
@@ -332,4 +332,38 @@ fn what_nft_could_not_list_is_refused() {
         .expect_err("too long");
     assert!(matches!(error, EncodeError::CommentTooLong { length: 128, .. }));
     assert!(error.to_string().contains("ip plumb n3"), "{error}");
+}
+
+#[test]
+fn every_kind_of_notice_names_its_table() {
+    // A request has the layout of the notice about it. Chain, rule, set and element of `ip plumb`:
+    let mut desired = ep();
+    let table = desired.tables.values_mut().next().expect("the table");
+    table.chains.insert("chain".into(), Chain { base: None, rules: vec![Rule::default()] });
+    let (key, data) = endpoint(9);
+    table.sets.get_mut("ep").expect("the map").elements.insert(key, data);
+    let all = transactions(&diff(&desired, &Ruleset::default()), &desired, 180 << 10);
+    let others = [TableFamily::Ip6, TableFamily::Inet].map(id);
+    let mut kinds = BTreeSet::new();
+    for message in all.iter().flat_map(|transaction| messages(&transaction.bytes)) {
+        if message.kind >> 8 != 10 {
+            continue;
+        }
+        kinds.insert(message.kind & 0xff);
+        assert!(touches(&message, &[id(TableFamily::Ip)]), "{message:?}");
+        assert!(!touches(&message, &others), "{message:?}");
+        let longer = TableId { family: TableFamily::Ip, name: "plumber".into() };
+        assert!(!touches(&message, &[longer]), "{message:?}");
+        // A name that cannot be read may be ours; that of a bridge's table is not.
+        let mut body = message.body.to_vec();
+        body.truncate(6);
+        assert!(touches(&Message { body: &body, ..message }, &others), "{body:?}");
+        body[0] = 7;
+        assert!(!touches(&Message { body: &body, ..message }, &others), "{body:?}");
+    }
+    assert_eq!(
+        Vec::from_iter(kinds),
+        [0, 3, 6, 8, 9, 12],
+        "tables, chains, rules (gone, too), sets, elements"
+    );
 }

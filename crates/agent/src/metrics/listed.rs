@@ -17,6 +17,7 @@ fn rendered() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let metrics = Metrics::default();
     metrics.watch_trouble("Pod");
     metrics.diagnostics("Service", 1);
+    metrics.looked("nft");
     metrics.drift("nft", 1, true);
     metrics.drift("nft", 1, false);
     metrics.drift_stands("net", 1);

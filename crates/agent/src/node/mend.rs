@@ -73,6 +73,10 @@ impl Node {
 
     fn converge(&mut self, subsystem: Subsystem) -> Result<Steps> {
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
+        if subsystem == Subsystem::Nft && self.base.datapath.nft_is_right()? {
+            return Ok(Steps::default());
+        }
+        self.base.metrics.looked(subsystem.name());
         match subsystem {
             Subsystem::Nft => self.base.datapath.converge_nft(compiler.nft()),
             Subsystem::Net => {
@@ -85,6 +89,7 @@ impl Node {
 
     fn differ(&mut self, subsystem: Subsystem) -> Result<Steps> {
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
+        self.base.metrics.looked(subsystem.name());
         Ok(match subsystem {
             Subsystem::Nft => {
                 let (plan, _) = self.base.datapath.differ_nft(compiler.nft())?;

@@ -1,9 +1,10 @@
-//! Listening to nf_tables. Both listeners are nonblocking and show their descriptor, so that an async loop can
+//! Listening to nf_tables. The listeners are nonblocking and show their descriptor, so that an async loop can
 //! wait for them (`AsyncFd`) and then take what is there.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use netlink::nft::{Change, NEWGEN, Trace};
+use kstate::nft::TableId;
+use netlink::nft::{Change, NEWGEN, Trace, touches};
 
 use crate::error::Error;
 use crate::mount::last_errno;
@@ -53,6 +54,48 @@ impl AsFd for Changes {
     }
 }
 
+/// What others change in tables of ours. Of other tables, which some programs rewrite every second, nothing is told.
+///
+/// ```text
+///   one transaction:  NEWTABLE NEWCHAIN NEWRULE … NEWSETELEM │ NEWSETELEM … DELTABLE │ NEWGEN
+///                     └──────────── one datagram ──────────┘  └─── another ───┘   by itself
+/// ```
+#[derive(Debug)]
+pub struct ForeignChanges {
+    socket: NetlinkSocket,
+    tables: Vec<TableId>,
+}
+
+impl ForeignChanges {
+    /// In the namespace of the calling thread. `own`: whose changes are none of others ([`super::Nft::portid`]).
+    pub fn open(tables: Vec<TableId>, own: u32) -> Result<Self, Error> {
+        let socket = NetlinkSocket::listen(Subsystem::Netfilter, &[CHANGES])?;
+        only_objects_of_others(&socket, own)?;
+        Ok(Self { socket, tables })
+    }
+
+    /// Whether others have changed our tables since the last call, or may have: what did not fit into the queue may
+    /// have told of ours. Never waits.
+    pub fn take(&mut self) -> Result<bool, Error> {
+        let Self { socket, tables } = self;
+        let mut heard = false;
+        loop {
+            // After an overrun the kernel drops silently until the queue is empty: to be read to its end.
+            match socket.receive(|message| heard = heard || touches(&message, tables))? {
+                Received::Messages => {}
+                Received::Nothing => return Ok(heard),
+                Received::Overrun => heard = true,
+            }
+        }
+    }
+}
+
+impl AsFd for ForeignChanges {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// The rules that packets with `meta nftrace set 1` meet.
 #[derive(Debug)]
 pub struct TraceEvents {
@@ -96,17 +139,57 @@ fn take<T>(
 }
 
 /// Lets only the notice that ends a transaction through: a load of 100,000 elements would else overrun the
-/// queue and wake the listener for nothing. The program compares the message's type, two bytes at offset 4.
+/// queue and wake the listener for nothing.
 fn only_generations(socket: &NetlinkSocket) -> Result<(), Error> {
-    // BPF loads in network order, netlink writes in host order.
-    let wanted = u32::from(u16::from_be_bytes(NEWGEN.to_ne_bytes()));
-    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut program = [
-        step(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 4),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, wanted),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-    ];
+    filter(
+        socket,
+        &mut [
+            step(LOAD_HALF, 0, 0, TYPE_AT),
+            step(IS, 0, 1, in_network_order(NEWGEN)),
+            step(ANSWER, 0, 0, u32::MAX),
+            step(ANSWER, 0, 0, 0),
+        ],
+    )
+}
+
+/// Leaves out the notice that ends a transaction, and our own transactions, which may be large. The kernel puts
+/// notices of one transaction together into datagrams, never those of two, and each bears the port of who sent that
+/// (nft_commit_notify, net/netfilter/nf_tables_api.c): the first tells for all. Of which table they are it does not.
+fn only_objects_of_others(socket: &NetlinkSocket, own: u32) -> Result<(), Error> {
+    filter(
+        socket,
+        &mut [
+            step(LOAD_HALF, 0, 0, TYPE_AT),
+            step(IS, 3, 0, in_network_order(NEWGEN)),
+            step(LOAD_WORD, 0, 0, PORT_AT),
+            step(IS, 1, 0, u32::from_be_bytes(own.to_ne_bytes())),
+            step(ANSWER, 0, 0, u32::MAX),
+            step(ANSWER, 0, 0, 0),
+        ],
+    )
+}
+
+/// Of the first `struct nlmsghdr` of a datagram, where a program begins.
+const TYPE_AT: u32 = 4;
+const PORT_AT: u32 = 12;
+
+const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
+const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const IS: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+/// So many bytes of the datagram are let through.
+const ANSWER: u32 = libc::BPF_RET | libc::BPF_K;
+
+/// `yes` and `no`: how many steps are skipped.
+fn step(code: u32, yes: u8, no: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: yes, jf: no, k }
+}
+
+/// BPF loads in network order, netlink writes in host order.
+fn in_network_order(kind: u16) -> u32 {
+    u32::from(u16::from_be_bytes(kind.to_ne_bytes()))
+}
+
+fn filter(socket: &NetlinkSocket, program: &mut [libc::sock_filter]) -> Result<(), Error> {
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
     let fd = socket.as_fd().as_raw_fd();

@@ -31,6 +31,25 @@ impl Change {
     }
 }
 
+/// Whether a notice of an object tells of one of these tables; `true` as well where that is in doubt. The notice that
+/// ends a transaction tells of none.
+///
+/// The table is attribute 1 of each kind (include/uapi/linux/netfilter/nf_tables.h): `NFTA_TABLE_NAME`,
+/// `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`, `NFTA_SET_TABLE`, `NFTA_SET_ELEM_LIST_TABLE`, `NFTA_OBJ_TABLE`,
+/// `NFTA_FLOWTABLE_TABLE`.
+pub fn touches(message: &Message<'_>, tables: &[TableId]) -> bool {
+    if matches!(message.kind, NEWGEN | TRACE) {
+        return false;
+    }
+    let Some((family, attrs)) = nfnetlink::split(message) else { return true };
+    // Bridges', devices' and ARP's are families that we have no table of.
+    let Some(family) = family_of(family) else { return false };
+    match nfnetlink::find(attrs, 1).and_then(nfnetlink::text) {
+        Some(name) => tables.iter().any(|table| table.family == family && table.name == name),
+        None => true,
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceKind {
     /// The packet reached the end of a base chain.

@@ -47,6 +47,44 @@ fn what_others_change_is_mended_and_told() {
     assert!(node.metrics().contains("plumb_drift_mended_total{subsystem=\"nft\"}"));
 }
 
+/// How often the agent has read that part of the kernel as a whole.
+fn looks(node: &Node, subsystem: &str) -> u64 {
+    let series = format!("plumb_looks_total{{subsystem=\"{subsystem}\"}} ");
+    let metrics = node.metrics();
+    metrics.lines().find_map(|line| line.strip_prefix(&series)).map_or(0, |count| count.parse().unwrap())
+}
+
+/// What firewalls and other proxies do to their own tables costs no look at ours. The agent hears of rules and of routes
+/// in one thread, and looks in this order: once a route is back, what was done to rules before has been dealt with.
+#[test]
+fn what_others_do_to_their_own_tables_costs_no_look() {
+    let stage = Stage::new(2);
+    let node = &stage.nodes[0];
+    wait_for("the tunnel's peer is known", || node.run("ip route").contains("10.244.2.0/24").then_some(()));
+    wait_for("a look at all, every 30 s, does not come in between", || {
+        let before = looks(node, "nft");
+        for foreign in [
+            "nft add table ip other",
+            "nft add chain ip other forward { type filter hook forward priority 0; }",
+            "nft add rule ip other forward counter",
+            "nft delete table ip other",
+            "nft add table inet plumb",
+            "nft delete table inet plumb",
+        ] {
+            node.run(foreign);
+        }
+        mended(node, "ip route del 10.244.2.0/24", "ip route");
+        (looks(node, "nft") == before).then_some(())
+    });
+    let before = looks(node, "nft");
+    let table = "nft -s list table ip plumb";
+    mended(node, "nft add rule ip plumb forward drop", table);
+    assert!(looks(node, "nft") > before, "looks at the rules are counted");
+    for broken in ["nft flush ruleset", "nft add table ip other; flush chain ip plumb postrouting"] {
+        mended(node, broken, table);
+    }
+}
+
 #[test]
 fn a_paused_agent_reports_and_leaves_it() {
     let stage = Stage::new(2);
