@@ -214,7 +214,7 @@ impl Compiler {
         for table in &mut self.tables {
             let fragments = table.compile(&node, units.clone());
             for (unit, new) in &fragments {
-                let old = table.composer.fragments().get(unit).map_or(&[][..], |f| &f.diagnostics);
+                let old = table.composer.held(unit).map_or(&[][..], |held| &held.diagnostics);
                 findings.replace(old, &new.diagnostics);
             }
             plan.ops.extend(table.composer.replace(&mut self.nft, fragments).ops);
@@ -262,7 +262,7 @@ impl FamilyTable {
             for set in &new.address_sets {
                 *delta.entry(set).or_default() += 1;
             }
-            if let Some(old) = self.composer.fragments().get(unit) {
+            if let Some(old) = self.composer.held(unit) {
                 for set in &old.address_sets {
                     *delta.entry(set).or_default() -= 1;
                 }

@@ -9,15 +9,17 @@
 //! Each family has a table, and a composer for it. Two units may want one thing (a chain `n3`, or an element while an address changes hands). It stays until the
 //! last one lets go; where they differ the first unit in order wins, so history plays no part.
 
+mod claims;
+
 use std::borrow::Cow;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kstate::nft::{Chain, ElemData, ElemKey, Op, Plan, Ruleset, Set, Table, TableId};
+use kstate::nft::{Bytes, Chain, ElemData, ElemKey, Op, Plan, Ruleset, Set, Table, TableId};
 use types::{Family, ObjectName};
 
 use crate::diagnostic::Diagnostic;
+use crate::fragment::claims::Claims;
 use crate::policy::resolve::AddressSet;
 
 /// A name of a chain or set; most are constants.
@@ -39,15 +41,32 @@ pub struct Fragment {
     /// Sets by name, without elements.
     pub sets: BTreeMap<Name, Set>,
     pub chains: BTreeMap<Name, Chain>,
-    pub elements: BTreeMap<(Name, ElemKey), ElemData>,
+    /// By set.
+    pub elements: BTreeMap<Name, BTreeMap<ElemKey, ElemData>>,
     /// Sets of pod addresses that this fragment's rules look at; pods fill them.
     pub address_sets: BTreeSet<AddressSet>,
     pub diagnostics: Vec<Diagnostic>,
 }
 
 impl Fragment {
-    pub fn element(&mut self, set: impl Into<Name>, key: Box<[u8]>, data: ElemData) {
-        self.elements.insert((set.into(), ElemKey { start: key, end: None }), data);
+    pub fn element(&mut self, set: impl Into<Name>, start: Bytes, data: ElemData) {
+        self.elements.entry(set.into()).or_default().insert(ElemKey::point(start), data);
+    }
+
+    /// Of an interval set; `end` is inclusive.
+    pub fn range(&mut self, set: impl Into<Name>, [start, end]: [Bytes; 2], data: ElemData) {
+        self.elements.entry(set.into()).or_default().insert(ElemKey::range(start, end), data);
+    }
+
+    fn held(&self) -> Held {
+        let keys = |elements: &BTreeMap<ElemKey, ElemData>| elements.keys().cloned().collect();
+        Held {
+            sets: self.sets.keys().cloned().collect(),
+            chains: self.chains.keys().cloned().collect(),
+            elements: self.elements.iter().map(|(set, elements)| (set.clone(), keys(elements))).collect(),
+            address_sets: self.address_sets.clone(),
+            diagnostics: self.diagnostics.clone(),
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -55,169 +74,110 @@ impl Fragment {
     }
 }
 
-/// Who wants what, by name or key.
-type Claims<K> = BTreeMap<K, Claimants>;
-
-/// Almost always one: a set for each of a hundred thousand elements would be most of the node's memory.
+/// What is remembered of a fragment: of its things the keys, which lead to the rest.
 #[derive(Debug)]
-enum Claimants {
-    One(Arc<Unit>),
-    /// Two or more.
-    Several(BTreeSet<Arc<Unit>>),
-}
-
-impl Claimants {
-    /// Whose thing counts where they differ.
-    fn first(&self) -> Option<&Unit> {
-        match self {
-            Self::One(unit) => Some(unit),
-            Self::Several(units) => units.first().map(Arc::as_ref),
-        }
-    }
-
-    fn insert(&mut self, unit: &Arc<Unit>) {
-        match self {
-            Self::One(one) => {
-                let both = BTreeSet::from([Arc::clone(one), Arc::clone(unit)]);
-                if both.len() > 1 {
-                    *self = Self::Several(both);
-                }
-            }
-            Self::Several(units) => {
-                units.insert(Arc::clone(unit));
-            }
-        }
-    }
-
-    /// Whether nobody is left.
-    fn remove(&mut self, unit: &Arc<Unit>) -> bool {
-        match self {
-            Self::One(one) => *one == *unit,
-            Self::Several(units) => {
-                units.remove(unit);
-                if units.len() == 1
-                    && let Some(one) = units.pop_first()
-                {
-                    *self = Self::One(one);
-                }
-                false
-            }
-        }
-    }
-}
-
-/// What a round of replacements touched.
-#[derive(Default)]
-struct Touched {
-    sets: BTreeSet<Name>,
-    chains: BTreeSet<Name>,
-    elements: BTreeSet<(Name, ElemKey)>,
+pub struct Held {
+    sets: Box<[Name]>,
+    chains: Box<[Name]>,
+    elements: Box<[(Name, Box<[ElemKey]>)]>,
+    pub address_sets: BTreeSet<AddressSet>,
+    pub diagnostics: Vec<Diagnostic>,
 }
 
 /// The sum of all fragments of one family: its table.
 #[derive(Debug)]
 pub struct Composer {
     id: TableId,
-    fragments: BTreeMap<Arc<Unit>, Fragment>,
-    sets: Claims<Name>,
-    chains: Claims<Name>,
-    elements: Claims<(Name, ElemKey)>,
+    held: BTreeMap<Arc<Unit>, Held>,
+    sets: Claims<Name, Set>,
+    chains: Claims<Name, Chain>,
+    /// By set.
+    elements: BTreeMap<Name, Claims<ElemKey, ElemData>>,
 }
 
 impl Composer {
     pub fn new(family: Family, table: &str) -> Self {
         Self {
             id: TableId { family: family.into(), name: table.to_owned() },
-            fragments: BTreeMap::new(),
-            sets: BTreeMap::new(),
-            chains: BTreeMap::new(),
+            held: BTreeMap::new(),
+            sets: Claims::default(),
+            chains: Claims::default(),
             elements: BTreeMap::new(),
         }
     }
 
-    pub fn fragments(&self) -> &BTreeMap<Arc<Unit>, Fragment> {
-        &self.fragments
+    /// What is remembered of the unit's fragment.
+    pub fn held(&self, unit: &Unit) -> Option<&Held> {
+        self.held.get(unit)
     }
 
     /// Puts new fragments (empty: the unit is gone) in the place of those of the same units, and has the ruleset
-    /// follow.
+    /// follow. A unit is named once at most.
     pub fn replace(&mut self, ruleset: &mut Ruleset, fragments: Vec<(Unit, Fragment)>) -> Plan {
-        let mut touched = Touched::default();
-        for (unit, new) in fragments {
-            let unit = Arc::new(unit);
-            let old = self.fragments.remove(&unit).unwrap_or_default();
-            reclaim(&mut self.sets, &mut touched.sets, &unit, (&old.sets, &new.sets));
-            reclaim(&mut self.chains, &mut touched.chains, &unit, (&old.chains, &new.chains));
-            reclaim(&mut self.elements, &mut touched.elements, &unit, (&old.elements, &new.elements));
-            if !new.is_empty() {
-                self.fragments.insert(unit, new);
-            }
-        }
-        self.plan(ruleset, &touched)
-    }
-
-    fn plan(&self, ruleset: &mut Ruleset, touched: &Touched) -> Plan {
         let mut steps = Steps::new(self.id.clone());
         if !ruleset.tables.contains_key(&self.id) {
             steps.create.push(Op::AddTable(self.id.clone()));
         }
         let table = ruleset.tables.entry(self.id.clone()).or_default();
-        for name in &touched.sets {
-            let wanted = winner(&self.sets, &self.fragments, name).and_then(|f| f.sets.get(name));
-            steps.set(table, name, wanted);
+        for (unit, new) in fragments {
+            self.reclaim(table, &Arc::new(unit), new);
         }
-        for name in &touched.chains {
-            let wanted = winner(&self.chains, &self.fragments, name).and_then(|f| f.chains.get(name));
-            steps.chain(table, name, wanted);
-        }
-        for key in &touched.elements {
-            let wanted = winner(&self.elements, &self.fragments, key).and_then(|f| f.elements.get(key));
-            steps.element(table, key, wanted);
-        }
+        self.sets.settle(|name, wanted| steps.set(table, name, wanted));
+        self.chains.settle(|name, wanted| steps.chain(table, name, wanted));
+        self.elements.retain(|set, claims| {
+            claims.settle(|key, wanted| steps.element(table, (set, key), wanted));
+            !claims.is_empty()
+        });
         for name in &steps.gone {
             table.sets.remove(name);
         }
         steps.plan()
     }
-}
 
-fn reclaim<K: Ord + Clone, V: PartialEq>(
-    claims: &mut Claims<K>,
-    touched: &mut BTreeSet<K>,
-    unit: &Arc<Unit>,
-    (old, new): (&BTreeMap<K, V>, &BTreeMap<K, V>),
-) {
-    for key in old.keys().filter(|key| !new.contains_key(key)) {
-        if claims.get_mut(key).is_some_and(|units| units.remove(unit)) {
-            claims.remove(key);
-        }
-        touched.insert(key.clone());
-    }
-    for (key, value) in new {
-        match old.get(key) {
-            Some(before) if before == value => {}
-            Some(_) => {
-                touched.insert(key.clone());
+    /// Has the unit want what is in the new fragment, and nothing else.
+    fn reclaim(&mut self, table: &Table, unit: &Arc<Unit>, new: Fragment) {
+        let old = self.held.remove(unit);
+        let kept = (!new.is_empty()).then(|| new.held());
+        let layout = |name: &Name| table.sets.get(name.as_ref()).map(|set| Cow::Owned(set.layout()));
+        let chain = |name: &Name| table.chains.get(name.as_ref()).map(Cow::Borrowed);
+        if let Some(old) = &old {
+            for name in old.sets.iter().filter(|name| !new.sets.contains_key(*name)) {
+                self.sets.remove(unit, name, &layout);
             }
-            None => {
-                match claims.entry(key.clone()) {
-                    Entry::Vacant(free) => {
-                        free.insert(Claimants::One(Arc::clone(unit)));
-                    }
-                    Entry::Occupied(mut taken) => taken.get_mut().insert(unit),
-                }
-                touched.insert(key.clone());
+            for name in old.chains.iter().filter(|name| !new.chains.contains_key(*name)) {
+                self.chains.remove(unit, name, &chain);
             }
         }
+        for (name, wanted) in new.sets {
+            self.sets.insert(unit, &name, wanted, &layout);
+        }
+        for (name, wanted) in new.chains {
+            self.chains.insert(unit, &name, wanted, &chain);
+        }
+        for (set, keys) in old.iter().flat_map(|old| &old.elements) {
+            let now = elements_of(table, set);
+            let stays = |key| new.elements.get(set).is_some_and(|elements| elements.contains_key(key));
+            let claims = self.elements.entry(set.clone()).or_default();
+            for key in keys.iter().filter(|key| !stays(*key)) {
+                claims.remove(unit, key, &now);
+            }
+        }
+        for (set, elements) in new.elements {
+            let now = elements_of(table, &set);
+            let claims = self.elements.entry(set.clone()).or_default();
+            for (key, wanted) in elements {
+                claims.insert(unit, &key, wanted, &now);
+            }
+        }
+        if let Some(kept) = kept {
+            self.held.insert(Arc::clone(unit), kept);
+        }
     }
 }
 
-fn winner<'a, K: Ord>(
-    claims: &Claims<K>,
-    fragments: &'a BTreeMap<Arc<Unit>, Fragment>,
-    key: &K,
-) -> Option<&'a Fragment> {
-    fragments.get(claims.get(key)?.first()?)
+fn elements_of<'a>(table: &'a Table, set: &str) -> impl Fn(&ElemKey) -> Option<Cow<'a, ElemData>> + use<'a> {
+    let set = table.sets.get(set);
+    move |key| set.and_then(|set| set.elements.get(key)).map(Cow::Borrowed)
 }
 
 /// Steps by the place they must have: every prefix of the finished plan leaves a table in which nothing dangles,
@@ -296,7 +256,7 @@ impl Steps {
         table.chains.insert(chain, wanted.clone());
     }
 
-    fn element(&mut self, table: &mut Table, (name, key): &(Name, ElemKey), wanted: Option<&ElemData>) {
+    fn element(&mut self, table: &mut Table, (name, key): (&Name, &ElemKey), wanted: Option<&ElemData>) {
         let Some(set) = table.sets.get_mut(name.as_ref()) else { return };
         let add = |data: &ElemData| Op::AddElement {
             table: self.id.clone(),

@@ -55,8 +55,8 @@ fn assert_services_are_whole(ruleset: &Ruleset, after: &Op) {
             let Ok(count) = count.parse::<u32>() else { continue };
             let first = if kind == "l" { LOCAL_SLOTS } else { 0 };
             for slot in first..first + count {
-                let start = [&slot.to_ne_bytes()[..], &key.start].concat().into();
-                let key = kstate::nft::ElemKey { start, end: None };
+                let start = [&slot.to_ne_bytes()[..], &key.start].concat().as_slice().into();
+                let key = kstate::nft::ElemKey::point(start);
                 assert!(ep.elements.contains_key(&key), "slot {slot} of {chain} is empty after {after:?}");
             }
         }

@@ -25,11 +25,11 @@ fn set(key: &[Field], data: SetData) -> Set {
 }
 
 fn key(values: &[Value<'_>]) -> ElemKey {
-    ElemKey { start: encode(values), end: None }
+    ElemKey::point(encode(values))
 }
 
 fn range(from: &[Value<'_>], to: &[Value<'_>]) -> ElemKey {
-    ElemKey { start: encode(from), end: Some(encode(to)) }
+    ElemKey::range(encode(from), encode(to))
 }
 
 fn goto_chain(chain: &str) -> ElemData {

@@ -13,11 +13,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 pub mod build;
+mod bytes;
 mod diff;
 mod edit;
 pub mod key;
 mod show;
 
+pub use bytes::Bytes;
 pub use diff::{chains_of, diff, target};
 
 /// Which packets a table sees.
@@ -359,15 +361,30 @@ impl Set {
 /// `end` is inclusive and there only in interval sets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ElemKey {
-    pub start: Box<[u8]>,
-    pub end: Option<Box<[u8]>>,
+    pub start: Bytes,
+    pub end: Option<Box<Bytes>>,
+}
+
+impl ElemKey {
+    pub fn point(start: Bytes) -> Self {
+        Self { start, end: None }
+    }
+
+    pub fn range(start: Bytes, end: Bytes) -> Self {
+        Self { start, end: Some(Box::new(end)) }
+    }
+
+    /// The end of a range; a point is its own.
+    pub fn last(&self) -> &Bytes {
+        self.end.as_deref().unwrap_or(&self.start)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ElemData {
     None,
     Verdict(Verdict),
-    Value(Box<[u8]>),
+    Value(Bytes),
 }
 
 /// One step of a plan. Each is idempotent against the state it expects, and [`Plan`] keeps them in an order of

@@ -55,15 +55,15 @@ fn set() -> impl Strategy<Value = Set> {
             if interval && start < free {
                 continue;
             }
-            let end = interval.then(|| Box::from([start + width * 5]));
+            let end = interval.then(|| Box::new([start + width * 5].into()));
             free = start + width * 5 + 1;
             let data = match data {
                 SetData::None => ElemData::None,
                 SetData::Verdicts if value == 0 => ElemData::Verdict(Verdict::Accept),
                 SetData::Verdicts => ElemData::Verdict(Verdict::Goto(chain)),
-                SetData::Values(_) => ElemData::Value(Box::from([0, value])),
+                SetData::Values(_) => ElemData::Value([0, value].into()),
             };
-            elements.insert(ElemKey { start: Box::from([start]), end }, data);
+            elements.insert(ElemKey { start: [start].into(), end }, data);
         }
         Set { interval, size, elements, ..Set::new([Field::Proto], data) }
     })
@@ -157,8 +157,7 @@ fn refusal(state: &Ruleset, op: &Op) -> Option<&'static str> {
 }
 
 fn overlap(a: &ElemKey, b: &ElemKey) -> bool {
-    let end = |key: &ElemKey| key.end.clone().unwrap_or_else(|| key.start.clone());
-    a.start <= end(b) && b.start <= end(a)
+    a.start <= *b.last() && b.start <= *a.last()
 }
 
 proptest! {

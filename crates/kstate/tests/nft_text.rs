@@ -64,7 +64,7 @@ fn rules_read_as_nft_writes_them() {
 
 fn plumb(endpoints: u32) -> Ruleset {
     let vip = Value::Addr(Ipv4Addr::new(10, 96, 14, 7).into());
-    let key = |values: &[Value<'_>]| ElemKey { start: encode(values), end: None };
+    let key = |values: &[Value<'_>]| ElemKey::point(encode(values));
     let (field, mut ep) = (vec![Field::Ipv4, Field::Proto, Field::Port], BTreeMap::new());
     for slot in 0..endpoints {
         let pod = Ipv4Addr::new(10, 244, 2, 9 + slot as u8);

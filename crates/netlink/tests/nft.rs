@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use kstate::nft::build::{Value, encode};
 use kstate::nft::{
-    Chain, CmpOp, CtKey, ElemData, ElemKey, Expr, FibKey, Field, MetaKey, Op, PayloadBase, Plan, Reg,
+    Bytes, Chain, CmpOp, CtKey, ElemData, ElemKey, Expr, FibKey, Field, MetaKey, Op, PayloadBase, Plan, Reg,
     RejectWith, Rule, Ruleset, Set, SetData, Table, TableFamily, TableId, Verdict, diff,
 };
 use netlink::message::{Message, messages};
@@ -172,16 +172,16 @@ fn set() -> impl Strategy<Value = Set> {
         |(key, data, interval, seeds, (timeout_ms, size, verdict))| {
             let length =
                 if key.len() == 1 { key[0].len() } else { key.iter().map(|field| field.padded()).sum() };
-            let stretch = |seed: &[u8; 4]| seed.iter().copied().cycle().take(length).collect::<Box<[u8]>>();
-            let mut points: Vec<Box<[u8]>> = seeds.iter().map(stretch).collect();
+            let stretch = |seed: &[u8; 4]| -> Vec<u8> { seed.iter().copied().cycle().take(length).collect() };
+            let mut points: Vec<Bytes> = seeds.iter().map(|seed| stretch(seed).as_slice().into()).collect();
             points.sort();
             points.dedup();
             let pairs: Vec<ElemKey> = match interval {
                 true => points
                     .chunks_exact(2)
-                    .map(|pair| ElemKey { start: pair[0].clone(), end: Some(pair[1].clone()) })
+                    .map(|pair| ElemKey::range(pair[0].clone(), pair[1].clone()))
                     .collect(),
-                false => points.into_iter().map(|start| ElemKey { start, end: None }).collect(),
+                false => points.into_iter().map(ElemKey::point).collect(),
             };
             let value = |key: &ElemKey| match &data {
                 SetData::None => ElemData::None,
@@ -274,7 +274,7 @@ fn endpoint(last: u8) -> (ElemKey, ElemData) {
     let vip: IpAddr = Ipv4Addr::new(10, 96, 14, 7).into();
     let pod: IpAddr = Ipv4Addr::new(10, 244, 2, last).into();
     let key = encode(&[0_u32.into(), vip.into(), Value::Proto(6), 80_u16.into()]);
-    (ElemKey { start: key, end: None }, ElemData::Value(encode(&[pod.into(), 8080_u16.into()])))
+    (ElemKey::point(key), ElemData::Value(encode(&[pod.into(), 8080_u16.into()])))
 }
 
 fn ep() -> Ruleset {
@@ -307,7 +307,7 @@ fn an_error_leads_to_its_element() {
     let (table, set) = (id(TableFamily::Ip), "ep".to_owned());
     let add = |last| {
         let (_, data) = endpoint(last);
-        let key = ElemKey { start: Box::from([last; 16]), end: None };
+        let key = ElemKey::point([last; 16].into());
         Op::AddElement { table: table.clone(), set: set.clone(), key, data }
     };
     let plan = Plan { ops: (0..50).map(add).collect() };

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use kstate::net::NetState;
 use kstate::nft::build::ct_state;
-use kstate::nft::{BaseChain, ChainKind, Hook, Rule, Ruleset, Table, TableFamily, TableId, Verdict};
+use kstate::nft::{BaseChain, Bytes, ChainKind, Hook, Rule, Ruleset, Table, TableFamily, TableId, Verdict};
 use types::{Family, IfName};
 
 use crate::packet::{CtState, Packet};
@@ -44,7 +44,7 @@ pub struct Step {
     pub rule: usize,
     pub comment: String,
     /// Set or map that an element of was used, and the element's key.
-    pub element: Option<(String, Box<[u8]>)>,
+    pub element: Option<(String, Bytes)>,
     pub action: String,
 }
 

@@ -188,8 +188,8 @@ impl Way<'_, '_> {
     /// `table/chain` that the frontend's element leads to.
     fn chain_of(&self, frontend: SocketAddr) -> String {
         let protocol = self.packet.protocol;
-        let start = encode(&[frontend.ip().into(), protocol.into(), frontend.port().into()]);
-        let key = ElemKey { start, end: None };
+        let key = [frontend.ip().into(), protocol.into(), frontend.port().into()];
+        let key = ElemKey::point(encode(&key));
         let chains = self.view.nft.tables.iter().filter_map(|(id, table)| {
             let chain = table.sets.values().find_map(|set| match set.elements.get(&key) {
                 Some(kstate::nft::ElemData::Verdict(verdict)) => targets(verdict),

@@ -82,7 +82,7 @@ fn remember(nft: &mut Ruleset, set: &str, client: &str) {
     let sets = nft.tables.values_mut().filter_map(|table| table.sets.get_mut(set));
     for set in sets {
         assert!(set.dynamic && set.timeout_ms.is_some());
-        let key = ElemKey { start: encode(&[client.into()]), end: None };
+        let key = ElemKey::point(encode(&[client.into()]));
         set.elements.insert(key, ElemData::None);
     }
 }

@@ -299,7 +299,7 @@ fn table(flow: Flow) -> TableId {
 
 fn key(flow: Flow) -> ElemKey {
     let Flow { source, protocol, .. } = flow;
-    ElemKey { start: encode(&[source.ip().into(), protocol.into(), source.port().into()]), end: None }
+    ElemKey::point(encode(&[source.ip().into(), protocol.into(), source.port().into()]))
 }
 
 fn table_plan(family: Family) -> Plan {

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use kstate::nft::build::{self, encode, rule};
 use kstate::nft::key::{self, Part};
-use kstate::nft::{Chain, ElemData, ElemKey, Expr, Field, Reg, Rule, Set, SetData, Verdict};
+use kstate::nft::{Chain, ElemData, Expr, Field, Reg, Rule, Set, SetData, Verdict};
 use model::{Attachment, Cluster, NamedPort, Pod};
 use types::{Family, ObjectName, Protocol};
 
@@ -176,9 +176,8 @@ impl<'a> Writer<'a> {
         let set = Set { interval: true, ..layout::set(&[Field::Port], SetData::Verdicts) };
         self.fragment.sets.insert(name.clone().into(), set);
         for (from, to, class) in ranges {
-            let key = ElemKey { start: encode(&[from.into()]), end: Some(encode(&[to.into()])) };
             let verdict = ElemData::Verdict(Verdict::Goto(class.clone()));
-            self.fragment.elements.insert((name.clone().into(), key), verdict);
+            self.fragment.range(name.clone(), [from, to].map(|port| encode(&[port.into()])), verdict);
         }
         let protocol = [build::l4proto(R0), build::is(R0, protocol)];
         rule("", protocol.into_iter().chain([build::th_dport(R0), build::vmap(name, R0)]))
@@ -260,8 +259,8 @@ impl<'a> Writer<'a> {
         let set = Set { interval: true, ..layout::set(&[key::address(self.family)], SetData::None) };
         self.fragment.sets.insert(name.clone().into(), set);
         for (from, to) in &peers.ranges {
-            let key = ElemKey { start: encode(&[(*from).into()]), end: Some(encode(&[(*to).into()])) };
-            self.fragment.elements.insert((name.clone().into(), key), ElemData::None);
+            let range = [*from, *to].map(|address| encode(&[address.into()]));
+            self.fragment.range(name.clone(), range, ElemData::None);
         }
         name
     }

@@ -268,10 +268,10 @@ fn sets(family: Family) -> [(&'static str, Set); 4] {
     let accept = || ElemData::Verdict(Verdict::Accept);
     let mut svc = Set::new([key::address(family), Field::Proto, Field::Port], SetData::Verdicts);
     let front = encode(&[address.into(), Protocol::Tcp.into(), 80_u16.into()]);
-    svc.elements.insert(ElemKey { start: front, end: None }, accept());
+    svc.elements.insert(ElemKey::point(front), accept());
     let ep = Set::new([Field::Mark], SetData::Values(vec![key::address(family), Field::Port]));
     let mut ports = Set { interval: true, ..Set::new([Field::Port], SetData::Verdicts) };
-    let range = ElemKey { start: encode(&[80_u16.into()]), end: Some(encode(&[90_u16.into()])) };
+    let range = ElemKey::range(encode(&[80_u16.into()]), encode(&[90_u16.into()]));
     ports.elements.insert(range, accept());
     let clients = Set::new([key::address(family)], SetData::None);
     let clients = Set { dynamic: true, timeout_ms: Some(1000), size: Some(16), ..clients };

@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use types::{Family, IfName, Protocol};
 
-use super::{CmpOp, CtKey, Expr, FibKey, Field, MetaKey, PayloadBase, Reg, RejectWith, Rule, Verdict};
+use super::{Bytes, CmpOp, CtKey, Expr, FibKey, Field, MetaKey, PayloadBase, Reg, RejectWith, Rule, Verdict};
 
 /// A conntrack state as `ct state` yields it (NF_CT_STATE_BIT, nf_conntrack_tuple_common.h).
 pub mod ct_state {
@@ -206,7 +206,7 @@ pub fn not_in_prefix(reg: Reg, net: ipnet::IpNet) -> Vec<Expr> {
 }
 
 fn prefix_match(reg: Reg, net: ipnet::IpNet, op: CmpOp) -> Vec<Expr> {
-    let bytes = |address: IpAddr| encode(&[Value::Addr(address)]).into_vec();
+    let bytes = |address: IpAddr| Vec::from(encode(&[Value::Addr(address)]));
     let mut exprs = Vec::new();
     if net.prefix_len() < net.max_prefix_len() {
         let mask = bytes(net.netmask());
@@ -411,7 +411,7 @@ impl<'a> From<&'a IfName> for Value<'a> {
 }
 
 /// The bytes as registers hold them: a lone field as it is, several each padded to whole words.
-pub fn encode(values: &[Value<'_>]) -> Box<[u8]> {
+pub fn encode(values: &[Value<'_>]) -> Bytes {
     let mut bytes = Vec::with_capacity(values.iter().map(|v| v.field().padded()).sum());
     for value in values {
         value.push(&mut bytes);
@@ -419,7 +419,7 @@ pub fn encode(values: &[Value<'_>]) -> Box<[u8]> {
             bytes.resize(bytes.len().next_multiple_of(4), 0);
         }
     }
-    bytes.into()
+    bytes.as_slice().into()
 }
 
 /// The reverse of [`encode`]; `None` when the length is not that of the fields.

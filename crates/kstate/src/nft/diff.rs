@@ -267,6 +267,5 @@ impl<'a> Step<'a> {
 /// Whether two ranges of a lone field share a value. Of a concatenation this compares the whole key as one
 /// number, which may call apart ranges overlapping: then the old one only goes a little earlier.
 fn overlap(a: &ElemKey, b: &ElemKey) -> bool {
-    let (a_end, b_end) = (a.end.as_ref().unwrap_or(&a.start), b.end.as_ref().unwrap_or(&b.start));
-    a.start <= *b_end && b.start <= *a_end
+    a.start <= *b.last() && b.start <= *a.last()
 }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use kstate::nft::{ElemData, ElemKey, Field, Set, SetData};
+use kstate::nft::{Bytes, ElemData, ElemKey, Field, Set, SetData};
 
 use super::{DATA_VALUE, DATA_VERDICT, read_verdict, write_verdict};
 use crate::message::{Writer, attributes};
@@ -175,7 +175,7 @@ pub fn encode_element(w: &mut Writer, key: &ElemKey, data: &ElemData, shape: Sha
         (Some(end), Shape::Both) => element(w, (&key.start, Some(end)), 0, data),
         (end, Shape::Tree) => {
             element(w, (&key.start, None), 0, data);
-            if let Some(past) = successor(end.as_ref().unwrap_or(&key.start)) {
+            if let Some(past) = successor(end.as_deref().unwrap_or(&key.start)) {
                 element(w, (&past, None), INTERVAL_END, &ElemData::None);
             }
         }
@@ -232,8 +232,8 @@ fn element(w: &mut Writer, (key, end): (&[u8], Option<&[u8]>), flags: u32, data:
 }
 
 /// The number after this one; none after all ones.
-fn successor(bytes: &[u8]) -> Option<Box<[u8]>> {
-    let mut next: Box<[u8]> = bytes.into();
+fn successor(bytes: &Bytes) -> Option<Bytes> {
+    let mut next = bytes.clone();
     for byte in next.iter_mut().rev() {
         let (sum, carry) = byte.overflowing_add(1);
         *byte = sum;
@@ -244,8 +244,8 @@ fn successor(bytes: &[u8]) -> Option<Box<[u8]>> {
     None
 }
 
-fn predecessor(bytes: &[u8]) -> Option<Box<[u8]>> {
-    let mut before: Box<[u8]> = bytes.into();
+fn predecessor(bytes: &Bytes) -> Option<Bytes> {
+    let mut before = bytes.clone();
     for byte in before.iter_mut().rev() {
         let (difference, borrow) = byte.overflowing_sub(1);
         *byte = difference;
@@ -259,8 +259,8 @@ fn predecessor(bytes: &[u8]) -> Option<Box<[u8]>> {
 /// One element as the kernel dumps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawElement {
-    pub key: Box<[u8]>,
-    pub key_end: Option<Box<[u8]>>,
+    pub key: Bytes,
+    pub key_end: Option<Bytes>,
     pub closes: bool,
     pub data: ElemData,
 }
@@ -289,7 +289,7 @@ pub fn join(mut raw: Vec<RawElement>, shape: Shape) -> BTreeMap<ElemKey, ElemDat
     if shape != Shape::Tree {
         for one in raw {
             let end = one.key_end.or_else(|| (shape == Shape::Both).then(|| one.key.clone()));
-            elements.insert(ElemKey { start: one.key, end }, one.data);
+            elements.insert(ElemKey { start: one.key, end: end.map(Box::new) }, one.data);
         }
         return elements;
     }
@@ -300,15 +300,15 @@ pub fn join(mut raw: Vec<RawElement>, shape: Shape) -> BTreeMap<ElemKey, ElemDat
         if let Some(opened) = open.take()
             && let Some(end) = predecessor(&one.key)
         {
-            elements.insert(ElemKey { start: opened.key, end: Some(end) }, opened.data);
+            elements.insert(ElemKey::range(opened.key, end), opened.data);
         }
         if !one.closes {
             open = Some(one);
         }
     }
     if let Some(last) = open {
-        let end = Some(last.key.iter().map(|_| 0xff).collect());
-        elements.insert(ElemKey { start: last.key, end }, last.data);
+        let end = vec![0xff; last.key.len()].as_slice().into();
+        elements.insert(ElemKey::range(last.key, end), last.data);
     }
     elements
 }

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use kstate::nft::build::{RTN_LOCAL, ct_state, ct_status};
 use kstate::nft::{
-    CmpOp, CtKey, ElemData, ElemKey, Expr, FibKey, Hook, MetaKey, PayloadBase, Reg, Set, Table, Verdict,
+    Bytes, CmpOp, CtKey, ElemData, ElemKey, Expr, FibKey, Hook, MetaKey, PayloadBase, Reg, Set, Table,
+    Verdict,
 };
 
 use super::route::is_local;
@@ -121,7 +122,7 @@ impl<'a> Machine<'a> {
         Stop::Drop
     }
 
-    fn rule(&mut self, table: &Table, exprs: &[Expr], element: &mut Option<(String, Box<[u8]>)>) -> Turn {
+    fn rule(&mut self, table: &Table, exprs: &[Expr], element: &mut Option<(String, Bytes)>) -> Turn {
         for expr in exprs {
             match expr {
                 Expr::Verdict(verdict) => return Turn::Verdict(verdict.clone()),
@@ -170,11 +171,9 @@ impl<'a> Machine<'a> {
         let len = set.key.iter().map(|f| if wide { f.padded() } else { f.len() }).sum();
         let key = self.read(sreg, len);
         if !set.interval {
-            return set.elements.get_key_value(&ElemKey { start: key.into(), end: None });
+            return set.elements.get_key_value(&ElemKey::point(key.as_slice().into()));
         }
-        set.elements.iter().find(|(elem, _)| {
-            *elem.start <= *key && elem.end.as_deref().map_or(*elem.start == *key, |end| *key <= *end)
-        })
+        set.elements.iter().find(|(elem, _)| *elem.start <= *key && *key <= **elem.last())
     }
 
     /// Expressions that only read or compare; `false` breaks the rule.

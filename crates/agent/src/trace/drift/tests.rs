@@ -58,7 +58,7 @@ fn elements_of_the_frontend_concern_it_in_both_families() {
         let key = |slot: Option<u32>, at: SocketAddr| {
             let at = [at.ip().into(), types::Protocol::Tcp.into(), at.port().into()];
             let values: Vec<_> = slot.map(Into::into).into_iter().chain(at).collect();
-            ElemKey { start: encode(&values), end: None }
+            ElemKey::point(encode(&values))
         };
         assert_eq!(concern.set("svc", Some(&key(None, frontend))), Some(Stage::Service));
         assert_eq!(concern.set("ep", Some(&key(Some(3), frontend))), Some(Stage::Service));
