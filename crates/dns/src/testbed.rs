@@ -24,7 +24,7 @@ pub fn settings() -> Settings {
 
 pub fn endpoint(address: &str, hostname: Option<&str>) -> Endpoint {
     Endpoint {
-        hostname: hostname.map(str::to_owned),
+        hostname: hostname.map(Into::into),
         ..Endpoint::ready(address.parse::<std::net::IpAddr>().unwrap())
     }
 }

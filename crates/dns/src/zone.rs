@@ -17,7 +17,7 @@
 mod compile;
 pub(crate) mod records;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use model::{Cluster, Key, Kind};
@@ -64,14 +64,14 @@ pub struct Zone {
     pub(crate) pods: Name,
     serial: u32,
     owned: HashMap<Owner, Owned>,
-    /// Address → who claims its reverse name.
-    claims: HashMap<IpAddr, BTreeMap<Owner, Vec<Claim>>>,
+    /// Address → who claims its reverse name, in order; almost always one.
+    claims: HashMap<IpAddr, Vec<(Owner, Box<[Claim]>)>>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Owned {
-    names: Vec<Name>,
-    addresses: BTreeSet<IpAddr>,
+    names: Box<[Name]>,
+    addresses: Box<[IpAddr]>,
 }
 
 impl Zone {
@@ -151,23 +151,26 @@ impl Zone {
     fn replace(&mut self, owner: &Owner, records: compile::Records) -> bool {
         let former = self.owned.remove(owner).unwrap_or_default();
         let mut changed = false;
-        let mut owned = Owned::default();
+        let mut names = Vec::with_capacity(records.names.len());
         for (name, node) in records.names {
             changed |= self.nodes.get(&name) != Some(&node);
             self.nodes.insert(name.clone(), node);
-            owned.names.push(name);
+            names.push(name);
         }
-        owned.names.sort_unstable();
-        for name in former.names.iter().filter(|name| owned.names.binary_search(name).is_err()) {
+        names.sort_unstable();
+        for name in former.names.iter().filter(|name| names.binary_search(name).is_err()) {
             changed |= self.nodes.remove(name).is_some();
         }
-        let mut claims: BTreeMap<IpAddr, Vec<Claim>> = BTreeMap::new();
+        // An address without a claim any more is one that loses it.
+        let mut claims: BTreeMap<IpAddr, Vec<Claim>> =
+            former.addresses.iter().map(|address| (*address, Vec::new())).collect();
         for (address, claim) in records.claims {
-            owned.addresses.insert(address);
             claims.entry(address).or_default().push(claim);
         }
-        for address in former.addresses.union(&owned.addresses) {
-            changed |= self.claim(*address, owner, claims.remove(address));
+        let held = claims.iter().filter(|(_, claims)| !claims.is_empty());
+        let owned = Owned { names: names.into(), addresses: held.map(|(address, _)| *address).collect() };
+        for (address, claims) in claims {
+            changed |= self.claim(address, owner, claims);
         }
         if !owned.names.is_empty() || !owned.addresses.is_empty() {
             self.owned.insert(owner.clone(), owned);
@@ -176,18 +179,20 @@ impl Zone {
     }
 
     /// Notes what `owner` claims of a reverse name, and renders the name's answer anew.
-    fn claim(&mut self, address: IpAddr, owner: &Owner, claims: Option<Vec<Claim>>) -> bool {
+    fn claim(&mut self, address: IpAddr, owner: &Owner, claims: Vec<Claim>) -> bool {
         let Some(name) = reverse_name(address) else { return false };
         let all = self.claims.entry(address).or_default();
-        match claims {
-            Some(claims) => all.insert(owner.clone(), claims),
-            None => all.remove(owner),
-        };
+        all.retain(|(other, _)| other != owner);
+        if !claims.is_empty() {
+            let place = all.partition_point(|(other, _)| other < owner);
+            all.reserve_exact(1);
+            all.insert(place, (owner.clone(), claims.into()));
+        }
         if all.is_empty() {
             self.claims.remove(&address);
             return self.nodes.remove(&name).is_some();
         }
-        let node = compile::pointers(&self.settings, all.values().flatten());
+        let node = compile::pointers(&self.settings, all.iter().flat_map(|(_, claims)| claims));
         let changed = self.nodes.get(&name) != Some(&node);
         self.nodes.insert(name, node);
         changed

@@ -90,8 +90,8 @@ pub struct Cluster {
     pub policies: BTreeMap<ObjectName, Policy>,
     /// By container id.
     pub attachments: BTreeMap<String, Attachment>,
-    /// Service → names of its slices.
-    slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    /// Service → names of its slices, in order.
+    slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
     done: BTreeSet<Kind>,
     /// Keys that a running list has not named yet.
     unseen: BTreeMap<Kind, BTreeSet<Key>>,
@@ -193,7 +193,11 @@ impl Cluster {
     fn upsert_slice(&mut self, key: Key, slice: EndpointSlice) -> Vec<Key> {
         let mut changed = self.unlink_slice(&key.name, Some(&slice.service));
         let service = ObjectName::new(&slice.key.namespace, &slice.service);
-        self.slices_of.entry(service.clone()).or_default().insert(key.name.clone());
+        let names = self.slices_of.entry(service.clone()).or_default();
+        if let Err(place) = names.binary_search(&key.name) {
+            names.reserve_exact(1); // most have one
+            names.insert(place, key.name.clone());
+        }
         if put(&mut self.slices, key.name.clone(), slice) {
             changed.extend([key, Key::new(Kind::Service, service)]);
         }
@@ -207,7 +211,7 @@ impl Cluster {
         };
         let service = ObjectName::new(&name.namespace, &former.service);
         if let Some(names) = self.slices_of.get_mut(&service) {
-            names.remove(name);
+            names.retain(|other| other != name);
             if names.is_empty() {
                 self.slices_of.remove(&service);
             }

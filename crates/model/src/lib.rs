@@ -11,6 +11,6 @@ pub mod row;
 pub use cluster::{Cluster, Event, Key, Kind, Row, Synced};
 pub use diagnostic::Diagnostic;
 pub use row::{
-    Attachment, Endpoint, EndpointSlice, HostPort, IntOrName, NamedPort, Namespace, Node, Peer, Phase, Pod,
-    Policy, PolicyPort, PolicyRule, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,
+    Attachment, Endpoint, EndpointSlice, Hints, HostPort, IntOrName, NamedPort, Namespace, Node, Peer, Phase,
+    Pod, Policy, PolicyPort, PolicyRule, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,
 };

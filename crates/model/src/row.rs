@@ -129,20 +129,27 @@ pub struct SlicePort {
     pub port: Option<u16>,
 }
 
+/// A node holds a hundred thousand of these: what few of them have is behind a pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// `addresses[0]`; the rest is ignored as Kubernetes does (SVC-03).
     pub address: IpAddr,
-    pub node: Option<String>,
-    pub hostname: Option<String>,
+    pub node: Option<Box<str>>,
+    pub hostname: Option<Box<str>>,
     /// Conditions with the API's defaults filled in (SVC-04).
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
     /// The pod of `targetRef`, when there is one.
-    pub pod: Option<ObjectName>,
-    pub zone_hints: Vec<String>,
-    pub node_hints: Vec<String>,
+    pub pod: Option<Box<ObjectName>>,
+    pub hints: Option<Box<Hints>>,
+}
+
+/// Whom an endpoint is meant for (EP-05).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    pub zones: Vec<String>,
+    pub nodes: Vec<String>,
 }
 
 impl Endpoint {
@@ -156,9 +163,16 @@ impl Endpoint {
             serving: true,
             terminating: false,
             pod: None,
-            zone_hints: Vec::new(),
-            node_hints: Vec::new(),
+            hints: None,
         }
+    }
+
+    pub fn zone_hints(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
+    pub fn node_hints(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
     }
 }
 

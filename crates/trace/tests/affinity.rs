@@ -43,7 +43,7 @@ fn cluster(affinity: Option<u32>, endpoints: &[&str]) -> Cluster {
     let endpoints = endpoints.iter().map(|text| {
         let address: SocketAddr = text.parse().expect("an address");
         let node = if *text == FAR { "node2" } else { "node1" };
-        Endpoint { node: Some(node.to_owned()), ..Endpoint::ready(address.ip()) }
+        Endpoint { node: Some(node.into()), ..Endpoint::ready(address.ip()) }
     });
     cluster.apply(Event::Upsert(Row::EndpointSlice(EndpointSlice {
         key: ObjectName::new("shop", "web-1"),

@@ -310,7 +310,7 @@ fn cluster(services: u32) -> (Cluster, Vec<Key>) {
 
 fn endpoint(service: u32, index: u32) -> Endpoint {
     Endpoint {
-        hostname: Some(format!("e{index}")),
+        hostname: Some(format!("e{index}").into()),
         ..Endpoint::ready(std::net::Ipv4Addr::from_bits(0x0af4_0000 + service * ENDPOINTS + index))
     }
 }

@@ -167,15 +167,10 @@ mod tests {
     /// A Service of one ready endpoint (.2), one that still serves (.3) and one that is gone (.4).
     fn shop() -> Cluster {
         let endpoint = |last: u8, ready, serving| Endpoint {
-            address: [10, 244, 1, last].into(),
-            node: None,
-            hostname: None,
             ready,
             serving,
             terminating: !ready,
-            pod: None,
-            zone_hints: Vec::new(),
-            node_hints: Vec::new(),
+            ..Endpoint::ready([10, 244, 1, last])
         };
         let slice = EndpointSlice {
             key: ObjectName::new("shop", "sip-1"),

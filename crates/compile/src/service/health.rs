@@ -54,15 +54,10 @@ mod tests {
             ..Service::default()
         })));
         let endpoint = |last: u8, node: &str, ready| Endpoint {
-            address: [10, 244, 1, last].into(),
             node: Some(node.into()),
-            hostname: None,
             ready,
-            serving: true,
             terminating: !ready,
-            pod: None,
-            zone_hints: Vec::new(),
-            node_hints: Vec::new(),
+            ..Endpoint::ready([10, 244, 1, last])
         };
         for (part, endpoints) in [
             vec![endpoint(2, "node1", true), endpoint(3, "node1", false), endpoint(4, "node2", true)],

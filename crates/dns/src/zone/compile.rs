@@ -145,9 +145,10 @@ fn external(settings: &Settings, row: &Service) -> Node {
         return Node::default();
     }
     match Name::parse(text) {
-        Ok(target) => {
-            Node { sets: vec![RrSet::new(Type::CNAME, settings.ttl, [target.wire()])], alias: Some(target) }
-        }
+        Ok(target) => Node {
+            sets: [RrSet::new(Type::CNAME, settings.ttl, [target.wire()])].into(),
+            alias: Some(target),
+        },
         Err(_) => Node::default(),
     }
 }

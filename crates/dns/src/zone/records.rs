@@ -11,7 +11,7 @@ pub const TO_QUESTION: [u8; 2] = [0xc0, HEADER as u8];
 /// What a name has. No set at all: the name exists and every type is NODATA.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    pub sets: Vec<RrSet>,
+    pub sets: Box<[RrSet]>,
     /// The target of its CNAME.
     pub alias: Option<Name>,
 }

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use std::net::IpAddr;
 
 use model::{Endpoint, EndpointSlice, Event, Namespace, Row, Service, ServicePort, ServiceType, SlicePort};
@@ -85,7 +87,7 @@ fn events(number: usize, what: u8, endpoints: &[(u8, bool, u8)]) -> Vec<Event> {
                 .iter()
                 .map(|(ip, ready, host)| Endpoint {
                     ready: *ready,
-                    hostname: (*host > 0).then(|| format!("h{host}")),
+                    hostname: (*host > 0).then(|| format!("h{host}").into()),
                     ..testbed::endpoint(&format!("10.244.0.{ip}"), None)
                 })
                 .collect(),

@@ -6,7 +6,9 @@ use types::{IpNet, ObjectName};
 
 use super::{Converted, Report, not_empty};
 use crate::Kind;
-use crate::row::{Endpoint, EndpointSlice, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy};
+use crate::row::{
+    Endpoint, EndpointSlice, Hints, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,
+};
 
 const FOREIGN_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 /// Of EndpointSlices: kube-proxy 1.36 does not look at the Service's own (cmd/kube-proxy/app/server.go); names are answered.
@@ -197,19 +199,21 @@ fn endpoint(
     let ready = conditions.ready.unwrap_or(true);
     let pod = endpoint.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod")).and_then(|target| {
         let namespace = target.namespace.as_ref().unwrap_or(&slice.metadata.namespace);
-        target.name.as_ref().map(|name| ObjectName::new(namespace, name))
+        target.name.as_ref().map(|name| Box::new(ObjectName::new(namespace, name)))
     });
     let names = |hints: &[k8s::discovery::Hint]| hints.iter().map(|hint| hint.name.clone()).collect();
+    let hints =
+        endpoint.hints.as_ref().filter(|hints| !hints.for_zones.is_empty() || !hints.for_nodes.is_empty());
+    let text = |text: &Option<String>| not_empty(text.as_ref()).map(String::into_boxed_str);
     Some(Endpoint {
         address,
-        node: not_empty(endpoint.node_name.as_ref()),
-        hostname: not_empty(endpoint.hostname.as_ref()),
+        node: text(&endpoint.node_name),
+        hostname: text(&endpoint.hostname),
         ready,
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
         pod,
-        zone_hints: endpoint.hints.as_ref().map(|h| names(&h.for_zones)).unwrap_or_default(),
-        node_hints: endpoint.hints.as_ref().map(|h| names(&h.for_nodes)).unwrap_or_default(),
+        hints: hints.map(|h| Box::new(Hints { zones: names(&h.for_zones), nodes: names(&h.for_nodes) })),
     })
 }
 

@@ -198,7 +198,7 @@ fn pick(all: &[Found<'_>], local: bool, cluster: &Cluster, place: &Place) -> Opt
     // One address in two slices is one endpoint: ready if either says so, local if either says so.
     let ready_addresses: BTreeSet<_> = all.iter().filter(|f| f.endpoint.ready).map(|f| f.address).collect();
     let local_addresses: BTreeSet<_> =
-        all.iter().filter(|f| f.endpoint.node.as_ref() == Some(&place.node)).map(|f| f.address).collect();
+        all.iter().filter(|f| f.endpoint.node.as_deref() == Some(&*place.node)).map(|f| f.address).collect();
     let draining: BTreeSet<_> = all
         .iter()
         .filter(|f| f.endpoint.serving && f.endpoint.terminating && !ready_addresses.contains(&f.address))
@@ -238,6 +238,6 @@ fn hinted(all: &[Found<'_>], cluster: &Cluster, place: &Place) -> Option<BTreeSe
             ready.iter().filter(|f| hints(f.endpoint).contains(us)).map(|f| f.address).collect();
         (!mine.is_empty()).then_some(mine)
     };
-    by(&|e| e.node_hints.clone(), &place.node)
-        .or_else(|| zone.and_then(|zone| by(&|e| e.zone_hints.clone(), zone)))
+    by(&|e| e.node_hints().to_vec(), &place.node)
+        .or_else(|| zone.and_then(|zone| by(&|e| e.zone_hints().to_vec(), zone)))
 }

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use model::{
-    Attachment, Endpoint, EndpointSlice, Event, HostPort, IntOrName, Kind, NamedPort, Namespace, Node, Peer,
-    Phase, Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, ServiceType, SlicePort,
+    Attachment, Endpoint, EndpointSlice, Event, Hints, HostPort, IntOrName, Kind, NamedPort, Namespace, Node,
+    Peer, Phase, Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, ServiceType, SlicePort,
     TrafficPolicy,
 };
 use proptest::collection::vec;
@@ -269,17 +269,16 @@ fn service() -> impl Strategy<Value = Row> {
 
 fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
     let zones = vec(select(vec!["z1".to_owned(), "z2".to_owned()]), 0..2);
-    (0..PODS + 1, any::<[bool; 4]>(), zones, 0..4_u8).prop_map(move |(n, flags, zone_hints, hint)| Endpoint {
+    (0..PODS + 1, any::<[bool; 4]>(), zones, 0..4_u8).prop_map(move |(n, flags, zones, hint)| Endpoint {
         // The last one is a host's: node2 itself.
         address: if n == PODS { node_ip(family, 1) } else { pod_ip(family, n) },
-        node: Some(if n == PODS { "node2" } else { pod_node(n) }.to_owned()),
+        node: Some(if n == PODS { "node2" } else { pod_node(n) }.into()),
         hostname: None,
         ready: flags[0] || flags[1],
         serving: flags[1] || flags[2],
         terminating: !(flags[0] || flags[1]) && flags[3],
-        pod: (n < PODS).then(|| pod_name(n)),
-        zone_hints,
-        node_hints: if hint == 0 { vec!["node1".to_owned()] } else { Vec::new() },
+        pod: (n < PODS).then(|| Box::new(pod_name(n))),
+        hints: Some(Box::new(Hints { zones, nodes: vec!["node1".to_owned(); usize::from(hint == 0)] })),
     })
 }
 
