@@ -9,9 +9,10 @@ use types::wire::TABLE;
 use types::{Family, ObjectName};
 
 use crate::diagnostic::Diagnostic;
+use crate::fabric::{self, Fabric};
 use crate::fragment::{Composer, Fragment, Unit};
 use crate::policy::resolve::{self, AddressSet};
-use crate::{Settings, fabric, layout, policy, service};
+use crate::{Settings, layout, policy, service};
 
 /// The whole desired state of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,8 +42,7 @@ pub struct Compiler {
     /// One for each family that the cluster has.
     tables: Vec<FamilyTable>,
     nft: Ruleset,
-    net: NetState,
-    net_diagnostics: Vec<Diagnostic>,
+    fabric: Fabric,
     diagnostics: BTreeMap<Diagnostic, usize>,
     /// Container → pod, and back: what the last round saw, to find both owners when one moves.
     pod_of: BTreeMap<String, ObjectName>,
@@ -62,14 +62,18 @@ struct FamilyTable {
 pub fn whole(cluster: Synced<'_>, settings: Settings) -> Desired {
     let mut compiler = Compiler::new(settings);
     compiler.update(cluster, &[]);
-    Desired { diagnostics: compiler.diagnostics.into_keys().collect(), nft: compiler.nft, net: compiler.net }
+    Desired {
+        diagnostics: compiler.diagnostics.into_keys().collect(),
+        nft: compiler.nft,
+        net: compiler.fabric.into_state(),
+    }
 }
 
 /// Pieces to compile anew.
 #[derive(Default)]
 struct Dirty {
     units: BTreeSet<Unit>,
-    net: bool,
+    net: fabric::Turned,
 }
 
 impl Compiler {
@@ -81,8 +85,7 @@ impl Compiler {
             nft: Ruleset::default(),
             settings,
             started: false,
-            net: NetState::default(),
-            net_diagnostics: Vec::new(),
+            fabric: Fabric::default(),
             diagnostics: BTreeMap::new(),
             pod_of: BTreeMap::new(),
             containers_of: BTreeMap::new(),
@@ -100,7 +103,7 @@ impl Compiler {
 
     /// Links, addresses, routes and tunnel entries as they should be.
     pub fn net(&self) -> &NetState {
-        &self.net
+        self.fabric.state()
     }
 
     /// All findings that hold now.
@@ -121,14 +124,14 @@ impl Compiler {
             self.mark_all(cluster, &mut dirty);
         }
         let mut findings = Findings::default();
-        let net_changed = dirty.net && self.compile_net(cluster, &mut findings);
+        let net_changed = self.compile_net(cluster, &dirty.net, &mut findings);
         let nft = self.compile_units(cluster, &dirty.units, &mut findings);
         let (raised, cleared) = findings.settle(&mut self.diagnostics);
         Compiled { nft, net_changed, raised, cleared }
     }
 
     fn mark_all(&mut self, cluster: &Cluster, dirty: &mut Dirty) {
-        dirty.net = true;
+        dirty.net.own = true;
         dirty.units.insert(Unit::Base);
         dirty.units.extend(cluster.services.keys().cloned().map(Unit::Service));
         for container in cluster.attachments.keys() {
@@ -141,10 +144,12 @@ impl Compiler {
         let name = &key.name;
         match key.kind {
             Kind::Node => {
-                dirty.net = true;
                 dirty.units.insert(Unit::Base);
-                // Its zone chooses among endpoints (EP-05).
-                if name.name == self.settings.node {
+                if name.name != self.settings.node {
+                    dirty.net.peers.insert(name.name.clone());
+                } else {
+                    dirty.net.own = true;
+                    // Its zone chooses among endpoints (EP-05).
                     dirty.units.extend(cluster.services.keys().cloned().map(Unit::Service));
                 }
             }
@@ -175,7 +180,7 @@ impl Compiler {
     }
 
     fn mark_attachment(&mut self, cluster: &Cluster, container: &str, dirty: &mut Dirty) {
-        dirty.net = true;
+        dirty.net.own = true;
         dirty.units.insert(Unit::Attachment(container.to_owned()));
         let now = cluster.attachments.get(container).map(|attachment| attachment.pod.clone());
         let before = self.pod_of.remove(container);
@@ -194,17 +199,13 @@ impl Compiler {
         dirty.units.extend([before, now].into_iter().flatten().map(Unit::Pod));
     }
 
-    fn compile_net(&mut self, cluster: &Cluster, findings: &mut Findings) -> bool {
-        let (net, diagnostics) = fabric::net_state(cluster, &self.settings);
-        findings.replace(&self.net_diagnostics, &diagnostics);
-        self.net_diagnostics = diagnostics;
-        // A node whose own row went away (`kubectl delete node`) keeps what its pods run on until the row is back:
-        // a missing object withdraws nothing.
-        if net.links.is_empty() && !self.net.links.is_empty() {
+    fn compile_net(&mut self, cluster: &Cluster, turned: &fabric::Turned, findings: &mut Findings) -> bool {
+        if !turned.own && turned.peers.is_empty() {
             return false;
         }
-        let changed = net != self.net;
-        self.net = net;
+        let before = self.fabric.findings();
+        let changed = self.fabric.update(cluster, &self.settings, turned);
+        findings.replace(&before, &self.fabric.findings());
         changed
     }
 

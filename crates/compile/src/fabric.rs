@@ -8,16 +8,20 @@
 //!
 //! IPv6 is the same beside it (fd00:10:244:1::4/128, gateway ::1, VTEP ::), through the same bridge and tunnel.
 
+mod peers;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use kstate::net::{BridgePort, Link, LinkKind, NetState, Route, RouteKey, RouteKind};
+use kstate::net::{BridgePort, Link, LinkKind, NetState};
 use model::{Cluster, Key, Kind, Node};
 use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IfName, IpNet, Mac, ObjectName, Vni, hash8};
 
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
+
+pub(crate) use peers::{Fabric, Turned};
 
 /// The kernel's main routing table (RT_TABLE_MAIN).
 pub const MAIN_TABLE: u32 = 254;
@@ -88,17 +92,17 @@ fn device(name: &str) -> Option<IfName> {
     IfName::new(name).ok()
 }
 
-/// Everything rtnetlink should say on this node, and what is wrong with the nodes it was made from.
-pub fn net_state(cluster: &Cluster, settings: &Settings) -> (NetState, Vec<Diagnostic>) {
+/// What rtnetlink should say on this node without its peers, and what is wrong with its own Node.
+fn own_state(cluster: &Cluster, settings: &Settings) -> (NetState, Option<Wired>, Vec<Diagnostic>) {
     let mut state = NetState { sysctls: sysctls(cluster, settings), ..NetState::default() };
     let mut diagnostics = Vec::new();
     let (Some(bridge), Some(vxlan), Some(lo)) = (device(BRIDGE), device(VXLAN_DEVICE), device("lo")) else {
-        return (state, diagnostics);
+        return (state, None, diagnostics);
     };
     for dns in &settings.dns_ips {
         state.addresses.insert((lo.clone(), IpNet::from(*dns)));
     }
-    let Some(own) = wired(cluster, settings, &mut diagnostics) else { return (state, diagnostics) };
+    let Some(own) = wired(cluster, settings, &mut diagnostics) else { return (state, None, diagnostics) };
     let link = |kind, mac, port| Link { kind, mac, mtu: Some(settings.mtu), up: true, port };
     let bridge_mac = own.subnets.first().map(|subnet| mac_of(subnet.gateway));
     state.links.insert(bridge.clone(), link(LinkKind::Bridge, bridge_mac, None));
@@ -113,13 +117,11 @@ pub fn net_state(cluster: &Cluster, settings: &Settings) -> (NetState, Vec<Diagn
         let port = BridgePort { bridge: bridge.clone(), isolated: true };
         state.links.insert(attachment.host_if.clone(), link(LinkKind::Veth, None, Some(port)));
     }
-    for peer in cluster.nodes.values().filter(|node| node.name != settings.node) {
-        diagnostics.extend(add_peer(&mut state, &vxlan, &own, peer));
-    }
-    (state, diagnostics)
+    (state, Some(own), diagnostics)
 }
 
 /// What a node must have before anything can be wired on it.
+#[derive(Debug, PartialEq, Eq)]
 struct Wired {
     underlay: IpAddr,
     /// Never empty.
@@ -149,38 +151,6 @@ fn wired(cluster: &Cluster, settings: &Settings, diagnostics: &mut Vec<Diagnosti
         diagnostics.push(incomplete(&settings.node, &message));
     }
     Some(Wired { underlay, subnets })
-}
-
-/// What a peer needs: neighbours, a forwarding entry and routes, in the order of FL-05.
-fn add_peer(state: &mut NetState, vxlan: &IfName, own: &Wired, peer: &Node) -> Option<Diagnostic> {
-    let underlay = internal_ip(peer, Family::of(own.underlay)).filter(|_| pod_subnets(peer).next().is_some());
-    let Some(underlay) = underlay else {
-        return Some(incomplete(
-            &peer.name,
-            "it has no pod CIDR or no InternalIP of our node's family yet; its pods are out of reach",
-        ));
-    };
-    let Some(mac) = peer.vtep_mac else {
-        return Some(incomplete(
-            &peer.name,
-            "its agent has not published a VTEP address; its pods are out of reach",
-        ));
-    };
-    state.fdb.insert((vxlan.clone(), mac), underlay);
-    for of_ours in &own.subnets {
-        // The kernel takes no route of a family that its device has no address of.
-        let Some(subnet) = pod_subnet(peer, Family::of_net(&of_ours.net)) else { continue };
-        state.neighbours.insert((vxlan.clone(), subnet.vtep), mac);
-        let route = Route {
-            dev: Some(vxlan.clone()),
-            via: Some(subnet.vtep),
-            onlink: true,
-            src: None,
-            kind: RouteKind::Unicast,
-        };
-        state.routes.insert(RouteKey { dst: subnet.net, table: MAIN_TABLE }, route);
-    }
-    None
 }
 
 fn incomplete(node: &str, message: &str) -> Diagnostic {

@@ -64,9 +64,12 @@ pub struct Zone {
     pub(crate) pods: Name,
     serial: u32,
     owned: HashMap<Owner, Owned>,
-    /// Address → who claims its reverse name, in order; almost always one.
-    claims: HashMap<IpAddr, Vec<(Owner, Box<[Claim]>)>>,
+    /// Address → who claims its reverse name.
+    claims: HashMap<IpAddr, Claimants>,
 }
+
+/// In order; almost always one.
+type Claimants = Vec<(Owner, Box<[Claim]>)>;
 
 #[derive(Clone, Debug, Default)]
 struct Owned {

@@ -1,8 +1,9 @@
 //! The maps of rows, and the witness that they are whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use types::ObjectName;
+use types::{Labels, ObjectName};
 
 use crate::row::{Attachment, EndpointSlice, Namespace, Node, Pod, Policy, Service};
 
@@ -92,6 +93,8 @@ pub struct Cluster {
     pub attachments: BTreeMap<String, Attachment>,
     /// Service → names of its slices, in order.
     slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
+    /// Those of pods: the pods of a Deployment share them.
+    labels: BTreeSet<Arc<Labels>>,
     done: BTreeSet<Kind>,
     /// Keys that a running list has not named yet.
     unseen: BTreeMap<Kind, BTreeSet<Key>>,
@@ -181,13 +184,32 @@ impl Cluster {
         let changed = match row {
             Row::Node(r) => put(&mut self.nodes, r.name.clone(), r),
             Row::Namespace(r) => put(&mut self.namespaces, r.name.clone(), r),
-            Row::Pod(r) => put(&mut self.pods, r.key.clone(), *r),
+            Row::Pod(r) => self.upsert_pod(*r),
             Row::Service(r) => put(&mut self.services, r.key.clone(), *r),
             Row::Policy(r) => put(&mut self.policies, r.key.clone(), *r),
             Row::Attachment(r) => put(&mut self.attachments, r.container.clone(), *r),
             Row::EndpointSlice(r) => return self.upsert_slice(key, r),
         };
         if changed { vec![key] } else { Vec::new() }
+    }
+
+    fn upsert_pod(&mut self, mut pod: Pod) -> bool {
+        match self.labels.get(&pod.labels) {
+            Some(known) => pod.labels = Arc::clone(known),
+            None => _ = self.labels.insert(Arc::clone(&pod.labels)),
+        }
+        let before = self.pods.get(&pod.key).map(|pod| Arc::clone(&pod.labels));
+        let changed = put(&mut self.pods, pod.key.clone(), pod);
+        self.forget_labels(before);
+        changed
+    }
+
+    /// Those that a pod had, if it was the last.
+    fn forget_labels(&mut self, of_pod: Option<Arc<Labels>>) {
+        // Ours in `labels`, and the one in hand.
+        if let Some(labels) = of_pod.filter(|labels| Arc::strong_count(labels) <= 2) {
+            self.labels.remove(&labels);
+        }
     }
 
     fn upsert_slice(&mut self, key: Key, slice: EndpointSlice) -> Vec<Key> {
@@ -225,7 +247,12 @@ impl Cluster {
         let gone = match key.kind {
             Kind::Node => self.nodes.remove(&name.name).is_some(),
             Kind::Namespace => self.namespaces.remove(&name.name).is_some(),
-            Kind::Pod => self.pods.remove(name).is_some(),
+            Kind::Pod => {
+                let gone = self.pods.remove(name).map(|pod| pod.labels);
+                let was = gone.is_some();
+                self.forget_labels(gone);
+                was
+            }
             Kind::Service => self.services.remove(name).is_some(),
             Kind::Policy => self.policies.remove(name).is_some(),
             Kind::Attachment => self.attachments.remove(&name.name).is_some(),
@@ -294,6 +321,29 @@ mod tests {
         let mut cluster = Cluster::default();
         assert!(!cluster.apply(Event::Upsert(slice("s1", "a"))).is_empty());
         assert!(cluster.apply(Event::Upsert(slice("s1", "a"))).is_empty());
+    }
+
+    #[test]
+    fn pods_of_one_template_share_their_labels_as_long_as_there_are_any() {
+        let pod = |name: &str, app: &str| {
+            let labels = Labels::from([("app".to_owned(), app.to_owned())]).into();
+            Event::Upsert(Row::Pod(Box::new(Pod {
+                key: ObjectName::new("shop", name),
+                labels,
+                ..Pod::default()
+            })))
+        };
+        let mut cluster = Cluster::default();
+        for (name, app) in [("a", "web"), ("b", "web"), ("c", "db"), ("c", "web")] {
+            cluster.apply(pod(name, app));
+        }
+        assert_eq!(cluster.labels.len(), 1, "{:?}", cluster.labels);
+        let of = |name| &cluster.pods[&ObjectName::new("shop", name)].labels;
+        assert!(Arc::ptr_eq(of("a"), of("b")) && Arc::ptr_eq(of("a"), of("c")));
+        for name in ["a", "b", "c"] {
+            cluster.apply(Event::Delete(Key::new(Kind::Pod, ObjectName::new("shop", name))));
+        }
+        assert!(cluster.labels.is_empty());
     }
 
     #[test]

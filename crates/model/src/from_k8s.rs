@@ -6,6 +6,7 @@ mod service;
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use types::{ObjectName, Protocol};
 
@@ -14,6 +15,8 @@ pub use service::{endpoint_slice, service};
 
 use crate::row::{NamedPort, Namespace, Node, Phase, Pod};
 use crate::{Diagnostic, Key, Kind};
+
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A value that lacks what its diagnostics name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,14 +105,14 @@ pub fn node(node: &k8s::Node) -> Converted<Node> {
         let field = format!("metadata.annotations[{}]", types::wire::VTEP_MAC_ANNOTATION);
         report.parse(&field, mac, "no tunnel to this node; its agent will publish it again")
     });
-    let labels = node.metadata.labels.clone();
+    let zone = not_empty(node.metadata.labels.get(ZONE));
     let network_unavailable = node
         .status
         .conditions
         .iter()
         .any(|condition| condition.kind == "NetworkUnavailable" && condition.status == "True");
     let name = node.metadata.name.clone();
-    report.done(Node { name, addresses, pod_cidrs, labels, vtep_mac, network_unavailable })
+    report.done(Node { name, addresses, pod_cidrs, zone, vtep_mac, network_unavailable })
 }
 
 /// The API server sets the label of the name; one that does not must not break selectors by name (NP-07).
@@ -128,11 +131,12 @@ pub fn pod(pod: &k8s::Pod) -> Converted<Pod> {
         true => status.pod_ip.iter().collect(),
         false => status.pod_ips.iter().map(|entry| &entry.ip).collect(),
     };
-    let ips = texts
+    let mut ips: Vec<_> = texts
         .into_iter()
         .filter(|text| !text.is_empty())
         .filter_map(|text| report.parse("status.podIPs", text, "the address is ignored"))
         .collect();
+    ips.shrink_to_fit(); // of tens of thousands of pods
     let phase = match status.phase.as_deref() {
         Some("Running") => Phase::Running,
         Some("Succeeded") => Phase::Succeeded,
@@ -147,7 +151,7 @@ pub fn pod(pod: &k8s::Pod) -> Converted<Pod> {
         node: not_empty(pod.spec.node_name.as_ref()),
         ips,
         host_network: pod.spec.host_network,
-        labels: pod.metadata.labels.clone(),
+        labels: Arc::new(pod.metadata.labels.clone()),
         phase,
         terminating: pod.metadata.deletion_timestamp.is_some(),
         ready: status.conditions.iter().any(|c| c.kind == "Ready" && c.status == "True"),

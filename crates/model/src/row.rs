@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use types::{Family, IfName, IpNet, Labels, Mac, ObjectName, Protocol, Selector};
@@ -14,7 +15,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`; empty until the node CIDR controller has spoken.
     pub pod_cidrs: Vec<IpNet>,
-    pub labels: Labels,
+    /// Label `topology.kubernetes.io/zone` (EP-05).
+    pub zone: Option<String>,
     /// The hardware address of the node's VTEP, from [`types::wire::VTEP_MAC_ANNOTATION`].
     pub vtep_mac: Option<Mac>,
     /// The condition NetworkUnavailable is True: a cloud's controller waits for somebody to say that pods have a
@@ -59,7 +61,8 @@ pub struct Pod {
     pub node: Option<String>,
     pub ips: Vec<IpAddr>,
     pub host_network: bool,
-    pub labels: Labels,
+    /// One of all pods that have the same.
+    pub labels: Arc<Labels>,
     pub phase: Phase,
     pub terminating: bool,
     pub ready: bool,

@@ -51,7 +51,7 @@ fn cluster(node: &str, allowed: &str) -> Cluster {
             key: name(pod),
             node: Some(on.into()),
             ips: vec![ip.into()],
-            labels: labels(app),
+            labels: labels(app).into(),
             ..Pod::default()
         };
         put(Row::Pod(Box::new(row)));

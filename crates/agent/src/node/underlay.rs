@@ -29,7 +29,8 @@ const LASTING: Duration = Duration::from_secs(1);
 pub struct Underlay {
     looked: Option<Instant>,
     in_the_way: Option<Diagnostic>,
-    out_of_reach: BTreeSet<Diagnostic>,
+    /// By peer.
+    out_of_reach: BTreeMap<String, Diagnostic>,
     /// Since when each holds, and whether it was told.
     known: BTreeMap<Diagnostic, (Instant, bool)>,
 }
@@ -41,13 +42,13 @@ impl Underlay {
     }
 
     pub fn out_of_reach(&self) -> impl Iterator<Item = &Diagnostic> {
-        self.out_of_reach.iter()
+        self.out_of_reach.values()
     }
 
     /// What holds now, with what is remembered of it, and what of it no longer holds although it was told.
     fn remember(&mut self, mut before: BTreeMap<Diagnostic, (Instant, bool)>) -> Vec<Diagnostic> {
         let now = Instant::now();
-        let holds = self.out_of_reach.iter().chain(&self.in_the_way).cloned();
+        let holds = self.out_of_reach.values().chain(&self.in_the_way).cloned();
         self.known = holds
             .map(|finding| {
                 let seen = before.remove(&finding).unwrap_or((now, false));
@@ -74,12 +75,15 @@ impl Node {
     /// Before anything is made, after Nodes have changed, and now and then.
     pub(super) fn look_for_ways(&mut self) {
         let rest = if self.underlay.known.is_empty() { LOOK } else { LASTING };
-        let nodes_changed = self.changed.iter().any(|key| key.kind == Kind::Node);
+        let turned = self.changed.iter().filter(|key| key.kind == Kind::Node);
+        let turned: BTreeSet<String> = turned.map(|key| key.name.name.clone()).collect();
         let due = self.underlay.looked.is_none_or(|at| at.elapsed() >= rest);
-        if self.cluster.synced().is_none() || !(nodes_changed || due) {
+        if self.cluster.synced().is_none() || (turned.is_empty() && !due) {
             return;
         }
-        let mut ways = self.ways();
+        // One that joins five thousand waits for no look at them all.
+        let all = due || turned.contains(&self.base.settings.node);
+        let mut ways = self.ways((!all).then_some(&turned));
         let over = ways.remember(std::mem::take(&mut self.underlay.known));
         let news = ways.news();
         self.underlay = ways;
@@ -88,8 +92,10 @@ impl Node {
         over.iter().for_each(|finding| tracing::info!("no longer: {finding}"));
     }
 
-    fn ways(&self) -> Underlay {
-        let mut found = Underlay { looked: Some(Instant::now()), ..Underlay::default() };
+    /// `only`: what is known of other peers holds until they are looked at again.
+    fn ways(&self, only: Option<&BTreeSet<String>>) -> Underlay {
+        let looked = if only.is_some() { self.underlay.looked } else { Some(Instant::now()) };
+        let mut found = Underlay { looked, ..Underlay::default() };
         let name = &self.base.settings.node;
         let Some(own) = self.cluster.nodes.get(name).and_then(fabric::underlay_ip) else {
             found.in_the_way = Some(no_internal_ip(name, self.cluster.nodes.contains_key(name)));
@@ -108,10 +114,21 @@ impl Node {
             .nodes
             .get(name)
             .and_then(|node| misfit(node, &args.cluster_cidrs, &args.service_cidrs));
-        for peer in self.cluster.nodes.values().filter(|peer| peer.name != *name) {
+        let nodes = &self.cluster.nodes;
+        let peers: Vec<&model::Node> = match only {
+            Some(names) => {
+                let others = self.underlay.out_of_reach.iter().filter(|(peer, _)| !names.contains(*peer));
+                found.out_of_reach.extend(others.map(|(peer, finding)| (peer.clone(), finding.clone())));
+                names.iter().filter_map(|name| nodes.get(name)).collect()
+            }
+            None => nodes.values().filter(|peer| peer.name != *name).collect(),
+        };
+        for peer in peers {
             let Some(address) = fabric::internal_ip(peer, Family::of(own)) else { continue };
             if let Err(error) = socket.connect((address, VXLAN_PORT)) {
-                found.out_of_reach.insert(no_way(name, own, (&peer.name, address), &error));
+                found
+                    .out_of_reach
+                    .insert(peer.name.clone(), no_way(name, own, (&peer.name, address), &error));
             }
         }
         found

@@ -20,9 +20,6 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::fabric::internal_ip;
 use choose::{Candidates, Choice};
 
-/// Label of a Node that names its zone.
-const ZONE: &str = "topology.kubernetes.io/zone";
-
 /// What one Service means on one node in one family: each has its own addresses and endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
@@ -96,8 +93,8 @@ pub fn plan(
         .iter()
         .map(|port| {
             let candidates = Candidates::of((cluster, family), settings, name, port);
-            let zone = cluster.nodes.get(&settings.node).and_then(|node| node.labels.get(ZONE));
-            let choice = candidates.choose(zone.map(String::as_str), &settings.node);
+            let zone = cluster.nodes.get(&settings.node).and_then(|node| node.zone.as_deref());
+            let choice = candidates.choose(zone, &settings.node);
             let mut fronts: Vec<Front> =
                 addresses.iter().map(|address| internal(service, port, *address, &choice)).collect();
             for (address, sources) in &external {

@@ -229,7 +229,7 @@ fn hinted(all: &[Found<'_>], cluster: &Cluster, place: &Place) -> Option<BTreeSe
             ready.push(found);
         }
     }
-    let zone = cluster.nodes.get(&place.node).and_then(|n| n.labels.get("topology.kubernetes.io/zone"));
+    let zone = cluster.nodes.get(&place.node).and_then(|n| n.zone.as_ref());
     let by = |hints: &dyn Fn(&Endpoint) -> Vec<String>, us: &String| {
         if ready.iter().any(|f| hints(f.endpoint).is_empty()) {
             return None;

@@ -114,7 +114,7 @@ fn node() -> impl Strategy<Value = Row> {
             name: NODES[n].to_owned(),
             addresses: Family::ALL.map(|family| node_ip(family, n)).to_vec(),
             pod_cidrs: pod_cidrs(n),
-            labels: Labels::from([("topology.kubernetes.io/zone".to_owned(), zone.to_owned())]),
+            zone: Some(zone.to_owned()),
             vtep_mac: (published || n == 0).then_some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
             network_unavailable: false,
         })
@@ -148,7 +148,7 @@ fn pod() -> impl Strategy<Value = Row> {
                     pod_ips(n)
                 },
                 host_network,
-                labels,
+                labels: labels.into(),
                 phase,
                 ports,
                 ..Pod::default()
