@@ -255,4 +255,4 @@ impl Drop for DnsServer {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

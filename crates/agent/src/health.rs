@@ -9,18 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use compile::service::health;
 use model::{Cluster, Key, Kind};
 use serde_json::json;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use types::{Family, ObjectName};
 
+use crate::follow::{Site, follow};
 use crate::inbox::Outbox;
 use crate::node::Node;
 
@@ -29,8 +27,6 @@ pub type Checks = BTreeMap<SocketAddr, ObjectName>;
 
 /// A loop that does not answer for so long is not healthy.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A port that is taken may become free.
-const RETRY: Duration = Duration::from_secs(2);
 
 /// The loop's side: which Services have health checks.
 pub struct Wanted {
@@ -72,46 +68,14 @@ impl Wanted {
 }
 
 /// Serves what is wanted until nobody can want anything any more.
-pub async fn keep(mut wanted: watch::Receiver<Checks>, outbox: Outbox) {
-    let mut running: BTreeMap<SocketAddr, (ObjectName, JoinSet<()>)> = BTreeMap::new();
-    loop {
-        let now = wanted.borrow_and_update().clone();
-        let over: Vec<SocketAddr> = running
-            .iter()
-            .filter(|(address, (name, _))| now.get(address) != Some(name))
-            .map(|(address, _)| *address)
-            .collect();
-        for address in over {
-            if let Some((_, mut task)) = running.remove(&address) {
-                task.shutdown().await;
-            }
-        }
-        for (address, name) in now {
-            running.entry(address).or_insert_with(|| {
-                let mut task = JoinSet::new();
-                task.spawn(keep_one(address, name.clone(), outbox.clone()));
-                (name, task)
-            });
-        }
-        if wanted.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// A port that is taken is said once, and tried on.
-async fn keep_one(address: SocketAddr, service: ObjectName, outbox: Outbox) {
-    let mut said = String::new();
-    loop {
-        if let Err(error) = serve(address, service.clone(), outbox.clone()).await {
-            let error = format!("{error:#}");
-            if error != said {
-                tracing::error!("{error}");
-                said = error;
-            }
-        }
-        tokio::time::sleep(RETRY).await;
-    }
+pub async fn keep(wanted: watch::Receiver<Checks>, outbox: Outbox) {
+    let site = |address: SocketAddr, service: &ObjectName| {
+        let family = Family::of(address.ip());
+        let check = Check { service: service.clone(), family, outbox: outbox.clone() };
+        let router = Router::new().fallback(answer).with_state(check);
+        Site { purpose: format!("health checks of Service {service}"), router }
+    };
+    follow(wanted, Checks::clone, site).await;
 }
 
 #[derive(Clone)]
@@ -121,16 +85,6 @@ struct Check {
     outbox: Outbox,
 }
 
-async fn serve(address: SocketAddr, service: ObjectName, outbox: Outbox) -> Result<()> {
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("bind {address} for health checks of Service {service} (who has the port? see ss -lnp)")
-    })?;
-    tracing::info!(%address, %service, "load balancers' health checks are answered");
-    let check = Check { service, family: Family::of(address.ip()), outbox };
-    let router = Router::new().fallback(answer).with_state(check);
-    axum::serve(listener, router).await.with_context(|| format!("serve {address}"))
-}
-
 type Answer = (StatusCode, [(HeaderName, HeaderValue); 4], String);
 
 async fn answer(State(check): State<Check>) -> Answer {
@@ -138,7 +92,7 @@ async fn answer(State(check): State<Check>) -> Answer {
     let name = service.clone();
     let look = move |node: &Node| {
         let own = &node.settings().node;
-        (health::local_endpoints(node.cluster(), own, &name, family), node.trouble().is_none())
+        (health::local_endpoints(node.cluster(), own, &name, family), node.lacking().is_none())
     };
     let (count, healthy) = outbox.inspect(PATIENCE, look).await.unwrap_or((0, false));
     say(&service, count, healthy)

@@ -1,14 +1,11 @@
 //! HTTP on the node's address: health, metrics, and with a token traces and reports.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use tokio::net::TcpListener;
 
 use crate::node::Node;
 use crate::server::Served;
@@ -16,13 +13,13 @@ use crate::server::Served;
 /// A loop that does not answer for so long is not healthy.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub async fn serve(address: SocketAddr, served: Served, guarded: Router) -> Result<()> {
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("bind {address} for health and metrics (another agent on this node? see ss -lnp)")
-    })?;
-    let router =
-        Router::new().route("/healthz", get(healthz)).route("/metrics", get(metrics)).with_state(served);
-    axum::serve(listener, router.merge(guarded)).await.with_context(|| format!("serve {address}"))
+/// `guarded`: what asks for a token.
+pub fn router(served: Served, guarded: Router) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
+        .with_state(served)
+        .merge(guarded)
 }
 
 /// 200 when this node wires pods and has the datapath it should have; else 503 and why.

@@ -13,12 +13,14 @@ mod datapath;
 pub mod dns;
 mod executables;
 pub mod fault;
+mod follow;
 mod health;
 mod http;
 pub mod inbox;
 pub mod journal;
 mod listen;
 mod metrics;
+mod network;
 pub mod node;
 mod reaper;
 pub mod report;
@@ -28,29 +30,25 @@ mod store;
 mod tell;
 mod trace;
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use axum::{Router, middleware};
 use kernel::feature::{User, probe, refusal};
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch as state};
 use types::Family;
-use types::wire::{AGENT_PORT, DNS_PEER_PORT};
 
 use crate::datapath::Datapath;
-use crate::dns::{DnsConfig, DnsFace, SharedZone};
+use crate::dns::SharedZone;
 use crate::inbox::{Input, Outbox};
 use crate::metrics::Metrics;
+use crate::network::Presence;
 use crate::node::{Base, Node};
-use crate::report::Reports;
 use crate::server::Served;
 use crate::tell::Tell;
-use crate::trace::{Tokens, Traces, Views};
 
 pub use cleanup::cleanup;
 pub use settings::{Args, Settings};
@@ -128,7 +126,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     listen::start(outbox.clone(), portid, datapath::listening_scope(&args)?)?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot's id")?;
     let zone = SharedZone::new(zone_settings(&args)?);
-    let (ready, serving) = state::channel(Vec::new());
+    let (presence, seen) = state::channel(Presence::default());
     let (checks, checked) = state::channel(health::Checks::new());
     let base = Base {
         store: store::Store::open(&args.data, &boot)?,
@@ -136,7 +134,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
         tell: Tell::start(client.clone(), settings.node.clone(), Arc::clone(&metrics)),
         metrics: Arc::clone(&metrics),
         zone: zone.clone(),
-        ready,
+        presence,
         checks: health::Wanted::new(checks),
         api,
         settings,
@@ -153,7 +151,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     tokio::spawn(health::keep(checked, outbox.clone()));
     tokio::spawn(tick(outbox));
     let sockets = tokio::spawn(server::serve(socket, served.clone()));
-    let network = tokio::spawn(serve_network(serving, args, zone, served));
+    let network = tokio::spawn(network::serve(seen, args, zone, served));
     tokio::spawn(async move {
         let _only = only;
         let loop_ended = tokio::task::spawn_blocking(move || thread.join());
@@ -216,87 +214,3 @@ async fn tick(outbox: Outbox) {
         }
     }
 }
-
-/// DNS, health and metrics, once the node's loop has everything in place: before that, pods' queries go to the
-/// agents of other nodes.
-async fn serve_network(
-    mut serving: state::Receiver<Vec<IpAddr>>,
-    args: Args,
-    zone: SharedZone,
-    served: Served,
-) -> Result<()> {
-    let addresses = serving.wait_for(|all| !all.is_empty()).await.context("the node's loop ended")?.clone();
-    let resolvers: Vec<SocketAddr> = args.dns_ips.iter().map(|ip| SocketAddr::new(*ip, 53)).collect();
-    let views = Views::new(&args.node, served.outbox.clone(), zone.clone(), resolvers.clone());
-    let tokens = Tokens::new(served.client.clone());
-    let reports = Reports::new(views.clone(), served.outbox.clone(), Arc::clone(&served.metrics));
-    let guarded = Router::new()
-        .nest("/v1/trace", Traces::new(&args.node, views).router())
-        .nest("/v1/node", reports.router())
-        .layer(middleware::from_fn(move |request, next| trace::check(tokens.clone(), request, next)));
-    let (wanted, face) = (served.dns.subscribe(), served.metrics.dns.clone());
-    let mut http = tokio::task::JoinSet::new();
-    for ip in &addresses {
-        http.spawn(keep_http(SocketAddr::new(*ip, AGENT_PORT), served.clone(), guarded.clone()));
-    }
-    let mut config = DnsConfig::new(resolvers);
-    config.peers = addresses.iter().map(|ip| SocketAddr::new(*ip, DNS_PEER_PORT)).collect();
-    tokio::select! {
-        Some(ended) = http.join_next() => ended.context("serve health and metrics"),
-        () = keep_dns(config, zone, wanted, face) => bail!("the agent's socket ended"),
-    }
-}
-
-/// A port that is taken may become free: said once, tried on. Ends when the agent does.
-async fn keep_dns(config: DnsConfig, zone: SharedZone, mut wanted: state::Receiver<Names>, face: DnsFace) {
-    let mut said = String::new();
-    loop {
-        match wanted.wait_for(|wanted| *wanted != Names::Paused).await.map(|wanted| *wanted) {
-            Ok(Names::Served) => {}
-            Ok(_) | Err(_) => return,
-        }
-        match dns::serve(config.clone(), zone.clone()) {
-            Ok(server) => {
-                tracing::info!(addresses = ?server.addresses(), "DNS serves");
-                face.serves(server.addresses(), Arc::clone(&server.counters));
-                said.clear();
-                // An error: nobody can want it any more, and the next round ends.
-                let paused = wanted.wait_for(|wanted| *wanted != Names::Served).await;
-                if paused.is_ok_and(|now| *now == Names::Paused) {
-                    tracing::warn!("DNS is paused: other nodes answer this node's pods");
-                }
-                server.leave().await;
-                face.is_away("it is paused");
-            }
-            Err(error) => {
-                let error = error.to_string();
-                face.is_away(&error);
-                if error != said {
-                    tracing::error!("{error}");
-                    said = error;
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(RETRY) => {}
-                    _ = wanted.changed() => {}
-                }
-            }
-        }
-    }
-}
-
-/// `guarded`: what asks for a token.
-async fn keep_http(address: SocketAddr, served: Served, guarded: Router) {
-    let mut said = String::new();
-    loop {
-        if let Err(error) = http::serve(address, served.clone(), guarded.clone()).await {
-            let error = format!("{error:#}");
-            if error != said {
-                tracing::error!("{error}");
-                said = error;
-            }
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-const RETRY: Duration = Duration::from_secs(2);

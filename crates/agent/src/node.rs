@@ -16,7 +16,6 @@ mod unwire;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +30,7 @@ use crate::fault::Fault;
 use crate::health::Wanted;
 use crate::inbox::{CniInput, Inbox, Input, Subsystem};
 use crate::metrics::Metrics;
+use crate::network::Presence;
 use crate::reaper::Reaper;
 use crate::settings::Settings;
 use crate::store::{Record, Store};
@@ -53,8 +53,8 @@ pub struct Base {
     pub tell: Tell,
     pub metrics: Arc<Metrics>,
     pub zone: SharedZone,
-    /// Says once that the node serves, and at which addresses it is.
-    pub ready: signal::Sender<Vec<IpAddr>>,
+    /// At which addresses the node is, and whether everything is in place.
+    pub presence: signal::Sender<Presence>,
     /// Health checks of load balancers that this node answers.
     pub checks: Wanted,
 }
@@ -84,6 +84,8 @@ pub struct Node {
     underlay: Underlay,
     last_look: Instant,
     loose: Loose,
+    /// Why the runtime cannot call us.
+    uncalled: Option<Fault>,
 }
 
 /// Subsystems whose state in the kernel may not be what we think.
@@ -138,6 +140,7 @@ impl Node {
             underlay: Underlay::default(),
             last_look: Instant::now(),
             loose: Loose::default(),
+            uncalled: None,
         };
         node.reload();
         node
@@ -276,8 +279,13 @@ impl Node {
         uri.as_ref().and_then(http::Uri::host).unwrap_or(first).trim_matches(['[', ']']).to_owned()
     }
 
-    /// Why this node cannot wire pods or does not have the datapath it should, if so.
+    /// Why this node is not ready, if so.
     pub fn trouble(&self) -> Option<Fault> {
+        self.lacking().or_else(|| self.uncalled.clone())
+    }
+
+    /// Why this node cannot wire pods or does not have the datapath it should, if so.
+    pub fn lacking(&self) -> Option<Fault> {
         let missing: Vec<String> = self.cluster.missing().map(|kind| format!("{kind:?}")).collect();
         if !missing.is_empty() {
             let waiting = format!(
@@ -292,6 +300,9 @@ impl Node {
         }
         if let Some(found) = self.underlay.in_the_way() {
             return Some(Fault::from(found));
+        }
+        if self.compiler.is_none() {
+            return Some(Fault::unexplained("nothing is made here yet"));
         }
         if let Some((subsystem, error)) = self.stale.failed.first_key_value() {
             let what = format!("the kernel did not take {}: {error}", subsystem.name());

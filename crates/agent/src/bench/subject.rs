@@ -17,6 +17,7 @@ use crate::datapath::Datapath;
 use crate::health;
 use crate::inbox::{self, Input, Outbox};
 use crate::metrics::Metrics;
+use crate::network::Presence;
 use crate::node::{Base, Node};
 use crate::tell::Tell;
 use crate::{Settings, datapath, dns::SharedZone, listen, reaper, store};
@@ -191,7 +192,7 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
         tell: Tell::start(client, settings.node.clone(), Arc::clone(&metrics)),
         metrics,
         zone,
-        ready: state::channel(Vec::new()).0,
+        presence: state::channel(Presence::default()).0,
         checks: health::Wanted::new(state::channel(health::Checks::new()).0),
         api: "nowhere".to_owned(),
         settings,

@@ -19,7 +19,7 @@ use super::*;
 const VIP: &str = "10.96.0.10:53";
 
 /// Runs a test on a thread inside a fresh namespace whose loopback is up, with a runtime of its own.
-fn inside(test: impl AsyncFnOnce() + Send) {
+pub(crate) fn inside(test: impl AsyncFnOnce() + Send) {
     let ns = Netns::fresh().expect("a network namespace: run the tests as root");
     ns.run(|| {
         let ip = |args: &str| {

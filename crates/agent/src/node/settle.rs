@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use anyhow::{Context, Result};
 use compile::{Compiled, Compiler, fabric};
 use ipam::Pool;
 use model::{Event, Key, Kind, Row};
@@ -10,6 +11,7 @@ use types::Family;
 use super::Node;
 use crate::conflist;
 use crate::executables;
+use crate::fault::Fault;
 use crate::inbox::Subsystem;
 
 impl Node {
@@ -24,6 +26,7 @@ impl Node {
                     keep(&mut row.pod_cidrs, &known.pod_cidrs);
                     keep(&mut row.addresses, &known.addresses);
                 }
+                self.base.presence.send_if_modified(|here| here.move_to(&row.addresses));
                 Event::Upsert(Row::Node(row))
             }
             event => event,
@@ -171,37 +174,40 @@ impl Node {
 
     /// Says that the node serves: last, when pods can be wired.
     pub(super) fn publish(&mut self) {
-        if self.trouble().is_some() {
+        if self.lacking().is_some() {
             return;
         }
-        let args = &self.base.settings.args;
-        if let Some(directory) = &args.cni_bin_dir
-            && !directory.join(executables::PLUGIN).exists()
-            && let Err(error) =
-                executables::beside_agent().and_then(|ours| executables::publish(&ours, directory))
-        {
-            tracing::error!(error = format!("{error:#}"), "no CNI executables: pods stay pending");
-            return;
-        }
-        match conflist::publish(&args.cni_conf_dir, &args.socket) {
-            Ok(true) => tracing::info!(directory = %args.cni_conf_dir.display(), "CNI configuration written"),
-            Ok(false) => {}
-            Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "no CNI configuration: pods stay pending")
+        if let Err(error) = self.invite_runtime() {
+            let next = "give the agent room and the right to write there; until then pods stay pending";
+            let fault = Fault::new(format!("{error:#}"), next);
+            if self.uncalled.as_ref() != Some(&fault) {
+                tracing::error!("{fault}");
             }
+            self.uncalled = Some(fault);
+            return;
         }
+        self.uncalled = None;
         let own = self.cluster.nodes.get(&self.base.settings.node);
         if own.is_some_and(|node| node.network_unavailable) {
             self.base.tell.network_available();
         }
-        let addresses = own.map(|node| node.addresses.clone()).unwrap_or_default();
-        self.base.ready.send_if_modified(|ready| {
-            let first = ready.is_empty() && !addresses.is_empty();
-            if first {
-                *ready = addresses;
-            }
-            first
-        });
+        self.base.presence.send_if_modified(|here| !std::mem::replace(&mut here.in_place, true));
+    }
+
+    /// The executables first, then the configuration that names them.
+    fn invite_runtime(&self) -> Result<()> {
+        let args = &self.base.settings.args;
+        if let Some(directory) = &args.cni_bin_dir
+            && !directory.join(executables::PLUGIN).exists()
+        {
+            let ours = executables::beside_agent()?;
+            executables::publish(&ours, directory).context("the runtime has no CNI executables")?;
+        }
+        let written = conflist::publish(&args.cni_conf_dir, &args.socket);
+        if written.context("the runtime has no CNI configuration")? {
+            tracing::info!(directory = %args.cni_conf_dir.display(), "CNI configuration written");
+        }
+        Ok(())
     }
 }
 

@@ -154,7 +154,7 @@ impl Node {
     }
 
     pub(super) fn status(&mut self) -> Result<(), Error> {
-        let trouble = self.trouble();
+        let trouble = self.lacking();
         let details = "the runtime will try again; kubectl describe node shows what is missing";
         match (trouble, self.stale.failed.is_empty()) {
             (Some(why), true) => return Err(Error::new(Code::NotAvailable, why.to_string(), details)),
