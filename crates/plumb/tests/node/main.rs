@@ -7,6 +7,7 @@
 //! ```
 
 mod cleanup;
+mod docker;
 mod drift;
 mod gone;
 mod host_ports;
