@@ -299,9 +299,6 @@ impl Node {
             assert!(self.agent.as_ref().is_some_and(Process::alive), "the agent of {} ended", self.name);
             self.ask("GET", "/healthz", "").ok().filter(|answer| answer.starts_with("HTTP/1.0 200"))
         });
-        // Written last: who asks in between is told that all is well, and a runtime is told by the file.
-        let conflist = self.dir.join("net.d/10-plumb.conflist");
-        wait_for("the CNI configuration", || conflist.exists().then_some(()));
     }
 
     /// One request over the agent's socket.
@@ -337,15 +334,20 @@ impl Node {
 
     /// What Prometheus would read, from inside the node.
     pub fn metrics(&self) -> String {
-        let address: SocketAddr = format!("{}:9475", self.address).parse().unwrap();
-        let ask = || -> std::io::Result<String> {
+        wait_for("metrics", || self.http(&self.address, "/metrics").ok())
+    }
+
+    /// One request at an address of the node, as the kubelet's probe asks.
+    pub fn http(&self, ip: &str, path: &str) -> std::io::Result<String> {
+        let address = SocketAddr::new(ip.parse().unwrap(), 9475);
+        let ask = || {
             let mut stream = TcpStream::connect(address)?;
-            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
             Ok(text)
         };
-        wait_for("metrics", || self.netns.run(ask).unwrap().ok())
+        self.netns.run(ask).unwrap()
     }
 
     pub fn add(&self, pod: &Pod) -> Result<IpAddr, Value> {

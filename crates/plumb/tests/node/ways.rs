@@ -1,7 +1,9 @@
 //! A node without its address, without a route to the API or to another node: nothing is half made, it is told what is
 //! lacking and what to do, and it goes on by itself when that is there.
 
-use crate::stage::{Node, Stage, wait_for};
+use serde_json::json;
+
+use crate::stage::{Node, Stage, connects_at_once, wait_for};
 
 /// The node as before its first agent.
 fn bare(node: &mut Node) {
@@ -93,4 +95,81 @@ fn a_node_without_a_route_to_another_says_which_and_goes_on() {
     let (far, far_ip) = stage.wired(1, "far");
     let _server = crate::stage::listen(&far, 8080);
     assert!(crate::stage::connects(&pod.netns, std::net::SocketAddr::new(far_ip, 8080)));
+}
+
+#[test]
+fn an_agent_that_begins_in_a_conflict_says_so_at_the_nodes_address() {
+    let mut stage = Stage::new(1);
+    bare(&mut stage.nodes[0]);
+    let node = &mut stage.nodes[0];
+    node.run("ip link add rival type vxlan id 1 dstport 8472 local 192.168.1.10 dev eth0");
+    node.start();
+    let said = wait_for("the conflict is told where the kubelet asks", || {
+        node.http("192.168.1.10", "/healthz").ok().filter(|said| said.contains("the kernel did not take net"))
+    });
+    assert!(said.starts_with("HTTP/1.0 503") && said.contains("plumb.1"), "{said}");
+    let metrics = node.metrics();
+    assert!(metrics.contains("plumb_dns_serving 0"), "{metrics}");
+    assert!(!node.dir.join("net.d/10-plumb.conflist").exists(), "a runtime would call it");
+    node.run("ip link del rival");
+    serves(node, "192.168.1.10");
+    wait_for("its DNS serves", || node.metrics().contains("plumb_dns_serving 1").then_some(()));
+}
+
+#[test]
+fn a_runtime_that_cannot_be_given_its_configuration_keeps_the_node_from_being_ready() {
+    let mut stage = Stage::new(1);
+    bare(&mut stage.nodes[0]);
+    let node = &mut stage.nodes[0];
+    let directory = node.dir.join("net.d");
+    std::fs::remove_dir_all(&directory).unwrap();
+    std::fs::write(&directory, "in the way").unwrap();
+    node.start();
+    let said = wait_for("it is told where the kubelet asks", || {
+        node.http("192.168.1.10", "/healthz").ok().filter(|said| said.contains("no CNI configuration"))
+    });
+    assert!(said.starts_with("HTTP/1.0 503") && said.contains("net.d"), "{said}");
+    std::fs::remove_file(&directory).unwrap();
+    serves(node, "192.168.1.10");
+    assert!(node.dir.join("net.d/10-plumb.conflist").exists(), "ready means that a runtime can call");
+}
+
+/// Waits until all is well at this address.
+fn serves(node: &Node, ip: &str) {
+    wait_for(&format!("health at {ip}"), || {
+        node.http(ip, "/healthz").ok().filter(|said| said.starts_with("HTTP/1.0 200"))
+    });
+}
+
+#[test]
+fn a_node_that_gets_other_addresses_serves_there() {
+    let stage = Stage::new(1);
+    let node = &stage.nodes[0];
+    let move_to = |addresses: &[&str]| {
+        let of_node = |ip: &&str| json!({ "type": "InternalIP", "address": ip });
+        let status = json!({ "status": { "addresses": addresses.iter().map(of_node).collect::<Vec<_>>() } });
+        stage.patch("/api/v1/nodes/node1/status", &status);
+    };
+    let dns_at =
+        |ip: &str| connects_at_once(&node.netns, std::net::SocketAddr::new(ip.parse().unwrap(), 9476));
+    wait_for("DNS for other nodes", || dns_at("192.168.1.10").then_some(()));
+
+    // The Node's address of a second family, told before it is on the interface.
+    move_to(&["192.168.1.10", "fd00:192:168:1::10"]);
+    node.run("ip address add fd00:192:168:1::10/64 dev eth0 nodad");
+    serves(node, "fd00:192:168:1::10");
+    wait_for("DNS there", || dns_at("fd00:192:168:1::10").then_some(()));
+    serves(node, "192.168.1.10");
+
+    node.run("ip address add 192.168.1.77/24 dev eth0");
+    move_to(&["192.168.1.77"]);
+    serves(node, "192.168.1.77");
+    wait_for("DNS there", || dns_at("192.168.1.77").then_some(()));
+    for ip in ["192.168.1.10", "fd00:192:168:1::10"] {
+        wait_for(&format!("nothing at {ip}"), || node.http(ip, "/healthz").is_err().then_some(()));
+        wait_for(&format!("no DNS at {ip}"), || (!dns_at(ip)).then_some(()));
+    }
+    wait_for("the tunnel begins there", || {
+        node.run("ip -d link show plumb.1").contains("local 192.168.1.77").then_some(())
+    });
 }
