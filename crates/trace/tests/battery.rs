@@ -110,6 +110,43 @@ fn fate(path: &eval::Path) -> Fate {
     }
 }
 
+fn check(cluster: &Cluster, packets: &[Packet], dns_here: bool) -> Result<(), TestCaseError> {
+    let place = place(dns_here);
+    let desired = whole(cluster.synced().expect("all kinds are done"), settings());
+    let local = Family::ALL.map(|family| node_ip(family, 0));
+    let socket = dns_here.then_some(false);
+    let kernel = Kernel { nft: &desired.nft, net: &desired.net, local: &local, socket };
+    for packet in packets {
+        let paths = eval::all(packet, &kernel);
+        let found: BTreeSet<_> = paths.iter().map(fate).collect();
+        let right = fates(packet, cluster, &place);
+        prop_assert_eq!(&found, &right, "\n{:?}\n{:#?}", packet, paths);
+    }
+    Ok(())
+}
+
+/// One in a million of the random packets is a query of a known flow.
+#[test]
+fn queries_of_every_flow_are_heard_or_asked_again() {
+    let cluster = cluster_of(start());
+    let states = [CtState::New, CtState::Established, CtState::Reply, CtState::Related, CtState::Invalid];
+    for (ct, protocol) in states.into_iter().flat_map(|ct| [(ct, Protocol::Udp), (ct, Protocol::Tcp)]) {
+        for (family, iif) in
+            Family::ALL.into_iter().flat_map(|family| [(family, Some("cni0")), (family, None)])
+        {
+            let src = if iif.is_some() { pod_ip(family, 0) } else { node_ip(family, 0) };
+            let dst =
+                *settings().dns_ips.iter().find(|ip| Family::of(**ip) == family).expect("one of each family");
+            let iif = iif.and_then(|name| IfName::new(name).ok());
+            let packet = Packet { iif, src, dst, protocol, sport: 40000, dport: 53, ct };
+            for dns_here in [true, false] {
+                check(&cluster, std::slice::from_ref(&packet), dns_here)
+                    .unwrap_or_else(|error| panic!("{error}"));
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 768, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -119,18 +156,7 @@ proptest! {
         packets in proptest::collection::vec(packet(), 1..12),
         dns_here in any::<bool>(),
     ) {
-        let cluster = cluster_of(start().into_iter().chain(history));
-        let place = place(dns_here);
-        let desired = whole(cluster.synced().expect("all kinds are done"), settings());
-        let local = Family::ALL.map(|family| node_ip(family, 0));
-        let socket = dns_here.then_some(false);
-        let kernel = Kernel { nft: &desired.nft, net: &desired.net, local: &local, socket };
-        for packet in packets {
-            let paths = eval::all(&packet, &kernel);
-            let found: BTreeSet<_> = paths.iter().map(fate).collect();
-            let right = fates(&packet, &cluster, &place);
-            prop_assert_eq!(&found, &right, "\n{:?}\n{:#?}", packet, paths);
-        }
+        check(&cluster_of(start().into_iter().chain(history)), &packets, dns_here)?;
     }
 }
 
