@@ -139,7 +139,7 @@ impl Floor {
         let netns = Netns::fresh()?;
         let nft = Nft::open_in(&netns)?;
         let notices = Notices(Changes::open_in(&netns)?);
-        let (cluster, compiler) = (Cluster::default(), Compiler::new(subject::compile_settings()));
+        let (cluster, compiler) = (Cluster::default(), Compiler::new(subject::compile_settings()?));
         let mut floor = Self { cluster, compiler, nft, notices, loading: Duration::ZERO, _netns: netns };
         let keys: Vec<_> = load.events().into_iter().flat_map(|event| floor.cluster.apply(event)).collect();
         floor.loading = floor.apply(&keys)?;

@@ -102,7 +102,7 @@ async fn serve(address: SocketAddr, Site { purpose, router }: Site, mut stopped:
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use axum::routing::get;
@@ -142,23 +142,37 @@ mod tests {
         }
     }
 
-    async fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    /// What is said, with its head.
+    pub(crate) async fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
-        Ok(text.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned())
+        Ok(text)
     }
 
-    /// Asks until that is the answer; `None`: until nobody listens.
-    async fn until(address: SocketAddr, answer: Option<&str>) {
+    /// Asks until there is an answer.
+    pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
         let asked = async {
-            while ask(address, "/").await.ok().as_deref() != answer {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+            loop {
+                match ask().await {
+                    Some(answer) => return answer,
+                    None => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
             }
         };
         let said = tokio::time::timeout(Duration::from_secs(30), asked).await;
-        said.unwrap_or_else(|_| panic!("{address} never answered {answer:?}"));
+        said.unwrap_or_else(|_| panic!("not in time: {what}"))
+    }
+
+    fn body(said: &str) -> &str {
+        said.split("\r\n\r\n").nth(1).unwrap_or_default()
+    }
+
+    /// `None`: until nobody listens.
+    async fn says(address: SocketAddr, answer: Option<&str>) {
+        let heard = async || (ask(address, "/").await.ok().as_deref().map(body) == answer).then_some(());
+        until(&format!("{address} says {answer:?}"), heard).await;
     }
 
     #[test]
@@ -168,18 +182,18 @@ mod tests {
             let slow = Slow::default();
             let want = slow.follow();
             want.send_replace([(here, "one")].into());
-            until(here, Some("one")).await;
+            says(here, Some("one")).await;
             assert!(ask(there, "/").await.is_err());
             want.send_replace([(here, "one"), (there, "two")].into());
-            until(there, Some("two")).await;
-            assert_eq!(ask(here, "/").await.unwrap(), "one");
+            says(there, Some("two")).await;
+            assert_eq!(body(&ask(here, "/").await.unwrap()), "one");
             let asked = tokio::spawn(ask(here, "/slow"));
             slow.begun.notified().await;
             want.send_replace([(there, "three")].into());
-            until(here, None).await;
-            until(there, Some("three")).await;
+            says(here, None).await;
+            says(there, Some("three")).await;
             slow.let_go.notify_one();
-            assert_eq!(asked.await.unwrap().unwrap(), "slow", "it was asked before the address went");
+            assert_eq!(body(&asked.await.unwrap().unwrap()), "slow", "it was asked before the address went");
         });
     }
 
@@ -192,12 +206,12 @@ mod tests {
             want.send_replace([(taken, "taken"), (away, "away")].into());
             tokio::task::yield_now().await;
             drop(other);
-            until(taken, Some("taken")).await;
+            says(taken, Some("taken")).await;
             let mut ip = tokio::process::Command::new("ip");
             assert!(
                 ip.args(["addr", "add", "192.168.1.77/32", "dev", "lo"]).status().await.unwrap().success()
             );
-            until(away, Some("away")).await;
+            says(away, Some("away")).await;
         });
     }
 }

@@ -134,19 +134,11 @@ async fn keep_dns(
 mod tests {
     use std::net::TcpStream;
 
-    use clap::Parser;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
     use crate::dns::tests::inside;
+    use crate::follow::tests::{ask, until};
     use crate::inbox;
     use crate::metrics::Metrics;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
 
     const DNS: &str = "10.96.0.10:53";
 
@@ -160,31 +152,14 @@ mod tests {
         }
     }
 
-    async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-        let asked = async {
-            loop {
-                match ask().await {
-                    Some(answer) => return answer,
-                    None => tokio::time::sleep(Duration::from_millis(10)).await,
-                }
-            }
-        };
-        let said = tokio::time::timeout(Duration::from_secs(30), asked).await;
-        said.unwrap_or_else(|_| panic!("not in time: {what}"))
-    }
-
     async fn health(ip: &str) -> Option<String> {
-        let mut stream = tokio::net::TcpStream::connect((ip, AGENT_PORT)).await.ok()?;
-        stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.ok()?;
-        Some(text)
+        ask(SocketAddr::new(ip.parse().unwrap(), AGENT_PORT), "/healthz").await.ok()
     }
 
     #[test]
     fn health_is_served_before_names_and_both_move_with_the_node() {
         inside(async || {
-            let args = Cli::try_parse_from(["agent", "--node", "node1"]).unwrap().args;
+            let args = Args::of_flags(["--node", "node1"]).unwrap();
             let zone = SharedZone::new(::dns::Settings::new("cluster.local").unwrap());
             let served = served();
             let face = served.metrics.dns.clone();

@@ -1,10 +1,11 @@
 //! What a person can set, with the lab's defaults.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, FromArgMatches};
 use ipnet::IpNet;
 use types::Family;
 use types::wire::{DNS_IPS, POD_CIDRS, SERVICE_CIDRS};
@@ -112,25 +113,26 @@ impl Settings {
     }
 }
 
+impl Args {
+    /// Of an agent that no command line starts.
+    pub(crate) fn of_flags(
+        flags: impl IntoIterator<Item: Into<OsString> + Clone>,
+    ) -> clap::error::Result<Self> {
+        let command = Self::augment_args(clap::Command::new("agent")).no_binary_name(true);
+        Self::from_arg_matches(&command.try_get_matches_from(flags)?)
+    }
+}
+
 fn list<T: ToString>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
-
     fn settings(flags: &[&str]) -> Result<Settings> {
-        let words = ["agent", "--node", "node1"].iter().chain(flags);
-        Settings::new(Cli::try_parse_from(words)?.args)
+        Settings::new(Args::of_flags(["--node", "node1"].iter().chain(flags))?)
     }
 
     #[test]

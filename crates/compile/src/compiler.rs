@@ -200,13 +200,9 @@ impl Compiler {
     }
 
     fn compile_net(&mut self, cluster: &Cluster, turned: &fabric::Turned, findings: &mut Findings) -> bool {
-        if !turned.own && turned.peers.is_empty() {
-            return false;
-        }
-        let before = self.fabric.findings();
-        let changed = self.fabric.update(cluster, &self.settings, turned);
-        findings.replace(&before, &self.fabric.findings());
-        changed
+        let round = self.fabric.update(cluster, &self.settings, turned);
+        findings.replace(&round.before, &round.now);
+        round.changed
     }
 
     fn compile_units(&mut self, cluster: &Cluster, units: &BTreeSet<Unit>, findings: &mut Findings) -> Plan {

@@ -6,8 +6,9 @@
 //!   Unit ──compile──> Fragment ─┘                         yields the plan of that change only
 //! ```
 //!
-//! Each family has a table, and a composer for it. Two units may want one thing (a chain `n3`, or an element while an address changes hands). It stays until the
-//! last one lets go; where they differ the first unit in order wins, so history plays no part.
+//! Each family has a table, and a composer for it. Two units may want one thing (a chain `n3`, or an element while an
+//! address changes hands). It stays until the last one lets go; where they differ the first unit in order wins, so
+//! history plays no part.
 
 mod claims;
 
@@ -119,23 +120,27 @@ impl Composer {
             steps.create.push(Op::AddTable(self.id.clone()));
         }
         let table = ruleset.tables.entry(self.id.clone()).or_default();
+        let mut filled = BTreeSet::new();
         for (unit, new) in fragments {
-            self.reclaim(table, &Arc::new(unit), new);
+            self.reclaim(table, &Arc::new(unit), new, &mut filled);
         }
         self.sets.settle(|name, wanted| steps.set(table, name, wanted));
         self.chains.settle(|name, wanted| steps.chain(table, name, wanted));
-        self.elements.retain(|set, claims| {
+        for set in &filled {
+            let Some(claims) = self.elements.get_mut(set) else { continue };
             claims.settle(|key, wanted| steps.element(table, (set, key), wanted));
-            !claims.is_empty()
-        });
+            if claims.is_empty() {
+                self.elements.remove(set);
+            }
+        }
         for name in &steps.gone {
             table.sets.remove(name);
         }
         steps.plan()
     }
 
-    /// Has the unit want what is in the new fragment, and nothing else.
-    fn reclaim(&mut self, table: &Table, unit: &Arc<Unit>, new: Fragment) {
+    /// Has the unit want what is in the new fragment, and nothing else. `filled`: sets that it has elements in, or had.
+    fn reclaim(&mut self, table: &Table, unit: &Arc<Unit>, new: Fragment, filled: &mut BTreeSet<Name>) {
         let old = self.held.remove(unit);
         let kept = (!new.is_empty()).then(|| new.held());
         let layout = |name: &Name| table.sets.get(name.as_ref()).map(|set| Cow::Owned(set.layout()));
@@ -161,6 +166,7 @@ impl Composer {
             for key in keys.iter().filter(|key| !stays(*key)) {
                 claims.remove(unit, key, &now);
             }
+            filled.insert(set.clone());
         }
         for (set, elements) in new.elements {
             let now = elements_of(table, &set);
@@ -168,6 +174,7 @@ impl Composer {
             for (key, wanted) in elements {
                 claims.insert(unit, &key, wanted, &now);
             }
+            filled.insert(set);
         }
         if let Some(kept) = kept {
             self.held.insert(Arc::clone(unit), kept);

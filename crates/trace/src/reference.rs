@@ -57,8 +57,7 @@ pub fn fates(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate
 /// allowed: a policy that no longer allows a connection cuts it (NP-41). NAT stays what it was, unseen here.
 fn go_on(packet: &Packet, cluster: &Cluster, place: &Place) -> Fate {
     let to = packet.destination();
-    // A flow from before our agent went, or as another node's agent answered it: nobody hears the query, and its
-    // resolver asks again.
+    // Nobody hears the query, whatever is known of its flow, and its resolver asks again.
     let query = is_dns(packet, place) && packet.protocol == Protocol::Udp;
     if query && !place.dns_here && packet.iif.is_some() {
         return Fate::Dropped;

@@ -1,12 +1,11 @@
 //! The node's loop, as [`crate::run`] starts it, without the sockets that it needs for nothing here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
 use kernel::Netns;
 use kernel::nft::Changes;
 use tokio::sync::watch as state;
@@ -20,47 +19,28 @@ use crate::metrics::Metrics;
 use crate::network::Presence;
 use crate::node::{Base, Node};
 use crate::tell::Tell;
-use crate::{Settings, datapath, dns::SharedZone, listen, reaper, store};
+use crate::{Args, Settings, datapath, dns::SharedZone, listen, reaper, store};
 
 pub const NODE: &str = "node1";
 
 /// The settings with which the agent compiles.
-pub fn compile_settings() -> compile::Settings {
-    let args = Cli::args(std::path::Path::new("/nonexistent"));
-    compile::Settings {
+pub fn compile_settings() -> Result<compile::Settings> {
+    let args = args(Path::new("/nonexistent"))?;
+    Ok(compile::Settings {
         node: NODE.to_owned(),
         cluster_cidrs: args.cluster_cidrs.clone(),
         service_cidrs: args.service_cidrs.clone(),
         dns_ips: args.dns_ips.clone(),
         mtu: 1450,
-    }
+    })
 }
 
-#[derive(Parser)]
-struct Cli {
-    #[command(flatten)]
-    args: crate::Args,
-}
-
-impl Cli {
-    fn args(directory: &std::path::Path) -> crate::Args {
-        let path = |name: &str| directory.join(name).display().to_string();
-        let (data, conf, socket) = (path("data"), path("net.d"), path("agent.sock"));
-        let words = [
-            "agent",
-            "--node",
-            NODE,
-            "--mtu",
-            "1450",
-            "--data",
-            &data,
-            "--cni-conf-dir",
-            &conf,
-            "--socket",
-            &socket,
-        ];
-        Self::parse_from(words).args
-    }
+fn args(directory: &Path) -> Result<Args> {
+    let path = |name: &str| directory.join(name).display().to_string();
+    let paths = [("--data", "data"), ("--cni-conf-dir", "net.d"), ("--socket", "agent.sock")];
+    let paths = paths.map(|(flag, name)| [flag.to_owned(), path(name)]);
+    let node = ["--node", NODE, "--mtu", "1450"].map(str::to_owned);
+    Ok(Args::of_flags(node.into_iter().chain(paths.into_iter().flatten()))?)
 }
 
 /// A running loop and an ear on what it does to the kernel.
@@ -100,7 +80,7 @@ impl Subject {
         let unique = format!("plumb-bench-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(unique);
         std::fs::create_dir_all(&directory)?;
-        let settings = Settings::new(Cli::args(&directory))?;
+        let settings = Settings::new(args(&directory)?)?;
         let (outbox, inbox) = inbox::new();
         let notices = Notices(Changes::open_in(&netns)?);
         let runtime = tokio::runtime::Handle::current();

@@ -44,7 +44,17 @@ struct Peer {
 pub struct Turned {
     /// The node's own object, or what is attached to it.
     pub own: bool,
+    /// Other nodes.
     pub peers: BTreeSet<String>,
+}
+
+/// What came of it. Findings of what the round did not concern are in neither.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// The state may be different now.
+    pub changed: bool,
+    pub before: Vec<Diagnostic>,
+    pub now: Vec<Diagnostic>,
 }
 
 impl Fabric {
@@ -56,77 +66,84 @@ impl Fabric {
         self.state
     }
 
-    /// What is wrong with the nodes it is made from.
-    pub fn findings(&self) -> Vec<Diagnostic> {
-        let of_peers = self.peers.values().filter_map(|peer| peer.as_ref().err().map(Box::as_ref));
-        self.own_findings.iter().chain(of_peers).cloned().collect()
+    pub fn update(&mut self, cluster: &Cluster, settings: &Settings, turned: &Turned) -> Round {
+        let mut round = Round::default();
+        if turned.own {
+            self.turn_own(cluster, settings, &mut round);
+        }
+        for name in &turned.peers {
+            self.turn_peer(cluster, settings, name, &mut round);
+        }
+        round
     }
 
-    /// Whether the state is different now.
-    pub fn update(&mut self, cluster: &Cluster, settings: &Settings, turned: &Turned) -> bool {
-        let own = turned.own && self.turn_own(cluster, settings);
-        let peers = turned.peers.iter().filter(|name| **name != settings.node);
-        peers.fold(own, |changed, name| self.turn_peer(cluster, settings, name) || changed)
-    }
-
-    fn turn_own(&mut self, cluster: &Cluster, settings: &Settings) -> bool {
+    fn turn_own(&mut self, cluster: &Cluster, settings: &Settings, round: &mut Round) {
         let (mut state, own, findings) = own_state(cluster, settings);
-        self.own_findings = findings;
+        round.now.extend(findings.iter().cloned());
+        round.before.extend(std::mem::replace(&mut self.own_findings, findings));
         // A node whose own row went away (`kubectl delete node`) keeps what its pods run on until the row is back:
         // a missing object withdraws nothing.
         if own.is_none() && self.own.is_some() {
-            return false;
-        }
-        if own != self.own {
-            self.own = own;
-            return self.rebuild(cluster, settings, state);
+            return;
         }
         state.routes = std::mem::take(&mut self.state.routes);
         state.neighbours = std::mem::take(&mut self.state.neighbours);
         state.fdb = std::mem::take(&mut self.state.fdb);
         let before = std::mem::replace(&mut self.state, state);
         let now = &self.state;
-        (&before.links, &before.addresses, &before.sysctls) != (&now.links, &now.addresses, &now.sysctls)
-    }
-
-    /// Every peer anew, on top of the node's own part.
-    fn rebuild(&mut self, cluster: &Cluster, settings: &Settings, own: NetState) -> bool {
-        let before = std::mem::replace(&mut self.state, own);
-        self.peers.clear();
-        self.contested = false;
-        for peer in cluster.nodes.values().filter(|node| node.name != settings.node) {
-            self.add(peer);
+        round.changed |=
+            (&before.links, &before.addresses, &before.sysctls) != (&now.links, &now.addresses, &now.sysctls);
+        if own != self.own {
+            self.own = own;
+            self.rebuild(cluster, settings, round);
         }
-        self.state != before
     }
 
-    fn turn_peer(&mut self, cluster: &Cluster, settings: &Settings, name: &str) -> bool {
+    /// Every peer anew, beside the node's own part as it is.
+    fn rebuild(&mut self, cluster: &Cluster, settings: &Settings, round: &mut Round) {
+        round.changed = true;
+        self.state.routes.clear();
+        self.state.neighbours.clear();
+        self.state.fdb.clear();
+        self.contested = false;
+        round.before.extend(std::mem::take(&mut self.peers).into_values().filter_map(finding));
+        for peer in cluster.nodes.values().filter(|node| node.name != settings.node) {
+            round.now.extend(self.add(peer).cloned());
+        }
+    }
+
+    fn turn_peer(&mut self, cluster: &Cluster, settings: &Settings, name: &str, round: &mut Round) {
         let before = self.peers.remove(name);
         if !self.contested {
             if let Some(Ok(peer)) = &before {
                 peer.entries().for_each(|entry| entry.remove(&mut self.state));
             }
             if let Some(row) = cluster.nodes.get(name) {
-                self.add(row);
+                round.now.extend(self.add(row).cloned());
             }
+            let [was, is] =
+                [before.as_ref(), self.peers.get(name)].map(|peer| peer.and_then(|peer| peer.as_ref().ok()));
+            round.changed |= was != is;
         }
+        round.before.extend(before.and_then(finding));
         if self.contested {
-            let (state, ..) = own_state(cluster, settings);
-            self.rebuild(cluster, settings, state);
-            return true;
+            self.rebuild(cluster, settings, round);
         }
-        let now = self.peers.get(name).and_then(|peer| peer.as_ref().ok());
-        before.as_ref().and_then(|peer| peer.as_ref().ok()) != now
     }
 
-    fn add(&mut self, row: &Node) {
-        let Some(own) = &self.own else { return };
-        let peer = Peer::of(own, row);
+    /// What the peer lacks, if so.
+    fn add(&mut self, row: &Node) -> Option<&Diagnostic> {
+        let peer = Peer::of(self.own.as_ref()?, row);
         for entry in peer.iter().flat_map(Peer::entries) {
             self.contested |= entry.insert(&mut self.state);
         }
         self.peers.insert(row.name.clone(), peer);
+        self.peers.get(&row.name)?.as_ref().err().map(Box::as_ref)
     }
+}
+
+fn finding(peer: Result<Peer, Box<Diagnostic>>) -> Option<Diagnostic> {
+    peer.err().map(|finding| *finding)
 }
 
 /// One piece of the state, in the order of FL-05.
@@ -216,36 +233,54 @@ mod tests {
         })
     }
 
+    /// Everything at once, and what is wrong with it.
+    fn whole(cluster: &Cluster) -> (NetState, Vec<Diagnostic>) {
+        let mut fabric = Fabric::default();
+        let all = Turned { own: true, ..Turned::default() };
+        let mut found = fabric.update(cluster, &settings(), &all).now;
+        found.sort();
+        (fabric.state, found)
+    }
+
     proptest! {
+        /// A step is a Node, or its end: of our own object, too, which withdraws nothing.
         #[test]
         fn node_by_node_is_as_the_whole(
             steps in vec((0..5_u8, prop::option::of((1..6_u8, prop::bool::weighted(0.8)))), 1..24),
         ) {
-            let mut cluster = Cluster::default();
+            let (mut cluster, mut own) = (Cluster::default(), None);
             let all = || Turned { own: true, ..Turned::default() };
             let mut fabric = Fabric::default();
-            fabric.update(&cluster, &settings(), &all());
+            let mut found = fabric.update(&cluster, &settings(), &all()).now;
             for (number, step) in steps {
                 let name = format!("node{number}");
-                let event = match step {
-                    Some((cidr, published)) => Event::Upsert(node(number, cidr, published)),
-                    // The agent never lets go of its own.
-                    None if number == 0 => continue,
-                    None => Event::Delete(model::Key::new(model::Kind::Node, types::ObjectName::cluster(&name))),
-                };
-                cluster.apply(event);
+                let row = step.map(|(cidr, published)| node(number, cidr, published));
+                if number == 0 {
+                    own = row.clone().or(own);
+                }
+                let gone = || model::Key::new(model::Kind::Node, types::ObjectName::cluster(&name));
+                cluster.apply(row.map_or_else(|| Event::Delete(gone()), Event::Upsert));
                 let before = fabric.state.clone();
                 let turned = match number {
                     0 => all(),
                     _ => Turned { peers: [name].into(), ..Turned::default() },
                 };
-                let changed = fabric.update(&cluster, &settings(), &turned);
-                prop_assert!(changed || fabric.state == before);
-                let mut whole = Fabric::default();
-                whole.update(&cluster, &settings(), &all());
-                prop_assert_eq!(&fabric.state, &whole.state);
-                if fabric.own.is_some() {
-                    prop_assert_eq!(fabric.findings(), whole.findings());
+                let round = fabric.update(&cluster, &settings(), &turned);
+                prop_assert!(round.changed || fabric.state == before);
+                for over in &round.before {
+                    let place = found.iter().position(|held| held == over);
+                    found.remove(place.expect("what is over was there"));
+                }
+                found.extend(round.now);
+                found.sort();
+
+                let mut known = cluster.clone();
+                if let Some(row) = own.clone() {
+                    known.apply(Event::Upsert(row));
+                }
+                prop_assert_eq!(&fabric.state, &whole(&known).0);
+                if cluster.nodes.contains_key("node0") || own.is_none() {
+                    prop_assert_eq!(&found, &whole(&cluster).1);
                 }
             }
         }

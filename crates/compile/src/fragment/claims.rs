@@ -34,7 +34,7 @@ enum Claim<V> {
 type Several<V> = Box<BTreeMap<Arc<Unit>, Arc<V>>>;
 
 #[derive(Debug)]
-pub(super) enum Touch<V> {
+enum Touch<V> {
     Nobody,
     One(Arc<Unit>, V),
     Several(Several<V>),
@@ -67,8 +67,9 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Claims<K, V> {
         }
     }
 
+    /// Whether nobody wants anything, at the end of a round.
     pub(super) fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.touched.is_empty()
+        self.held.is_empty()
     }
 
     /// Whether the unit wants just this already.

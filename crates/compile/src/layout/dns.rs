@@ -62,6 +62,7 @@ fn rank(us: u64, address: IpAddr) -> u64 {
 }
 
 /// The finalizer of MurmurHash3: every bit of the input moves half of the output's.
+/// With `hash8` (FNV-1a) all nodes would choose a few same ones.
 fn mix(mut bits: u64) -> u64 {
     for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
         bits = (bits ^ (bits >> 33)).wrapping_mul(factor);

@@ -1,5 +1,4 @@
 use std::collections::BTreeSet;
-
 use std::net::IpAddr;
 
 use model::{Endpoint, EndpointSlice, Event, Namespace, Row, Service, ServicePort, ServiceType, SlicePort};

@@ -5,13 +5,15 @@ use serde_json::json;
 
 use crate::stage::{Node, Stage, connects_at_once, wait_for};
 
-/// The node as before its first agent.
-fn bare(node: &mut Node) {
+/// The stage's node as before its first agent.
+fn bare(stage: &mut Stage) -> &mut Node {
+    let node = &mut stage.nodes[0];
     node.kill();
     for command in ["nft delete table ip plumb", "ip link del cni0", "ip link del plumb.1"] {
         node.run(command);
     }
     std::fs::remove_file(node.dir.join("net.d/10-plumb.conflist")).unwrap();
+    node
 }
 
 /// Waits until the agent says why it does not serve, and looks that it has made nothing.
@@ -34,8 +36,7 @@ fn log(node: &Node) -> String {
 #[test]
 fn a_node_without_its_address_makes_nothing_and_waits_for_it() {
     let mut stage = Stage::new(1);
-    bare(&mut stage.nodes[0]);
-    let node = &mut stage.nodes[0];
+    let node = bare(&mut stage);
     node.run("ip address add 192.168.1.77/24 dev eth0");
     node.run("ip address del 192.168.1.10/24 dev eth0");
     // The second was secondary, which went with the first.
@@ -57,8 +58,7 @@ fn a_node_without_its_address_makes_nothing_and_waits_for_it() {
 #[test]
 fn a_node_without_a_route_to_the_api_makes_nothing_and_waits_for_it() {
     let mut stage = Stage::new(1);
-    bare(&mut stage.nodes[0]);
-    let node = &mut stage.nodes[0];
+    let node = bare(&mut stage);
     node.run("ip route del 192.168.1.0/24 dev eth0");
     node.start();
     let words = ["https://192.168.1.2:6443", "Network is unreachable", "ip route get 192.168.1.2"];
@@ -100,8 +100,7 @@ fn a_node_without_a_route_to_another_says_which_and_goes_on() {
 #[test]
 fn an_agent_that_begins_in_a_conflict_says_so_at_the_nodes_address() {
     let mut stage = Stage::new(1);
-    bare(&mut stage.nodes[0]);
-    let node = &mut stage.nodes[0];
+    let node = bare(&mut stage);
     node.run("ip link add rival type vxlan id 1 dstport 8472 local 192.168.1.10 dev eth0");
     node.start();
     let said = wait_for("the conflict is told where the kubelet asks", || {
@@ -119,8 +118,7 @@ fn an_agent_that_begins_in_a_conflict_says_so_at_the_nodes_address() {
 #[test]
 fn a_runtime_that_cannot_be_given_its_configuration_keeps_the_node_from_being_ready() {
     let mut stage = Stage::new(1);
-    bare(&mut stage.nodes[0]);
-    let node = &mut stage.nodes[0];
+    let node = bare(&mut stage);
     let directory = node.dir.join("net.d");
     std::fs::remove_dir_all(&directory).unwrap();
     std::fs::write(&directory, "in the way").unwrap();

@@ -230,7 +230,7 @@ fn hinted(all: &[Found<'_>], cluster: &Cluster, place: &Place) -> Option<BTreeSe
         }
     }
     let zone = cluster.nodes.get(&place.node).and_then(|n| n.zone.as_ref());
-    let by = |hints: &dyn Fn(&Endpoint) -> Vec<String>, us: &String| {
+    let by = |hints: fn(&Endpoint) -> &[String], us: &String| {
         if ready.iter().any(|f| hints(f.endpoint).is_empty()) {
             return None;
         }
@@ -238,6 +238,5 @@ fn hinted(all: &[Found<'_>], cluster: &Cluster, place: &Place) -> Option<BTreeSe
             ready.iter().filter(|f| hints(f.endpoint).contains(us)).map(|f| f.address).collect();
         (!mine.is_empty()).then_some(mine)
     };
-    by(&|e| e.node_hints().to_vec(), &place.node)
-        .or_else(|| zone.and_then(|zone| by(&|e| e.zone_hints().to_vec(), zone)))
+    by(Endpoint::node_hints, &place.node).or_else(|| by(Endpoint::zone_hints, zone?))
 }

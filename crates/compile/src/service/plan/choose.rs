@@ -96,8 +96,8 @@ impl<'a> Candidates<'a> {
             let ours: Vec<_> = ours.map(|(address, _)| **address).collect();
             (everywhere && !ours.is_empty()).then_some(ours)
         };
-        narrowed(|e| e.node_hints(), node)
-            .or_else(|| narrowed(|e| e.zone_hints(), zone?))
+        narrowed(Endpoint::node_hints, node)
+            .or_else(|| narrowed(Endpoint::zone_hints, zone?))
             .unwrap_or_else(|| ready.iter().map(|(address, _)| **address).collect())
     }
 }
