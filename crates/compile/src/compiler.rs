@@ -145,8 +145,8 @@ impl Compiler {
         match key.kind {
             Kind::Node => {
                 dirty.units.insert(Unit::Base);
-                if name.name != self.settings.node {
-                    dirty.net.peers.insert(name.name.clone());
+                if *name.name != *self.settings.node {
+                    dirty.net.peers.insert(name.name.to_string());
                 } else {
                     dirty.net.own = true;
                     // Its zone chooses among endpoints (EP-05).
@@ -312,7 +312,7 @@ impl FamilyTable {
 impl NodeView<'_> {
     fn attachments_of(&self, pod: &ObjectName) -> impl Iterator<Item = &Attachment> {
         let containers = self.containers_of.get(pod).into_iter().flatten();
-        containers.filter_map(|container| self.cluster.attachments.get(container))
+        containers.filter_map(|container| self.cluster.attachments.get(container).map(Box::as_ref))
     }
 }
 
@@ -385,6 +385,6 @@ mod tests {
         let round = compiler.update(cluster.synced().expect("synced"), &gone);
         assert!(!round.net_changed);
         assert_eq!(*compiler.net(), wired);
-        assert!(round.raised.iter().any(|d| d.object.name.name == "node1"), "{:?}", round.raised);
+        assert!(round.raised.iter().any(|d| &*d.object.name.name == "node1"), "{:?}", round.raised);
     }
 }

@@ -1,7 +1,7 @@
 //! What one object contributes to the ruleset, and the ruleset as the sum of all contributions.
 //!
 //! ```text
-//!   Unit ──compile──> Fragment ─┐   claims: element → units that want it
+//!   Unit ──compile──> Fragment ─┐   claims: what several units want
 //!   Unit ──compile──> Fragment ─┼─> Ruleset (the sum)     a change of one fragment
 //!   Unit ──compile──> Fragment ─┘                         yields the plan of that change only
 //! ```
@@ -20,7 +20,7 @@ use kstate::nft::{Bytes, Chain, ElemData, ElemKey, Op, Plan, Ruleset, Set, Table
 use types::{Family, ObjectName};
 
 use crate::diagnostic::Diagnostic;
-use crate::fragment::claims::Claims;
+use crate::fragment::claims::{Claims, Lone};
 use crate::policy::resolve::AddressSet;
 
 /// A name of a chain or set; most are constants.
@@ -75,14 +75,25 @@ impl Fragment {
     }
 }
 
-/// What is remembered of a fragment: of its things the keys, which lead to the rest.
-#[derive(Debug)]
+/// What is remembered of a fragment: of its things the keys, in order, which lead to the rest.
+#[derive(Debug, Default)]
 pub struct Held {
     sets: Box<[Name]>,
     chains: Box<[Name]>,
     elements: Box<[(Name, Box<[ElemKey]>)]>,
     pub address_sets: BTreeSet<AddressSet>,
     pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Held {
+    fn keys_of(&self, set: &Name) -> &[ElemKey] {
+        let place = self.elements.binary_search_by(|(name, _)| name.cmp(set)).ok();
+        place.and_then(|place| self.elements.get(place)).map_or(&[], |(_, keys)| keys)
+    }
+}
+
+fn has<T: Ord>(sorted: &[T], key: &T) -> bool {
+    sorted.binary_search(key).is_ok()
 }
 
 /// The sum of all fragments of one family: its table.
@@ -128,9 +139,13 @@ impl Composer {
         self.chains.settle(|name, wanted| steps.chain(table, name, wanted));
         for set in &filled {
             let Some(claims) = self.elements.get_mut(set) else { continue };
+            let before = count(table, set);
             claims.settle(|key, wanted| steps.element(table, (set, key), wanted));
             if claims.is_empty() {
                 self.elements.remove(set);
+            }
+            if count(table, set) > 2 * before {
+                pack(table, set);
             }
         }
         for name in &steps.gone {
@@ -141,50 +156,65 @@ impl Composer {
 
     /// Has the unit want what is in the new fragment, and nothing else. `filled`: sets that it has elements in, or had.
     fn reclaim(&mut self, table: &Table, unit: &Arc<Unit>, new: Fragment, filled: &mut BTreeSet<Name>) {
-        let old = self.held.remove(unit);
+        let old = self.held.remove(unit).unwrap_or_default();
         let kept = (!new.is_empty()).then(|| new.held());
-        let layout = |name: &Name| table.sets.get(name.as_ref()).map(|set| Cow::Owned(set.layout()));
-        let chain = |name: &Name| table.chains.get(name.as_ref()).map(Cow::Borrowed);
-        if let Some(old) = &old {
-            for name in old.sets.iter().filter(|name| !new.sets.contains_key(*name)) {
-                self.sets.remove(unit, name, &layout);
-            }
-            for name in old.chains.iter().filter(|name| !new.chains.contains_key(*name)) {
-                self.chains.remove(unit, name, &chain);
-            }
+        let others = &self.held;
+        let owner = |has: &dyn Fn(&Held) -> bool| {
+            others.iter().find(|(_, held)| has(held)).map(|(unit, _)| Arc::clone(unit))
+        };
+        let sets = Lone {
+            now: &|name: &Name| table.sets.get(name.as_ref()).map(|set| Cow::Owned(set.layout())),
+            owner: &|name| owner(&|held| has(&held.sets, name)),
+        };
+        replace(&mut self.sets, unit, (&old.sets, new.sets), &sets);
+        let chains = Lone {
+            now: &|name: &Name| table.chains.get(name.as_ref()).map(Cow::Borrowed),
+            owner: &|name| owner(&|held| has(&held.chains, name)),
+        };
+        replace(&mut self.chains, unit, (&old.chains, new.chains), &chains);
+        let mut elements = new.elements;
+        let names: BTreeSet<Name> =
+            old.elements.iter().map(|(set, _)| set).chain(elements.keys()).cloned().collect();
+        for set in &names {
+            let there = table.sets.get(set.as_ref());
+            let lone = Lone {
+                now: &|key| there.and_then(|set| set.elements.get(key)).map(Cow::Borrowed),
+                owner: &|key| owner(&|held| has(held.keys_of(set), key)),
+            };
+            let both = (old.keys_of(set), elements.remove(set).unwrap_or_default());
+            replace(self.elements.entry(set.clone()).or_default(), unit, both, &lone);
         }
-        for (name, wanted) in new.sets {
-            self.sets.insert(unit, &name, wanted, &layout);
-        }
-        for (name, wanted) in new.chains {
-            self.chains.insert(unit, &name, wanted, &chain);
-        }
-        for (set, keys) in old.iter().flat_map(|old| &old.elements) {
-            let now = elements_of(table, set);
-            let stays = |key| new.elements.get(set).is_some_and(|elements| elements.contains_key(key));
-            let claims = self.elements.entry(set.clone()).or_default();
-            for key in keys.iter().filter(|key| !stays(*key)) {
-                claims.remove(unit, key, &now);
-            }
-            filled.insert(set.clone());
-        }
-        for (set, elements) in new.elements {
-            let now = elements_of(table, &set);
-            let claims = self.elements.entry(set.clone()).or_default();
-            for (key, wanted) in elements {
-                claims.insert(unit, &key, wanted, &now);
-            }
-            filled.insert(set);
-        }
+        filled.extend(names);
         if let Some(kept) = kept {
             self.held.insert(Arc::clone(unit), kept);
         }
     }
 }
 
-fn elements_of<'a>(table: &'a Table, set: &str) -> impl Fn(&ElemKey) -> Option<Cow<'a, ElemData>> + use<'a> {
-    let set = table.sets.get(set);
-    move |key| set.and_then(|set| set.elements.get(key)).map(Cow::Borrowed)
+fn count(table: &Table, set: &str) -> usize {
+    table.sets.get(set).map_or(0, |set| set.elements.len())
+}
+
+/// Elements that came in order have left the nodes of their B-tree half empty; a tree made of a list has full ones.
+fn pack(table: &mut Table, set: &str) {
+    if let Some(set) = table.sets.get_mut(set) {
+        set.elements = std::mem::take(&mut set.elements).into_iter().collect();
+    }
+}
+
+/// Has the unit want what is new, and nothing else of what it wanted before.
+fn replace<K: Ord + Clone, V: Clone + PartialEq>(
+    claims: &mut Claims<K, V>,
+    unit: &Arc<Unit>,
+    (old, new): (&[K], BTreeMap<K, V>),
+    lone: &Lone<'_, K, V>,
+) {
+    for key in old.iter().filter(|key| !new.contains_key(*key)) {
+        claims.remove(unit, key, lone);
+    }
+    for (key, wanted) in new {
+        claims.insert((unit, has(old, &key)), &key, wanted, lone);
+    }
 }
 
 /// Steps by the place they must have: every prefix of the finished plan leaves a table in which nothing dangles,

@@ -55,7 +55,7 @@ fn assert_services_are_whole(ruleset: &Ruleset, after: &Op) {
             let Ok(count) = count.parse::<u32>() else { continue };
             let first = if kind == "l" { LOCAL_SLOTS } else { 0 };
             for slot in first..first + count {
-                let start = [&slot.to_ne_bytes()[..], &key.start].concat().as_slice().into();
+                let start = [&slot.to_ne_bytes()[..], key.start()].concat().as_slice().into();
                 let key = kstate::nft::ElemKey::point(start);
                 assert!(ep.elements.contains_key(&key), "slot {slot} of {chain} is empty after {after:?}");
             }
@@ -83,10 +83,8 @@ fn perform(ruleset: &mut Ruleset, plan: &kstate::nft::Plan) {
 /// Repeats, relists and squashes what happened, without changing where it ends.
 fn disturb(cluster: &Cluster, kind: Kind) -> Vec<Event> {
     let rows: Vec<Event> = match kind {
-        Kind::Pod => cluster.pods.values().cloned().map(|r| Event::Upsert(Row::Pod(Box::new(r)))).collect(),
-        Kind::Policy => {
-            cluster.policies.values().cloned().map(|r| Event::Upsert(Row::Policy(Box::new(r)))).collect()
-        }
+        Kind::Pod => cluster.pods.values().cloned().map(|r| Event::Upsert(Row::Pod(r))).collect(),
+        Kind::Policy => cluster.policies.values().cloned().map(|r| Event::Upsert(Row::Policy(r))).collect(),
         _ => return Vec::new(),
     };
     [Event::Start(kind)].into_iter().chain(rows.into_iter().rev()).chain([Event::Done(kind)]).collect()

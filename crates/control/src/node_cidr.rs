@@ -164,6 +164,6 @@ mod tests {
         api.settle();
         let prefixes: BTreeSet<String> = ["node1", "node2"].map(|n| cidr(&api, n)).into();
         assert_eq!(prefixes, BTreeSet::from([String::new(), "10.244.1.0/24".to_owned()]));
-        assert!(api.events.iter().any(|e| e.reason == "CIDRNotAvailable" && e.about.name.name == "node2"));
+        assert!(api.events.iter().any(|e| e.reason == "CIDRNotAvailable" && &*e.about.name.name == "node2"));
     }
 }

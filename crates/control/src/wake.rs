@@ -19,7 +19,7 @@ pub fn wake(world: &World, change: &Change) -> BTreeSet<(Brain, Key)> {
         Kind::Namespace => add(&mut woken, Brain::Namespace, change.kind, name),
         Kind::Node => node(world, change, &mut woken),
         Kind::Lease => {
-            if name.namespace == "kube-node-lease" {
+            if &*name.namespace == "kube-node-lease" {
                 add(&mut woken, Brain::NodeLife, Kind::Node, &ObjectName::cluster(&name.name));
             }
         }
@@ -85,7 +85,7 @@ fn node(world: &World, change: &Change, woken: &mut Woken) {
 }
 
 fn pod(world: &World, change: &Change, woken: &mut Woken) {
-    let namespace = change.name.namespace.as_str();
+    let namespace = &*change.name.namespace;
     for pod in views::<Pod>(change) {
         match pod.metadata.controller() {
             Some(owner) if owner.kind == "ReplicaSet" => {

@@ -237,7 +237,7 @@ impl World {
         let namespace = namespace.to_owned();
         self.rows
             .range((T::KIND, ObjectName::new(&namespace, ""))..)
-            .take_while(move |((kind, name), _)| *kind == T::KIND && name.namespace == namespace)
+            .take_while(move |((kind, name), _)| *kind == T::KIND && *name.namespace == *namespace)
             .filter_map(|(_, row)| T::of(row))
     }
 

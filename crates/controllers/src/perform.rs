@@ -143,7 +143,7 @@ async fn collect(
         let Some(kind) = Kind::of_reference(&owner.api_version, &owner.kind) else {
             return Ok(Outcome::Nothing);
         };
-        let namespace = if kind.namespaced() { target.name.namespace.as_str() } else { "" };
+        let namespace = if kind.namespaced() { &*target.name.namespace } else { "" };
         let place = path::object(kind, &ObjectName::new(namespace, &owner.name));
         match send(client, Method::GET, &place, &Value::Null).await {
             Ok(found) if found["metadata"]["uid"] == json!(owner.uid) => return Ok(Outcome::Nothing),
@@ -189,7 +189,7 @@ async fn finalize(client: &Client, target: &Target) -> Result<Outcome, kube::Err
 async fn post(client: &Client, notice: &Notice) {
     let about = &notice.about;
     // Events about cluster-scoped objects live in `default`.
-    let namespace = if about.name.namespace.is_empty() { "default" } else { about.name.namespace.as_str() };
+    let namespace = if about.name.namespace.is_empty() { "default" } else { &*about.name.namespace };
     let now = Timestamp::now();
     let seconds = Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
     let event = json!({

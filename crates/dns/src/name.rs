@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -11,9 +12,9 @@ pub const MAX_NAME: usize = 255;
 /// The longest label.
 pub const MAX_LABEL: usize = 63;
 
-/// A whole lower-case name in wire form, ending in the zero byte of the root.
+/// A whole lower-case name in wire form, ending in the zero byte of the root. Clones share it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Box<[u8]>);
+pub struct Name(Arc<[u8]>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{text:?} is not a DNS name: {why}; write labels of 1 to 63 bytes with dots between, 253 in all")]

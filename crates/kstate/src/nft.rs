@@ -10,6 +10,7 @@
 //!   ip saddr    l4proto…   th dport..   slot         lookup sreg=r0 reads as many bytes as the set's key has
 //! ```
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub mod build;
@@ -333,7 +334,7 @@ pub enum SetData {
 pub struct Set {
     pub key: Vec<Field>,
     pub data: SetData,
-    /// Keys are ranges; such a set has elements with an `end`.
+    /// Keys are ranges; such a set has [`ElemKey::Range`]s.
     pub interval: bool,
     /// The packet path adds elements; they are the kernel's and no part of the value.
     pub dynamic: bool,
@@ -357,26 +358,54 @@ impl Set {
     }
 }
 
-/// The bytes of a key as the registers hold them, each field padded to a word when there are several;
-/// `end` is inclusive and there only in interval sets.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ElemKey {
-    pub start: Bytes,
-    pub end: Option<Box<Bytes>>,
+/// The bytes of a key as the registers hold them, each field padded to a word when there are several. Ordered by the
+/// start, then the end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ElemKey {
+    Point(Bytes),
+    /// Start and end, both inclusive: of an interval set.
+    Range(Box<[Bytes; 2]>),
 }
 
 impl ElemKey {
-    pub fn point(start: Bytes) -> Self {
-        Self { start, end: None }
+    pub fn point(at: Bytes) -> Self {
+        Self::Point(at)
     }
 
     pub fn range(start: Bytes, end: Bytes) -> Self {
-        Self { start, end: Some(Box::new(end)) }
+        Self::Range(Box::new([start, end]))
+    }
+
+    pub fn start(&self) -> &Bytes {
+        match self {
+            Self::Point(at) => at,
+            Self::Range(range) => &range[0],
+        }
+    }
+
+    /// Of a range only.
+    pub fn end(&self) -> Option<&Bytes> {
+        match self {
+            Self::Point(_) => None,
+            Self::Range(range) => Some(&range[1]),
+        }
     }
 
     /// The end of a range; a point is its own.
     pub fn last(&self) -> &Bytes {
-        self.end.as_deref().unwrap_or(&self.start)
+        self.end().unwrap_or(self.start())
+    }
+}
+
+impl PartialOrd for ElemKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ElemKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.start(), self.end()).cmp(&(other.start(), other.end()))
     }
 }
 

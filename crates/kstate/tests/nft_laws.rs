@@ -55,7 +55,10 @@ fn set() -> impl Strategy<Value = Set> {
             if interval && start < free {
                 continue;
             }
-            let end = interval.then(|| Box::new([start + width * 5].into()));
+            let key = match interval {
+                true => ElemKey::range([start].into(), [start + width * 5].into()),
+                false => ElemKey::point([start].into()),
+            };
             free = start + width * 5 + 1;
             let data = match data {
                 SetData::None => ElemData::None,
@@ -63,7 +66,7 @@ fn set() -> impl Strategy<Value = Set> {
                 SetData::Verdicts => ElemData::Verdict(Verdict::Goto(chain)),
                 SetData::Values(_) => ElemData::Value([0, value].into()),
             };
-            elements.insert(ElemKey { start: [start].into(), end }, data);
+            elements.insert(key, data);
         }
         Set { interval, size, elements, ..Set::new([Field::Proto], data) }
     })
@@ -157,7 +160,7 @@ fn refusal(state: &Ruleset, op: &Op) -> Option<&'static str> {
 }
 
 fn overlap(a: &ElemKey, b: &ElemKey) -> bool {
-    a.start <= *b.last() && b.start <= *a.last()
+    a.start() <= b.last() && b.start() <= a.last()
 }
 
 proptest! {

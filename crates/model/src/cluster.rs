@@ -80,17 +80,18 @@ pub enum Event {
     Done(Kind),
 }
 
-/// The cluster. Fields are read by brains; only [`Cluster::apply`] writes.
+/// The cluster. Fields are read by brains; only [`Cluster::apply`] writes. Large rows are behind a pointer, because the
+/// nodes of a B-tree are half empty after a list in order.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     pub nodes: BTreeMap<String, Node>,
     pub namespaces: BTreeMap<String, Namespace>,
-    pub pods: BTreeMap<ObjectName, Pod>,
-    pub services: BTreeMap<ObjectName, Service>,
+    pub pods: BTreeMap<ObjectName, Box<Pod>>,
+    pub services: BTreeMap<ObjectName, Box<Service>>,
     pub slices: BTreeMap<ObjectName, EndpointSlice>,
-    pub policies: BTreeMap<ObjectName, Policy>,
+    pub policies: BTreeMap<ObjectName, Box<Policy>>,
     /// By container id.
-    pub attachments: BTreeMap<String, Attachment>,
+    pub attachments: BTreeMap<String, Box<Attachment>>,
     /// Service → names of its slices, in order.
     slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
     /// Those of pods: the pods of a Deployment share them.
@@ -184,16 +185,16 @@ impl Cluster {
         let changed = match row {
             Row::Node(r) => put(&mut self.nodes, r.name.clone(), r),
             Row::Namespace(r) => put(&mut self.namespaces, r.name.clone(), r),
-            Row::Pod(r) => self.upsert_pod(*r),
-            Row::Service(r) => put(&mut self.services, r.key.clone(), *r),
-            Row::Policy(r) => put(&mut self.policies, r.key.clone(), *r),
-            Row::Attachment(r) => put(&mut self.attachments, r.container.clone(), *r),
+            Row::Pod(r) => self.upsert_pod(r),
+            Row::Service(r) => put(&mut self.services, r.key.clone(), r),
+            Row::Policy(r) => put(&mut self.policies, r.key.clone(), r),
+            Row::Attachment(r) => put(&mut self.attachments, r.container.clone(), r),
             Row::EndpointSlice(r) => return self.upsert_slice(key, r),
         };
         if changed { vec![key] } else { Vec::new() }
     }
 
-    fn upsert_pod(&mut self, mut pod: Pod) -> bool {
+    fn upsert_pod(&mut self, mut pod: Box<Pod>) -> bool {
         match self.labels.get(&pod.labels) {
             Some(known) => pod.labels = Arc::clone(known),
             None => _ = self.labels.insert(Arc::clone(&pod.labels)),
@@ -214,7 +215,7 @@ impl Cluster {
 
     fn upsert_slice(&mut self, key: Key, slice: EndpointSlice) -> Vec<Key> {
         let mut changed = self.unlink_slice(&key.name, Some(&slice.service));
-        let service = ObjectName::new(&slice.key.namespace, &slice.service);
+        let service = slice.key.sibling(&slice.service);
         let names = self.slices_of.entry(service.clone()).or_default();
         if let Err(place) = names.binary_search(&key.name) {
             names.reserve_exact(1); // most have one
@@ -231,7 +232,7 @@ impl Cluster {
         let Some(former) = self.slices.get(name).filter(|s| Some(s.service.as_str()) != keep) else {
             return Vec::new();
         };
-        let service = ObjectName::new(&name.namespace, &former.service);
+        let service = name.sibling(&former.service);
         if let Some(names) = self.slices_of.get_mut(&service) {
             names.retain(|other| other != name);
             if names.is_empty() {
@@ -245,8 +246,8 @@ impl Cluster {
         let name = &key.name;
         let mut changed = Vec::new();
         let gone = match key.kind {
-            Kind::Node => self.nodes.remove(&name.name).is_some(),
-            Kind::Namespace => self.namespaces.remove(&name.name).is_some(),
+            Kind::Node => self.nodes.remove(&*name.name).is_some(),
+            Kind::Namespace => self.namespaces.remove(&*name.name).is_some(),
             Kind::Pod => {
                 let gone = self.pods.remove(name).map(|pod| pod.labels);
                 let was = gone.is_some();
@@ -255,7 +256,7 @@ impl Cluster {
             }
             Kind::Service => self.services.remove(name).is_some(),
             Kind::Policy => self.policies.remove(name).is_some(),
-            Kind::Attachment => self.attachments.remove(&name.name).is_some(),
+            Kind::Attachment => self.attachments.remove(&*name.name).is_some(),
             Kind::EndpointSlice => {
                 changed = self.unlink_slice(name, None);
                 self.slices.remove(name).is_some()

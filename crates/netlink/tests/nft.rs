@@ -186,7 +186,7 @@ fn set() -> impl Strategy<Value = Set> {
             let value = |key: &ElemKey| match &data {
                 SetData::None => ElemData::None,
                 SetData::Verdicts => ElemData::Verdict(verdict.clone()),
-                SetData::Values(_) => ElemData::Value(key.start.clone()),
+                SetData::Values(_) => ElemData::Value(key.start().clone()),
             };
             let elements = pairs.into_iter().map(|key| (key.clone(), value(&key))).collect();
             Set { key, data, interval, dynamic: false, timeout_ms, size, elements }

@@ -156,7 +156,7 @@ pub fn node_of(address: IpAddr, cluster: &Cluster) -> Option<&Node> {
 
 /// The pod of this node that has the address.
 pub fn local_pod(address: IpAddr, cluster: &Cluster) -> Option<&Attachment> {
-    cluster.attachments.values().find(|attachment| attachment.ips.contains(&address))
+    cluster.attachments.values().map(Box::as_ref).find(|attachment| attachment.ips.contains(&address))
 }
 
 /// Receivers of multicast tell senders apart by their address; link-local addresses are for one link.

@@ -2,24 +2,31 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// `namespace/name`; cluster-scoped objects have an empty namespace and print without the slash.
+/// `namespace/name`; cluster-scoped objects have an empty namespace and print without the slash. A clone shares the
+/// text: each of a hundred thousand objects is named in many places.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
-    pub namespace: String,
-    pub name: String,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
 
 impl ObjectName {
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+    pub fn new(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
+        Self { namespace: namespace.as_ref().into(), name: name.as_ref().into() }
     }
 
     /// A cluster-scoped object, such as a Node.
-    pub fn cluster(name: impl Into<String>) -> Self {
+    pub fn cluster(name: impl AsRef<str>) -> Self {
         Self::new("", name)
+    }
+
+    /// An object of the same namespace.
+    pub fn sibling(&self, name: impl AsRef<str>) -> Self {
+        Self { namespace: Arc::clone(&self.namespace), name: name.as_ref().into() }
     }
 }
 

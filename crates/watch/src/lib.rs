@@ -339,6 +339,6 @@ mod tests {
             serde_json::from_str(r#"{"metadata":{"name":"s","namespace":"n"},"addressType":"FQDN"}"#)
                 .unwrap();
         let got = messages(watcher::Event::Apply(slice), &mut BTreeSet::new());
-        assert!(matches!(&got[..], [Message::Event(Event::Delete(key))] if key.name.name == "s"));
+        assert!(matches!(&got[..], [Message::Event(Event::Delete(key))] if &*key.name.name == "s"));
     }
 }

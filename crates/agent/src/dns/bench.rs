@@ -297,7 +297,7 @@ fn cluster(services: u32) -> (Cluster, Vec<Key>) {
             let endpoints = (0..ENDPOINTS).map(|index| endpoint(number, index)).collect();
             apply(Event::Upsert(Row::EndpointSlice(EndpointSlice {
                 key: key.clone(),
-                service: key.name,
+                service: key.name.to_string(),
                 ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: Some(8080) }],
                 endpoints,
                 ..EndpointSlice::default()

@@ -20,7 +20,7 @@ impl Node {
     pub(super) fn apply(&mut self, event: Event) {
         let name = &self.base.settings.node;
         let event = match event {
-            Event::Delete(key) if key.kind == Kind::Node && key.name.name == *name => return,
+            Event::Delete(key) if key.kind == Kind::Node && *key.name.name == **name => return,
             Event::Upsert(Row::Node(mut row)) if row.name == *name => {
                 if let Some(known) = self.cluster.nodes.get(name) {
                     keep(&mut row.pod_cidrs, &known.pod_cidrs);
@@ -69,7 +69,7 @@ impl Node {
 
     fn answer_checks(&mut self, keys: &[Key], first: bool) {
         let Some(compiler) = &self.compiler else { return };
-        let own = |key: &Key| key.kind == Kind::Node && key.name.name == self.base.settings.node;
+        let own = |key: &Key| key.kind == Kind::Node && *key.name.name == *self.base.settings.node;
         let all = first || keys.iter().any(own);
         self.base.checks.update(&self.cluster, compiler.settings(), keys, all);
     }

@@ -76,7 +76,7 @@ impl Node {
     pub(super) fn look_for_ways(&mut self) {
         let rest = if self.underlay.known.is_empty() { LOOK } else { LASTING };
         let turned = self.changed.iter().filter(|key| key.kind == Kind::Node);
-        let turned: BTreeSet<String> = turned.map(|key| key.name.name.clone()).collect();
+        let turned: BTreeSet<String> = turned.map(|key| key.name.name.to_string()).collect();
         let due = self.underlay.looked.is_none_or(|at| at.elapsed() >= rest);
         if self.cluster.synced().is_none() || (turned.is_empty() && !due) {
             return;

@@ -305,9 +305,9 @@ impl<'a> Concern<'a> {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        let from = key.start.len().checked_sub(address.len() + 8);
+        let from = key.start().len().checked_sub(address.len() + 8);
         let tail =
-            from.and_then(|from| key.start.get(from..)).and_then(|tail| tail.strip_prefix(&address[..]));
+            from.and_then(|from| key.start().get(from..)).and_then(|tail| tail.strip_prefix(&address[..]));
         tail.and_then(|tail| tail.get(4..6)) == Some(&frontend.port().to_be_bytes()[..])
     }
 }

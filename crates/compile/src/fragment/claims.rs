@@ -1,12 +1,13 @@
 //! Who wants a thing of the ruleset: a chain, a set's layout, an element.
 //!
 //! ```text
-//!   key ─> One(unit)                 what it wants is in the ruleset, and nowhere else
-//!       ─> Several(unit ─> wanted)   the first unit's is in the ruleset
+//!   one unit         its fragment has the key, the ruleset what it wants; nothing is kept here
+//!   several units    key ─> (unit ─> wanted); the first unit's is in the ruleset
 //! ```
 //!
 //! A node has a hundred thousand elements and more, almost all wanted by one unit: what is kept for each of them is most
-//! of the agent's memory.
+//! of the agent's memory. Whose such a thing is must be known only when another unit comes to want it, and is looked up
+//! in all fragments then.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,24 +15,23 @@ use std::sync::Arc;
 
 use super::Unit;
 
-/// What the ruleset holds now.
-pub(super) type Now<'a, K, V> = dyn Fn(&K) -> Option<Cow<'a, V>> + 'a;
+/// What is known of things that one unit wants.
+pub(super) struct Lone<'a, K, V: Clone> {
+    /// What the ruleset holds now.
+    pub now: &'a dyn Fn(&K) -> Option<Cow<'a, V>>,
+    /// Of all units but the one that is being replaced: the first whose fragment has it.
+    pub owner: &'a dyn Fn(&K) -> Option<Arc<Unit>>,
+}
 
 #[derive(Debug)]
 pub(super) struct Claims<K, V> {
-    held: BTreeMap<K, Claim<V>>,
-    /// Of this round, taken out of `held` until it ends.
+    shared: BTreeMap<K, Several<V>>,
+    /// Of this round; what was shared is taken from there until it ends.
     touched: BTreeMap<K, Touch<V>>,
 }
 
-#[derive(Debug)]
-enum Claim<V> {
-    One(Arc<Unit>),
-    Several(Several<V>),
-}
-
 /// Units that want the same share it.
-type Several<V> = Box<BTreeMap<Arc<Unit>, Arc<V>>>;
+type Several<V> = BTreeMap<Arc<Unit>, Arc<V>>;
 
 #[derive(Debug)]
 enum Touch<V> {
@@ -42,52 +42,64 @@ enum Touch<V> {
 
 impl<K, V> Default for Claims<K, V> {
     fn default() -> Self {
-        Self { held: BTreeMap::new(), touched: BTreeMap::new() }
+        Self { shared: BTreeMap::new(), touched: BTreeMap::new() }
     }
 }
 
 impl<K: Ord + Clone, V: Clone + PartialEq> Claims<K, V> {
-    pub(super) fn insert(&mut self, unit: &Arc<Unit>, key: &K, wanted: V, now: &Now<'_, K, V>) {
-        if !self.wants(unit, key, &wanted, now) {
-            self.touch(key, now).insert(unit, wanted);
+    /// `had`: the unit wanted something of this key before.
+    pub(super) fn insert(
+        &mut self,
+        (unit, had): (&Arc<Unit>, bool),
+        key: &K,
+        wanted: V,
+        lone: &Lone<'_, K, V>,
+    ) {
+        if !self.wants((unit, had), key, &wanted, lone) {
+            self.touch((unit, had), key, lone).insert(unit, wanted);
         }
     }
 
-    pub(super) fn remove(&mut self, unit: &Arc<Unit>, key: &K, now: &Now<'_, K, V>) {
-        self.touch(key, now).remove(unit);
+    /// What the unit wanted before.
+    pub(super) fn remove(&mut self, unit: &Arc<Unit>, key: &K, lone: &Lone<'_, K, V>) {
+        self.touch((unit, true), key, lone).remove(unit);
     }
 
     /// Ends a round: each key that somebody's wish for changed, and what counts of it now (`None`: nobody wants it).
     pub(super) fn settle(&mut self, mut step: impl FnMut(&K, Option<&V>)) {
         for (key, touch) in std::mem::take(&mut self.touched) {
             step(&key, touch.first());
-            if let Some(claim) = touch.settle() {
-                self.held.insert(key, claim);
+            if let Touch::Several(all) = touch
+                && all.len() > 1
+            {
+                self.shared.insert(key, all);
             }
         }
     }
 
-    /// Whether nobody wants anything, at the end of a round.
+    /// Whether nothing is shared, at the end of a round.
     pub(super) fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.shared.is_empty()
     }
 
     /// Whether the unit wants just this already.
-    fn wants(&self, unit: &Arc<Unit>, key: &K, wanted: &V, now: &Now<'_, K, V>) -> bool {
-        match (self.touched.get(key), self.held.get(key)) {
+    fn wants(&self, (unit, had): (&Arc<Unit>, bool), key: &K, wanted: &V, lone: &Lone<'_, K, V>) -> bool {
+        match (self.touched.get(key), self.shared.get(key)) {
             (Some(touch), _) => touch.of(unit) == Some(wanted),
-            (None, Some(Claim::One(one))) => one == unit && now(key).as_deref() == Some(wanted),
-            (None, Some(Claim::Several(all))) => all.get(unit).map(Arc::as_ref) == Some(wanted),
-            (None, None) => false,
+            (None, Some(all)) => all.get(unit).map(Arc::as_ref) == Some(wanted),
+            (None, None) => had && (lone.now)(key).as_deref() == Some(wanted),
         }
     }
 
-    fn touch(&mut self, key: &K, now: &Now<'_, K, V>) -> &mut Touch<V> {
-        let held = &mut self.held;
-        self.touched.entry(key.clone()).or_insert_with(|| match held.remove(key) {
-            Some(Claim::One(unit)) => now(key).map_or(Touch::Nobody, |v| Touch::One(unit, v.into_owned())),
-            Some(Claim::Several(all)) => Touch::Several(all),
-            None => Touch::Nobody,
+    fn touch(&mut self, (unit, had): (&Arc<Unit>, bool), key: &K, lone: &Lone<'_, K, V>) -> &mut Touch<V> {
+        let shared = &mut self.shared;
+        self.touched.entry(key.clone()).or_insert_with(|| {
+            if let Some(all) = shared.remove(key) {
+                return Touch::Several(all);
+            }
+            let Some(wanted) = (lone.now)(key) else { return Touch::Nobody };
+            let owner = if had { Some(Arc::clone(unit)) } else { (lone.owner)(key) };
+            owner.map_or(Touch::Nobody, |owner| Touch::One(owner, wanted.into_owned()))
         })
     }
 }
@@ -113,8 +125,7 @@ impl<V: Clone + PartialEq> Touch<V> {
     fn insert(&mut self, unit: &Arc<Unit>, wanted: V) {
         *self = match std::mem::replace(self, Self::Nobody) {
             Self::One(one, other) if one != *unit => {
-                let mut all = Several::default();
-                all.insert(one, Arc::new(other));
+                let mut all = Several::from([(one, Arc::new(other))]);
                 put(&mut all, unit, wanted);
                 Self::Several(all)
             }
@@ -133,15 +144,6 @@ impl<V: Clone + PartialEq> Touch<V> {
             Self::Several(all) => {
                 all.remove(unit);
             }
-        }
-    }
-
-    fn settle(self) -> Option<Claim<V>> {
-        match self {
-            Self::Nobody => None,
-            Self::One(unit, _) => Some(Claim::One(unit)),
-            Self::Several(mut all) if all.len() <= 1 => all.pop_first().map(|(unit, _)| Claim::One(unit)),
-            Self::Several(all) => Some(Claim::Several(all)),
         }
     }
 }

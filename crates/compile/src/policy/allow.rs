@@ -129,7 +129,7 @@ fn peer_match(policy: &Policy, peer: &Peer, family: Family) -> Option<PeerMatch>
     match peer {
         Peer::Pods { namespaces, pods } => {
             let namespaces = match namespaces {
-                None => Scope::Own(policy.key.namespace.clone()),
+                None => Scope::Own(policy.key.namespace.to_string()),
                 Some(labels) => Scope::Labelled(labels.clone()),
             };
             let pods = pods.clone().unwrap_or_else(Selector::default);

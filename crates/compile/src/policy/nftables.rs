@@ -270,7 +270,7 @@ impl<'a> Writer<'a> {
 pub fn chain_name(names: &BTreeSet<ObjectName>, direction: Direction) -> String {
     let full = names.iter().map(ObjectName::to_string).collect::<Vec<_>>().join(",");
     let namespace = names.first().map_or("", |name| &name.namespace);
-    let short = names.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(".");
+    let short = names.iter().map(|n| &*n.name).collect::<Vec<_>>().join(".");
     truncate(&format!("{}_{}_{namespace}.{short}", prefix(direction), hash16(&full)), NAME_MAX)
 }
 

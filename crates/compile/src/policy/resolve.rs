@@ -87,9 +87,9 @@ impl AddressSet {
 impl PodPeer {
     pub fn selects(&self, cluster: &Cluster, pod: &Pod) -> bool {
         let namespace = match &self.namespaces {
-            Scope::Own(namespace) => pod.key.namespace == *namespace,
+            Scope::Own(namespace) => *pod.key.namespace == **namespace,
             Scope::Labelled(labels) => {
-                cluster.namespaces.get(&pod.key.namespace).is_some_and(|n| labels.matches(&n.labels))
+                cluster.namespaces.get(&*pod.key.namespace).is_some_and(|n| labels.matches(&n.labels))
             }
         };
         namespace && self.pods.matches(&pod.labels)
@@ -128,7 +128,7 @@ pub enum Isolation {
 /// The policies of a namespace, by name.
 pub fn policies_in<'a>(cluster: &'a Cluster, namespace: &'a str) -> impl Iterator<Item = &'a Policy> {
     let first = ObjectName::new(namespace, "");
-    cluster.policies.range(first..).map(|(_, p)| p).take_while(move |p| p.key.namespace == namespace)
+    cluster.policies.range(first..).map(|(_, p)| &**p).take_while(move |p| *p.key.namespace == *namespace)
 }
 
 pub fn isolation(cluster: &Cluster, attachment: &Attachment, direction: Direction) -> Isolation {

@@ -57,7 +57,7 @@ impl Frontends {
     /// before.
     pub fn update(&mut self, cluster: &Cluster, settings: &Settings, changed: &[Key]) -> Turned {
         // Node ports and host ports move with the node's addresses.
-        let own = |key: &Key| key.kind == Kind::Node && key.name.name == settings.node;
+        let own = |key: &Key| key.kind == Kind::Node && *key.name.name == *settings.node;
         let all = !std::mem::replace(&mut self.started, true) || changed.iter().any(own);
         let of = |kind| changed.iter().filter(move |key| key.kind == kind).map(|key| &key.name);
         let services: BTreeSet<ObjectName> = match all {
@@ -66,7 +66,7 @@ impl Frontends {
         };
         let attachments: BTreeSet<String> = match all {
             true => cluster.attachments.keys().chain(self.host_ports.keys()).cloned().collect(),
-            false => of(Kind::Attachment).map(|name| name.name.clone()).collect(),
+            false => of(Kind::Attachment).map(|name| name.name.to_string()).collect(),
         };
         let mut turned = Turned::default();
         for name in services {

@@ -62,7 +62,7 @@ impl Edit {
 
 fn owner(cluster: &Cluster, key: &Key) -> Option<Owner> {
     match key.kind {
-        Kind::Namespace => Some(Owner::Namespace(key.name.name.clone())),
+        Kind::Namespace => Some(Owner::Namespace(key.name.name.to_string())),
         Kind::Service => Some(Owner::Service(key.name.clone())),
         Kind::EndpointSlice => {
             let slice = cluster.slices.get(&key.name)?;

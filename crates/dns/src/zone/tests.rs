@@ -80,7 +80,7 @@ fn events(number: usize, what: u8, endpoints: &[(u8, bool, u8)]) -> Vec<Event> {
         4 => vec![service(ServiceType::ClusterIp, true, vec![])],
         _ => vec![Event::Upsert(Row::EndpointSlice(EndpointSlice {
             key: slice,
-            service: key.name,
+            service: key.name.to_string(),
             ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: Some(80) }],
             endpoints: endpoints
                 .iter()

@@ -267,5 +267,5 @@ impl<'a> Step<'a> {
 /// Whether two ranges of a lone field share a value. Of a concatenation this compares the whole key as one
 /// number, which may call apart ranges overlapping: then the old one only goes a little earlier.
 fn overlap(a: &ElemKey, b: &ElemKey) -> bool {
-    a.start <= *b.last() && b.start <= *a.last()
+    a.start() <= b.last() && b.start() <= a.last()
 }

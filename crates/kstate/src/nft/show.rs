@@ -177,8 +177,8 @@ impl Set {
 
     /// A key as nft writes it; ranges field by field.
     pub fn show_key(&self, key: &ElemKey) -> String {
-        let Some(end) = &key.end else { return show_values(&self.key, &key.start) };
-        match (decode(&self.key, &key.start), decode(&self.key, end)) {
+        let Some(end) = key.end() else { return show_values(&self.key, key.start()) };
+        match (decode(&self.key, key.start()), decode(&self.key, end)) {
             (Some(from), Some(to)) => {
                 let parts = from
                     .iter()
@@ -186,7 +186,7 @@ impl Set {
                     .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") });
                 parts.collect::<Vec<_>>().join(" . ")
             }
-            _ => format!("{}-{}", hex(&key.start), hex(end)),
+            _ => format!("{}-{}", hex(key.start()), hex(end)),
         }
     }
 }
@@ -299,10 +299,10 @@ struct OpText<'a> {
 
 impl fmt::Display for OpText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key_text = |key: &ElemKey| match (self.layout, &key.end) {
+        let key_text = |key: &ElemKey| match (self.layout, key.end()) {
             (Some(set), _) => set.show_key(key),
-            (None, None) => hex(&key.start),
-            (None, Some(end)) => format!("{}-{}", hex(&key.start), hex(end)),
+            (None, None) => hex(key.start()),
+            (None, Some(end)) => format!("{}-{}", hex(key.start()), hex(end)),
         };
         match self.op {
             Op::AddTable(table) => write!(f, "add table {table}"),

@@ -153,15 +153,15 @@ fn affinity(spec: &k8s::core::ServiceSpec, report: &mut Report) -> Option<u32> {
 
 /// `row: None`: a slice that belongs to no Service or lists no addresses (FQDN, SVC-03).
 pub fn endpoint_slice(slice: &k8s::EndpointSlice) -> Converted<Option<EndpointSlice>> {
-    let mut report = Report::new(Kind::EndpointSlice, slice.metadata.object_name());
+    let key = slice.metadata.object_name();
+    let mut report = Report::new(Kind::EndpointSlice, key.clone());
     let service = slice.metadata.labels.get(SERVICE_NAME).filter(|name| !name.is_empty());
     let wanted = !matches!(slice.address_type.as_deref(), Some("FQDN"));
     let Some(service) = service.filter(|_| wanted) else { return report.done(None) };
     let mut endpoints: Vec<_> =
-        slice.endpoints.iter().filter_map(|e| endpoint(slice, e, &mut report)).collect();
+        slice.endpoints.iter().filter_map(|e| endpoint(slice, &key, e, &mut report)).collect();
     endpoints.shrink_to_fit(); // there may be a hundred thousand
     let ports = slice_ports(slice, &mut report);
-    let key = slice.metadata.object_name();
     let headless = slice.metadata.labels.contains_key(HEADLESS);
     report.done(Some(EndpointSlice { key, service: service.clone(), headless, ports, endpoints }))
 }
@@ -185,6 +185,7 @@ fn slice_ports(slice: &k8s::EndpointSlice, report: &mut Report) -> Vec<SlicePort
 
 fn endpoint(
     slice: &k8s::EndpointSlice,
+    key: &ObjectName,
     endpoint: &k8s::discovery::Endpoint,
     report: &mut Report,
 ) -> Option<Endpoint> {
@@ -198,8 +199,11 @@ fn endpoint(
     let conditions = &endpoint.conditions;
     let ready = conditions.ready.unwrap_or(true);
     let pod = endpoint.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod")).and_then(|target| {
-        let namespace = target.namespace.as_ref().unwrap_or(&slice.metadata.namespace);
-        target.name.as_ref().map(|name| Box::new(ObjectName::new(namespace, name)))
+        let name = target.name.as_ref()?;
+        let foreign = target.namespace.as_deref().filter(|namespace| *namespace != &*key.namespace);
+        Some(Box::new(
+            foreign.map_or_else(|| key.sibling(name), |namespace| ObjectName::new(namespace, name)),
+        ))
     });
     let names = |hints: &[k8s::discovery::Hint]| hints.iter().map(|hint| hint.name.clone()).collect();
     let hints =

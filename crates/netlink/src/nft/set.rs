@@ -171,15 +171,15 @@ pub fn decode_layout(attrs: &[u8]) -> Option<Set> {
 
 /// The one or two NFTA_LIST_ELEM of an element.
 pub fn encode_element(w: &mut Writer, key: &ElemKey, data: &ElemData, shape: Shape) {
-    match (&key.end, shape) {
-        (Some(end), Shape::Both) => element(w, (&key.start, Some(end)), 0, data),
-        (end, Shape::Tree) => {
-            element(w, (&key.start, None), 0, data);
-            if let Some(past) = successor(end.as_deref().unwrap_or(&key.start)) {
+    match (key.end(), shape) {
+        (Some(end), Shape::Both) => element(w, (key.start(), Some(&**end)), 0, data),
+        (_, Shape::Tree) => {
+            element(w, (key.start(), None), 0, data);
+            if let Some(past) = successor(key.last()) {
                 element(w, (&past, None), INTERVAL_END, &ElemData::None);
             }
         }
-        _ => element(w, (&key.start, None), 0, data),
+        _ => element(w, (key.start(), None), 0, data),
     }
 }
 
@@ -205,7 +205,7 @@ impl Shape {
 
     /// Of a set that nobody knows. A range of 16 bytes may be one address or four fields: then nothing.
     pub fn by_key(key: &ElemKey) -> Option<Self> {
-        match (&key.end, key.start.len()) {
+        match (key.end(), key.start().len()) {
             (None, _) => Some(Self::Single),
             (Some(_), 1..=4) => Some(Self::Tree),
             (Some(_), 16) => None,
@@ -289,7 +289,11 @@ pub fn join(mut raw: Vec<RawElement>, shape: Shape) -> BTreeMap<ElemKey, ElemDat
     if shape != Shape::Tree {
         for one in raw {
             let end = one.key_end.or_else(|| (shape == Shape::Both).then(|| one.key.clone()));
-            elements.insert(ElemKey { start: one.key, end: end.map(Box::new) }, one.data);
+            let key = match end {
+                Some(end) => ElemKey::range(one.key, end),
+                None => ElemKey::point(one.key),
+            };
+            elements.insert(key, one.data);
         }
         return elements;
     }

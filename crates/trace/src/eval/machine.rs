@@ -137,21 +137,21 @@ impl<'a> Machine<'a> {
                 }
                 Expr::LookupVerdict { set, sreg } => {
                     let Some((key, data)) = self.find(table, set, *sreg) else { return Turn::Next };
-                    *element = Some((set.clone(), key.start.clone()));
+                    *element = Some((set.clone(), key.start().clone()));
                     if let ElemData::Verdict(verdict) = data {
                         return Turn::Verdict(verdict.clone());
                     }
                 }
                 Expr::LookupMap { set, sreg, dreg } => {
                     let Some((key, data)) = self.find(table, set, *sreg) else { return Turn::Next };
-                    *element = Some((set.clone(), key.start.clone()));
+                    *element = Some((set.clone(), key.start().clone()));
                     if let ElemData::Value(value) = data {
                         let value = value.clone();
                         self.write(*dreg, &value);
                     }
                 }
                 Expr::Lookup { set, sreg, invert } => match self.find(table, set, *sreg) {
-                    Some((key, _)) if !invert => *element = Some((set.clone(), key.start.clone())),
+                    Some((key, _)) if !invert => *element = Some((set.clone(), key.start().clone())),
                     None if *invert => {}
                     _ => return Turn::Next,
                 },
@@ -173,7 +173,7 @@ impl<'a> Machine<'a> {
         if !set.interval {
             return set.elements.get_key_value(&ElemKey::point(key.as_slice().into()));
         }
-        set.elements.iter().find(|(elem, _)| *elem.start <= *key && *key <= **elem.last())
+        set.elements.iter().find(|(elem, _)| **elem.start() <= *key && *key <= **elem.last())
     }
 
     /// Expressions that only read or compare; `false` breaks the rule.

@@ -154,7 +154,7 @@ impl Question<'_> {
 
     /// Pods that have the address now: not those of a host network, not those that have ended.
     fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &Pod> {
-        self.cluster.pods.values().filter(move |pod| {
+        self.cluster.pods.values().map(Box::as_ref).filter(move |pod| {
             let alive = !pod.host_network && !pod.phase.finished();
             // The node knows a pod's address before the API does.
             let here = self.cluster.attachments.values().any(|a| {
@@ -175,7 +175,7 @@ impl Question<'_> {
                     Some(selector) => self
                         .cluster
                         .namespaces
-                        .get(&pod.key.namespace)
+                        .get(&*pod.key.namespace)
                         .is_some_and(|namespace| selector.matches(&namespace.labels)),
                 };
                 namespace && pods.as_ref().is_none_or(|selector| selector.matches(&pod.labels))

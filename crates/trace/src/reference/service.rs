@@ -103,7 +103,7 @@ fn is_stranger(packet: &Packet, place: &Place) -> bool {
 
 /// Services that a proxy looks at (SVC-02), in the order of their names: the first one wins an address.
 fn proxied(cluster: &Cluster) -> impl Iterator<Item = &Service> {
-    cluster.services.values().filter(|service| {
+    cluster.services.values().map(Box::as_ref).filter(|service| {
         !service.headless && !service.foreign_proxy && service.kind != ServiceType::ExternalName
     })
 }
@@ -175,7 +175,7 @@ fn endpoints<'a>(cluster: &'a Cluster, service: &Service, (port, packet): (&str,
     let slices = cluster
         .slices
         .values()
-        .filter(|slice| slice.service == service.key.name && slice.key.namespace == service.key.namespace)
+        .filter(|slice| *slice.service == *service.key.name && slice.key.namespace == service.key.namespace)
         .filter(|slice| !slice.headless);
     let mut found = Vec::new();
     for slice in slices {

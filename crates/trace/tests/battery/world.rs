@@ -294,7 +294,7 @@ fn slice() -> impl Strategy<Value = Row> {
             endpoints.dedup_by_key(|e| e.address);
             Row::EndpointSlice(EndpointSlice {
                 key: ObjectName::new(&service.namespace, format!("slice{n}-{part}-{family}")),
-                service: service.name,
+                service: service.name.to_string(),
                 headless,
                 ports: ports
                     .into_iter()
@@ -376,7 +376,7 @@ pub fn history() -> impl Strategy<Value = Vec<Event>> {
         8 => row().prop_map(Event::Upsert),
         // A node without a row of its own has no addresses to speak of.
         2 => row()
-            .prop_filter("own node", |row| row.key().name.name != NODES[0])
+            .prop_filter("own node", |row| *row.key().name.name != *NODES[0])
             .prop_map(|row| Event::Delete(row.key())),
     ];
     vec(event, 0..60)
