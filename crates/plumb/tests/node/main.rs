@@ -7,6 +7,7 @@
 //! ```
 
 mod cleanup;
+mod clock;
 mod docker;
 mod drift;
 mod gone;

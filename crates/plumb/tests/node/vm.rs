@@ -2,14 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// This program without its symbols, which would only take room in the machine's memory.
+/// A program without its symbols, which would only take room in the machine's memory.
 struct Stripped(PathBuf);
 
+const PLUMB: &str = env!("CARGO_BIN_EXE_plumb");
+
 impl Stripped {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("plumb-vm-{}", std::process::id()));
-        let strip = Command::new("strip").arg("-o").arg(&path).arg(env!("CARGO_BIN_EXE_plumb")).output();
+    fn new(program: impl AsRef<Path>) -> Self {
+        let unique = format!("plumb-vm-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(unique);
+        let strip = Command::new("strip").arg("-o").arg(&path).arg(program.as_ref()).output();
         assert!(strip.as_ref().is_ok_and(|done| done.status.success()), "{strip:?}");
         Self(path)
     }
@@ -21,14 +25,42 @@ impl Drop for Stripped {
     }
 }
 
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+fn vm() -> Command {
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/vm.sh"))
+}
+
+/// This very program, with what it starts at the place where it expects it.
+#[test]
+fn an_agent_goes_on_when_the_clock_jumps() {
+    let [tests, plumb] = [std::env::current_exe().unwrap(), PLUMB.into()].map(Stripped::new);
+    let script = "mkdir -p ${2%/*}; ln -s $1 $2
+                  PLUMB_TEST_VM=1 $0 --exact clock::everything_goes_on --ignored --nocapture";
+    let said = vm()
+        .arg("--file")
+        .arg(&tests.0)
+        .arg("--file")
+        .arg(&plumb.0)
+        .args(["--", "sh", "-c", script])
+        .args([&tests.0, &plumb.0, Path::new(PLUMB)])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert!(
+        said.status.success() && text.contains("1 passed"),
+        "{text}\n{}",
+        String::from_utf8_lossy(&said.stderr)
+    );
+}
+
 #[test]
 fn a_kernel_without_nftables_is_refused_before_anything_is_made() {
-    let program = Stripped::new();
-    let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/vm.sh");
+    let program = Stripped::new(PLUMB);
     let script =
         "$0 agent --node n1 --kubeconfig /none --data /data --cni-conf-dir /net.d --socket /s; echo code $?
                   ls -d /data /net.d /s; ip link show";
-    let said = Command::new(tool)
+    let said = vm()
         .args(["--without", "nf_tables", "--file"])
         .arg(&program.0)
         .args(["--", "sh", "-c", script])
