@@ -67,7 +67,7 @@ impl NetDrift {
 
 /// One of each family, of one that the cluster has not, too: a table that was left there goes.
 pub fn our_tables() -> Vec<TableId> {
-    Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.to_owned() }).to_vec()
+    Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.into() }).to_vec()
 }
 
 pub fn tables(nft: &mut Nft) -> Result<Observed> {

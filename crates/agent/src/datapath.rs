@@ -99,7 +99,7 @@ impl Datapath {
     /// Takes every table of ours away, those of traces too, which are no drift while an agent runs.
     pub fn clear_nft(&mut self) -> Result<Steps> {
         let of = |family: Family| {
-            [TABLE, TRACE_TABLE].map(|name| TableId { family: family.into(), name: name.to_owned() })
+            [TABLE, TRACE_TABLE].map(|name| TableId { family: family.into(), name: name.into() })
         };
         let observed = self.nft.observe(&Vec::from_iter(Family::ALL.into_iter().flat_map(of)))?;
         let plan = kstate::nft::diff(&Ruleset::default(), &observed.ruleset);

@@ -36,6 +36,12 @@ pub enum Input {
     Inspect(Box<dyn FnOnce(&Node) + Send>),
 }
 
+impl From<watch::Message> for Input {
+    fn from(message: watch::Message) -> Self {
+        Self::Watch(message)
+    }
+}
+
 /// A CNI request with what was found out for it.
 pub struct CniInput {
     pub request: cni::Request,
@@ -69,6 +75,11 @@ pub fn new() -> (Outbox, Inbox) {
 }
 
 impl Outbox {
+    /// The end that the watches write to.
+    pub fn for_watches(&self) -> mpsc::Sender<Input> {
+        self.0.clone()
+    }
+
     /// `false`: the loop has ended.
     pub async fn send(&self, input: Input) -> bool {
         self.0.send(input).await.is_ok()
@@ -99,9 +110,12 @@ impl Outbox {
 }
 
 impl Inbox {
-    /// Waits for one input and takes what else is there. `None`: nobody can send any more.
-    pub fn wait(&mut self) -> Option<Vec<Input>> {
+    /// Waits for one input and takes what else is there. `None`: nobody can send any more. `rest`: how long more may
+    /// come before they are taken, while nobody is served yet and a wake-up for each of a long list's objects would cost
+    /// more than what is done with it.
+    pub fn wait(&mut self, rest: Option<Duration>) -> Option<Vec<Input>> {
         let mut inputs = vec![self.0.blocking_recv()?];
+        rest.into_iter().for_each(std::thread::sleep);
         while inputs.len() < TOGETHER {
             match self.0.try_recv() {
                 Ok(input) => inputs.push(input),

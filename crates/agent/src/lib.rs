@@ -36,9 +36,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use kernel::feature::{User, probe, refusal};
-use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch as state};
+use tokio::sync::{oneshot, watch as state};
 use types::Family;
 
 use crate::datapath::Datapath;
@@ -147,7 +146,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
         .name("plumb-node".into())
         .spawn(move || Node::new(base).run(inbox))
         .context("start the node's thread")?;
-    tokio::spawn(follow_api(client, outbox.clone()));
+    tokio::spawn(watch::run(client, outbox.for_watches()));
     tokio::spawn(health::keep(checked, outbox.clone()));
     tokio::spawn(tick(outbox));
     let sockets = tokio::spawn(server::serve(socket, served.clone()));
@@ -187,22 +186,6 @@ fn zone_settings(args: &Args) -> Result<::dns::Settings> {
     settings.addresses = args.dns_ips.clone();
     settings.ranges = args.cluster_cidrs.iter().chain(&args.service_cidrs).copied().collect();
     Ok(settings)
-}
-
-async fn follow_api(client: Client, outbox: Outbox) {
-    let (sender, mut messages) = mpsc::channel(256);
-    let watches = watch::run(client, sender);
-    let forward = async {
-        while let Some(message) = messages.recv().await {
-            if !outbox.send(Input::Watch(message)).await {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = watches => {}
-        () = forward => {}
-    }
 }
 
 async fn tick(outbox: Outbox) {

@@ -148,7 +148,7 @@ impl Node {
 
     /// Runs until nobody can send any more.
     pub fn run(mut self, mut inbox: Inbox) {
-        while let Some(inputs) = inbox.wait() {
+        while let Some(inputs) = inbox.wait(self.rest()) {
             for input in inputs {
                 self.take(input);
             }
@@ -160,6 +160,11 @@ impl Node {
             self.departed.clear();
             self.mend();
         }
+    }
+
+    /// In the middle of a long first list.
+    fn rest(&self) -> Option<Duration> {
+        (self.compiler.is_none() && self.changed.len() >= Loose::MANY).then_some(Duration::from_millis(5))
     }
 
     fn take(&mut self, input: Input) {

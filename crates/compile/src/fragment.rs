@@ -110,7 +110,7 @@ pub struct Composer {
 impl Composer {
     pub fn new(family: Family, table: &str) -> Self {
         Self {
-            id: TableId { family: family.into(), name: table.to_owned() },
+            id: TableId { family: family.into(), name: table.into() },
             held: BTreeMap::new(),
             sets: Claims::default(),
             chains: Claims::default(),
@@ -140,7 +140,8 @@ impl Composer {
         for set in &filled {
             let Some(claims) = self.elements.get_mut(set) else { continue };
             let before = count(table, set);
-            claims.settle(|key, wanted| steps.element(table, (set, key), wanted));
+            let name = Arc::from(set.as_ref());
+            claims.settle(|key, wanted| steps.element(table, (&name, key), wanted));
             if claims.is_empty() {
                 self.elements.remove(set);
             }
@@ -231,7 +232,7 @@ struct Steps {
     less_chains: Vec<Op>,
     less_sets: Vec<Op>,
     /// The names of these.
-    gone: BTreeSet<String>,
+    gone: BTreeSet<Arc<str>>,
 }
 
 impl Steps {
@@ -252,7 +253,7 @@ impl Steps {
     }
 
     fn set(&mut self, table: &mut Table, name: &Name, wanted: Option<&Set>) {
-        let (id, set) = (self.id.clone(), name.to_string());
+        let (id, set) = (self.id.clone(), Arc::<str>::from(name.as_ref()));
         match wanted {
             Some(layout) if !table.sets.contains_key(&set) => {
                 self.create.push(Op::AddSet {
@@ -293,15 +294,15 @@ impl Steps {
         table.chains.insert(chain, wanted.clone());
     }
 
-    fn element(&mut self, table: &mut Table, (name, key): (&Name, &ElemKey), wanted: Option<&ElemData>) {
-        let Some(set) = table.sets.get_mut(name.as_ref()) else { return };
+    fn element(&mut self, table: &mut Table, (name, key): (&Arc<str>, &ElemKey), wanted: Option<&ElemData>) {
+        let Some(set) = table.sets.get_mut(name) else { return };
         let add = |data: &ElemData| Op::AddElement {
             table: self.id.clone(),
-            set: name.to_string(),
+            set: Arc::clone(name),
             key: key.clone(),
             data: data.clone(),
         };
-        let delete = || Op::DeleteElement { table: self.id.clone(), set: name.to_string(), key: key.clone() };
+        let delete = || Op::DeleteElement { table: self.id.clone(), set: Arc::clone(name), key: key.clone() };
         let known = set.elements.get(key);
         match wanted {
             Some(data) if known == Some(data) => {}
@@ -318,7 +319,7 @@ impl Steps {
                 let Some(known) = set.elements.remove(key) else { return };
                 // A set takes its elements along. One by one, ten thousand ranges cost the kernel seconds; only
                 // verdicts must go before the chains that they lead to.
-                let gone = self.gone.contains(name.as_ref());
+                let gone = self.gone.contains(name);
                 if gone && !matches!(known, ElemData::Verdict(_)) {
                     return;
                 }

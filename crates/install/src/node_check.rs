@@ -149,7 +149,7 @@ fn kube_proxy(node: &str) -> Vec<Finding> {
     {
         let mut chains = |table: &str| {
             // Unreadable rules of others are no reason to stop.
-            nft.chains(&TableId { family, name: table.to_owned() }).ok().flatten()
+            nft.chains(&TableId { family, name: table.into() }).ok().flatten()
         };
         if chains("kube-proxy").is_some() {
             let next = format!("on {node}: nft delete table {name} kube-proxy");
@@ -177,7 +177,7 @@ fn firewalls(args: &Args) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (family, name) in tables {
         let ranges = ranges_in(family, &args.cluster_cidrs);
-        let table = TableId { family, name: name.to_owned() };
+        let table = TableId { family, name: name.into() };
         // Unreadable rules of others are no reason to stop; nor are those of a family that pods have not.
         let Ok(Some(chains)) = nft.chains(&table) else { continue };
         let drops = |chain: &kstate::nft::Chain| {

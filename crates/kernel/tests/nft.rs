@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernel::Netns;
@@ -60,8 +61,8 @@ fn line(comment: &str, parts: impl IntoIterator<Item = Vec<Expr>>) -> Rule {
     rule(comment, parts.into_iter().flatten())
 }
 
-fn sets() -> BTreeMap<String, Set> {
-    let r = |name: &str, set: Set| (name.to_owned(), set);
+fn sets() -> BTreeMap<Arc<str>, Set> {
+    let r = |name: &str, set: Set| (Arc::from(name), set);
     let mut ep = set(
         &[Field::Mark, Field::Ipv4, Field::Proto, Field::Port],
         SetData::Values(vec![Field::Ipv4, Field::Port]),
@@ -321,7 +322,7 @@ fn a_refused_step_is_named() {
         let mut nft = Nft::open().expect("a socket");
         let mut desired = everything();
         apply(&mut nft, &desired).expect("apply");
-        let (table, set) = (id("plumb"), "svc".to_owned());
+        let (table, set) = (id("plumb"), Arc::<str>::from("svc"));
         let element = |last, chain| Op::AddElement {
             table: table.clone(),
             set: set.clone(),

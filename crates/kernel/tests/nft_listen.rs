@@ -17,7 +17,7 @@ fn numbers(count: u32) -> Ruleset {
     let mut set = Set::new([Field::Mark], SetData::None);
     let key = |number: u32| ElemKey::point(encode(&[number.into()]));
     set.elements.extend((0..count).map(|number| (key(number), ElemData::None)));
-    let table = Table { sets: [("numbers".to_owned(), set)].into(), ..Table::default() };
+    let table = Table { sets: [("numbers".into(), set)].into(), ..Table::default() };
     Ruleset { tables: ours().into_iter().map(|id| (id, table.clone())).collect() }
 }
 

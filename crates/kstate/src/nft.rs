@@ -12,6 +12,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub mod build;
 mod bytes;
@@ -43,7 +44,7 @@ impl From<types::Family> for TableFamily {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableId {
     pub family: TableFamily,
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 /// The tables that are ours, whole.
@@ -55,7 +56,8 @@ pub struct Ruleset {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     pub chains: BTreeMap<String, Chain>,
-    pub sets: BTreeMap<String, Set>,
+    /// A plan names the set in each of a hundred thousand steps.
+    pub sets: BTreeMap<Arc<str>, Set>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -441,22 +443,22 @@ pub enum Op {
     /// Made empty; its elements come with [`Op::AddElement`].
     AddSet {
         table: TableId,
-        set: String,
+        set: Arc<str>,
         layout: Box<Set>,
     },
     DeleteSet {
         table: TableId,
-        set: String,
+        set: Arc<str>,
     },
     AddElement {
         table: TableId,
-        set: String,
+        set: Arc<str>,
         key: ElemKey,
         data: ElemData,
     },
     DeleteElement {
         table: TableId,
-        set: String,
+        set: Arc<str>,
         key: ElemKey,
     },
 }

@@ -2,6 +2,7 @@
 //! layout or hook, and refer to one another.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kstate::nft::build::{accept, drop, goto, jump, lookup, vmap};
 use kstate::nft::{
@@ -74,7 +75,7 @@ fn set() -> impl Strategy<Value = Set> {
 
 fn table() -> impl Strategy<Value = Table> {
     let chains = prop::collection::btree_map(name(&CHAINS), chain(), 0..5);
-    let sets = prop::collection::btree_map(name(&SETS), set(), 0..4);
+    let sets = prop::collection::btree_map(name(&SETS).prop_map(Arc::from), set(), 0..4);
     (chains, sets).prop_map(|(chains, sets)| whole(Table { chains, sets }))
 }
 
@@ -82,7 +83,7 @@ fn table() -> impl Strategy<Value = Table> {
 fn whole(mut table: Table) -> Table {
     let regular: BTreeSet<String> =
         table.chains.iter().filter(|(_, chain)| chain.base.is_none()).map(|(name, _)| name.clone()).collect();
-    let sets: BTreeSet<String> = table.sets.keys().cloned().collect();
+    let sets: BTreeSet<Arc<str>> = table.sets.keys().cloned().collect();
     for chain in table.chains.values_mut() {
         chain.rules.retain(|rule| {
             chains_of(rule).all(|chain| regular.contains(chain))

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use kstate::nft::build::{Value, encode};
 use kstate::nft::{
@@ -201,7 +202,7 @@ fn ruleset() -> impl Strategy<Value = Ruleset> {
         rules().prop_map(|rules| Chain { base: None, rules }),
         0..4,
     );
-    let sets = prop::collection::btree_map("[a-z]{1,5}", set(), 0..4);
+    let sets = prop::collection::btree_map("[a-z]{1,5}".prop_map(Arc::from), set(), 0..4);
     (family, chains, sets)
         .prop_map(|(family, chains, sets)| Ruleset { tables: [(id(family), Table { chains, sets })].into() })
 }
@@ -281,7 +282,7 @@ fn ep() -> Ruleset {
     let key = vec![Field::Mark, Field::Ipv4, Field::Proto, Field::Port];
     let data = SetData::Values(vec![Field::Ipv4, Field::Port]);
     let ep = Set::new(key, data);
-    let table = Table { chains: BTreeMap::new(), sets: [("ep".to_owned(), ep)].into() };
+    let table = Table { chains: BTreeMap::new(), sets: [("ep".into(), ep)].into() };
     Ruleset { tables: [(id(TableFamily::Ip), table)].into() }
 }
 
@@ -290,7 +291,7 @@ fn ep() -> Ruleset {
 #[cfg(target_endian = "little")]
 fn a_changed_endpoint_in_bytes() {
     let (key, data) = endpoint(9);
-    let (table, set) = (id(TableFamily::Ip), "ep".to_owned());
+    let (table, set) = (id(TableFamily::Ip), Arc::<str>::from("ep"));
     let delete = Op::DeleteElement { table: table.clone(), set: set.clone(), key: key.clone() };
     let plan = Plan { ops: vec![delete, Op::AddElement { table, set, key, data }] };
     let all = transactions(&plan, &ep(), 100);
@@ -304,7 +305,7 @@ fn a_changed_endpoint_in_bytes() {
 
 #[test]
 fn an_error_leads_to_its_element() {
-    let (table, set) = (id(TableFamily::Ip), "ep".to_owned());
+    let (table, set) = (id(TableFamily::Ip), Arc::<str>::from("ep"));
     let add = |last| {
         let (_, data) = endpoint(last);
         let key = ElemKey::point([last; 16].into());

@@ -137,7 +137,7 @@ fn a_03_a_05_sets_go_with_their_endpoint_and_with_affinity() {
     let sets = |cluster: &Cluster| -> BTreeSet<String> {
         let desired = whole(cluster.synced().expect("synced"), settings());
         let names = desired.nft.tables.values().flat_map(|table| table.sets.keys().cloned());
-        names.filter(|name| name.starts_with("aff_")).collect()
+        names.filter(|name| name.starts_with("aff_")).map(|name| name.to_string()).collect()
     };
     let (three, two) = (sets(&cluster(Some(60), &[NEAR[0], NEAR[1], FAR])), sets(&cluster(Some(60), &NEAR)));
     assert_eq!((three.len(), two.len()), (3, 2));

@@ -120,17 +120,18 @@ fn causes(error: &watcher::Error) -> String {
     said
 }
 
-/// Follows every kind until the receiver is dropped.
-pub async fn run(client: Client, out: mpsc::Sender<Message>) {
+/// Follows every kind until the receiver is dropped. What else goes the same way is `T`'s business: each message wakes
+/// its reader, and a list has tens of thousands.
+pub async fn run<T: From<Message>>(client: Client, out: mpsc::Sender<T>) {
     let (answered, returned) = watch::channel(());
     let client = telling(client, answered);
     futures::join!(
-        follow::<k8s::Node>(&client, &out, &returned),
-        follow::<k8s::Namespace>(&client, &out, &returned),
-        follow::<k8s::Pod>(&client, &out, &returned),
-        follow::<k8s::Service>(&client, &out, &returned),
-        follow::<k8s::EndpointSlice>(&client, &out, &returned),
-        follow::<k8s::NetworkPolicy>(&client, &out, &returned),
+        follow::<k8s::Node, T>(&client, &out, &returned),
+        follow::<k8s::Namespace, T>(&client, &out, &returned),
+        follow::<k8s::Pod, T>(&client, &out, &returned),
+        follow::<k8s::Service, T>(&client, &out, &returned),
+        follow::<k8s::EndpointSlice, T>(&client, &out, &returned),
+        follow::<k8s::NetworkPolicy, T>(&client, &out, &returned),
     );
 }
 
@@ -168,8 +169,12 @@ fn stream_of<T: RowOf>(client: &Client, strategy: InitialListStrategy) -> Events
 
 /// Streaming lists (no page is ever whole in memory) until the server says that it does not know them. `returned`: the
 /// server has answered another watch, so that this one need not wait longer.
-async fn follow<T: RowOf>(client: &Client, out: &mpsc::Sender<Message>, returned: &watch::Receiver<()>) {
-    let mut stream = stream_of::<T>(client, InitialListStrategy::StreamingList);
+async fn follow<K: RowOf, T: From<Message>>(
+    client: &Client,
+    out: &mpsc::Sender<T>,
+    returned: &watch::Receiver<()>,
+) {
+    let mut stream = stream_of::<K>(client, InitialListStrategy::StreamingList);
     let mut backoff = Backoff::default();
     let mut diagnosed = BTreeSet::new();
     while let Some(item) = stream.next().await {
@@ -179,17 +184,17 @@ async fn follow<T: RowOf>(client: &Client, out: &mpsc::Sender<Message>, returned
                     backoff = Backoff::default();
                 }
                 for message in messages(event, &mut diagnosed) {
-                    if out.send(message).await.is_err() {
+                    if out.send(message.into()).await.is_err() {
                         return;
                     }
                 }
             }
             Err(error) if refuses_streaming(&error) => {
-                stream = stream_of::<T>(client, InitialListStrategy::ListWatch);
+                stream = stream_of::<K>(client, InitialListStrategy::ListWatch);
             }
             // kube-rs would ask for the same revision again, for ever.
             Err(error) if is_too_old(&error) => {
-                stream = stream_of::<T>(client, InitialListStrategy::StreamingList);
+                stream = stream_of::<K>(client, InitialListStrategy::StreamingList);
             }
             // Whether the server hangs shows when the watch is begun again, which the next round does.
             Err(error) if only_was_quiet(&error) => {}
@@ -198,8 +203,8 @@ async fn follow<T: RowOf>(client: &Client, out: &mpsc::Sender<Message>, returned
                 returned.mark_unchanged();
                 let retry = backoff.next();
                 let source = Box::new(error);
-                let trouble = WatchError::Broken { kind: T::ROW, source, retry };
-                if out.send(Message::Trouble(T::ROW, trouble)).await.is_err() {
+                let trouble = WatchError::Broken { kind: K::ROW, source, retry };
+                if out.send(Message::Trouble(K::ROW, trouble).into()).await.is_err() {
                     return;
                 }
                 tokio::time::sleep(FIRST).await; // a server that breaks every watch it begins is not asked without end

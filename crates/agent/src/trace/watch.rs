@@ -106,7 +106,7 @@ impl Watch {
         let mut steps: Vec<Trace> = Vec::new();
         for notice in self.events.take()? {
             match notice {
-                Notice::Event(step) if step.table.name != TABLE => steps.push(step),
+                Notice::Event(step) if *step.table.name != *TABLE => steps.push(step),
                 Notice::Event(_) => {}
                 Notice::Lost => tracing::warn!("nft's trace lost events: the queue was full"),
             }
@@ -171,7 +171,7 @@ impl Decider {
         Decision {
             hook: hook.clone(),
             family: format!("{:?}", step.table.family).to_lowercase(),
-            table: step.table.name.clone(),
+            table: step.table.name.to_string(),
             chain: step.chain.clone(),
             verdict: verdict(step),
             comment: rule.map(|rule| rule.comment.clone()).unwrap_or_default(),
@@ -189,7 +189,7 @@ fn known(mut tables: Vec<TableId>) -> BTreeMap<TableId, Observed> {
     let Ok(mut nft) = Nft::open() else { return BTreeMap::new() };
     let observe = |id: TableId| {
         let seen = nft.observe(std::slice::from_ref(&id));
-        seen.inspect_err(|error| tracing::debug!(%error, table = id.name, "not readable"))
+        seen.inspect_err(|error| tracing::debug!(%error, table = &*id.name, "not readable"))
             .ok()
             .map(|s| (id, s))
     };

@@ -284,10 +284,10 @@ fn table(family: Family, (kind, hook): (ChainKind, Hook), rule: Rule) -> Result<
     let sets = sets(family).into_iter().filter(|(name, _)| wanted.contains(name));
     let base = BaseChain { kind, hook, priority: 0, drop: false };
     let table = Table {
-        sets: sets.map(|(name, set)| (name.to_owned(), set)).collect(),
+        sets: sets.map(|(name, set)| (name.into(), set)).collect(),
         chains: BTreeMap::from([("try".to_owned(), Chain { base: Some(base), rules: vec![rule] })]),
     };
-    let id = TableId { family: family.into(), name: "try".to_owned() };
+    let id = TableId { family: family.into(), name: "try".into() };
     let (full, empty) = (Ruleset { tables: BTreeMap::from([(id, table)]) }, Ruleset::default());
     let mut nft = Nft::open()?;
     nft.apply(&diff(&full, &empty), &full).map_err(|error| said(&error))?;

@@ -10,6 +10,7 @@
 //! So a packet in flight finds, between any two steps, either the old way or the new one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Chain, ElemData, ElemKey, Op, Plan, Rule, Ruleset, Set, Table, TableId, sets_of, targets};
 use super::{Expr, SetData};
@@ -63,25 +64,25 @@ fn make_way(id: &TableId, desired: &Table, actual: &Table) -> Vec<Op> {
             ops.push(Op::SetRules { table: id.clone(), chain: name.clone(), rules });
         }
     }
-    for (name, set) in actual.sets.iter().filter(|(name, _)| !sets.contains(name.as_str())) {
+    for (name, set) in actual.sets.iter().filter(|(name, _)| !sets.contains(name.as_ref())) {
         for (key, _) in
             set.elements.iter().filter(|(_, data)| target(data).is_some_and(|c| chains.contains(c)))
         {
             ops.push(Op::DeleteElement { table: id.clone(), set: name.clone(), key: key.clone() });
         }
     }
-    ops.extend(sets.iter().map(|set| Op::DeleteSet { table: id.clone(), set: (*set).to_owned() }));
+    ops.extend(sets.iter().map(|set| Op::DeleteSet { table: id.clone(), set: (*set).into() }));
     ops.extend(chains.iter().map(|chain| Op::DeleteChain { table: id.clone(), chain: (*chain).to_owned() }));
     ops
 }
 
-fn names_that<'a, T>(
-    actual: &'a BTreeMap<String, T>,
-    desired: &BTreeMap<String, T>,
+fn names_that<'a, N: Ord + AsRef<str>, T>(
+    actual: &'a BTreeMap<N, T>,
+    desired: &BTreeMap<N, T>,
     differ: impl Fn(&T, &T) -> bool,
 ) -> BTreeSet<&'a str> {
-    let differs = |(name, old): &(&String, &T)| desired.get(*name).is_some_and(|new| differ(old, new));
-    actual.iter().filter(differs).map(|(name, _)| name.as_str()).collect()
+    let differs = |(name, old): &(&N, &T)| desired.get(*name).is_some_and(|new| differ(old, new));
+    actual.iter().filter(differs).map(|(name, _)| name.as_ref()).collect()
 }
 
 /// The chains a rule leads to.
@@ -155,7 +156,10 @@ impl<'a> Step<'a> {
         Op::SetRules { table: self.id.clone(), chain: chain.to_owned(), rules: rules.to_vec() }
     }
 
-    fn sets(&self, verdicts: bool) -> impl Iterator<Item = (&'a String, &'a Set, Option<&'a Set>)> + use<'a> {
+    fn sets(
+        &self,
+        verdicts: bool,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Set, Option<&'a Set>)> + use<'a> {
         let old = &self.actual.sets;
         let kind = move |set: &&Set| matches!(set.data, SetData::Verdicts) == verdicts;
         self.desired
@@ -254,13 +258,14 @@ impl<'a> Step<'a> {
         self.ops.append(&mut ops);
     }
 
-    fn add_element(&mut self, set: &str, key: &ElemKey, data: &ElemData) {
-        let (table, set) = (self.id.clone(), set.to_owned());
+    fn add_element(&mut self, set: &Arc<str>, key: &ElemKey, data: &ElemData) {
+        let (table, set) = (self.id.clone(), Arc::clone(set));
         self.ops.push(Op::AddElement { table, set, key: key.clone(), data: data.clone() });
     }
 
-    fn delete_element(&mut self, set: &str, key: &ElemKey) {
-        self.ops.push(Op::DeleteElement { table: self.id.clone(), set: set.to_owned(), key: key.clone() });
+    fn delete_element(&mut self, set: &Arc<str>, key: &ElemKey) {
+        let (table, set) = (self.id.clone(), Arc::clone(set));
+        self.ops.push(Op::DeleteElement { table, set, key: key.clone() });
     }
 }
 

@@ -260,7 +260,7 @@ struct PlanText<'a> {
 impl PlanText<'_> {
     fn layout(&self, table: &TableId, name: &str) -> Option<&Set> {
         let added = self.plan.ops.iter().find_map(|op| match op {
-            Op::AddSet { table: t, set, layout } if t == table && set == name => Some(layout.as_ref()),
+            Op::AddSet { table: t, set, layout } if t == table && **set == *name => Some(layout.as_ref()),
             _ => None,
         });
         added.or_else(|| self.known?.tables.get(table)?.sets.get(name))
@@ -273,7 +273,7 @@ impl fmt::Display for PlanText<'_> {
         let mut last: Option<(&TableId, &str, Option<&Set>)> = None;
         for op in &self.plan.ops {
             if let Op::AddElement { table, set, .. } | Op::DeleteElement { table, set, .. } = op
-                && last.is_none_or(|(t, s, _)| (t, s) != (table, set.as_str()))
+                && last.is_none_or(|(t, s, _)| (t, s) != (table, &**set))
             {
                 last = Some((table, set, self.layout(table, set)));
             }

@@ -2,6 +2,7 @@
 //! was taken. Counters, handles and elements that the packet path adds are no part of the value.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kstate::nft::{Chain, Rule, Ruleset, Set, Table, TableId};
 
@@ -29,7 +30,7 @@ impl Dump {
         let Some((family, attrs)) = nfnetlink::split(message) else { return Err(bad("an nf_tables header")) };
         let Some(family) = family_of(family) else { return Ok(()) };
         let table = nfnetlink::find(attrs, 1).and_then(nfnetlink::text).ok_or(bad("a table's name"))?;
-        let id = TableId { family, name: table.to_owned() };
+        let id = TableId { family, name: table.into() };
         if message.kind == NEWTABLE {
             self.ruleset.tables.entry(id).or_default();
             return Ok(());
@@ -51,7 +52,7 @@ impl Dump {
                 if set::is_part_of_a_rule(attrs) {
                     return Ok(());
                 }
-                table.sets.insert(name, set::decode_layout(attrs).ok_or(bad("a set"))?);
+                table.sets.insert(name.into(), set::decode_layout(attrs).ok_or(bad("a set"))?);
                 Ok(())
             }
             NEWSETELEM => {
@@ -67,8 +68,13 @@ impl Dump {
     /// The sets whose elements are to be asked for: not those that the packet path fills.
     pub fn sets(&self) -> Vec<(TableId, String)> {
         let of = |(id, table): (&TableId, &Table)| {
-            let wanted = |(_, set): &(&String, &Set)| !set.dynamic;
-            table.sets.iter().filter(wanted).map(|(name, _)| (id.clone(), name.clone())).collect::<Vec<_>>()
+            let wanted = |(_, set): &(&Arc<str>, &Set)| !set.dynamic;
+            table
+                .sets
+                .iter()
+                .filter(wanted)
+                .map(|(name, _)| (id.clone(), name.to_string()))
+                .collect::<Vec<_>>()
         };
         self.ruleset.tables.iter().flat_map(of).collect()
     }
@@ -85,7 +91,8 @@ impl Dump {
 
     pub fn finish(mut self) -> (Ruleset, Handles) {
         for ((id, name), raw) in self.raw {
-            if let Some(set) = self.ruleset.tables.get_mut(&id).and_then(|table| table.sets.get_mut(&name))
+            if let Some(set) =
+                self.ruleset.tables.get_mut(&id).and_then(|table| table.sets.get_mut(name.as_str()))
                 && !set.dynamic
             {
                 set.elements = set::join(raw, Shape::of(set));

@@ -314,7 +314,7 @@ impl Batch {
         self.position.list = None;
         let before = plan.ops.get(..at).unwrap_or(&[]);
         let added = before.iter().rev().find_map(|op| match op {
-            Op::AddSet { table: t, set, layout } if t == table && set == name => Some(layout.as_ref()),
+            Op::AddSet { table: t, set, layout } if t == table && **set == *name => Some(layout.as_ref()),
             _ => None,
         });
         let set: Option<&Set> = added.or_else(|| known.tables.get(table)?.sets.get(name));

@@ -45,7 +45,7 @@ pub fn touches(message: &Message<'_>, tables: &[TableId]) -> bool {
     // Bridges', devices' and ARP's are families that we have no table of.
     let Some(family) = family_of(family) else { return false };
     match nfnetlink::find(attrs, 1).and_then(nfnetlink::text) {
-        Some(name) => tables.iter().any(|table| table.family == family && table.name == name),
+        Some(name) => tables.iter().any(|table| table.family == family && *table.name == *name),
         None => true,
     }
 }
@@ -111,7 +111,7 @@ impl Trace {
         };
         Some(Self {
             id: number(6)?,
-            table: TableId { family, name: text(1)? },
+            table: TableId { family, name: text(1)?.into() },
             chain: text(2)?,
             kind,
             handle,

@@ -220,7 +220,7 @@ impl Bench<'_> {
         let ear = Ear::open(&self.stage.netns(OURS)?, "plumb")?;
         let began = Instant::now();
         self.start_agent()?;
-        let table = TableId { family: TableFamily::Ip, name: "plumb".to_owned() };
+        let table = TableId { family: TableFamily::Ip, name: "plumb".into() };
         let mut nft = Nft::open_in(&self.stage.netns(OURS)?)?;
         let mut last = ear.last(QUIET, PATIENCE)?;
         // Quiet is not the end while something is missing.

@@ -140,10 +140,11 @@ impl Run<'_> {
             Expr::Bitwise { sreg, dreg, mask, xor } => self.bitwise((*sreg, *dreg), mask, xor),
             Expr::LookupMap { set, sreg, dreg } => {
                 let text = format!("{} map @{set}", self.key_of(set, *sreg));
-                let bytes = match self.table.and_then(|table| table.sets.get(set)).map(|set| &set.data) {
-                    Some(SetData::Values(fields)) => fields.iter().map(|field| field.padded()).sum(),
-                    _ => 4,
-                };
+                let bytes =
+                    match self.table.and_then(|table| table.sets.get(set.as_str())).map(|set| &set.data) {
+                        Some(SetData::Values(fields)) => fields.iter().map(|field| field.padded()).sum(),
+                        _ => 4,
+                    };
                 self.load(*dreg, text, Kind::Raw, bytes);
             }
             matching => self.matching(matching),
