@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, bail};
+use compile::NetChange;
 use kernel::Rtnl;
 use kernel::conntrack::Conntrack;
 use kernel::net::{self, Scope};
@@ -133,8 +134,12 @@ impl Datapath {
     }
 
     /// Carries out the difference to what we believe is there.
-    pub fn update_net(&mut self, desired: &NetState) -> Result<()> {
-        let plan = kstate::net::diff(desired, &self.believed);
+    pub fn update_net(&mut self, change: &NetChange, desired: &NetState) -> Result<()> {
+        let plan = match change {
+            NetChange::Nothing => return Ok(()),
+            NetChange::Entries(touched) => kstate::net::diff_of(touched, desired, &self.believed),
+            NetChange::Anything => kstate::net::diff(desired, &self.believed),
+        };
         self.perform(&plan)
     }
 

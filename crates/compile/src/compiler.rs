@@ -9,7 +9,7 @@ use types::wire::TABLE;
 use types::{Family, ObjectName};
 
 use crate::diagnostic::Diagnostic;
-use crate::fabric::{self, Fabric};
+use crate::fabric::{self, Fabric, NetChange};
 use crate::fragment::{Composer, Fragment, Unit};
 use crate::policy::resolve::{self, AddressSet};
 use crate::{Settings, layout, policy, service};
@@ -27,8 +27,8 @@ pub struct Desired {
 pub struct Compiled {
     /// From the ruleset before to the ruleset now; a change of one endpoint is a few elements.
     pub nft: Plan,
-    /// Links, routes or tunnel entries are different: see [`Compiler::net`].
-    pub net_changed: bool,
+    /// Of [`Compiler::net`].
+    pub net: NetChange,
     pub raised: Vec<Diagnostic>,
     pub cleared: Vec<Diagnostic>,
 }
@@ -124,10 +124,10 @@ impl Compiler {
             self.mark_all(cluster, &mut dirty);
         }
         let mut findings = Findings::default();
-        let net_changed = self.compile_net(cluster, &dirty.net, &mut findings);
+        let net = self.compile_net(cluster, &dirty.net, &mut findings);
         let nft = self.compile_units(cluster, &dirty.units, &mut findings);
         let (raised, cleared) = findings.settle(&mut self.diagnostics);
-        Compiled { nft, net_changed, raised, cleared }
+        Compiled { nft, net, raised, cleared }
     }
 
     fn mark_all(&mut self, cluster: &Cluster, dirty: &mut Dirty) {
@@ -199,7 +199,12 @@ impl Compiler {
         dirty.units.extend([before, now].into_iter().flatten().map(Unit::Pod));
     }
 
-    fn compile_net(&mut self, cluster: &Cluster, turned: &fabric::Turned, findings: &mut Findings) -> bool {
+    fn compile_net(
+        &mut self,
+        cluster: &Cluster,
+        turned: &fabric::Turned,
+        findings: &mut Findings,
+    ) -> NetChange {
         let round = self.fabric.update(cluster, &self.settings, turned);
         findings.replace(&round.before, &round.now);
         round.changed
@@ -378,12 +383,12 @@ mod tests {
             dns_ips: Vec::new(),
             mtu: 1450,
         });
-        assert!(compiler.update(cluster.synced().expect("synced"), &keys).net_changed);
+        assert_ne!(compiler.update(cluster.synced().expect("synced"), &keys).net, NetChange::Nothing);
         let wired = compiler.net().clone();
         assert_eq!(wired.links.len(), 2);
         let gone = cluster.apply(Event::Delete(Key::new(Kind::Node, ObjectName::cluster("node1"))));
         let round = compiler.update(cluster.synced().expect("synced"), &gone);
-        assert!(!round.net_changed);
+        assert_eq!(round.net, NetChange::Nothing);
         assert_eq!(*compiler.net(), wired);
         assert!(round.raised.iter().any(|d| &*d.object.name.name == "node1"), "{:?}", round.raised);
     }

@@ -21,6 +21,7 @@ use types::{Family, IfName, IpNet, Mac, ObjectName, Vni, hash8};
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
 
+pub use peers::NetChange;
 pub(crate) use peers::{Fabric, Turned};
 
 /// The kernel's main routing table (RT_TABLE_MAIN).

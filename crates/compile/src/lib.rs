@@ -13,7 +13,7 @@ pub mod service;
 
 pub use compiler::{Compiled, Compiler, Desired, whole};
 pub use diagnostic::{Diagnostic, Severity};
-pub use fabric::{tunnel_overhead, vtep_mac};
+pub use fabric::{NetChange, tunnel_overhead, vtep_mac};
 
 use std::net::IpAddr;
 

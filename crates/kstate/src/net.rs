@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use types::{IfName, IpNet, Mac, Vni};
 
-pub use diff::{diff, is_of_module, lost_veths, sysctl_link};
+pub use diff::{diff, diff_of, is_of_module, lost_veths, sysctl_link};
 
 /// The route protocol number that marks our routes (`ip route` shows `proto 112`).
 pub const ROUTE_PROTOCOL: u8 = 112;
@@ -27,6 +27,14 @@ pub struct NetState {
     pub fdb: BTreeMap<(IfName, Mac), IpAddr>,
     /// Path under /proc/sys with slashes → value, such as `net/ipv4/ip_forward` → `1`.
     pub sysctls: BTreeMap<String, String>,
+}
+
+/// Keys of routes and tunnel entries: the ones that a change of a [`NetState`] may have touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    pub routes: BTreeSet<RouteKey>,
+    pub neighbours: BTreeSet<(IfName, IpAddr)>,
+    pub fdb: BTreeSet<(IfName, Mac)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

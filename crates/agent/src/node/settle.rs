@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use compile::{Compiled, Compiler, fabric};
+use compile::{Compiled, Compiler, NetChange, fabric};
 use ipam::Pool;
 use model::{Event, Key, Kind, Row};
 use types::Family;
@@ -132,9 +132,9 @@ impl Node {
             self.note(Subsystem::Nft, done);
         }
         let Some(compiler) = &self.compiler else { return };
-        if compiled.net_changed && !self.stale.failed.contains_key(&Subsystem::Net) {
+        if compiled.net != NetChange::Nothing && !self.stale.failed.contains_key(&Subsystem::Net) {
             let began = Instant::now();
-            let done = self.base.datapath.update_net(compiler.net());
+            let done = self.base.datapath.update_net(&compiled.net, compiler.net());
             self.base.metrics.applied(Subsystem::Net.name(), began.elapsed());
             self.note(Subsystem::Net, done);
         }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use kstate::net::{NetState, Route, RouteKey, RouteKind};
+use kstate::net::{NetState, Route, RouteKey, RouteKind, Touched};
 use model::{Cluster, Node};
 use types::wire::VXLAN_DEVICE;
 use types::{Family, IfName, Mac};
@@ -48,11 +48,33 @@ pub struct Turned {
     pub peers: BTreeSet<String>,
 }
 
+/// What of the state may be different after a round.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NetChange {
+    #[default]
+    Nothing,
+    Entries(Touched),
+    Anything,
+}
+
+impl NetChange {
+    fn touch(&mut self, entry: Entry) {
+        if *self == Self::Nothing {
+            *self = Self::Entries(Touched::default());
+        }
+        let Self::Entries(touched) = self else { return };
+        match entry {
+            Entry::Forward(key, _) => _ = touched.fdb.insert(key),
+            Entry::Neighbour(key, _) => _ = touched.neighbours.insert(key),
+            Entry::Route(key, _) => _ = touched.routes.insert(key),
+        }
+    }
+}
+
 /// What came of it. Findings of what the round did not concern are in neither.
 #[derive(Debug, Default)]
 pub struct Round {
-    /// The state may be different now.
-    pub changed: bool,
+    pub changed: NetChange,
     pub before: Vec<Diagnostic>,
     pub now: Vec<Diagnostic>,
 }
@@ -91,8 +113,9 @@ impl Fabric {
         state.fdb = std::mem::take(&mut self.state.fdb);
         let before = std::mem::replace(&mut self.state, state);
         let now = &self.state;
-        round.changed |=
-            (&before.links, &before.addresses, &before.sysctls) != (&now.links, &now.addresses, &now.sysctls);
+        if (&before.links, &before.addresses, &before.sysctls) != (&now.links, &now.addresses, &now.sysctls) {
+            round.changed = NetChange::Anything;
+        }
         if own != self.own {
             self.own = own;
             self.rebuild(cluster, settings, round);
@@ -101,7 +124,7 @@ impl Fabric {
 
     /// Every peer anew, beside the node's own part as it is.
     fn rebuild(&mut self, cluster: &Cluster, settings: &Settings, round: &mut Round) {
-        round.changed = true;
+        round.changed = NetChange::Anything;
         self.state.routes.clear();
         self.state.neighbours.clear();
         self.state.fdb.clear();
@@ -123,7 +146,10 @@ impl Fabric {
             }
             let [was, is] =
                 [before.as_ref(), self.peers.get(name)].map(|peer| peer.and_then(|peer| peer.as_ref().ok()));
-            round.changed |= was != is;
+            if was != is {
+                let both = [was, is].into_iter().flatten().flat_map(Peer::entries);
+                both.for_each(|entry| round.changed.touch(entry));
+            }
         }
         round.before.extend(before.and_then(finding));
         if self.contested {
@@ -208,6 +234,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kstate::net::{diff, diff_of};
     use model::{Event, Row};
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -266,7 +293,14 @@ mod tests {
                     _ => Turned { peers: [name].into(), ..Turned::default() },
                 };
                 let round = fabric.update(&cluster, &settings(), &turned);
-                prop_assert!(round.changed || fabric.state == before);
+                match &round.changed {
+                    NetChange::Nothing => prop_assert_eq!(&fabric.state, &before),
+                    NetChange::Entries(touched) => {
+                        let whole = diff(&fabric.state, &before);
+                        prop_assert_eq!(diff_of(touched, &fabric.state, &before), whole);
+                    }
+                    NetChange::Anything => {}
+                }
                 for over in &round.before {
                     let place = found.iter().position(|held| held == over);
                     found.remove(place.expect("what is over was there"));

@@ -66,7 +66,9 @@ fn others_on_the_cluster_are_found_first_and_their_remedies_work() {
     let said = crate::said::run(shell.env("KUBECONFIG", &cluster.kubeconfig));
     assert!(said.ok, "{said:?}");
     on_nodes(&cluster);
-    let said = cluster.plumb_install(&[]);
+    // Docker's policy stays, and so does what its remedy has put before it.
+    let dockers = docker(&cluster);
+    let said = cluster.plumb_install(&["--accept", "firewall"]);
     assert!(
         said.ok && said.out.contains("Service kube-system/kube-dns belongs to another DNS server"),
         "{said:?}"
@@ -82,11 +84,12 @@ fn others_on_the_cluster_are_found_first_and_their_remedies_work() {
         "jsonpath={.metadata.labels}",
     ]);
     assert_eq!(labels, r#"{"k8s-app":"kube-dns"}"#);
-    let said = cluster.plumb(&["connectivity", "test", "--only", "dns,service", "--settle", "30"]);
+    let said = cluster.plumb(&["connectivity", "test", "--only", "dns,pod-to-pod,service", "--settle", "30"]);
     assert!(said.ok, "{said:?}");
     let said = cluster.plumb(&["uninstall"]);
     assert!(said.ok && said.out.contains("Left service/kube-dns: it is not Plumb's"), "{said:?}");
     cluster.kubectl_ok(&["-n", "kube-system", "get", "service", "kube-dns"]);
+    assert_eq!(cluster.node_ok("node2", RULES), dockers);
 }
 
 /// What the short pods see: processes, rules and files of others, each with the command that ends it.
@@ -123,21 +126,30 @@ fn on_nodes(cluster: &Cluster) {
         let node = object.split([' ', ':']).nth(1).expect("a node's name");
         run(node, next);
     }
-    // Where Docker runs, it is Docker that dropped it, and would again.
-    run(
-        "node2",
-        "nft add table ip filter; nft add chain ip filter FORWARD '{ type filter hook forward priority 0; policy drop; }'",
-    );
-    cluster.tool_ok(&["start", "node2", "docker", "/run/dockerd", "infinity"]);
     cluster.tool_ok(&["kill", "node2", "proxy"]);
     run("node1", "nft delete chain ip nat KUBE-SERVICES");
-    let all = refused(cluster, &["node node2: firewalld", "ip-forward-no-drop", "iptables -I DOCKER-USER"]);
+    let all = refused(cluster, &["node node2: firewalld"]);
     assert!(
         !all.contains("kube-proxy") && !all.contains("node1: chain") && !all.contains("flannel"),
         "{all}"
     );
-    cluster.tool_ok(&["kill", "node2", "docker"]);
-    run("node2", "nft delete table inet firewalld; nft delete table ip filter");
+    run("node2", "nft delete table inet firewalld");
+}
+
+const RULES: &[&str] = &["iptables", "-t", "filter", "-S"];
+
+/// Where Docker runs, it is Docker that drops what is forwarded, and would again. Its rules with the remedy typed.
+fn docker(cluster: &Cluster) -> String {
+    let run = |script: &str| cluster.node_ok("node2", &["sh", "-ec", script]);
+    run("iptables -N DOCKER-USER; iptables -A FORWARD -j DOCKER-USER; iptables -P FORWARD DROP");
+    cluster.tool_ok(&["start", "node2", "docker", "/run/dockerd", "infinity"]);
+    let all = refused(cluster, &["ip-forward-no-drop", "--accept firewall"]);
+    let (_, rest) = all.split_once("docker, or: ").expect("the commands");
+    let (typed, _) = rest.split_once(" (again after every boot)").expect("their end");
+    run(typed);
+    let rules = cluster.node_ok("node2", RULES);
+    assert!(rules.contains("-A DOCKER-USER -s 10.244.0.0/16 -j ACCEPT"), "{rules}");
+    rules
 }
 
 /// No DaemonSet may be made: the last object of an installation fails.
