@@ -65,8 +65,8 @@ pub struct Node {
     cluster: Cluster,
     /// There since everything was listed once.
     compiler: Option<Compiler>,
-    /// Changed since the last round.
-    changed: Vec<Key>,
+    /// Changed since the last round; a node that waits for something, or is in a conflict, may gather them for days.
+    changed: BTreeSet<Key>,
     stale: Stale,
     paused: bool,
     diagnoses: Diagnoses,
@@ -126,7 +126,7 @@ impl Node {
             base,
             cluster: Cluster::default(),
             compiler: None,
-            changed: Vec::new(),
+            changed: BTreeSet::new(),
             stale: Stale::default(),
             paused: false,
             diagnoses: Diagnoses::default(),
@@ -164,7 +164,8 @@ impl Node {
 
     /// In the middle of a long first list.
     fn rest(&self) -> Option<Duration> {
-        (self.compiler.is_none() && self.changed.len() >= Loose::MANY).then_some(Duration::from_millis(5))
+        let long = self.cluster.synced().is_none() && self.changed.len() >= Loose::MANY;
+        long.then_some(Duration::from_millis(5))
     }
 
     fn take(&mut self, input: Input) {

@@ -28,7 +28,7 @@ pub fn wake(world: &World, change: &Change) -> BTreeSet<(Brain, Key)> {
         Kind::EndpointSlice => {
             for row in rows(change) {
                 if let Some(service) = row.meta().labels.get(crate::endpoint_slice::SERVICE_NAME) {
-                    let service = ObjectName::new(&name.namespace, service);
+                    let service = name.sibling(service);
                     add(&mut woken, Brain::EndpointSlice, Kind::Service, &service);
                 }
             }

@@ -47,7 +47,7 @@ impl Node {
         if self.changed.is_empty() && !first {
             return;
         }
-        let keys = std::mem::take(&mut self.changed);
+        let keys = Vec::from_iter(std::mem::take(&mut self.changed));
         self.loose.add(keys.len());
         let compiled = compiler.update(synced, &keys);
         if first {

@@ -66,7 +66,7 @@ fn owner(cluster: &Cluster, key: &Key) -> Option<Owner> {
         Kind::Service => Some(Owner::Service(key.name.clone())),
         Kind::EndpointSlice => {
             let slice = cluster.slices.get(&key.name)?;
-            Some(Owner::Service(ObjectName::new(&slice.key.namespace, &slice.service)))
+            Some(Owner::Service(slice.key.sibling(&slice.service)))
         }
         Kind::Node | Kind::Pod | Kind::Policy | Kind::Attachment => None,
     }

@@ -76,7 +76,7 @@ pub fn diff(desired: &NetState, actual: &NetState) -> Plan {
     Plan { grow, shrink: planner.ops }
 }
 
-/// As [`diff`] where nothing but these entries differs: among thousands it costs what they cost.
+/// As [`diff`] where nothing but these entries differs: among thousands it costs what they and the links cost.
 pub fn diff_of(touched: &Touched, desired: &NetState, actual: &NetState) -> Plan {
     diff(&desired.part(touched), &actual.part(touched))
 }
