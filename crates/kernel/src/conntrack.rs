@@ -1,11 +1,14 @@
-//! Connection tracking: what the kernel knows of connections, and having it forget one.
+//! Connection tracking: what the kernel knows of connections, which ones begin, and having it forget one.
 
 use netlink::conntrack::{self, Entry, Filter};
 use types::Family;
 
 use crate::error::Error;
 use crate::netns::Netns;
-use crate::socket::{NetlinkSocket, Subsystem};
+use crate::socket::{NetlinkSocket, Received, Subsystem};
+
+/// NFNLGRP_CONNTRACK_NEW of include/uapi/linux/netfilter/nfnetlink.h.
+const BEGIN: u32 = 1;
 
 /// A conntrack socket in one network namespace.
 #[derive(Debug)]
@@ -49,6 +52,35 @@ impl Conntrack {
             Ok(()) => Ok(true),
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// Connections that begin from now on: also those that are forgotten before anybody looks, as a TCP connection that
+/// is reset at once is (nf_conntrack_proto_tcp.c). A kernel with `net.netfilter.nf_conntrack_events=0` tells of none.
+#[derive(Debug)]
+pub struct Beginnings {
+    socket: NetlinkSocket,
+}
+
+impl Beginnings {
+    /// In the namespace of the calling thread.
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self { socket: NetlinkSocket::listen(Subsystem::Netfilter, &[BEGIN])? })
+    }
+
+    /// The last one of these that has begun, translated as it was when its first packet had gone through. Never
+    /// waits; where so many begin that the queue overran, it may be among those that are lost.
+    pub fn last(&mut self, is: impl Fn(&Entry) -> bool) -> Result<Option<Entry>, Error> {
+        let mut last = None;
+        loop {
+            let received = self.socket.receive(|message| {
+                let entry = Entry::decode(&message).and_then(Result::ok);
+                last = entry.filter(&is).or(last.take());
+            })?;
+            if received == Received::Nothing {
+                return Ok(last);
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use kernel::Rtnl;
-use kernel::conntrack::Conntrack;
+use kernel::conntrack::{Beginnings, Conntrack};
 use kernel::nft::{Nft, Notice, Observed, TraceEvents};
 use kstate::nft::build::{self, encode, rule};
 use kstate::nft::key::{Part, address, load};
@@ -25,7 +25,7 @@ use kstate::nft::{
     BaseChain, ChainKind, ElemData, ElemKey, Field, Hook, Op, Plan, Reg, Ruleset, Set, SetData, TableId,
     Verdict,
 };
-use netlink::conntrack::Filter;
+use netlink::conntrack::{Entry, Filter};
 use netlink::nft::{Trace, TraceKind, TraceVerdict};
 use netlink::packet::Packet;
 use trace::Sighting;
@@ -57,6 +57,7 @@ pub fn nanos(time: SystemTime) -> u64 {
 pub struct Watch {
     flow: Flow,
     events: TraceEvents,
+    beginnings: Beginnings,
     frames: Frames,
     _mark: Mark,
 }
@@ -74,9 +75,10 @@ impl Watch {
     pub async fn start(flow: Flow, masqueraded: Vec<IpAddr>) -> Result<Self> {
         tokio::task::spawn_blocking(move || {
             let events = TraceEvents::open().context("listen to nft's trace")?;
+            let beginnings = Beginnings::open().context("listen to conntrack")?;
             let frames = Frames::open(flow, masqueraded).context("capture the flow")?;
             let mark = Mark::set(flow).context("mark the flow for nft's trace")?;
-            Ok(Self { flow, events, frames, _mark: mark })
+            Ok(Self { flow, events, beginnings, frames, _mark: mark })
         })
         .await
         .context("the watch ended early")?
@@ -85,7 +87,7 @@ impl Watch {
     /// Reads the queues. To be called after the packet has come to its end.
     pub async fn finish(mut self) -> Result<Caught> {
         tokio::task::spawn_blocking(move || {
-            let entry = connection(self.flow).context("look the flow up in conntrack")?;
+            let entry = self.connection().context("look the flow up in conntrack")?;
             let mut sightings = self.frames.take(entry.as_ref()).context("read captured frames")?;
             let rules = self.rules().context("read nft's trace")?;
             // A packet that is dropped leaves no entry, and yet it was sent somewhere.
@@ -99,6 +101,23 @@ impl Watch {
         })
         .await
         .context("the watch ended early")?
+    }
+
+    /// The flow's entry: original and reply direction. One that is gone already was told of when it began.
+    fn connection(&mut self) -> Result<Option<(Tuple, Tuple)>> {
+        let flow = self.flow;
+        let filter = Filter {
+            protocol: Some(flow.protocol.number()),
+            src: Some(flow.source.ip()),
+            dst: None,
+            dst_port: None,
+        };
+        let is = |entry: &Entry| filter.matches(entry) && entry.original.src == flow.source;
+        let begun = self.beginnings.last(is)?;
+        let entries = Conntrack::open()?.entries(Family::of(flow.source.ip()), &filter)?;
+        let entry = entries.into_iter().find(is).or(begun);
+        let tuple = |tuple: netlink::conntrack::Tuple| Tuple { source: tuple.src, destination: tuple.dst };
+        Ok(entry.map(|entry| (tuple(entry.original), tuple(entry.reply))))
     }
 
     /// The rules that the flow's first packet met, and those that its first answer met.
@@ -220,21 +239,6 @@ fn verdict(step: &Trace) -> String {
 fn packet(step: &Trace) -> Option<Seen> {
     let bytes = [&step.network_header[..], &step.transport_header[..]].concat();
     super::frames::addresses(&Packet::parse(&bytes)?)
-}
-
-/// The flow's entry: original and reply direction.
-fn connection(flow: Flow) -> Result<Option<(Tuple, Tuple)>> {
-    let filter = Filter {
-        protocol: Some(flow.protocol.number()),
-        src: Some(flow.source.ip()),
-        dst: None,
-        dst_port: None,
-    };
-    let family = Family::of(flow.source.ip());
-    let entries = Conntrack::open()?.entries(family, &filter)?;
-    let entry = entries.into_iter().find(|entry| entry.original.src == flow.source);
-    let tuple = |tuple: netlink::conntrack::Tuple| Tuple { source: tuple.src, destination: tuple.dst };
-    Ok(entry.map(|entry| (tuple(entry.original), tuple(entry.reply))))
 }
 
 /// Flows that are marked now: a family's table is there as long as there is one.

@@ -1,6 +1,6 @@
 //! Where nothing is broken: the whole way, or where it rightly ends.
 
-use super::{FAR, Stage};
+use super::{FAR, Stage, only};
 use crate::cluster::Checks;
 
 #[test]
@@ -40,6 +40,12 @@ fn a_trace_tells_the_whole_way_or_where_it_ends() {
         let target = stage.filled(target);
         checks.check(name, || drop(stage.concludes(&target, more, conclusion)));
     }
+    // Conntrack forgets a connection that is reset at once, and with it the port that masquerade gave it.
+    checks.check("nobody listens outside", || {
+        let report = stage.trace("203.0.113.10:81", &[]);
+        only(&report, (11, "pod", "node1"));
+        assert_eq!(report["broken"]["why"], "reached, and nobody listens on this port", "{report:#}");
+    });
     checks.check("denied, and why", || {
         let report = stage.concludes("http://closed:8080", &[], "denied");
         let said = stage.plumb(&["trace", "way/web", "http://closed:8080"]);
