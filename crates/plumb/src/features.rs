@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use kernel::feature::{Feature, Found, User, probe};
 use kernel::process::{Ended, IdMap, Spawn};
 
@@ -11,8 +12,8 @@ use kernel::process::{Ended, IdMap, Spawn};
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Only what this one needs
-    #[arg(long, value_name = "WHO")]
-    needed_by: Option<Who>,
+    #[arg(long, value_name = "WHO", value_parser = who())]
+    needed_by: Option<User>,
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Output,
     /// In this very user namespace
@@ -20,16 +21,11 @@ pub struct Args {
     here: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Who {
-    /// A node's agent
-    Agent,
-    /// Nodes as namespaces of one machine
-    Lab,
-    /// The agent of a cluster with IPv6 ranges
-    Ipv6,
-    /// `plumb trace`
-    Trace,
+/// The words of [`User`]: the kernel's crate knows no command line.
+fn who() -> impl TypedValueParser<Value = User> {
+    let word = |user: User| PossibleValue::new(user.name()).help(user.means());
+    PossibleValuesParser::new(User::ALL.map(word))
+        .try_map(|given| User::ALL.into_iter().find(|user| user.name() == given).ok_or("nobody of that name"))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,10 +41,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let found = match args.needed_by {
         None => probe(&User::ALL),
-        Some(Who::Agent) => probe(&[User::Agent]),
-        Some(Who::Lab) => probe(&[User::Lab]),
-        Some(Who::Ipv6) => probe(&[User::Ipv6]),
-        Some(Who::Trace) => probe(&[User::Trace]),
+        Some(user) => probe(&[user]),
     };
     match args.output {
         Output::Json => println!("{:#}", serde_json::Value::from_iter(found.iter().map(json))),

@@ -34,6 +34,16 @@ impl User {
             Self::Trace => "trace",
         }
     }
+
+    /// The name in more words.
+    pub fn means(self) -> &'static str {
+        match self {
+            Self::Agent => "A node's agent",
+            Self::Lab => "Nodes as namespaces of one machine",
+            Self::Ipv6 => "The agent of a cluster with IPv6 ranges",
+            Self::Trace => "`plumb trace`",
+        }
+    }
 }
 
 /// One thing that the kernel must be able to do.
