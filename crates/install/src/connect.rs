@@ -1,33 +1,56 @@
 //! The way to the cluster, with what is wrong with it in words.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
-/// A client that the API server has answered.
-pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<(Client, String)> {
-    let file = match kubeconfig {
-        Some(path) => {
-            Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?
+/// How long the API server may be silent where nothing is watched.
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
+
+/// Which cluster, in kubectl's words.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Reach {
+    /// Which cluster [default: $KUBECONFIG, then ~/.kube/config]
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Which context of the kubeconfig
+    #[arg(long)]
+    pub context: Option<String>,
+}
+
+impl Reach {
+    /// A client that the API server has answered, and the server's URL. `silence` is how long every further answer may
+    /// stay away, `None` that of the library, with which watches can rest.
+    pub async fn connect(&self, silence: Option<Duration>) -> Result<(Client, String)> {
+        let mut config = self.config().await?;
+        config.connect_timeout = Some(Duration::from_secs(5));
+        config.read_timeout = silence.or(config.read_timeout);
+        let server = config.cluster_url.to_string();
+        let client = Client::try_from(config).with_context(|| format!("a client for {server}"))?;
+        // An expired token is refused here already: only who shows none is taken for an anonymous user.
+        match client.apiserver_version().await {
+            Ok(_) => Ok((client, server)),
+            Err(error) => Err(explain(error, &format!("the API server {server}"))),
         }
-        None => Kubeconfig::read().context(
-            "no kubeconfig: give one with --kubeconfig or KUBECONFIG (on a kubeadm control plane \
-             /etc/kubernetes/admin.conf)",
-        )?,
-    };
-    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-    let mut config = Config::from_custom_kubeconfig(file, &options).await.context("read the kubeconfig")?;
-    config.connect_timeout = Some(Duration::from_secs(5));
-    config.read_timeout = Some(Duration::from_secs(30));
-    let server = config.cluster_url.to_string();
-    let client = Client::try_from(config).with_context(|| format!("a client for {server}"))?;
-    // An expired token is refused here already: only who shows none is taken for an anonymous user.
-    match client.apiserver_version().await {
-        Ok(_) => Ok((client, server)),
-        Err(error) => Err(explain(error, &format!("the API server {server}"))),
+    }
+
+    async fn config(&self) -> Result<Config> {
+        let (file, at) = match &self.kubeconfig {
+            Some(path) => (Kubeconfig::read_from(path), format!("kubeconfig {}", path.display())),
+            None => (
+                Kubeconfig::read(),
+                "no kubeconfig: give one with --kubeconfig or KUBECONFIG (on a kubeadm control plane \
+                 /etc/kubernetes/admin.conf)"
+                    .into(),
+            ),
+        };
+        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+        Config::from_custom_kubeconfig(file.context(at)?, &options)
+            .await
+            .context("read the kubeconfig (kubectl config get-contexts lists what is in it)")
     }
 }
 

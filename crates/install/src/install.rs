@@ -16,12 +16,13 @@ use kube::Client;
 use serde_json::Value;
 
 use crate::cluster::{self, Found, Wanted, joined};
+use crate::connect::{Reach, SILENCE};
 use crate::findings::Finding;
 use crate::jobs::{self, Job, Outcome};
 use crate::manifest::{self, NAMESPACE};
 use crate::objects::{self, Presence};
 use crate::settings::Settings;
-use crate::{connect, files, progress};
+use crate::{files, progress};
 
 /// `plumb install`
 #[derive(Clone, Debug, ClapArgs)]
@@ -62,12 +63,8 @@ pub struct Args {
 /// What `install` and `uninstall` both ask for.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Target {
-    /// Which cluster [default: $KUBECONFIG, then ~/.kube/config]
-    #[arg(long)]
-    pub kubeconfig: Option<PathBuf>,
-    /// Which context of the kubeconfig
-    #[arg(long)]
-    pub context: Option<String>,
+    #[command(flatten)]
+    pub reach: Reach,
     /// The agents' image: a name, or an archive that was imported on every node (ctr -n k8s.io image import FILE)
     #[arg(long)]
     pub image: Option<String>,
@@ -97,8 +94,7 @@ pub async fn install(args: &Args) -> Result<ExitCode> {
         print!("{}", files::yaml(&settings)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let (client, server) =
-        connect::connect(args.target.kubeconfig.as_deref(), args.target.context.as_deref()).await?;
+    let (client, server) = args.target.reach.connect(Some(SILENCE)).await?;
     println!("Cluster {server}");
     let found = cluster::find(&client, &args.wanted).await?;
     fill(&mut settings, &found);

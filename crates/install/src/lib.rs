@@ -23,8 +23,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-pub use connect::explain;
+pub use connect::{Reach, explain};
 pub use install::Args;
+pub use progress::readiness;
 pub use settings::Settings;
 pub use uninstall::Args as UninstallArgs;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
@@ -82,10 +82,9 @@ pub async fn agents(client: &Client) -> Result<Vec<(String, Pod)>> {
     Ok(pods.items.into_iter().map(|pod| (node_of(&pod), pod)).collect())
 }
 
-/// `True`, `False`, or `Unknown` when its kubelet has been silent.
-pub fn readiness(node: &Node) -> Option<&str> {
-    let conditions = node.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|one| one.type_ == "Ready").map(|one| one.status.as_str())
+/// The condition Ready: `True`, `False`, or `Unknown` when its kubelet has been silent.
+pub fn readiness(node: &Node) -> Option<&NodeCondition> {
+    node.status.as_ref()?.conditions.as_ref()?.iter().find(|one| one.type_ == "Ready")
 }
 
 async fn look(client: &Client, image: &str) -> Result<BTreeMap<String, Step>> {
@@ -129,7 +128,7 @@ fn step(pod: &Pod, node: &Node, image: &str) -> Step {
         let before = ended.map(|ended| format!(" and ends: {}", last_words(ended.message.as_deref())));
         return Step::Starting(before.unwrap_or_default());
     }
-    if readiness(node) == Some("True") { Step::Works } else { Step::AgentReady }
+    if readiness(node).is_some_and(|ready| ready.status == "True") { Step::Works } else { Step::AgentReady }
 }
 
 /// The end of its log: from where it says why it ends, or the last line.

@@ -19,7 +19,7 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use types::wire::VTEP_MAC_ANNOTATION;
 
-use crate::connect::{connect, explain};
+use crate::connect::{SILENCE, explain};
 use crate::install::Target;
 use crate::jobs::{self, Job, Outcome};
 use crate::manifest::{self, LABEL, NAME, NAMESPACE};
@@ -38,7 +38,7 @@ pub struct Args {
 }
 
 pub async fn uninstall(args: &Args) -> Result<ExitCode> {
-    let (client, server) = connect(args.target.kubeconfig.as_deref(), args.target.context.as_deref()).await?;
+    let (client, server) = args.target.reach.connect(Some(SILENCE)).await?;
     println!("Cluster {server}");
     let mut settings = of_cluster(&client).await?;
     args.target.image(&mut settings)?;
@@ -177,7 +177,7 @@ async fn agents_end(
         let mut run = BTreeMap::new();
         for node in listed.iter().filter(|node| !args.without.contains(&node.name_any())) {
             let name = node.name_any();
-            if progress::readiness(node) == Some("Unknown") {
+            if progress::readiness(node).is_some_and(|ready| ready.status == "Unknown") {
                 away.insert(name, "its kubelet does not answer".to_owned());
             } else if agents.iter().any(|(of, _)| *of == name) {
                 run.insert(name, "its agent has not ended".to_owned());

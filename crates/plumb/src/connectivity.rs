@@ -22,14 +22,13 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Service;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use types::ObjectName;
 
 use crate::demo::probe::{Check, Outcome};
-use crate::reach::Reach;
-use crate::trace;
+use crate::{ready, trace};
 use cast::Cast;
 use checks::{Plan, Planned, TESTS};
 use show::{Progress, Table};
@@ -95,7 +94,7 @@ struct Test {
     #[arg(long, default_value_t = 90)]
     patience: u64,
     #[command(flatten)]
-    reach: Reach,
+    reach: install::Reach,
 }
 
 const LAB_IMAGE: &str = "plumb.local/demo";
@@ -167,7 +166,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 /// Removes everything again, also when it is interrupted or fails.
 async fn start(test: Test) -> Result<ExitCode> {
     let (mut interrupt, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let (client, _) = test.reach.connect().await?;
+    let (client, _) = test.reach.connect(None).await?;
     let mut progress = Progress::new(test.json);
     let stage = tokio::select! {
         stage = Stage::open(client.clone(), &test.namespace) => stage?,
@@ -205,7 +204,11 @@ async fn start(test: Test) -> Result<ExitCode> {
 async fn perform(test: &Test, client: &Client, stage: &Stage, progress: &mut Progress) -> Result<Report> {
     let (places, not_ready) = stage::nodes(client, &test.nodes).await?;
     if places.is_empty() {
-        bail!("no node is Ready ({}); plumb status says why", not_ready.join(", "));
+        let words = not_ready.iter().map(|node| format!("{}: {}", node.name_any(), ready::node_says(node)));
+        bail!(
+            "no node is Ready ({}); plumb status tells of their agents",
+            words.collect::<Vec<_>>().join("; ")
+        );
     }
     let mut cast = hire(test, client).await?;
     cast.places = places;
@@ -219,8 +222,9 @@ async fn perform(test: &Test, client: &Client, stage: &Stage, progress: &mut Pro
     let chosen = |name: &str| test.only.is_empty() || test.only.iter().any(|pattern| matches(pattern, name));
     plan.checks.retain(|check| chosen(check.test));
     plan.skipped.retain(|(name, _)| chosen(name) || test.only.is_empty());
-    plan.skipped
-        .extend(not_ready.into_iter().map(|node| (format!("node {node}"), "it is not Ready".to_owned())));
+    plan.skipped.extend(not_ready.iter().map(|node| {
+        (format!("node {}", node.name_any()), format!("it is not Ready: {}", ready::node_says(node)))
+    }));
     progress.step(&format!("servers are Ready; {} checks", plan.checks.len()));
     let probers = send(&cast, stage, &plan).await?;
     let outcomes = gather((stage, &probers, test.settle), plan.checks.len(), progress).await;

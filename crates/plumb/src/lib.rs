@@ -11,6 +11,7 @@ mod connectivity;
 mod demo;
 mod features;
 mod reach;
+mod ready;
 mod status;
 mod sysdump;
 mod trace;

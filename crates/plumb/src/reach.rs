@@ -1,7 +1,5 @@
-//! Reaching the cluster as kubectl does, and each node's agent through the API server's node proxy: nobody needs a
-//! way of their own to the nodes (docs/trace.md draws it).
-
-use std::path::PathBuf;
+//! Reaching each node's agent through the API server's node proxy: nobody needs a way of their own to the nodes
+//! (docs/trace.md draws it).
 
 use anyhow::{Context, Result, anyhow, bail};
 use http::{Method, Request, StatusCode};
@@ -10,48 +8,11 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use trace::exchange::Refusal;
 use types::wire::AGENT_PORT;
-
-/// Which cluster, in kubectl's words.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct Reach {
-    /// Which cluster (default: $KUBECONFIG, then ~/.kube/config)
-    #[arg(long)]
-    pub kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig to use
-    #[arg(long)]
-    pub context: Option<String>,
-}
-
-impl Reach {
-    /// A client, and the namespace that the context prefers.
-    pub async fn connect(&self) -> Result<(Client, String)> {
-        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let config = match (&self.kubeconfig, &self.context) {
-            (Some(path), _) => {
-                let at = || format!("kubeconfig {}", path.display());
-                let file = Kubeconfig::read_from(path).with_context(at)?;
-                Config::from_custom_kubeconfig(file, &options).await.with_context(at)?
-            }
-            (None, Some(context)) => {
-                let at = || format!("context {context} (kubectl config get-contexts lists them)");
-                Config::from_custom_kubeconfig(Kubeconfig::read().with_context(at)?, &options)
-                    .await
-                    .with_context(at)?
-            }
-            (None, None) => {
-                Config::infer().await.context("no cluster: give --kubeconfig or set KUBECONFIG")?
-            }
-        };
-        let namespace = config.default_namespace.clone();
-        Ok((Client::try_from(config)?, namespace))
-    }
-}
 
 /// Seconds that a token lives: the least that Kubernetes gives.
 const TOKEN_SECONDS: i64 = 600;

@@ -19,7 +19,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 
-use crate::reach::{Nodes, Reach};
+use crate::reach::Nodes;
 
 pub use judge::Problem;
 
@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     output: Format,
     #[command(flatten)]
-    reach: Reach,
+    reach: install::Reach,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -72,7 +72,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn status(args: &Args) -> Result<ExitCode> {
-    let (client, _) = args.reach.connect().await?;
+    let (client, _) = args.reach.connect(None).await?;
     loop {
         let status = look(&client).await?;
         print(&status, args)?;

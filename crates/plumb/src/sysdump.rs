@@ -26,7 +26,7 @@ use install::image::tar::Archive;
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::reach::{Nodes, Reach};
+use crate::reach::Nodes;
 use crate::status;
 use reduce::Blots;
 
@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long, short)]
     output: Option<PathBuf>,
     #[command(flatten)]
-    reach: Reach,
+    reach: install::Reach,
 }
 
 /// The kinds that nodes read, and the Events about them.
@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn dump(args: &Args) -> Result<ExitCode> {
-    let (client, _) = args.reach.connect().await?;
+    let (client, _) = args.reach.connect(None).await?;
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let path = args.output.clone().unwrap_or_else(|| format!("plumb-sysdump-{seconds}.tar.gz").into());
     let mut files = Files::default();

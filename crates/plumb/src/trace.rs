@@ -20,7 +20,7 @@ use kube::{Api, Client};
 use serde::Serialize;
 use types::{Family, ObjectName};
 
-use crate::reach::{Nodes, Reach};
+use crate::reach::Nodes;
 
 /// `plumb trace`
 #[derive(Clone, Debug, ClapArgs)]
@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long, short)]
     namespace: Option<String>,
     #[command(flatten)]
-    reach: Reach,
+    reach: install::Reach,
 }
 
 /// What a trace has found.
@@ -122,10 +122,10 @@ async fn trace(args: Args) -> Result<ExitCode> {
         (_, true) => Some(Family::V6),
         _ => None,
     };
-    let (client, preferred) = args.reach.connect().await?;
+    let (client, _) = args.reach.connect(None).await?;
     let pod = match (args.pod.contains('/'), &args.namespace) {
         (false, Some(namespace)) => format!("{namespace}/{}", args.pod),
-        (false, None) => format!("{preferred}/{}", args.pod),
+        (false, None) => format!("{}/{}", client.default_namespace(), args.pod),
         (true, _) => args.pod.clone(),
     };
     let (pod, node) = find(&client, &pod).await?;

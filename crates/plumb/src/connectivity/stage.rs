@@ -16,11 +16,14 @@ use serde_json::{Value, json};
 
 use super::cast::{OWNER, Place};
 use crate::demo::probe::Outcome;
+use crate::ready;
 
 /// Between two looks at the API.
 const GLANCE: Duration = Duration::from_millis(200);
 /// The controller of ServiceAccounts is a matter of milliseconds.
 const ACCOUNT: Duration = Duration::from_secs(20);
+/// A kubelet says Ready within its 10 s of telling its status after it has a network.
+const KUBELET: Duration = Duration::from_secs(15);
 /// A namespace that is not gone by then is left to the cluster.
 const REMOVAL: Duration = Duration::from_secs(90);
 
@@ -119,7 +122,7 @@ impl Stage {
             let missing: Vec<&Pod> = pods
                 .iter()
                 .filter(|pod| names.contains(&pod.name_any()))
-                .filter(|pod| !is_ready(pod))
+                .filter(|pod| !ready::pod(pod))
                 .collect();
             if missing.is_empty() && names.iter().all(|name| pods.iter().any(|pod| pod.name_any() == *name)) {
                 return Ok(pods.iter().map(|pod| (pod.name_any(), addresses(pod))).collect());
@@ -151,27 +154,34 @@ fn is_early(status: &kube::core::Status) -> bool {
     status.code == 403 && status.message.contains("serviceaccount") && status.message.contains("not found")
 }
 
-/// The nodes that are Ready, and the names of those that are not.
-pub async fn nodes(client: &Client, only: &[String]) -> Result<(Vec<Place>, Vec<String>)> {
-    let nodes =
-        Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("list the nodes")?;
-    if let Some(unknown) = only.iter().find(|name| nodes.iter().all(|node| node.name_any() != **name)) {
-        bail!("the cluster has no node {unknown}; kubectl get nodes lists them");
-    }
-    let chosen = nodes.iter().filter(|node| only.is_empty() || only.contains(&node.name_any()));
-    let (ready, not): (Vec<&Node>, Vec<&Node>) = chosen.partition(|node| node_is_ready(node));
-    let place = |(index, node): (usize, &&Node)| Place {
+/// The nodes that are Ready, and those that are not. A kubelet that is about to say Ready is given a moment.
+pub async fn nodes(client: &Client, only: &[String]) -> Result<(Vec<Place>, Vec<Node>)> {
+    let began = Instant::now();
+    let (present, not) = loop {
+        let nodes = chosen(client, only).await?;
+        if began.elapsed() > KUBELET
+            || !nodes.iter().any(|node| !ready::node(node) && ready::node_may_be_soon(node))
+        {
+            break nodes.into_iter().partition::<Vec<Node>, _>(ready::node);
+        }
+        tokio::time::sleep(GLANCE).await;
+    };
+    let place = |(index, node): (usize, &Node)| Place {
         index,
         node: node.name_any(),
         node_ips: node_ips(node),
         ..Place::default()
     };
-    Ok((ready.iter().enumerate().map(place).collect(), not.iter().map(|node| node.name_any()).collect()))
+    Ok((present.iter().enumerate().map(place).collect(), not))
 }
 
-fn node_is_ready(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+async fn chosen(client: &Client, only: &[String]) -> Result<Vec<Node>> {
+    let nodes =
+        Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("list the nodes")?;
+    if let Some(unknown) = only.iter().find(|name| nodes.iter().all(|node| node.name_any() != **name)) {
+        bail!("the cluster has no node {unknown}; kubectl get nodes lists them");
+    }
+    Ok(nodes.into_iter().filter(|node| only.is_empty() || only.contains(&node.name_any())).collect())
 }
 
 fn node_ips(node: &Node) -> Vec<IpAddr> {
@@ -180,15 +190,6 @@ fn node_ips(node: &Node) -> Vec<IpAddr> {
         .filter(|address| address.type_ == "InternalIP")
         .filter_map(|address| address.address.parse().ok())
         .collect()
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let status = pod.status.clone().unwrap_or_default();
-    status
-        .conditions
-        .iter()
-        .flatten()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn addresses(pod: &Pod) -> Vec<IpAddr> {

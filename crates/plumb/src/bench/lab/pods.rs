@@ -13,6 +13,8 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
+use crate::ready;
+
 /// So long a pod may take before the measurement is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -38,7 +40,7 @@ impl Pods {
         let began = Instant::now();
         loop {
             if let Event::Apply(pod) = next(&mut events).await?
-                && is_ready(&pod)
+                && ready::pod(&pod)
             {
                 times.push(began.elapsed());
                 return Ok(());
@@ -89,7 +91,7 @@ impl Pods {
         while ready.len() != want as usize {
             match next(&mut events).await? {
                 Event::Apply(pod) | Event::InitApply(pod)
-                    if is_ready(&pod) && pod.metadata.deletion_timestamp.is_none() =>
+                    if ready::pod(&pod) && pod.metadata.deletion_timestamp.is_none() =>
                 {
                     ready.insert(pod.name_any());
                 }
@@ -107,11 +109,6 @@ async fn next(events: &mut Events) -> Result<Event<Pod>> {
     let next = tokio::time::timeout(PATIENCE, events.next()).await;
     let event = next.with_context(|| format!("no pod became Ready within {PATIENCE:?}"))?;
     Ok(event.context("the watch ended")??)
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn pod(name: &str, probed: bool) -> Value {

@@ -10,6 +10,8 @@ use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
+use crate::ready;
+
 const NAMESPACE: &str = "soak";
 /// Objects of each kind that live at the same time; a pod lives for as many seconds.
 const LIVING: u32 = 10;
@@ -73,11 +75,7 @@ impl Changer {
 
     /// A pod had as many seconds as there are pods to become Ready; a busy machine is given more.
     async fn leave(&self, name: &str) -> Result<()> {
-        let ready = |pod: Option<&Pod>| {
-            let conditions = pod.and_then(|pod| pod.status.as_ref()?.conditions.as_ref());
-            conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
-        };
-        let wait = await_condition(self.api::<Pod>(), name, ready);
+        let wait = await_condition(self.api::<Pod>(), name, |pod: Option<&Pod>| pod.is_some_and(ready::pod));
         let ready = tokio::time::timeout(PATIENCE, wait).await;
         self.delete::<Pod>(name).await?;
         ready.with_context(|| format!("pod {name} was not Ready when it had to go"))??;
