@@ -202,7 +202,7 @@ async fn start(test: Test) -> Result<ExitCode> {
 }
 
 async fn perform(test: &Test, client: &Client, stage: &Stage, progress: &mut Progress) -> Result<Report> {
-    let (places, not_ready) = stage::nodes(client, &test.nodes).await?;
+    let (places, not_ready) = stage::nodes(client, &test.nodes, |words| progress.step(words)).await?;
     if places.is_empty() {
         let words = not_ready.iter().map(|node| format!("{}: {}", node.name_any(), ready::node_says(node)));
         bail!(

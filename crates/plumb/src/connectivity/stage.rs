@@ -154,15 +154,24 @@ fn is_early(status: &kube::core::Status) -> bool {
     status.code == 403 && status.message.contains("serviceaccount") && status.message.contains("not found")
 }
 
-/// The nodes that are Ready, and those that are not. A kubelet that is about to say Ready is given a moment.
-pub async fn nodes(client: &Client, only: &[String]) -> Result<(Vec<Place>, Vec<Node>)> {
+/// The nodes that are Ready, and those that are not. Kubelets that are about to say Ready are given a moment; `tell`
+/// says so.
+pub async fn nodes(
+    client: &Client,
+    only: &[String],
+    mut tell: impl FnMut(&str),
+) -> Result<(Vec<Place>, Vec<Node>)> {
     let began = Instant::now();
+    let mut told = false;
     let (present, not) = loop {
         let nodes = chosen(client, only).await?;
-        if began.elapsed() > KUBELET
-            || !nodes.iter().any(|node| !ready::node(node) && ready::node_may_be_soon(node))
-        {
+        let soon = |node: &&Node| !ready::node(node) && ready::node_may_be_soon(node);
+        let names: Vec<String> = nodes.iter().filter(soon).map(ResourceExt::name_any).collect();
+        if names.is_empty() || began.elapsed() > KUBELET {
             break nodes.into_iter().partition::<Vec<Node>, _>(ready::node);
+        }
+        if !std::mem::replace(&mut told, true) {
+            tell(&format!("waiting for the kubelet to say Ready: {}", names.join(", ")));
         }
         tokio::time::sleep(GLANCE).await;
     };
