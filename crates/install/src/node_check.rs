@@ -282,7 +282,7 @@ mod tests {
     /// A kernel without nf_tables lacks a dozen features, by one cause.
     #[test]
     fn one_answer_is_one_finding() {
-        let users = User::of_agent([Family::V4, Family::V6]);
+        let users = User::of_agent(Family::ALL);
         let mut found = probe(&users);
         for found in &mut found {
             let is_nft = found.feature.name.starts_with("nf");

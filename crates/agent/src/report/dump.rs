@@ -160,7 +160,7 @@ fn all_routes() -> Result<String> {
     let mut rtnl = Rtnl::open()?;
     let names = names(&mut rtnl)?;
     let mut text = String::new();
-    for family in [Family::V4, Family::V6] {
+    for family in Family::ALL {
         for row in rtnl.all_routes(family)? {
             let dev = row.link.and_then(|index| names.get(&index)).map(|name| format!(" dev {name}"));
             let (key, route, dev) = (&row.key, &row.route, dev.unwrap_or_default());
@@ -188,7 +188,7 @@ fn all_neighbours() -> Result<String> {
 fn connections() -> Result<String> {
     let mut conntrack = Conntrack::open()?;
     let mut text = String::new();
-    for family in [Family::V4, Family::V6] {
+    for family in Family::ALL {
         let mut counts: BTreeMap<(String, bool), usize> = BTreeMap::new();
         for entry in conntrack.entries(family, &Filter::default())? {
             let number = entry.original.protocol;

@@ -29,7 +29,7 @@ pub fn observe(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState, Error> {
             state.addresses.insert((name.clone(), row.address));
         }
     }
-    for family in [Family::V4, Family::V6] {
+    for family in Family::ALL {
         for row in rtnl.routes(family)? {
             // The kernel filters by protocol where it checks strictly (since 4.20).
             if row.protocol == ROUTE_PROTOCOL {

@@ -85,7 +85,7 @@ impl Cast {
     /// The families in which pods have addresses.
     pub fn families(&self) -> Vec<Family> {
         let has = |family: &Family| self.places.iter().any(|place| place.server(*family).is_some());
-        [Family::V4, Family::V6].into_iter().filter(has).collect()
+        Family::ALL.into_iter().filter(has).collect()
     }
 
     /// The family in which something outside is met. A name may have addresses of both; it is asked for once.
