@@ -200,6 +200,7 @@ mod tests {
             assert_eq!(timed.wall.len(), 4);
         }
         assert_eq!((report.full.wall.len(), report.full_floor.wall.len()), (1, 1));
-        assert!(report.replaced.cpu.iter().all(|cpu| !cpu.is_zero()));
+        // A thread that runs is counted up to its last tick: one change may be too short to be seen.
+        assert!(report.replaced.cpu.iter().any(|cpu| !cpu.is_zero()));
     }
 }

@@ -3,10 +3,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use cni::{Call, Code, Error, Reply, Request};
@@ -20,6 +21,10 @@ use crate::Names;
 use crate::http;
 use crate::inbox::{CniInput, Input, Outbox, Verdict};
 use crate::metrics::Metrics;
+use crate::node::Node;
+
+/// A loop that has much to do takes a pause later.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What every request gets.
 #[derive(Clone)]
@@ -70,12 +75,22 @@ fn yes() -> bool {
     true
 }
 
-async fn pause(State(served): State<Served>, Json(asked): Json<Pause>) -> Json<serde_json::Value> {
+/// Answers once it holds: whoever breaks something next must not be mended any more.
+async fn pause(
+    State(served): State<Served>,
+    Json(asked): Json<Pause>,
+) -> Result<Json<serde_json::Value>, (StatusCode, &'static str)> {
     let Pause { paused, dns } = asked;
     let dns = dns || !paused;
     served.outbox.send(Input::Pause(paused)).await;
     served.dns.send_if_modified(|now| pause_names(now, dns));
-    Json(serde_json::json!({ "paused": paused, "dns": dns }))
+    match served.outbox.inspect(PATIENCE, Node::is_paused).await {
+        Some(now) => Ok(Json(serde_json::json!({ "paused": now, "dns": dns }))),
+        None => Err((
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the agent's loop is busy and will take it later; ask again",
+        )),
+    }
 }
 
 /// Whether that changes anything. An agent that ends does not serve again.

@@ -3,12 +3,14 @@
 //! In → Out: text → typed words → text.
 //! Read first: [`name::ObjectName`], [`selector::Selector`].
 
+pub mod choice;
 pub mod labels;
 pub mod name;
 pub mod net;
 pub mod selector;
 pub mod wire;
 
+pub use choice::{Backend, Fabric, Wiring};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use labels::Labels;
 pub use name::{ObjectName, hash8};

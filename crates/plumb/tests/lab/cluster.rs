@@ -12,16 +12,22 @@ pub use crate::said::{Kubectl, Said, kubectl_binary, plumb, repository, run, wai
 /// Checks by name, for areas that share one lab: all of them run, and what failed is said together at the end.
 #[derive(Default)]
 pub struct Checks {
+    /// Says which area it is, where several run side by side.
+    of: String,
     failed: Vec<String>,
 }
 
 impl Checks {
+    pub fn of(area: &impl std::fmt::Display) -> Self {
+        Self { of: format!("{area}: "), failed: Vec::new() }
+    }
+
     pub fn check(&mut self, name: &str, check: impl FnOnce()) {
         let start = Instant::now();
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(check));
         let took = start.elapsed().as_secs_f64();
         let word = if outcome.is_ok() { "ok" } else { "FAILED" };
-        println!("{word:>7} {took:>6.2} s  {name}");
+        println!("{word:>7} {took:>6.2} s  {}{name}", self.of);
         if outcome.is_err() {
             self.failed.push(name.to_owned());
         }

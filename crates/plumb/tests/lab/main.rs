@@ -6,7 +6,7 @@
 
 mod alerts;
 mod cluster;
-mod families;
+mod combinations;
 mod faults;
 mod kills;
 mod life;

@@ -7,7 +7,7 @@ use crate::stage::{Node, Stage};
 /// In the node's own network namespace.
 fn cleanup(node: &Node) -> Output {
     let path = |name: &str| node.dir.join(name).display().to_string();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_plumb"));
+    let mut command = Command::new(crate::said::plumb());
     command.args(["node-cleanup", "--node", &node.name, "--data", &path("data")]);
     command.args(["--cni-conf-dir", &path("net.d"), "--socket", &path("agent.sock")]);
     node.netns.run(move || command.output()).unwrap().unwrap()

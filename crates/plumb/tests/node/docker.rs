@@ -63,7 +63,7 @@ fn shell(node: &Node, script: &str) -> String {
 
 /// What is in the way of packets there: object and remedy.
 fn firewalls(node: &Node) -> Vec<(String, String)> {
-    let mut check = Command::new(env!("CARGO_BIN_EXE_plumb"));
+    let mut check = Command::new(crate::said::plumb());
     check.args(["node-check", "--node", &node.name, "--cluster-cidr", "10.244.0.0/16,fd00:10:244::/56"]);
     check.arg("--cni-conf-dir").arg(node.dir.join("net.d"));
     let output = node.netns.run(|| check.output()).unwrap().unwrap();

@@ -13,6 +13,9 @@ mod drift;
 mod gone;
 mod host_ports;
 mod policy;
+#[allow(dead_code, reason = "shared by the tiers, each of which uses its part")]
+#[path = "../lab/said.rs"]
+mod said;
 mod sctp;
 mod services;
 mod stage;

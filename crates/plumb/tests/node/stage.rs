@@ -273,7 +273,7 @@ impl Node {
             ("--socket", path("agent.sock")),
             ("--cool-down", "1".into()),
         ];
-        let agent = Spawn::program(env!("CARGO_BIN_EXE_plumb"))
+        let agent = Spawn::program(crate::said::plumb())
             .arg("agent")
             .args(args.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]))
             .args(self.flags.iter().cloned())

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::said::plumb;
+
 /// A program without its symbols, which would only take room in the machine's memory.
 struct Stripped(PathBuf);
-
-const PLUMB: &str = env!("CARGO_BIN_EXE_plumb");
 
 impl Stripped {
     fn new(program: impl AsRef<Path>) -> Self {
@@ -31,19 +31,18 @@ fn vm() -> Command {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/vm.sh"))
 }
 
-/// This very program, with what it starts at the place where it expects it.
+/// This very test program, and the program that it tests.
 #[test]
 fn an_agent_goes_on_when_the_clock_jumps() {
-    let [tests, plumb] = [std::env::current_exe().unwrap(), PLUMB.into()].map(Stripped::new);
-    let script = "mkdir -p ${2%/*}; ln -s $1 $2
-                  PLUMB_TEST_VM=1 $0 --exact clock::everything_goes_on --ignored --nocapture";
+    let [tests, program] = [std::env::current_exe().unwrap(), plumb()].map(Stripped::new);
+    let script = "PLUMB_TEST_VM=1 PLUMB_BIN=$1 $0 --exact clock::everything_goes_on --ignored --nocapture";
     let said = vm()
         .arg("--file")
         .arg(&tests.0)
         .arg("--file")
-        .arg(&plumb.0)
+        .arg(&program.0)
         .args(["--", "sh", "-c", script])
-        .args([&tests.0, &plumb.0, Path::new(PLUMB)])
+        .args([&tests.0, &program.0])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&said.stdout);
@@ -56,7 +55,7 @@ fn an_agent_goes_on_when_the_clock_jumps() {
 
 #[test]
 fn a_kernel_without_nftables_is_refused_before_anything_is_made() {
-    let program = Stripped::new(PLUMB);
+    let program = Stripped::new(plumb());
     let script =
         "$0 agent --node n1 --kubeconfig /none --data /data --cni-conf-dir /net.d --socket /s; echo code $?
                   ls -d /data /net.d /s; ip link show";

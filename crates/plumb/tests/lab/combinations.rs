@@ -1,5 +1,5 @@
-//! Labs of both families, and of IPv6 alone: all that a pod can ask of the network, in each family that it has. (What
-//! IPv4 alone does, more finely: [`crate::network`].)
+//! Labs of other combinations than the default: all that a pod can ask of the network, in each family that it has. (What
+//! the default does, more finely: [`crate::network`].) `PLUMB_COMBINATIONS` chooses; [`combine::chosen`] says how.
 //!
 //! ```text
 //!   node1  echo1 echo3 friend1 mute1         echo, far, self, nobody: Services of every family of the lab
@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
+use combine::Combination;
 use serde_json::Value;
 use types::{Families, Family};
 
@@ -20,18 +21,22 @@ const ECHOS: [&str; 3] = ["echo1", "echo2", "echo3"];
 const OUTSIDE: [&str; 2] = ["203.0.113.10", "2001:db8::10"];
 
 #[test]
-fn a_lab_of_both_families() {
-    a_lab_of(Families::Dual);
+fn a_lab_of_each_chosen_combination() {
+    let chosen = combine::chosen();
+    assert!(!chosen.is_empty(), "there is nothing beside the default");
+    std::thread::scope(|scope| {
+        let labs = chosen.iter().map(|combination| (combination, scope.spawn(|| a_lab_of(*combination))));
+        let labs: Vec<_> = labs.collect();
+        let failed = labs.into_iter().filter_map(|(of, lab)| lab.join().is_err().then(|| of.to_string()));
+        let failed: Vec<String> = failed.collect();
+        assert!(failed.is_empty(), "alone: PLUMB_COMBINATIONS={}", failed.join(","));
+    });
 }
 
-#[test]
-fn a_lab_of_ipv6_alone() {
-    a_lab_of(Families::Ipv6);
-}
-
-fn a_lab_of(families: Families) {
-    let stage = Stage::up(families);
-    let mut checks = Checks::default();
+fn a_lab_of(combination: Combination) {
+    let families = combination.families;
+    let stage = Stage::up(combination);
+    let mut checks = Checks::of(&combination);
     checks.check("every object has addresses of the lab's families, and of no other", || addresses(&stage));
     for family in families.list() {
         let mut check = |what: &str, test: fn(&Stage, Family)| {
@@ -61,8 +66,9 @@ struct Stage {
 }
 
 impl Stage {
-    fn up(families: Families) -> Self {
-        let lab = Lab::up_with(2, &["--families", &families.to_string()]);
+    fn up(combination: Combination) -> Self {
+        let flags = combination.flags();
+        let lab = Lab::up_with(2, &flags.iter().map(String::as_str).collect::<Vec<_>>());
         let mut manifest = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NS}}}\n");
         for (name, node) in [
             ("echo1", "node1"),
@@ -75,7 +81,7 @@ impl Stage {
             let serve = r#"serve, --http, "8080", --udp, "9001""#;
             manifest += &Lab::pod(NS, name, &format!("nodeName: {node}"), serve);
         }
-        lab.apply(&format!("{manifest}---\n{}", include_str!("families/manifest.yaml")));
+        lab.apply(&format!("{manifest}---\n{}", include_str!("combinations/manifest.yaml")));
         lab.wait_ready(NS);
         let pods = named(&lab, "pods", |pod| {
             let ips = pod["status"]["podIPs"].as_array().expect("podIPs");
@@ -85,7 +91,7 @@ impl Stage {
             let ips = service["spec"]["clusterIPs"].as_array().expect("clusterIPs");
             ips.iter().filter(|ip| *ip != "None").map(parse).collect()
         });
-        Self { lab, families, pods, services }
+        Self { lab, families: combination.families, pods, services }
     }
 
     #[track_caller]

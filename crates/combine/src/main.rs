@@ -1,0 +1,22 @@
+//! `combine all`, `combine slice SEED`: combinations, a line each, for the runner of the tests.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let found = match words[..] {
+        ["all"] => combine::all(),
+        ["slice", seed] if seed.parse::<u64>().is_ok() => {
+            combine::slice(seed.parse().unwrap_or_default(), combine::SLICE)
+        }
+        _ => {
+            eprintln!("usage: combine all | combine slice SEED");
+            return ExitCode::from(2);
+        }
+    };
+    for combination in found {
+        println!("{combination}");
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,165 @@
+"""What `./run test` and `./run matrix` are made of.
+
+    lane      one part after another                                    mostly
+    build     formatting, programs, tests, lints, fuzzing, all crates   computes
+    cluster   peers from source, then tests of a real cluster           waits for kubelets
+    lab       tests of labs, then of nodes                              waits for pods
+
+The lanes run side by side. What is tested is what users get: the programs are built in the release profile. The tests
+are built in the development profile, without optimization: that is a fifth of the work, and computing is a small part
+of what they do.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from engine import Part
+
+TOP = Path(__file__).resolve().parents[2]
+RELEASE = TOP / "target/release"
+IMAGE = TOP / "target/plumb.tar"
+
+# Executables of the tiers that wait more than they compute: lane, threads, the parts that they need.
+SLOW = {
+    "plumb/cluster": ("cluster", 8, ("peers", "downloads", "programs", "image")),
+    "plumb/lab": ("lab", 8, ("downloads", "programs")),
+    "plumb/node": ("lab", 4, ("downloads", "programs")),
+    "lab/lab": ("lab", 4, ("downloads",)),
+}
+# The tests that take PLUMB_COMBINATIONS.
+COMBINED = ("plumb/lab", ["combinations::"])
+
+
+def test(seed, without, only, tests):
+    """Everything; or one part, or tests of one, with what it needs."""
+    environment = {"PLUMB_COMBINATIONS": f"seed:{seed}"}
+    wanted = Wanted(without, environment, {only: tests} if only else None)
+    parts = [
+        Part("peers", "cluster", [["tools/peers.sh"], ["tools/peers.sh", "coredns", "helm"]], again="tools/peers.sh"),
+        downloads(),
+        command("suite", "python3 -m unittest discover -s tools/suite"),
+        command("formatting", "cargo fmt --all --check", again="cargo fmt --all"),
+        *build(wanted),
+        command("lints", "cargo clippy --locked --workspace --all-targets -- -D warnings"),
+        command("fuzz", "tools/fuzz.sh 5", again="./run fuzz"),
+    ]
+    parts = [part for part in parts if part.name not in without]
+    if only:
+        parts = wanted.closure(parts, only)
+    for part in parts:
+        part.needs = tuple(need for need in part.needs if need not in without)
+    return parts
+
+
+def matrix(combinations):
+    """The tests of combinations, one part for each."""
+    environments = {name: {"PLUMB_COMBINATIONS": name} for name in combinations}
+    return [downloads(), *build(Wanted((), environments, None, COMBINED))]
+
+
+def command(name, words, lane="build", needs=(), again=""):
+    return Part(name, lane, [words.split()], needs=needs, again=again or words, quiet=True)
+
+
+def downloads():
+    """What Debian's and Python's registries have ready."""
+    return Part("downloads", "lab", [["tools/kubectl.sh"], ["tools/vm.sh", "--fetch"], ["tools/prometheus.sh"]],
+                again="tools/kubectl.sh; tools/vm.sh --fetch; tools/prometheus.sh", quiet=True)
+
+
+def build(wanted):
+    """The programs as users get them, the tests, and the image."""
+    words = "cargo build --locked --workspace"
+    return [
+        command("programs", f"{words} --release --bins"),
+        Part("tests", "build", [[*words.split(), "--all-targets", "--message-format", "json-render-diagnostics"]],
+             more=wanted.executables, again=f"{words} --all-targets", quiet=True),
+        command("image", "./run image", needs=("programs",)),
+    ]
+
+
+class Wanted:
+    """Which test executables become parts, and how they are run."""
+
+    def __init__(self, without, environment, only, combined=None):
+        self.without, self.environment, self.only, self.combined = without, environment, only, combined
+
+    def closure(self, parts, name):
+        """The part and what it needs; an executable needs what builds it. Nothing if there is no such part."""
+        by_name = {part.name: part for part in parts}
+        if name not in by_name and not there(name):
+            return []
+        if name in by_name:
+            todo = [name]
+        else:
+            todo = ["tests", *(SLOW[name][2] if name in SLOW else ())]
+        needed = set()
+        while todo:
+            part = by_name.get(todo.pop())
+            if part and part.name not in needed:
+                needed.add(part.name)
+                todo.extend(part.needs)
+        return [part for part in parts if part.name in needed]
+
+    def executables(self, lines):
+        found = []
+        for line in lines:
+            message = json.loads(line)
+            if message.get("reason") != "compiler-artifact" or not message.get("executable"):
+                continue
+            if message["profile"]["test"]:
+                found.extend(self.parts_of(message))
+        return found
+
+    def parts_of(self, message):
+        name = name_of(message)
+        if self.combined:
+            if name != self.combined[0]:
+                return []
+            return [executable(message, {**environment}, self.combined[1], of=f"{name} {combination}")
+                    for combination, environment in self.environment.items()]
+        if self.only is not None and name not in self.only:
+            return []
+        return [executable(message, self.environment, (self.only or {}).get(name, []), without=self.without)]
+
+
+def name_of(message):
+    """`dns` for the unit tests of a crate, `plumb/lab` for another executable."""
+    package, target = Path(message["manifest_path"]).parent.name, message["target"]
+    return package if "lib" in target["kind"] else f"{package}/{target['name']}"
+
+
+def there(name):
+    """Whether the tree has the crate, or its test."""
+    package, _, test = name.partition("/")
+    crate = TOP / "crates" / package
+    places = [crate / f"tests/{test}.rs", crate / f"tests/{test}/main.rs"] if test else [crate / "src/lib.rs"]
+    return any(place.exists() for place in places)
+
+
+def executable(message, environment, tests, of="", without=()):
+    directory = Path(message["manifest_path"]).parent
+    name = name_of(message)
+    lane, threads, needs = SLOW.get(name, ("build", os.cpu_count() or 1, ()))
+    environment = {
+        "CARGO_MANIFEST_DIR": str(directory),
+        "CARGO_PKG_NAME": directory.name,
+        "PLUMB_BIN": str(RELEASE / "plumb"),
+        "PLUMB_IMAGE": str(IMAGE),
+        "RUST_TEST_THREADS": str(threads),
+        **environment,
+    }
+    words = [str(TOP / "tools/test-runner.sh"), message["executable"], *tests]
+    needs = tuple(need for need in needs if need not in without)
+    again = f"./run matrix {of.split()[-1]}" if of else f"./run test {name} {{}}"
+    return Part(of or name, lane, [words], needs=needs, directory=str(directory), environment=environment,
+                again=again, quiet=lane == "build")
+
+
+def combinations():
+    """All that there are, as crates/combine says."""
+    said = subprocess.run(["cargo", "run", "--locked", "--quiet", "-p", "combine", "--", "all"],
+                          cwd=TOP, capture_output=True, text=True, check=True)
+    return said.stdout.split()

@@ -1,0 +1,131 @@
+"""What a person sees of a run: a line for each change, where it stands now and then, a table at the end."""
+
+import sys
+import threading
+import time
+
+EVERY = 30  # seconds between two looks at where it stands
+SMALL = 5.0  # parts that took less are one row of the table
+TAIL = 60  # lines of a failed command without test results
+
+
+def clock(seconds):
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes:3}:{seconds:02}"
+
+
+class Report:
+    def __init__(self, out=sys.stdout):
+        self.out = out
+        self.suite = None
+        self.looked = time.monotonic()
+
+    def line(self, text):
+        print(f"[{clock(time.monotonic() - self.suite.start)}] {text}", file=self.out, flush=True)
+
+    def watch(self, suite):
+        """Says every now and then what runs and how far it is."""
+        self.suite = suite
+
+        def look():
+            while True:
+                time.sleep(EVERY)
+                with suite.lock:
+                    if all(part.over for part in suite.parts):
+                        return
+                    self.line(standing(suite))
+
+        threading.Thread(target=look, daemon=True).start()
+
+    def said(self, event, part):
+        if event == "runs":
+            if not part.quiet:
+                self.line(f"{part.name} …")
+        elif event == "passed":
+            if not part.quiet or part.took >= SMALL:
+                self.line(f"{part.name}: passed{counts(part)} in {clock(part.took).strip()}")
+        else:
+            self.line(f"{part.name}: {event.upper()} ({part.why})")
+            if event == "failed":
+                self.failure(part)
+
+    def failure(self, part):
+        """What it said, and how to run that alone."""
+        lines = part.log.read_text(encoding="utf-8", errors="replace").splitlines() if part.log else []
+        if part.failures and "failures:" in lines:
+            lines = lines[lines.index("failures:"):]
+        else:
+            lines = lines[-TAIL:]
+        for line in lines[:400]:
+            print("    " + line, file=self.out)
+        print(f"    all it said: {part.log}", file=self.out)
+        for test in part.failures or [""]:
+            print(f"    alone: {part.again.format(test).strip()}", file=self.out, flush=True)
+
+    def table(self, suite):
+        """Rows in the order in which they began: part, minutes, CPU minutes, tests."""
+        ran = [part for part in suite.parts if part.began]
+        ran.sort(key=lambda part: part.began)
+        rows = [row(part.name, part.took, part.cpu, [part]) for part in ran if part.took >= SMALL or part.state != "passed"]
+        small = [part for part in ran if part.took < SMALL and part.state == "passed"]
+        if small:
+            rows.append(row(f"{len(small)} others", sum(p.took for p in small), sum(p.cpu for p in small), small))
+        rows.append(row("all", time.monotonic() - suite.start, sum(p.cpu for p in ran), ran))
+        width = max(len(name) for name, *_ in rows)
+        print(f"\n{'part':<{width}} {'took':>7} {'CPU':>7} {'tests':>6}", file=self.out)
+        for name, took, cpu, tests, mark in rows:
+            print(f"{name:<{width}} {took:>7} {cpu:>7} {tests:>6}{mark}", file=self.out)
+
+    def left_out(self, path):
+        """What tools/test-runner.sh noted."""
+        try:
+            noted = sorted(set(open(path, encoding="utf-8").read().split())) if path else []
+        except FileNotFoundError:
+            noted = []
+        if noted:
+            print("\nnot run, for want of root or sudo (tools/needs-root.txt says why):", file=self.out)
+            for name in noted:
+                print(f"  {name}", file=self.out)
+
+    def close(self, suite):
+        """What did not run or failed by name, and the closing line."""
+        lost = [part for part in suite.parts if part.state in ("not run", "cut off")]
+        if suite.stopped:
+            print(f"\nended by {suite.stopped} after {clock(time.monotonic() - suite.start).strip()}", file=self.out)
+        for part in lost:
+            rest = f", {part.expected - part.passed - part.failed - part.ignored} of {part.expected} tests not run" \
+                if part.expected else ""
+            print(f"{part.state}: {part.name} ({part.why}{rest})", file=self.out)
+        broken = [part for part in suite.parts if part.state == "failed"]
+        for part in broken:
+            for test in part.failures or [""]:
+                print(f"failed: {part.name} {test}".rstrip(), file=self.out)
+                print(f"  alone: {part.again.format(test).strip()}", file=self.out)
+        passed = sum(part.passed for part in suite.parts)
+        ignored = sum(part.ignored for part in suite.parts)
+        # A part that failed as a whole, or did not come to its end, counts as one.
+        failed = sum(part.failed or 1 for part in broken) + len(lost)
+        skipped = f", {ignored} skipped" if ignored else ""
+        print(f"\n{passed} passed, {failed} failed{skipped}", file=self.out, flush=True)
+
+
+def row(name, took, cpu, parts):
+    tests = sum(part.passed + part.failed for part in parts)
+    states = {part.state for part in parts} - {"passed"}
+    return name, clock(took), clock(cpu), tests or "", "  " + ", ".join(sorted(states)) if states else ""
+
+
+def counts(part):
+    return f", {part.passed} tests" if part.passed else ""
+
+
+def standing(suite):
+    words = []
+    for part in suite.parts:
+        if part.state == "runs":
+            done = part.passed + part.failed + part.ignored
+            far = f" {done} of {part.expected}" if part.expected else ""
+            bad = f", {part.failed} FAILED" if part.failed else ""
+            words.append(f"{part.name}{far}{bad}")
+    waiting = sum(part.state == "waits" for part in suite.parts)
+    return " · ".join(words) + (f" · {waiting} wait" if waiting else "")

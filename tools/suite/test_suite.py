@@ -1,0 +1,123 @@
+"""The runner's own tests: python3 -m unittest discover -s tools/suite"""
+
+import io
+import os
+import re
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+from engine import Part, Suite
+from report import Report
+
+# What a Rust test program prints.
+ONE_FAILS = """
+running 3 tests
+test first ... ok
+test second - should panic ... ok
+test sub::third ... FAILED
+
+failures:
+
+---- sub::third stdout ----
+the reason
+
+failures:
+    sub::third
+
+test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+"""
+
+
+def shell(name, script, lane="a", **more):
+    return Part(name, lane, [["sh", "-ec", script]], again=f"run {name} {{}}", **more)
+
+
+class Runs(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = Path(directory.name)
+
+    def run_suite(self, *parts, limit=60):
+        """Runs parts; gives the suite, whether all passed, and what a person saw."""
+        report = Report(io.StringIO())
+        suite = Suite(parts, self.directory / "logs", limit, report.said)
+        report.suite = suite
+        right = suite.run()
+        report.table(suite)
+        report.close(suite)
+        return suite, right, report.out.getvalue()
+
+    def test_lanes_run_side_by_side_and_parts_of_one_after_another(self):
+        def meets(mine, other):
+            return f"cd {self.directory}; touch {mine}; until [ -e {other} ]; do sleep 0.01; done"
+
+        suite, right, _ = self.run_suite(
+            shell("left", meets("l", "r"), lane="a"), shell("right", meets("r", "l"), lane="b"),
+            shell("later", f"[ -e {self.directory}/l ] && ! [ -e {self.directory}/x ]", lane="a"),
+            shell("last", f"touch {self.directory}/x", lane="a"))
+        self.assertTrue(right, [(part.name, part.state, part.why) for part in suite.parts])
+
+    def test_what_needs_a_part_that_failed_does_not_run_and_is_named(self):
+        _, right, said = self.run_suite(
+            shell("base", "echo no luck; false"), shell("upon", "true", needs=("base",)),
+            shell("top", "true", lane="b", needs=("upon",)), shell("apart", "true"))
+        self.assertFalse(right)
+        for words in ("base: FAILED (exit code 1)", "    no luck", "not run: upon (base did not pass)",
+                      "not run: top (upon did not pass)"):
+            self.assertIn(words, said)
+        self.assertTrue(said.endswith("\n0 passed, 3 failed\n"), said)
+
+    def test_at_the_limit_everything_ends_and_what_did_not_run_is_named(self):
+        child = self.directory / "child"
+        tests = f"echo running 5 tests; echo test a ... ok; sleep 600 & echo $! >{child}; wait"
+        began = time.monotonic()
+        suite, right, said = self.run_suite(shell("long", tests), shell("waits", "true"), limit=1)
+        self.assertLess(time.monotonic() - began, 60)
+        self.assertFalse(right)
+        self.assertIn("cut off: long (the time limit, 4 of 5 tests not run)", said)
+        self.assertIn("not run: waits (the time limit)", said)
+        self.assertIn("ended by the time limit", said)
+        self.assertTrue(said.endswith("\n1 passed, 2 failed\n"), said)
+        pid = int(child.read_text())
+        with self.assertRaises(ProcessLookupError):
+            for _ in range(200):
+                os.kill(pid, 0)
+                if re.search(r"State:\s+Z", Path(f"/proc/{pid}/status").read_text()):
+                    raise ProcessLookupError
+                time.sleep(0.05)
+
+    def test_a_failure_shows_its_reason_and_how_to_run_that_test_alone(self):
+        suite, right, said = self.run_suite(shell("tier", f"cat <<'END'\n{ONE_FAILS}\nEND\nexit 101"))
+        self.assertFalse(right)
+        self.assertIn("    the reason", said)
+        self.assertEqual(said.count("alone: run tier sub::third"), 2, said)
+        self.assertTrue(said.endswith("\n2 passed, 1 failed\n"), said)
+
+    def test_a_program_that_dies_without_a_failed_test_has_failed(self):
+        _, right, said = self.run_suite(shell("tier", "echo running 2 tests; echo test a ... ok; kill -9 $$"))
+        self.assertFalse(right)
+        self.assertIn("tier: FAILED (signal 9)", said)
+        self.assertTrue(said.endswith("\n1 passed, 1 failed\n"), said)
+
+    def test_what_a_command_leaves_behind_holds_nobody_up(self):
+        began = time.monotonic()
+        _, right, _ = self.run_suite(shell("quick", "sleep 50 & echo started"))
+        self.assertTrue(right)
+        self.assertLess(time.monotonic() - began, 40)
+
+    def test_a_part_may_bring_parts_and_the_table_has_their_tests(self):
+        def more(lines):
+            self.assertEqual(lines, ['{"a": 1}\n'])
+            return [shell("brought", "echo running 1 test; echo test x ... ok; sleep 6", lane="new")]
+
+        _, right, said = self.run_suite(shell("bringer", "echo '{\"a\": 1}'; echo words", more=more))
+        self.assertTrue(right)
+        self.assertRegex(said, r"brought +0:06 +0:00 +1\n")
+        self.assertTrue(said.endswith("\n1 passed, 0 failed\n"), said)
+
+
+if __name__ == "__main__":
+    unittest.main()
