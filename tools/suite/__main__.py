@@ -57,7 +57,7 @@ def main():
     report = Report()
     suite = Suite(chosen(given), parts.TOP / "target/suite", given.limit * 60, report.said)
     if not suite.parts:
-        sys.exit(f"run: there is no part {given.part}: a crate (dns), a test of one (plumb/lab), fuzz, lints, formatting …")
+        sys.exit(f"run: there is no part {given.part}: a crate (dns), a test of one (plumb/lab), fuzz, formatting …")
     report.watch(suite)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: suite.interrupt(signal.Signals(number).name))

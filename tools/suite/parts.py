@@ -1,7 +1,7 @@
 """What `./run test` and `./run matrix` are made of.
 
     lane      one part after another                                    mostly
-    build     formatting, programs, tests, lints, fuzzing, all crates   computes
+    build     formatting, programs, tests, fuzzing, all crates          computes
     cluster   peers from source, then tests of a real cluster           waits for kubelets
     lab       tests of labs, then of nodes                              waits for pods
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from engine import Part
 
 TOP = Path(__file__).resolve().parents[2]
-RELEASE = TOP / "target/release"
+PROGRAMS = TOP / "target/suite/bin"
 IMAGE = TOP / "target/plumb.tar"
 
 # Executables of the tiers that wait more than they compute: lane, threads, the parts that they need.
@@ -42,7 +42,6 @@ def test(seed, without, only, tests):
         command("suite", "python3 -m unittest discover -s tools/suite"),
         command("formatting", "cargo fmt --all --check", again="cargo fmt --all"),
         *build(wanted),
-        command("lints", "cargo clippy --locked --workspace --all-targets -- -D warnings"),
         command("fuzz", "tools/fuzz.sh 5", again="./run fuzz"),
     ]
     parts = [part for part in parts if part.name not in without]
@@ -73,11 +72,21 @@ def build(wanted):
     """The programs as users get them, the tests, and the image."""
     words = "cargo build --locked --workspace"
     return [
-        command("programs", f"{words} --release --bins"),
-        Part("tests", "build", [[*words.split(), "--all-targets", "--message-format", "json-render-diagnostics"]],
-             more=wanted.executables, again=f"{words} --all-targets", quiet=True),
+        # Copies, because the image links the programs anew, in their place, while tests run.
+        Part("programs", "build", [f"{words} --release --bins".split(), ["mkdir", "-p", str(PROGRAMS)], [
+            "cp", "target/release/plumb", "target/release/plumb-cni", str(PROGRAMS)]],
+            again=f"{words} --release --bins", quiet=True),
         command("image", "./run image", needs=("programs",)),
+        Part("tests", "build", [[*words.split(), "--all-targets", "--message-format", "json-render-diagnostics"]],
+             environment=lints(), more=wanted.executables, again="./run check", quiet=True),
     ]
+
+
+def lints():
+    """Our crates are compiled by clippy, and every warning is an error, so that lints take no pass of their own over all
+    crates. These two variables are what cargo-clippy sets, too."""
+    sysroot = subprocess.run(["rustc", "--print", "sysroot"], capture_output=True, text=True, check=True).stdout.strip()
+    return {"RUSTC_WORKSPACE_WRAPPER": f"{sysroot}/bin/clippy-driver", "CLIPPY_ARGS": "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__"}
 
 
 class Wanted:
@@ -146,7 +155,7 @@ def executable(message, environment, tests, of="", without=()):
     environment = {
         "CARGO_MANIFEST_DIR": str(directory),
         "CARGO_PKG_NAME": directory.name,
-        "PLUMB_BIN": str(RELEASE / "plumb"),
+        "PLUMB_BIN": str(PROGRAMS / "plumb"),
         "PLUMB_IMAGE": str(IMAGE),
         "RUST_TEST_THREADS": str(threads),
         **environment,
