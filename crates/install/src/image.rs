@@ -48,9 +48,10 @@ pub fn run(args: &Args) -> Result<()> {
         }
         programs.push((name, program));
     }
-    let archive = archive(&args.name, &layer(&programs)?)?;
+    let Image { archive, digest } = image(&args.name, &layer(&programs)?)?;
     fs::write(&args.output, &archive).with_context(|| format!("write {}", args.output.display()))?;
     println!("{} {} {:.1} MB", args.name, args.output.display(), archive.len() as f64 / 1e6);
+    println!("{digest}");
     Ok(())
 }
 
@@ -122,8 +123,14 @@ fn compress(layer: &[u8]) -> Result<Vec<u8>> {
     Ok(compressed.finish()?)
 }
 
+/// An archive, and the digest of the manifest in it, by which registries and runtimes know the image.
+struct Image {
+    archive: Vec<u8>,
+    digest: String,
+}
+
 /// `layer` as a plain tar: the config names it by what it is unpacked, the manifest by what is in the archive.
-fn archive(name: &str, layer: &[u8]) -> Result<Vec<u8>> {
+fn image(name: &str, layer: &[u8]) -> Result<Image> {
     let compressed = compress(layer)?;
     let compressed = compressed.as_slice();
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
@@ -156,14 +163,14 @@ fn archive(name: &str, layer: &[u8]) -> Result<Vec<u8>> {
     let index = json!({ "schemaVersion": 2, "manifests": [entry] });
     let path = |content: &[u8]| format!("blobs/sha256/{}", sha256(content).trim_start_matches("sha256:"));
     let docker = json!([{ "Config": path(&config), "RepoTags": [name], "Layers": [path(compressed)] }]);
-    let mut image = Archive::default();
-    image.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
-    image.file("index.json", &serde_json::to_vec(&index)?, 0o644)?;
-    image.file("manifest.json", &serde_json::to_vec(&docker)?, 0o644)?;
+    let mut archive = Archive::default();
+    archive.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
+    archive.file("index.json", &serde_json::to_vec(&index)?, 0o644)?;
+    archive.file("manifest.json", &serde_json::to_vec(&docker)?, 0o644)?;
     for content in [config.as_slice(), &manifest, compressed] {
-        image.file(&path(content), content, 0o644)?;
+        archive.file(&path(content), content, 0o644)?;
     }
-    Ok(image.finish())
+    Ok(Image { archive: archive.finish(), digest: sha256(&manifest) })
 }
 
 fn sha256(content: &[u8]) -> String {
@@ -178,11 +185,13 @@ mod tests {
     #[test]
     fn the_same_files_make_the_same_bytes_and_the_name_is_found_again() {
         let programs = [("plumb", b"program".to_vec()), ("plumb-cni", vec![7; 1000])];
-        let make = || archive("example.org/x:1", &layer(&programs).unwrap()).unwrap();
+        let make = || image("example.org/x:1", &layer(&programs).unwrap()).unwrap();
         let (one, two) = (make(), make());
-        assert_eq!(one, two);
+        assert_eq!(one.archive, two.archive);
+        let index: Value = serde_json::from_slice(tar::find(&one.archive, "index.json").unwrap()).unwrap();
+        assert_eq!(index["manifests"][0]["digest"], one.digest);
         let path = std::env::temp_dir().join(format!("plumb-image-{}", std::process::id()));
-        fs::write(&path, &one).unwrap();
+        fs::write(&path, &one.archive).unwrap();
         let name = name_of(&path);
         fs::remove_file(&path).unwrap();
         assert_eq!(name.unwrap(), "example.org/x:1");

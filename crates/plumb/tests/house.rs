@@ -221,3 +221,32 @@ fn every_crate_opens_with_its_four_lines() {
         }
     }
 }
+
+#[test]
+fn the_images_bill_of_materials_names_what_is_in_it() {
+    let path = std::env::temp_dir().join(format!("plumb-bill-{}.json", std::process::id()));
+    let made = Command::new(root().join("tools/sbom.py")).arg(&path).output().expect("python3");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let bill: Value = serde_json::from_slice(&std::fs::read(&path).expect("the bill")).expect("JSON");
+    std::fs::remove_file(&path).expect("it was there");
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock");
+    let mut named = BTreeSet::new();
+    for component in bill["components"].as_array().expect("components") {
+        let (name, version) = (text(component, "name"), text(component, "version"));
+        let ours = component["purl"].is_null();
+        let sum = component["hashes"][0]["content"].as_str().map(|sum| format!("checksum = \"{sum}\""));
+        let entry = format!("name = \"{name}\"\nversion = \"{version}\"\n");
+        assert!(lock.contains(&entry) && sum.is_none_or(|sum| lock.contains(&sum)), "{component}");
+        assert!(ours == component["hashes"].is_null(), "{component}");
+        assert!(component["licenses"][0]["expression"].is_string(), "{component}");
+        named.insert(name);
+    }
+    for inside in
+        ["plumb", "cni-plugin", "kernel", "dns", "tokio", "ring", "rustls", "serde_json", "rusqlite"]
+    {
+        assert!(named.contains(inside), "{inside} is not named");
+    }
+    for beside in ["proptest", "combine", "cc", "fuzz"] {
+        assert!(!named.contains(beside), "{beside} is named");
+    }
+}
