@@ -2,6 +2,7 @@
 //! ending them without mistaking a reused pid ([`Process`]), and what long-lived parents need.
 
 mod child;
+mod confine;
 mod spawn;
 
 use std::io;

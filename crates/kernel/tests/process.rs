@@ -94,6 +94,38 @@ fn capabilities_and_privileges_stay_dropped() {
     assert_eq!(text, expected);
 }
 
+#[test]
+fn a_confined_program_has_no_keys_and_makes_no_user_namespace() {
+    let script = "grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status; unshare --user true || echo refused; \
+                  unshare --user --map-root-user true || echo refused; (echo a child)";
+    let (ended, text) = shell(script, Spawn::confined);
+    assert_eq!(ended, Ended::Code(0), "{text}");
+    let said: Vec<&str> = text.lines().filter(|line| !line.starts_with("unshare: ")).collect();
+    assert_eq!(said, ["NoNewPrivs:\t1", "Seccomp:\t2", "refused", "refused", "a child"], "{text}");
+}
+
+#[test]
+fn what_is_masked_is_empty_and_a_view_is_read_only() {
+    let script = "ls /proc/fs | wc -l; cat /proc/version | wc -c; chmod 666 /proc/version || echo refused; \
+                  echo 1 > /proc/sys/net/ipv4/ip_forward || echo refused";
+    let (ended, text) = shell(script, |spawn| {
+        let mounts = [
+            Mount::private("/"),
+            Mount::mask("/proc/fs"),
+            Mount::mask("/proc/version"),
+            Mount::mask("/proc/no-such-file"),
+            Mount::read_only_view("/proc/sys"),
+            Mount::read_only_view("/proc/no-such-directory"),
+            Mount::bind("/no-such-source", "/proc", false).map(Mount::optional),
+        ];
+        let kinds = Namespaces::MOUNT | Namespaces::NET;
+        spawn.new_namespaces(kinds).mounts(mounts.into_iter().map(|mount| mount.expect("a good mount")))
+    });
+    assert_eq!(ended, Ended::Code(0), "{text}");
+    let said: Vec<&str> = text.lines().filter(|line| !line.contains("Read-only file system")).collect();
+    assert_eq!(said, ["0", "0", "refused", "refused"], "{text}");
+}
+
 /// As whoever runs the tests: an ordinary user may map no more than this either.
 #[test]
 fn a_user_namespace_maps_ids_and_gives_its_namespaces_to_an_ordinary_user() {

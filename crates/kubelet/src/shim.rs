@@ -94,7 +94,7 @@ fn start(spec: &Spec, dir: &Path) -> Result<Running> {
         .file(1, &out_end)?
         .file(2, &err_end)?
         .capabilities(root::CAPABILITIES)
-        .no_new_privs()
+        .confined()
         // A container without its shim would have nobody to tell its end to.
         .death_signal(Signal::KILL)
         .start_noted(|process| record::note(&dir.join("pid"), process))?;

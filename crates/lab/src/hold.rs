@@ -7,7 +7,7 @@
 //! /                 tmpfs
 //! ├─ bin usr home … bind mounts of the machine's, with all that is mounted below
 //! ├─ proc           of the lab's PID namespace         ├─ sys   of the node's network namespace
-//! ├─ run            <run dir>/nodes/<node>/run
+//! ├─ run            <run dir>/nodes/<node>/run; program/plumb: this program, read-only
 //! ├─ etc            links to /.host/etc/*, but own:    cni/ resolv.conf hosts hostname
 //! ├─ var/lib        links to /.host/var/lib/*, but own: plumb/
 //! ├─ opt            links to /.host/opt/*, but own:    cni/bin/plumb-cni
@@ -63,6 +63,9 @@ struct Root<'a> {
     new: PathBuf,
 }
 
+/// Where a node has this program for its kubelet.
+pub const PROGRAM: &str = "/run/program/plumb";
+
 /// Directories of the machine that are not taken over as they are.
 const OWN: [&str; 6] = ["proc", "sys", "run", "etc", "var", "opt"];
 
@@ -70,7 +73,6 @@ impl Root<'_> {
     fn build(&self) -> Result<()> {
         Mount::tmpfs(&self.new, "mode=755")?.apply()?;
         self.take_over_directories()?;
-        self.hide_the_lab()?;
         for name in ["proc", "sys", "run", "etc", "var", "opt", ".host/etc", ".host/var", ".host/opt"] {
             make_dir(&self.at(name))?;
         }
@@ -87,6 +89,8 @@ impl Root<'_> {
                 bind(source, &self.at(".host").join(name))?;
             }
         }
+        self.hide_the_lab()?;
+        self.program(&files)?;
         self.etc(&files)?;
         self.var(&files)?;
         self.opt()?;
@@ -119,11 +123,30 @@ impl Root<'_> {
     }
 
     /// The lab's own files (an administrator's kubeconfig among them) are none of a pod's business, and of no other
-    /// node's. Below /run they do not show anyway.
+    /// node's. Below /run they do not show anyway; below /var (a home in /var/home) they do by /.host.
     fn hide_the_lab(&self) -> Result<()> {
         let Some(labs) = self.run.path().parent() else { return Ok(()) };
-        let shown = self.new.join(labs.strip_prefix("/").unwrap_or(labs));
-        if shown.is_dir() { Ok(Mount::tmpfs(shown, "mode=755")?.apply()?) } else { Ok(()) }
+        let inside = labs.strip_prefix("/").unwrap_or(labs);
+        for shown in [self.new.join(inside), self.at(".host").join(inside)] {
+            if shown.is_dir() {
+                Mount::tmpfs(shown, "mode=755")?.apply()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The kubelet starts what is in pods, and runs from a read-only mount for it: a pod may have its own program be
+    /// /proc/self/exe, which is the starter's, and would write to it later (CVE-2019-5736).
+    fn program(&self, files: &Path) -> Result<()> {
+        let own = std::env::current_exe().context("find this program's own path")?;
+        // What was there when the lab began may have been built anew since.
+        let text = own.to_string_lossy().into_owned();
+        let own = Path::new(text.strip_suffix(" (deleted)").unwrap_or(&text));
+        let shown = self.new.join(PROGRAM.trim_start_matches('/'));
+        make_dir(&files.join("run/program"))?;
+        write(&shown, "")?;
+        bind(own, &shown)?;
+        Ok(Mount::read_only(&shown)?.apply()?)
     }
 
     fn etc(&self, files: &Path) -> Result<()> {

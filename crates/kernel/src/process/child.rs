@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
 use super::spawn::{Capabilities, IdMap, LOWEST_OWN, Namespaces, Program, Spawn};
-use super::{Ended, Process};
+use super::{Ended, Process, confine};
 use crate::error::{Error, Named};
 use crate::mount::{Mount, c_string, last_errno};
 
@@ -37,6 +37,9 @@ enum Step {
     Capabilities(Capabilities),
     NoNewPrivs,
     DeathSignal(Signal, Pid),
+    Hide,
+    Keyring,
+    Filter,
 }
 
 impl Step {
@@ -53,6 +56,9 @@ impl Step {
             Self::Capabilities(_) => "drop capabilities".into(),
             Self::NoNewPrivs => "forbid new privileges".into(),
             Self::DeathSignal(..) => "ask for a signal when the parent dies (or the parent is gone)".into(),
+            Self::Hide => "hide this copy of the parent from other processes".into(),
+            Self::Keyring => "make a session keyring".into(),
+            Self::Filter => "filter system calls (CONFIG_SECCOMP_FILTER)".into(),
         }
     }
 
@@ -73,6 +79,9 @@ impl Step {
             Self::Ids(uid, gid) => set_ids(*uid, *gid),
             Self::Capabilities(kept) => drop_capabilities(*kept),
             Self::NoNewPrivs => rustix::thread::set_no_new_privs(true),
+            Self::Hide => confine::hide(),
+            Self::Keyring => confine::new_session_keyring(),
+            Self::Filter => confine::filter(),
             Self::DeathSignal(signal, parent) => {
                 rustix::process::set_parent_process_death_signal(Some(*signal))?;
                 // The parent may have died before the call: then no signal would ever come. Across a new PID
@@ -240,7 +249,10 @@ fn candidates(what: &str, name: &OsStr, path: Option<&OsStr>) -> Result<Vec<CStr
 }
 
 fn steps(spawn: Spawn, what: &str) -> Result<Vec<Step>, Error> {
-    let mut steps: Vec<Step> = spawn.joined.into_iter().map(|(kinds, fd)| Step::Join(kinds, fd)).collect();
+    // Before it is among others.
+    let mut steps: Vec<Step> = spawn.confined.then_some(Step::Hide).into_iter().collect();
+    steps.extend(spawn.confined.then_some(Step::Keyring));
+    steps.extend(spawn.joined.into_iter().map(|(kinds, fd)| Step::Join(kinds, fd)));
     steps.extend(spawn.session.then_some(Step::Session));
     if let Some(name) = &spawn.hostname {
         steps.push(Step::Hostname(c_string(what, name)?));
@@ -261,6 +273,7 @@ fn steps(spawn: Spawn, what: &str) -> Result<Vec<Step>, Error> {
     steps.extend(spawn.capabilities.map(Step::Capabilities));
     steps.extend(spawn.no_new_privs.then_some(Step::NoNewPrivs));
     steps.extend(spawn.death_signal.map(|signal| Step::DeathSignal(signal, rustix::process::getpid())));
+    steps.extend(spawn.confined.then_some(Step::Filter));
     Ok(steps)
 }
 
@@ -426,6 +439,6 @@ fn drop_capabilities(kept: Capabilities) -> rustix::io::Result<()> {
     rustix::thread::set_capabilities(None, sets)
 }
 
-fn check(result: libc::c_long) -> rustix::io::Result<()> {
+pub(super) fn check(result: libc::c_long) -> rustix::io::Result<()> {
     if result < 0 { Err(last_errno()) } else { Ok(()) }
 }

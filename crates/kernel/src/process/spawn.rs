@@ -21,6 +21,7 @@ impl Namespaces {
     pub const MOUNT: Self = Self(libc::CLONE_NEWNS as u32);
     pub const UTS: Self = Self(libc::CLONE_NEWUTS as u32);
     pub const IPC: Self = Self(libc::CLONE_NEWIPC as u32);
+    pub const CGROUP: Self = Self(libc::CLONE_NEWCGROUP as u32);
     pub const NONE: Self = Self(0);
 
     pub fn contains(self, other: Self) -> bool {
@@ -53,6 +54,7 @@ impl std::fmt::Debug for Namespaces {
             (Self::MOUNT, "mount"),
             (Self::UTS, "uts"),
             (Self::IPC, "ipc"),
+            (Self::CGROUP, "cgroup"),
         ];
         f.debug_set().entries(names.iter().filter(|(kind, _)| self.contains(*kind)).map(|(_, n)| n)).finish()
     }
@@ -94,7 +96,7 @@ impl BitOr for Capabilities {
 
 /// A process to be started. The steps happen in this order: new namespaces (with id maps), joined ones in
 /// the order given, session, host name, mounts in the order given (root change among them), working
-/// directory, files, ids, capabilities, no_new_privs, parent-death signal, exec.
+/// directory, files, ids, capabilities, no_new_privs, parent-death signal, the filter of a confined one, exec.
 ///
 /// ```no_run
 /// # use kernel::process::{Namespaces, Signal, Spawn};
@@ -129,6 +131,7 @@ pub struct Spawn {
     pub(super) ids: Option<(u32, u32)>,
     pub(super) capabilities: Option<Capabilities>,
     pub(super) no_new_privs: bool,
+    pub(super) confined: bool,
     pub(super) death_signal: Option<Signal>,
 }
 
@@ -180,6 +183,7 @@ impl Spawn {
             ids: None,
             capabilities: None,
             no_new_privs: false,
+            confined: false,
             death_signal: None,
         }
     }
@@ -304,6 +308,16 @@ impl Spawn {
     }
 
     pub fn no_new_privs(mut self) -> Self {
+        self.no_new_privs = true;
+        self
+    }
+
+    /// For a program of somebody else's among others of theirs: until exec none of them may look into the child,
+    /// which is still a copy of this process; then it can use no keys of the machine's and make no user namespaces
+    /// ([`super::confine`]).
+    /// Brings no_new_privs.
+    pub fn confined(mut self) -> Self {
+        self.confined = true;
         self.no_new_privs = true;
         self
     }

@@ -153,7 +153,12 @@ async fn finish(process: &Process, output: impl Future<Output = Result<()>>) -> 
 fn start(run: &ContainerRecord, container: &Process, wish: &Wish) -> Result<(Process, Streams)> {
     let spec: Spec = record::read_json(&run.file("spec.json")).context("the container's record is gone")?;
     let (program, args) = wish.command.split_first().context("no command")?;
-    let kinds = Namespaces::NET | Namespaces::UTS | Namespaces::IPC | Namespaces::PID | Namespaces::MOUNT;
+    let kinds = Namespaces::NET
+        | Namespaces::UTS
+        | Namespaces::IPC
+        | Namespaces::PID
+        | Namespaces::MOUNT
+        | Namespaces::CGROUP;
     // The demo image's own program has no file in the container.
     let own = program == "plumb" && spec.program.is_none();
     let spawn = if own { Spawn::this_program()?.argv0("plumb") } else { Spawn::program(program) };
@@ -165,7 +170,7 @@ fn start(run: &ContainerRecord, container: &Process, wish: &Wish) -> Result<(Pro
         .directory(&spec.directory)
         .new_session()
         .capabilities(root::CAPABILITIES)
-        .no_new_privs();
+        .confined();
     let mut streams = Streams { stdin: None, outputs: Vec::new(), terminal: None };
     if wish.tty {
         let terminal = Terminal::open(Path::new(&format!("/proc/{}/root/dev/pts/ptmx", container.pid())))?;

@@ -11,6 +11,7 @@ use types::wire::{DNS_IPS, POD_CIDRS, SERVICE_CIDRS};
 
 use super::{Holders, State, StatusFile, ended};
 use crate::adopt;
+use crate::hold;
 use crate::plan::{NODE_VARIABLE, Plan, node_address};
 use crate::rundir::RunDir;
 
@@ -116,7 +117,8 @@ impl Service {
     }
 
     fn start(&self) -> Result<Process> {
-        let mut spawn = Spawn::this_program()?
+        let mut spawn = self
+            .program()?
             .argv0("plumb")
             .args(&self.args)
             .new_session()
@@ -130,6 +132,19 @@ impl Service {
         spawn
             .start_noted(|process| adopt::note(&self.run.pid_file(&self.name), process))
             .with_context(|| format!("start {}", self.name))
+    }
+}
+
+impl Service {
+    /// A kubelet runs from the node's read-only mount of this program; the holder of an earlier version has none.
+    fn program(&self) -> Result<Spawn, kernel::Error> {
+        let own = |node: &str| self.run.node(node).join(hold::PROGRAM.trim_start_matches('/')).is_file();
+        match &self.node {
+            Some((node, _)) if self.name.starts_with("kubelet-") && own(node) => {
+                Ok(Spawn::program(hold::PROGRAM))
+            }
+            _ => Spawn::this_program(),
+        }
     }
 }
 

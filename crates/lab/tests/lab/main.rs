@@ -1,6 +1,7 @@
 //! A real lab, from up to down, as whoever runs the tests and as an ordinary user.
 
 mod bench;
+mod confinement;
 
 use bench::{Lab, User, await_that, machine, success, text};
 use std::collections::BTreeSet;
