@@ -118,10 +118,5 @@ fn pointer(offset: usize) -> [u8; 2] {
     (0xc000 | (crate::query::HEADER + offset) as u16).to_be_bytes()
 }
 
-/// A set of addresses, when `kind` asks for one.
-fn is_address(kind: Type) -> bool {
-    kind == Type::A || kind == Type::AAAA
-}
-
 #[cfg(test)]
 mod tests;

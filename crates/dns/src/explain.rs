@@ -73,7 +73,14 @@ impl Zone {
         };
         match reply.rcode {
             Rcode::NXDOMAIN => Finding::NoName,
-            Rcode::SERVFAIL => Finding::NotSynced,
+            Rcode::SERVFAIL if reply.answers.is_empty() => Finding::NotSynced,
+            Rcode::SERVFAIL => {
+                let first = reply.answers.first().map(|record| record.owner.as_str()).unwrap_or_default();
+                Finding::Invalid(format!(
+                    "aliases (Services of type ExternalName) that begin at {first} lead in a circle, or on too often; \
+                     change their externalName"
+                ))
+            }
             _ => found(&reply.answers),
         }
     }

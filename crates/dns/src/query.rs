@@ -29,6 +29,7 @@ impl Type {
     pub const OPT: Self = Self(41);
     pub const IXFR: Self = Self(251);
     pub const AXFR: Self = Self(252);
+    pub const ANY: Self = Self(255);
 
     const NAMES: [(Self, &'static str); 9] = [
         (Self::A, "A"),

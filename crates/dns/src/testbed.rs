@@ -92,6 +92,18 @@ pub fn rows() -> Vec<Row> {
     rows.push(external("external-to-service", "svc1.testns.svc.cluster.local."));
     rows.push(external("external-to-nothing", "nobody.testns.svc.cluster.local"));
     rows.push(external("external-ip", "192.0.2.1"));
+    rows.push(external("external-ip-dot", "192.0.2.1."));
+    rows.push(external("external-dot", "ext.interwebs.test."));
+    rows.push(external("external-to-headless", "hdls1.testns.svc.cluster.local"));
+    rows.push(external("external-to-endpoint", "dup-name.hdls1.testns.svc.cluster.local"));
+    rows.push(external("external-to-pod", "10-244-2-9.podns.pod.cluster.local"));
+    rows.push(external("external-to-pod6", "fd00--7.podns.pod.cluster.local"));
+    rows.push(external("external-to-pod-of-nothing", "10-244-2-9.nowhere.pod.cluster.local"));
+    rows.push(external("external-to-domain", "cluster.local"));
+    rows.push(external("twice", "external-to-service.testns.svc.cluster.local"));
+    rows.push(external("twice-outside", "external.testns.svc.cluster.local"));
+    rows.push(external("loop-self", "loop-self.testns.svc.cluster.local"));
+    rows.push(external("loop-behind", "loop-a.testns.svc.cluster.local"));
     rows.push(external("loop-a", "loop-b.testns.svc.cluster.local"));
     rows.push(external("loop-b", "loop-a.testns.svc.cluster.local"));
     rows

@@ -1,9 +1,10 @@
 //! The rarer ways of a query: faults, names that are not there, aliases, and names computed when asked.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Outcome, Writer, is_address, pointer, write_set};
-use crate::name::{labels, suffix_offset};
+use super::{Outcome, Writer, pointer, write_set};
+use crate::name::{Name, labels, suffix_offset};
 use crate::query::{HEADER, Query, Rcode, Type};
 use crate::zone::{Node, RrSet, Zone};
 
@@ -57,19 +58,19 @@ pub fn miss(zone: &Zone, query: &Query<'_>, name: &[u8], mut writer: Writer<'_>)
         writer.authority(&zone.soa, pointer(offset));
         return Outcome::Answered(writer.finish(Rcode::SERVFAIL));
     }
-    let rcode = match pod_address(zone, name) {
-        Some(address) => {
-            let sets = RrSet::addresses(zone.settings.ttl, &[address]);
-            if let Some(set) = sets.iter().find(|set| set.kind == query.kind && set.count > 0) {
-                write_set(&mut writer, set, 0);
-                return Outcome::Answered(writer.finish(Rcode::NOERROR));
-            }
-            Rcode::NOERROR
-        }
-        None => Rcode::NXDOMAIN,
-    };
+    let node = pod_node(zone, name);
+    if let Some(set) = node.as_ref().and_then(|node| node.set(query.kind)) {
+        write_set(&mut writer, set, 0);
+        return Outcome::Answered(writer.finish(Rcode::NOERROR));
+    }
     writer.authority(&zone.soa, pointer(offset));
-    Outcome::Answered(writer.finish(rcode))
+    Outcome::Answered(writer.finish(if node.is_some() { Rcode::NOERROR } else { Rcode::NXDOMAIN }))
+}
+
+/// What a pod's own name has: computed when it is asked for, also by an alias.
+fn pod_node(zone: &Zone, name: &[u8]) -> Option<Node> {
+    let address = pod_address(zone, name)?;
+    Some(Node::of(RrSet::addresses(zone.settings.ttl, &[address])))
 }
 
 /// `10-244-2-9.shop.pod.<domain>`: the address that it spells, if the namespace exists (DNS-24, "insecure").
@@ -179,7 +180,7 @@ pub fn no_data(
     mut writer: Writer<'_>,
     chance: u32,
 ) -> Outcome {
-    if node.alias.is_some() && is_address(query.kind) {
+    if node.alias.is_some() {
         return follow(zone, query, node, writer, chance);
     }
     let offset = suffix_offset(name, zone.settings.domain.wire());
@@ -197,17 +198,17 @@ fn reverse_apex(zone: &Zone, name: &[u8]) -> usize {
     reverse_place(zone, name).map_or_else(parent, |place| place.apex)
 }
 
-/// DNS-07: the CNAME, then what it leads to: in the cluster from here, outside by the upstream.
+/// DNS-07: the CNAME, then what it leads to: in the cluster from here, outside by the upstream. It stands for every
+/// type but its own (RFC 1034 §3.6.2, RFC 2181 §10.1); who asks for all types is told what there is, the alias alone.
 fn follow(zone: &Zone, query: &Query<'_>, first: &Node, mut writer: Writer<'_>, chance: u32) -> Outcome {
-    let mut node = first;
+    let mut node = Cow::Borrowed(first);
     // Where the owner of the next record stands in the message.
     let mut owner = HEADER;
-    for _ in 0..MAX_ALIASES {
-        let (Some(target), Some(set)) = (&node.alias, node.set(Type::CNAME)) else { break };
+    let mut passed: Vec<Name> = Vec::new();
+    while let (Some(target), Some(set)) = (node.alias.clone(), node.set(Type::CNAME)) {
         let at = writer.position();
-        let record = patched(&set.records, owner);
-        writer.answers(&record, 1);
-        if writer.position() == at {
+        writer.answers(&patched(&set.records, owner), 1);
+        if writer.position() == at || query.kind == Type::ANY {
             return Outcome::Answered(writer.finish(Rcode::NOERROR));
         }
         // Owner pointer, type, class, TTL and length stand before the target.
@@ -216,32 +217,36 @@ fn follow(zone: &Zone, query: &Query<'_>, first: &Node, mut writer: Writer<'_>, 
             return match query.recursion_desired() {
                 true => {
                     let length = writer.finish(Rcode::NOERROR);
-                    Outcome::Follow { length, target: target.clone() }
+                    Outcome::Follow { length, target }
                 }
                 false => Outcome::Answered(writer.finish(Rcode::NOERROR)),
             };
         };
-        let authority = (0xc000 | (owner + offset) as u16).to_be_bytes();
-        match zone.nodes.get(target) {
-            Some(next) if next.alias.is_some() => node = next,
-            Some(next) => {
-                match next.set(query.kind) {
-                    Some(set) => write_moved(&mut writer, set, owner, chance),
-                    None => writer.authority(&zone.soa, authority),
-                }
-                return Outcome::Answered(writer.finish(Rcode::NOERROR));
+        let known = zone.nodes.get(&target).map(Cow::Borrowed);
+        let Some(next) = known.or_else(|| pod_node(zone, target.wire()).map(Cow::Owned)) else {
+            // The code is that of the last name (RFC 6604).
+            writer.authority(&zone.soa, (0xc000 | (owner + offset) as u16).to_be_bytes());
+            return Outcome::Answered(writer.finish(Rcode::NXDOMAIN));
+        };
+        if next.alias.is_none() {
+            match next.set(query.kind) {
+                Some(set) => write_moved(&mut writer, set, owner, chance),
+                None => writer.authority(&zone.soa, (0xc000 | (owner + offset) as u16).to_be_bytes()),
             }
-            None => {
-                // The code is that of the last name (RFC 6604).
-                writer.authority(&zone.soa, authority);
-                return Outcome::Answered(writer.finish(Rcode::NXDOMAIN));
-            }
+            return Outcome::Answered(writer.finish(Rcode::NOERROR));
         }
+        // A circle leads to an alias whose record is in the answer already, the first name's included.
+        if passed.contains(&target) || std::ptr::eq(&*next, first) || passed.len() + 1 >= MAX_ALIASES {
+            break;
+        }
+        passed.push(target);
+        node = next;
     }
     Outcome::Answered(writer.finish(Rcode::SERVFAIL))
 }
 
-/// A set under another owner than the question.
+/// A set under another owner than the question. Addresses of SRV targets are left to be asked for: their owners are
+/// parts of the question.
 fn write_moved(writer: &mut Writer<'_>, set: &RrSet, owner: usize, chance: u32) {
     let records: Vec<Vec<u8>> = set.iter().map(|record| patched(record, owner)).collect();
     let start = chance as usize % set.count.max(1);

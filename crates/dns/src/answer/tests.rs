@@ -169,6 +169,103 @@ fn dns_07_aliases_lead_on() {
     assert_eq!((whole.id, whole.answers.len(), addresses(&whole)), (1, 2, vec!["192.0.2.7".into()]));
 }
 
+/// Where an alias leads, its answer is that of a direct question, of each type.
+#[test]
+fn dns_07_an_alias_answers_as_its_target_does() {
+    let zone = testbed::zone();
+    let pod6 = "fd00--7.podns.pod.cluster.local".to_owned();
+    let in_ns = |name: &str| format!("{name}.{NS}");
+    let chains: [(&str, Vec<String>); 9] = [
+        ("external-to-service", vec![in_ns("svc1")]),
+        ("external-to-nothing", vec![in_ns("nobody")]),
+        ("external-to-headless", vec![in_ns("hdls1")]),
+        ("external-to-endpoint", vec![in_ns("dup-name.hdls1")]),
+        ("external-to-pod", vec!["10-244-2-9.podns.pod.cluster.local".into()]),
+        ("external-to-pod6", vec![pod6]),
+        ("external-to-pod-of-nothing", vec!["10-244-2-9.nowhere.pod.cluster.local".into()]),
+        ("external-to-domain", vec!["cluster.local".into()]),
+        ("twice", vec![in_ns("external-to-service"), in_ns("svc1")]),
+    ];
+    for (alias, chain) in chains {
+        for kind in [Type::A, Type::AAAA, Type::SRV, Type::TXT, Type::NS, Type(65)] {
+            let reply = ask(&zone, &in_ns(alias), kind);
+            let (aliases, rest) = reply.answers.split_at(chain.len());
+            let led: Vec<_> = chain.iter().cloned().map(Data::Alias).collect();
+            assert_eq!(
+                aliases.iter().map(|record| record.data.clone()).collect::<Vec<_>>(),
+                led,
+                "{alias} {kind}"
+            );
+            let direct = ask(&zone, chain.last().unwrap(), kind);
+            assert_eq!(reply.rcode, direct.rcode, "{alias} {kind}");
+            let sorted = |records: &[message::Record]| {
+                let mut all: Vec<_> = records.iter().map(|r| format!("{} {:?}", r.owner, r.data)).collect();
+                all.sort();
+                all
+            };
+            assert_eq!(sorted(rest), sorted(&direct.answers), "{alias} {kind}");
+            assert_eq!(has_soa(&reply), rest.is_empty(), "{alias} {kind}");
+            assert_eq!(
+                reply.authority.iter().map(|r| &r.owner).collect::<Vec<_>>(),
+                direct.authority.iter().map(|r| &r.owner).collect::<Vec<_>>(),
+                "{alias} {kind}"
+            );
+        }
+        // The alias itself, and all there is.
+        for kind in [Type::CNAME, Type::ANY] {
+            let reply = ask(&zone, &in_ns(alias), kind);
+            let first = Data::Alias(chain[0].clone());
+            assert_eq!((reply.rcode, reply.answers.len()), (Rcode::NOERROR, 1), "{alias} {kind}");
+            assert_eq!(reply.answers[0].data, first, "{alias} {kind}");
+        }
+    }
+    for (name, kind, expected) in [
+        ("external-to-pod", Type::A, "10.244.2.9"),
+        ("external-to-pod6", Type::AAAA, "fd00::7"),
+        ("external-to-service", Type::A, "10.0.0.1"),
+    ] {
+        assert_eq!(addresses(&ask(&zone, &in_ns(name), kind)), [expected], "{name}");
+    }
+}
+
+/// Every record once, and no name that may be true.
+#[test]
+fn dns_07_aliases_in_a_circle_fail() {
+    let zone = testbed::zone();
+    for (name, records) in [("loop-self", 1), ("loop-a", 2), ("loop-b", 2), ("loop-behind", 3)] {
+        for kind in [Type::A, Type::AAAA, Type::TXT] {
+            let reply = ask(&zone, &format!("{name}.{NS}"), kind);
+            assert_eq!((reply.rcode, reply.answers.len()), (Rcode::SERVFAIL, records), "{name} {kind}");
+            let mut owners: Vec<_> = reply.answers.iter().map(|record| record.owner.clone()).collect();
+            owners.sort();
+            owners.dedup();
+            assert_eq!(owners.len(), records, "{name} {kind}");
+        }
+        let finding = zone.finding(&format!("{name}.{NS}"), Type::A);
+        assert!(matches!(&finding, Finding::Invalid(why) if why.contains("circle")), "{finding:?}");
+    }
+}
+
+#[test]
+fn dns_07_out_of_the_cluster_an_upstream_is_asked_for_every_type() {
+    let zone = testbed::zone();
+    let mut out = [0; 1232];
+    for (name, records) in [("external", 1), ("external-dot", 1), ("twice-outside", 2)] {
+        for kind in [Type::A, Type::AAAA, Type::TXT, Type(65)] {
+            let query = message::encode_query(1, &Name::parse(&format!("{name}.{NS}")).unwrap(), kind);
+            let outcome = zone.answer(&query, &mut out, Transport::Udp, 0);
+            let Outcome::Follow { length, target } = outcome else { panic!("{name} {kind}: {outcome:?}") };
+            assert_eq!(target.to_string(), "ext.interwebs.test", "{name} {kind}");
+            assert_eq!(message::decode(&out[..length]).unwrap().answers.len(), records, "{name} {kind}");
+        }
+    }
+    // An address is no name, with a closing dot or without.
+    for name in ["external-ip", "external-ip-dot"] {
+        let reply = ask(&zone, &format!("{name}.{NS}"), Type::A);
+        assert_eq!((reply.rcode, reply.answers.len(), has_soa(&reply)), (Rcode::NOERROR, 0, true), "{name}");
+    }
+}
+
 #[test]
 fn dns_08_the_case_of_the_question_comes_back() {
     let zone = testbed::zone();

@@ -141,7 +141,9 @@ fn service(settings: &Settings, cluster: &Cluster, row: &Service) -> Option<Reco
 /// DNS-07: a CNAME, and no record at all for an address written as a name.
 fn external(settings: &Settings, row: &Service) -> Node {
     let text = row.external_name.as_deref().unwrap_or_default();
-    if text.trim_end_matches('.').is_empty() || text.parse::<IpAddr>().is_ok() {
+    // The API takes one closing dot.
+    let text = text.strip_suffix('.').unwrap_or(text);
+    if text.is_empty() || text.parse::<IpAddr>().is_ok() {
         return Node::default();
     }
     match Name::parse(text) {
