@@ -42,6 +42,11 @@ impl Complaints {
         self.push(field, "FieldValueDuplicate", format!("Duplicate value: {value}"));
     }
 
+    pub(crate) fn too_many(&mut self, field: &str, found: usize, most: usize) {
+        let body = format!("Too many: {found}: must have at most {most} items");
+        self.push(field, "FieldValueTooMany", body);
+    }
+
     pub(crate) fn forbidden(&mut self, field: &str, detail: &str) {
         self.push(field, "FieldValueForbidden", format!("Forbidden: {detail}"));
     }

@@ -1,9 +1,11 @@
 //! Is an object one that the cluster can work with? Complaints are kube-apiserver's, field by field
 //! (pkg/apis/*/validation of Kubernetes 1.36).
 
+mod address;
 mod metadata;
 mod network;
 mod pod;
+mod slice;
 mod workload;
 
 use serde_json::Value;
@@ -14,12 +16,18 @@ use crate::object::{at, text};
 
 /// A new object.
 pub(crate) fn create(kind: &Kind, object: &Value, complaints: &mut Complaints) {
+    check(kind, object, None, complaints);
+}
+
+/// `before`: addresses that an object was once allowed stay allowed to it.
+fn check(kind: &Kind, object: &Value, before: Option<&Value>, complaints: &mut Complaints) {
     metadata::check(kind, object, complaints);
     match kind.kind {
         "Pod" => pod::check(at(object, &["spec"]), "spec", complaints),
-        "Service" => network::service(object, complaints),
-        "NetworkPolicy" => network::policy(object, complaints),
-        "EndpointSlice" => network::slice(object, complaints),
+        "Node" => network::node(object, before, complaints),
+        "Service" => network::service(object, before, complaints),
+        "NetworkPolicy" => network::policy(object, before, complaints),
+        "EndpointSlice" => slice::check(object, before, complaints),
         "Deployment" => workload::deployment(object, complaints),
         "ReplicaSet" => workload::replica_set(object, complaints),
         "ConfigMap" => workload::config_map(object, complaints),
@@ -31,11 +39,14 @@ pub(crate) fn create(kind: &Kind, object: &Value, complaints: &mut Complaints) {
 pub(crate) fn update(kind: &Kind, new: &Value, before: &Value, complaints: &mut Complaints) {
     // What was stored is not judged again: only a change can be wrong.
     let spec = |object| at(object, &["spec"]);
+    if kind.kind == "Service" {
+        network::load_balancer(new, before, complaints);
+    }
     if kind.kind != "EndpointSlice" && spec(new).is_some() && spec(new) == spec(before) {
         metadata::check(kind, new, complaints);
         return;
     }
-    create(kind, new, complaints);
+    check(kind, new, Some(before), complaints);
     match kind.kind {
         "Pod" => pod::check_change(new, before, complaints),
         "Service" => network::service_change(new, before, complaints),
@@ -93,3 +104,6 @@ fn required(object: &Value, name: &str, field: &str, complaints: &mut Complaints
     }
     !missing
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,16 @@
-//! Services, EndpointSlices and NetworkPolicies.
+//! Services, NetworkPolicies, and the networks of Nodes.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::metadata::{label, labels, port_name, selector, subdomain};
-use super::{in_range, one_of};
+use super::metadata::{label, labels, port_name, qualified_name, selector, subdomain};
+use super::{address, in_range, one_of};
 use crate::invalid::Complaints;
 use crate::object::{at, integer, list, text};
 use crate::service_type::is_external;
 
-pub(super) fn service(object: &Value, complaints: &mut Complaints) {
+pub(super) fn service(object: &Value, before: Option<&Value>, complaints: &mut Complaints) {
     let empty = json!({});
     let spec = at(object, &["spec"]).unwrap_or(&empty);
     let ty = text(spec, &["type"]);
@@ -21,17 +21,7 @@ pub(super) fn service(object: &Value, complaints: &mut Complaints) {
         complaints.required("spec.ports", "");
     }
     if ty == "ExternalName" {
-        match text(spec, &["externalName"]) {
-            "" => complaints.required("spec.externalName", ""),
-            name => {
-                if let Some(why) = subdomain(&name.to_lowercase()) {
-                    complaints.invalid("spec.externalName", &name.into(), &why);
-                }
-            }
-        }
-        if headless || !text(spec, &["clusterIP"]).is_empty() {
-            complaints.forbidden("spec.clusterIPs[0]", "may not be set when `type` is 'ExternalName'");
-        }
+        external_name(spec, complaints);
     } else if matches!(ty, "NodePort" | "LoadBalancer") && headless {
         complaints.invalid(
             "spec.clusterIPs[0]",
@@ -40,6 +30,9 @@ pub(super) fn service(object: &Value, complaints: &mut Complaints) {
         );
     }
     service_ports(ports, ty, complaints);
+    addresses(spec, before, complaints);
+    source_ranges(spec, before, complaints);
+    balancer_fields(spec, ty, complaints);
     affinity(spec, complaints);
     health_check(spec, ty, complaints);
     labels(spec.get("selector"), "spec.selector", complaints);
@@ -57,10 +50,141 @@ pub(super) fn service(object: &Value, complaints: &mut Complaints) {
     }
     let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
     one_of(spec, "ipFamilyPolicy", &policies, "spec.ipFamilyPolicy", complaints);
-    for (index, family) in list(spec, &["ipFamilies"]).iter().enumerate() {
+    let distributions = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+    one_of(spec, "trafficDistribution", &distributions, "spec.trafficDistribution", complaints);
+    let families = list(spec, &["ipFamilies"]);
+    for (index, family) in families.iter().enumerate() {
+        if families.iter().take(index).any(|other| other == family) {
+            complaints.duplicate(&format!("spec.ipFamilies[{index}]"), family);
+        }
         if family != "IPv4" && family != "IPv6" {
             complaints.unsupported(&format!("spec.ipFamilies[{index}]"), family, &["IPv4", "IPv6"]);
         }
+    }
+}
+
+/// One closing dot says that the name is whole; capitals are no DNS-1123 name.
+fn external_name(spec: &Value, complaints: &mut Complaints) {
+    let name = text(spec, &["externalName"]);
+    match name.strip_suffix('.').unwrap_or(name) {
+        "" => complaints.required("spec.externalName", ""),
+        name => {
+            if let Some(why) = subdomain(name) {
+                complaints.invalid("spec.externalName", &name.into(), &why);
+            }
+        }
+    }
+    let has_address = !text(spec, &["clusterIP"]).is_empty() || !list(spec, &["clusterIPs"]).is_empty();
+    let fields = [
+        ("clusterIPs", has_address),
+        ("ipFamilies", !list(spec, &["ipFamilies"]).is_empty()),
+        ("ipFamilyPolicy", spec.get("ipFamilyPolicy").is_some()),
+    ];
+    for (field, _) in fields.into_iter().filter(|(_, given)| *given) {
+        complaints.forbidden(&format!("spec.{field}"), "may not be set for ExternalName services");
+    }
+}
+
+/// What a list of the object held before.
+fn had<'a>(before: Option<&'a Value>, path: &[&str]) -> &'a [Value] {
+    before.map_or(&[], |before| list(before, path))
+}
+
+fn addresses(spec: &Value, before: Option<&Value>, complaints: &mut Complaints) {
+    if text(spec, &["type"]) != "ExternalName" {
+        let single = spec.get("clusterIP").filter(|ip| *ip != "").cloned();
+        let listed = list(spec, &["clusterIPs"]);
+        let all = if listed.is_empty() { single.as_slice() } else { listed };
+        let known = had(before, &["spec", "clusterIPs"]);
+        for (index, value) in all.iter().enumerate().filter(|(index, ip)| *index > 0 || **ip != "None") {
+            address::ip(value, &format!("spec.clusterIPs[{index}]"), known, complaints);
+        }
+    }
+    for (index, value) in list(spec, &["externalIPs"]).iter().enumerate() {
+        let field = format!("spec.externalIPs[{index}]");
+        if let Some(found) = address::ip(value, &field, had(before, &["spec", "externalIPs"]), complaints) {
+            address::endpoint(found, value, &field, complaints);
+        }
+    }
+}
+
+/// The field is spelled so in kube-apiserver's messages. Blanks around a range belong to the API.
+fn source_ranges(spec: &Value, before: Option<&Value>, complaints: &mut Complaints) {
+    let path = "spec.LoadBalancerSourceRanges";
+    let ranges = list(spec, &["loadBalancerSourceRanges"]);
+    if !ranges.is_empty() && text(spec, &["type"]) != "LoadBalancer" {
+        complaints.forbidden(path, BALANCED_ONLY);
+    }
+    let known = had(before, &["spec", "loadBalancerSourceRanges"]);
+    for (index, value) in ranges.iter().enumerate() {
+        let text = value.as_str().unwrap_or_default().trim();
+        address::cidr_text(text, value, &format!("{path}[{index}]"), (known, complaints));
+    }
+}
+
+const BALANCED_ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+
+fn balancer_fields(spec: &Value, ty: &str, complaints: &mut Complaints) {
+    for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+        if spec.get(field).is_some() && ty != "LoadBalancer" {
+            complaints.forbidden(&format!("spec.{field}"), BALANCED_ONLY);
+        }
+    }
+    let class = spec.get("loadBalancerClass").filter(|_| ty == "LoadBalancer");
+    if let Some(why) = class.and_then(Value::as_str).and_then(qualified_name) {
+        complaints.invalid("spec.loadBalancerClass", &text(spec, &["loadBalancerClass"]).into(), &why);
+    }
+}
+
+/// What a load balancer says of itself in the status.
+pub(super) fn load_balancer(new: &Value, before: &Value, complaints: &mut Complaints) {
+    let path = ["status", "loadBalancer", "ingress"];
+    let (ingress, known) = (list(new, &path), list(before, &path));
+    if ingress == known {
+        return;
+    }
+    if !ingress.is_empty() && text(new, &["spec", "type"]) != "LoadBalancer" {
+        let why = "may only be used when `spec.type` is 'LoadBalancer'";
+        return complaints.forbidden("status.loadBalancer.ingress", why);
+    }
+    let known: Vec<Value> = known.iter().filter_map(|one| one.get("ip").cloned()).collect();
+    for (index, one) in ingress.iter().enumerate() {
+        let path = format!("status.loadBalancer.ingress[{index}]");
+        if let Some(ip) = one.get("ip").filter(|ip| *ip != "") {
+            address::ip(ip, &format!("{path}.ip"), &known, complaints);
+            one_of(one, "ipMode", &["Proxy", "VIP"], &format!("{path}.ipMode"), complaints);
+        } else if one.get("ipMode").is_some() {
+            complaints.forbidden(&format!("{path}.ipMode"), "may not be specified when `ip` is not set");
+        }
+        let name = text(one, &["hostname"]);
+        if let Some(why) = Some(name).filter(|name| !name.is_empty()).and_then(subdomain) {
+            complaints.invalid(&format!("{path}.hostname"), &name.into(), &why);
+        }
+        if name.parse::<std::net::IpAddr>().is_ok() {
+            let why = "must be a DNS name, not an IP address";
+            complaints.invalid(&format!("{path}.hostname"), &name.into(), why);
+        }
+    }
+}
+
+/// The pods' ranges of a node: at most one of each family, and given once.
+pub(super) fn node(object: &Value, before: Option<&Value>, complaints: &mut Complaints) {
+    let path = ["spec", "podCIDRs"];
+    let (ranges, known) = (list(object, &path), had(before, &path));
+    let nets: Vec<_> = (0..)
+        .zip(ranges)
+        .filter_map(|(index, value)| {
+            address::cidr(value, &format!("spec.podCIDRs[{index}]"), known, complaints)
+        })
+        .collect();
+    let families: BTreeSet<_> = nets.iter().map(|net| types::Family::of(net.addr())).collect();
+    if families.len() < nets.len() {
+        let why = "may specify no more than one CIDR for each IP family";
+        complaints.invalid("spec.podCIDRs", &json!(ranges), why);
+    }
+    if !known.is_empty() && known != ranges {
+        let why = "node updates may not change podCIDR except from \"\" to valid";
+        complaints.forbidden("spec.podCIDRs", why);
     }
 }
 
@@ -101,6 +225,9 @@ fn service_ports(ports: &[Value], ty: &str, complaints: &mut Complaints) {
         in_range(Some(&number), 1..=65_535, &format!("{path}.port"), complaints);
         one_of(port, "protocol", &["SCTP", "TCP", "UDP"], &format!("{path}.protocol"), complaints);
         port_or_name(port.get("targetPort"), &format!("{path}.targetPort"), complaints);
+        if let Some(why) = port.get("appProtocol").and_then(Value::as_str).and_then(qualified_name) {
+            complaints.invalid(&format!("{path}.appProtocol"), &text(port, &["appProtocol"]).into(), &why);
+        }
         let protocol = text(port, &["protocol"]);
         if !numbers.insert((number.as_i64(), protocol)) {
             let value = json!({"port": number, "protocol": protocol});
@@ -145,46 +272,8 @@ pub(super) fn service_change(new: &Value, before: &Value, complaints: &mut Compl
     }
 }
 
-pub(super) fn slice(object: &Value, complaints: &mut Complaints) {
-    match text(object, &["addressType"]) {
-        "" => complaints.required("addressType", ""),
-        _ => one_of(object, "addressType", &["FQDN", "IPv4", "IPv6"], "addressType", complaints),
-    }
-    let ty = text(object, &["addressType"]);
-    let endpoints = list(object, &["endpoints"]);
-    if endpoints.len() > 1000 {
-        complaints.invalid("endpoints", &endpoints.len().into(), "must have at most 1000 items");
-    }
-    for (index, endpoint) in endpoints.iter().enumerate() {
-        let path = format!("endpoints[{index}].addresses");
-        let addresses = list(endpoint, &["addresses"]);
-        if addresses.is_empty() {
-            complaints.required(&path, "must contain at least 1 address");
-        }
-        for (at, address) in addresses.iter().enumerate() {
-            let parsed = address.as_str().and_then(|a| a.parse::<std::net::IpAddr>().ok());
-            let is = |family: &str| parsed.is_some_and(|ip| types::Family::of(ip).to_string() == family);
-            if ["IPv4", "IPv6"].contains(&ty) && !is(ty) {
-                complaints.invalid(
-                    &format!("{path}[{at}]"),
-                    address,
-                    &format!("must be a valid {ty} address"),
-                );
-            }
-        }
-    }
-    let mut names = BTreeSet::new();
-    for (index, port) in list(object, &["ports"]).iter().enumerate() {
-        let path = format!("ports[{index}]");
-        if !names.insert(text(port, &["name"])) {
-            complaints.duplicate(&format!("{path}.name"), &text(port, &["name"]).into());
-        }
-        in_range(port.get("port"), 1..=65_535, &format!("{path}.port"), complaints);
-        one_of(port, "protocol", &["SCTP", "TCP", "UDP"], &format!("{path}.protocol"), complaints);
-    }
-}
-
-pub(super) fn policy(object: &Value, complaints: &mut Complaints) {
+pub(super) fn policy(object: &Value, before: Option<&Value>, complaints: &mut Complaints) {
+    let known = before.map(ranges).unwrap_or_default();
     selector(at(object, &["spec", "podSelector"]), "spec.podSelector", complaints);
     for (field, peers) in [("ingress", "from"), ("egress", "to")] {
         for (index, rule) in list(object, &["spec", field]).iter().enumerate() {
@@ -193,7 +282,7 @@ pub(super) fn policy(object: &Value, complaints: &mut Complaints) {
                 policy_port(port, &format!("{path}.ports[{at}]"), complaints);
             }
             for (at, peer) in list(rule, &[peers]).iter().enumerate() {
-                policy_peer(peer, &format!("{path}.{peers}[{at}]"), complaints);
+                policy_peer(peer, &format!("{path}.{peers}[{at}]"), &known, complaints);
             }
         }
     }
@@ -224,7 +313,20 @@ fn policy_port(port: &Value, path: &str, complaints: &mut Complaints) {
     }
 }
 
-fn policy_peer(peer: &Value, path: &str, complaints: &mut Complaints) {
+/// Every range that a policy names.
+fn ranges(policy: &Value) -> Vec<Value> {
+    let rules = ["ingress", "egress"].iter().flat_map(|field| list(policy, &["spec", field]));
+    let peers = rules.flat_map(|rule| ["from", "to"].map(|field| list(rule, &[field])).concat());
+    let blocks = peers.filter_map(|peer| peer.get("ipBlock").cloned());
+    blocks
+        .flat_map(|block| {
+            let cidr = block.get("cidr").cloned();
+            list(&block, &["except"]).iter().cloned().chain(cidr).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn policy_peer(peer: &Value, path: &str, known: &[Value], complaints: &mut Complaints) {
     let has = |field: &str| peer.get(field).is_some();
     if !has("podSelector") && !has("namespaceSelector") && !has("ipBlock") {
         complaints.required(path, "must specify a peer");
@@ -241,19 +343,12 @@ fn policy_peer(peer: &Value, path: &str, complaints: &mut Complaints) {
         complaints.required(&format!("{path}.cidr"), "");
         return;
     }
-    let bad = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-    let Ok(outer) = cidr.parse::<types::IpNet>() else {
-        complaints.invalid(&format!("{path}.cidr"), &cidr.into(), bad);
-        return;
-    };
+    let Some(outer) = address::cidr(&cidr.into(), &format!("{path}.cidr"), known, complaints) else { return };
     for (index, except) in list(block, &["except"]).iter().enumerate() {
         let path = format!("{path}.except[{index}]");
-        match except.as_str().and_then(|text| text.parse::<types::IpNet>().ok()) {
-            None => complaints.invalid(&path, except, bad),
-            Some(inner) if !outer.contains(&inner) || inner == outer => {
-                complaints.invalid(&path, except, &format!("must be a strict subset of `cidr`: {cidr:?}"));
-            }
-            Some(_) => {}
+        let Some(inner) = address::cidr(except, &path, known, complaints) else { continue };
+        if !outer.contains(&inner) || inner == outer {
+            complaints.invalid(&path, except, "must be a strict subset of `cidr`");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::metadata::{label, port_name, qualified_name, subdomain};
-use super::{in_range, not_negative, one_of, required};
+use super::{address, in_range, not_negative, one_of, required};
 use crate::invalid::Complaints;
 use crate::object::{at, list, text};
 
@@ -25,6 +25,8 @@ pub(super) fn check(spec: Option<&Value>, path: &str, complaints: &mut Complaint
             complaints.duplicate(&format!("{path}.name"), &text(one, &["name"]).into());
         }
     }
+    host_ports(spec, path, complaints);
+    host_aliases(spec, path, complaints);
     one_of(
         spec,
         "restartPolicy",
@@ -66,13 +68,42 @@ fn dns_config(spec: &Value, path: &str, complaints: &mut Complaints) {
         complaints.invalid(&format!("{path}.dnsConfig.nameservers"), &json!(servers), detail);
     }
     for (index, server) in servers.iter().enumerate() {
-        if server.as_str().is_none_or(|s| s.parse::<std::net::IpAddr>().is_err()) {
-            let field = format!("{path}.dnsConfig.nameservers[{index}]");
-            complaints.invalid(
-                &field,
-                server,
-                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            );
+        address::ip(server, &format!("{path}.dnsConfig.nameservers[{index}]"), &[], complaints);
+    }
+}
+
+fn host_aliases(spec: &Value, path: &str, complaints: &mut Complaints) {
+    for (index, alias) in list(spec, &["hostAliases"]).iter().enumerate() {
+        let path = format!("{path}.hostAliases[{index}]");
+        let none = Value::String(String::new());
+        address::ip(alias.get("ip").unwrap_or(&none), &format!("{path}.ip"), &[], complaints);
+        for (at, name) in list(alias, &["hostnames"]).iter().enumerate() {
+            if let Some(why) = name.as_str().and_then(subdomain) {
+                complaints.invalid(&format!("{path}.hostnames[{at}]"), name, &why);
+            }
+        }
+    }
+}
+
+/// One socket of the node cannot be two ports of a pod; a pod of the node's network listens where it listens.
+fn host_ports(spec: &Value, path: &str, complaints: &mut Complaints) {
+    let on_host = spec.get("hostNetwork") == Some(&Value::Bool(true));
+    let mut sockets = BTreeSet::new();
+    for (index, container) in list(spec, &["containers"]).iter().enumerate() {
+        for (at, port) in list(container, &["ports"]).iter().enumerate() {
+            let field = format!("{path}.containers[{index}].ports[{at}].hostPort");
+            let Some(number) = port.get("hostPort").filter(|number| number.as_i64() != Some(0)) else {
+                continue;
+            };
+            let protocol = Some(text(port, &["protocol"])).filter(|text| !text.is_empty()).unwrap_or("TCP");
+            let socket = format!("{protocol}/{}/{number}", text(port, &["hostIP"]));
+            if on_host && port.get("containerPort") != Some(number) {
+                complaints.invalid(&field, number, "must match `containerPort` when `hostNetwork` is true");
+            }
+            if sockets.contains(&socket) {
+                complaints.duplicate(&field, &socket.as_str().into());
+            }
+            sockets.insert(socket);
         }
     }
 }
