@@ -10,7 +10,7 @@ use types::{Family, ObjectName};
 
 use crate::diagnostic::Diagnostic;
 use crate::fabric::{self, Fabric, NetChange};
-use crate::fragment::{Composer, Fragment, Unit};
+use crate::fragment::{Composer, Fragment, Meanings, Name, Unit};
 use crate::policy::resolve::{self, AddressSet};
 use crate::{Settings, layout, policy, service};
 
@@ -54,8 +54,16 @@ pub struct Compiler {
 struct FamilyTable {
     family: Family,
     composer: Composer,
-    /// Sets of addresses that rules look at, with how many fragments want each.
-    wanted: BTreeMap<AddressSet, usize>,
+    /// Sets of addresses that rules look at.
+    wanted: BTreeMap<AddressSet, Wanted>,
+    meanings: Meanings,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    /// How many fragments want it.
+    by: usize,
+    name: Name,
 }
 
 /// Compiles everything at once.
@@ -78,8 +86,12 @@ struct Dirty {
 
 impl Compiler {
     pub fn new(settings: Settings) -> Self {
-        let table =
-            |family| FamilyTable { family, composer: Composer::new(family, TABLE), wanted: BTreeMap::new() };
+        let table = |family| FamilyTable {
+            family,
+            composer: Composer::new(family, TABLE),
+            wanted: BTreeMap::new(),
+            meanings: Meanings::default(),
+        };
         Self {
             tables: settings.families().map(table).collect(),
             nft: Ruleset::default(),
@@ -235,21 +247,33 @@ struct NodeView<'a> {
 impl FamilyTable {
     /// The fragments of these units, and of the pods that must join them.
     fn compile(&mut self, node: &NodeView<'_>, units: BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
-        let (pods, rest): (BTreeSet<_>, BTreeSet<_>) =
+        let (mut pods, rest): (BTreeSet<_>, BTreeSet<_>) =
             units.into_iter().partition(|unit| matches!(unit, Unit::Pod(_)));
-        let mut fragments: Vec<_> = rest
-            .into_iter()
-            .map(|unit| {
-                let fragment = self.fragment(node, &unit);
-                (unit, fragment)
-            })
-            .collect();
+        let mut fragments = self.fragments(node, &rest);
+        if self.learn(&fragments) {
+            // Who else has the name, its pods included, is not worth an index: it never happens.
+            let others = node.units().filter(|unit| !rest.contains(unit)).collect();
+            let others = self.fragments(node, &others);
+            self.learn(&others);
+            fragments.extend(others);
+            pods.extend(node.cluster.pods.keys().cloned().map(Unit::Pod));
+        }
         let pods = self.pods_of_new_sets(node.cluster, &fragments, pods);
-        fragments.extend(pods.into_iter().map(|unit| {
-            let fragment = self.fragment(node, &unit);
-            (unit, fragment)
-        }));
+        fragments.extend(self.fragments(node, &pods));
+        for (unit, fragment) in &mut fragments {
+            self.meanings.withhold(fragment, || node.object(unit));
+        }
         fragments
+    }
+
+    fn fragments(&self, node: &NodeView<'_>, units: &BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
+        units.iter().map(|unit| (unit.clone(), self.fragment(node, unit))).collect()
+    }
+
+    /// Whether a name has come to stand for two things, or no longer does.
+    fn learn(&mut self, fragments: &[(Unit, Fragment)]) -> bool {
+        let (composer, meanings) = (&self.composer, &mut self.meanings);
+        fragments.iter().fold(false, |turned, (unit, new)| meanings.learn(composer.held(unit), new) || turned)
     }
 
     /// Keeps count of the sets that rules look at; pods that belong in a set that came or went join the round.
@@ -272,12 +296,14 @@ impl FamilyTable {
         }
         let mut turned = Vec::new();
         for (set, by) in delta {
-            let before = self.wanted.get(set).copied().unwrap_or(0);
+            let before = self.wanted.get(set).map_or(0, |wanted| wanted.by);
             let after = before.saturating_add_signed(by);
             if after == 0 {
                 self.wanted.remove(set);
+            } else if let Some(wanted) = self.wanted.get_mut(set) {
+                wanted.by = after;
             } else {
-                self.wanted.insert(set.clone(), after);
+                self.wanted.insert(set.clone(), Wanted { by: after, name: set.name().0.into() });
             }
             if (before == 0) != (after == 0) {
                 turned.push(set);
@@ -307,7 +333,8 @@ impl FamilyTable {
             }),
             Unit::Pod(name) => cluster.pods.get(name).map(|pod| {
                 let addresses = resolve::addresses(pod, node.attachments_of(name));
-                policy::nftables::pod_fragment((cluster, family), pod, &addresses, self.wanted.keys())
+                let wanted = self.wanted.iter().map(|(set, wanted)| (set, &wanted.name));
+                policy::nftables::pod_fragment((cluster, family), pod, &addresses, wanted)
             }),
         };
         fragment.unwrap_or_default()
@@ -315,6 +342,26 @@ impl FamilyTable {
 }
 
 impl NodeView<'_> {
+    /// All but pods.
+    fn units(&self) -> impl Iterator<Item = Unit> {
+        let services = self.cluster.services.keys().cloned().map(Unit::Service);
+        let attachments = self.cluster.attachments.keys().cloned().map(Unit::Attachment);
+        [Unit::Base].into_iter().chain(services).chain(attachments)
+    }
+
+    /// Whose fragment it is, for who reads about it.
+    fn object(&self, unit: &Unit) -> Option<Key> {
+        match unit {
+            Unit::Base => None,
+            Unit::Service(name) => Some(Key::new(Kind::Service, name.clone())),
+            Unit::Pod(name) => Some(Key::new(Kind::Pod, name.clone())),
+            Unit::Attachment(container) => {
+                let pod = self.cluster.attachments.get(container).map(|wired| wired.pod.clone());
+                pod.map(|pod| Key::new(Kind::Pod, pod))
+            }
+        }
+    }
+
     fn attachments_of(&self, pod: &ObjectName) -> impl Iterator<Item = &Attachment> {
         let containers = self.containers_of.get(pod).into_iter().flatten();
         containers.filter_map(|container| self.cluster.attachments.get(container).map(Box::as_ref))

@@ -11,6 +11,7 @@
 //! history plays no part.
 
 mod claims;
+mod meanings;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +22,10 @@ use types::{Family, ObjectName};
 
 use crate::diagnostic::Diagnostic;
 use crate::fragment::claims::{Claims, Lone};
+use crate::meaning::Check;
 use crate::policy::resolve::AddressSet;
+
+pub use meanings::Meanings;
 
 /// A name of a chain or set; most are constants.
 pub type Name = Cow<'static, str>;
@@ -46,10 +50,17 @@ pub struct Fragment {
     pub elements: BTreeMap<Name, BTreeMap<ElemKey, ElemData>>,
     /// Sets of pod addresses that this fragment's rules look at; pods fill them.
     pub address_sets: BTreeSet<AddressSet>,
+    /// Of sets and chains that are named by a hash of what they mean.
+    pub meanings: BTreeMap<Name, Check>,
     pub diagnostics: Vec<Diagnostic>,
 }
 
 impl Fragment {
+    /// Says what a set or chain stands for.
+    pub fn mean(&mut self, name: impl Into<Name>, check: Check) {
+        self.meanings.insert(name.into(), check);
+    }
+
     pub fn element(&mut self, set: impl Into<Name>, start: Bytes, data: ElemData) {
         self.elements.entry(set.into()).or_default().insert(ElemKey::point(start), data);
     }
@@ -66,6 +77,7 @@ impl Fragment {
             chains: self.chains.keys().cloned().collect(),
             elements: self.elements.iter().map(|(set, elements)| (set.clone(), keys(elements))).collect(),
             address_sets: self.address_sets.clone(),
+            meanings: self.meanings.iter().map(|(name, check)| (name.clone(), *check)).collect(),
             diagnostics: self.diagnostics.clone(),
         }
     }
@@ -82,6 +94,7 @@ pub struct Held {
     chains: Box<[Name]>,
     elements: Box<[(Name, Box<[ElemKey]>)]>,
     pub address_sets: BTreeSet<AddressSet>,
+    meanings: Box<[(Name, Check)]>,
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -263,7 +276,8 @@ impl Steps {
                 });
                 table.sets.insert(set, layout.clone());
             }
-            // A set's name holds a hash of what it is for, so its layout never changes.
+            // A set's name holds a hash of what it is for, its layout with it: two meanings of one name are found before
+            // they come here (`meanings.rs`).
             Some(_) => {}
             None => {
                 self.gone.insert(set.clone());

@@ -8,6 +8,7 @@ mod diagnostic;
 pub mod fabric;
 mod fragment;
 pub mod layout;
+pub mod meaning;
 pub mod policy;
 pub mod service;
 

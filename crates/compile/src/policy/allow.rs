@@ -12,13 +12,13 @@
 //! `except` is a hole in its own block only (NP-30), overlapping blocks become one range.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 
 use model::{Cluster, IntOrName, Peer, Policy, PolicyPort, PolicyRule};
 use types::{Family, IpNet, ObjectName, Protocol, Selector, number};
 
 use super::resolve::{Direction, PodPeer, Scope, valid_range};
+use crate::meaning::Meaning;
 
 /// So many matches are written out one by one, which reads better.
 const FEW: usize = 8;
@@ -202,18 +202,16 @@ impl Peers {
         all
     }
 
-    pub fn ranges_text(&self) -> String {
-        self.ranges.iter().map(|(from, to)| format!("{from}-{to}")).collect::<Vec<_>>().join(",")
+    /// Adds all that they say.
+    pub fn mean(&self, meaning: Meaning) -> Meaning {
+        let meaning = meaning.text(if self.everybody { "everybody" } else { "some" }).count(self.pods.len());
+        self.mean_ranges(self.pods.iter().fold(meaning, |meaning, peer| peer.mean(meaning)))
     }
-}
 
-impl fmt::Display for Peers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.everybody {
-            return f.write_str("everybody");
-        }
-        let pods: Vec<_> = self.pods.iter().map(PodPeer::to_string).collect();
-        write!(f, "{}; {}", pods.join("|"), self.ranges_text())
+    /// Adds the ranges alone.
+    pub fn mean_ranges(&self, meaning: Meaning) -> Meaning {
+        let meaning = meaning.count(self.ranges.len());
+        self.ranges.iter().fold(meaning, |meaning, (from, to)| meaning.shown(from).shown(to))
     }
 }
 

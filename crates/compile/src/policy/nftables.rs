@@ -21,14 +21,16 @@ use model::{Attachment, Cluster, NamedPort, Pod};
 use types::{Family, ObjectName, Protocol};
 
 use super::allow::{Allow, Allows, Merged, PeerMatch, Peers, PortMatch, allows};
-use super::resolve::{AddressSet, Direction, Isolation, hash16, isolation};
-use crate::fragment::Fragment;
+use super::resolve::{AddressSet, Direction, Isolation, isolation};
+use crate::fragment::{Fragment, Name};
 use crate::layout::{self, HAIRPIN, IN_ISOLATED, LOG_BYTES, LOG_GROUP, OUT_ISOLATED};
+use crate::meaning::{Check, Meaning};
 
 /// The longest comment that the kernel's tools read back (NFTNL_UDATA_COMMENT_MAXLEN less its zero).
 const COMMENT_MAX: usize = 127;
-/// Characters of a chain's name that are for people.
-const NAME_MAX: usize = 60;
+/// Characters of a chain's name, the end of which is for people; the log of a denied packet begins with them
+/// (NF_LOG_PREFIXLEN, linux/netfilter/nf_log.h: 128).
+const NAME_MAX: usize = 76;
 
 const R0: Reg = Reg(0);
 
@@ -97,7 +99,8 @@ impl<'a> Writer<'a> {
         direction: Direction,
         family: Family,
     ) -> Self {
-        let chain = chain_name(names, direction);
+        let (chain, check) = chain_name(names, direction);
+        fragment.mean(chain.clone(), check);
         let list = names.iter().map(ObjectName::to_string).collect::<Vec<_>>().join(", ");
         let deny = deny(&chain, &format!("deny {}: {list}", direction.word()));
         Self { fragment, family, direction, chain, deny }
@@ -156,7 +159,9 @@ impl<'a> Writer<'a> {
             let rules = self.peers(peers).into_iter();
             let rules =
                 rules.map(|peers| rule(allow.clone(), peers.into_iter().chain([build::ret()]))).collect();
-            let name = format!("{}_{}", self.chain, hash16(&peers.to_string()));
+            let (hash, check) = peers.mean(Meaning::of("class").text(&self.chain)).digest();
+            let name = format!("{}_{hash}", self.chain);
+            self.fragment.mean(name.clone(), check);
             self.insert(name.clone(), rules);
             classes.push(name);
         }
@@ -171,8 +176,9 @@ impl<'a> Writer<'a> {
     fn dispatch(&mut self, protocol: Protocol, ranges: &[(u16, u16, usize)], classes: &[String]) -> Rule {
         let named = |(from, to, class): &(u16, u16, usize)| Some((*from, *to, classes.get(*class)?));
         let ranges: Vec<_> = ranges.iter().filter_map(named).collect();
-        let text: Vec<_> = ranges.iter().map(|(from, to, class)| format!("{from}-{to}:{class}")).collect();
-        let name = format!("ports_{}", hash16(&format!("{protocol} {}", text.join(","))));
+        let (hash, check) = dispatch_meaning(protocol, &ranges).digest();
+        let name = format!("ports_{hash}");
+        self.fragment.mean(name.clone(), check);
         let set = Set { interval: true, ..layout::set(&[Field::Port], SetData::Verdicts) };
         self.fragment.sets.insert(name.clone().into(), set);
         for (from, to, class) in ranges {
@@ -242,7 +248,8 @@ impl<'a> Writer<'a> {
     }
 
     fn want(&mut self, addresses: AddressSet) -> String {
-        let name = addresses.name();
+        let (name, check) = addresses.name();
+        self.fragment.mean(name.clone(), check);
         let address = key::address(self.family);
         let key: &[Field] = match addresses {
             AddressSet::Pods(_) => &[address],
@@ -255,7 +262,9 @@ impl<'a> Writer<'a> {
 
     /// A set of address ranges, named after what it holds, so that equal ones of many policies are one.
     fn ranges(&mut self, peers: &Peers) -> String {
-        let name = format!("blocks_{}", hash16(&peers.ranges_text()));
+        let (hash, check) = peers.mean_ranges(Meaning::of("blocks")).digest();
+        let name = format!("blocks_{hash}");
+        self.fragment.mean(name.clone(), check);
         let set = Set { interval: true, ..layout::set(&[key::address(self.family)], SetData::None) };
         self.fragment.sets.insert(name.clone().into(), set);
         for (from, to) in &peers.ranges {
@@ -267,11 +276,18 @@ impl<'a> Writer<'a> {
 }
 
 /// `in_<hash>_<namespace>.<policy>[.<policy>…]`.
-pub fn chain_name(names: &BTreeSet<ObjectName>, direction: Direction) -> String {
-    let full = names.iter().map(ObjectName::to_string).collect::<Vec<_>>().join(",");
+pub fn chain_name(names: &BTreeSet<ObjectName>, direction: Direction) -> (String, Check) {
+    let whole = Meaning::of("policies").text(prefix(direction)).count(names.len());
+    let whole = names.iter().fold(whole, |meaning, name| meaning.text(&name.namespace).text(&name.name));
+    let (hash, check) = whole.digest();
     let namespace = names.first().map_or("", |name| &name.namespace);
     let short = names.iter().map(|n| &*n.name).collect::<Vec<_>>().join(".");
-    truncate(&format!("{}_{}_{namespace}.{short}", prefix(direction), hash16(&full)), NAME_MAX)
+    (truncate(&format!("{}_{hash}_{namespace}.{short}", prefix(direction)), NAME_MAX), check)
+}
+
+fn dispatch_meaning(protocol: Protocol, ranges: &[(u16, u16, &String)]) -> Meaning {
+    let whole = Meaning::of("ports").shown(protocol).count(ranges.len());
+    ranges.iter().fold(whole, |meaning, (from, to, class)| meaning.shown(from).shown(to).text(class))
 }
 
 fn truncate(text: &str, max: usize) -> String {
@@ -290,20 +306,20 @@ pub fn pod_fragment<'a>(
     (cluster, family): (&Cluster, Family),
     pod: &Pod,
     addresses: &BTreeSet<IpAddr>,
-    wanted: impl Iterator<Item = &'a AddressSet>,
+    wanted: impl Iterator<Item = (&'a AddressSet, &'a Name)>,
 ) -> Fragment {
     let mut fragment = Fragment::default();
-    for set in wanted.filter(|set| set.has(cluster, pod)) {
+    for (set, kernel_name) in wanted.filter(|(set, _)| set.has(cluster, pod)) {
         for ip in addresses.iter().filter(|ip| Family::of(**ip) == family) {
             match set {
                 AddressSet::Pods(_) => {
-                    fragment.element(set.name(), encode(&[(*ip).into()]), ElemData::None);
+                    fragment.element(kernel_name.clone(), encode(&[(*ip).into()]), ElemData::None);
                 }
                 AddressSet::Port { name, protocol } => {
                     let named = |p: &&NamedPort| p.name == *name && p.protocol == *protocol;
                     for port in pod.ports.iter().filter(named) {
                         fragment.element(
-                            set.name(),
+                            kernel_name.clone(),
                             encode(&[(*ip).into(), port.port.into()]),
                             ElemData::None,
                         );

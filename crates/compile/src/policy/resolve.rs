@@ -5,11 +5,12 @@
 //! everything; addresses come in only through [`AddressSet`]s, which pods enter and leave by themselves.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::IpAddr;
 
 use model::{Attachment, Cluster, Pod, Policy, PolicyPort, PolicyRule};
-use types::{ObjectName, Protocol, Selector, hash8};
+use types::{ObjectName, Protocol, Selector};
+
+use crate::meaning::{Check, Meaning};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
@@ -61,12 +62,15 @@ pub enum Scope {
 
 impl AddressSet {
     /// The kernel's name for it: a hash of what it means, so that equal peers of many policies are one set.
-    pub fn name(&self) -> String {
-        let (kind, text) = match self {
-            Self::Pods(peers) => ("pods", peers.iter().map(PodPeer::to_string).collect::<Vec<_>>().join("|")),
-            Self::Port { name, protocol } => ("port", format!("{name}/{protocol}")),
+    pub fn name(&self) -> (String, Check) {
+        let (kind, meaning) = match self {
+            Self::Pods(peers) => {
+                ("pods", peers.iter().fold(Meaning::of("pods").count(peers.len()), |m, peer| peer.mean(m)))
+            }
+            Self::Port { name, protocol } => ("port", Meaning::of("port").text(name).shown(protocol)),
         };
-        format!("{kind}_{}", hash16(&text))
+        let (hash, check) = meaning.digest();
+        (format!("{kind}_{hash}"), check)
     }
 
     /// Whether a pod provides addresses: it has its own (not its node's, NP-13), and has not given them back
@@ -94,20 +98,15 @@ impl PodPeer {
         };
         namespace && self.pods.matches(&pod.labels)
     }
-}
 
-impl fmt::Display for PodPeer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.namespaces {
-            Scope::Own(namespace) => write!(f, "{namespace}/[{}]", self.pods),
-            Scope::Labelled(labels) => write!(f, "[{labels}]/[{}]", self.pods),
-        }
+    /// Adds all that it says.
+    pub fn mean(&self, meaning: Meaning) -> Meaning {
+        let meaning = match &self.namespaces {
+            Scope::Own(namespace) => meaning.text("own").text(namespace),
+            Scope::Labelled(labels) => meaning.text("labelled").selector(labels),
+        };
+        meaning.selector(&self.pods)
     }
-}
-
-/// Two different hashes: a collision would let one policy's peers through another's rule.
-pub fn hash16(text: &str) -> String {
-    format!("{}{}", hash8(text), hash8(&format!("\u{1}{text}")))
 }
 
 pub fn provides(pod: &Pod) -> bool {

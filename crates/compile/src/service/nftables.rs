@@ -3,8 +3,6 @@
 
 mod affinity;
 
-use std::net::SocketAddr;
-
 use kstate::nft::build::{self, encode, rule};
 use kstate::nft::key::{Part, address, after, load};
 use kstate::nft::{Chain, ElemData, Reg, Verdict};
@@ -16,7 +14,7 @@ use crate::Settings;
 use crate::fragment::Fragment;
 use crate::layout::{self, CLUSTER_IPS, Draw, ENDPOINTS, FRONTENDS, GUARDS, LOCAL_SLOTS, OUTSIDE};
 use crate::layout::{HOST_PORTS, HOST_PORTS_AT, REJECT, UNREACHABLE};
-use crate::policy::resolve::hash16;
+use crate::meaning::Meaning;
 
 /// TCP and UDP port of DNS.
 const DNS_PORT: u16 = 53;
@@ -70,8 +68,11 @@ fn lead(fragment: &mut Fragment, plan: &ServicePlan, port: &PortPlan, front: &Fr
     }
     fragment.element(FRONTENDS, encode(&key), ElemData::Verdict(inside));
     if !front.sources.is_empty() {
-        let address = SocketAddr::new(front.address, front.port);
-        let name = format!("guard_{}", hash16(&format!("{} {address}", port.protocol)));
+        let whole = Meaning::of("guard").text(&plan.service.namespace).text(&plan.service.name);
+        let whole = front.sources.iter().fold(whole.count(front.sources.len()), Meaning::shown);
+        let (hash, check) = whole.digest();
+        let name = format!("guard_{hash}");
+        fragment.mean(name.clone(), check);
         fragment.chains.insert(name.clone().into(), guard(&front.sources));
         fragment.element(GUARDS, encode(&key), ElemData::Verdict(Verdict::Jump(name)));
     }
@@ -90,9 +91,10 @@ fn verdict(
         Outcome::Spread(endpoints) => endpoints,
     };
     if let Some(seconds) = port.affinity {
-        let name = format!("{}:{} {}", plan.service, port.name, port.protocol);
+        let clients = Meaning::of("affinity").text(&plan.service.namespace).text(&plan.service.name);
+        let clients = clients.text(&port.name).shown(port.protocol);
         let masquerade = way.masquerade;
-        let pinned = affinity::Pinned { port: &name, role, seconds, masquerade };
+        let pinned = affinity::Pinned { port: clients, role, seconds, masquerade };
         return Verdict::Goto(affinity::chain(fragment, &pinned, endpoints));
     }
     let mut count = 0_u32;

@@ -20,7 +20,7 @@ use types::Family;
 
 use crate::fragment::Fragment;
 use crate::layout;
-use crate::policy::resolve::hash16;
+use crate::meaning::Meaning;
 
 /// Clients that one endpoint is kept for at once.
 const CLIENTS: u32 = 1 << 16;
@@ -30,9 +30,9 @@ const LONGEST: u64 = 86_400;
 const CLIENT: Reg = Reg(0);
 
 /// What the chain is about.
-pub struct Pinned<'a> {
+pub struct Pinned {
     /// Service, port and protocol: whose clients these are.
-    pub port: &'a str,
+    pub port: Meaning,
     /// Which of the port's ways this is.
     pub role: &'static str,
     pub seconds: u32,
@@ -40,13 +40,15 @@ pub struct Pinned<'a> {
 }
 
 /// Adds sets and chain; yields the chain's name.
-pub fn chain(fragment: &mut Fragment, pinned: &Pinned<'_>, endpoints: &[SocketAddr]) -> String {
+pub fn chain(fragment: &mut Fragment, pinned: &Pinned, endpoints: &[SocketAddr]) -> String {
     let mut known = Vec::new();
     let mut drawn = Vec::new();
     let mut left = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
     for endpoint in endpoints {
         let family = Family::of(endpoint.ip());
-        let set = format!("aff_{}", hash16(&format!("{} {endpoint}", pinned.port)));
+        let (hash, check) = pinned.port.clone().text("clients").shown(endpoint).digest();
+        let set = format!("aff_{hash}");
+        fragment.mean(set.clone(), check);
         let client = build::saddr(family, CLIENT);
         let lead =
             [build::update(&set, CLIENT, u64::from(pinned.seconds) * 1000)].into_iter().chain(to(*endpoint));
@@ -61,7 +63,9 @@ pub fn chain(fragment: &mut Fragment, pinned: &Pinned<'_>, endpoints: &[SocketAd
     // A full set takes nobody, and its rule ends there: then the next endpoint, and at last one unremembered.
     drawn.extend(endpoints.last().map(|last| rule("", to(*last))));
     let mark = pinned.masquerade.then(layout::mark_masquerade);
-    let name = format!("aff_{}_{}", pinned.role, hash16(pinned.port));
+    let (hash, check) = pinned.port.clone().text("chain").text(pinned.role).digest();
+    let name = format!("aff_{}_{hash}", pinned.role);
+    fragment.mean(name.clone(), check);
     let rules = mark.into_iter().chain(known).chain(drawn).collect();
     fragment.chains.insert(name.clone().into(), Chain { base: None, rules });
     name
