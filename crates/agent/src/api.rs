@@ -13,9 +13,11 @@
 mod connect;
 mod token;
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -34,9 +36,23 @@ use crate::settings::Args;
 const OF_THE_HOST: [&str; 4] = ["kubelet.conf", "kubelet.kubeconfig", "kubeconfig", "admin.conf"];
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// A client for the API at whichever of its addresses answers, and those addresses in words.
-pub async fn client(args: &Args) -> Result<(Client, String)> {
+/// Where the API is.
+#[derive(Clone, Debug, Default)]
+pub struct Api {
+    /// In words.
+    pub addresses: String,
+    /// In numbers: nothing in the cluster may lead packets for these elsewhere. Of a name those that it had when the
+    /// agent began; the API's own list (the endpoints of default/kubernetes) says more.
+    pub sockets: Vec<SocketAddr>,
+}
+
+/// A client for the API at whichever of its addresses answers, and those addresses.
+pub async fn client(args: &Args) -> Result<(Client, Api)> {
     let configs = configs(args).await?;
+    let mut sockets = Vec::new();
+    for config in &configs {
+        sockets.extend(sockets_of(&config.cluster_url).await);
+    }
     let addresses: Vec<String> = configs
         .iter()
         .map(|config| config.cluster_url.to_string().trim_end_matches('/').to_owned())
@@ -54,7 +70,29 @@ pub async fn client(args: &Args) -> Result<(Client, String)> {
         [only] => only.clone(),
         _ => failing_over(clients),
     };
-    Ok((client, addresses.join(" or ")))
+    Ok((client, Api { addresses: addresses.join(" or "), sockets }))
+}
+
+/// What the resolver of the node takes for a name; it may be slow, or have no answer.
+const RESOLVE: Duration = Duration::from_secs(3);
+
+async fn sockets_of(uri: &Uri) -> Vec<SocketAddr> {
+    let Some(host) = uri.host().map(|host| host.trim_matches(['[', ']'])) else { return Vec::new() };
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return vec![SocketAddr::new(address, port)];
+    }
+    match tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host, port))).await {
+        Ok(Ok(found)) => found.collect(),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, host, "the API's name is not resolved: a Service may take its address");
+            Vec::new()
+        }
+        Err(_) => {
+            tracing::warn!(host, waited = ?RESOLVE, "the API's name is not resolved: a Service may take its address");
+            Vec::new()
+        }
+    }
 }
 
 async fn configs(args: &Args) -> Result<Vec<Config>> {

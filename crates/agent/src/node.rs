@@ -16,6 +16,7 @@ mod unwire;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use compile::service::flows::Frontends;
 use model::{Cluster, Event, Key, Kind};
 use tokio::sync::watch as signal;
 
+use crate::api::Api;
 use crate::datapath::Datapath;
 use crate::dns::SharedZone;
 use crate::fault::Fault;
@@ -46,7 +48,7 @@ use wire::Wiring;
 pub struct Base {
     pub settings: Settings,
     /// Where the API is, for what is said about it.
-    pub api: String,
+    pub api: Api,
     pub store: Store,
     pub datapath: Datapath,
     pub reaper: Reaper,
@@ -176,7 +178,7 @@ impl Node {
                 self.base.metrics.watch_trouble(&format!("{kind:?}"));
                 let (node, next) = (&self.base.settings.node, error.next_step(&self.api_host()));
                 self.standing.watch_broke(kind, Fault::new(error.to_string(), &next));
-                tracing::warn!(%error, next, "node {node} does not hear the API at {}", self.base.api);
+                tracing::warn!(%error, next, "node {node} does not hear the API at {}", self.base.api.addresses);
             }
             Input::Cni(request) => self.cni(*request),
             Input::Unwired(handles, result) => self.unwired(handles, result),
@@ -277,9 +279,14 @@ impl Node {
         self.underlay.out_of_reach().map(Fault::from).collect()
     }
 
+    /// Where the API is, in numbers.
+    pub fn api_sockets(&self) -> &[SocketAddr] {
+        &self.base.api.sockets
+    }
+
     /// Of the API's first address.
     fn api_host(&self) -> String {
-        let first = self.base.api.split(" or ").next().unwrap_or_default();
+        let first = self.base.api.addresses.split(" or ").next().unwrap_or_default();
         let uri: Option<http::Uri> = first.parse().ok();
         // `ip` takes an IPv6 address without the brackets of a URI.
         uri.as_ref().and_then(http::Uri::host).unwrap_or(first).trim_matches(['[', ']']).to_owned()
@@ -297,7 +304,7 @@ impl Node {
             let waiting = format!(
                 "waiting for the first list of {} from the API at {}",
                 missing.join(", "),
-                self.base.api
+                self.base.api.addresses
             );
             return Some(match self.standing.broken_watches().next() {
                 Some((_, broken)) => Fault::new(format!("{waiting}: {}", broken.what), &broken.next),

@@ -163,6 +163,8 @@ impl Compiler {
                     dirty.net.own = true;
                     // Its zone chooses among endpoints (EP-05).
                     dirty.units.extend(cluster.services.keys().cloned().map(Unit::Service));
+                    // The API may be at its address, where no pod may have its port.
+                    dirty.units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));
                 }
             }
             Kind::Namespace => {
@@ -178,6 +180,11 @@ impl Compiler {
             }
             Kind::Service => {
                 dirty.units.insert(Unit::Service(name.clone()));
+                if *name == service::reserved::api_service() {
+                    // Where the API is, nobody else may be.
+                    dirty.units.extend(cluster.external_services().cloned().map(Unit::Service));
+                    dirty.units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));
+                }
             }
             // `Cluster::apply` names the service of a changed slice, too.
             Kind::EndpointSlice => {}
@@ -326,9 +333,9 @@ impl FamilyTable {
             Unit::Attachment(container) => cluster.attachments.get(container).map(|attachment| {
                 let mut fragment = policy::nftables::attachment_fragment(cluster, attachment, family);
                 fragment.diagnostics = policy::notes::notes(cluster, &settings.service_cidrs, attachment);
-                let fronts = service::host_port::fronts(attachment, family);
+                let fronts = service::host_port::fronts((cluster, settings), attachment, family);
                 service::nftables::host_ports(&mut fragment, &fronts);
-                fragment.diagnostics.extend(service::host_port::findings(attachment));
+                fragment.diagnostics.extend(service::host_port::findings((cluster, settings), attachment));
                 fragment
             }),
             Unit::Pod(name) => cluster.pods.get(name).map(|pod| {
@@ -428,6 +435,7 @@ mod tests {
             cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
             service_cidrs: Vec::new(),
             dns_ips: Vec::new(),
+            api: Vec::new(),
             mtu: 1450,
         });
         assert_ne!(compiler.update(cluster.synced().expect("synced"), &keys).net, NetChange::Nothing);

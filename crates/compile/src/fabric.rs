@@ -44,6 +44,15 @@ pub fn mac_of(address: IpAddr) -> Mac {
     Mac([0x0a, 0x58, a, b, c, d])
 }
 
+/// [`mac_of`], and others for when that one is taken.
+pub fn macs_of(address: IpAddr) -> impl Iterator<Item = Mac> {
+    let others = (1_u32..).map(move |attempt| {
+        let [a, b, c, d] = hash_bytes(&format!("{address} {attempt}"));
+        Mac([0x0a, 0x58, a, b, c, d])
+    });
+    [mac_of(address)].into_iter().chain(others)
+}
+
 fn hash_bytes(text: &str) -> [u8; 4] {
     u32::from_str_radix(&hash8(text), 16).unwrap_or_default().to_be_bytes()
 }

@@ -281,10 +281,7 @@ fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
     if let Some(dns) = settings.dns_ip(family) {
         // Here only while our agent is away. A pod reaches the DNS of its own node whatever its policies say
         // (NP-12, NP-49), so also the one that stands in for it.
-        rules.push(rule(
-            "cluster DNS of another node",
-            [build::original_daddr(family, R0), build::is(R0, dns), build::accept()],
-        ));
+        rules.extend(dns::queries_elsewhere(family, dns));
     }
     rules.push(rule("", [build::saddr(family, R0), build::vmap(OUT_ISOLATED, R0)]));
     rules.push(rule("", [build::daddr(family, R0), build::vmap(IN_ISOLATED, R0)]));

@@ -16,7 +16,7 @@ pub use compiler::{Compiled, Compiler, Desired, whole};
 pub use diagnostic::{Diagnostic, Severity};
 pub use fabric::{NetChange, tunnel_overhead, vtep_mac};
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use types::{Family, IpNet};
 
@@ -31,6 +31,8 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// The cluster's DNS addresses, at most one of each family, answered on this node; none: no DNS of ours.
     pub dns_ips: Vec<IpAddr>,
+    /// Where the agent reaches the API, as far as that is known in numbers.
+    pub api: Vec<SocketAddr>,
     /// MTU of pods, bridge and tunnel: that of the underlay less [`tunnel_overhead`].
     pub mtu: u32,
 }

@@ -6,3 +6,4 @@ pub mod health;
 pub mod host_port;
 pub mod nftables;
 pub mod plan;
+pub mod reserved;

@@ -27,6 +27,7 @@ pub struct Meta {
     pub labels: Labels,
     #[serde(deserialize_with = "null_is_default")]
     pub annotations: Annotations,
+    pub creation_timestamp: Option<String>,
     pub deletion_timestamp: Option<String>,
 }
 

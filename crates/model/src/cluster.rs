@@ -1,6 +1,9 @@
 //! The maps of rows, and the witness that they are whole.
 
+mod claims;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use types::{Labels, ObjectName};
@@ -94,6 +97,7 @@ pub struct Cluster {
     pub attachments: BTreeMap<String, Box<Attachment>>,
     /// Service → names of its slices, in order.
     slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
+    claims: claims::Claims,
     /// Those of pods: the pods of a Deployment share them.
     labels: BTreeSet<Arc<Labels>>,
     done: BTreeSet<Kind>,
@@ -140,8 +144,28 @@ impl Cluster {
         self.slices_of(service).filter(|slice| !slice.headless)
     }
 
+    /// Services that name this address as ClusterIP, external or load balancer's, in the order of their names.
+    pub fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &Service> {
+        self.named(self.claims.at(address))
+    }
+
+    /// Those that name this node port.
+    pub fn services_of_node_port(&self, port: u16) -> impl Iterator<Item = &Service> {
+        self.named(self.claims.of_node_port(port))
+    }
+
+    /// Those with addresses beside their ClusterIPs; one may come several times.
+    pub fn external_services(&self) -> impl Iterator<Item = &ObjectName> {
+        self.claims.external()
+    }
+
+    fn named<'a>(&'a self, names: &'a [ObjectName]) -> impl Iterator<Item = &'a Service> {
+        names.iter().filter_map(|name| self.services.get(name).map(Box::as_ref))
+    }
+
     /// Takes one event and says which keys really changed: an upsert of an equal row changes nothing. When a
-    /// slice moves from one service to another, both services' keys are in the answer.
+    /// slice moves from one service to another, both services' keys are in the answer; so are those of Services that
+    /// want an address or port of one that changed, and those that name an address which a node got or lost.
     pub fn apply(&mut self, event: Event) -> Vec<Key> {
         match event {
             Event::Start(kind) => {
@@ -183,15 +207,47 @@ impl Cluster {
     fn upsert(&mut self, row: Row) -> Vec<Key> {
         let key = row.key();
         let changed = match row {
-            Row::Node(r) => put(&mut self.nodes, r.name.clone(), r),
+            Row::Node(r) => return self.upsert_node(key, r),
             Row::Namespace(r) => put(&mut self.namespaces, r.name.clone(), r),
             Row::Pod(r) => self.upsert_pod(r),
-            Row::Service(r) => put(&mut self.services, r.key.clone(), r),
+            Row::Service(r) => return self.upsert_service(key, r),
             Row::Policy(r) => put(&mut self.policies, r.key.clone(), r),
             Row::Attachment(r) => put(&mut self.attachments, r.container.clone(), r),
             Row::EndpointSlice(r) => return self.upsert_slice(key, r),
         };
         if changed { vec![key] } else { Vec::new() }
+    }
+
+    fn upsert_node(&mut self, key: Key, node: Node) -> Vec<Key> {
+        let before = self.nodes.get(&node.name).map(|node| node.addresses.clone()).unwrap_or_default();
+        let now = node.addresses.clone();
+        if !put(&mut self.nodes, node.name.clone(), node) {
+            return Vec::new();
+        }
+        let turned =
+            before.iter().filter(|ip| !now.contains(ip)).chain(now.iter().filter(|ip| !before.contains(ip)));
+        [key].into_iter().chain(self.claimants(turned)).collect()
+    }
+
+    /// Services that name any of these addresses.
+    fn claimants<'a>(&self, addresses: impl Iterator<Item = &'a IpAddr>) -> BTreeSet<Key> {
+        let names = addresses.flat_map(|address| self.claims.at(*address));
+        names.map(|name| Key::new(Kind::Service, name.clone())).collect()
+    }
+
+    fn upsert_service(&mut self, key: Key, service: Box<Service>) -> Vec<Key> {
+        let known = self.services.get(&key.name);
+        if known == Some(&service) {
+            return Vec::new();
+        }
+        let mut rivals = self.claims.rivals(&service);
+        if let Some(known) = known {
+            rivals.extend(self.claims.rivals(known));
+            self.claims.remove(known);
+        }
+        self.claims.insert(&service);
+        self.services.insert(key.name.clone(), service);
+        [key].into_iter().chain(rivals.into_iter().map(|name| Key::new(Kind::Service, name))).collect()
     }
 
     fn upsert_pod(&mut self, mut pod: Box<Pod>) -> bool {
@@ -246,7 +302,11 @@ impl Cluster {
         let name = &key.name;
         let mut changed = Vec::new();
         let gone = match key.kind {
-            Kind::Node => self.nodes.remove(&*name.name).is_some(),
+            Kind::Node => {
+                let gone = self.nodes.remove(&*name.name);
+                changed.extend(self.claimants(gone.iter().flat_map(|node| &node.addresses)));
+                gone.is_some()
+            }
             Kind::Namespace => self.namespaces.remove(&*name.name).is_some(),
             Kind::Pod => {
                 let gone = self.pods.remove(name).map(|pod| pod.labels);
@@ -254,7 +314,15 @@ impl Cluster {
                 self.forget_labels(gone);
                 was
             }
-            Kind::Service => self.services.remove(name).is_some(),
+            Kind::Service => {
+                let gone = self.services.remove(name);
+                if let Some(service) = &gone {
+                    self.claims.remove(service);
+                    let rivals = self.claims.rivals(service).into_iter();
+                    changed.extend(rivals.map(|name| Key::new(Kind::Service, name)));
+                }
+                gone.is_some()
+            }
             Kind::Policy => self.policies.remove(name).is_some(),
             Kind::Attachment => self.attachments.remove(&*name.name).is_some(),
             Kind::EndpointSlice => {
@@ -345,6 +413,40 @@ mod tests {
             cluster.apply(Event::Delete(Key::new(Kind::Pod, ObjectName::new("shop", name))));
         }
         assert!(cluster.labels.is_empty());
+    }
+
+    #[test]
+    fn services_that_want_the_same_are_changed_together() {
+        let mut cluster = Cluster::default();
+        let service = |name: &str, external: &str, port, node_port| {
+            Event::Upsert(Row::Service(Box::new(Service {
+                key: ObjectName::new("shop", name),
+                external_ips: external.parse().into_iter().collect(),
+                ports: vec![crate::row::ServicePort { port, node_port, ..Default::default() }],
+                ..Service::default()
+            })))
+        };
+        assert_eq!(cluster.apply(service("a", "192.168.1.10", 30080, None)), [service_key("a")]);
+        assert_eq!(cluster.apply(service("b", "192.168.1.11", 30080, None)), [service_key("b")]);
+        let both = |first: &str, second: &str| [service_key(first), service_key(second)];
+        assert_eq!(cluster.apply(service("c", "192.168.1.10", 81, None)), both("c", "a"));
+        let node_port = cluster.apply(service("d", "", 80, Some(30080)));
+        assert_eq!(node_port, ["d", "a", "b"].map(service_key));
+        assert!(cluster.apply(service("d", "", 80, Some(30080))).is_empty());
+        // What one gives up concerns the others, too.
+        assert_eq!(cluster.apply(service("c", "", 81, None)), both("c", "a"));
+        assert_eq!(cluster.apply(Event::Delete(service_key("d"))), ["a", "b", "d"].map(service_key));
+        let node = |address: &str| {
+            Event::Upsert(Row::Node(Node {
+                name: "n".into(),
+                addresses: vec![address.parse().expect("an address")],
+                ..Node::default()
+            }))
+        };
+        let node_key = Key::new(Kind::Node, ObjectName::cluster("n"));
+        assert_eq!(cluster.apply(node("192.168.1.10")), [node_key.clone(), service_key("a")]);
+        assert_eq!(cluster.apply(node("192.168.1.11")).len(), 3);
+        assert_eq!(cluster.apply(Event::Delete(node_key.clone())), [service_key("b"), node_key]);
     }
 
     #[test]

@@ -101,6 +101,9 @@ pub struct ServicePort {
 pub struct Service {
     pub key: ObjectName,
     pub uid: String,
+    /// `creationTimestamp` as its digits, which are in order; the highest number when there is none. Of two Services
+    /// that want one address and port, the older has it.
+    pub created: u64,
     pub kind: ServiceType,
     /// Empty for ExternalName and headless Services.
     pub cluster_ips: Vec<IpAddr>,

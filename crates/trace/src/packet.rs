@@ -43,6 +43,8 @@ pub struct Place {
     pub cluster_cidrs: Vec<IpNet>,
     pub service_cidrs: Vec<IpNet>,
     pub dns_ips: Vec<IpAddr>,
+    /// Where the node reaches the API.
+    pub api: Vec<SocketAddr>,
     /// Whether the node's agent holds the DNS socket.
     pub dns_here: bool,
 }

@@ -13,6 +13,7 @@ use crate::packet::{CtState, Packet, Place};
 
 pub mod policy;
 pub mod service;
+pub mod withheld;
 
 pub use policy::{Direction, Judgement, Miss};
 pub use service::{Choice, choose};

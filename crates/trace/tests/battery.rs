@@ -10,14 +10,14 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use trace::eval::{self, End, Kernel};
 use trace::packet::{CtState, Packet, Place};
-use trace::reference::{Choice, Fate, fates};
+use trace::reference::{Choice, Fate, fates, withheld};
 use types::{Family, IfName, Protocol};
 
 #[path = "battery/world.rs"]
 mod world;
 
 use world::{
-    NODES, cluster_cidrs, dns_ips, external_ip, history, ip, node_ip, node_port, pod_ip, pod_node,
+    NODES, api, cluster_cidrs, dns_ips, external_ip, history, ip, node_ip, node_port, pod_ip, pod_node,
     service_cidrs, service_ip, start,
 };
 
@@ -27,13 +27,14 @@ fn place(dns_here: bool) -> Place {
         cluster_cidrs: cluster_cidrs(),
         service_cidrs: service_cidrs(),
         dns_ips: dns_ips(),
+        api: api(),
         dns_here,
     }
 }
 
 fn settings() -> Settings {
-    let Place { node, cluster_cidrs, service_cidrs, dns_ips, .. } = place(true);
-    Settings { node, cluster_cidrs, service_cidrs, dns_ips, mtu: 1450 }
+    let Place { node, cluster_cidrs, service_cidrs, dns_ips, api, .. } = place(true);
+    Settings { node, cluster_cidrs, service_cidrs, dns_ips, api, mtu: 1450 }
 }
 
 /// One of two addresses, by family.
@@ -64,9 +65,9 @@ fn destination(family: Family) -> impl Strategy<Value = IpAddr> {
         ("127.0.0.1", "::1"),
     ];
     prop_oneof![
-        4 => (0..4_usize).prop_map(move |n| service_ip(family, n)),
+        4 => (0..5_usize).prop_map(move |n| service_ip(family, n)),
         4 => (0..8_usize).prop_map(move |n| pod_ip(family, n)),
-        3 => (0..4_usize).prop_map(move |n| external_ip(family, n)),
+        4 => (0..8_usize).prop_map(move |n| external_ip(family, n)),
         3 => Just(node_ip(family, 0)),
         1 => select(special.map(|(v4, v6)| either(family, v4, v6)).to_vec()),
     ]
@@ -74,7 +75,7 @@ fn destination(family: Family) -> impl Strategy<Value = IpAddr> {
 
 fn packet() -> impl Strategy<Value = Packet> {
     let protocol = prop_oneof![8 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)];
-    let port = select(vec![53_u16, 80, 81, 8080]);
+    let port = select(vec![53_u16, 53, 80, 80, 81, 81, 8080, 8080, 9476]);
     let ends = select(Family::ALL.to_vec()).prop_flat_map(|family| (source(family), destination(family)));
     let known = vec![CtState::Established, CtState::Established, CtState::Reply, CtState::Related];
     let ct = prop_oneof![30 => Just(CtState::New), 4 => select(known), 1 => Just(CtState::Invalid)];
@@ -178,6 +179,20 @@ fn the_battery_meets_every_fate() {
         for _ in 0..60 {
             let packet = packet().new_tree(&mut runner).expect("a packet").current();
             let (place, family) = (place(true), Family::of(packet.dst));
+            let withheld = |service: &&model::Service| {
+                let wants = service.external_ips.contains(&packet.dst)
+                    && service
+                        .ports
+                        .iter()
+                        .any(|port| (port.protocol, port.port) == (packet.protocol, packet.dport));
+                wants && withheld::from_the_outside(&packet, service, &cluster, &place).is_some()
+            };
+            let rivals = cluster.services_at(packet.dst).filter(|service| {
+                service.ports.iter().any(|port| (port.protocol, port.port) == (packet.protocol, packet.dport))
+            });
+            *counts.entry((family, "rivals")).or_insert(0) += usize::from(rivals.count() > 1);
+            let refused = cluster.services_at(packet.dst).any(|service| withheld(&service));
+            *counts.entry((family, "withheld")).or_insert(0) += usize::from(refused);
             match trace::reference::choose(&packet, &cluster, &place) {
                 Choice::Drop { service: Some(_), why } => *counts.entry((family, why)).or_insert(0) += 1,
                 Choice::Endpoints { port, .. } if port == "hostPort" => {
@@ -206,7 +221,9 @@ fn the_battery_meets_every_fate() {
     let usual =
         ["local", "masqueraded", "direct", "translated", "rejected", "dropped", "node port", "host port"];
     let shut_out = "the source is not in loadBalancerSourceRanges";
-    for kind in usual.into_iter().chain(policies.iter().map(String::as_str)).chain([shut_out]) {
+    let contests = ["rivals", "withheld"];
+    for kind in usual.into_iter().chain(contests).chain(policies.iter().map(String::as_str)).chain([shut_out])
+    {
         for family in Family::ALL {
             assert!(
                 counts.get(&(family, kind)).is_some_and(|count| *count > 3),

@@ -68,6 +68,7 @@ impl Scenario {
                 .iter()
                 .map(|f| f.pick(DNS_IPS).parse().expect("an address"))
                 .collect(),
+            api: vec!["192.168.1.2:6443".parse().expect("an address")],
             mtu: 1450,
         }
     }
@@ -228,9 +229,9 @@ fn play(text: &str) -> String {
     diagnostics.extend(desired.diagnostics.iter().map(ToString::to_string));
 
     let mut out = format!("# {}\n\n", scenario.about);
-    let Settings { cluster_cidrs, service_cidrs, dns_ips, .. } = scenario.settings();
+    let Settings { cluster_cidrs, service_cidrs, dns_ips, api, .. } = scenario.settings();
     let dns_here = scenario.dns_here;
-    let place = Place { node: node.to_owned(), cluster_cidrs, service_cidrs, dns_ips, dns_here };
+    let place = Place { node: node.to_owned(), cluster_cidrs, service_cidrs, dns_ips, api, dns_here };
     let local = &full.nodes[node].addresses;
     let socket = dns_here.then_some(false);
     let kernel = Kernel { nft: &desired.nft, net: &desired.net, local, socket };

@@ -1,6 +1,8 @@
 //! Well-known numbers and names that several crates must agree on. Defaults, not settings: a setting's default
 //! lives here, its override with its owner.
 
+use crate::net::Protocol;
+
 /// UDP port of VXLAN, the kernel's own default (and Flannel's).
 pub const VXLAN_PORT: u16 = 8472;
 /// The VXLAN network of the pod fabric, and its device.
@@ -12,6 +14,16 @@ pub const BRIDGE: &str = "cni0";
 pub const AGENT_PORT: u16 = 9475;
 /// Where an agent answers DNS for other nodes whose agent is away, on the node's address.
 pub const DNS_PEER_PORT: u16 = 9476;
+/// The kubelet's port, for the API server and for metrics.
+pub const KUBELET_PORT: u16 = 10250;
+/// What runs on every node, at its own addresses, that no Service and no pod may take away there.
+pub const NODE_PORTS: [(Protocol, u16, &str); 5] = [
+    (Protocol::Udp, VXLAN_PORT, "the nodes' tunnel"),
+    (Protocol::Tcp, AGENT_PORT, "the agent's health, metrics and traces"),
+    (Protocol::Udp, DNS_PEER_PORT, "the cluster's DNS between nodes"),
+    (Protocol::Tcp, DNS_PEER_PORT, "the cluster's DNS between nodes"),
+    (Protocol::Tcp, KUBELET_PORT, "the kubelet"),
+];
 /// The agent's unix socket for the CNI executable and local tools, relative to the node's root.
 pub const AGENT_SOCKET: &str = "/run/plumb/agent.sock";
 /// Where a pod that is an agent finds its host's `/proc/sys`, writable (only `net` of it): its own is read-only.

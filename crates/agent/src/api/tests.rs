@@ -3,6 +3,19 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
+#[tokio::test]
+async fn the_api_is_known_in_numbers() {
+    for (text, socket) in [
+        ("https://192.168.1.2:6443", "192.168.1.2:6443"),
+        ("https://192.168.1.2", "192.168.1.2:443"),
+        ("http://[fd00::2]:8080", "[fd00::2]:8080"),
+        ("https://[fd00::2]", "[fd00::2]:443"),
+    ] {
+        let expected: std::net::SocketAddr = socket.parse().expect("an address");
+        assert_eq!(super::sockets_of(&server(text).expect(text)).await, [expected], "{text}");
+    }
+}
+
 #[test]
 fn an_address_may_be_short() {
     for (text, whole) in [

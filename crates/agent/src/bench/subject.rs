@@ -31,6 +31,7 @@ pub fn compile_settings() -> Result<compile::Settings> {
         cluster_cidrs: args.cluster_cidrs.clone(),
         service_cidrs: args.service_cidrs.clone(),
         dns_ips: args.dns_ips.clone(),
+        api: Vec::new(),
         mtu: 1450,
     })
 }
@@ -174,7 +175,7 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
         zone,
         presence: state::channel(Presence::default()).0,
         checks: health::Wanted::new(state::channel(health::Checks::new()).0),
-        api: "nowhere".to_owned(),
+        api: crate::api::Api::default(),
         settings,
         datapath,
     })

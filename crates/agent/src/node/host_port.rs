@@ -9,6 +9,7 @@ use crate::store::Record;
 /// apart; a pod that names its node itself it never sees.
 pub fn wanted<'a>(
     attach: &Attach,
+    reserved: impl Fn(&HostPort) -> Option<&'static str>,
     wired: impl Iterator<Item = &'a Record> + Clone,
 ) -> Result<Vec<HostPort>, Error> {
     let own = attach.pod.as_ref().map_or_else(|| attach.id.to_string(), |pod| pod.name.to_string());
@@ -20,6 +21,10 @@ pub fn wanted<'a>(
             container_port: mapping.container_port,
             host_ip: mapping.host_ip,
         };
+        if let Some(what) = reserved(&port) {
+            let msg = format!("pod {own} wants host port {port}, which is kept for {what}");
+            return Err(Error::new(Code::HostPortTaken, msg, "give the pod another hostPort"));
+        }
         let clash = |other: &&HostPort| other.clashes(&port);
         let holder = wired.clone().find_map(|record| {
             let held = record.host_ports.iter().find(clash)?;
@@ -68,6 +73,10 @@ mod tests {
         }
     }
 
+    fn free(_: &HostPort) -> Option<&'static str> {
+        None
+    }
+
     fn record(port: u16) -> Record {
         let host_port = HostPort { protocol: Protocol::Tcp, port, container_port: 80, host_ip: None };
         Record {
@@ -87,7 +96,7 @@ mod tests {
     fn two_pods_that_want_one_port_are_both_named() {
         let wired = [record(8080)];
         let asked = attach(&json!([{"hostPort": 8080, "containerPort": 81, "hostIP": "127.0.0.1"}]));
-        let error = wanted(&asked, wired.iter()).unwrap_err().to_string();
+        let error = wanted(&asked, free, wired.iter()).unwrap_err().to_string();
         for part in ["shop/late", "shop/early", "8080/tcp of 127.0.0.1"] {
             assert!(error.contains(part), "{error}");
         }
@@ -96,8 +105,18 @@ mod tests {
             {"hostPort": 8080, "containerPort": 81, "protocol": "udp"},
             {"hostPort": 8081, "containerPort": 81},
         ]));
-        let ports = wanted(&other, wired.iter()).unwrap();
+        let ports = wanted(&other, free, wired.iter()).unwrap();
         assert_eq!(ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["8080/udp", "8081/tcp"]);
+    }
+
+    #[test]
+    fn a_port_of_the_node_itself_is_refused_by_its_name() {
+        let asked = attach(&json!([{"hostPort": 8472, "containerPort": 9000, "protocol": "udp"}]));
+        let reserved = |port: &HostPort| (port.port == 8472).then_some("the nodes' tunnel");
+        let error = wanted(&asked, reserved, [].iter()).unwrap_err().to_string();
+        for part in ["shop/late", "8472/udp", "the nodes' tunnel"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]
@@ -105,7 +124,7 @@ mod tests {
         let asked = attach(&json!([
             {"hostPort": 8080, "containerPort": 81}, {"hostPort": 8080, "containerPort": 82},
         ]));
-        let error = wanted(&asked, [].iter()).unwrap_err().to_string();
+        let error = wanted(&asked, free, [].iter()).unwrap_err().to_string();
         assert_eq!(error.matches("shop/late").count(), 2, "{error}");
     }
 }

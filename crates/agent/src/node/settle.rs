@@ -115,6 +115,7 @@ impl Node {
             cluster_cidrs: args.cluster_cidrs.clone(),
             service_cidrs: args.service_cidrs.clone(),
             dns_ips: args.dns_ips.clone(),
+            api: self.base.api.sockets.clone(),
             mtu,
         }));
         self.base.metrics.synced(true);

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use cni::{Attach, Code, Error, Gc, Id};
 use kernel::{Netns, Rtnl};
 use tokio::sync::oneshot;
-use types::Family;
+use types::{Family, IfName};
 
 use super::Node;
-use super::wire::host_if;
+use super::wire::host_ifs;
 use crate::clock;
 use crate::inbox::{Subsystem, Verdict};
 use crate::store::Record;
@@ -65,10 +65,13 @@ impl Node {
         if waiting.len() > 1 {
             return;
         }
-        let known = self.base.store.records().get(&handle).map(|record| record.host_if.clone());
-        match known.map_or_else(|| host_if(&handle), Ok) {
-            Ok(name) => self.base.reaper.delete(handle, name),
-            Err(_) => drop(self.leaving.0.remove(&handle)),
+        let records = self.base.store.records();
+        let known = records.get(&handle).map(|record| record.host_if.clone());
+        // Of a lost record: never the veth of another pod that came to have the name.
+        let others = |name: &IfName| records.values().any(|record| record.host_if == *name);
+        match known.or_else(|| host_ifs(&handle).find(|name| !others(name))) {
+            Some(name) => self.base.reaper.delete(handle, name),
+            None => drop(self.leaving.0.remove(&handle)),
         }
     }
 

@@ -11,14 +11,15 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use cni::{Attach, Code, Error, Interface, Ip, Request, Route, Success};
-use compile::fabric;
+use compile::service::reserved;
+use compile::{Compiler, fabric};
 use ipnet::IpNet;
 use kernel::Netns;
 use kernel::veth::{self, PodRoute, PodVeth, Port};
-use model::{Event, Row};
+use model::{Event, HostPort, Row};
 use tokio::sync::oneshot;
 use types::wire::BRIDGE;
-use types::{Family, IfName, ObjectName, hash8};
+use types::{Family, IfName, Mac, ObjectName, hash8};
 
 use super::Node;
 use super::host_port;
@@ -42,10 +43,17 @@ impl Wiring {
     }
 }
 
-/// The host side's name: the same for the same attachment, whoever asks and when.
-pub fn host_if(handle: &str) -> Result<IfName, Error> {
-    let name = format!("veth{}", hash8(handle));
-    IfName::new(&name).map_err(|error| Error::new(Code::Kernel, error.to_string(), ""))
+/// How many names or addresses are tried before it is said that all are taken.
+const TRIES: u32 = 16;
+
+/// Names of the host side: the same for the same attachment, whoever asks and when, the first of which nobody else has.
+/// They are short hashes, for an interface has 15 characters.
+pub fn host_ifs(handle: &str) -> impl Iterator<Item = IfName> + '_ {
+    let name = move |attempt| match attempt {
+        0 => format!("veth{}", hash8(handle)),
+        again => format!("veth{}", hash8(&format!("{handle} {again}"))),
+    };
+    (0..TRIES).filter_map(move |attempt| IfName::new(&name(attempt)).ok())
 }
 
 impl Node {
@@ -125,9 +133,14 @@ impl Node {
 
     fn reserve(&mut self, attach: &Attach, handle: &str) -> Result<Record, Error> {
         let now = clock::since_boot();
-        let host_if = host_if(handle)?;
+        let records = self.base.store.records();
+        let named = |name: &IfName| records.values().any(|record| record.host_if == *name);
+        let host_if = host_ifs(handle).find(|name| !named(name)).ok_or_else(|| {
+            let msg = format!("every interface name that attachment {handle} could have is another's");
+            Error::new(Code::TryAgainLater, msg, "the runtime will try again, with another container id")
+        })?;
         let again = |msg: String| Error::new(Code::TryAgainLater, msg, "the runtime will try again");
-        let host_ports = host_port::wanted(attach, self.base.store.records().values())?;
+        let host_ports = self.host_ports(attach)?;
         let ips = match self.allocate(attach, handle) {
             Ok(ips) => ips,
             Err(error) => {
@@ -139,7 +152,7 @@ impl Node {
         let Some(first) = ips.iter().min() else {
             return Err(again("this node has no pod CIDR".into()));
         };
-        let mac = attach.mac.unwrap_or_else(|| fabric::mac_of(*first));
+        let mac = attach.mac.unwrap_or_else(|| self.free_mac(*first));
         let outside_kubernetes = || (ObjectName::cluster(&attach.id.container), String::new());
         let (pod, uid) = attach.pod.clone().map_or_else(outside_kubernetes, |pod| (pod.name, pod.uid));
         let record = Record {
@@ -160,6 +173,30 @@ impl Node {
             return Err(Error::new(Code::Io, format!("the address cannot be recorded: {error:#}"), details));
         }
         Ok(record)
+    }
+
+    fn host_ports(&self, attach: &Attach) -> Result<Vec<HostPort>, Error> {
+        let reserved = |port: &HostPort| {
+            let settings = self.compiler.as_ref().map(Compiler::settings)?;
+            reserved::host_port((&self.cluster, settings), port)
+        };
+        host_port::wanted(attach, reserved, self.base.store.records().values())
+    }
+
+    /// Two ports of a bridge with one hardware address would take each other's frames. That of an IPv6 address is a
+    /// short hash, so somebody may have it.
+    fn free_mac(&self, address: IpAddr) -> Mac {
+        let own = self.cluster.nodes.get(&self.base.settings.node);
+        let gateways: Vec<Mac> = own
+            .into_iter()
+            .flat_map(fabric::pod_subnets)
+            .map(|subnet| fabric::mac_of(subnet.gateway))
+            .collect();
+        let taken = |mac: &Mac| {
+            gateways.contains(mac) || self.base.store.records().values().any(|record| record.mac == *mac)
+        };
+        let mut macs = fabric::macs_of(address).take(TRIES as usize);
+        macs.find(|mac| !taken(mac)).unwrap_or_else(|| fabric::mac_of(address))
     }
 
     /// One address of each family that the node has.
@@ -325,5 +362,21 @@ fn success(record: &Record, addresses: &[IpNet], gateways: &[IpAddr], mtu: u32) 
         ips: ips.collect(),
         routes: gateways.iter().map(route).collect(),
         dns: cni::Dns::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An interface of a version before must be found by the same name.
+    #[test]
+    fn an_attachment_has_other_names_for_when_one_is_taken() {
+        let names: Vec<String> = host_ifs("c1/eth0").map(|name| name.to_string()).collect();
+        assert_eq!(names[0], format!("veth{}", hash8("c1/eth0")));
+        let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(distinct.len(), TRIES as usize);
+        let again: Vec<String> = host_ifs("c1/eth0").map(|name| name.to_string()).collect();
+        assert_eq!(names, again);
     }
 }

@@ -125,6 +125,16 @@ pub fn queries(settings: &Settings, family: Family, action: &Expr) -> Vec<Rule> 
     vec![to(Protocol::Udp), to(Protocol::Tcp)]
 }
 
+/// Queries that went to another node's agent: of what was asked at the DNS address, only these are DNS. A Service may
+/// have other ports there.
+pub fn queries_elsewhere(family: Family, dns: IpAddr) -> Vec<Rule> {
+    let asked = |protocol| {
+        let to = about(build::original_daddr(family, R0), dns, protocol, build::ct_original_dport(R0));
+        rule("cluster DNS of another node", to.chain([build::accept()]))
+    };
+    vec![asked(Protocol::Udp), asked(Protocol::Tcp)]
+}
+
 /// Before conntrack: what our socket takes is no flow.
 pub fn untracked_queries(family: Family, dns: IpAddr) -> Vec<Rule> {
     let exprs = query(family, dns, Protocol::Udp).chain(our_socket());
@@ -168,6 +178,7 @@ mod tests {
             cluster_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             dns_ips: vec![[10, 96, 0, 10].into()],
+            api: Vec::new(),
             mtu: 1450,
         };
         peers(&cluster(nodes), &settings, Family::V4)

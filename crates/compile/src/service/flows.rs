@@ -9,7 +9,7 @@ use model::{Cluster, Key, Kind};
 use types::{Family, ObjectName, Protocol};
 
 use super::host_port::{self, HostFront};
-use super::plan::plan;
+use super::plan::{plan, serves};
 use crate::{Settings, fabric};
 
 /// Frontend → who may answer for it.
@@ -92,7 +92,10 @@ fn of_service(cluster: &Cluster, settings: &Settings, name: &ObjectName) -> Answ
         for slice in cluster.served_slices_of(name) {
             let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == Protocol::Udp);
             for number in numbers.filter_map(|p| p.port) {
-                let serving = slice.endpoints.iter().filter(|endpoint| endpoint.ready || endpoint.serving);
+                let serving = slice
+                    .endpoints
+                    .iter()
+                    .filter(|endpoint| (endpoint.ready || endpoint.serving) && serves(endpoint));
                 endpoints.extend(serving.map(|endpoint| SocketAddr::new(endpoint.address, number)));
             }
         }
@@ -113,7 +116,10 @@ fn of_attachment(cluster: &Cluster, settings: &Settings, container: &str) -> Ans
     let own: Vec<IpAddr> = of_node.chain(gateways).chain([Ipv4Addr::LOCALHOST.into()]).collect();
     let fronts = settings.families().flat_map(|family| {
         let udp = |front: &HostFront| front.protocol == Protocol::Udp;
-        host_port::fronts(attachment, family).into_iter().filter(udp).map(move |front| (family, front))
+        host_port::fronts((cluster, settings), attachment, family)
+            .into_iter()
+            .filter(udp)
+            .map(move |front| (family, front))
     });
     let mut found = Answerers::new();
     for (family, front) in fronts {
@@ -139,6 +145,7 @@ mod tests {
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             service_cidrs: Vec::new(),
             dns_ips: vec!["10.96.0.10".parse().unwrap()],
+            api: Vec::new(),
             mtu: 1450,
         }
     }

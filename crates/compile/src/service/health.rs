@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use model::Cluster;
-use types::{Family, ObjectName};
+use types::{Family, ObjectName, Protocol};
 
 use super::plan::node_address;
+use super::reserved;
 use crate::Settings;
 
 /// Where the node answers for a Service: at its address of each family that the Service has.
@@ -18,9 +19,10 @@ pub fn fronts(cluster: &Cluster, settings: &Settings, name: &ObjectName) -> BTre
     let Some(port) = service.health_check_port else { return BTreeSet::new() };
     let has = |family: &Family| service.cluster_ips.iter().any(|ip| Family::of(*ip) == *family);
     let families = settings.families().filter(has);
-    families
-        .filter_map(|family| Some(SocketAddr::new(node_address(cluster, settings, family)?, port)))
-        .collect()
+    let at = families.filter_map(|family| node_address(cluster, settings, family));
+    let free =
+        |address: &IpAddr| reserved::front((cluster, settings), (*address, Protocol::Tcp, port)).is_none();
+    at.filter(free).map(|address| SocketAddr::new(address, port)).collect()
 }
 
 /// How many pods of this node are ready for the Service in a family: a pod with several ports is one, and one that
@@ -93,6 +95,7 @@ mod tests {
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10::/32".parse().unwrap()],
             service_cidrs: Vec::new(),
             dns_ips: Vec::new(),
+            api: Vec::new(),
             mtu: 1450,
         };
         let at = |foreign| fronts(&cluster(foreign), &settings, &ObjectName::new("shop", "web"));

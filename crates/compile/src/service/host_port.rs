@@ -8,9 +8,11 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use model::{Attachment, HostPort, Key, Kind};
+use model::{Attachment, Cluster, HostPort, Key, Kind};
 use types::{Family, Protocol};
 
+use super::reserved;
+use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
 
 /// One port of the node.
@@ -24,11 +26,12 @@ pub struct HostFront {
 }
 
 /// What leads to a pod in one family.
-pub fn fronts(attachment: &Attachment, family: Family) -> Vec<HostFront> {
+pub fn fronts(node: (&Cluster, &Settings), attachment: &Attachment, family: Family) -> Vec<HostFront> {
     let Some(pod) = attachment.ips.iter().copied().find(|ip| Family::of(*ip) == family) else {
         return Vec::new();
     };
-    let asked = attachment.host_ports.iter().filter_map(|asked| {
+    let free = attachment.host_ports.iter().filter(|asked| reserved::host_port(node, asked).is_none());
+    let asked = free.filter_map(|asked| {
         let address = match asked.host_ip {
             _ if asked.is_everywhere(family) => None,
             Some(one) if Family::of(one) == family && one != Ipv6Addr::LOCALHOST => Some(one),
@@ -41,21 +44,89 @@ pub fn fronts(attachment: &Attachment, family: Family) -> Vec<HostFront> {
 }
 
 /// Names what does not happen although the pod may look as if it did.
-pub fn findings(attachment: &Attachment) -> impl Iterator<Item = Diagnostic> + '_ {
-    let unserved = |asked: &&HostPort| asked.host_ip == Some(Ipv6Addr::LOCALHOST.into());
-    attachment.host_ports.iter().filter(unserved).map(|asked| Diagnostic {
+pub fn findings(node: (&Cluster, &Settings), attachment: &Attachment) -> Vec<Diagnostic> {
+    let finding = |field: &str, message, next_step: &str| Diagnostic {
         object: Key::new(Kind::Pod, attachment.pod.clone()),
-        field: "spec.containers[].ports[].hostIP".to_owned(),
+        field: field.to_owned(),
         severity: Severity::Warning,
-        message: format!("host port {asked} is not served: packets from ::1 cannot leave the node"),
-        next_step: "use 127.0.0.1 or an address of the node".to_owned(),
-    })
+        message,
+        next_step: next_step.to_owned(),
+    };
+    let of_port = |asked: &HostPort| {
+        if let Some(what) = reserved::host_port(node, asked) {
+            let message = format!("host port {asked} is not served: it is kept for {what}");
+            return Some(finding("spec.containers[].ports[].hostPort", message, "use another host port"));
+        }
+        (asked.host_ip == Some(Ipv6Addr::LOCALHOST.into())).then(|| {
+            let message = format!("host port {asked} is not served: packets from ::1 cannot leave the node");
+            let next_step = "use 127.0.0.1 or an address of the node";
+            finding("spec.containers[].ports[].hostIP", message, next_step)
+        })
+    };
+    attachment.host_ports.iter().filter_map(of_port).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use types::{IfName, Mac, ObjectName};
+
+    fn settings() -> Settings {
+        Settings {
+            node: "node1".into(),
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            service_cidrs: Vec::new(),
+            dns_ips: Vec::new(),
+            api: vec!["192.168.1.10:6443".parse().unwrap(), "127.0.0.1:6444".parse().unwrap()],
+            mtu: 1450,
+        }
+    }
+
+    /// A pod that was wired before these ports were the node's own goes on without them.
+    #[test]
+    fn ports_of_the_node_itself_lead_to_no_pod() {
+        let port = |protocol, port, host_ip: &str| HostPort {
+            protocol,
+            port,
+            container_port: 80,
+            host_ip: host_ip.parse().ok(),
+        };
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+        let taken = [
+            port(udp, 8472, ""),
+            port(tcp, 9475, "192.168.1.10"),
+            port(tcp, 9476, ""),
+            port(udp, 9476, "0.0.0.0"),
+            port(tcp, 10250, "127.0.0.1"),
+            port(tcp, 6443, ""),
+            port(tcp, 6443, "192.168.1.10"),
+            port(tcp, 6444, "127.0.0.1"),
+        ];
+        let free =
+            [port(tcp, 8472, ""), port(udp, 9475, ""), port(tcp, 6443, "127.0.0.1"), port(udp, 6443, "")];
+        let attachment = Attachment {
+            container: "c/eth0".into(),
+            pod: ObjectName::new("atk", "hijack"),
+            uid: String::new(),
+            ips: vec!["10.244.1.4".parse().unwrap()],
+            host_if: IfName::new("veth1").unwrap(),
+            mac: Mac::default(),
+            host_ports: taken.iter().chain(&free).cloned().collect(),
+        };
+        let (mut cluster, settings) = (Cluster::default(), settings());
+        let addresses = vec!["192.168.1.10".parse().unwrap()];
+        let own = model::Node { name: "node1".into(), addresses, ..Default::default() };
+        cluster.apply(model::Event::Upsert(model::Row::Node(own)));
+        let node = (&cluster, &settings);
+        assert_eq!(fronts(node, &attachment, Family::V4).len(), free.len());
+        let said = findings(node, &attachment);
+        assert_eq!(said.len(), taken.len(), "{said:?}");
+        assert!(
+            said[0].to_string().contains("8472/udp is not served: it is kept for the nodes' tunnel"),
+            "{}",
+            said[0]
+        );
+    }
 
     #[test]
     fn each_family_has_what_is_meant_for_it() {
@@ -80,17 +151,19 @@ mod tests {
                 port(5, "::1"),
             ],
         };
+        let (cluster, settings) = (Cluster::default(), settings());
+        let node = (&cluster, &settings);
         let said = |family| -> Vec<_> {
-            fronts(&attachment, family).iter().map(|f| (f.port, f.address, f.pod.to_string())).collect()
+            fronts(node, &attachment, family).iter().map(|f| (f.port, f.address, f.pod.to_string())).collect()
         };
         let four = "127.0.0.1".parse().ok();
         let v4 = |port, address| (port, address, "10.244.1.4:80".to_owned());
         let v6 = |port| (port, None, "[fd00::4]:80".to_owned());
         assert_eq!(said(Family::V4), [v4(1, None), v4(2, None), v4(4, four)]);
         assert_eq!(said(Family::V6), [v6(1), v6(3)]);
-        let said: Vec<_> = findings(&attachment).map(|found| found.message).collect();
+        let said: Vec<_> = findings(node, &attachment).into_iter().map(|found| found.message).collect();
         assert!(said.len() == 1 && said[0].contains("5/sctp of ::1"), "{said:?}");
         let single = Attachment { ips: vec!["10.244.1.4".parse().unwrap()], ..attachment };
-        assert_eq!(fronts(&single, Family::V6), []);
+        assert_eq!(fronts(node, &single, Family::V6), []);
     }
 }

@@ -8,6 +8,7 @@
 //! ```
 
 mod choose;
+mod claims;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +20,9 @@ use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::fabric::internal_ip;
 use choose::{Candidates, Choice};
+use claims::{Claim, Door, Judge};
+
+pub use choose::serves;
 
 /// What one Service means on one node in one family: each has its own addresses and endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,42 +82,48 @@ pub fn plan(
     name: &ObjectName,
     family: Family,
 ) -> Option<ServicePlan> {
-    let service = cluster.services.get(name)?;
-    if service.foreign_proxy || service.headless || service.kind == ServiceType::ExternalName {
-        return None;
-    }
+    let service = cluster.services.get(name).filter(|service| is_proxied(service))?;
     let addresses: Vec<_> =
         service.cluster_ips.iter().copied().filter(|ip| Family::of(*ip) == family).collect();
     let external = external_addresses(service, family);
     let node = node_address(cluster, settings, family);
+    let judge = Judge { cluster, settings, service, node };
+    let mut diagnostics = Vec::new();
     // An address that is listed twice, say as external IP and as the load balancer's, is one; the first counts.
     let mut known = BTreeSet::new();
-    let ports = service
-        .ports
-        .iter()
-        .map(|port| {
-            let candidates = Candidates::of((cluster, family), settings, name, port);
-            let zone = cluster.nodes.get(&settings.node).and_then(|node| node.zone.as_deref());
-            let choice = candidates.choose(zone, &settings.node);
-            let mut fronts: Vec<Front> =
-                addresses.iter().map(|address| internal(service, port, *address, &choice)).collect();
-            for (address, sources) in &external {
-                fronts.push(Front {
-                    sources: sources.clone(),
-                    ..from_outside(service, (*address, port.port), &choice)
-                });
-            }
-            if let Some(number) = node_port(service, port) {
-                fronts.extend(node.map(|own| from_outside(service, (own, number), &choice)));
-            }
-            fronts.retain(|front| known.insert((front.address, port.protocol, front.port)));
-            let (name, protocol) = (port.name.clone(), port.protocol);
-            PortPlan { name, protocol, fronts, affinity: service.affinity }
-        })
-        .collect();
-    let mut diagnostics = Vec::new();
+    let mut ports = Vec::new();
+    for port in &service.ports {
+        let candidates = Candidates::of((cluster, family), settings, name, port, &mut diagnostics);
+        let zone = cluster.nodes.get(&settings.node).and_then(|node| node.zone.as_deref());
+        let choice = candidates.choose(zone, &settings.node);
+        let mut fronts: Vec<(Door, Front)> = addresses
+            .iter()
+            .map(|address| (Door::ClusterIp, internal(service, port, *address, &choice)))
+            .collect();
+        for (door, address, sources) in &external {
+            let front = from_outside(service, (*address, port.port), &choice);
+            fronts.push((*door, Front { sources: sources.clone(), ..front }));
+        }
+        if let Some((own, number)) = node.zip(node_port(service, port)) {
+            fronts.push((Door::NodePort, from_outside(service, (own, number), &choice)));
+        }
+        fronts.retain(|(door, front)| {
+            let claim =
+                Claim { door: *door, address: front.address, protocol: port.protocol, port: front.port };
+            known.insert((claim.address, claim.protocol, claim.port))
+                && judge.grants(&claim, &mut diagnostics)
+        });
+        let fronts = fronts.into_iter().map(|(_, front)| front).collect();
+        let (name, protocol) = (port.name.clone(), port.protocol);
+        ports.push(PortPlan { name, protocol, fronts, affinity: service.affinity });
+    }
     findings(service, settings, &mut diagnostics);
     Some(ServicePlan { service: name.clone(), addresses, ports, diagnostics })
+}
+
+/// Whether a proxy has anything to do with it (SVC-02).
+fn is_proxied(service: &Service) -> bool {
+    !service.foreign_proxy && !service.headless && service.kind != ServiceType::ExternalName
 }
 
 /// The node's first address of a family: the `primary` of kube-proxy's nftables mode (N-01). Not the loopback
@@ -130,16 +140,16 @@ fn node_port(service: &Service, port: &ServicePort) -> Option<u16> {
 
 /// Addresses beside the ClusterIP that lead to the Service's ports, with who may use them: source ranges are for the
 /// load balancer's only (L-02).
-fn external_addresses(service: &Service, family: Family) -> Vec<(IpAddr, Vec<IpNet>)> {
+fn external_addresses(service: &Service, family: Family) -> Vec<(Door, IpAddr, Vec<IpNet>)> {
     let open = service.source_ranges.iter().any(|range| range.prefix_len() == 0);
     let balanced = service.load_balancer_ips.iter().map(|address| {
         // Ranges of another family leave this one open (L-02).
         let same = |range: &&IpNet| Family::of_net(range) == family;
         let sources = service.source_ranges.iter().filter(same).filter(|_| !open).map(IpNet::trunc).collect();
-        (*address, sources)
+        (Door::LoadBalancer, *address, sources)
     });
-    let plain = service.external_ips.iter().map(|address| (*address, Vec::new()));
-    balanced.chain(plain).filter(|(address, _)| Family::of(*address) == family).collect()
+    let plain = service.external_ips.iter().map(|address| (Door::ExternalIp, *address, Vec::new()));
+    balanced.chain(plain).filter(|(_, address, _)| Family::of(*address) == family).collect()
 }
 
 /// The ClusterIP: one way for all callers, by the internal policy.

@@ -50,6 +50,7 @@ pub fn service(service: &k8s::Service) -> Converted<Service> {
     let row = Service {
         key: service.metadata.object_name(),
         uid: service.metadata.uid.clone(),
+        created: created(service.metadata.creation_timestamp.as_deref()),
         kind,
         cluster_ips,
         headless,
@@ -66,6 +67,13 @@ pub fn service(service: &k8s::Service) -> Converted<Service> {
         foreign_proxy: service.metadata.labels.contains_key(FOREIGN_PROXY),
     };
     report.done(row)
+}
+
+/// `2026-11-30T03:10:20Z` (RFC 3339; the API writes UTC and whole seconds) as 20261130031020.
+fn created(timestamp: Option<&str>) -> u64 {
+    let digits: String =
+        timestamp.unwrap_or_default().chars().filter(char::is_ascii_digit).take(14).collect();
+    if digits.len() < 14 { u64::MAX } else { digits.parse().unwrap_or(u64::MAX) }
 }
 
 /// Without `ipMode`, or with VIP, nodes answer for the address; with Proxy the load balancer does (L-01).
@@ -336,6 +344,13 @@ mod tests {
         };
         assert_eq!(port("LoadBalancer", "Local"), Some(31000));
         assert_eq!((port("LoadBalancer", "Cluster"), port("NodePort", "Local")), (None, None));
+    }
+
+    #[test]
+    fn the_older_service_has_the_lower_number_and_one_of_no_age_the_highest() {
+        let ages =
+            [None, Some("2026-11-30T03:10:20Z"), Some("2026-11-30T03:10:21Z"), Some("today")].map(created);
+        assert_eq!(ages, [u64::MAX, 20_261_130_031_020, 20_261_130_031_021, u64::MAX]);
     }
 
     #[test]

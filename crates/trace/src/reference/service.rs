@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use model::{Cluster, Endpoint, Service, ServicePort, ServiceType, TrafficPolicy};
 use types::{Family, ObjectName};
 
+use super::withheld;
 use crate::packet::{Packet, Place};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ struct Asked<'a> {
 }
 
 pub fn choose(packet: &Packet, cluster: &Cluster, place: &Place) -> Choice {
-    if let Some(service) = shut_out(packet, cluster) {
+    if let Some(service) = shut_out(packet, cluster, place) {
         let why = "the source is not in loadBalancerSourceRanges";
         return Choice::Drop { service: Some(service.key.clone()), why };
     }
@@ -101,18 +102,20 @@ fn is_stranger(packet: &Packet, place: &Place) -> bool {
     packet.iif.is_some() && !place.is_pod_address(packet.src)
 }
 
-/// Services that a proxy looks at (SVC-02), in the order of their names: the first one wins an address.
+/// Services that a proxy looks at (SVC-02).
 fn proxied(cluster: &Cluster) -> impl Iterator<Item = &Service> {
     cluster.services.values().map(Box::as_ref).filter(|service| {
         !service.headless && !service.foreign_proxy && service.kind != ServiceType::ExternalName
     })
 }
 
+/// Who is asked: the Service whose ClusterIP it is; else of those that want the address and port the one that was
+/// created first, and of equally old ones the first by name.
 fn asked<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<Asked<'a>> {
     let to_node =
         cluster.nodes.get(&place.node).and_then(|own| super::internal_ip(own, Family::of(packet.dst)))
             == Some(packet.dst);
-    proxied(cluster).find_map(|service| {
+    let wanted = proxied(cluster).filter_map(|service| {
         let typed = matches!(service.kind, ServiceType::NodePort | ServiceType::LoadBalancer);
         let inside = service.cluster_ips.contains(&packet.dst);
         let outside =
@@ -124,10 +127,15 @@ fn asked<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<Ask
         let port = |wanted: bool| if wanted { by_number(&|port| Some(port.port)) } else { None };
         let node_port = || if to_node && typed { by_number(&|port| port.node_port) } else { None };
         let cluster_ip = port(inside).map(|port| (port, Door::ClusterIp));
-        let external = || port(outside).or_else(node_port).map(|port| (port, Door::External));
+        let external = || {
+            let open = withheld::from_the_outside(packet, service, cluster, place).is_none();
+            port(outside).or_else(node_port).filter(|_| open).map(|port| (port, Door::External))
+        };
         let (port, door) = cluster_ip.or_else(external)?;
         Some(Asked { service, port, door })
-    })
+    });
+    wanted
+        .min_by_key(|asked| (asked.door != Door::ClusterIp, asked.service.created, asked.service.key.clone()))
 }
 
 /// The pod of this node that wants the port of the node: at this address of it, or else at all.
@@ -145,7 +153,8 @@ fn host_port<'a>(
     let wanted = |at: &dyn Fn(Option<IpAddr>) -> bool| {
         cluster.attachments.values().find_map(|wired| {
             let address = wired.ips.iter().copied().find(|ip| Family::of(*ip) == family)?;
-            let port = wired.host_ports.iter().find(|asked| {
+            let free = |asked: &&model::HostPort| withheld::from_pods(asked, cluster, place).is_none();
+            let port = wired.host_ports.iter().filter(free).find(|asked| {
                 at(asked.host_ip) && asked.port == packet.dport && asked.protocol == packet.protocol
             })?;
             Some((&wired.pod, SocketAddr::new(address, port.container_port)))
@@ -159,16 +168,21 @@ fn host_port<'a>(
 }
 
 /// L-02: the load balancer's address has a list of sources, and this one is not on it. A list that says nothing about
-/// the family, or allows everything in one of its entries, is none.
-fn shut_out<'a>(packet: &Packet, cluster: &'a Cluster) -> Option<&'a Service> {
-    let guarded = proxied(cluster).find(|service| {
-        let has = |port: &ServicePort| port.port == packet.dport && port.protocol == packet.protocol;
-        let any = service.source_ranges.iter().any(|range| range.prefix_len() == 0);
-        let of_family =
-            service.source_ranges.iter().any(|range| Family::of_net(range) == Family::of(packet.src));
-        service.load_balancer_ips.contains(&packet.dst) && service.ports.iter().any(has) && of_family && !any
-    })?;
-    (!guarded.source_ranges.iter().any(|range| range.contains(&packet.src))).then_some(guarded)
+/// the family, or allows everything in one of its entries, is none. It is the list of the Service that has the address
+/// and port, and of no other.
+fn shut_out<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<&'a Service> {
+    let Asked { service, port, door } = asked(packet, cluster, place)?;
+    let any = service.source_ranges.iter().any(|range| range.prefix_len() == 0);
+    let mut of_family = service
+        .source_ranges
+        .iter()
+        .filter(|range| Family::of_net(range) == Family::of(packet.src))
+        .peekable();
+    let balanced = door == Door::External
+        && port.port == packet.dport
+        && service.load_balancer_ips.contains(&packet.dst);
+    let guarded = balanced && !any && of_family.peek().is_some();
+    (guarded && !of_family.any(|range| range.contains(&packet.src))).then_some(service)
 }
 
 fn endpoints<'a>(cluster: &'a Cluster, service: &Service, (port, packet): (&str, &Packet)) -> Vec<Found<'a>> {
@@ -182,10 +196,14 @@ fn endpoints<'a>(cluster: &'a Cluster, service: &Service, (port, packet): (&str,
         for listed in &slice.ports {
             let Some(number) = listed.port.filter(|number| *number > 0) else { continue };
             if listed.name == port && listed.protocol == packet.protocol {
+                // An address that each host understands differently is nobody's endpoint.
+                let usable = slice.endpoints.iter().filter(|e| !withheld::is_special(e.address));
+                let of_family = usable.filter(|e| Family::of(e.address) == Family::of(packet.dst));
                 found.extend(
-                    slice.endpoints.iter().filter(|e| Family::of(e.address) == Family::of(packet.dst)).map(
-                        |endpoint| Found { address: SocketAddr::new(endpoint.address, number), endpoint },
-                    ),
+                    of_family.map(|endpoint| Found {
+                        address: SocketAddr::new(endpoint.address, number),
+                        endpoint,
+                    }),
                 );
             }
         }

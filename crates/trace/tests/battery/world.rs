@@ -1,7 +1,7 @@
 //! Random small clusters, as the events that make them. Few names and labels, so that things collide: that is
 //! where semantics live.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use model::{
     Attachment, Endpoint, EndpointSlice, Event, Hints, HostPort, IntOrName, Kind, NamedPort, Namespace, Node,
@@ -46,6 +46,8 @@ pub fn pod_ips(n: usize) -> Vec<IpAddr> {
 
 pub fn service_ip(family: Family, n: usize) -> IpAddr {
     match family {
+        // At the cluster's DNS address there may be a Service, too, with ports that are not DNS.
+        _ if n == 4 => ip(family.pick(["10.96.0.10", "fd00:10:96::a"])),
         Family::V4 => ip(&format!("10.96.0.{}", n + 20)),
         Family::V6 => ip(&format!("fd00:10:96::{:x}", n + 20)),
     }
@@ -105,7 +107,7 @@ fn protocol() -> impl Strategy<Value = Protocol> {
 }
 
 fn port() -> impl Strategy<Value = u16> {
-    select(vec![53_u16, 80, 81, 8080])
+    select(vec![53_u16, 53, 80, 80, 81, 81, 8080, 8080, 9476])
 }
 
 fn node() -> impl Strategy<Value = Row> {
@@ -199,9 +201,20 @@ fn service_name(n: usize) -> ObjectName {
     ObjectName::new(NAMESPACES[n % 2], format!("s{n}"))
 }
 
-/// Addresses that only the outside should use; two Services may want the same one.
+/// Where the API is, for the agent: at an address of nobody, and at the node's own.
+pub fn api() -> Vec<SocketAddr> {
+    let at = |address, port| SocketAddr::new(address, port);
+    Family::ALL.iter().flat_map(|f| [at(external_ip(*f, 3), 81), at(node_ip(*f, 0), 8080)]).collect()
+}
+
+/// Addresses that Services want for the outside; two may want the same one. The last four are not theirs: a ClusterIP,
+/// the cluster's DNS, and those of nodes, of which they get what the nodes do not need.
 pub fn external_ip(family: Family, n: usize) -> IpAddr {
     match family {
+        _ if n == 4 => service_ip(family, 1),
+        _ if n == 5 => service_ip(family, 4),
+        _ if n == 6 => node_ip(family, 0),
+        _ if n == 7 => node_ip(family, 1),
         Family::V4 => ip(&format!("198.51.100.{}", n + 1)),
         Family::V6 => ip(&format!("2001:db8:51::{:x}", n + 1)),
     }
@@ -236,9 +249,16 @@ fn service() -> impl Strategy<Value = Row> {
         4 => Just(Family::ALL.to_vec()),
     ];
     let some = |numbers| vec((family(), numbers).prop_map(|(family, n)| external_ip(family, n)), 0..3);
-    let outside = (some(0..3_usize), some(1..4), source_ranges());
-    (0..4_usize, ports, service_type(), outside, any::<[bool; 5]>(), families).prop_map(
-        |(n, mut ports, kind, (external_ips, load_balancer_ips, source_ranges), flags, families)| {
+    let outside = (some(0..8_usize), some(1..8), source_ranges());
+    (0..5_usize, ports, service_type(), outside, any::<[bool; 5]>(), (families, 0..3_u64)).prop_map(
+        |(
+            n,
+            mut ports,
+            kind,
+            (external_ips, load_balancer_ips, source_ranges),
+            flags,
+            (families, created),
+        )| {
             ports.sort_unstable();
             ports.dedup();
             let ports = ports.into_iter().enumerate().map(|(at, (protocol, port))| ServicePort {
@@ -251,6 +271,7 @@ fn service() -> impl Strategy<Value = Row> {
             let balanced = kind == ServiceType::LoadBalancer;
             Row::Service(Box::new(Service {
                 key: service_name(n),
+                created,
                 kind,
                 cluster_ips: families.into_iter().map(|family| service_ip(family, n)).collect(),
                 ports: ports.collect(),
@@ -269,24 +290,36 @@ fn service() -> impl Strategy<Value = Row> {
 
 fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
     let zones = vec(select(vec!["z1".to_owned(), "z2".to_owned()]), 0..2);
-    (0..PODS + 1, any::<[bool; 4]>(), zones, 0..4_u8).prop_map(move |(n, flags, zones, hint)| Endpoint {
-        // The last one is a host's: node2 itself.
-        address: if n == PODS { node_ip(family, 1) } else { pod_ip(family, n) },
-        node: Some(if n == PODS { "node2" } else { pod_node(n) }.into()),
-        hostname: None,
-        ready: flags[0] || flags[1],
-        serving: flags[1] || flags[2],
-        terminating: !(flags[0] || flags[1]) && flags[3],
-        pod: (n < PODS).then(|| Box::new(pod_name(n))),
-        hints: Some(Box::new(Hints { zones, nodes: vec!["node1".to_owned(); usize::from(hint == 0)] })),
-    })
+    let special = select(vec![
+        ("127.0.0.1", "::1"),
+        ("0.0.0.0", "::"),
+        ("169.254.1.1", "fe80::1"),
+        ("224.0.0.1", "ff02::1"),
+    ]);
+    (0..PODS + 2, any::<[bool; 4]>(), zones, 0..4_u8, special).prop_map(
+        move |(n, flags, zones, hint, (v4, v6))| Endpoint {
+            // The last but one is a host's: node2 itself; the last is an address that no endpoint may have.
+            address: match n.checked_sub(PODS) {
+                None => pod_ip(family, n),
+                Some(0) => node_ip(family, 1),
+                Some(_) => ip(family.pick([v4, v6])),
+            },
+            node: Some(if n >= PODS { "node2" } else { pod_node(n) }.into()),
+            hostname: None,
+            ready: flags[0] || flags[1],
+            serving: flags[1] || flags[2],
+            terminating: !(flags[0] || flags[1]) && flags[3],
+            pod: (n < PODS).then(|| Box::new(pod_name(n))),
+            hints: Some(Box::new(Hints { zones, nodes: vec!["node1".to_owned(); usize::from(hint == 0)] })),
+        },
+    )
 }
 
 fn slice() -> impl Strategy<Value = Row> {
     let ports = vec((0..2_usize, protocol(), port()), 1..3);
     let endpoints = family().prop_flat_map(|family| (Just(family), vec(endpoint(family), 0..6)));
     let headless = (0..8_u8).prop_map(|chance| chance == 0);
-    (0..4_usize, 0..2_usize, headless, ports, endpoints).prop_map(
+    (0..5_usize, 0..2_usize, headless, ports, endpoints).prop_map(
         |(n, part, headless, ports, (family, mut endpoints))| {
             let service = service_name(n);
             // One report of an address per slice, as the API server demands; two slices may still differ.

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use model::{Cluster, Endpoint, ServicePort};
+use model::{Cluster, Endpoint, EndpointSlice, Key, Kind, ServicePort};
 use types::{Family, ObjectName};
 
 use super::Outcome;
 use crate::Settings;
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::service::reserved;
 
 /// An endpoint of one port; when two slices list one address, it is one endpoint, and local if either says so
 /// (SVC-05).
@@ -51,12 +53,17 @@ impl<'a> Candidates<'a> {
         settings: &Settings,
         service: &ObjectName,
         port: &ServicePort,
+        diagnostics: &mut Vec<Diagnostic>,
     ) -> Self {
         let mut found: BTreeMap<SocketAddr, Candidate<'a>> = BTreeMap::new();
         for slice in cluster.served_slices_of(service) {
             let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
             for number in numbers.filter_map(|p| p.port).filter(|n| *n != 0) {
                 for endpoint in slice.endpoints.iter().filter(|e| Family::of(e.address) == family) {
+                    if let Some(finding) = unusable(slice, endpoint) {
+                        diagnostics.push(finding);
+                        continue;
+                    }
                     let local = endpoint.node.as_deref() == Some(&settings.node);
                     let entry = found
                         .entry(SocketAddr::new(endpoint.address, number))
@@ -100,6 +107,22 @@ impl<'a> Candidates<'a> {
             .or_else(|| narrowed(Endpoint::zone_hints, zone?))
             .unwrap_or_else(|| ready.iter().map(|(address, _)| **address).collect())
     }
+}
+
+/// Whether packets may be sent to an endpoint: what an address like 127.0.0.1 leads to is not the Service's.
+pub fn serves(endpoint: &Endpoint) -> bool {
+    reserved::special(endpoint.address).is_none()
+}
+
+fn unusable(slice: &EndpointSlice, endpoint: &Endpoint) -> Option<Diagnostic> {
+    let address = endpoint.address;
+    reserved::special(address).map(|what| Diagnostic {
+        object: Key::new(Kind::EndpointSlice, slice.key.clone()),
+        field: "endpoints[].addresses".to_owned(),
+        severity: Severity::Warning,
+        message: format!("{address} of EndpointSlice {} is {what}: nothing is sent there", slice.key),
+        next_step: "list the address of a pod or of a host".to_owned(),
+    })
 }
 
 /// The better of two reports about one address counts: ready, then serving while terminating.

@@ -1,0 +1,116 @@
+//! What no Service and no pod may take: how the node's own processes are reached, how they reach the API, and addresses
+//! that mean something else on every host.
+
+use std::net::{IpAddr, SocketAddr};
+
+use model::{Cluster, HostPort};
+use types::wire::NODE_PORTS;
+use types::{IpNet, ObjectName, Protocol};
+
+use crate::Settings;
+
+/// The API server itself, which no node may lose.
+const API: &str = "the Kubernetes API";
+
+/// The Service whose endpoints are the API servers (kube-apiserver keeps it).
+pub fn api_service() -> ObjectName {
+    ObjectName::new("default", "kubernetes")
+}
+
+/// Why no external address and no node port may be this; `None`: one may.
+pub fn front(
+    (cluster, settings): (&Cluster, &Settings),
+    (address, protocol, port): (IpAddr, Protocol, u16),
+) -> Option<&'static str> {
+    if protocol == Protocol::Tcp
+        && api_servers(cluster, settings).any(|at| at == SocketAddr::new(address, port))
+    {
+        return Some(API);
+    }
+    of_node(protocol, port).filter(|_| is_of_nodes(cluster, settings, address))
+}
+
+/// Why no pod may have this port of the node.
+pub fn host_port((cluster, settings): (&Cluster, &Settings), asked: &HostPort) -> Option<&'static str> {
+    let everywhere = |ip: &IpAddr| asked.host_ip.is_none_or(|at| at.is_unspecified() || at == *ip);
+    let own = cluster.nodes.get(&settings.node).map(|node| node.addresses.as_slice()).unwrap_or_default();
+    let here = |at: &SocketAddr| at.ip().is_loopback() || own.contains(&at.ip());
+    let api = asked.protocol == Protocol::Tcp
+        && api_servers(cluster, settings)
+            .filter(here)
+            .any(|at| at.port() == asked.port && everywhere(&at.ip()));
+    if api { Some(API) } else { of_node(asked.protocol, asked.port) }
+}
+
+fn of_node(protocol: Protocol, port: u16) -> Option<&'static str> {
+    let found = NODE_PORTS.iter().find(|(known, number, _)| (*known, *number) == (protocol, port));
+    found.map(|(_, _, what)| *what)
+}
+
+/// Nodes answer at their InternalIPs, and at the first addresses of their pods' ranges.
+fn is_of_nodes(cluster: &Cluster, settings: &Settings, address: IpAddr) -> bool {
+    let of_pods = settings.cluster_cidrs.iter().any(|cidr: &IpNet| cidr.contains(&address));
+    of_pods || cluster.nodes.values().any(|node| node.addresses.contains(&address))
+}
+
+/// Where this agent reaches the API, and where the API says that it is.
+fn api_servers(cluster: &Cluster, settings: &Settings) -> impl Iterator<Item = SocketAddr> {
+    let listed = cluster.slices_of(&api_service()).flat_map(|slice| {
+        let ports =
+            slice.ports.iter().filter(|port| port.protocol == Protocol::Tcp).filter_map(|port| port.port);
+        ports.flat_map(|port| {
+            slice.endpoints.iter().map(move |endpoint| SocketAddr::new(endpoint.address, port))
+        })
+    });
+    settings.api.iter().copied().chain(listed)
+}
+
+/// What is special about an address that no packet should be sent to or taken from on anybody's behalf; `None`:
+/// nothing. The API refuses most of these (ValidateNonSpecialIP, pkg/apis/core/validation); a slice of an older API,
+/// or of a store that somebody wrote to, may hold them.
+pub fn special(address: IpAddr) -> Option<&'static str> {
+    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let (link_local, nowhere) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[0] == 0 || v4.is_broadcast()),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.is_unspecified()),
+    };
+    [
+        (nowhere, "no host's address"),
+        (address.is_loopback(), "a loopback address"),
+        (link_local, "a link-local address"),
+        (address.is_multicast(), "a multicast address"),
+        (mapped, "an IPv4 address in IPv6's form"),
+    ]
+    .into_iter()
+    .find_map(|(is, what)| is.then_some(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_addresses_are_those_that_mean_something_else_on_each_host() {
+        for text in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.169.254",
+            "224.0.0.1",
+            "239.1.1.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "ff02::1",
+            "ff05::fb",
+            "::ffff:127.0.0.1",
+        ] {
+            assert!(special(text.parse().unwrap()).is_some(), "{text}");
+        }
+        for text in ["10.244.1.4", "192.168.1.10", "203.0.113.10", "fd00::1", "2001:db8::1"] {
+            assert_eq!(special(text.parse().unwrap()), None, "{text}");
+        }
+    }
+}

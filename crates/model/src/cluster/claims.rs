@@ -1,0 +1,87 @@
+//! Which Services name an address or a port of nodes: those are rivals where only one can have it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use types::ObjectName;
+
+use crate::row::Service;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    /// As ClusterIP, external or load balancer's.
+    Address(IpAddr),
+    NodePort(u16),
+    /// At external and load balancer's addresses, which may be a node's.
+    ExternalPort(u16),
+}
+
+/// Claim → names of Services, in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claims(BTreeMap<Claim, Vec<ObjectName>>);
+
+impl Claims {
+    pub(super) fn insert(&mut self, service: &Service) {
+        for claim in of(service) {
+            let names = self.0.entry(claim).or_default();
+            if let Err(place) = names.binary_search(&service.key) {
+                names.reserve_exact(1); // most have one
+                names.insert(place, service.key.clone());
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, service: &Service) {
+        for claim in of(service) {
+            if let Some(names) = self.0.get_mut(&claim) {
+                names.retain(|name| *name != service.key);
+                if names.is_empty() {
+                    self.0.remove(&claim);
+                }
+            }
+        }
+    }
+
+    pub(super) fn at(&self, address: IpAddr) -> &[ObjectName] {
+        self.names(Claim::Address(address))
+    }
+
+    pub(super) fn of_node_port(&self, port: u16) -> &[ObjectName] {
+        self.names(Claim::NodePort(port))
+    }
+
+    /// Services that have addresses beside their ClusterIPs.
+    pub(super) fn external(&self) -> impl Iterator<Item = &ObjectName> {
+        self.0.range(Claim::ExternalPort(0)..).flat_map(|(_, names)| names)
+    }
+
+    /// Other Services that may want what this one does.
+    pub(super) fn rivals(&self, service: &Service) -> BTreeSet<ObjectName> {
+        let mut found = BTreeSet::new();
+        for claim in of(service) {
+            // A node's address may be an external one, so its ports may be wanted as node ports, too.
+            let across: &[ObjectName] = match claim {
+                Claim::Address(_) => &[],
+                Claim::NodePort(port) => self.names(Claim::ExternalPort(port)),
+                Claim::ExternalPort(port) => self.names(Claim::NodePort(port)),
+            };
+            // The same port at other external addresses is no claim of the same thing.
+            let same = if matches!(claim, Claim::ExternalPort(_)) { &[] } else { self.names(claim) };
+            found.extend(same.iter().chain(across).filter(|name| **name != service.key).cloned());
+        }
+        found
+    }
+
+    fn names(&self, claim: Claim) -> &[ObjectName] {
+        self.0.get(&claim).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn of(service: &Service) -> impl Iterator<Item = Claim> + '_ {
+    let external = || service.external_ips.iter().chain(&service.load_balancer_ips);
+    let addresses = service.cluster_ips.iter().chain(external()).copied().map(Claim::Address);
+    let node_ports = service.ports.iter().filter_map(|port| port.node_port).map(Claim::NodePort);
+    let known = external().next().is_some();
+    let ports = service.ports.iter().filter(move |_| known).map(|port| Claim::ExternalPort(port.port));
+    addresses.chain(node_ports).chain(ports)
+}

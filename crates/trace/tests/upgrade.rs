@@ -1,0 +1,162 @@
+//! An agent whose names of sets and chains are others than those in the kernel (a newer version's) goes over to its own
+//! without a moment in which anything is decided differently.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use compile::{Settings, whole};
+use kstate::nft::{ElemData, Expr, Op, Plan, Rule, Ruleset, Verdict, diff};
+use model::{Cluster, Event};
+use proptest::prelude::*;
+use trace::eval::{self, Kernel};
+use trace::packet::{CtState, Packet};
+use types::{Family, IfName, Protocol};
+
+#[path = "battery/world.rs"]
+mod world;
+
+use world::{NODES, external_ip, history, node_ip, pod_ip, service_ip, start};
+
+fn settings() -> Settings {
+    Settings {
+        node: NODES[0].to_owned(),
+        cluster_cidrs: world::cluster_cidrs(),
+        service_cidrs: world::service_cidrs(),
+        dns_ips: world::dns_ips(),
+        api: world::api(),
+        mtu: 1450,
+    }
+}
+
+/// The name in version 0.1.0: a hash of 16 digits where there are 32 now.
+fn former(name: &str) -> String {
+    let hash = |part: &&str| part.len() == 32 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let parts = name.split('_').map(|part| if hash(&part) { &part[..16] } else { part });
+    parts.collect::<Vec<_>>().join("_")
+}
+
+fn former_verdict(verdict: &Verdict) -> Verdict {
+    match verdict {
+        Verdict::Jump(chain) => Verdict::Jump(former(chain)),
+        Verdict::Goto(chain) => Verdict::Goto(former(chain)),
+        other => other.clone(),
+    }
+}
+
+fn former_rule(rule: &Rule) -> Rule {
+    let mut rule = rule.clone();
+    for expr in &mut rule.exprs {
+        match expr {
+            Expr::Lookup { set, .. }
+            | Expr::LookupMap { set, .. }
+            | Expr::LookupVerdict { set, .. }
+            | Expr::Update { set, .. } => *set = former(set),
+            Expr::Verdict(verdict) => *verdict = former_verdict(verdict),
+            _ => {}
+        }
+    }
+    rule
+}
+
+fn former_ruleset(now: &Ruleset) -> Ruleset {
+    let mut all = now.clone();
+    for table in all.tables.values_mut() {
+        table.chains = std::mem::take(&mut table.chains)
+            .into_iter()
+            .map(|(name, mut chain)| {
+                chain.rules = chain.rules.iter().map(former_rule).collect();
+                (former(&name), chain)
+            })
+            .collect();
+        table.sets = std::mem::take(&mut table.sets)
+            .into_iter()
+            .map(|(name, mut set)| {
+                for data in set.elements.values_mut() {
+                    if let ElemData::Verdict(verdict) = data {
+                        *verdict = former_verdict(verdict);
+                    }
+                }
+                (Arc::from(former(&name)), set)
+            })
+            .collect();
+    }
+    all
+}
+
+/// Many ways through policies and Services, of both families.
+fn packets() -> Vec<Packet> {
+    let mut found = Vec::new();
+    for family in Family::ALL {
+        let outside = if family == Family::V4 { "203.0.113.10" } else { "2001:db8::10" };
+        let sources = [
+            (Some("cni0"), pod_ip(family, 0)),
+            (Some("cni0"), pod_ip(family, 1)),
+            (Some("plumb.1"), pod_ip(family, 4)),
+            (Some("eth0"), world::ip(outside)),
+            (None, node_ip(family, 0)),
+        ];
+        let destinations = [
+            pod_ip(family, 1),
+            pod_ip(family, 2),
+            pod_ip(family, 5),
+            service_ip(family, 0),
+            service_ip(family, 1),
+            external_ip(family, 1),
+        ];
+        for (iif, src) in sources {
+            for (dst, dport) in destinations.iter().flat_map(|dst| [(*dst, 80), (*dst, 53)]) {
+                let iif = iif.map(|name| IfName::new(name).expect("a name"));
+                let (protocol, ct) = (Protocol::Tcp, CtState::New);
+                found.push(Packet { iif, src, dst, protocol, sport: 40000, dport, ct });
+            }
+        }
+    }
+    found
+}
+
+/// The steps, those together that change one value.
+fn steps(plan: &Plan) -> Vec<Vec<Op>> {
+    let mut steps: Vec<Vec<Op>> = Vec::new();
+    for op in &plan.ops {
+        if let (Op::AddElement { set, key, .. }, Some([Op::DeleteElement { set: last, key: gone, .. }])) =
+            (op, steps.last().map(Vec::as_slice))
+            && (set, key) == (last, gone)
+        {
+            steps.last_mut().expect("one").push(op.clone());
+            continue;
+        }
+        steps.push(vec![op.clone()]);
+    }
+    steps
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_step_to_other_names_changes_what_becomes_of_a_packet(history in history()) {
+        let mut cluster = Cluster::default();
+        for event in start().into_iter().chain(history) {
+            let event: Event = event;
+            cluster.apply(event);
+        }
+        let desired = whole(cluster.synced().expect("all kinds are done"), settings());
+        let mut kernel = former_ruleset(&desired.nft);
+        let plan = diff(&desired.nft, &kernel);
+        let local = Family::ALL.map(|family| node_ip(family, 0));
+        let packets = packets();
+        let fates = |nft: &Ruleset| -> Vec<BTreeSet<String>> {
+            let kernel = Kernel { nft, net: &desired.net, local: &local, socket: Some(false) };
+            let fate = |path: &eval::Path| format!("{:?} {} {}", path.end, path.destination, path.masquerade);
+            packets.iter().map(|packet| eval::all(packet, &kernel).iter().map(fate).collect()).collect()
+        };
+        let right = fates(&desired.nft);
+        prop_assert_eq!(&fates(&kernel), &right);
+        for step in steps(&plan) {
+            let said = format!("{step:?}");
+            kernel.edit(&Plan { ops: step });
+            prop_assert_eq!(&fates(&kernel), &right, "after {}", said);
+        }
+        prop_assert_eq!(&kernel, &desired.nft);
+    }
+}
