@@ -9,6 +9,7 @@ mod diagnose;
 mod flows;
 mod host_port;
 mod mend;
+mod orphan;
 mod settle;
 mod standing;
 mod underlay;
@@ -39,6 +40,7 @@ use crate::store::{Record, Store};
 use crate::tell::Tell;
 
 pub use diagnose::Diagnoses;
+use orphan::Orphans;
 pub use standing::Standing;
 use underlay::Underlay;
 use unwire::{Departures, Group};
@@ -77,6 +79,7 @@ pub struct Node {
     /// CNI requests that cannot be served before everything is listed.
     waiting: Vec<CniInput>,
     leaving: Departures,
+    orphans: Orphans,
     /// Removed in this round: answered by being dropped, when the kernel has followed.
     departed: Vec<Arc<Group>>,
     /// When each attachment of this process was made: garbage collection leaves fresh ones alone.
@@ -135,6 +138,7 @@ impl Node {
             wiring: Vec::new(),
             waiting: Vec::new(),
             leaving: Departures::default(),
+            orphans: Orphans::default(),
             departed: Vec::new(),
             made: BTreeMap::new(),
             frontends: Frontends::default(),
@@ -198,6 +202,7 @@ impl Node {
 
     fn tick(&mut self) {
         self.loose.tick();
+        self.look_for_orphans();
         let refresh = Duration::from_secs(self.base.settings.args.refresh);
         let time_to_look = self.last_look.elapsed() >= refresh;
         if time_to_look {
@@ -221,6 +226,9 @@ impl Node {
         self.apply(Event::Start(Kind::Attachment));
         for handle in handles {
             let Some(record) = self.base.store.records().get(&handle) else { continue };
+            if record.cut_off && record.namespace_lives() {
+                continue;
+            }
             if self.base.datapath.rtnl.index(&record.host_if).is_some() {
                 let row = record.row();
                 self.apply(Event::Upsert(model::Row::Attachment(Box::new(row))));
@@ -233,7 +241,7 @@ impl Node {
         if let Err(error) = self.base.store.save() {
             tracing::error!(error = format!("{error:#}"), "attachments cannot be saved");
         }
-        self.base.metrics.attachments(self.base.store.records().len());
+        self.base.metrics.attachments(self.base.store.wired().count());
     }
 
     pub fn cluster(&self) -> &Cluster {
@@ -247,7 +255,7 @@ impl Node {
 
     /// The interfaces that are wired here.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
-        self.base.store.records().values()
+        self.base.store.wired()
     }
 
     pub fn settings(&self) -> &Settings {

@@ -46,6 +46,9 @@ pub struct NodeStatus {
     /// Where pods' addresses come from, and how many it has.
     pub pod_cidrs: Vec<IpNet>,
     pub pod_addresses: u64,
+    /// Why each address is held that no pod has.
+    #[serde(default)]
+    pub held: Vec<String>,
     pub services: usize,
     pub policies: usize,
     /// Seconds since the kernel was last made, or found, what it should be.
@@ -167,6 +170,7 @@ fn of_node(node: &Node) -> NodeStatus {
         pods: node.records().count(),
         pod_cidrs: pools.iter().map(ipam::Pool::cidr).collect(),
         pod_addresses: addresses.map_or(0, |size| u64::try_from(size).unwrap_or(u64::MAX)),
+        held: node.held(),
         services: cluster.services.len(),
         policies: cluster.policies.len(),
         last_sync: standing.since_right().map(|age| age.as_secs()),

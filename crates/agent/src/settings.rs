@@ -64,6 +64,10 @@ pub struct Args {
     /// Seconds that a released pod address rests before it is given out again
     #[arg(long, default_value_t = 30)]
     pub cool_down: u64,
+    /// Seconds after which an attachment is released without a DEL when the API no longer has its pod, beyond the pod's
+    /// own grace period; at most 10 when its network namespace is gone
+    #[arg(long, default_value_t = 30)]
+    pub orphan_grace: u64,
     /// Seconds between two full comparisons of the kernel with what it should be (a backstop: changes by
     /// others are seen at once)
     #[arg(long, default_value_t = 30)]

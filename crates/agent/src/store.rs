@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use ipam::Pool;
+use kernel::Netns;
 use model::{Attachment, HostPort};
 use serde::{Deserialize, Serialize};
 use types::{Family, IfName, Mac, ObjectName};
@@ -23,6 +24,10 @@ pub struct Record {
     pub ifname: IfName,
     /// Path of the pod's network namespace, as the runtime gave it.
     pub netns: String,
+    /// Which namespace that was: device and inode. Another one may lie at the path later. Files of older versions have
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_id: Option<(u64, u64)>,
     pub pod: ObjectName,
     pub uid: String,
     pub ips: Vec<IpAddr>,
@@ -31,12 +36,24 @@ pub struct Record {
     /// Files of older versions have none.
     #[serde(default)]
     pub host_ports: Vec<HostPort>,
+    /// The pod's own, in seconds.
+    #[serde(default)]
+    pub grace: u32,
+    /// No longer wired: its pod is gone and its veth was deleted, yet its namespace lives, and in it the address.
+    /// Stays a record, so that an older agent, to which nothing is wired without a veth, gives the address back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_off: bool,
 }
 
 impl Record {
     /// The key in the model and the handle of the address: `container/interface`.
     pub fn handle(&self) -> String {
         format!("{}/{}", self.container, self.ifname)
+    }
+
+    /// Whether the namespace that was wired still lies at its path.
+    pub fn namespace_lives(&self) -> bool {
+        namespace_id(&self.netns).is_some_and(|id| self.netns_id.is_none_or(|known| known == id))
     }
 
     pub fn row(&self) -> Attachment {
@@ -50,6 +67,12 @@ impl Record {
             host_ports: self.host_ports.clone(),
         }
     }
+}
+
+/// Device and inode of the namespace at a path; `None` when there is none.
+pub fn namespace_id(path: &str) -> Option<(u64, u64)> {
+    let id = Netns::open(path).and_then(|netns| netns.id()).ok()?;
+    Some((id.dev, id.ino))
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -116,6 +139,19 @@ impl Store {
 
     pub fn records(&self) -> &BTreeMap<String, Record> {
         &self.content.records
+    }
+
+    /// The interfaces that are wired; the other records only hold addresses.
+    pub fn wired(&self) -> impl Iterator<Item = &Record> + Clone {
+        self.content.records.values().filter(|record| !record.cut_off)
+    }
+
+    /// It is wired no more, and keeps nothing but its addresses.
+    pub fn cut_off(&mut self, handle: &str) {
+        if let Some(record) = self.content.records.get_mut(handle) {
+            record.cut_off = true;
+            record.host_ports.clear();
+        }
     }
 
     pub fn insert(&mut self, record: Record) {
@@ -189,6 +225,7 @@ mod tests {
             container: container.into(),
             ifname: IfName::new("eth0").unwrap(),
             netns: "/proc/7/ns/net".into(),
+            netns_id: Some((4, 4_026_532_008)),
             pod: ObjectName::new("shop", "web"),
             uid: "u".into(),
             ips: vec![ip],
@@ -200,6 +237,8 @@ mod tests {
                 container_port: 5353,
                 host_ip: Some(ip),
             }],
+            grace: 30,
+            cut_off: false,
         }
     }
 
@@ -227,7 +266,7 @@ mod tests {
         fs::write(dir.0.join("attachments-b.json"), FORMER).unwrap();
         let mut store = Store::open(&dir.0, "b").unwrap();
         let ip = "10.244.1.2".parse().unwrap();
-        let former = Record { host_ports: Vec::new(), ..record("c1", ip) };
+        let former = Record { host_ports: Vec::new(), netns_id: None, grace: 0, ..record("c1", ip) };
         assert_eq!(store.records().get("c1/eth0"), Some(&former));
         let pool = store.pool(Family::V4).unwrap();
         assert_eq!(pool.lease_of("c1/eth0"), Some(ip));

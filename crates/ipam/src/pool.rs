@@ -101,6 +101,12 @@ impl Pool {
         self.leases.iter().map(|(address, handle)| (*address, handle.as_str()))
     }
 
+    /// Addresses that were released, and how long each rests on.
+    pub fn resting(&self, now: Now) -> impl Iterator<Item = (IpAddr, Duration)> {
+        let left = move |until: &Now| until.min(&(now + self.cool_down)).saturating_sub(now);
+        self.resting.iter().map(move |(ip, until)| (*ip, left(until))).filter(|(_, left)| !left.is_zero())
+    }
+
     /// New addresses come from `cidr` from now on; what was given out before remains until it is released.
     pub fn move_to(&mut self, cidr: IpNet) {
         if self.cidr != cidr.trunc() {

@@ -192,3 +192,15 @@ fn as_many_pods_fit_as_the_size_says() {
         assert_eq!(fits as u128, pool.size(), "{cidr}");
     }
 }
+
+#[test]
+fn what_rests_is_told_with_how_long_it_rests_on() {
+    let mut pool = Pool::new("10.244.1.0/24".parse().unwrap(), Duration::from_secs(30));
+    let first = pool.allocate("a", Duration::from_secs(100)).unwrap();
+    assert_eq!(pool.resting(Duration::from_secs(100)).count(), 0);
+    pool.release("a", Duration::from_secs(100));
+    let rests = |now| pool.resting(Duration::from_secs(now)).collect::<Vec<_>>();
+    assert_eq!(rests(110), [(first, Duration::from_secs(20))]);
+    assert_eq!(rests(130), []);
+    assert_eq!(rests(0), [(first, Duration::from_secs(30))], "a clock that was set back does not prolong it");
+}

@@ -76,6 +76,7 @@ pub struct PodSpec {
     pub host_network: bool,
     pub hostname: Option<String>,
     pub subdomain: Option<String>,
+    pub termination_grace_period_seconds: Option<i64>,
     #[serde(deserialize_with = "null_is_default")]
     pub containers: Vec<Container>,
     #[serde(deserialize_with = "null_is_default")]

@@ -44,6 +44,12 @@ pub struct Annotations {
     /// [`types::wire::VTEP_MAC_ANNOTATION`]
     #[serde(rename = "plumb.dev/vtep-mac")]
     pub vtep_mac: Option<String>,
+    /// There on mirror pods alone: what a kubelet shows of a static pod (pkg/kubelet/types/constants.go).
+    #[serde(rename = "kubernetes.io/config.mirror")]
+    pub config_mirror: Option<String>,
+    /// The static pod's uid, which is the hash of its manifest.
+    #[serde(rename = "kubernetes.io/config.hash")]
+    pub config_hash: Option<String>,
 }
 
 /// Go writes an empty required list as `null` (`"endpoints": null`).

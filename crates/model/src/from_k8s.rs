@@ -147,7 +147,7 @@ pub fn pod(pod: &k8s::Pod) -> Converted<Pod> {
     let ports = named_ports(&pod.spec, &mut report);
     report.done(Pod {
         key: pod.metadata.object_name(),
-        uid: pod.metadata.uid.clone(),
+        uid: uid_of_runtime(&pod.metadata),
         node: not_empty(pod.spec.node_name.as_ref()),
         ips,
         host_network: pod.spec.host_network,
@@ -155,10 +155,26 @@ pub fn pod(pod: &k8s::Pod) -> Converted<Pod> {
         phase,
         terminating: pod.metadata.deletion_timestamp.is_some(),
         ready: status.conditions.iter().any(|c| c.kind == "Ready" && c.status == "True"),
+        grace: pod
+            .spec
+            .termination_grace_period_seconds
+            .map_or(GRACE, |grace| u32::try_from(grace).unwrap_or(0)),
         ports,
         hostname: not_empty(pod.spec.hostname.as_ref()),
         subdomain: not_empty(pod.spec.subdomain.as_ref()),
     })
+}
+
+/// `DefaultTerminationGracePeriodSeconds` of Kubernetes' API.
+const GRACE: u32 = 30;
+
+/// A static pod runs under the hash of its manifest as its uid; its mirror in the API has another one and names that
+/// hash. Runtimes give the first.
+fn uid_of_runtime(metadata: &k8s::Meta) -> String {
+    let annotations = &metadata.annotations;
+    let mirror = annotations.config_mirror.as_ref();
+    let named = mirror.and_then(|mirror| annotations.config_hash.as_ref().or(Some(mirror)));
+    named.unwrap_or(&metadata.uid).clone()
 }
 
 /// Of containers and of init containers that keep running beside them (NP-22).
@@ -217,6 +233,29 @@ mod tests {
         let names: Vec<&str> = converted.row.ports.iter().map(|p| p.name.as_str()).collect();
         assert_eq!(names, ["http", "mesh"]);
         assert_eq!(converted.row.ports[0].protocol, Protocol::Tcp);
+    }
+
+    #[test]
+    fn a_mirror_pod_has_the_uid_of_its_static_pod() {
+        let annotated = |annotations: &str| {
+            let json =
+                format!(r#"{{"metadata":{{"name":"p","uid":"api","annotations":{{{annotations}}}}}}}"#);
+            pod_of(&json).row.uid
+        };
+        let hash = r#""kubernetes.io/config.hash":"h""#;
+        assert_eq!(annotated(""), "api");
+        assert_eq!(annotated(hash), "api", "without the other one it is no mirror");
+        assert_eq!(annotated(&format!(r#"{hash},"kubernetes.io/config.mirror":"h""#)), "h");
+        assert_eq!(annotated(r#""kubernetes.io/config.mirror":"m""#), "m");
+    }
+
+    #[test]
+    fn a_pod_has_kubernetes_grace_unless_it_says_its_own() {
+        let of = |spec: &str| pod_of(&format!(r#"{{"metadata":{{"name":"p"}},"spec":{spec}}}"#)).row.grace;
+        assert_eq!(of("{}"), 30);
+        assert_eq!(of(r#"{"terminationGracePeriodSeconds":0}"#), 0);
+        assert_eq!(of(r#"{"terminationGracePeriodSeconds":600}"#), 600);
+        assert_eq!(of(r#"{"terminationGracePeriodSeconds":-1}"#), 0);
     }
 
     #[test]

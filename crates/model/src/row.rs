@@ -57,6 +57,7 @@ pub struct NamedPort {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     pub key: ObjectName,
+    /// As runtimes know it: of a mirror pod that of its static pod.
     pub uid: String,
     pub node: Option<String>,
     pub ips: Vec<IpAddr>,
@@ -66,6 +67,8 @@ pub struct Pod {
     pub phase: Phase,
     pub terminating: bool,
     pub ready: bool,
+    /// Seconds that its containers may take to end.
+    pub grace: u32,
     /// Named container ports, those of restartable init containers included (NP-22).
     pub ports: Vec<NamedPort>,
     pub hostname: Option<String>,

@@ -89,6 +89,9 @@ mod tests {
             host_if: IfName::new("veth1").unwrap(),
             mac: Mac::default(),
             host_ports: vec![host_port],
+            netns_id: None,
+            grace: 30,
+            cut_off: false,
         }
     }
 

@@ -101,7 +101,7 @@ impl Node {
 
     /// A veth that somebody deleted while its pod lives; one that is being deleted by us is no loss.
     fn rewire(&mut self, name: &IfName) -> Option<String> {
-        let record = self.base.store.records().values().find(|record| record.host_if == *name)?.clone();
+        let record = self.base.store.wired().find(|record| record.host_if == *name)?.clone();
         if self.leaving.has(&record.handle()) {
             return None;
         }

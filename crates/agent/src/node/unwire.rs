@@ -59,6 +59,12 @@ impl Node {
         self.depart(id.to_string(), &group);
     }
 
+    /// Takes an attachment away that nobody asked to be taken; nobody waits for it.
+    pub(super) fn take_away(&mut self, handle: String) {
+        let group = Arc::new(Group { reply: None, failures: Mutex::default() });
+        self.depart(handle, &group);
+    }
+
     fn depart(&mut self, handle: String, group: &Arc<Group>) {
         let waiting = self.leaving.0.entry(handle.clone()).or_default();
         waiting.push(Arc::clone(group));
@@ -83,8 +89,12 @@ impl Node {
             groups.extend(self.leaving.0.remove(&handle).unwrap_or_default());
             match &result {
                 Ok(()) => {
-                    if let Some(record) = self.base.store.release(&handle, now) {
-                        tracing::info!(pod = %record.pod, ip = ?record.ips, "unwired");
+                    // A runtime that asked for it, too, has the last word.
+                    let asked = groups.iter().any(|group| group.reply.is_some());
+                    if !self.orphans.was_taken(&handle) || asked || !self.hold_address(&handle) {
+                        if let Some(record) = self.base.store.release(&handle, now) {
+                            tracing::info!(pod = %record.pod, ip = ?record.ips, "unwired");
+                        }
                     }
                     self.withdraw_row(&handle);
                 }
@@ -104,7 +114,7 @@ impl Node {
                 failures.push(format!("{error:#}"));
             }
         }
-        self.base.metrics.attachments(self.base.store.records().len());
+        self.base.metrics.attachments(self.base.store.wired().count());
         self.departed.extend(groups);
     }
 
@@ -132,7 +142,7 @@ impl Node {
             Error::new(Code::CheckFailed, msg, "delete the pod: it will be made again, with a new network")
         };
         let handle = attach.id.to_string();
-        let Some(record) = self.base.store.records().get(&handle).cloned() else {
+        let Some(record) = self.base.store.wired().find(|record| record.handle() == handle).cloned() else {
             let details = "the agent has no record of it; delete the pod";
             return Err(Error::new(
                 Code::UnknownContainer,

@@ -25,7 +25,7 @@ use super::Node;
 use super::host_port;
 use crate::clock;
 use crate::inbox::{CniInput, Subsystem, Verdict};
-use crate::store::Record;
+use crate::store::{Record, namespace_id};
 
 /// So long a request waits for the first lists and the first rules, before the runtime is told to try again.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -158,7 +158,10 @@ impl Node {
         let record = Record {
             container: attach.id.container.clone(),
             ifname: attach.id.ifname.clone(),
+            netns_id: attach.netns.as_deref().and_then(namespace_id),
             netns: attach.netns.clone().unwrap_or_default(),
+            grace: self.cluster.pods.get(&pod).map_or(0, |pod| pod.grace),
+            cut_off: false,
             pod,
             uid,
             ips,
@@ -251,7 +254,7 @@ impl Node {
                 }
             };
             // Before the answer: whoever has it reads what it says.
-            self.base.metrics.attachments(self.base.store.records().len());
+            self.base.metrics.attachments(self.base.store.wired().count());
             // A runtime that hung up will DEL or GC it.
             let _ = reply.send(Verdict::Done(answer));
         }
@@ -267,6 +270,11 @@ impl Node {
             let details = "the container ended meanwhile, or the agent does not see the runtime's /run";
             Error::new(Code::UnknownContainer, error.to_string(), details)
         })?;
+        // The path of a process that ended may be another one's by now.
+        if !record.namespace_lives() {
+            let msg = format!("{} is another network namespace than it was", record.netns);
+            return Err(Error::new(Code::UnknownContainer, msg, "the container ended meanwhile"));
+        }
         let own = self.cluster.nodes.get(&self.base.settings.node);
         let gateways = record.ips.iter().map(|ip| {
             let subnet = own.and_then(|node| fabric::pod_subnet(node, Family::of(*ip)));

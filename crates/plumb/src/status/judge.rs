@@ -137,6 +137,9 @@ pub fn notes(lines: &[NodeLine]) -> Vec<String> {
         let each = versions.iter().map(|(version, nodes)| format!("{version} on {}", nodes.join(", ")));
         notes.push(format!("agents of several versions: {}", each.collect::<Vec<_>>().join("; ")));
     }
+    for (node, agent) in agents() {
+        notes.extend(agent.held.iter().map(|held| format!("node {node}: {held}")));
+    }
     let findings: BTreeSet<&String> = agents().flat_map(|(_, agent)| &agent.findings).collect();
     notes.extend(findings.into_iter().map(|finding| format!("not carried out as it asks: {finding}")));
     notes
@@ -160,6 +163,7 @@ mod tests {
             pods: 3,
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
             pod_addresses: 253,
+            held: Vec::new(),
             services: 2,
             policies: 0,
             last_sync: Some(3),
@@ -227,12 +231,14 @@ mod tests {
             agent: Some(NodeStatus {
                 version: version.into(),
                 findings: vec!["service a/b: x".into()],
+                held: if node == "a" { vec!["10.244.1.7 is held".into()] } else { Vec::new() },
                 ..healthy()
             }),
             problems: Vec::new(),
         };
         let notes = notes(&[line("a", "1"), line("b", "2"), line("c", "2")]);
-        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert_eq!(notes.len(), 3, "{notes:?}");
+        assert_eq!(notes[1], "node a: 10.244.1.7 is held");
         assert!(notes[0].contains("1 on a; 2 on b, c"), "{notes:?}");
     }
 }

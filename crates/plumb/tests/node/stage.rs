@@ -316,8 +316,17 @@ impl Node {
 
     /// What plumb-cni would send: the result or the error object.
     pub fn cni(&self, command: &str, pod: &Pod, config: &Value) -> Result<Value, Value> {
-        let netns = format!("/proc/{}/fd/{}", std::process::id(), pod.netns.as_fd().as_raw_fd());
         let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", pod.name);
+        self.call(command, pod, (&args, config))
+    }
+
+    /// As somebody calls the plugin by hand.
+    pub fn add_outside_kubernetes(&self, pod: &Pod) -> Result<Value, Value> {
+        self.call("ADD", pod, ("", &config()))
+    }
+
+    fn call(&self, command: &str, pod: &Pod, (args, config): (&str, &Value)) -> Result<Value, Value> {
+        let netns = format!("/proc/{}/fd/{}", std::process::id(), pod.netns.as_fd().as_raw_fd());
         let call = json!({
             "env": {
                 "CNI_COMMAND": command, "CNI_CONTAINERID": format!("id-{}", pod.name), "CNI_IFNAME": "eth0",
