@@ -14,6 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::serve::Door;
+
 /// An address that is not to be had may become free, or come to an interface.
 const RETRY: Duration = Duration::from_secs(2);
 /// A listener that is told to close has closed after this long; who was asked something may take longer.
@@ -24,6 +26,8 @@ pub struct Site {
     /// For the log: `health and metrics`.
     pub purpose: String,
     pub router: Router,
+    /// Who gets in.
+    pub door: Door,
 }
 
 /// Serves what `select` picks of `wanted`, until nobody can want anything any more.
@@ -71,7 +75,11 @@ async fn close<T>(over: BTreeMap<SocketAddr, (T, Running)>) {
     let _ = tokio::time::timeout(CLOSING, ended).await;
 }
 
-async fn serve(address: SocketAddr, Site { purpose, router }: Site, mut stopped: oneshot::Receiver<()>) {
+async fn serve(
+    address: SocketAddr,
+    Site { purpose, router, door }: Site,
+    mut stopped: oneshot::Receiver<()>,
+) {
     let mut said = String::new();
     let listener = loop {
         match TcpListener::bind(address).await {
@@ -96,9 +104,8 @@ async fn serve(address: SocketAddr, Site { purpose, router }: Site, mut stopped:
     let stopped = async {
         let _ = stopped.await;
     };
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
-        tracing::error!(%error, "serve {address}");
-    }
+    let admit = move |from: SocketAddr| door.admit(from.ip(), address.ip());
+    crate::serve::serve(listener, router, admit, stopped).await;
 }
 
 #[cfg(test)]
@@ -135,7 +142,7 @@ pub(crate) mod tests {
                 };
                 let router =
                     Router::new().route("/", get(move || async move { what })).route("/slow", get(slow));
-                Site { purpose: "tests".to_owned(), router }
+                Site { purpose: "tests".to_owned(), router, door: Door::new(Default::default()) }
             };
             tokio::spawn(follow(wanted, Wanted::clone, site));
             want

@@ -21,6 +21,7 @@ use types::{Family, ObjectName};
 use crate::follow::{Site, follow};
 use crate::inbox::Outbox;
 use crate::node::Node;
+use crate::serve::Door;
 
 /// Who is asked for at which address.
 pub type Checks = BTreeMap<SocketAddr, ObjectName>;
@@ -68,12 +69,12 @@ impl Wanted {
 }
 
 /// Serves what is wanted until nobody can want anything any more.
-pub async fn keep(wanted: watch::Receiver<Checks>, outbox: Outbox) {
+pub async fn keep(wanted: watch::Receiver<Checks>, outbox: Outbox, door: Door) {
     let site = |address: SocketAddr, service: &ObjectName| {
         let family = Family::of(address.ip());
         let check = Check { service: service.clone(), family, outbox: outbox.clone() };
         let router = Router::new().fallback(answer).with_state(check);
-        Site { purpose: format!("health checks of Service {service}"), router }
+        Site { purpose: format!("health checks of Service {service}"), router, door: door.clone() }
     };
     follow(wanted, Checks::clone, site).await;
 }

@@ -24,6 +24,7 @@ mod network;
 pub mod node;
 mod reaper;
 pub mod report;
+mod serve;
 mod server;
 mod settings;
 mod store;
@@ -57,6 +58,7 @@ pub async fn run(args: Args) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let settings = Settings::new(args)?;
+    serve::raise_file_limit();
     check_kernel(&settings)?;
     let dns = state::Sender::new(Names::Served);
     let ended = start(settings, dns.clone()).await?;
@@ -147,7 +149,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
         .spawn(move || Node::new(base).run(inbox))
         .context("start the node's thread")?;
     tokio::spawn(watch::run(client, outbox.for_watches()));
-    tokio::spawn(health::keep(checked, outbox.clone()));
+    tokio::spawn(health::keep(checked, outbox.clone(), serve::Door::new(served.metrics.refused())));
     tokio::spawn(tick(outbox));
     let sockets = tokio::spawn(server::serve(socket, served.clone()));
     let network = tokio::spawn(network::serve(seen, args, zone, served));

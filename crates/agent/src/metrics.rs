@@ -76,6 +76,8 @@ metrics! {
         "CNI requests that were answered with an error, by command and code";
     events_dropped: Counter = Counter::default(),
         "Kubernetes Events that were not sent because too many waited";
+    connections_refused: Counter = Counter::default(),
+        "HTTP connections closed at once because their address, or all together, had too many";
     flows_forgotten: Counter = Counter::default(), "UDP connections that led to endpoints which are gone";
 }
 
@@ -161,6 +163,11 @@ impl Metrics {
 
     pub fn flows_forgotten(&self, count: usize) {
         self.flows_forgotten.inc_by(count as u64);
+    }
+
+    /// To be counted up by whoever refuses one.
+    pub fn refused(&self) -> Counter {
+        self.connections_refused.clone()
     }
 
     pub fn event_dropped(&self) {

@@ -21,6 +21,7 @@ use crate::dns::{self, DnsConfig, DnsFace, SharedZone};
 use crate::follow::{Site, follow};
 use crate::http;
 use crate::report::Reports;
+use crate::serve::Door;
 use crate::server::Served;
 use crate::settings::Args;
 use crate::trace::{self, Tokens, Traces, Views};
@@ -62,9 +63,13 @@ pub async fn serve(
         .nest("/v1/node", reports.router())
         .layer(middleware::from_fn(move |request, next| trace::check(tokens.clone(), request, next)));
     let router = http::router(served.clone(), guarded);
+    let door = Door::new(served.metrics.refused());
     let at = |here: &Presence| here.at(AGENT_PORT).map(|address| (address, ())).collect::<BTreeMap<_, _>>();
-    let site =
-        |_: SocketAddr, (): &()| Site { purpose: "health and metrics".to_owned(), router: router.clone() };
+    let site = |_: SocketAddr, (): &()| Site {
+        purpose: "health and metrics".to_owned(),
+        router: router.clone(),
+        door: door.clone(),
+    };
     let mut once = presence.clone();
     let names = async {
         once.wait_for(|here| here.in_place).await.context("the node's loop ended")?;

@@ -22,6 +22,7 @@ use crate::http;
 use crate::inbox::{CniInput, Input, Outbox, Verdict};
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::serve::{self, Door};
 
 /// A loop that has much to do takes a pause later.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -59,7 +60,9 @@ pub async fn serve(listener: UnixListener, served: Served) -> Result<()> {
         .route("/v1/pause", post(pause))
         .route("/healthz", get(http::healthz))
         .with_state(served);
-    axum::serve(listener, router).await.context("serve the agent's socket")
+    let door = Door::of_root();
+    serve::serve(listener, router, move |_| door.admit_root(), std::future::pending()).await;
+    Ok(())
 }
 
 /// Observe only: what others change is told and left. With `dns: false` the agent's DNS sockets are closed too,

@@ -8,7 +8,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower_service::Service;
+use types::shares::Shares;
 
 use crate::status::Failure;
 use crate::{Api, Body, Credentials, Error, response};
@@ -16,16 +18,24 @@ use crate::{Api, Body, Credentials, Error, response};
 /// A peer that sends nothing for this long during the handshake or a request's head is cut off.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Connections of all listeners of a lab's API, and of one address: a lab's nodes, its pods and `kubectl` need a few
+/// hundred, and whoever opens thousands must not take the files of the others.
+const CONNECTIONS: usize = 4096;
+const OF_EACH: usize = 1024;
+/// Of one address whose handshake is under way, which costs more than anything else here.
+const HANDSHAKES: usize = 128;
+
 /// Serves until the future is dropped. Every listener of the lab (the caller's loopback, the underlay)
 /// gets its own call; the sockets may have been made in other network namespaces.
 pub async fn serve(api: Api, listener: TcpListener, credentials: Credentials) -> Result<Infallible, Error> {
     let acceptor = TlsAcceptor::from(credentials.server_config()?);
     let address = listener.local_addr().map(|a| a.to_string()).unwrap_or_default();
+    let places = Shares::new(CONNECTIONS, OF_EACH);
+    let handshakes = Shares::new(HANDSHAKES * 4, HANDSHAKES);
     let mut connections = tokio::task::JoinSet::new();
     loop {
-        while connections.try_join_next().is_some() {}
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
             // The peer gave up first, or files ran out: neither is a reason to stop serving others.
             Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => {
                 return Err(Error::Listen { address, source: e });
@@ -36,13 +46,25 @@ pub async fn serve(api: Api, listener: TcpListener, credentials: Credentials) ->
                 continue;
             }
         };
-        connections.spawn(connection(api.clone(), stream, acceptor.clone(), credentials.clone()));
+        while connections.try_join_next().is_some() {}
+        // Who has too many is cut off before a handshake is begun.
+        let (Some(place), Some(stranger)) = (places.take(from.ip()), handshakes.take(from.ip())) else {
+            continue;
+        };
+        let (acceptor, api, credentials) = (acceptor.clone(), api.clone(), credentials.clone());
+        connections.spawn(async move {
+            let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else {
+                return;
+            };
+            drop(stranger);
+            connection(api, stream, credentials).await;
+            drop(place);
+        });
     }
 }
 
-async fn connection(api: Api, stream: TcpStream, acceptor: TlsAcceptor, credentials: Credentials) {
-    let _ = stream.set_nodelay(true);
-    let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
+async fn connection(api: Api, stream: TlsStream<TcpStream>, credentials: Credentials) {
+    let _ = stream.get_ref().0.set_nodelay(true);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (mut api, credentials) = (api.clone(), credentials.clone());
         async move { authenticated(&mut api, &credentials, request).await }

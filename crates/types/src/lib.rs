@@ -8,6 +8,7 @@ pub mod labels;
 pub mod name;
 pub mod net;
 pub mod selector;
+pub mod shares;
 pub mod wire;
 
 pub use choice::{Backend, Fabric, Wiring};
