@@ -29,7 +29,10 @@ pub use diff::{chains_of, diff, target};
 pub enum TableFamily {
     Ip,
     Ip6,
+    /// Packets of both families.
     Inet,
+    /// Frames that come into a bridge by one of its ports, before it knows where they go.
+    Bridge,
 }
 
 impl From<types::Family> for TableFamily {
@@ -168,6 +171,8 @@ pub enum FibKey {
 pub enum RejectWith {
     /// ICMP(v6) port unreachable.
     PortUnreachable,
+    /// ICMP host unreachable, ICMPv6 address unreachable.
+    HostUnreachable,
     TcpReset,
 }
 
@@ -301,6 +306,7 @@ pub enum Field {
     Port,
     Mark,
     IfName,
+    Mac,
 }
 
 impl Field {
@@ -310,6 +316,7 @@ impl Field {
         match self {
             Self::Ipv4 | Self::Mark => 4,
             Self::Ipv6 | Self::IfName => 16,
+            Self::Mac => 6,
             Self::Proto => 1,
             Self::Port => 2,
         }

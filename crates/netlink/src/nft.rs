@@ -47,12 +47,13 @@ fn family_number(family: TableFamily) -> u8 {
     match family {
         TableFamily::Inet => 1,
         TableFamily::Ip => 2,
+        TableFamily::Bridge => 7,
         TableFamily::Ip6 => 10,
     }
 }
 
 fn family_of(number: u8) -> Option<TableFamily> {
-    [TableFamily::Ip, TableFamily::Ip6, TableFamily::Inet]
+    [TableFamily::Ip, TableFamily::Ip6, TableFamily::Inet, TableFamily::Bridge]
         .into_iter()
         .find(|family| family_number(*family) == number)
 }

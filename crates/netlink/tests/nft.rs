@@ -118,7 +118,11 @@ fn reading() -> impl Strategy<Value = Expr> {
 fn acting() -> impl Strategy<Value = Expr> {
     let family = || prop::sample::select(vec![TableFamily::Ip, TableFamily::Ip6]);
     let port = || prop::option::of(reg());
-    let reject = prop::sample::select(vec![RejectWith::PortUnreachable, RejectWith::TcpReset]);
+    let reject = prop::sample::select(vec![
+        RejectWith::PortUnreachable,
+        RejectWith::HostUnreachable,
+        RejectWith::TcpReset,
+    ]);
     prop_oneof![
         (reg(), meta()).prop_map(|(sreg, key)| Expr::MetaSet { sreg, key }),
         reg().prop_map(|sreg| Expr::CtSet { sreg, key: CtKey::Mark }),
@@ -156,7 +160,7 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
 
 fn field() -> impl Strategy<Value = Field> {
     use Field::*;
-    prop::sample::select(vec![Ipv4, Ipv6, Proto, Port, Mark, IfName])
+    prop::sample::select(vec![Ipv4, Ipv6, Proto, Port, Mark, IfName, Mac])
 }
 
 /// Random bytes of the right length as key; in interval sets a range of some of them.
@@ -196,7 +200,8 @@ fn set() -> impl Strategy<Value = Set> {
 }
 
 fn ruleset() -> impl Strategy<Value = Ruleset> {
-    let family = prop::sample::select(vec![TableFamily::Ip, TableFamily::Ip6, TableFamily::Inet]);
+    let family =
+        prop::sample::select(vec![TableFamily::Ip, TableFamily::Ip6, TableFamily::Inet, TableFamily::Bridge]);
     let chains = prop::collection::btree_map(
         "[a-z]{1,5}",
         rules().prop_map(|rules| Chain { base: None, rules }),
@@ -344,7 +349,7 @@ fn every_kind_of_notice_names_its_table() {
     let (key, data) = endpoint(9);
     table.sets.get_mut("ep").expect("the map").elements.insert(key, data);
     let all = transactions(&diff(&desired, &Ruleset::default()), &desired, 180 << 10);
-    let others = [TableFamily::Ip6, TableFamily::Inet].map(id);
+    let others = [TableFamily::Ip6, TableFamily::Inet, TableFamily::Bridge].map(id);
     let mut kinds = BTreeSet::new();
     for message in all.iter().flat_map(|transaction| messages(&transaction.bytes)) {
         if message.kind >> 8 != 10 {
@@ -355,11 +360,11 @@ fn every_kind_of_notice_names_its_table() {
         assert!(!touches(&message, &others), "{message:?}");
         let longer = TableId { family: TableFamily::Ip, name: "plumber".into() };
         assert!(!touches(&message, &[longer]), "{message:?}");
-        // A name that cannot be read may be ours; that of a bridge's table is not.
+        // A name that cannot be read may be ours; that of a device's table (NFPROTO_NETDEV) is not.
         let mut body = message.body.to_vec();
         body.truncate(6);
         assert!(touches(&Message { body: &body, ..message }, &others), "{body:?}");
-        body[0] = 7;
+        body[0] = 5;
         assert!(!touches(&Message { body: &body, ..message }, &others), "{body:?}");
     }
     assert_eq!(

@@ -14,7 +14,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use types::{Family, IfName, Protocol};
+use types::{Family, IfName, Mac, Protocol};
 
 use super::{Bytes, CmpOp, CtKey, Expr, FibKey, Field, MetaKey, PayloadBase, Reg, RejectWith, Rule, Verdict};
 
@@ -42,7 +42,8 @@ pub fn rule(comment: impl Into<String>, exprs: impl IntoIterator<Item = Expr>) -
 
 // ---- reading the packet ----
 
-fn payload(dreg: Reg, base: PayloadBase, offset: u32, len: u32) -> Expr {
+/// Any other bytes of the packet.
+pub fn payload(dreg: Reg, base: PayloadBase, offset: u32, len: u32) -> Expr {
     Expr::Payload { dreg, base, offset, len }
 }
 
@@ -70,6 +71,17 @@ pub fn saddr(family: Family, dreg: Reg) -> Expr {
 /// [`ip_daddr`] or [`ip6_daddr`]: one register or four.
 pub fn daddr(family: Family, dreg: Reg) -> Expr {
     if family == Family::V4 { ip_daddr(dreg) } else { ip6_daddr(dreg) }
+}
+
+/// 6 bytes, two registers.
+pub fn ether_saddr(dreg: Reg) -> Expr {
+    payload(dreg, PayloadBase::Link, 6, 6)
+}
+
+/// What the frame carries, as it is on the wire: a tagged frame is of the tag's type (802.1Q), also where the device
+/// took the tag out of the frame (nft_payload_copy_vlan).
+pub fn ether_type(dreg: Reg) -> Expr {
+    payload(dreg, PayloadBase::Link, 12, 2)
 }
 
 pub fn th_sport(dreg: Reg) -> Expr {
@@ -302,6 +314,11 @@ pub fn reject() -> Expr {
     Expr::Reject(RejectWith::PortUnreachable)
 }
 
+/// Nobody has the address.
+pub fn reject_host() -> Expr {
+    Expr::Reject(RejectWith::HostUnreachable)
+}
+
 pub fn reject_tcp_reset() -> Expr {
     Expr::Reject(RejectWith::TcpReset)
 }
@@ -335,6 +352,7 @@ pub enum Value<'a> {
     /// A mark, a slot, a state: 4 bytes, host order.
     Word(u32),
     IfName(&'a str),
+    Mac(Mac),
 }
 
 impl Value<'_> {
@@ -346,6 +364,7 @@ impl Value<'_> {
             Self::Port(_) => Field::Port,
             Self::Word(_) => Field::Mark,
             Self::IfName(_) => Field::IfName,
+            Self::Mac(_) => Field::Mac,
         }
     }
 
@@ -354,6 +373,7 @@ impl Value<'_> {
             Self::Addr(IpAddr::V4(a)) => bytes.extend(a.octets()),
             Self::Addr(IpAddr::V6(a)) => bytes.extend(a.octets()),
             Self::Proto(p) => bytes.push(p),
+            Self::Mac(mac) => bytes.extend(mac.0),
             Self::Port(p) => bytes.extend(p.to_be_bytes()),
             Self::Word(w) => bytes.extend(w.to_ne_bytes()),
             Self::IfName(name) => {
@@ -410,6 +430,12 @@ impl<'a> From<&'a IfName> for Value<'a> {
     }
 }
 
+impl From<Mac> for Value<'_> {
+    fn from(mac: Mac) -> Self {
+        Self::Mac(mac)
+    }
+}
+
 /// The bytes as registers hold them: a lone field as it is, several each padded to whole words.
 pub fn encode(values: &[Value<'_>]) -> Bytes {
     let mut bytes = Vec::with_capacity(values.iter().map(|v| v.field().padded()).sum());
@@ -440,6 +466,7 @@ fn decode_one(field: Field, bytes: &[u8]) -> Option<Value<'_>> {
         Field::Ipv4 => Value::Addr(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
         Field::Ipv6 => Value::Addr(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
         Field::Proto => Value::Proto(*bytes.first()?),
+        Field::Mac => Value::Mac(Mac(bytes.try_into().ok()?)),
         Field::Port => Value::Port(u16::from_be_bytes(bytes.try_into().ok()?)),
         Field::Mark => Value::Word(u32::from_ne_bytes(bytes.try_into().ok()?)),
         Field::IfName => {

@@ -23,6 +23,7 @@ impl fmt::Display for TableFamily {
             Self::Ip => "ip",
             Self::Ip6 => "ip6",
             Self::Inet => "inet",
+            Self::Bridge => "bridge",
         })
     }
 }
@@ -83,6 +84,7 @@ impl fmt::Display for Field {
             Self::Port => "inet_service",
             Self::Mark => "mark",
             Self::IfName => "ifname",
+            Self::Mac => "ether_addr",
         })
     }
 }
@@ -100,6 +102,7 @@ impl fmt::Display for Value<'_> {
                 },
             },
             Self::Port(port) => write!(f, "{port}"),
+            Self::Mac(mac) => write!(f, "{mac}"),
             Self::Word(word) => write!(f, "{word}"),
             Self::IfName(name) => write!(f, "{name:?}"),
         }

@@ -42,7 +42,7 @@ pub fn touches(message: &Message<'_>, tables: &[TableId]) -> bool {
         return false;
     }
     let Some((family, attrs)) = nfnetlink::split(message) else { return true };
-    // Bridges', devices' and ARP's are families that we have no table of.
+    // Devices' and ARP's are families that we have no table of.
     let Some(family) = family_of(family) else { return false };
     match nfnetlink::find(attrs, 1).and_then(nfnetlink::text) {
         Some(name) => tables.iter().any(|table| table.family == family && *table.name == *name),

@@ -271,13 +271,17 @@ fn nat(w: &mut Writer, kind: u32, family: TableFamily, (addr, port): (Reg, Optio
     }
 }
 
-/// NFT_REJECT_* and the code: port unreachable is 3 in ICMP, 4 in ICMPv6, 1 in the family-neutral form.
+/// NFT_REJECT_* and the code: port unreachable is 3 in ICMP, 4 in ICMPv6, 1 in the family-neutral form; host
+/// unreachable 1, 3 and 2.
 fn reject(with: RejectWith, family: TableFamily) -> (u32, Option<u8>) {
     match (with, family) {
         (RejectWith::TcpReset, _) => (1, None),
         (RejectWith::PortUnreachable, TableFamily::Ip) => (0, Some(3)),
         (RejectWith::PortUnreachable, TableFamily::Ip6) => (0, Some(4)),
-        (RejectWith::PortUnreachable, TableFamily::Inet) => (2, Some(1)),
+        (RejectWith::PortUnreachable, TableFamily::Inet | TableFamily::Bridge) => (2, Some(1)),
+        (RejectWith::HostUnreachable, TableFamily::Ip) => (0, Some(1)),
+        (RejectWith::HostUnreachable, TableFamily::Ip6) => (0, Some(3)),
+        (RejectWith::HostUnreachable, TableFamily::Inet | TableFamily::Bridge) => (2, Some(2)),
     }
 }
 
@@ -394,7 +398,7 @@ impl Attrs<'_> {
             "reject" => {
                 let found =
                     (self.number(1)?, nfnetlink::find(self.0, 2).and_then(|code| code.first().copied()));
-                [RejectWith::PortUnreachable, RejectWith::TcpReset]
+                [RejectWith::PortUnreachable, RejectWith::HostUnreachable, RejectWith::TcpReset]
                     .into_iter()
                     .find(|with| {
                         let (kind, code) = reject(*with, family);

@@ -25,13 +25,15 @@ const INTERVAL_END: u32 = 0x1;
 const VERDICT_TYPE: u32 = 0xffff_ff00;
 /// nft numbers its data types in 6 bits each, the first field highest (TYPE_BITS of nft's datatype.h).
 const TYPE_BITS: u32 = 6;
-const FIELDS: [Field; 6] = [Field::Ipv4, Field::Ipv6, Field::Proto, Field::Port, Field::Mark, Field::IfName];
+const FIELDS: [Field; 7] =
+    [Field::Ipv4, Field::Ipv6, Field::Proto, Field::Port, Field::Mark, Field::IfName, Field::Mac];
 
 /// nft's number of the type (enum datatypes, datatype.h).
 fn type_number(field: Field) -> u32 {
     match field {
         Field::Ipv4 => 7,
         Field::Ipv6 => 8,
+        Field::Mac => 9,
         Field::Proto => 12,
         Field::Port => 13,
         Field::Mark => 19,

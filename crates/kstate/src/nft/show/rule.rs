@@ -198,6 +198,7 @@ impl Run<'_> {
                 self.say(format!("redirect to :{}", self.term(*port).text))
             }
             Expr::Reject(RejectWith::PortUnreachable) => self.say("reject"),
+            Expr::Reject(RejectWith::HostUnreachable) => self.say("reject with host-unreachable"),
             Expr::Reject(RejectWith::TcpReset) => self.say("reject with tcp reset"),
             Expr::Counter => self.say("counter"),
             Expr::Log { group, snaplen, prefix } => {
@@ -330,6 +331,7 @@ fn payload(base: PayloadBase, offset: u32, len: u32) -> (String, Kind) {
         (PayloadBase::Network, 9, 1) => Some(("ip protocol", Field::Proto)),
         (PayloadBase::Network, 8, 16) => Some(("ip6 saddr", Field::Ipv6)),
         (PayloadBase::Network, 24, 16) => Some(("ip6 daddr", Field::Ipv6)),
+        (PayloadBase::Link, 6, 6) => Some(("ether saddr", Field::Mac)),
         (PayloadBase::Transport, 0, 2) => Some(("th sport", Field::Port)),
         (PayloadBase::Transport, 2, 2) => Some(("th dport", Field::Port)),
         _ => None,
