@@ -8,7 +8,7 @@ use kstate::nft::build::{self, encode};
 use kstate::nft::key;
 use kstate::nft::{
     BaseChain, Chain, ChainKind, ElemData, ElemKey, Field, Hook, Reg, Rule, Ruleset, Set, SetData, Table,
-    TableId, Verdict, diff,
+    TableFamily, TableId, Verdict, diff,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use types::{Family, IfName, Protocol, Vni};
@@ -48,6 +48,8 @@ pub enum Attempt {
     Fib,
     Counter,
     Log,
+    Inet,
+    Ports,
     Ipv6,
     Table6,
     Reject,
@@ -65,6 +67,7 @@ const FRONTENDS: &str = "svc";
 const ENDPOINTS: &str = "ep";
 const PORTS: &str = "ports";
 const CLIENTS: &str = "clients";
+const SENDERS: &str = "senders";
 /// The same group of nflog as the product's: a number is all that it is.
 const LOG_GROUP: u16 = 100;
 
@@ -130,6 +133,8 @@ impl Attempt {
             Self::Fib => nat(Hook::Postrouting, [build::fib_saddr_type(R0)]),
             Self::Counter => filter([build::counter()]),
             Self::Log => filter([build::log(LOG_GROUP, 64, "try")]),
+            Self::Inet => inet(),
+            Self::Ports => ports(),
             Self::Table6 => table6(),
             Self::Numgen => filter([build::numgen(R0, 2)]),
             Self::Nat => nat(
@@ -251,6 +256,22 @@ fn table6() -> Result<(), Refused> {
     table(v6, (ChainKind::Filter, Hook::Forward), build::rule("", refusal))
 }
 
+/// What is asked of links before conntrack, and after it.
+fn inet() -> Result<(), Refused> {
+    let filter = ChainKind::Filter;
+    let local = [build::fib_daddr_type(R0), build::is(R0, build::RTN_LOCAL)];
+    table(TableFamily::Inet, (filter, Hook::Prerouting), build::rule("", local))?;
+    table(TableFamily::Inet, (filter, Hook::Forward), build::rule("", [build::reject_host()]))?;
+    let socket = [build::ct_state(R0), build::socket_wildcard(R0)];
+    table(TableFamily::Inet, (filter, Hook::Input), build::rule("", socket))
+}
+
+fn ports() -> Result<(), Refused> {
+    let sender = [build::iifname(R0), build::ether_saddr(Reg(4)), build::ip_saddr(Reg(6))];
+    let rule = build::rule("", sender.into_iter().chain([build::lookup(SENDERS, R0)]));
+    table(TableFamily::Bridge, (ChainKind::Filter, Hook::Prerouting), rule)
+}
+
 fn filter(exprs: impl IntoIterator<Item = kstate::nft::Expr>) -> Result<(), Refused> {
     table(Family::V4, (ChainKind::Filter, Hook::Forward), build::rule("", exprs))
 }
@@ -260,7 +281,7 @@ fn nat(hook: Hook, exprs: impl IntoIterator<Item = kstate::nft::Expr>) -> Result
 }
 
 /// Maps as the product's, each with an element.
-fn sets(family: Family) -> [(&'static str, Set); 4] {
+fn sets(family: Family) -> [(&'static str, Set); 5] {
     let address: IpAddr = match family {
         Family::V4 => Ipv4Addr::LOCALHOST.into(),
         Family::V6 => Ipv6Addr::LOCALHOST.into(),
@@ -275,19 +296,22 @@ fn sets(family: Family) -> [(&'static str, Set); 4] {
     ports.elements.insert(range, accept());
     let clients = Set::new([key::address(family)], SetData::None);
     let clients = Set { dynamic: true, timeout_ms: Some(1000), size: Some(16), ..clients };
-    [(FRONTENDS, svc), (ENDPOINTS, ep), (PORTS, ports), (CLIENTS, clients)]
+    let senders = Set::new([Field::IfName, Field::Mac, Field::Ipv4], SetData::None);
+    [(FRONTENDS, svc), (ENDPOINTS, ep), (PORTS, ports), (CLIENTS, clients), (SENDERS, senders)]
 }
 
 /// A table with one rule, and the maps for it to look into. It goes when its attempt is over.
-fn table(family: Family, (kind, hook): (ChainKind, Hook), rule: Rule) -> Result<(), Refused> {
+fn table(family: impl Into<TableFamily>, (kind, hook): (ChainKind, Hook), rule: Rule) -> Result<(), Refused> {
+    let family = family.into();
     let wanted = kstate::nft::sets_of(&rule);
-    let sets = sets(family).into_iter().filter(|(name, _)| wanted.contains(name));
+    let address = if family == TableFamily::Ip6 { Family::V6 } else { Family::V4 };
+    let sets = sets(address).into_iter().filter(|(name, _)| wanted.contains(name));
     let base = BaseChain { kind, hook, priority: 0, drop: false };
     let table = Table {
         sets: sets.map(|(name, set)| (name.into(), set)).collect(),
         chains: BTreeMap::from([("try".to_owned(), Chain { base: Some(base), rules: vec![rule] })]),
     };
-    let id = TableId { family: family.into(), name: "try".into() };
+    let id = TableId { family, name: "try".into() };
     let (full, empty) = (Ruleset { tables: BTreeMap::from([(id, table)]) }, Ruleset::default());
     let mut nft = Nft::open()?;
     nft.apply(&diff(&full, &empty), &full).map_err(|error| said(&error))?;

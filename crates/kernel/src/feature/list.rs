@@ -209,6 +209,20 @@ pub const FEATURES: &[Feature] = &[
         Attempt::Reject,
     ),
     feature(
+        "nft-inet",
+        "each link brings only what may come by it",
+        BOTH,
+        ("CONFIG_NF_TABLES_INET and CONFIG_NFT_FIB_INET", Some("nft_fib_inet")),
+        Attempt::Inet,
+    ),
+    feature(
+        "nft-bridge",
+        "a pod sends under its own addresses only",
+        BOTH,
+        ("CONFIG_NF_TABLES_BRIDGE", Some("nf_tables")),
+        Attempt::Ports,
+    ),
+    feature(
         "nft-socket",
         "another node's DNS while the agent is away",
         BOTH,
