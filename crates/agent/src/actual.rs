@@ -2,6 +2,7 @@
 //! mends it, the archive that tells of it, and the trace that explains by it.
 
 use anyhow::{Context, Result};
+use compile::guard::Guard;
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
 use kernel::nft::{Nft, Observed};
@@ -65,9 +66,10 @@ impl NetDrift {
     }
 }
 
-/// One of each family, of one that the cluster has not, too: a table that was left there goes.
+/// One of each family, of one that the cluster has not, too: a table that was left there goes. And the guard's.
 pub fn our_tables() -> Vec<TableId> {
-    Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.into() }).to_vec()
+    let of_families = Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.into() });
+    of_families.into_iter().chain(Guard::ALL.map(Guard::table)).collect()
 }
 
 pub fn tables(nft: &mut Nft) -> Result<Observed> {

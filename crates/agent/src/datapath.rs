@@ -12,7 +12,7 @@ use kernel::nft::{ApplyError, Nft, Observed};
 use kstate::net::NetState;
 use kstate::nft::{Ruleset, TableId};
 use netlink::conntrack::Filter;
-use types::wire::{BRIDGE, TABLE, TRACE_TABLE, VXLAN_DEVICE};
+use types::wire::{BRIDGE, TRACE_TABLE, VXLAN_DEVICE};
 use types::{Family, IfName, Protocol};
 
 use crate::actual::{self, NetDrift};
@@ -99,10 +99,9 @@ impl Datapath {
 
     /// Takes every table of ours away, those of traces too, which are no drift while an agent runs.
     pub fn clear_nft(&mut self) -> Result<Steps> {
-        let of = |family: Family| {
-            [TABLE, TRACE_TABLE].map(|name| TableId { family: family.into(), name: name.into() })
-        };
-        let observed = self.nft.observe(&Vec::from_iter(Family::ALL.into_iter().flat_map(of)))?;
+        let of_traces = Family::ALL.map(|family| TableId { family: family.into(), name: TRACE_TABLE.into() });
+        let all: Vec<TableId> = actual::our_tables().into_iter().chain(of_traces).collect();
+        let observed = self.nft.observe(&all)?;
         let plan = kstate::nft::diff(&Ruleset::default(), &observed.ruleset);
         self.nft.apply(&plan, &observed.ruleset)?;
         self.right_at = None;

@@ -11,6 +11,7 @@ use types::{Family, ObjectName};
 use crate::diagnostic::Diagnostic;
 use crate::fabric::{self, Fabric, NetChange};
 use crate::fragment::{Composer, Fragment, Meanings, Name, Unit};
+use crate::guard::Guard;
 use crate::policy::resolve::{self, AddressSet};
 use crate::{Settings, layout, policy, service};
 
@@ -41,6 +42,7 @@ pub struct Compiler {
     started: bool,
     /// One for each family that the cluster has.
     tables: Vec<FamilyTable>,
+    guards: [(Guard, Composer); 2],
     nft: Ruleset,
     fabric: Fabric,
     diagnostics: BTreeMap<Diagnostic, usize>,
@@ -94,6 +96,7 @@ impl Compiler {
         };
         Self {
             tables: settings.families().map(table).collect(),
+            guards: Guard::ALL.map(|guard| (guard, Composer::of(guard.table()))),
             nft: Ruleset::default(),
             settings,
             started: false,
@@ -146,6 +149,7 @@ impl Compiler {
         dirty.net.own = true;
         dirty.units.insert(Unit::Base);
         dirty.units.extend(cluster.services.keys().cloned().map(Unit::Service));
+        dirty.units.extend(cluster.nodes.keys().cloned().map(Unit::Node));
         for container in cluster.attachments.keys() {
             self.mark(cluster, &Key::new(Kind::Attachment, ObjectName::cluster(container)), dirty);
         }
@@ -156,7 +160,7 @@ impl Compiler {
         let name = &key.name;
         match key.kind {
             Kind::Node => {
-                dirty.units.insert(Unit::Base);
+                dirty.units.extend([Unit::Base, Unit::Node(name.name.to_string())]);
                 if *name.name != *self.settings.node {
                     dirty.net.peers.insert(name.name.to_string());
                 } else {
@@ -233,12 +237,18 @@ impl Compiler {
         let node = NodeView { cluster, settings: &self.settings, containers_of: &self.containers_of };
         let mut plan = Plan::default();
         for table in &mut self.tables {
-            let fragments = table.compile(&node, units.clone());
+            let of_family = units.iter().filter(|unit| !matches!(unit, Unit::Node(_))).cloned();
+            let fragments = table.compile(&node, of_family.collect());
             for (unit, new) in &fragments {
                 let old = table.composer.held(unit).map_or(&[][..], |held| &held.diagnostics);
                 findings.replace(old, &new.diagnostics);
             }
             plan.ops.extend(table.composer.replace(&mut self.nft, fragments).ops);
+        }
+        for (guard, composer) in &mut self.guards {
+            let units = units.iter().filter(|unit| guard.concerns(unit));
+            let fragments = units.map(|unit| (unit.clone(), guard.fragment(cluster, &self.settings, unit)));
+            plan.ops.extend(composer.replace(&mut self.nft, fragments.collect()).ops);
         }
         plan
     }
@@ -338,6 +348,7 @@ impl FamilyTable {
                 fragment.diagnostics.extend(service::host_port::findings((cluster, settings), attachment));
                 fragment
             }),
+            Unit::Node(_) => None,
             Unit::Pod(name) => cluster.pods.get(name).map(|pod| {
                 let addresses = resolve::addresses(pod, node.attachments_of(name));
                 let wanted = self.wanted.iter().map(|(set, wanted)| (set, &wanted.name));

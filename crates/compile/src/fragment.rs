@@ -39,6 +39,8 @@ pub enum Unit {
     Attachment(String),
     /// A pod anywhere in the cluster, as somebody's peer.
     Pod(ObjectName),
+    /// Another node: what its address and its tunnel may bring.
+    Node(String),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,8 +124,12 @@ pub struct Composer {
 
 impl Composer {
     pub fn new(family: Family, table: &str) -> Self {
+        Self::of(TableId { family: family.into(), name: table.into() })
+    }
+
+    pub fn of(id: TableId) -> Self {
         Self {
-            id: TableId { family: family.into(), name: table.into() },
+            id,
             held: BTreeMap::new(),
             sets: Claims::default(),
             chains: Claims::default(),

@@ -96,7 +96,7 @@ pub fn mark_masquerade() -> Rule {
 
 const R0: Reg = Reg(0);
 /// NF_IP_PRI_RAW
-const BEFORE_CONNTRACK: i32 = -300;
+pub(crate) const BEFORE_CONNTRACK: i32 = -300;
 
 /// What depends on settings and nodes only.
 pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment {
@@ -165,6 +165,8 @@ fn from_a_wire() -> Vec<Rule> {
     ]
 }
 
+/// ICMP's protocol number.
+const ICMP: u8 = 1;
 /// ICMPv6's protocol number and its type Redirect (RFC 4861 §4.5).
 const ICMPV6: u8 = 58;
 const REDIRECT: u8 = 137;
@@ -270,7 +272,11 @@ fn host_ports(family: Family) -> Vec<Rule> {
 
 fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
     let state = |bits| [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, bits));
+    let errors = || errors_of_pods(family).chain(state(ct_state::RELATED));
+    let own = its_own_flow(family);
     let mut rules = vec![
+        rule("an error about its own flow", errors().chain(own).chain([build::accept()])),
+        rule("an error about a flow of others", errors().chain([build::counter(), build::drop()])),
         rule("", state(ct_state::RELATED).chain([build::accept()])),
         // Answers pass (NP-10). What the client of a known connection sends is judged like its first packet, so a
         // policy that no longer allows a connection cuts it with the packet after (NP-41), whoever is running.
@@ -288,6 +294,22 @@ fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
     rules
 }
 
+/// ICMP from a pod of this node. Other pods' errors are judged on their own nodes; what routers say passes.
+fn errors_of_pods(family: Family) -> impl Iterator<Item = Expr> {
+    let bridge = IfName::new(BRIDGE).ok();
+    let from = bridge.into_iter().flat_map(|bridge| [build::iifname(R0), build::is(R0, &bridge)]);
+    from.chain([build::l4proto(R0), build::cmp(R0, CmpOp::Eq, [family.pick([ICMP, ICMPV6])])])
+}
+
+/// An error holds the packet that it is about (RFC 792, RFC 4443 §2.4). A host complains of what was sent to it: an error
+/// about what was sent to somebody else is forged, and would pass all policies as RELATED.
+fn its_own_flow(family: Family) -> impl Iterator<Item = Expr> {
+    let (offset, len) = family.pick([(8 + 16, 4), (8 + 24, 16)]);
+    let about = key::after(R0, key::address(family));
+    let destination = build::payload(about, PayloadBase::Transport, offset, len);
+    [build::saddr(family, R0), destination, build::lookup(HAIRPIN, R0)].into_iter()
+}
+
 fn postrouting(settings: &Settings, family: Family) -> Vec<Rule> {
     let dnat = || [build::ct_status(R0)].into_iter().chain(build::has_bits(R0, ct_status::DST_NAT));
     let marked = [build::mark(R0)].into_iter().chain(build::has_bits(R0, MASQUERADE_MARK));
@@ -296,11 +318,12 @@ fn postrouting(settings: &Settings, family: Family) -> Vec<Rule> {
     let to_itself = key::load(family, R0, &[Part::Saddr, Part::Daddr]).0.into_iter();
     let to_itself = to_itself.chain([build::lookup(HAIRPIN, R0)]);
     let masquerade = [build::masquerade_random()];
-    let mut rules = vec![
+    let mut rules = stays().map(|stays| rule("stays on the node", stays)).into_iter().collect::<Vec<_>>();
+    rules.extend([
         rule("to a Service's external address", marked.chain(clear).chain(masquerade.clone())),
         rule("a pod calls itself through a Service", dnat().chain(to_itself).chain(masquerade.clone())),
         rule("the node itself, to a Service", dnat().chain(local).chain(masquerade.clone())),
-    ];
+    ]);
     let cidrs: Vec<_> = nets(&settings.cluster_cidrs, family).collect();
     for services in nets(&settings.service_cidrs, family) {
         // The answer of an endpoint that is no pod would not come back through here (M-02).
@@ -325,9 +348,16 @@ fn postrouting(settings: &Settings, family: Family) -> Vec<Rule> {
     rules
 }
 
+/// A process of the node that calls another one through a Service. Its address is the node's already; masqueraded it would
+/// be one of those on `lo`, which is the cluster's DNS address.
+fn stays() -> Option<[Expr; 3]> {
+    let lo = IfName::new("lo").ok()?;
+    Some([build::oifname(R0), build::is(R0, &lo), build::accept()])
+}
+
 /// Destinations to which the source is kept: receivers of multicast tell senders apart by it, and a link-local
 /// address says nothing on another link.
-fn kept(family: Family) -> impl Iterator<Item = IpNet> {
+pub(crate) fn kept(family: Family) -> impl Iterator<Item = IpNet> {
     let kept: &[&str] = match family {
         Family::V4 => &["224.0.0.0/4"],
         Family::V6 => &["ff00::/8", "fe80::/10"],
@@ -339,7 +369,7 @@ fn saddr_outside(family: Family, nets: impl Iterator<Item = IpNet>) -> Vec<Expr>
     nets.flat_map(|net| [build::saddr(family, R0)].into_iter().chain(build::not_in_prefix(R0, net))).collect()
 }
 
-fn daddr_outside(family: Family, nets: impl Iterator<Item = IpNet>) -> Vec<Expr> {
+pub(crate) fn daddr_outside(family: Family, nets: impl Iterator<Item = IpNet>) -> Vec<Expr> {
     nets.flat_map(|net| [build::daddr(family, R0)].into_iter().chain(build::not_in_prefix(R0, net))).collect()
 }
 

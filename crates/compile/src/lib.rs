@@ -7,6 +7,7 @@ mod compiler;
 mod diagnostic;
 pub mod fabric;
 mod fragment;
+pub mod guard;
 pub mod layout;
 pub mod meaning;
 pub mod policy;

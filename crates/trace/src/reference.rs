@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use model::{Attachment, Cluster, Node};
-use types::wire::DNS_PEER_PORT;
+use types::wire::{BRIDGE, DNS_PEER_PORT, VXLAN_DEVICE};
 use types::{Family, IpNet, Protocol};
 
 use crate::packet::{CtState, Packet, Place};
@@ -38,6 +38,9 @@ pub fn fates(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate
     if packet.iif.is_some() && [packet.src, packet.dst].iter().any(IpAddr::is_loopback) {
         return BTreeSet::from([Fate::Dropped]);
     }
+    if !may_come(packet, cluster, place) {
+        return BTreeSet::from([Fate::Dropped]);
+    }
     if packet.ct != CtState::New {
         return BTreeSet::from([go_on(packet, cluster, place)]);
     }
@@ -54,6 +57,29 @@ pub fn fates(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate
     }
 }
 
+/// Whether such a source comes by such a link: from pods only what is a pod here, from outside nothing of the cluster's
+/// own. What the tunnel let in was looked at before it was unwrapped.
+fn may_come(packet: &Packet, cluster: &Cluster, place: &Place) -> bool {
+    match packet.iif.as_ref().map(|iif| iif.as_str()) {
+        None | Some(VXLAN_DEVICE) => true,
+        Some(BRIDGE) => local_pod(packet.src, cluster).is_some(),
+        Some(_) => {
+            let others = cluster.nodes.values().filter(|node| node.name != place.node);
+            let family = Family::of(packet.src);
+            let node = others.filter_map(|node| internal_ip(node, family)).any(|ip| ip == packet.src);
+            let service = place.service_cidrs.iter().any(|cidr| cidr.contains(&packet.src));
+            node || !(service || place.is_pod_address(packet.src))
+        }
+    }
+}
+
+/// On this node's pod network, where no pod has it.
+fn nobody_has(address: IpAddr, cluster: &Cluster, place: &Place) -> bool {
+    let own = cluster.nodes.get(&place.node).filter(|node| tunnel_ip(node).is_some());
+    let here = own.and_then(|node| pod_cidr(node, Family::of(address)));
+    here.is_some_and(|cidr| cidr.contains(&address)) && local_pod(address, cluster).is_none()
+}
+
 /// A packet of a connection that is known. Answers always pass (NP-10); what the client sends must still be
 /// allowed: a policy that no longer allows a connection cuts it (NP-41). NAT stays what it was, unseen here.
 fn go_on(packet: &Packet, cluster: &Cluster, place: &Place) -> Fate {
@@ -63,7 +89,17 @@ fn go_on(packet: &Packet, cluster: &Cluster, place: &Place) -> Fate {
     if query && !place.dns_here && packet.iif.is_some() {
         return Fate::Dropped;
     }
-    if packet.ct == CtState::Invalid && packet.iif.is_some() && !is_own_address(to.ip(), cluster, place) {
+    let own = is_own_address(to.ip(), cluster, place);
+    if packet.iif.is_some() && !own && nobody_has(to.ip(), cluster, place) {
+        return Fate::Rejected;
+    }
+    // RFC 9293 §3.10.7.4: a segment that belongs nowhere ends no connection, so nobody answers it for a socket that is
+    // not there. The only socket that is known of here is that of DNS.
+    let segment = packet.ct == CtState::Invalid && packet.protocol == Protocol::Tcp;
+    if segment && packet.iif.is_some() && own && !place.dns_here {
+        return Fate::Dropped;
+    }
+    if packet.ct == CtState::Invalid && packet.iif.is_some() && !own {
         return Fate::Dropped;
     }
     let answer = matches!(packet.ct, CtState::Reply | CtState::Related);
@@ -111,6 +147,9 @@ fn deliver(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Place) ->
     if is_own_address(to.ip(), cluster, place) {
         // To the node where the pod runs is always allowed, as is from it (NP-12).
         return Fate::Local(to);
+    }
+    if packet.iif.is_some() && nobody_has(to.ip(), cluster, place) {
+        return Fate::Rejected;
     }
     if packet.iif.is_some() {
         let allowed = Direction::ALL.into_iter().all(|direction| {

@@ -7,13 +7,13 @@ use compile::{Settings, whole};
 use kstate::nft::build::encode;
 use kstate::nft::{ElemData, ElemKey, Expr, Ruleset};
 use model::{
-    Cluster, Endpoint, EndpointSlice, Event, Kind, Node, Row, Service, ServicePort, ServiceType, SlicePort,
-    TrafficPolicy,
+    Attachment, Cluster, Endpoint, EndpointSlice, Event, Kind, Node, Row, Service, ServicePort, ServiceType,
+    SlicePort, TrafficPolicy,
 };
 use trace::Packet;
 use trace::eval::{self, Kernel};
 use trace::packet::CtState;
-use types::{IfName, ObjectName, Protocol};
+use types::{IfName, Mac, ObjectName, Protocol};
 
 const NEAR: [&str; 2] = ["10.244.1.2:8080", "10.244.1.3:8080"];
 const FAR: &str = "10.244.2.2:8080";
@@ -30,6 +30,18 @@ fn cluster(affinity: Option<u32>, endpoints: &[&str]) -> Cluster {
             pod_cidrs: vec![format!("10.244.{n}.0/24").parse().expect("a prefix")],
             ..Node::default()
         })));
+    }
+    // Nobody else sends by the bridge, nor gets anything there.
+    for last in [2, 3, 8, 9_u8] {
+        cluster.apply(Event::Upsert(Row::Attachment(Box::new(Attachment {
+            container: format!("c{last}/eth0"),
+            pod: ObjectName::new("shop", format!("p{last}")),
+            uid: String::new(),
+            ips: vec![[10, 244, 1, last].into()],
+            host_if: IfName::new(&format!("veth{last}")).expect("a name"),
+            mac: Mac::default(),
+            host_ports: Vec::new(),
+        }))));
     }
     cluster.apply(Event::Upsert(Row::Service(Box::new(Service {
         key: ObjectName::new("shop", "web"),

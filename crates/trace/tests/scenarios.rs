@@ -167,6 +167,21 @@ fn cluster(manifests: Vec<Value>, node: &str, diagnostics: &mut BTreeSet<String>
             host_ports: ports.get(&pod.key).cloned().unwrap_or_default(),
         })
         .collect();
+    // Endpoints on the node whose pods are not written out.
+    let slices = cluster.slices.values().flat_map(|slice| &slice.endpoints);
+    let there = slices.filter(|endpoint| endpoint.node.as_deref() == Some(node));
+    let unwritten: BTreeSet<IpAddr> = there.map(|endpoint| endpoint.address).collect();
+    let known = |ip: &IpAddr| cluster.pods.values().any(|pod| pod.ips.contains(ip));
+    let unwritten = unwritten.into_iter().filter(|ip| !known(ip)).map(|ip| Attachment {
+        container: ip.to_string(),
+        pod: ObjectName::new("", ip.to_string()),
+        uid: String::new(),
+        ips: vec![ip],
+        host_if: IfName::new(&format!("veth{}", hash8(&ip.to_string()))).expect("a name"),
+        mac: Mac::default(),
+        host_ports: Vec::new(),
+    });
+    let attachments: Vec<_> = attachments.into_iter().chain(unwritten).collect();
     for attachment in attachments {
         cluster.apply(Event::Upsert(Row::Attachment(Box::new(attachment))));
     }

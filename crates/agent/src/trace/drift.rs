@@ -272,6 +272,11 @@ impl<'a> Concern<'a> {
             "prerouting" | "services" | "node" | "rej" | "unreachable" => Some(Stage::Service),
             // Only what the name servers of the cluster are asked meets these.
             "raw" | "raw_output" | "input" | "dns" => Some(Stage::Resolve),
+            // The guard: who may send what by which link.
+            "frames" | "ipv4_frames" | "ipv6_frames" | "arp_frames" | "sources" | "from_pods" | "onward" => {
+                Some(self.bridge_hop.unwrap_or(Stage::Veth))
+            }
+            "from_wire" | "tunnel" | "from_tunnel" => self.arrives_by_tunnel.then_some(Stage::Node),
             "postrouting" => Some(Stage::Masq),
             "forward" if self.egress => Some(Stage::Egress),
             "forward" => Some(Stage::Ingress),
@@ -285,6 +290,9 @@ impl<'a> Concern<'a> {
     fn set(&self, set: &str, key: Option<&ElemKey>) -> Option<Stage> {
         match set {
             "svc" | "ep" | "guard" => self.is_frontend(key).then_some(Stage::Service),
+            "links" | "pods4" | "pods6" | "ports" | "senders4" | "senders6" | "link6" => self.bridge_hop,
+            "nodes4" | "nodes6" if self.arrives_by_tunnel => Some(Stage::Node),
+            _ if set.starts_with("inside") => self.arrives_by_tunnel.then_some(Stage::Node),
             "dnspeers" => Some(Stage::Resolve),
             "hairpin" => self.masquerade.then_some(Stage::Masq),
             "in_iso" => self.ingress.then_some(Stage::Ingress),

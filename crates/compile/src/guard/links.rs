@@ -1,0 +1,302 @@
+//! `inet plumb`: each link states which sources come by it, and the tunnel's port is for nodes only.
+//!
+//! ```text
+//!   prerouting (raw) ─┬─ cni0 ──── a pod of this node; never to the tunnel's port
+//!                     ├─ veth… ─── nothing: pods come by the bridge
+//!                     ├─ plumb.1 ─ what the tunnel let in; never to the tunnel's port
+//!                     └─ others ── no address of a pod or Service ── UDP 8472? ─> from a node, and inside only its own
+//!   forward ── no pod and no Service leads to the tunnel's port of another node; nobody has the address: say so
+//!   input ──── no Service leads to the tunnel's port of this node; a segment of no connection is not answered
+//! ```
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
+
+use kstate::nft::build::{self, Value, ct_state, ct_status, encode, rule};
+use kstate::nft::key;
+use kstate::nft::{
+    BaseChain, Chain, ChainKind, CmpOp, ElemData, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
+    Verdict,
+};
+use model::{Attachment, Cluster, Node};
+use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
+use types::{Family, IpNet, Protocol};
+
+use crate::Settings;
+use crate::fabric::{internal_ip, pod_subnet};
+use crate::fragment::{Fragment, Name};
+use crate::layout::{BEFORE_CONNTRACK, daddr_outside, kept};
+
+/// Map: link → chain of what may come by it; a link that is not in it is the node's own.
+pub const LINKS: &str = "links";
+/// Sets: addresses of this node's pods.
+pub const PODS: [&str; 2] = ["pods4", "pods6"];
+/// Sets: addresses of the other nodes.
+pub const NODES: [&str; 2] = ["nodes4", "nodes6"];
+/// Chain: a packet to the tunnel's port that does not come from a pod.
+const TUNNEL: &str = "tunnel";
+
+/// Sets: (node, network) that its tunnel brings packets from. By the outer family, then by the inner one.
+fn inside(outer: Family, inner: Family) -> &'static str {
+    let of_v4 = inner.pick(["inside4in4", "inside6in4"]);
+    outer.pick([of_v4, inner.pick(["inside4in6", "inside6in6"])])
+}
+
+const R0: Reg = Reg(0);
+/// Before NF_IP_PRI_FILTER: policies judge only what may be there at all.
+const BEFORE_POLICIES: i32 = -10;
+/// RFC 7348 §5, from the outer UDP header on: the network's number, the inner frame's type, the inner IP header.
+const VNI_AT: u32 = 12;
+const TYPE_AT: u32 = 28;
+const INNER_AT: u32 = 30;
+
+pub fn base(cluster: &Cluster, settings: &Settings) -> Fragment {
+    let mut fragment = Fragment::default();
+    fragment.sets.insert(LINKS.into(), Set::new([Field::IfName], SetData::Verdicts));
+    for family in Family::ALL {
+        for set in [family.pick(PODS), family.pick(NODES)] {
+            fragment.sets.insert(set.into(), Set::new([key::address(family)], SetData::None));
+        }
+        for inner in Family::ALL {
+            let set = Set::new([key::address(family), key::address(inner)], SetData::None);
+            fragment.sets.insert(inside(family, inner).into(), set);
+        }
+    }
+    for (link, verdict) in [
+        ("lo", Verdict::Accept),
+        (BRIDGE, Verdict::Goto("from_pods".to_owned())),
+        (VXLAN_DEVICE, Verdict::Goto("from_tunnel".to_owned())),
+    ] {
+        fragment.element(LINKS, encode(&[Value::IfName(link)]), ElemData::Verdict(verdict));
+    }
+    let regular = |rules| Chain { base: None, rules };
+    let hooked = |hook, priority, rules| Chain {
+        base: Some(BaseChain { kind: ChainKind::Filter, hook, priority, drop: false }),
+        rules,
+    };
+    let chains = [
+        ("sources", hooked(Hook::Prerouting, BEFORE_CONNTRACK, sources())),
+        ("from_pods", regular(from_pods())),
+        // A frame to the bridge group's own address, or a port that somebody took out of the bridge.
+        ("from_port", regular(vec![rule("a pod, past the bridge", drop())])),
+        ("from_tunnel", regular(vec![no_tunnel_in_tunnel("the tunnel, to the tunnel's own port")])),
+        ("from_wire", regular(from_wire(settings))),
+        (TUNNEL, regular(tunnel(cluster, settings))),
+        ("onward", hooked(Hook::Forward, BEFORE_POLICIES, onward())),
+        ("local", hooked(Hook::Input, BEFORE_POLICIES, local())),
+        ("to_tunnel", regular(to_tunnel())),
+    ];
+    fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
+    fragment
+}
+
+pub fn pod(attachment: &Attachment) -> Fragment {
+    let mut fragment = Fragment::default();
+    for ip in &attachment.ips {
+        fragment.element(Family::of(*ip).pick(PODS), encode(&[(*ip).into()]), ElemData::None);
+    }
+    let past = ElemData::Verdict(Verdict::Goto("from_port".to_owned()));
+    fragment.element(LINKS, encode(&[Value::from(&attachment.host_if)]), past);
+    fragment
+}
+
+/// A node that joins: its addresses, and that its tunnel brings its pods, its tunnel's address and itself.
+///
+/// The inner source is compared while the outer one is still to be seen. A tunnel device shows no more who sent what, and
+/// a node that was broken into must not speak for the pods of all others.
+pub fn peer(node: &Node) -> Fragment {
+    let mut fragment = Fragment::default();
+    for outer in Family::ALL {
+        let Some(address) = internal_ip(node, outer) else { continue };
+        fragment.element(outer.pick(NODES), encode(&[address.into()]), ElemData::None);
+        for inner in Family::ALL {
+            let network = pod_subnet(node, inner).map(|subnet| subnet.net.network());
+            for net in network.into_iter().chain(internal_ip(node, inner)) {
+                let pair = encode(&[address.into(), net.into()]);
+                fragment.element(inside(outer, inner), pair, ElemData::None);
+            }
+        }
+    }
+    fragment
+}
+
+fn of_family(family: Family) -> [Expr; 2] {
+    // NFPROTO_IPV4, NFPROTO_IPV6.
+    [build::nfproto(R0), build::cmp(R0, CmpOp::Eq, [family.pick([2_u8, 10])])]
+}
+
+fn device(load: Expr, op: CmpOp, name: &str) -> Vec<Expr> {
+    vec![load, build::cmp(R0, op, Vec::from(encode(&[Value::IfName(name)])))]
+}
+
+fn drop() -> [Expr; 2] {
+    [build::counter(), build::drop()]
+}
+
+fn to_vxlan() -> [Expr; 4] {
+    let port = build::is(R0, VXLAN_PORT);
+    [build::l4proto(R0), build::is(R0, Protocol::Udp), build::th_dport(R0), port]
+}
+
+/// To the tunnel's port of this node, at whatever address.
+fn to_own_vxlan() -> impl Iterator<Item = Expr> {
+    to_vxlan().into_iter().chain([build::fib_daddr_type(R0), build::is(R0, build::RTN_LOCAL)])
+}
+
+fn no_tunnel_in_tunnel(comment: &str) -> Rule {
+    rule(comment, to_own_vxlan().chain(drop()))
+}
+
+/// A Service or a host port led here.
+fn translated() -> impl Iterator<Item = Expr> {
+    [build::ct_status(R0)].into_iter().chain(build::has_bits(R0, ct_status::DST_NAT))
+}
+
+fn sources() -> Vec<Rule> {
+    vec![rule("", [build::iifname(R0), build::vmap(LINKS, R0)]), rule("", [build::goto("from_wire")])]
+}
+
+fn from_pods() -> Vec<Rule> {
+    let stranger = |family: Family| {
+        let source = [build::saddr(family, R0), build::lookup_not(family.pick(PODS), R0)];
+        rule("no pod of this node", of_family(family).into_iter().chain(source).chain(drop()))
+    };
+    // The bridge's own hooks have seen whose these are. They go no further than the node.
+    let link = |net: &str| {
+        let net = net.parse::<IpNet>().ok()?;
+        let inside = [build::saddr(Family::V6, R0)].into_iter().chain(build::in_prefix(R0, net));
+        Some(rule("", of_family(Family::V6).into_iter().chain(inside).chain([build::accept()])))
+    };
+    let mut rules = vec![no_tunnel_in_tunnel("a pod, to the tunnel's port"), stranger(Family::V4)];
+    rules.extend(["fe80::/10", "::/128"].into_iter().filter_map(link));
+    rules.push(stranger(Family::V6));
+    rules
+}
+
+fn from_wire(settings: &Settings) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (nets, comment) in [
+        (&settings.cluster_cidrs, "a pod's address, from outside"),
+        (&settings.service_cidrs, "a Service's address, from outside"),
+    ] {
+        for net in nets {
+            let family = Family::of_net(net);
+            let source = || build::saddr(family, R0);
+            let inside = [source()].into_iter().chain(build::in_prefix(R0, net.trunc()));
+            // Where the pods' range has the nodes in it, nodes are still no pods.
+            let no_node = [source(), build::lookup_not(family.pick(NODES), R0)];
+            let exprs = of_family(family).into_iter().chain(inside).chain(no_node);
+            rules.push(rule(comment, exprs.chain(drop())));
+        }
+    }
+    rules.push(rule("", to_own_vxlan().chain([build::goto(TUNNEL)])));
+    rules
+}
+
+/// Lengths of the prefixes that nodes have, and that of an address.
+fn lengths(cluster: &Cluster, settings: &Settings, family: Family) -> BTreeSet<u8> {
+    let peers = cluster.nodes.values().filter(|node| node.name != settings.node);
+    let subnets = peers.filter_map(|node| pod_subnet(node, family));
+    let whole = family.pick([32, 128]);
+    subnets.map(|subnet| subnet.net.prefix_len()).chain([whole]).collect()
+}
+
+fn tunnel(cluster: &Cluster, settings: &Settings) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for outer in Family::ALL {
+        let source = [build::saddr(outer, R0), build::lookup_not(outer.pick(NODES), R0)];
+        let stranger = of_family(outer).into_iter().chain(source);
+        rules.push(rule("no node, to the tunnel's port", stranger.chain(drop())));
+    }
+    let [_, vni @ ..] = VXLAN_VNI.to_be_bytes();
+    let other = [transport(R0, VNI_AT, 3), build::cmp(R0, CmpOp::Ne, vni)];
+    rules.push(rule("another's tunnel", other.into_iter().chain([build::accept()])));
+    for inner in settings.families() {
+        for length in lengths(cluster, settings, inner) {
+            rules.extend(Family::ALL.map(|outer| inner_source(outer, inner, length)));
+        }
+    }
+    rules.push(rule("inside is no source of the node that sends it", drop()));
+    rules
+}
+
+fn transport(dreg: Reg, offset: u32, len: u32) -> Expr {
+    build::payload(dreg, PayloadBase::Transport, offset, len)
+}
+
+/// The network of this length that the inner source lies in is the sending node's.
+fn inner_source(outer: Family, inner: Family, length: u8) -> Rule {
+    let carries: [u8; 2] = inner.pick([[0x08, 0x00], [0x86, 0xdd]]);
+    let kind = [transport(R0, TYPE_AT, 2), build::cmp(R0, CmpOp::Eq, carries)];
+    let at = key::after(R0, key::address(outer));
+    let (offset, len) = inner.pick([(12, 4), (8, 16)]);
+    let pair = [build::saddr(outer, R0), transport(at, INNER_AT + offset, len)];
+    let exprs = of_family(outer).into_iter().chain(kind).chain(pair).chain(mask(at, inner, length));
+    rule("", exprs.chain([build::lookup(inside(outer, inner), R0), build::accept()]))
+}
+
+fn mask(reg: Reg, family: Family, length: u8) -> Option<Expr> {
+    let any = family.pick([IpAddr::from([0, 0, 0, 0]), Ipv6Addr::UNSPECIFIED.into()]);
+    let net = IpNet::new(any, length).ok().filter(|net| length < net.max_prefix_len())?;
+    let mask = Vec::from(encode(&[net.netmask().into()]));
+    let xor = vec![0; mask.len()];
+    Some(Expr::Bitwise { sreg: reg, dreg: reg, mask, xor })
+}
+
+/// After all translation. What leaves by another link than these is to bear this node's address, which other nodes
+/// believe: no pod, and nobody by a Service, has it sent to a tunnel's port, at whatever address of whatever node.
+fn onward() -> Vec<Rule> {
+    let away = || {
+        let links = [BRIDGE, VXLAN_DEVICE].into_iter();
+        to_vxlan().into_iter().chain(links.flat_map(|link| device(build::oifname(R0), CmpOp::Ne, link)))
+    };
+    let from = |link| device(build::iifname(R0), CmpOp::Eq, link);
+    let nobody = |family: Family| {
+        let to = [build::daddr(family, R0), build::lookup_not(family.pick(PODS), R0)];
+        let exprs = device(build::oifname(R0), CmpOp::Eq, BRIDGE).into_iter().chain(of_family(family));
+        let exprs = exprs.chain(daddr_outside(family, kept(family))).chain(to);
+        rule("no pod has this address", exprs.chain([build::counter(), build::reject_host()]))
+    };
+    vec![
+        rule("a pod, to a tunnel's port", away().chain(from(BRIDGE)).chain(drop())),
+        rule("the tunnel, to a tunnel's port", away().chain(from(VXLAN_DEVICE)).chain(drop())),
+        rule("a Service, to a tunnel's port", away().chain(translated()).chain(drop())),
+        // Else the kernel would ask for each of them by ARP or ND, and remember the question: some hundred fill the
+        // table of neighbours for all (gc_thresh3).
+        nobody(Family::V4),
+        nobody(Family::V6),
+    ]
+}
+
+/// A segment that conntrack cannot place (out of the window, say) is not translated back, so what belongs to a
+/// masqueraded connection comes here: no socket knows it, and the node's reset would end a connection that RFC 9293
+/// §3.10.7.4 has go on. A socket that does know it answers as ever. `nf_conntrack_tcp_be_liberal` would do for that, and
+/// have every blind segment taken for the connection's own, in the whole network namespace.
+fn local() -> Vec<Rule> {
+    let unknown = || {
+        let invalid = [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, ct_state::INVALID));
+        invalid.chain([build::l4proto(R0), build::is(R0, Protocol::Tcp)])
+    };
+    vec![
+        rule("", to_vxlan().into_iter().chain([build::goto("to_tunnel")])),
+        rule("a socket takes it", unknown().chain([build::socket_wildcard(R0), build::accept()])),
+        rule("a segment of no connection", unknown().chain(drop())),
+    ]
+}
+
+/// What a Service led here is no node's, whoever it seems to be from: on its way a pod's packet to a node port of another
+/// node bears the address of its own.
+fn to_tunnel() -> Vec<Rule> {
+    let node = |family: Family| {
+        let source = [build::saddr(family, R0), build::lookup(family.pick(NODES), R0), build::accept()];
+        rule("", of_family(family).into_iter().chain(source))
+    };
+    let own = device(build::iifname(R0), CmpOp::Eq, "lo").into_iter().chain([build::accept()]);
+    vec![
+        rule("a Service, to the tunnel's port", translated().chain(drop())),
+        rule("", own),
+        node(Family::V4),
+        node(Family::V6),
+        rule("no node, to the tunnel's port", drop()),
+    ]
+}

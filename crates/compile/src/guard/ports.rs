@@ -1,0 +1,185 @@
+//! `bridge plumb`: of a pod's port come only frames with its own MAC and addresses. Every pod is elements, no chain.
+//!
+//! ```text
+//!   prerouting ─ a pod's port? ─┬─ IPv4 ── port . MAC . source          @senders4
+//!                               ├─ ARP ─── port . MAC . sender, twice   @senders4
+//!                               ├─ IPv6 ── port . MAC . source          @senders6, @link6 for ND and MLD
+//!                               └─ anything else, tagged frames too: drop
+//! ```
+//!
+//! Frames to the bridge group's own addresses (01:80:c2:00:00:00 to …0f) meet no hook of the bridge, and come to the IP
+//! stack by the port itself (br_handle_frame, net/bridge/br_input.c): `inet plumb` drops them there.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use kstate::nft::build::{self, Value, encode, rule};
+use kstate::nft::{
+    BaseChain, Chain, ChainKind, CmpOp, ElemData, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
+};
+use model::Attachment;
+use types::{Family, Mac};
+
+use crate::fragment::{Fragment, Name};
+use crate::layout::BEFORE_CONNTRACK;
+
+/// Set: the ports of pods.
+pub const PORTS: &str = "ports";
+/// Sets: port . MAC . address, of each pod.
+pub const SENDERS: [&str; 2] = ["senders4", "senders6"];
+/// Set: the same of its link-local address and `::`, which are for neighbour discovery and MLD alone.
+pub const LINK6: &str = "link6";
+
+const R0: Reg = Reg(0);
+/// After the port's name, and after the MAC.
+const MAC: Reg = Reg(4);
+const ADDRESS: Reg = Reg(6);
+/// EtherTypes.
+const IPV4: [u8; 2] = [0x08, 0x00];
+const ARP: [u8; 2] = [0x08, 0x06];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+const ICMPV6: u8 = 58;
+/// Neighbor Solicitation and Advertisement (RFC 4861 §4.3, §4.4), Version 2 Multicast Listener Report (RFC 3810 §5.2).
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+const LISTENER: u8 = 143;
+/// Multicast Listener Report and Done (RFC 2710), Router Solicitation.
+const REPORT_TO_ROUTER_SOLICITATION: [u8; 2] = [131, 133];
+
+pub fn base() -> Fragment {
+    let mut fragment = Fragment::default();
+    let of = |address| Set::new([Field::IfName, Field::Mac, address], SetData::None);
+    let sets = [
+        (PORTS, Set::new([Field::IfName], SetData::None)),
+        (SENDERS[0], of(Field::Ipv4)),
+        (SENDERS[1], of(Field::Ipv6)),
+        (LINK6, of(Field::Ipv6)),
+    ];
+    fragment.sets.extend(sets.map(|(name, set)| (Name::Borrowed(name), set)));
+    let regular = |rules| Chain { base: None, rules };
+    let hooked = |hook, rules| Chain {
+        base: Some(BaseChain { kind: ChainKind::Filter, hook, priority: BEFORE_CONNTRACK, drop: false }),
+        rules,
+    };
+    let chains = [
+        ("frames", hooked(Hook::Prerouting, frames())),
+        ("ipv4_frames", regular(vec![of_sender(SENDERS[0], source(Family::V4)), forged("an IPv4 source")])),
+        ("arp_frames", regular(arp())),
+        ("ipv6_frames", regular(ipv6())),
+        ("discovery", regular(discovery())),
+        ("adverts", regular(adverts())),
+        ("targets", regular(targets())),
+    ];
+    fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
+    fragment
+}
+
+pub fn pod(attachment: &Attachment) -> Fragment {
+    let mut fragment = Fragment::default();
+    let port = Value::from(&attachment.host_if);
+    fragment.element(PORTS, encode(&[port]), ElemData::None);
+    let mut may = |set: &'static str, address: IpAddr| {
+        let key = encode(&[port, attachment.mac.into(), address.into()]);
+        fragment.element(set, key, ElemData::None);
+    };
+    for ip in &attachment.ips {
+        may(Family::of(*ip).pick(SENDERS), *ip);
+    }
+    may(LINK6, link_local(attachment.mac).into());
+    may(LINK6, Ipv6Addr::UNSPECIFIED.into());
+    fragment
+}
+
+/// As the kernel makes it of the MAC (EUI-64, RFC 4291 appendix A).
+fn link_local(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
+
+fn forged(what: &str) -> Rule {
+    rule(format!("{what} that is not the pod's"), [build::counter(), build::drop()])
+}
+
+fn frames() -> Vec<Rule> {
+    let carries = |kind: [u8; 2], chain: &str| {
+        rule("", [build::ether_type(R0), build::cmp(R0, CmpOp::Eq, kind), build::goto(chain)])
+    };
+    vec![
+        rule("another's port", [build::iifname(R0), build::lookup_not(PORTS, R0), build::accept()]),
+        carries(IPV4, "ipv4_frames"),
+        carries(IPV6, "ipv6_frames"),
+        carries(ARP, "arp_frames"),
+        rule("neither IPv4, IPv6 nor ARP", [build::counter(), build::drop()]),
+    ]
+}
+
+/// The port, the frame's MAC (or another one), and an address.
+fn sender(mac: Expr, address: Expr) -> [Expr; 3] {
+    [build::iifname(R0), mac, address]
+}
+
+fn source(family: Family) -> Expr {
+    build::saddr(family, ADDRESS)
+}
+
+/// Accepts what the set has.
+fn of_sender(set: &str, address: Expr) -> Rule {
+    let key = sender(build::ether_saddr(MAC), address).into_iter();
+    rule("", key.chain([build::lookup(set, R0), build::accept()]))
+}
+
+/// The frame's MAC and the one in the message (RFC 826: ar$sha at 8, ar$spa at 14) are both the pod's.
+fn arp() -> Vec<Rule> {
+    let address = || build::payload(ADDRESS, PayloadBase::Network, 14, 4);
+    let framed = sender(build::ether_saddr(MAC), address());
+    let told = sender(build::payload(MAC, PayloadBase::Network, 8, 6), address());
+    let known = || build::lookup(SENDERS[0], R0);
+    let both = framed.into_iter().chain([known()]).chain(told).chain([known(), build::accept()]);
+    vec![rule("", both), forged("an ARP sender")]
+}
+
+fn icmpv6() -> [Expr; 2] {
+    [build::l4proto(R0), build::cmp(R0, CmpOp::Eq, [ICMPV6])]
+}
+
+fn kind() -> Expr {
+    build::payload(R0, PayloadBase::Transport, 0, 1)
+}
+
+fn ipv6() -> Vec<Rule> {
+    let advert = [kind(), build::cmp(R0, CmpOp::Eq, [ADVERTISEMENT]), build::goto("adverts")];
+    let link = sender(build::ether_saddr(MAC), source(Family::V6));
+    let link = icmpv6().into_iter().chain(link).chain([build::lookup(LINK6, R0), build::goto("discovery")]);
+    vec![
+        rule("", icmpv6().into_iter().chain(advert)),
+        of_sender(SENDERS[1], source(Family::V6)),
+        rule("", link),
+        forged("an IPv6 source"),
+    ]
+}
+
+/// What a host says before it has an address, and by its link-local one.
+fn discovery() -> Vec<Rule> {
+    let is = |number: u8| rule("", [kind(), build::cmp(R0, CmpOp::Eq, [number]), build::accept()]);
+    let [from, to] = REPORT_TO_ROUTER_SOLICITATION;
+    let range = Expr::Range { sreg: R0, invert: false, from: vec![from], to: vec![to] };
+    vec![
+        is(SOLICITATION),
+        is(LISTENER),
+        rule("", [kind(), range, build::accept()]),
+        rule("a link-local source, and no neighbour discovery", [build::counter(), build::drop()]),
+    ]
+}
+
+fn adverts() -> Vec<Rule> {
+    let from = |set| {
+        let key = sender(build::ether_saddr(MAC), source(Family::V6)).into_iter();
+        rule("", key.chain([build::lookup(set, R0), build::goto("targets")]))
+    };
+    vec![from(SENDERS[1]), from(LINK6), forged("an advertisement's source")]
+}
+
+/// The address that is advertised (RFC 4861 §4.4).
+fn targets() -> Vec<Rule> {
+    let target = || build::payload(ADDRESS, PayloadBase::Transport, 8, 16);
+    vec![of_sender(SENDERS[1], target()), of_sender(LINK6, target()), forged("an advertised address")]
+}

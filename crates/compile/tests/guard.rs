@@ -1,0 +1,96 @@
+//! The guard: what a pod and a node that joins bring, in both tables.
+
+use compile::guard::Guard;
+use compile::{Compiler, Settings};
+use model::{Attachment, Cluster, Event, Key, Kind, Node, Row};
+use types::{IfName, Mac, ObjectName};
+
+fn settings() -> Settings {
+    Settings {
+        node: "node1".into(),
+        cluster_cidrs: ["10.244.0.0/16", "fd00:10:244::/48"].map(|net| net.parse().unwrap()).into(),
+        service_cidrs: ["10.96.0.0/12", "fd00:10:96::/112"].map(|net| net.parse().unwrap()).into(),
+        dns_ips: Vec::new(),
+        mtu: 1450,
+    }
+}
+
+fn node(number: u8) -> Event {
+    Event::Upsert(Row::Node(Node {
+        name: format!("node{number}"),
+        addresses: vec![[192, 168, 1, number].into(), format!("fd00::{number}").parse().unwrap()],
+        pod_cidrs: [format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")]
+            .map(|net| net.parse().unwrap())
+            .into(),
+        ..Node::default()
+    }))
+}
+
+fn pod() -> Event {
+    Event::Upsert(Row::Attachment(Box::new(Attachment {
+        container: "c/eth0".into(),
+        pod: ObjectName::new("a", "p"),
+        uid: String::new(),
+        ips: vec!["10.244.1.4".parse().unwrap(), "fd00:10:244:1::4".parse().unwrap()],
+        host_if: IfName::new("veth1").unwrap(),
+        mac: Mac([0x0a, 0x58, 10, 244, 1, 4]),
+        host_ports: Vec::new(),
+    })))
+}
+
+/// The steps that an event costs in the guard's tables, in words.
+fn cost(cluster: &mut Cluster, compiler: &mut Compiler, event: Event) -> Vec<String> {
+    let keys = cluster.apply(event);
+    let mut plan = compiler.update(cluster.synced().unwrap(), &keys).nft;
+    let guards = Guard::ALL.map(Guard::table);
+    plan.ops.retain(|op| guards.contains(op.table()));
+    plan.show(compiler.nft()).to_string().lines().map(str::to_owned).collect()
+}
+
+fn begun() -> (Cluster, Compiler) {
+    let (mut cluster, mut compiler) = (Cluster::default(), Compiler::new(settings()));
+    Kind::ALL.into_iter().for_each(|kind| drop(cluster.apply(Event::Done(kind))));
+    cluster.apply(node(1));
+    cluster.apply(node(2));
+    compiler.update(cluster.synced().unwrap(), &[]);
+    (cluster, compiler)
+}
+
+#[test]
+fn a_pod_is_elements_and_goes_with_them() {
+    let (mut cluster, mut compiler) = begun();
+    let before = compiler.nft().clone();
+    let said = cost(&mut cluster, &mut compiler, pod());
+    assert_eq!(said.len(), 8, "{said:#?}");
+    for words in [
+        "senders4 { \"veth1\" . 0a:58:0a:f4:01:04 . 10.244.1.4 }",
+        "senders6 { \"veth1\" . 0a:58:0a:f4:01:04 . fd00:10:244:1::4 }",
+        "link6 { \"veth1\" . 0a:58:0a:f4:01:04 . fe80::858:aff:fef4:104 }",
+        "link6 { \"veth1\" . 0a:58:0a:f4:01:04 . :: }",
+        "ports { \"veth1\" }",
+        "links { \"veth1\" : goto from_port }",
+        "pods4 { 10.244.1.4 }",
+        "pods6 { fd00:10:244:1::4 }",
+    ] {
+        assert!(said.iter().any(|step| step.ends_with(words)), "{words}: {said:#?}");
+    }
+    let key = Key::new(Kind::Attachment, ObjectName::cluster("c/eth0"));
+    cost(&mut cluster, &mut compiler, Event::Delete(key));
+    assert_eq!(*compiler.nft(), before);
+}
+
+#[test]
+fn a_node_that_joins_is_elements_of_its_own_sources() {
+    let (mut cluster, mut compiler) = begun();
+    let said = cost(&mut cluster, &mut compiler, node(3));
+    assert!(said.iter().all(|step| step.starts_with("add element inet plumb ")), "{said:#?}");
+    for words in [
+        "nodes4 { 192.168.1.3 }",
+        "inside4in4 { 192.168.1.3 . 10.244.3.0 }",
+        "inside4in4 { 192.168.1.3 . 192.168.1.3 }",
+        "inside6in4 { 192.168.1.3 . fd00:10:244:3:: }",
+        "inside4in6 { fd00::3 . 10.244.3.0 }",
+    ] {
+        assert!(said.iter().any(|step| step.ends_with(words)), "{words}: {said:#?}");
+    }
+}
