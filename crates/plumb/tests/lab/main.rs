@@ -5,6 +5,7 @@
 //! built for this test.
 
 mod alerts;
+mod attacks;
 mod cluster;
 mod combinations;
 mod faults;

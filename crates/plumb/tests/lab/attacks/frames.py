@@ -1,0 +1,206 @@
+# Frames by hand, for pods with CAP_NET_RAW and nothing else.
+import ipaddress, os, random, select, socket, struct, sys, time
+
+def mac(text): return bytes.fromhex(text.replace(":", ""))
+def packed(address): return ipaddress.ip_address(address).packed
+def own_mac():
+    import fcntl
+    with socket.socket() as any:
+        return fcntl.ioctl(any.fileno(), 0x8927, struct.pack("256s", b"eth0"))[18:24]
+def gateway_mac(gateway): return b"\x0a\x58" + packed(gateway)
+
+def sum16(data):
+    if len(data) % 2: data += b"\0"
+    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
+    while total >> 16: total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+def pseudo(src, dst, protocol, length):
+    if ":" in src: return packed(src) + packed(dst) + struct.pack("!II", length, protocol)
+    return packed(src) + packed(dst) + struct.pack("!BBH", 0, protocol, length)
+
+def udp(src, dst, sport, dport, data):
+    length = 8 + len(data)
+    head = struct.pack("!HHHH", sport, dport, length, 0)
+    check = sum16(pseudo(src, dst, 17, length) + head + data) or 0xFFFF
+    return struct.pack("!HHHH", sport, dport, length, check) + data
+
+def syn(src, dst, sport, dport):
+    head = struct.pack("!HHIIBBHHH", sport, dport, 1000, 0, 5 << 4, 2, 65535, 0, 0)
+    check = sum16(pseudo(src, dst, 6, 20) + head)
+    return head[:16] + struct.pack("!H", check) + head[18:]
+
+def ip(src, dst, protocol, payload, ident=7, fragment=0):
+    if ":" in src:
+        return struct.pack("!IHBB", 6 << 28, len(payload), protocol, 64) + packed(src) + packed(dst) + payload
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), ident, fragment, 64, protocol, 0)
+    head += packed(src) + packed(dst)
+    return head[:10] + struct.pack("!H", sum16(head)) + head[12:] + payload
+
+def kind(address): return b"\x86\xdd" if ":" in address else b"\x08\x00"
+
+def icmp6(src, dst, what, body):
+    head = struct.pack("!BBH", what, 0, 0) + body
+    return head[:2] + struct.pack("!H", sum16(pseudo(src, dst, 58, len(head)) + head)) + head[4:]
+
+# An error: port unreachable, about this packet.
+def complaint(src, dst, about):
+    if ":" in src:
+        head = struct.pack("!BBHI", 1, 4, 0, 0) + about
+        check = sum16(pseudo(src, dst, 58, len(head)) + head)
+        return ip(src, dst, 58, head[:2] + struct.pack("!H", check) + head[4:])
+    head = struct.pack("!BBHI", 3, 3, 0, 0) + about
+    return ip(src, dst, 1, head[:2] + struct.pack("!H", sum16(head)) + head[4:])
+
+def wire(protocol=0x0003):
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
+    raw.bind(("eth0", 0))
+    return raw
+
+# Prints every word of ours that comes in, until END does.
+def watch(seconds=30):
+    raw, words, end = wire(), set(), time.time() + seconds
+    print("ready", flush=True)
+    while time.time() < end and b"END" not in words:
+        if not select.select([raw], [], [], max(0, end - time.time()))[0]: break
+        frame, address = raw.recvfrom(65535)
+        if address[2] == socket.PACKET_OUTGOING: continue
+        for word in frame.split(b"<")[1:]: words.add(word.split(b">")[0])
+    for word in sorted(words): print(word.decode("ascii", "replace"))
+
+def say(to, port, word, sport=40000):
+    out = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, socket.SOCK_DGRAM)
+    out.bind(("", sport))
+    out.sendto(b"<" + word.encode() + b">", (to, port))
+
+def datagram(src, dst, word, dport=9001): return ip(src, dst, 17, udp(src, dst, 40000, dport, b"<" + word.encode() + b">"))
+
+# From addresses that are not ours: [(word, source, destination)].
+def forge(gateway, cases):
+    raw, me, to = wire(), own_mac(), gateway_mac(gateway)
+    for word, src, dst in cases:
+        inner = datagram(src, dst, word)
+        raw.send(to + me + kind(src) + inner)
+        # Tags: priority only, a network, two of them.
+        raw.send(to + me + b"\x81\x00\x00\x00" + kind(src) + datagram(src, dst, word + "-tag0"))
+        raw.send(to + me + b"\x81\x00\x00\x05" + kind(src) + datagram(src, dst, word + "-tag5"))
+        raw.send(to + me + b"\x88\xa8\x00\x00\x81\x00\x00\x00" + kind(src) + datagram(src, dst, word + "-tags"))
+        # To the bridge group's own address, which is not bridged.
+        raw.send(mac("01:80:c2:00:00:0e") + me + kind(src) + datagram(src, dst, word + "-group"))
+        # Broadcast.
+        raw.send(b"\xff" * 6 + me + kind(src) + datagram(src, dst, word + "-all"))
+        if ":" in src:
+            mapped = "::ffff:" + "10.244.1.9"
+            raw.send(to + me + kind(src) + datagram(mapped, dst, word + "-mapped"))
+            continue
+        whole = udp(src, dst, 40000, 9001, b"<" + (word + "-part>").encode() + b"." * 64)
+        raw.send(to + me + kind(src) + ip(src, dst, 17, whole[:40], 99, 0x2000))
+        raw.send(to + me + kind(src) + ip(src, dst, 17, whole[40:], 99, 40 // 8))
+    print("sent", len(cases))
+
+# Whether anybody answers a connection from this address.
+def connect(gateway, src, dst, port):
+    raw, me, sport = wire(), own_mac(), random.randrange(20000, 60000)
+    raw.send(gateway_mac(gateway) + me + kind(src) + ip(src, dst, 6, syn(src, dst, sport, port)))
+    end = time.time() + 1.5
+    at = 54 if ":" in src else 34
+    while time.time() < end:
+        if not select.select([raw], [], [], max(0, end - time.time()))[0]: break
+        frame, address = raw.recvfrom(65535)
+        if address[2] == socket.PACKET_OUTGOING: continue
+        if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\1" and frame[38:42] == packed(src)[:4]:
+            raw.send(frame[6:12] + me + b"\x08\x06\0\1\x08\0\6\4\0\2" + me + packed(src) + frame[22:32])
+        if frame[12:14] == kind(src) and frame[at : at + 4] == struct.pack("!HH", port, sport):
+            print("answered" if frame[at + 13] & 18 == 18 else "refused")
+            return
+    print("silence")
+
+# VXLAN by an ordinary socket: [(word, node, port, source, destination)].
+def tunnel(cases):
+    for word, node, port, src, dst in cases:
+        out = socket.socket(socket.AF_INET6 if ":" in node else socket.AF_INET, socket.SOCK_DGRAM)
+        for vtep in VTEPS:
+            inner = mac(vtep) + mac("0e:70:00:00:00:01") + kind(src) + datagram(src, dst, word)
+            try: out.sendto(b"\x08\0\0\0\0\0\1\0" + inner, (node, port))
+            except OSError as error: print(word, error)
+    print("sent", len(cases))
+
+# What a host says of its addresses, for others'.
+def claim(gateway, victims):
+    raw, me, to = wire(), own_mac(), gateway_mac(gateway)
+    for address, theirs in victims:
+        # Frames from its MAC, so that the bridge learns a new port for it.
+        raw.send(to + mac(theirs) + kind(address) + datagram(address, gateway, "x") if "." in address
+                 else to + mac(theirs) + kind(address) + datagram(address, "ff02::1", "x"))
+        if "." in address:
+            for what in (b"\0\1", b"\0\2"):
+                for whose in (me, mac(theirs)):
+                    arp = b"\0\1\x08\0\6\4" + what + whose + packed(address) + to + packed(gateway)
+                    raw.send(to + me + b"\x08\x06" + arp)
+                    raw.send(b"\xff" * 6 + whose + b"\x08\x06" + arp)
+        else:
+            body = struct.pack("!I", 0x60000000) + packed(address) + b"\2\1" + me
+            for src in (address, link_local(me)):
+                raw.send(to + me + kind(address) + ip(src, "ff02::1", 58, icmp6(src, "ff02::1", 136, body))[:7] + b"\xff"
+                         + ip(src, "ff02::1", 58, icmp6(src, "ff02::1", 136, body))[8:])
+    print("sent", len(victims))
+
+def link_local(me):
+    return str(ipaddress.ip_address(b"\xfe\x80" + b"\0" * 6 + bytes([me[0] ^ 2]) + me[1:3] + b"\xff\xfe" + me[3:6]))
+
+# Many addresses of hardware, and many questions for pods that are not there.
+def exhaust(gateway, me, prefix, count):
+    raw, to = wire(), gateway_mac(gateway)
+    for n in range(count):
+        raw.send(to + b"\x02\x11" + struct.pack("!I", n) + b"\x08\x00" + datagram(me, gateway, "x"))
+    for n in range(10, 250):
+        dst = prefix + ("%x" % (4096 + n) if ":" in prefix else str(n))
+        raw.send(to + own_mac() + kind(dst) + datagram(me, dst, "x"))
+    print("sent", count)
+
+# A server whose peer gets one segment far out of the window, and then goes on.
+def stray_server(port):
+    seen = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+    listener = socket.socket(socket.AF_INET6)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    listener.bind(("::", port))
+    listener.listen()
+    listener.settimeout(20)
+    print("ready", flush=True)
+    peer, address = listener.accept()
+    peer.settimeout(5)
+    peer.recv(100)
+    ours, theirs = peer.getsockname()[0], address[0]
+    ours, theirs = [text[7:] if text.startswith("::ffff:") else text for text in (ours, theirs)]
+    at, place = (40, 8) if ":" in ours else (20, 12)
+    width = len(packed(ours))
+    sequence = acknowledged = None
+    seen.setblocking(False)
+    while True:
+        try: data = seen.recv(2000)
+        except BlockingIOError: break
+        if data[place : place + 2 * width] != packed(theirs) + packed(ours): continue
+        sport, dport, seq, ack = struct.unpack("!HHII", data[at : at + 12])
+        if (sport, dport) == (address[1], port): sequence, acknowledged = ack, seq
+    head = struct.pack("!HHIIBBHHH", port, address[1], (sequence + 100_000_000) & 0xFFFFFFFF, acknowledged, 5 << 4, 0x18, 500, 0, 0)
+    check = sum16(pseudo(ours, theirs, 6, len(head) + 6) + head + b"beyond")
+    segment = head[:16] + struct.pack("!H", check) + head[18:] + b"beyond"
+    raw = socket.socket(socket.AF_INET6 if ":" in ours else socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    raw.sendto(ip(ours, theirs, 6, segment), (theirs, 0))
+    # What the stray segment provokes comes before the answer to this.
+    for word in (b"still ", b"fine"):
+        peer.sendall(word)
+        peer.recv(100)
+    print("went on", flush=True)
+
+def stray_client(host, port):
+    peer = socket.create_connection((host, port), 5)
+    peer.sendall(b"hello")
+    heard = b""
+    while b"fine" not in heard:
+        data = peer.recv(100)
+        if not data: break
+        heard += data
+        peer.sendall(b"go on")
+    print(heard.decode())
