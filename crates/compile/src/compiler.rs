@@ -370,7 +370,7 @@ impl NodeView<'_> {
     /// Whose fragment it is, for who reads about it.
     fn object(&self, unit: &Unit) -> Option<Key> {
         match unit {
-            Unit::Base => None,
+            Unit::Base | Unit::Node(_) => None,
             Unit::Service(name) => Some(Key::new(Kind::Service, name.clone())),
             Unit::Pod(name) => Some(Key::new(Kind::Pod, name.clone())),
             Unit::Attachment(container) => {
