@@ -67,9 +67,10 @@ fn cells(line: &NodeLine) -> [String; 10] {
     ]
 }
 
-/// `nftables ip ip6`: the families that it has tables for.
+/// `nftables ip ip6`: the families that it has tables for. Those that guard links and ports are there in any case.
 fn datapath(agent: &NodeStatus) -> String {
     let families = agent.datapath.tables.iter().filter_map(|table| table.split(' ').next());
+    let families = families.filter(|family| ["ip", "ip6"].contains(family));
     std::iter::once(agent.datapath.kind.as_str()).chain(families).collect::<Vec<_>>().join(" ")
 }
 

@@ -68,8 +68,8 @@ fn what_others_do_to_their_own_tables_costs_no_look() {
             "nft add chain ip other forward { type filter hook forward priority 0; }",
             "nft add rule ip other forward counter",
             "nft delete table ip other",
-            "nft add table inet plumb",
-            "nft delete table inet plumb",
+            "nft add table netdev plumb",
+            "nft delete table netdev plumb",
         ] {
             node.run(foreign);
         }
@@ -82,6 +82,9 @@ fn what_others_do_to_their_own_tables_costs_no_look() {
     assert!(looks(node, "nft") > before, "looks at the rules are counted");
     for broken in ["nft flush ruleset", "nft add table ip other; flush chain ip plumb postrouting"] {
         mended(node, broken, table);
+    }
+    for guard in ["inet plumb", "bridge plumb"] {
+        mended(node, &format!("nft delete table {guard}"), &format!("nft -s list table {guard}"));
     }
 }
 
