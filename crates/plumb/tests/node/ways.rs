@@ -9,7 +9,13 @@ use crate::stage::{Node, Stage, connects_at_once, wait_for};
 fn bare(stage: &mut Stage) -> &mut Node {
     let node = &mut stage.nodes[0];
     node.kill();
-    for command in ["nft delete table ip plumb", "ip link del cni0", "ip link del plumb.1"] {
+    for command in [
+        "nft delete table ip plumb",
+        "nft delete table inet plumb",
+        "nft delete table bridge plumb",
+        "ip link del cni0",
+        "ip link del plumb.1",
+    ] {
         node.run(command);
     }
     std::fs::remove_file(node.dir.join("net.d/10-plumb.conflist")).unwrap();
