@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use model::{Cluster, Key, Kind};
+use types::wire::NODE_PORTS;
 use types::{Family, ObjectName, Protocol};
 
 use super::host_port::{self, HostFront};
@@ -36,6 +37,19 @@ impl Turned {
     /// Whether a flow to a frontend is answered by somebody who no longer may.
     pub fn is_stale(&self, frontend: SocketAddr, answerer: SocketAddr) -> bool {
         self.0.get(&frontend).is_some_and(|answerers| !answerers.contains(&answerer))
+    }
+
+    /// What nodes answer themselves, the tunnel before all: a flow that an earlier version let a Service or a pod take
+    /// would go on for as long as there are packets.
+    fn keep_own(&mut self, cluster: &Cluster) {
+        let ports =
+            NODE_PORTS.iter().filter(|(protocol, ..)| *protocol == Protocol::Udp).map(|(_, port, _)| *port);
+        for address in cluster.nodes.values().flat_map(|node| &node.addresses) {
+            for port in ports.clone() {
+                let own = SocketAddr::new(*address, port);
+                self.0.entry(own).or_default().insert(own);
+            }
+        }
     }
 
     /// `before`: its frontends of the last round, which become those of this one.
@@ -72,6 +86,9 @@ impl Frontends {
         for name in services {
             let now = of_service(cluster, settings, &name);
             turned.turn(&mut self.services, name, now);
+        }
+        if all {
+            turned.keep_own(cluster);
         }
         // Who kept its port towards a host port that came or went talks to nobody, or to the pod before.
         for container in attachments {
@@ -200,12 +217,23 @@ mod tests {
         Turned(expected.into_iter().map(|(front, texts)| (at(front), answerers(texts))).collect())
     }
 
+    /// And the tunnel and DNS between nodes, which a node answers itself.
+    fn with_own(mut turned: Turned, node: &str) -> Turned {
+        for port in [8472, 9476] {
+            let own = SocketAddr::new(node.parse().unwrap(), port);
+            turned.0.insert(own, [own].into());
+        }
+        turned
+    }
+
     const SERVING: &[&str] = &["10.244.1.2:5061", "10.244.1.3:5061"];
 
     #[test]
     fn c_05_who_serves_may_answer_even_while_terminating() {
         let found = Frontends::default().update(&shop(), &settings(), &[]);
-        assert_eq!(found, turned([("10.96.1.1:5060", SERVING), ("192.168.1.10:30060", SERVING)]));
+        let served = [("10.96.1.1:5060", SERVING), ("192.168.1.10:30060", SERVING)];
+        assert_eq!(found, with_own(turned(served), "192.168.1.10"));
+        assert!(found.is_stale("192.168.1.10:8472".parse().unwrap(), "10.244.1.4:9000".parse().unwrap()));
         let stale = |from: &str| found.is_stale("10.96.1.1:5060".parse().unwrap(), from.parse().unwrap());
         assert!(!stale("10.244.1.3:5061") && stale("10.244.1.4:5061"));
         assert!(!found.is_stale("10.96.1.2:53".parse().unwrap(), "10.244.1.4:53".parse().unwrap()));
@@ -220,11 +248,13 @@ mod tests {
         let mut keys = cluster.apply(own_node("192.168.1.20"));
         let moved = frontends.update(&cluster, &settings, &keys);
         let now = [("10.96.1.1:5060", SERVING), ("192.168.1.20:30060", SERVING)];
-        assert_eq!(moved, turned([now[0], now[1], ("192.168.1.10:30060", &[])]));
+        let gone = ("192.168.1.10:30060", &[][..]);
+        assert_eq!(moved, with_own(turned([now[0], now[1], gone]), "192.168.1.20"));
         keys = cluster.apply(Event::Delete(Key::new(Kind::Service, ObjectName::new("shop", "sip"))));
         keys.extend(cluster.apply(own_node("192.168.1.10")));
         let gone = frontends.update(&cluster, &settings, &keys);
-        assert_eq!(gone, turned([("10.96.1.1:5060", &[]), ("192.168.1.20:30060", &[])]));
+        let expected = turned([("10.96.1.1:5060", &[]), ("192.168.1.20:30060", &[])]);
+        assert_eq!(gone, with_own(expected, "192.168.1.10"));
     }
 
     #[test]
@@ -232,7 +262,7 @@ mod tests {
         let mut cluster = shop();
         cluster.apply(sip("10.96.0.10"));
         let found = Frontends::default().update(&cluster, &settings(), &[]);
-        assert_eq!(found, turned([("192.168.1.10:30060", SERVING)]));
+        assert_eq!(found, with_own(turned([("192.168.1.10:30060", SERVING)]), "192.168.1.10"));
     }
 
     #[test]

@@ -101,5 +101,17 @@ mod tests {
         let at = |foreign| fronts(&cluster(foreign), &settings, &ObjectName::new("shop", "web"));
         assert_eq!(at(false), BTreeSet::from(["192.168.1.10:31000".parse().unwrap()]));
         assert_eq!(at(true), BTreeSet::new());
+        let mut cluster = cluster(false);
+        let name = ObjectName::new("shop", "web");
+        let mut service = cluster.services[&name].clone();
+        service.health_check_port = Some(10250);
+        cluster.apply(Event::Upsert(Row::Service(service)));
+        assert_eq!(fronts(&cluster, &settings, &name), BTreeSet::new(), "the kubelet's port");
+        let plan = crate::service::plan::plan(&cluster, &settings, &name, Family::V4).unwrap();
+        assert!(
+            plan.diagnostics.iter().any(|d| d.field == "spec.healthCheckNodePort"),
+            "{:?}",
+            plan.diagnostics
+        );
     }
 }

@@ -118,6 +118,7 @@ pub fn plan(
         ports.push(PortPlan { name, protocol, fronts, affinity: service.affinity });
     }
     findings(service, settings, &mut diagnostics);
+    diagnostics.extend(judge.health_check());
     Some(ServicePlan { service: name.clone(), addresses, ports, diagnostics })
 }
 

@@ -64,6 +64,19 @@ impl Judge<'_> {
         refusal.is_none()
     }
 
+    /// What is said about a port for health checks that the node needs itself (`health.rs` does not answer there).
+    pub fn health_check(&self) -> Option<Diagnostic> {
+        let (address, port) = self.node.zip(self.service.health_check_port)?;
+        let what = reserved::front((self.cluster, self.settings), (address, Protocol::Tcp, port))?;
+        Some(Diagnostic {
+            object: Key::new(Kind::Service, self.service.key.clone()),
+            field: "spec.healthCheckNodePort".to_owned(),
+            severity: Severity::Warning,
+            message: format!("health checks are not answered: port {port} is kept for {what}"),
+            next_step: "use another port".to_owned(),
+        })
+    }
+
     fn outside(&self, claim: &Claim) -> Option<Refusal> {
         let Claim { address, protocol, port, .. } = *claim;
         if let Some(what) = reserved::special(address) {
