@@ -85,8 +85,9 @@ pub struct SharedZone {
 
 impl SharedZone {
     pub fn new(settings: Settings) -> Self {
+        let callers = callers::Callers::new(&settings.ranges);
         let zone = Arc::new(RwLock::new(Zone::new(settings)));
-        Self { zone, callers: callers::Callers::default() }
+        Self { zone, callers }
     }
 
     /// Takes over changed keys. Whether any answer changed.
@@ -127,30 +128,28 @@ struct Shared {
     stop: Arc<AtomicBool>,
     /// Takes no more connections, and ends the ones it has.
     leaving: watch::Receiver<bool>,
-    /// Who may ask; none: everybody who gets here.
-    callers: Option<callers::Callers>,
+    /// Who may ask.
+    callers: callers::Callers,
 }
 
 /// Starts serving. Needs a running tokio runtime. The address need not be on an interface yet.
 pub fn serve(config: DnsConfig, zone: SharedZone) -> Result<DnsServer, DnsError> {
-    let open = config.addresses.iter().map(|address| (*address, None));
-    let peers = config.peers.iter().map(|address| (*address, Some(zone.callers.clone())));
-    let addresses: Vec<_> = open.chain(peers).collect();
-    let own: Vec<IpAddr> = addresses.iter().map(|(address, _)| address.ip()).collect();
+    let addresses: Vec<SocketAddr> = config.addresses.iter().chain(&config.peers).copied().collect();
+    let own: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
     let counters = Arc::new(Counters::default());
     let resolver = forward::Resolver::new(&config, own, Arc::clone(&counters));
     let stop = Arc::new(AtomicBool::new(false));
     let (leaving, told) = watch::channel(false);
+    let callers = zone.callers.clone();
     let shared = Shared {
         zone,
         counters: Arc::clone(&counters),
         resolver: Arc::new(resolver),
         stop: Arc::clone(&stop),
         leaving: told,
-        callers: None,
+        callers,
     };
-    let bound = addresses.into_iter().map(|(address, callers)| Ok((bind(address)?, callers)));
-    let bound = bound.collect::<Result<Vec<_>, DnsError>>()?;
+    let bound = addresses.into_iter().map(bind).collect::<Result<Vec<_>, DnsError>>()?;
     let mut server = DnsServer {
         counters,
         stop,
@@ -160,8 +159,7 @@ pub fn serve(config: DnsConfig, zone: SharedZone) -> Result<DnsServer, DnsError>
         leaving,
         listeners: Vec::new(),
     };
-    for ((socket, listener), callers) in bound {
-        let shared = Shared { callers, ..shared.clone() };
+    for (socket, listener) in bound {
         server.listeners.push(listener.local_addr().map_err(DnsError::Start)?);
         server.tasks.push(tokio::spawn(tcp::run(tcp::adopt(listener)?, shared.clone())));
         let socket = Arc::new(socket);

@@ -22,6 +22,7 @@ mod listen;
 mod metrics;
 mod network;
 pub mod node;
+mod proxy_health;
 mod reaper;
 pub mod report;
 mod serve;
@@ -150,6 +151,9 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
         .context("start the node's thread")?;
     tokio::spawn(watch::run(client, outbox.for_watches()));
     tokio::spawn(health::keep(checked, outbox.clone(), serve::Door::new(served.metrics.refused())));
+    if args.proxy_health {
+        tokio::spawn(proxy_health::keep(outbox.clone(), serve::Door::new(served.metrics.refused())));
+    }
     tokio::spawn(tick(outbox));
     let sockets = tokio::spawn(server::serve(socket, served.clone()));
     let network = tokio::spawn(network::serve(seen, args, zone, served));

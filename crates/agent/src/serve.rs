@@ -10,8 +10,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::Router;
 use axum::serve::Listener;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -42,6 +42,10 @@ pub struct Door {
     own: Shares<Option<IpAddr>>,
     refused: Counter,
 }
+
+/// Who asks, for what is counted by request; none: the node itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Caller(pub Option<IpAddr>);
 
 /// A connection's place.
 pub type Place = Share<Option<IpAddr>>;
@@ -99,7 +103,8 @@ pub async fn serve<L: Listener>(
         while connections.try_join_next().is_some() {}
         // Without a place it is closed at once: nothing has been read of it.
         let Some(place) = admit(from) else { continue };
-        let (router, leaving) = (router.clone(), leaving.clone());
+        let caller = Caller(place.who().copied().flatten());
+        let (router, leaving) = (router.clone().layer(Extension(caller)), leaving.clone());
         connections.spawn(async move {
             converse(io, router, leaving).await;
             drop(place);

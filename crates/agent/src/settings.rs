@@ -68,6 +68,10 @@ pub struct Args {
     /// own grace period; at most 10 when its network namespace is gone
     #[arg(long, default_value_t = 30)]
     pub orphan_grace: u64,
+    /// Answer what kube-proxy answers: health checks of load balancers at port 10256 of all addresses, and
+    /// 127.0.0.1:10249/proxyMode
+    #[arg(long, env = "PLUMB_PROXY_HEALTH", default_value_t = true, action = clap::ArgAction::Set)]
+    pub proxy_health: bool,
     /// Seconds between two full comparisons of the kernel with what it should be (a backstop: changes by
     /// others are seen at once)
     #[arg(long, default_value_t = 30)]

@@ -30,6 +30,8 @@ use tokio::sync::Mutex;
 use trace::exchange::{Arm, Ask, Collect, Collected, Flow, Open, Opened, Refusal, Send};
 use types::{Family, ObjectName};
 
+use crate::serve::Caller;
+
 pub use token::Tokens;
 pub use views::Views;
 
@@ -208,7 +210,8 @@ fn refuse(status: StatusCode, error: String) -> Response {
 pub async fn check(tokens: Tokens, request: Request, next: Next) -> Response {
     let token =
         request.headers().get(token::HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match tokens.check(token).await {
+    let caller = request.extensions().get().copied().unwrap_or(Caller(None));
+    match tokens.check(token, caller).await {
         Ok(()) => next.run(request).await,
         Err(error) => refuse(StatusCode::UNAUTHORIZED, format!("{error:#}")),
     }

@@ -3,6 +3,8 @@
 //! The cluster's own names never come here: they are answered from the zone, so a new service is seen at once
 //! and no negative answer outlives its reason.
 
+mod bailiwick;
+
 use std::collections::HashMap;
 
 use crate::answer::Writer;
@@ -35,8 +37,8 @@ pub struct Message {
 }
 
 impl Message {
-    /// Takes what came from an upstream if it is the answer to `query` (RFC 5452 §9.1: id and question). The
-    /// sender's address is the socket's business.
+    /// Takes what came from an upstream if it is the answer to `query` (RFC 5452 §9.1: id and question), and of
+    /// that what was asked for. The sender's address is the socket's business.
     pub fn accept(query: &[u8], mut bytes: Vec<u8>) -> Option<Self> {
         let asked = Query::parse(query).ok()?;
         let header = bytes.first_chunk::<HEADER>()?;
@@ -58,9 +60,31 @@ impl Message {
         } else {
             bytes.truncate(question);
         }
+        let kept = bailiwick::kept(&bytes, HEADER, &records)?;
+        if let Some(first) = records.get(kept) {
+            bytes.truncate(first.start);
+            records.truncate(kept);
+        }
         let mut message = Self { bytes, question, records };
         message.count();
         Some(message)
+    }
+
+    /// Whether the question came back letter for letter. One that was drawn with random case is harder to guess by a
+    /// bit for each letter (draft-vixie-dnsext-dns0x20).
+    pub fn has_case_of(&self, query: &[u8]) -> bool {
+        self.bytes.get(HEADER..self.question) == query.get(HEADER..self.question)
+    }
+
+    /// Gives the question a name of the same letters, and the records whose owner it is in full; others point to it.
+    pub fn write_name(&mut self, name: &[u8]) {
+        let starts = self.records.iter().map(|place| place.start);
+        for start in std::iter::once(HEADER).chain(starts) {
+            let place = self.bytes.get_mut(start..start + name.len());
+            if let Some(place) = place.filter(|place| place.eq_ignore_ascii_case(name)) {
+                place.copy_from_slice(name);
+            }
+        }
     }
 
     pub fn rcode(&self) -> Rcode {

@@ -8,7 +8,7 @@ use domain::base::{Message, MessageBuilder, ParsedName, RecordData, ToName, Ttl}
 use domain::rdata::AllRecordData;
 
 use crate::name::Name;
-use crate::query::{OPT_LENGTH, Rcode, Type, UDP_LIMIT};
+use crate::query::{HEADER, OPT_LENGTH, Rcode, Type, UDP_LIMIT};
 
 /// What a record says; types nobody here asks for keep their printed form.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,17 @@ pub fn encode_query(id: u16, name: &Name, kind: Type) -> Vec<u8> {
     query.extend_from_slice(&(UDP_LIMIT as u16).to_be_bytes());
     query.extend_from_slice(&[0; 6]);
     query
+}
+
+/// Draws the case of a query's name anew, a bit of `chance` for each letter; of names of more than 64 bytes bits are
+/// used again.
+pub fn draw_case(query: &mut [u8], name: &Name, chance: u64) {
+    for (index, byte) in query.iter_mut().skip(HEADER).take(name.wire().len()).enumerate() {
+        // Lengths of labels are at most 63, which is no letter.
+        if chance.rotate_right(index as u32 % 64) & 1 == 1 {
+            byte.make_ascii_uppercase();
+        }
+    }
 }
 
 /// Reads an answer; `None` when it is none or broken.

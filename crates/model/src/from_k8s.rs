@@ -112,7 +112,9 @@ pub fn node(node: &k8s::Node) -> Converted<Node> {
         .iter()
         .any(|condition| condition.kind == "NetworkUnavailable" && condition.status == "True");
     let name = node.metadata.name.clone();
-    report.done(Node { name, addresses, pod_cidrs, zone, vtep_mac, network_unavailable })
+    let doomed = spec.taints.iter().any(|taint| taint.key == DOOMED);
+    let leaving = doomed || node.metadata.deletion_timestamp.is_some();
+    report.done(Node { name, addresses, pod_cidrs, zone, vtep_mac, network_unavailable, leaving })
 }
 
 /// The API server sets the label of the name; one that does not must not break selectors by name (NP-07).
@@ -164,6 +166,9 @@ pub fn pod(pod: &k8s::Pod) -> Converted<Pod> {
         subdomain: not_empty(pod.spec.subdomain.as_ref()),
     })
 }
+
+/// The cluster autoscaler's, before it removes the node; kube-proxy looks for it, too.
+const DOOMED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// `DefaultTerminationGracePeriodSeconds` of Kubernetes' API.
 const GRACE: u32 = 30;
@@ -233,6 +238,18 @@ mod tests {
         let names: Vec<&str> = converted.row.ports.iter().map(|p| p.name.as_str()).collect();
         assert_eq!(names, ["http", "mesh"]);
         assert_eq!(converted.row.ports[0].protocol, Protocol::Tcp);
+    }
+
+    #[test]
+    fn a_node_that_is_about_to_go_is_leaving() {
+        let of = |json: &str| node(&serde_json::from_str(json).unwrap()).row.leaving;
+        assert!(!of(
+            r#"{"metadata":{"name":"n"},"spec":{"taints":[{"key":"other","effect":"NoSchedule"}]}}"#
+        ));
+        assert!(of(
+            r#"{"metadata":{"name":"n"},"spec":{"taints":[{"key":"ToBeDeletedByClusterAutoscaler"}]}}"#
+        ));
+        assert!(of(r#"{"metadata":{"name":"n","deletionTimestamp":"2026-01-01T00:00:00Z"}}"#));
     }
 
     #[test]

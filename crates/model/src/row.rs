@@ -22,6 +22,8 @@ pub struct Node {
     /// The condition NetworkUnavailable is True: a cloud's controller waits for somebody to say that pods have a
     /// network.
     pub network_unavailable: bool,
+    /// It is being deleted, or the cluster autoscaler is about to.
+    pub leaving: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

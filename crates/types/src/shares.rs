@@ -55,6 +55,13 @@ impl<K: Eq + Hash> Shares<K> {
     }
 }
 
+impl<K: Eq + Hash> Share<K> {
+    /// Whose place it is.
+    pub fn who(&self) -> Option<&K> {
+        self.who.as_ref()
+    }
+}
+
 impl<K: Eq + Hash> Drop for Share<K> {
     fn drop(&mut self) {
         let Some(who) = self.who.take() else { return };

@@ -241,12 +241,11 @@ impl Dns {
         let counters = Arc::new(Counters::default());
         let resolver =
             forward::Resolver::new(&DnsConfig::new(vec![address]), Vec::new(), Arc::clone(&counters));
-        let (resolver, callers) = (Arc::new(resolver), None);
+        let (resolver, callers) = (Arc::new(resolver), zone.callers.clone());
         let (_, leaving) = tokio::sync::watch::channel(false);
         let shared = Shared { zone, counters, resolver, stop: Arc::clone(&stop), leaving, callers };
         // Nobody takes orders: the queries are all about the cluster.
-        let (orders, _) = tokio::sync::mpsc::channel(1);
-        let thread = udp::spawn("bench-dns", Arc::clone(&socket), shared, orders)?;
+        let thread = udp::spawn("bench-dns", Arc::clone(&socket), shared, forward::Desk::closed())?;
         let (name, schedstat) = ("bench-dns", schedstat("bench-dns")?);
         Ok(Self(Measured { name, address, socket, stop, thread: Some(thread), schedstat }))
     }

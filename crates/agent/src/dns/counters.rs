@@ -24,11 +24,13 @@ pub enum Count {
     UpstreamFailures,
     UpstreamTcp,
     Overload,
-    /// Asked at a node's own address by somebody who is neither node nor pod.
+    /// Asked by somebody who is neither node nor pod.
     Strangers,
+    /// Connections closed because their client, or all together, had too many.
+    Crowded,
 }
 
-const KINDS: usize = 18;
+const KINDS: usize = 19;
 
 impl Count {
     /// With the name that metrics use.
@@ -51,6 +53,7 @@ impl Count {
         (Self::UpstreamTcp, "upstream_tcp"),
         (Self::Overload, "overload"),
         (Self::Strangers, "strangers"),
+        (Self::Crowded, "crowded"),
     ];
 
     /// The kind of a finished answer.

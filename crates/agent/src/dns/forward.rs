@@ -1,7 +1,7 @@
 //! Names that are not the cluster's: cache, one question upstream at a time, the next upstream when one is
 //! silent or fails, TCP when an answer is cut.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -14,15 +14,18 @@ use dns::cache::{self, Message};
 use dns::{Cache, Name, Outcome, Query, Rcode, ResolvConf, Transport, answer, message};
 use futures::future::{FutureExt, WeakShared};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use types::shares::{Share, Shares};
 
 use super::counters::{Count, Counters, Tally};
 use super::{DnsConfig, Shared};
 
-/// Questions under way at most; above, SERVFAIL at once instead of a queue that outlives its clients.
-const CONCURRENT: usize = 1024;
+/// Questions under way at most, and of one client; above, SERVFAIL at once instead of a queue that outlives its clients.
+const CONCURRENT: (usize, usize) = (1024, 128);
+/// Queries of one socket that wait for those, and of one client: it may ask one thing many times.
+const ORDERS: (usize, usize) = (4096, 512);
 /// How long each round waits for one upstream; a client gives up after 5 s (resolv.conf(5)).
 const ROUNDS: [Duration; 2] = [Duration::from_millis(1000), Duration::from_millis(1500)];
 /// The whole of it.
@@ -39,6 +42,8 @@ pub struct Order {
     pub query: Vec<u8>,
     pub peer: SocketAddr,
     pub way: Way,
+    /// Given back with the answer.
+    pub place: Share<IpAddr>,
 }
 
 /// What is asked upstream.
@@ -50,12 +55,28 @@ pub enum Way {
     Follow { ours: Vec<u8>, target: Name },
 }
 
+/// Where the UDP thread leaves orders.
+pub struct Desk {
+    queue: mpsc::Sender<Order>,
+    places: Shares<IpAddr>,
+}
+
+impl Desk {
+    /// That takes nothing.
+    pub fn closed() -> Self {
+        Self { queue: mpsc::channel(1).0, places: Shares::new(0, 0) }
+    }
+
+    /// Whether it is taken: a client that has too many is told so at once, and others notice nothing.
+    pub fn take(&self, query: &[u8], peer: SocketAddr, way: Way) -> bool {
+        let Some(place) = self.places.take(peer.ip()) else { return false };
+        self.queue.try_send(Order { query: query.to_vec(), peer, way, place }).is_ok()
+    }
+}
+
 /// Takes orders for one socket until its thread ends, and ends when all are carried out.
-pub(super) fn spawn(
-    socket: Arc<UdpSocket>,
-    shared: Shared,
-) -> (mpsc::Sender<Order>, tokio::task::JoinHandle<()>) {
-    let (sender, mut orders) = mpsc::channel::<Order>(CONCURRENT);
+pub(super) fn spawn(socket: Arc<UdpSocket>, shared: Shared) -> (Desk, tokio::task::JoinHandle<()>) {
+    let (queue, mut orders) = mpsc::channel::<Order>(ORDERS.0);
     let task = tokio::spawn(async move {
         let mut under_way = JoinSet::new();
         while let Some(order) = orders.recv().await {
@@ -63,17 +84,18 @@ pub(super) fn spawn(
             let (socket, shared) = (Arc::clone(&socket), shared.clone());
             under_way.spawn(async move {
                 let limit = Query::parse(&order.query).map_or(0, |query| query.udp_limit());
-                let reply = shared.resolver.reply(&order.query, order.way, limit).await;
+                let reply = shared.resolver.reply((&order.query, order.peer.ip()), order.way, limit).await;
                 let mut tally = Tally::default();
                 tally.answer(&reply);
                 shared.counters.absorb(&mut tally);
                 // A full send buffer is the same to the client as a lost datagram: it asks again.
                 let _ = kernel::udp::send_now(&socket, &reply, order.peer);
+                drop(order.place);
             });
         }
         while under_way.join_next().await.is_some() {}
     });
-    (sender, task)
+    (Desk { queue, places: Shares::new(ORDERS.0, ORDERS.1) }, task)
 }
 
 /// A question under way. The table does not keep it alive: those who wait for it do.
@@ -99,7 +121,9 @@ struct Inner {
     upstreams: Mutex<(Option<Instant>, Vec<IpAddr>)>,
     /// Which upstream answered last: it is asked first.
     preferred: AtomicUsize,
-    slots: Semaphore,
+    slots: Shares<IpAddr>,
+    /// Upstreams that answer with another case than they were asked with.
+    careless: Mutex<BTreeSet<SocketAddr>>,
     start: Instant,
 }
 
@@ -119,24 +143,25 @@ impl Resolver {
             pending: Mutex::default(),
             upstreams: Mutex::default(),
             preferred: AtomicUsize::new(0),
-            slots: Semaphore::new(CONCURRENT),
+            slots: Shares::new(CONCURRENT.0, CONCURRENT.1),
+            careless: Mutex::default(),
             start: Instant::now(),
         }))
     }
 
     /// The whole answer for a client, SERVFAIL where no upstream has one.
-    pub async fn reply(&self, query: &[u8], way: Way, limit: usize) -> Vec<u8> {
+    pub async fn reply(&self, (query, client): (&[u8], IpAddr), way: Way, limit: usize) -> Vec<u8> {
         self.0.counters.add(Count::Forwarded);
         let mut out = vec![0; limit];
         let length = match way {
-            Way::Forward => match self.resolve(query).await {
+            Way::Forward => match self.resolve(query, client).await {
                 Some(message) => message.relay(query, &mut out, limit),
                 None => 0,
             },
             Way::Follow { mut ours, target } => {
                 let kind = Query::parse(query).map_or(dns::Type::A, |query| query.kind);
                 let question = message::encode_query(0, &target, kind);
-                let theirs = self.resolve(&question).await;
+                let theirs = self.resolve(&question, client).await;
                 let whole = theirs.and_then(|theirs| message::append(&ours, theirs.bytes(), limit));
                 return whole.unwrap_or_else(|| {
                     // The CNAME is right even when nobody can follow it (spec 1.5).
@@ -153,7 +178,12 @@ impl Resolver {
     }
 
     /// Answers a whole query over TCP or for a tool, from zone or upstream.
-    pub(super) async fn answer(&self, shared: &Shared, query: &[u8], chance: u32) -> Option<Vec<u8>> {
+    pub(super) async fn answer(
+        &self,
+        shared: &Shared,
+        (query, client): (&[u8], IpAddr),
+        chance: u32,
+    ) -> Option<Vec<u8>> {
         let limit = usize::from(u16::MAX);
         let mut out = vec![0; limit];
         let outcome = shared.zone.read().answer(query, &mut out, Transport::Tcp, chance);
@@ -169,12 +199,12 @@ impl Resolver {
                 Way::Follow { ours: out, target }
             }
         };
-        Some(self.reply(query, way, limit).await)
+        Some(self.reply((query, client), way, limit).await)
     }
 
     /// An upstream's message for a question, from the cache if it lives there. The same question under way is
     /// asked once: that also ends loops, should an upstream lead back to us.
-    async fn resolve(&self, query: &[u8]) -> Option<Message> {
+    async fn resolve(&self, query: &[u8], client: IpAddr) -> Option<Message> {
         let key = cache::key(query)?;
         let kept = lock(&self.0.cache).get(&key, self.seconds());
         if let Some(message) = kept {
@@ -186,7 +216,7 @@ impl Resolver {
             match all.get(&key).and_then(WeakShared::upgrade) {
                 Some(pending) => pending,
                 None => {
-                    let pending = self.clone().ask(key.clone(), query.to_vec()).boxed().shared();
+                    let pending = self.clone().ask(key.clone(), query.to_vec(), client).boxed().shared();
                     all.extend(pending.downgrade().map(|weak| (key, weak)));
                     pending
                 }
@@ -199,10 +229,10 @@ impl Resolver {
         self.0.start.elapsed().as_secs()
     }
 
-    async fn ask(self, key: Vec<u8>, query: Vec<u8>) -> Option<Message> {
+    async fn ask(self, key: Vec<u8>, query: Vec<u8>, client: IpAddr) -> Option<Message> {
         // Leaves the table however this ends, so that no question is stuck.
         let _entry = Entry { inner: Arc::clone(&self.0), key: key.clone() };
-        let Ok(_slot) = self.0.slots.try_acquire() else {
+        let Some(_slot) = self.0.slots.take(client) else {
             self.0.counters.add(Count::Overload);
             return None;
         };
@@ -251,15 +281,21 @@ impl Resolver {
         patience: Duration,
     ) -> Option<Message> {
         let id = kernel::udp::random().ok()? as u16;
-        let query = message::encode_query(id, name, kind);
+        let mut query = message::encode_query(id, name, kind);
+        let careless = lock(&self.0.careless).contains(&to);
+        if !careless {
+            message::draw_case(&mut query, name, kernel::udp::random().ok()?);
+        }
         self.0.counters.add(Count::UpstreamQueries);
-        match timeout(patience, over_udp(to, &query)).await {
-            Ok(Ok(message)) if !message.truncated() => Some(message),
-            Ok(Ok(cut)) => {
+        let mut message = match timeout(patience, over_udp(to, &query)).await {
+            Ok(Ok(message)) if !message.truncated() && (careless || message.has_case_of(&query)) => {
+                Some(message)
+            }
+            // Cut, or of another case than ours: forged, or of an upstream that keeps none. TCP tells.
+            Ok(Ok(doubtful)) => {
                 self.0.counters.add(Count::UpstreamTcp);
-                let whole = timeout(patience, over_tcp(to, &query)).await;
-                // A cut answer is better than none: the client sees its TC.
-                Some(whole.ok().and_then(Result::ok).flatten().unwrap_or(cut))
+                let whole = timeout(patience, over_tcp(to, &query)).await.ok().and_then(Result::ok).flatten();
+                self.settle_doubt(to, &query, doubtful, whole)
             }
             Ok(Err(error)) => {
                 self.0.counters.add(Count::UpstreamFailures);
@@ -270,7 +306,30 @@ impl Resolver {
                 self.0.counters.add(Count::UpstreamTimeouts);
                 None
             }
+        }?;
+        message.write_name(name.wire());
+        Some(message)
+    }
+
+    /// What is believed of an answer over UDP once it was asked for over TCP, too, which nobody forges who does not
+    /// see it. An upstream that keeps no case and has no TCP is asked once more as it can: no worse than before.
+    fn settle_doubt(
+        &self,
+        to: SocketAddr,
+        query: &[u8],
+        doubtful: Message,
+        whole: Option<Message>,
+    ) -> Option<Message> {
+        let kept = |message: &Message| message.has_case_of(query);
+        let careless = match &whole {
+            Some(whole) => !kept(whole),
+            None => !kept(&doubtful),
+        };
+        if careless && lock(&self.0.careless).insert(to) {
+            tracing::info!(upstream = %to, "the DNS upstream does not keep the case of names: it is asked without");
         }
+        // A cut answer is better than none: the client sees its TC.
+        whole.or_else(|| Some(doubtful).filter(kept))
     }
 
     /// The servers of resolv.conf without ourselves, read again every few seconds.

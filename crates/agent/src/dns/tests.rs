@@ -16,6 +16,8 @@ use types::ObjectName;
 
 use super::*;
 
+mod crowd;
+
 const VIP: &str = "10.96.0.10:53";
 
 /// Runs a test on a thread inside a fresh namespace whose loopback is up, with a runtime of its own.
@@ -82,8 +84,14 @@ fn cluster() -> (Cluster, Vec<Key>) {
     (cluster, keys)
 }
 
+fn settings() -> Settings {
+    let ranges = ["10.244.0.0/16", "10.96.0.0/12", "fd00:10:244::/56", "fd00:10:96::/112"];
+    let ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+    Settings { ranges, ..Settings::new("cluster.local").unwrap() }
+}
+
 fn shared() -> SharedZone {
-    let zone = SharedZone::new(Settings::new("cluster.local").unwrap());
+    let zone = SharedZone::new(settings());
     let (cluster, keys) = cluster();
     assert!(zone.update(&cluster, &keys));
     zone
@@ -222,7 +230,7 @@ fn dig_sees_the_cluster_over_both_transports() {
 fn dns_23_servfail_until_synced_then_answers_at_once() {
     inside(async || {
         let conf = Conf::new(&[]);
-        let zone = SharedZone::new(Settings::new("cluster.local").unwrap());
+        let zone = SharedZone::new(settings());
         let _server = serve(conf.config(), zone.clone()).unwrap();
         let said = dig("payments.shop.svc.cluster.local A").await;
         assert!(said.contains("status: SERVFAIL"), "{said}");
@@ -288,9 +296,9 @@ fn a_cut_answer_is_fetched_over_tcp_and_no_upstream_is_servfail() {
     });
 }
 
-/// DNS-34: the node's own address is reachable from outside, so it answers the cluster only.
+/// DNS-34: the node's own address is reachable from outside, and the cluster's by whoever has a route.
 #[test]
-fn dns_34_at_the_nodes_own_address_only_nodes_and_pods_are_answered() {
+fn dns_34_only_nodes_and_pods_are_answered() {
     inside(async || {
         let conf = Conf::new(&[]);
         let peers = vec!["192.168.1.10:9476".parse().unwrap()];
@@ -312,8 +320,15 @@ fn dns_34_at_the_nodes_own_address_only_nodes_and_pods_are_answered() {
             assert!(!said.contains("10.96.14.7") && !said.contains("status:"), "{said}");
         }
         assert!(server.counters.get(Count::Strangers) >= 2);
-        // The cluster's own address is not restricted: only this node and its pods reach it.
-        let said = dig("-b 203.0.113.10 +short payments.shop.svc.cluster.local A").await;
+        // Whoever has a route to the cluster's own address is no part of the cluster.
+        let before = server.counters.get(Count::Strangers);
+        for transport in ["+notcp", "+tcp"] {
+            let ask = format!("-b 203.0.113.10 +timeout=1 {transport} payments.shop.svc.cluster.local A");
+            let said = dig(&ask).await;
+            assert!(!said.contains("10.96.14.7") && !said.contains("status:"), "{said}");
+        }
+        assert!(server.counters.get(Count::Strangers) >= before + 2);
+        let said = dig("-b 10.244.2.7 +short payments.shop.svc.cluster.local A").await;
         assert_eq!(said, "10.96.14.7\n");
     });
 }

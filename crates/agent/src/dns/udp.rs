@@ -6,18 +6,16 @@ use std::sync::atomic::Ordering;
 
 use dns::{Outcome, Rcode, Transport, Zone, answer};
 use kernel::udp::{Batch, Peer};
-use tokio::sync::mpsc::Sender;
 
-use super::callers::Callers;
 use super::counters::{Count, Tally};
-use super::forward::{Order, Way};
+use super::forward::{Desk, Way};
 use super::{DnsError, Shared};
 
 pub fn spawn(
     name: &str,
     socket: Arc<UdpSocket>,
     shared: Shared,
-    forward: Sender<Order>,
+    forward: Desk,
 ) -> Result<std::thread::JoinHandle<()>, DnsError> {
     let chance = Chance(kernel::udp::random()? | 1);
     std::thread::Builder::new()
@@ -26,7 +24,7 @@ pub fn spawn(
         .map_err(DnsError::Start)
 }
 
-fn run(socket: &UdpSocket, shared: &Shared, forward: &Sender<Order>, mut chance: Chance) {
+fn run(socket: &UdpSocket, shared: &Shared, forward: &Desk, mut chance: Chance) {
     let mut batch = Batch::new();
     let mut tally = Tally::default();
     loop {
@@ -41,14 +39,14 @@ fn run(socket: &UdpSocket, shared: &Shared, forward: &Sender<Order>, mut chance:
             continue;
         }
         let zone = shared.zone.read();
-        let callers = shared.callers.as_ref().map(Callers::read);
+        let callers = shared.callers.read();
         batch.reply(socket, |query, peer, out| {
             tally.add(Count::UdpQueries);
-            if callers.as_ref().is_some_and(|known| !known.may_ask(peer.address().ip())) {
+            if !callers.may_ask(peer.address().ip()) {
                 tally.add(Count::Strangers);
                 return 0;
             }
-            let length = answer(&zone, forward, (query, peer), out, chance.draw());
+            let length = answer(&zone, forward, (query, peer), out, (chance.draw(), &mut tally));
             match out.get(..length) {
                 Some(answer) if length > 0 => tally.answer(answer),
                 _ => {}
@@ -66,10 +64,10 @@ fn run(socket: &UdpSocket, shared: &Shared, forward: &Sender<Order>, mut chance:
 #[inline]
 fn answer(
     zone: &Zone,
-    forward: &Sender<Order>,
+    forward: &Desk,
     (query, peer): (&[u8], Peer<'_>),
     out: &mut [u8],
-    chance: u32,
+    (chance, tally): (u32, &mut Tally),
 ) -> usize {
     let way = match zone.answer(query, out, Transport::Udp, chance) {
         Outcome::Answered(length) => return length,
@@ -79,10 +77,12 @@ fn answer(
             Way::Follow { ours: out.get(..length).unwrap_or_default().to_vec(), target }
         }
     };
-    let order = Order { query: query.to_vec(), peer: peer.address(), way };
-    match forward.try_send(order) {
-        Ok(()) => 0,
-        Err(_) => answer::plain_reply(query, out, Rcode::SERVFAIL),
+    match forward.take(query, peer.address(), way) {
+        true => 0,
+        false => {
+            tally.add(Count::Overload);
+            answer::plain_reply(query, out, Rcode::SERVFAIL)
+        }
     }
 }
 

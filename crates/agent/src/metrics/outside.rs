@@ -27,10 +27,16 @@ const CODES: [(Count, &str); 6] = [
 const PROTOCOLS: [(Count, &str); 2] = [(Count::UdpQueries, "udp"), (Count::TcpQueries, "tcp")];
 const UPSTREAM: [(Count, &str); 2] =
     [(Count::UpstreamTimeouts, "timeout"), (Count::UpstreamFailures, "failure")];
-const PLAIN: [(Count, &str, &str); 7] = [
+const PLAIN: [(Count, &str, &str); 9] = [
     (Count::Truncated, "dns_truncated", "Answers that did not fit and were cut"),
     (Count::Dropped, "dns_dropped", "Messages that were no queries"),
     (Count::Overload, "dns_overload", "Queries refused because too many waited for upstreams"),
+    (
+        Count::Strangers,
+        "dns_strangers",
+        "Queries and connections of others than nodes and pods, not answered",
+    ),
+    (Count::Crowded, "dns_crowded", "TCP connections closed because a client, or all together, had too many"),
     (Count::Forwarded, "dns_forwarded", "Queries for names outside of the cluster"),
     (Count::CacheHits, "dns_cache_hits", "Of those, answered from the cache"),
     (Count::UpstreamQueries, "dns_upstream_queries", "Queries sent to upstreams"),

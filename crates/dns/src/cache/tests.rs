@@ -116,3 +116,99 @@ proptest::proptest! {
         }
     }
 }
+
+/// A record whose owner is a name in full or, as bytes, a pointer.
+fn record(owner: &[u8], kind: u16, data: &[u8]) -> Vec<u8> {
+    let mut bytes = owner.to_vec();
+    bytes.extend_from_slice(&kind.to_be_bytes());
+    bytes.extend_from_slice(&[0, 1, 0, 0, 0, 60]);
+    bytes.extend_from_slice(&(data.len() as u16).to_be_bytes());
+    bytes.extend_from_slice(data);
+    bytes
+}
+
+fn wire(name: &str) -> Vec<u8> {
+    Name::parse(name).unwrap().wire().to_vec()
+}
+
+/// A reply to `asked` with so many records in each section.
+fn with(asked: &[u8], records: [&[Vec<u8>]; 3]) -> Vec<u8> {
+    let mut bytes = asked[..asked.len() - 11].to_vec();
+    bytes[2] |= 0x80;
+    for (section, records) in records.iter().enumerate() {
+        bytes[6 + 2 * section..8 + 2 * section].copy_from_slice(&(records.len() as u16).to_be_bytes());
+        records.iter().for_each(|record| bytes.extend_from_slice(record));
+    }
+    bytes
+}
+
+const POINTER: [u8; 2] = [0xc0, 12];
+
+#[test]
+fn records_that_were_not_asked_for_are_not_believed() {
+    let asked = query(7, "www.example.com");
+    let own = record(&POINTER, 1, &[192, 0, 2, 1]);
+    let foreign = record(&wire("bank.example.org"), 1, &[192, 0, 2, 66]);
+    assert!(Message::accept(&asked, with(&asked, [std::slice::from_ref(&own), &[], &[]])).is_some());
+    assert!(Message::accept(&asked, with(&asked, [&[own.clone(), foreign.clone()], &[], &[]])).is_none());
+    assert!(Message::accept(&asked, with(&asked, [std::slice::from_ref(&foreign), &[], &[]])).is_none());
+    // Beside the answer it is only left out.
+    let zone = record(&wire("example.com"), 2, &wire("ns.example.com"));
+    let other = record(&wire("example.org"), 2, &wire("ns.example.com"));
+    let kept = |authority: &[Vec<u8>], additional: &[Vec<u8>]| {
+        let reply = with(&asked, [std::slice::from_ref(&own), authority, additional]);
+        Message::accept(&asked, reply).unwrap().records.len()
+    };
+    assert_eq!(kept(std::slice::from_ref(&zone), std::slice::from_ref(&foreign)), 2);
+    assert_eq!(kept(&[zone.clone(), other.clone()], &[]), 2);
+    assert_eq!(kept(&[other], std::slice::from_ref(&foreign)), 1);
+    let near = record(&wire("xample.com"), 2, &wire("ns.example.com"));
+    assert_eq!(kept(&[near], &[]), 1, "a name that only ends alike is another zone");
+}
+
+#[test]
+fn aliases_are_followed_in_any_order_and_no_further() {
+    let asked = query(7, "a.example.com");
+    let one = record(&POINTER, 5, &wire("b.example.net"));
+    let two = record(&wire("B.example.net".to_lowercase().as_str()), 5, &wire("c.example.org"));
+    let address = record(&wire("c.example.org"), 1, &[192, 0, 2, 1]);
+    for order in [[&one, &two, &address], [&address, &two, &one]] {
+        let reply = with(&asked, [&order.map(Clone::clone), &[], &[]]);
+        assert_eq!(Message::accept(&asked, reply).unwrap().records.len(), 3);
+    }
+    assert!(
+        Message::accept(&asked, with(&asked, [&[one, address], &[], &[]])).is_none(),
+        "a link is missing"
+    );
+    // RFC 6672: a DNAME above the name, and the alias that it makes.
+    let above = record(&wire("example.com"), 39, &wire("example.net"));
+    let made = record(&POINTER, 5, &wire("a.example.net"));
+    let end = record(&wire("a.example.net"), 1, &[192, 0, 2, 1]);
+    assert!(Message::accept(&asked, with(&asked, [&[above, made, end], &[], &[]])).is_some());
+}
+
+#[test]
+fn a_pointer_that_leads_nowhere_ends_the_message() {
+    let asked = query(7, "example.com");
+    for owner in [[0xc0, 29], [0xc0, 255], [0xff, 255]] {
+        assert!(
+            Message::accept(&asked, with(&asked, [&[record(&owner, 1, &[1, 2, 3, 4])], &[], &[]])).is_none()
+        );
+    }
+}
+
+#[test]
+fn drawn_case_is_the_same_question_and_comes_back_as_it_was_asked() {
+    let name = Name::parse("www.example.com").unwrap();
+    let mut asked = message::encode_query(7, &name, Type::A);
+    let plain = asked.clone();
+    message::draw_case(&mut asked, &name, u64::MAX);
+    assert_eq!(&asked[12..29], b"\x03WWW\x07EXAMPLE\x03COM\0");
+    assert_eq!(asked[29..], plain[29..], "nothing but the name");
+    let mut whole = Message::accept(&asked, reply(&asked, 60, 1)).unwrap();
+    assert!(whole.has_case_of(&asked));
+    let other = Message::accept(&asked, reply(&plain, 60, 1)).unwrap();
+    assert!(!other.has_case_of(&asked));
+    whole.write_name(name.wire());
+    assert!(whole.has_case_of(&plain));
+}

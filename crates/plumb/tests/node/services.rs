@@ -8,7 +8,7 @@ use std::time::Duration;
 use kernel::Netns;
 use serde_json::{Value, json};
 
-use crate::stage::{PATIENCE, Pod, Stage, wait_for, within};
+use crate::stage::{self, PATIENCE, Pod, Stage, wait_for, within};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
@@ -331,4 +331,33 @@ fn l_05_a_load_balancer_learns_which_nodes_have_endpoints() {
     stage.patch(&format!("{SERVICES}/web"), &json!({ "spec": { "externalTrafficPolicy": "Cluster" } }));
     let to = SocketAddr::new(ip(&stage.nodes[0].address), number);
     wait_for("nobody answers any more", || check(&stage.underlay, to).is_none().then_some(()));
+}
+
+/// What clouds' load balancers ask kube-proxy, over real sockets of the node.
+#[test]
+fn kube_proxys_health_ports_are_answered() {
+    let stage = Stage::of(1, types::Families::Dual);
+    let node = &stage.nodes[0];
+    let ask = |ip: &str, port: u16, path: &str| {
+        let address = SocketAddr::new(ip.parse().unwrap(), port);
+        node.netns.run(|| stage::ask(address, path)).unwrap()
+    };
+    let status = |ip: &str, path: &str| {
+        let said = ask(ip, 10256, path).unwrap_or_default();
+        said.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    for ip in [node.address.as_str(), "127.0.0.1", "fd00:192:168:1::10"] {
+        wait_for("the node is healthy", || (status(ip, "/healthz") == "200").then_some(()));
+        assert_eq!(status(ip, "/livez"), "200");
+    }
+    let said = ask(&node.address, 10256, "/healthz").unwrap();
+    for part in ["application/json", "lastUpdated", "currentTime", r#""nodeEligible":true"#] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(ask("127.0.0.1", 10249, "/proxyMode").unwrap().ends_with("\r\n\r\nnftables"));
+    assert!(ask(&node.address, 10249, "/proxyMode").is_err(), "for the node's own programs only");
+    let taint = json!({ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" });
+    stage.patch("/api/v1/nodes/node1", &json!({ "spec": { "taints": [taint] } }));
+    wait_for("no new connections", || (status(&node.address, "/healthz") == "503").then_some(()));
+    assert_eq!(status(&node.address, "/livez"), "200", "it still serves");
 }

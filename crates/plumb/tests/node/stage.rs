@@ -349,14 +349,7 @@ impl Node {
     /// One request at an address of the node, as the kubelet's probe asks.
     pub fn http(&self, ip: &str, path: &str) -> std::io::Result<String> {
         let address = SocketAddr::new(ip.parse().unwrap(), 9475);
-        let ask = || {
-            let mut stream = TcpStream::connect(address)?;
-            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        };
-        self.netns.run(ask).unwrap()
+        self.netns.run(|| ask(address, path)).unwrap()
     }
 
     pub fn add(&self, pod: &Pod) -> Result<IpAddr, Value> {
@@ -382,6 +375,15 @@ impl Node {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
+}
+
+/// What is said to a GET, from here.
+pub fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 pub fn config() -> Value {

@@ -119,6 +119,7 @@ fn node() -> impl Strategy<Value = Row> {
             zone: Some(zone.to_owned()),
             vtep_mac: (published || n == 0).then_some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
             network_unavailable: false,
+            leaving: false,
         })
     })
 }
@@ -426,6 +427,7 @@ pub fn start() -> Vec<Event> {
             pod_cidrs: pod_cidrs(n),
             vtep_mac: Some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
             network_unavailable: false,
+            leaving: false,
             ..Node::default()
         })));
     }
