@@ -3,7 +3,7 @@
 //! proxy reaches this agent.
 //!
 //! Nobody is trusted for having reached the port: a pod can do that. Each request carries a token of the service
-//! account `kube-system/plumb` with the audience `plumb`, which the API server confirms ([`token`]).
+//! account `kube-system/plumb-trace` with the audience `plumb`, which the API server confirms ([`token`]).
 
 mod drift;
 mod frames;

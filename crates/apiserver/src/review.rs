@@ -5,10 +5,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use http::Response;
 use ring::hmac;
 use serde_json::{Value, json};
+use types::wire::TOKEN_NODE;
 
 use crate::api::Body;
 use crate::credentials::{Credentials, Identity, random_hex};
-use crate::kind::SERVICE_ACCOUNT;
+use crate::kind::{NODE, SERVICE_ACCOUNT};
 use crate::object::{at, list, text};
 use crate::request::Call;
 use crate::status::Failure;
@@ -70,7 +71,9 @@ pub(crate) async fn token(call: &Call, request: Value) -> Result<Response<Body>,
     let asked = at(&request, &["spec", "expirationSeconds"]).and_then(Value::as_i64).unwrap_or(LONGEST);
     let seconds = asked.clamp(SHORTEST, LONGEST);
     let now = moment::now();
+    let bound = bound_node(call, &request)?;
     let token = call.api.inner.tokens.sign(&json!({
+        "node": bound,
         "iss": API_AUDIENCE, "sub": format!("system:serviceaccount:{}:{}", call.namespace, call.name),
         "uid": text(&account, &["metadata", "uid"]), "aud": audiences, "iat": now, "exp": now + seconds,
     }));
@@ -78,9 +81,28 @@ pub(crate) async fn token(call: &Call, request: Value) -> Result<Response<Body>,
         201,
         &json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1",
             "metadata": {"name": call.name, "namespace": call.namespace},
-            "spec": {"audiences": audiences, "expirationSeconds": seconds},
+            "spec": {"audiences": audiences, "expirationSeconds": seconds,
+                "boundObjectRef": at(&request, &["spec", "boundObjectRef"])},
             "status": {"token": token, "expirationTimestamp": moment::format(now + seconds)}}),
     ))
+}
+
+/// The name of the Node that a token shall live and be good for (KEP-4193); the lab binds to nothing else.
+fn bound_node(call: &Call, request: &Value) -> Result<Option<String>, Failure> {
+    let Some(bound) = at(request, &["spec", "boundObjectRef"]).filter(|bound| !bound.is_null()) else {
+        return Ok(None);
+    };
+    let (kind, name) = (text(bound, &["kind"]), text(bound, &["name"]));
+    if kind != "Node" {
+        return Err(Failure::bad_request(format!(
+            "cannot bind token for serviceaccount {:?} to object: the lab's API binds tokens to Nodes, not to kind {kind:?}",
+            call.name
+        )));
+    }
+    match call.api.inner.store.get(&Key::new(&NODE, "", name)).0 {
+        Some(_) => Ok(Some(name.to_owned())),
+        None => Err(Failure::not_found("", NODE.plural, name)),
+    }
 }
 
 /// The reviews by their plural; `None` for something else.
@@ -135,6 +157,14 @@ fn review_token(api: &Api, spec: &Value) -> Value {
         return json!({"authenticated": false, "user": {}, "error": error});
     }
     let (name, uid) = (text(&claims, &["sub"]), text(&claims, &["uid"]));
-    json!({"authenticated": true, "audiences": shared, "user": {"username": name, "uid": uid,
-        "groups": ["system:serviceaccounts", "system:authenticated"]}})
+    let mut user =
+        json!({"username": name, "uid": uid, "groups": ["system:serviceaccounts", "system:authenticated"]});
+    let node = text(&claims, &["node"]);
+    if !node.is_empty() {
+        if api.inner.store.get(&Key::new(&NODE, "", node)).0.is_none() {
+            return json!({"authenticated": false, "user": {}, "error": format!("its node {node} is gone")});
+        }
+        crate::object::root(&mut user).insert("extra".to_owned(), json!({TOKEN_NODE: [node]}));
+    }
+    json!({"authenticated": true, "audiences": shared, "user": user})
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use types::Family;
-use types::wire::{API_IPS, DNS_IPS};
+use types::wire::{API_IPS, DNS_IPS, TRACE_ACCOUNT};
 
 use crate::api::Config;
 use crate::kind::{ENDPOINT_SLICE, Kind, NAMESPACE, SERVICE, SERVICE_ACCOUNT};
@@ -20,7 +20,9 @@ pub(crate) fn plant(store: &Store, config: &Config) -> Result<(), Failure> {
             put(tx, &NAMESPACE, "", name, namespace)?;
             put(tx, &SERVICE_ACCOUNT, name, "default", json!({}))?;
         }
-        put(tx, &SERVICE_ACCOUNT, "kube-system", "plumb", json!({}))?;
+        for name in ["plumb", TRACE_ACCOUNT] {
+            put(tx, &SERVICE_ACCOUNT, "kube-system", name, json!({}))?;
+        }
         put(tx, &SERVICE, "default", "kubernetes", api_service(config))?;
         put(tx, &SERVICE, "kube-system", "kube-dns", dns_service(config))?;
         put_api_slice(tx, config)

@@ -1,6 +1,7 @@
 //! The objects that an installation is, made in one place: `plumb install` applies them, `deploy/plumb.yaml` and the
 //! chart are written from them.
 
+mod admission;
 mod agent;
 
 use k8s_openapi::api::core::v1::{Service, ServiceAccount, ServicePort, ServiceSpec};
@@ -8,6 +9,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Ro
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Resource, serde::Serialize};
 use serde_json::{Value, json};
+use types::wire::TRACE_ACCOUNT;
 
 use crate::settings::Settings;
 
@@ -22,10 +24,14 @@ pub const LABEL: &str = "app.kubernetes.io/name";
 
 /// In the order in which they are applied.
 pub fn objects(settings: &Settings) -> Vec<Value> {
+    let [policy, in_force] = admission::own_node();
     vec![
         value(&account()),
+        value(&trace_account()),
         value(&role()),
         value(&binding()),
+        policy,
+        in_force,
         value(&dns_service(settings)),
         value(&agent(settings)),
     ]
@@ -50,6 +56,16 @@ pub fn metadata(name: &str, namespaced: bool) -> ObjectMeta {
 
 fn account() -> ServiceAccount {
     ServiceAccount { metadata: metadata(NAME, true), ..ServiceAccount::default() }
+}
+
+/// Whose tokens `plumb trace` shows to the agents. Nothing is bound to it: with the agents' own account, whoever may make
+/// a token to trace with could make one to be an agent with.
+fn trace_account() -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata(TRACE_ACCOUNT, true),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
 }
 
 /// What the agents ask of the API, and nothing else: the cluster's tests run with these rights.

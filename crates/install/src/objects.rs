@@ -28,8 +28,7 @@ fn api(client: &Client, object: &Value) -> Result<(Api<DynamicObject>, String)> 
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
     let (group, version) = version.split_once('/').unwrap_or(("", &version));
-    // All kinds of an installation have regular plurals.
-    let plural = format!("{}s", kind.to_lowercase());
+    let plural = plural(&kind);
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, &kind), &plural);
     let name = text(&object["metadata"]["name"]);
     let api = match object["metadata"]["namespace"].as_str() {
@@ -37,6 +36,15 @@ fn api(client: &Client, object: &Value) -> Result<(Api<DynamicObject>, String)> 
         None => Api::all_with(client.clone(), &resource),
     };
     Ok((api, name))
+}
+
+/// All kinds of an installation have regular plurals.
+fn plural(kind: &str) -> String {
+    let kind = kind.to_lowercase();
+    match kind.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{kind}s"),
+    }
 }
 
 /// Whether it is there, and ours.
@@ -83,5 +91,21 @@ pub async fn delete(client: &Client, object: &Value) -> Result<()> {
             );
         }
         tokio::time::sleep(ASK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_asked_for_by_their_plurals() {
+        for (kind, wanted) in [
+            ("DaemonSet", "daemonsets"),
+            ("ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
+            ("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
+        ] {
+            assert_eq!(plural(kind), wanted);
+        }
     }
 }

@@ -1,18 +1,22 @@
 //! Reaching each node's agent through the API server's node proxy: nobody needs a way of their own to the nodes
 //! (docs/trace.md draws it).
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use anyhow::{Context, Result, anyhow, bail};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::client::Body;
 use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
 use trace::exchange::Refusal;
-use types::wire::AGENT_PORT;
+use types::wire::{AGENT_PORT, TRACE_ACCOUNT, TRACE_AUDIENCE};
 
 /// Seconds that a token lives: the least that Kubernetes gives.
 const TOKEN_SECONDS: i64 = 600;
@@ -21,32 +25,46 @@ const TOKEN_SECONDS: i64 = 600;
 #[derive(Clone)]
 pub struct Nodes {
     client: Client,
-    token: String,
+    /// By node: what one agent is shown opens no other's.
+    tokens: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Nodes {
-    /// With a fresh token of `kube-system/plumb` for the agents alone.
+    /// Finds out whether tokens for the agents can be made at all.
     pub async fn new(client: Client) -> Result<Self> {
-        let spec = TokenRequestSpec {
-            audiences: Some(vec!["plumb".into()]),
-            expiration_seconds: Some(TOKEN_SECONDS),
-            ..TokenRequestSpec::default()
+        let nodes = Self { client, tokens: Arc::default() };
+        // For nobody: no agent takes it.
+        nodes.make("plumb-check", None).await.map_err(|error| explain(error, &TRACE_ACCOUNT))?;
+        Ok(nodes)
+    }
+
+    /// A token for the agent of one node, bound to its Node (KEP-4193).
+    async fn token(&self, node: &str) -> Result<String> {
+        let mut tokens = self.tokens.lock().await;
+        if let Some(token) = tokens.get(node) {
+            return Ok(token.clone());
+        }
+        let bound = BoundObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Node".into()),
+            name: Some(node.into()),
+            ..BoundObjectReference::default()
         };
-        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "kube-system");
+        let token = self.make(TRACE_AUDIENCE, Some(bound)).await.map_err(|error| explain(error, &node))?;
+        tokens.insert(node.to_owned(), token.clone());
+        Ok(token)
+    }
+
+    async fn make(&self, audience: &str, bound: Option<BoundObjectReference>) -> Result<String, kube::Error> {
+        let spec = TokenRequestSpec {
+            audiences: Some(vec![audience.into()]),
+            bound_object_ref: bound,
+            expiration_seconds: Some(TOKEN_SECONDS),
+        };
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), "kube-system");
         let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
-        let made = accounts.create_token_request("plumb", &PostParams::default(), &request).await;
-        let answer = made.map_err(|error| match error {
-            kube::Error::Api(status) if status.code == 404 => anyhow!(
-                "Plumb is not installed in this cluster: it has no ServiceAccount kube-system/plumb; `plumb install` \
-                 makes it, or choose another cluster (--kubeconfig, --context)"
-            ),
-            error => install::explain(
-                error,
-                "make a token of the service account kube-system/plumb (`create` on serviceaccounts/token there)",
-            ),
-        })?;
-        let token = answer.status.and_then(|status| status.token).context("the API server made no token")?;
-        Ok(Self { client, token })
+        let answer = accounts.create_token_request(TRACE_ACCOUNT, &PostParams::default(), &request).await?;
+        Ok(answer.status.and_then(|status| status.token).unwrap_or_default())
     }
 
     /// One step of a trace.
@@ -77,7 +95,7 @@ impl Nodes {
             .method(method)
             .uri(format!("/api/v1/nodes/{node}:{AGENT_PORT}/proxy/{path}"))
             .header("content-type", "application/json")
-            .header("plumb-token", &self.token)
+            .header("plumb-token", self.token(node).await?)
             .body(Body::from(body))?;
         let answer = self.client.send(request).await.with_context(at)?;
         let status = answer.status();
@@ -98,5 +116,22 @@ impl Nodes {
                 )
             }
         }
+    }
+}
+
+/// `of`: the account or the node that a token was wanted for.
+fn explain(error: kube::Error, of: &dyn std::fmt::Display) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) if status.code == 404 && !status.message.contains("nodes") => anyhow!(
+            "this cluster has no ServiceAccount kube-system/{TRACE_ACCOUNT}: Plumb is not installed there, or in an earlier \
+             version; `plumb install` makes it, or choose another cluster (--kubeconfig, --context)"
+        ),
+        error => install::explain(
+            error,
+            &format!(
+                "make a token of the service account kube-system/{TRACE_ACCOUNT} for {of} (`create` on \
+                 serviceaccounts/token there)"
+            ),
+        ),
     }
 }

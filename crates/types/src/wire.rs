@@ -12,6 +12,13 @@ pub const VXLAN_DEVICE: &str = "plumb.1";
 pub const BRIDGE: &str = "cni0";
 /// The agent's HTTP port on the node's address: health, metrics, traces.
 pub const AGENT_PORT: u16 = 9475;
+/// The service account, in kube-system, whose tokens agents take from who traces. It may do nothing: what a token of it
+/// is worth is what agents tell.
+pub const TRACE_ACCOUNT: &str = "plumb-trace";
+/// The audience that these tokens are made for.
+pub const TRACE_AUDIENCE: &str = "plumb";
+/// What a TokenReview says of a token that is bound to a node (KEP-4193).
+pub const TOKEN_NODE: &str = "authentication.kubernetes.io/node-name";
 /// Where an agent answers DNS for other nodes whose agent is away, on the node's address.
 pub const DNS_PEER_PORT: u16 = 9476;
 /// The kubelet's port, for the API server and for metrics.

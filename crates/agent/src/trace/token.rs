@@ -1,4 +1,5 @@
-//! Who may trace: the bearer of a token of `kube-system/plumb` that was made for this purpose alone.
+//! Who may trace: the bearer of a token of `kube-system/plumb-trace` that was made for this purpose alone, and for this
+//! node alone: an agent that was given one cannot ask another agent by it.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -6,18 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::PostParams;
 use types::shares::Shares;
+use types::wire::{TOKEN_NODE, TRACE_ACCOUNT as ACCOUNT, TRACE_AUDIENCE as AUDIENCE};
 
 use crate::serve::Caller;
 
 /// The header that carries the token: the API server's proxy keeps `Authorization` to itself.
 pub const HEADER: &str = "plumb-token";
-/// The audience that tokens must be made for.
-pub const AUDIENCE: &str = "plumb";
-/// The only subject that may.
-const SUBJECT: &str = "system:serviceaccount:kube-system:plumb";
+/// The only subject that may, before its name.
+const SUBJECT: &str = "system:serviceaccount:kube-system:";
+/// The agents' own account: who traced with it before there was one for that.
+const AGENTS: &str = "system:serviceaccount:kube-system:plumb";
 /// One trace is several requests; the API server is asked once.
 const REMEMBER: Duration = Duration::from_secs(30);
 
@@ -34,6 +36,7 @@ const PENANCE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Tokens {
     client: kube::Client,
+    node: Arc<str>,
     known: Arc<Mutex<Known>>,
     reviews: Shares<Caller>,
     /// Of wrong tokens only a number is kept, which nobody can foretell.
@@ -47,9 +50,15 @@ struct Known {
 }
 
 impl Tokens {
-    pub fn new(client: kube::Client) -> Self {
+    pub fn new(client: kube::Client, node: &str) -> Self {
         let (all, each) = REVIEWS;
-        Self { client, known: Arc::default(), reviews: Shares::new(all, each), salt: RandomState::new() }
+        Self {
+            client,
+            node: node.into(),
+            known: Arc::default(),
+            reviews: Shares::new(all, each),
+            salt: RandomState::new(),
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -62,8 +71,10 @@ impl Tokens {
     pub async fn check(&self, token: &str, caller: Caller) -> Result<()> {
         if token.is_empty() {
             bail!(
-                "no {HEADER} header: give a token of the service account kube-system/plumb for the audience \
-                 {AUDIENCE} (`kubectl -n kube-system create token plumb --audience {AUDIENCE}`)"
+                "no {HEADER} header: give a token of the service account kube-system/{ACCOUNT} for the audience \
+                 {AUDIENCE} (`kubectl -n kube-system create token {ACCOUNT} --audience {AUDIENCE} --bound-object-kind \
+                 Node --bound-object-name {}`)",
+                self.node
             );
         }
         let number = self.salt.hash_one(token);
@@ -103,20 +114,40 @@ impl Tokens {
             .create(&PostParams::default(), &review)
             .await
             .context("ask the API server about the token of a trace (TokenReview)")?;
-        let status = answer.status.unwrap_or_default();
-        let audiences = status.audiences.unwrap_or_default();
-        let user = status.user.and_then(|user| user.username).unwrap_or_default();
-        if status.authenticated != Some(true) || !audiences.iter().any(|audience| audience == AUDIENCE) {
-            bail!(
-                "the API server does not confirm the token: {}; make a new one",
-                status.error.unwrap_or_else(|| "it is unknown, expired, or for another audience".into())
-            );
-        }
-        if user != SUBJECT {
-            bail!("the token is {user}'s; a trace needs one of {SUBJECT}");
-        }
-        Ok(())
+        judge(answer.status.unwrap_or_default(), &self.node)
     }
+}
+
+/// What the API server says of a token, and whether that is enough for this node.
+fn judge(status: TokenReviewStatus, node: &str) -> Result<()> {
+    let audiences = status.audiences.unwrap_or_default();
+    let user = status.user.unwrap_or_default();
+    let name = user.username.unwrap_or_default();
+    if status.authenticated != Some(true) || !audiences.iter().any(|audience| audience == AUDIENCE) {
+        bail!(
+            "the API server does not confirm the token: {}; make a new one",
+            status.error.unwrap_or_else(|| "it is unknown, expired, or for another audience".into())
+        );
+    }
+    if name == AGENTS {
+        bail!(
+            "the token is {name}'s, which earlier versions of plumb show: use a plumb of this agent's version ({})",
+            env!("CARGO_PKG_VERSION")
+        );
+    }
+    if name.strip_prefix(SUBJECT) != Some(ACCOUNT) {
+        bail!("the token is {name}'s; a trace needs one of {SUBJECT}{ACCOUNT}");
+    }
+    let bound = user.extra.unwrap_or_default().remove(TOKEN_NODE).unwrap_or_default();
+    if !bound.iter().any(|bound| bound == node) {
+        let bound =
+            if bound.is_empty() { "no node".to_owned() } else { format!("node {}", bound.join(", ")) };
+        bail!(
+            "the token is bound to {bound}; make one for this node (`kubectl -n kube-system create token {ACCOUNT} \
+             --audience {AUDIENCE} --bound-object-kind Node --bound-object-name {node}`)"
+        );
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Tokens {
@@ -129,6 +160,7 @@ impl std::fmt::Debug for Tokens {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use k8s_openapi::api::authentication::v1::UserInfo;
     use kube::client::Body;
     use serde_json::json;
 
@@ -145,7 +177,7 @@ mod tests {
                 let review: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
                 let right = review["spec"]["token"] == "right";
                 let status = json!({
-                    "authenticated": right, "audiences": [AUDIENCE], "user": { "username": SUBJECT },
+                    "authenticated": right, "audiences": [AUDIENCE], "user": { "username": format!("system:serviceaccount:kube-system:{ACCOUNT}"), "extra": { TOKEN_NODE: ["node1"] } },
                 });
                 let answer = json!({
                     "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {},
@@ -156,7 +188,7 @@ mod tests {
                 )))
             }
         });
-        (Tokens::new(kube::Client::new(service, "default")), asked)
+        (Tokens::new(kube::Client::new(service, "default"), "node1"), asked)
     }
 
     const GUESSER: Caller = Caller(Some(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 7))));
@@ -187,5 +219,37 @@ mod tests {
             assert!(tokens.check("wrong", GUESSER).await.is_err());
         }
         assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
+
+    fn judged(name: &str, audience: &str, node: Option<&str>) -> String {
+        let extra = node.map(|node| [(TOKEN_NODE.to_owned(), vec![node.to_owned()])].into());
+        let user = UserInfo { username: Some(name.into()), extra, ..UserInfo::default() };
+        let status = TokenReviewStatus {
+            authenticated: Some(true),
+            audiences: Some(vec![audience.into()]),
+            user: Some(user),
+            ..TokenReviewStatus::default()
+        };
+        judge(status, "node1").map_or_else(|error| error.to_string(), |()| "taken".to_owned())
+    }
+
+    #[test]
+    fn account_audience_and_node_must_be_right() {
+        let own = "system:serviceaccount:kube-system:plumb-trace";
+        assert_eq!(judged(own, "plumb", Some("node1")), "taken");
+        for (name, audience, node, why) in [
+            (own, "plumb", Some("node2"), "bound to node node2; make one for this node"),
+            (own, "plumb", None, "bound to no node; make one for this node"),
+            (own, "https://kubernetes.default.svc", Some("node1"), "does not confirm the token"),
+            (AGENTS, "plumb", Some("node1"), "use a plumb of this agent's version"),
+            ("system:serviceaccount:default:plumb-trace", "plumb", Some("node1"), "a trace needs one of"),
+            ("system:serviceaccount:kube-system:plumb-trace2", "plumb", None, "a trace needs one of"),
+            ("kubernetes-admin", "plumb", None, "a trace needs one of"),
+        ] {
+            let said = judged(name, audience, node);
+            assert!(said.contains(why), "{name} {audience} {node:?}: {said}");
+        }
+        let unknown = judge(TokenReviewStatus::default(), "node1").expect_err("nobody");
+        assert!(unknown.to_string().contains("does not confirm"), "{unknown}");
     }
 }

@@ -147,10 +147,10 @@ impl Cluster {
     /// Plumb on every node as a process of the node, with the rights of its ServiceAccount and no others.
     fn install(&self) {
         self.apply(&self.objects_but_agents());
-        let token = self.kubectl_ok(&["-n", "kube-system", "create", "token", "plumb", "--duration=24h"]);
-        let config = self.agent_kubeconfig(token.trim());
         for node in &self.nodes {
             self.wait_for(&format!("Node {node}"), || self.kubectl(&["get", "node", node]).or_missing());
+            // As a pod's token is: an agent changes its own Node alone.
+            let config = self.agent_kubeconfig(&self.agent_token(Some(node)));
             self.node_file(node, "/etc/plumb/kubeconfig", config.as_bytes());
             let executable = std::fs::read(plumb().with_file_name("plumb-cni")).expect("plumb-cni is built");
             for name in ["plumb-cni", "loopback"] {
@@ -180,7 +180,16 @@ impl Cluster {
         serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string()
     }
 
-    fn agent_kubeconfig(&self, token: &str) -> String {
+    /// A token of the agents' account, bound to a Node or to nothing.
+    pub fn agent_token(&self, node: Option<&str>) -> String {
+        let bound =
+            node.map(|node| ["--bound-object-kind=Node".to_owned(), format!("--bound-object-name={node}")]);
+        let mut args = vec!["-n", "kube-system", "create", "token", "plumb", "--duration=24h"];
+        args.extend(bound.iter().flatten().map(String::as_str));
+        self.kubectl_ok(&args).trim().to_owned()
+    }
+
+    pub fn agent_kubeconfig(&self, token: &str) -> String {
         let admin = self.kubectl_ok(&["config", "view", "--raw", "-o", "json"]);
         let admin: Value = serde_json::from_str(&admin).expect("a kubeconfig");
         let authority = &admin["clusters"][0]["cluster"]["certificate-authority-data"];

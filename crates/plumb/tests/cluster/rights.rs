@@ -99,3 +99,53 @@ fn nodes_of_clouds_work_and_every_right_is_used() {
     let refused: Vec<(Right, u64)> = asked(&cluster).into_iter().filter(|(_, code)| *code == 403).collect();
     assert!(refused.is_empty(), "asked for and not granted: {refused:?}");
 }
+
+/// What one agent's token is worth: its own Node, and nobody else's; and whoever may trace is no agent.
+#[test]
+fn a_token_of_an_agent_changes_its_own_node_alone() {
+    let cluster = bare(Stack::Single);
+    let said = cluster.plumb_install(&[]);
+    assert!(said.ok, "{said:?}");
+    let path = cluster.directory().join("agent-of-one-node");
+    let with = |token: &str, args: &[&str]| {
+        std::fs::write(&path, cluster.agent_kubeconfig(token)).expect("write a kubeconfig");
+        let path = path.to_str().expect("a plain path");
+        // The API server's address there is that of the nodes' network.
+        let server = cluster.kubectl_ok(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
+        let server = format!("--server={server}");
+        cluster.kubectl(&[&["--kubeconfig", path, &server], args].concat())
+    };
+    let patch = |node: &'static str, part: &'static str| -> Vec<&'static str> {
+        let what = match part {
+            "--subresource=status" => {
+                r#"{"status": {"conditions": [{"type": "Probe", "status": "True", "reason": "Probed"}]}}"#
+            }
+            _ => r#"{"metadata": {"annotations": {"probe": "yes"}}}"#,
+        };
+        [vec!["patch", "node", node, "--type=strategic", "-p", what], vec![part]]
+            .concat()
+            .into_iter()
+            .filter(|word| !word.is_empty())
+            .collect()
+    };
+    let (own, nobodys) = (cluster.agent_token(Some("node1")), cluster.agent_token(None));
+    for part in ["", "--subresource=status"] {
+        // A policy is in force soon after it was made.
+        cluster.wait_for("the policy is in force", || {
+            let said = with(&own, &patch("node2", part));
+            if said.ok { Err(format!("{said:?}")) } else { Ok(()) }
+        });
+        let refused = format!("{:?}", with(&own, &patch("node2", part)));
+        assert!(refused.contains("changes its own Node alone"), "{part}: {refused}");
+        let done = with(&own, &patch("node1", part));
+        assert!(done.ok, "{part}: {done:?}");
+        let refused = with(&nobodys, &patch("node1", part));
+        assert!(!refused.ok, "{part}: a token without a node: {refused:?}");
+    }
+    let trace = ["-n", "kube-system", "create", "token", "plumb-trace"];
+    let trace = cluster.kubectl_ok(&trace).trim().to_owned();
+    for args in [vec!["get", "nodes"], vec!["get", "pods", "-A"], patch("node1", "")] {
+        let said = with(&trace, &args);
+        assert!(!said.ok, "the account of traces may {args:?}: {said:?}");
+    }
+}

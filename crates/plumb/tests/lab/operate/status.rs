@@ -78,10 +78,51 @@ fn status_names_what_is_wrong_and_the_next_step() {
         let path = "/api/v1/nodes/node1:9475/proxy/v1/node/status";
         lab.kubectl(&["get", "--raw", path]).refused(&["logged in"]);
     });
+    checks.check("a token is for tracing, and for one node", || tokens(&lab));
     checks.check("no such cluster", || {
         let said = run(Command::new(plumb()).args(["status", "--kubeconfig", "/no/such/file"]));
         said.refused(&["/no/such/file"]);
     });
+}
+
+/// An agent is shown a token that opens nothing else: neither the API, nor another agent.
+fn tokens(lab: &Lab) {
+    let scratch = Scratch::new();
+    let token = |account: &str, bound: Value| -> String {
+        let body = serde_json::json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"audiences": ["plumb"], "boundObjectRef": bound}});
+        let file = scratch.0.join("request.json");
+        std::fs::write(&file, body.to_string()).expect("write a request");
+        let path = format!("/api/v1/namespaces/kube-system/serviceaccounts/{account}/token");
+        let file = file.to_str().expect("a plain path");
+        let made: Value =
+            serde_json::from_str(&lab.kubectl_ok(&["create", "--raw", &path, "-f", file])).expect("JSON");
+        made["status"]["token"].as_str().expect("a token").to_owned()
+    };
+    let ask = |token: &str| {
+        let script = "import sys, urllib.request, urllib.error\n\
+            asked = urllib.request.Request('http://192.168.1.10:9475/v1/node/status', headers={'Plumb-Token': sys.argv[1]})\n\
+            try: print(urllib.request.urlopen(asked).status)\n\
+            except urllib.error.HTTPError as refused: print(refused.code, refused.read().decode())";
+        lab.node_ok("node1", &["python3", "-c", script, token])
+    };
+    let node = |name: &str| serde_json::json!({"apiVersion": "v1", "kind": "Node", "name": name});
+    assert_eq!(ask(&token("plumb-trace", node("node1"))).trim(), "200");
+    for (account, bound, why) in [
+        ("plumb-trace", node("node2"), "bound to node node2; make one for this node"),
+        ("plumb-trace", Value::Null, "bound to no node; make one for this node"),
+        ("plumb", node("node1"), "use a plumb of this agent's version"),
+        ("default", node("node1"), "a trace needs one of system:serviceaccount:kube-system:plumb-trace"),
+    ] {
+        let said = ask(&token(account, bound));
+        assert!(said.starts_with("401") && said.contains(why), "{account}: {said}");
+    }
+    let server = lab.kubectl_ok(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
+    let own = token("plumb-trace", node("node1"));
+    let config =
+        ["--kubeconfig=/dev/null", "--insecure-skip-tls-verify", "--server", server.trim(), "--token", &own];
+    let said = run(Command::new(kubectl_binary()).args(config).args(["get", "nodes"]));
+    assert!(!said.ok, "a token of traces opens the API: {said:?}");
 }
 
 /// kubectl finds an executable called kubectl-plumb; a link is enough.
