@@ -6,6 +6,7 @@
 
 mod alerts;
 mod attacks;
+mod claims;
 mod cluster;
 mod combinations;
 mod faults;

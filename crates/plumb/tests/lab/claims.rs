@@ -1,0 +1,126 @@
+//! What Services and pods may not take from others: each asks here for what is somebody's, and does not get it.
+//!
+//! ```text
+//!   node1  owner1 (Service owner)   thief1 (Service a-thief)   mute1 (no egress)
+//! ```
+
+use std::time::Duration;
+
+use crate::cluster::{Checks, Kubectl, Lab, wait_for};
+
+const NS: &str = "claims";
+const API: &str = "192.168.1.2";
+
+#[test]
+fn nobody_gets_what_is_somebodys() {
+    let lab = Lab::up_with(2, &["--families", "dual"]);
+    let mut manifest = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NS}}}\n");
+    for name in ["owner1", "thief1", "mute1"] {
+        manifest += &Lab::pod(NS, name, "nodeName: node1", r#"serve, --http, "8080""#);
+    }
+    lab.apply(&format!("{manifest}---\n{}", include_str!("claims/manifest.yaml")));
+    lab.wait_ready(NS);
+    let ips = |service: &str| -> Vec<String> {
+        let ips = lab.get(&["-n", NS, "service", service])["spec"]["clusterIPs"].clone();
+        ips.as_array().expect("addresses").iter().map(|ip| ip.as_str().expect("text").to_owned()).collect()
+    };
+    let theirs = ips("owner");
+    assert_eq!(theirs.len(), 2, "one of each family: {theirs:?}");
+    let listed =
+        theirs.iter().chain([&API.to_owned()]).map(|ip| format!("{ip:?}")).collect::<Vec<_>>().join(", ");
+    lab.apply(&include_str!("claims/thief.yaml").replace("EXTERNAL", &listed));
+    let mut checks = Checks::default();
+    checks.check("the thief's Service works where it takes nothing", || works(&lab));
+    checks.check("the API stays where it is, for nodes and pods", || api(&lab));
+    checks.check("a ClusterIP stays its Service's, in both families", || cluster_ips(&lab, &theirs));
+    checks.check("Events name who has it", || events(&lab));
+    checks.check("a pod with the tunnel's port as hostPort does not start, and its Events say why", || {
+        tunnel(&lab)
+    });
+    checks.check("only DNS passes policies at the cluster's DNS address", || dns_port(&lab));
+}
+
+/// The Service's external address is the thief's, so the rules that take nothing are there.
+fn works(lab: &Lab) {
+    wait_for("the external address", Duration::from_secs(60), || {
+        let said = lab.node_demo("node2", &["get", &format!("http://{API}:81"), "--timeout", "1"]);
+        if said.out.contains("name=thief1") { Ok(()) } else { Err(format!("{said:?}")) }
+    });
+}
+
+fn api(lab: &Lab) {
+    for node in ["node1", "node2"] {
+        let said = lab.node_demo(node, &["get", &format!("http://{API}:6443"), "--timeout", "2"]);
+        assert!(!said.out.contains("thief1"), "{node}: {said:?}");
+    }
+    let said = lab.demo(NS, "owner1", &["get", &format!("http://{API}:6443"), "--timeout", "2"]);
+    assert!(!said.out.contains("thief1"), "{said:?}");
+    // The agents hear the API: a pod that comes now is wired on both nodes.
+    for node in ["node1", "node2"] {
+        let name = format!("late{}", node.trim_start_matches("node"));
+        lab.apply(&Lab::pod(NS, &name, &format!("nodeName: {node}"), r#"serve, --http, "8080""#));
+    }
+    lab.wait_ready(NS);
+}
+
+fn cluster_ips(lab: &Lab, theirs: &[String]) {
+    for ip in theirs {
+        let host = if ip.contains(':') { format!("[{ip}]") } else { ip.clone() };
+        for pod in ["late2", "thief1"] {
+            let said = lab.demo_ok(NS, pod, &["get", &format!("http://{host}:80")]);
+            assert!(said.contains("name=owner1"), "{pod} at {ip}: {said}");
+        }
+        // No port of the thief's is there either.
+        lab.demo(NS, "thief1", &["get", &format!("http://{host}:81"), "--timeout", "2"])
+            .refused(&["Connection refused"]);
+    }
+}
+
+fn events(lab: &Lab) {
+    wait_for("the Events", Duration::from_secs(60), || {
+        let said = lab.kubectl_ok(&["-n", NS, "get", "events", "-o", "jsonpath={.items[*].message}"]);
+        let wanted = ["it is kept for the Kubernetes API", "it is the ClusterIP of Service claims/owner"];
+        match wanted.iter().find(|text| !said.contains(*text)) {
+            None => Ok(()),
+            Some(missing) => Err(format!("no {missing:?} in {said}")),
+        }
+    });
+}
+
+fn tunnel(lab: &Lab) {
+    lab.apply(include_str!("claims/hijack.yaml"));
+    wait_for("the refusal", Duration::from_secs(60), || {
+        let field = "--field-selector=involvedObject.name=hijack";
+        let said = lab.kubectl_ok(&["-n", NS, "get", "events", field, "-o", "jsonpath={.items[*].message}"]);
+        if said.contains("8472/udp, which is kept for the nodes' tunnel") { Ok(()) } else { Err(said) }
+    });
+    lab.kubectl_ok(&["-n", NS, "delete", "pod", "hijack", "--wait=false"]);
+}
+
+/// A port more at the DNS address has the thief as its endpoint; `mute1` may send nowhere.
+fn dns_port(lab: &Lab) {
+    let port = r#"[{"op": "add", "path": "/spec/ports/-", "value": {"name": "metrics", "port": 9153}}]"#;
+    lab.kubectl_ok(&["-n", "kube-system", "patch", "service", "kube-dns", "--type=json", "-p", port]);
+    let pod = lab.get(&["-n", NS, "pod", "thief1"]);
+    for ip in pod["status"]["podIPs"].as_array().expect("addresses") {
+        let ip = ip["ip"].as_str().expect("text");
+        let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
+        lab.apply(&format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: {family}\nmetadata: {{namespace: \
+             kube-system, name: metrics-{}, labels: {{kubernetes.io/service-name: kube-dns}}}}\nports: [{{name: metrics, \
+             protocol: TCP, port: 8080}}]\nendpoints: [{{addresses: [{ip:?}], conditions: {{ready: true}}}}]\n",
+            family.to_lowercase(),
+        ));
+    }
+    for dns in [types::wire::DNS_IPS[0].to_owned(), format!("[{}]", types::wire::DNS_IPS[1])] {
+        let url = format!("http://{dns}:9153");
+        wait_for("the Service at the DNS address", Duration::from_secs(60), || {
+            let said = lab.demo(NS, "owner1", &["get", &url, "--timeout", "1"]);
+            if said.out.contains("name=thief1") { Ok(()) } else { Err(format!("{url}: {said:?}")) }
+        });
+        lab.demo(NS, "mute1", &["get", &url, "--timeout", "2"]).refused(&["timed out"]);
+    }
+    for kind in ["A", "AAAA"] {
+        lab.demo_ok(NS, "mute1", &["dns", "owner", kind]);
+    }
+}
