@@ -11,6 +11,7 @@ fn settings() -> Settings {
         cluster_cidrs: ["10.244.0.0/16", "fd00:10:244::/48"].map(|net| net.parse().unwrap()).into(),
         service_cidrs: ["10.96.0.0/12", "fd00:10:96::/112"].map(|net| net.parse().unwrap()).into(),
         dns_ips: Vec::new(),
+        api: Vec::new(),
         mtu: 1450,
     }
 }

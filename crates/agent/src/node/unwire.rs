@@ -91,10 +91,9 @@ impl Node {
                 Ok(()) => {
                     // A runtime that asked for it, too, has the last word.
                     let asked = groups.iter().any(|group| group.reply.is_some());
-                    if !self.orphans.was_taken(&handle) || asked || !self.hold_address(&handle) {
-                        if let Some(record) = self.base.store.release(&handle, now) {
-                            tracing::info!(pod = %record.pod, ip = ?record.ips, "unwired");
-                        }
+                    let held = self.orphans.was_taken(&handle) && !asked && self.hold_address(&handle);
+                    if !held && let Some(record) = self.base.store.release(&handle, now) {
+                        tracing::info!(pod = %record.pod, ip = ?record.ips, "unwired");
                     }
                     self.withdraw_row(&handle);
                 }

@@ -63,7 +63,7 @@ impl Node {
             Request::Add(attach) => match self.begin_add(attach, pod.clone()) {
                 Ok(Begun::Wiring(record)) => {
                     let version = attach.config.version;
-                    self.wiring.push(Wiring { record, version, reply });
+                    self.wiring.push(Wiring { record: *record, version, reply });
                     return;
                 }
                 Ok(Begun::NeedPod(name)) => Verdict::NeedPod(name),
@@ -116,7 +116,7 @@ impl Node {
         }
         let record = self.reserve(attach, &handle)?;
         self.apply(Event::Upsert(Row::Attachment(Box::new(record.row()))));
-        Ok(Begun::Wiring(record))
+        Ok(Begun::Wiring(Box::new(record)))
     }
 
     /// The pod's name when neither the watch nor the API has shown it: its labels decide its policies.
@@ -328,7 +328,7 @@ impl Node {
 }
 
 enum Begun {
-    Wiring(Record),
+    Wiring(Box<Record>),
     NeedPod(ObjectName),
     NotYet,
 }
