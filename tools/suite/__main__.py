@@ -65,6 +65,8 @@ def main():
     report.table(suite)
     report.left_out(os.environ.get("NOT_RUN"))
     report.close(suite)
+    if getattr(given, "tests", None) and not any(part.passed + part.failed for part in suite.parts):
+        sys.exit(f"run: no test of {given.part} has {' or '.join(given.tests)} in its name")
     return 0 if right else 1
 
 

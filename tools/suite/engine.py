@@ -28,7 +28,7 @@ class Part:
     needs: tuple = ()
     directory: str = "."
     environment: dict = field(default_factory=dict)
-    again: str = ""  # the command that runs one test of it alone: `{}` is the test
+    again: str = ""  # the command that repeats it; `{}` is the test, where it has tests
     more: object = None  # called with its lines of JSON once it has passed; gives further parts
     quiet: bool = False  # said only when it takes long or fails
 

@@ -39,8 +39,8 @@ def test(seed, without, only, tests):
     parts = [
         Part("peers", "cluster", [["tools/peers.sh"], ["tools/peers.sh", "coredns", "helm"]], again="tools/peers.sh"),
         downloads(),
-        command("suite", "python3 -m unittest discover -s tools/suite"),
-        command("formatting", "cargo fmt --all --check", again="cargo fmt --all"),
+        command("runner", "python3 -m unittest discover -s tools/suite"),
+        command("formatting", "cargo fmt --all --check"),
         *build(wanted),
         command("fuzz", "tools/fuzz.sh 5", again="./run fuzz"),
     ]
@@ -77,7 +77,7 @@ def build(wanted):
             "cp", "target/release/plumb", "target/release/plumb-cni", str(PROGRAMS)]],
             again=f"{words} --release --bins", quiet=True),
         command("image", "./run image", needs=("programs",)),
-        Part("tests", "build", [[*words.split(), "--all-targets", "--message-format", "json-render-diagnostics"]],
+        Part("compile-tests", "build", [[*words.split(), "--all-targets", "--message-format", "json-render-diagnostics"]],
              environment=lints(), more=wanted.executables, again="./run check", quiet=True),
     ]
 
@@ -92,18 +92,18 @@ def lints():
 class Wanted:
     """Which test executables become parts, and how they are run."""
 
-    def __init__(self, without, environment, only, combined=None):
-        self.without, self.environment, self.only, self.combined = without, environment, only, combined
+    def __init__(self, without, environment, filters, combined=None):
+        self.without, self.environment, self.filters, self.combined = without, environment, filters, combined
 
     def closure(self, parts, name):
         """The part and what it needs; an executable needs what builds it. Nothing if there is no such part."""
         by_name = {part.name: part for part in parts}
-        if name not in by_name and not there(name):
+        if name not in by_name and not exists(name):
             return []
         if name in by_name:
             todo = [name]
         else:
-            todo = ["tests", *(SLOW[name][2] if name in SLOW else ())]
+            todo = ["compile-tests", *(SLOW[name][2] if name in SLOW else ())]
         needed = set()
         while todo:
             part = by_name.get(todo.pop())
@@ -129,9 +129,9 @@ class Wanted:
                 return []
             return [executable(message, {**environment}, self.combined[1], of=f"{name} {combination}")
                     for combination, environment in self.environment.items()]
-        if self.only is not None and name not in self.only:
+        if self.filters is not None and name not in self.filters:
             return []
-        return [executable(message, self.environment, (self.only or {}).get(name, []), without=self.without)]
+        return [executable(message, self.environment, (self.filters or {}).get(name, []), without=self.without)]
 
 
 def name_of(message):
@@ -140,11 +140,14 @@ def name_of(message):
     return package if "lib" in target["kind"] else f"{package}/{target['name']}"
 
 
-def there(name):
+def exists(name):
     """Whether the tree has the crate, or its test."""
     package, _, test = name.partition("/")
     crate = TOP / "crates" / package
-    places = [crate / f"tests/{test}.rs", crate / f"tests/{test}/main.rs"] if test else [crate / "src/lib.rs"]
+    library = crate / "src/lib.rs"
+    places = [crate / f"tests/{test}.rs", crate / f"tests/{test}/main.rs"] if test else [library]
+    if test and not library.exists():
+        places.append(crate / "src/main.rs")  # a crate of a program alone has its unit tests there
     return any(place.exists() for place in places)
 
 

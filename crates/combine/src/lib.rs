@@ -1,7 +1,7 @@
-//! Owns: which combinations of choices tests run: all of them, or the default and a seeded slice of the rest.
+//! Owns: which combinations of choices tests run: all of them, or the default and a seeded sample of the rest.
 //! Never: ships; only tests and their runner use it. It knows no test.
 //! In → Out: a seed, or words → combinations → flags of `plumb lab up`, words.
-//! Read first: [`Combination`], [`slice`].
+//! Read first: [`Combination`], [`sample`].
 
 mod pairs;
 
@@ -11,7 +11,7 @@ use std::str::FromStr;
 use types::{Backend, Fabric, Families, Wiring};
 
 /// How many combinations beside the default a run of all tests takes.
-pub const SLICE: usize = 2;
+pub const SAMPLE: usize = 2;
 
 /// One of each choice. As text: `nftables+vxlan+bridge+ipv4`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,8 @@ pub struct Combination {
 }
 
 impl Combination {
-    /// What `plumb lab up` has to be told. A choice of one has no flag.
+    /// What `plumb lab up` has to be told. Backend, fabric and wiring have no flag while each has one variant.
+    /// The second variant needs one here.
     pub fn flags(self) -> Vec<String> {
         vec!["--families".to_owned(), self.families.to_string()]
     }
@@ -73,7 +74,7 @@ pub fn all() -> Vec<Combination> {
 
 /// At most so many combinations beside the default: those that together have the most pairs of choices that the default
 /// has not. The seed decides among equals, so that many runs meet them all.
-pub fn slice(seed: u64, most: usize) -> Vec<Combination> {
+pub fn sample(seed: u64, most: usize) -> Vec<Combination> {
     pairs::cover(Combination::sizes(), seed, most).into_iter().map(Combination::at).collect()
 }
 
@@ -81,13 +82,13 @@ pub fn slice(seed: u64, most: usize) -> Vec<Combination> {
 ///
 /// | value | combinations |
 /// |---|---|
-/// | unset | the [`slice`] of seed 0 |
-/// | `seed:7` | the slice of that seed |
+/// | unset | the [`sample`] of seed 0 |
+/// | `seed:7` | the sample of that seed |
 /// | `A,B` | those |
 ///
 /// # Panics
 /// When the variable holds something else.
-pub fn chosen() -> Vec<Combination> {
+pub fn from_environment() -> Vec<Combination> {
     let given = std::env::var("PLUMB_COMBINATIONS").unwrap_or_else(|_| "seed:0".to_owned());
     read(&given).unwrap_or_else(|error| panic!("PLUMB_COMBINATIONS: {error}"))
 }
@@ -96,7 +97,7 @@ fn read(text: &str) -> Result<Vec<Combination>, String> {
     match text.strip_prefix("seed:") {
         Some(seed) => {
             let seed = seed.parse().map_err(|_| format!("{seed:?} is no seed: expected a number"))?;
-            Ok(slice(seed, SLICE))
+            Ok(sample(seed, SAMPLE))
         }
         None => text.split(',').map(str::parse).collect(),
     }
@@ -115,17 +116,25 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_leaves_the_default_to_the_tests_that_always_run() {
+    fn a_sample_leaves_the_default_to_the_tests_that_always_run() {
         for seed in 0..20 {
-            let slice = slice(seed, SLICE);
-            assert!(!slice.is_empty() && slice.len() <= SLICE, "{slice:?}");
-            assert!(!slice.contains(&Combination::default()), "{slice:?}");
+            let sample = sample(seed, SAMPLE);
+            assert!(!sample.is_empty() && sample.len() <= SAMPLE, "{sample:?}");
+            assert!(!sample.contains(&Combination::default()), "{sample:?}");
         }
+    }
+
+    /// Else one of them would be another under a false name.
+    #[test]
+    fn every_combination_is_told_by_its_flags() {
+        let all = all();
+        let told: std::collections::BTreeSet<_> = all.iter().map(|combination| combination.flags()).collect();
+        assert_eq!(told.len(), all.len());
     }
 
     #[test]
     fn words_choose_and_others_are_refused() {
-        assert_eq!(read("seed:3"), Ok(slice(3, SLICE)));
+        assert_eq!(read("seed:3"), Ok(sample(3, SAMPLE)));
         let both = "nftables+vxlan+bridge+dual,nftables+vxlan+bridge+ipv6";
         assert_eq!(read(both).map(|read| read.len()), Ok(2));
         for (text, word) in [("seed:x", "no seed"), ("dual", "such as"), ("nftables+vxlan+bridge+v5", "v5")] {

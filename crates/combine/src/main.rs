@@ -1,4 +1,4 @@
-//! `combine all`, `combine slice SEED`: combinations, a line each, for the runner of the tests.
+//! `combine all`: the combinations, a line each, for the runner of the tests; `combine sample SEED`: those of a seed.
 
 use std::process::ExitCode;
 
@@ -7,11 +7,11 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let found = match words[..] {
         ["all"] => combine::all(),
-        ["slice", seed] if seed.parse::<u64>().is_ok() => {
-            combine::slice(seed.parse().unwrap_or_default(), combine::SLICE)
+        ["sample", seed] if seed.parse::<u64>().is_ok() => {
+            combine::sample(seed.parse().unwrap_or_default(), combine::SAMPLE)
         }
         _ => {
-            eprintln!("usage: combine all | combine slice SEED");
+            eprintln!("usage: combine all | combine sample SEED");
             return ExitCode::from(2);
         }
     };

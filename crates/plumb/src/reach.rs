@@ -123,8 +123,8 @@ impl Nodes {
 fn explain(error: kube::Error, of: &dyn std::fmt::Display) -> anyhow::Error {
     match error {
         kube::Error::Api(status) if status.code == 404 && !status.message.contains("nodes") => anyhow!(
-            "this cluster has no ServiceAccount kube-system/{TRACE_ACCOUNT}: Plumb is not installed there, or in an earlier \
-             version; `plumb install` makes it, or choose another cluster (--kubeconfig, --context)"
+            "Plumb is not installed in this cluster, or in an earlier version: there is no ServiceAccount \
+             kube-system/{TRACE_ACCOUNT}; `plumb install` makes it, or choose another cluster (--kubeconfig, --context)"
         ),
         error => install::explain(
             error,

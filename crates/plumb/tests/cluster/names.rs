@@ -121,7 +121,6 @@ const ALIKE: &[(&str, &str)] = &[
     ("_http._tcp.nobody.@", "SRV"),
     // DNS-07: external names.
     ("away.@", "CNAME"),
-    ("away.@", "SRV"),
     ("x.away.@", "A"),
     ("inside.@", "A"),
     ("inside.@", "CNAME"),
@@ -170,6 +169,7 @@ const APART: &[(&str, &str, &str)] = &[
     ("_tcp.web.@", "A", "a name exists when one below it does (RFC 8020); CoreDNS denies it"),
     ("http.tcp.web.@", "SRV", "without underscores it is no name of RFC 2782; CoreDNS does not look at them"),
     ("lost.@", "A", "the code is that of the alias' target, NXDOMAIN (RFC 6604); CoreDNS hides the alias"),
+    ("away.@", "SRV", "an alias answers every type (RFC 1034 3.6.2); CoreDNS answers A, AAAA and CNAME"),
     ("ns.dns.cluster.local", "A", "each names the address that it serves at"),
     ("cluster.local", "NS", "the glue is the address that each serves at"),
 ];

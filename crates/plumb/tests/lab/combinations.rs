@@ -1,5 +1,5 @@
 //! Labs of other combinations than the default: all that a pod can ask of the network, in each family that it has. (What
-//! the default does, more finely: [`crate::network`].) `PLUMB_COMBINATIONS` chooses; [`combine::chosen`] says how.
+//! the default does, more finely: [`crate::network`].) `PLUMB_COMBINATIONS` chooses; [`combine::from_environment`] says how.
 //!
 //! ```text
 //!   node1  echo1 echo3 friend1 mute1         echo, far, self, nobody: Services of every family of the lab
@@ -22,7 +22,7 @@ const OUTSIDE: [&str; 2] = ["203.0.113.10", "2001:db8::10"];
 
 #[test]
 fn a_lab_of_each_chosen_combination() {
-    let chosen = combine::chosen();
+    let chosen = combine::from_environment();
     assert!(!chosen.is_empty(), "there is nothing beside the default");
     std::thread::scope(|scope| {
         let labs = chosen.iter().map(|combination| (combination, scope.spawn(|| a_lab_of(*combination))));

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use types::IpNet;
 
 use crate::stage::{Node, Pod, Stage, connects, connects_at_once, listen, wait_for};
 
@@ -102,7 +103,8 @@ fn np_47_ten_thousand_blocks_are_two_lookups_in_the_kernel() {
     let (api, ip) = stage.wired(0, "api");
     let _servers = [80, 443, 8080, 8099, 8100].map(|port| listen(&api, port));
     let block = |n: u32| json!({ "ipBlock": { "cidr": format!("11.{}.{}.{}/31", n >> 12, n >> 4 & 255, n << 4 & 255) } });
-    let own = json!({ "ipBlock": { "cidr": format!("{web_ip}/24"), "except": [format!("{web_ip}/32")] } });
+    let subnet = IpNet::new(web_ip, 24).unwrap().trunc();
+    let own = json!({ "ipBlock": { "cidr": subnet.to_string(), "except": [format!("{web_ip}/32")] } });
     let ports = |list: &[Value]| list.to_vec();
     let many: Vec<Value> = (0..10_000).map(block).chain([own]).collect();
     let spec = json!({

@@ -53,7 +53,7 @@ const FAULTS: &[Fault] = &[
         node: "node1",
         plant: "nft flush chain ip plumb postrouting",
         undo: "",
-        fails: &["api", "egress", "hairpin", "pod-to-host"],
+        fails: &["api", "egress", "hairpin", "host-to-service", "pod-to-host"],
         finding: "(masq on node1)",
     },
     Fault {
