@@ -59,13 +59,15 @@ def main():
     if not suite.parts:
         sys.exit(f"run: there is no part {given.part}: a crate (dns), a test of one (plumb/lab), fuzz, formatting …")
     report.watch(suite)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: suite.interrupt(signal.Signals(number).name))
     right = suite.run()
     report.table(suite)
     report.left_out(os.environ.get("NOT_RUN"))
     report.close(suite)
-    if getattr(given, "tests", None) and not any(part.passed + part.failed for part in suite.parts):
+    if right and getattr(given, "part", None) and not suite.named(given.part):
+        sys.exit(f"run: there is no part {given.part}")
+    if right and getattr(given, "tests", None) and not any(part.passed + part.ignored for part in suite.parts):
         sys.exit(f"run: no test of {given.part} has {' or '.join(given.tests)} in its name")
     return 0 if right else 1
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 RESULT = re.compile(r"^test (\S+)(?: - .*)? \.\.\. (ok|FAILED|ignored)")
+SUMMARY = re.compile(r"^test result: (?:ok|FAILED)\. (\d+) passed; (\d+) failed; (\d+) ignored")
 RUNNING = re.compile(r"^running (\d+) tests?$")
 GRACE = 10  # seconds between SIGTERM and SIGKILL
 
@@ -38,9 +39,12 @@ class Part:
     took: float = 0.0
     cpu: float = 0.0
     expected: int = 0
+    begun: int = 0  # test programs that said how many tests they have
+    ended: int = 0  # those that said what became of them
     passed: int = 0
     failed: int = 0
     ignored: int = 0
+    sums: tuple = (0, 0, 0)  # of the test programs that have ended
     failures: list = field(default_factory=list)
     why: str = ""
     log: Path = None
@@ -62,6 +66,7 @@ class Suite:
         self.said = said
         self.lock = threading.Condition()
         self.stopped = ""  # why everything was ended, if it was
+        self.enders = []
 
     def named(self, name):
         return next((part for part in self.parts if part.name == name), None)
@@ -80,8 +85,8 @@ class Suite:
                 if not self.stopped and time.monotonic() >= self.deadline:
                     self.stop("the time limit")
                 self.lock.wait(timeout=1)
-        for thread in threads:
-            thread.join()
+        for thread in threads + self.enders:
+            thread.join(timeout=3 * GRACE)
         return all(part.state == "passed" for part in self.parts)
 
     def stop(self, why):
@@ -89,8 +94,10 @@ class Suite:
         self.stopped = self.stopped or why
         for part in self.parts:
             if part.state == "runs" and part.process:
-                threading.Thread(target=end_group, args=(part.process,), daemon=True).start()
-            elif part.state == "waits":
+                self.enders.append(threading.Thread(target=end_group, args=(part.process,), daemon=True))
+                self.enders[-1].start()
+        for part in self.parts:
+            if part.state == "waits":
                 self._settle(part, "not run", why)
 
     def interrupt(self, why):
@@ -113,7 +120,12 @@ class Suite:
                     continue
                 part.state, part.began = "runs", time.monotonic()
                 self.said("runs", part)
-            self._perform(part)
+            # Whatever goes wrong here is the part's failure: a lane that died would hold up the run.
+            try:
+                self._perform(part)
+            except Exception as error:  # pylint: disable=broad-except
+                with self.lock:
+                    self._settle(part, "failed", f"the runner: {error!r}")
 
     def _next(self, lane):
         """The lane's first part that may begin. Parts whose needs failed are settled on the way."""
@@ -144,6 +156,8 @@ class Suite:
                 self._settle(part, "cut off", self.stopped)
             elif code != 0:
                 self._settle(part, "failed", f"exit code {code}" if code > 0 else f"signal {-code}")
+            elif part.failed or part.begun != part.ended:
+                self._settle(part, "failed", "it ended before its tests did")
             else:
                 if part.more:
                     self.parts.extend(part.more(lines))
@@ -178,15 +192,24 @@ class Suite:
             if part.more and line.startswith("{"):
                 lines.append(line)
                 continue
-            log.write(line)
-            log.flush()
             count(part, line.rstrip("\n"))
+            try:
+                log.write(line)
+                log.flush()
+            except OSError:
+                pass  # a full disk: the program must still be heard, or it would wait for ever
 
 
 def count(part, line):
     """Takes a line of a test program's output into account."""
     if found := RUNNING.match(line):
         part.expected += int(found[1])
+        part.begun += 1
+    elif found := SUMMARY.match(line):
+        # What was said test by test may be torn by others' output; these are the program's own sums.
+        part.ended += 1
+        part.passed, part.failed, part.ignored = (old + int(new) for old, new in zip(part.sums, found.groups()))
+        part.sums = (part.passed, part.failed, part.ignored)
     elif found := RESULT.match(line):
         name, result = found.groups()
         if result == "ok":
@@ -203,12 +226,12 @@ def end_group(process):
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):
             return
         end = time.monotonic() + GRACE
         while time.monotonic() < end:
             try:
                 os.killpg(process.pid, 0)
-            except ProcessLookupError:
+            except (ProcessLookupError, PermissionError):
                 return
             time.sleep(0.05)

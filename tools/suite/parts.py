@@ -34,7 +34,7 @@ COMBINED = ("plumb/lab", ["combinations::"])
 
 def test(seed, without, only, tests):
     """Everything; or one part, or tests of one, with what it needs."""
-    environment = {"PLUMB_COMBINATIONS": f"seed:{seed}"}
+    environment = {"PLUMB_COMBINATIONS": os.environ.get("PLUMB_COMBINATIONS", f"seed:{seed}")}
     wanted = Wanted(without, environment, {only: tests} if only else None)
     parts = [
         Part("peers", "cluster", [["tools/peers.sh"], ["tools/peers.sh", "coredns", "helm"]], again="tools/peers.sh"),

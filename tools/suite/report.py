@@ -1,5 +1,6 @@
 """What a person sees of a run: a line for each change, where it stands now and then, a table at the end."""
 
+import os
 import sys
 import threading
 import time
@@ -21,7 +22,14 @@ class Report:
         self.looked = time.monotonic()
 
     def line(self, text):
-        print(f"[{clock(time.monotonic() - self.suite.start)}] {text}", file=self.out, flush=True)
+        self.print(f"[{clock(time.monotonic() - self.suite.start)}] {text}")
+
+    def print(self, text):
+        """One line; who reads may have gone (`./run test | head`)."""
+        try:
+            print(text, file=self.out, flush=True)
+        except OSError:
+            self.out = open(os.devnull, "w", encoding="utf-8")
 
     def watch(self, suite):
         """Says every now and then what runs and how far it is."""
@@ -57,10 +65,10 @@ class Report:
         else:
             lines = lines[-TAIL:]
         for line in lines[:400]:
-            print("    " + line, file=self.out)
-        print(f"    all it said: {part.log}", file=self.out)
+            self.print("    " + line)
+        self.print(f"    all it said: {part.log}")
         for test in part.failures or [""]:
-            print(f"    alone: {part.again.format(test).strip()}", file=self.out, flush=True)
+            self.print(f"    alone: {part.again.format(test).strip()}")
 
     def table(self, suite):
         """Rows in the order in which they began: part, minutes, CPU minutes, tests."""
@@ -72,9 +80,9 @@ class Report:
             rows.append(row(f"{len(small)} others", sum(p.took for p in small), sum(p.cpu for p in small), small))
         rows.append(row("all", time.monotonic() - suite.start, sum(p.cpu for p in ran), ran))
         width = max(len(name) for name, *_ in rows)
-        print(f"\n{'part':<{width}} {'took':>7} {'CPU':>7} {'tests':>6}", file=self.out)
+        self.print(f"\n{'part':<{width}} {'took':>7} {'CPU':>7} {'tests':>6}")
         for name, took, cpu, tests, mark in rows:
-            print(f"{name:<{width}} {took:>7} {cpu:>7} {tests:>6}{mark}", file=self.out)
+            self.print(f"{name:<{width}} {took:>7} {cpu:>7} {tests:>6}{mark}")
 
     def left_out(self, path):
         """What tools/test-runner.sh noted."""
@@ -83,30 +91,30 @@ class Report:
         except FileNotFoundError:
             noted = []
         if noted:
-            print("\nnot run, for want of root or sudo (tools/needs-root.txt says why):", file=self.out)
+            self.print("\nnot run, for want of root or sudo (tools/needs-root.txt says why):")
             for name in noted:
-                print(f"  {name}", file=self.out)
+                self.print(f"  {name}")
 
     def close(self, suite):
         """What did not run or failed by name, and the closing line."""
         lost = [part for part in suite.parts if part.state in ("not run", "cut off")]
         if suite.stopped:
-            print(f"\nended by {suite.stopped} after {clock(time.monotonic() - suite.start).strip()}", file=self.out)
+            self.print(f"\nended by {suite.stopped} after {clock(time.monotonic() - suite.start).strip()}")
         for part in lost:
             rest = f", {part.expected - part.passed - part.failed - part.ignored} of {part.expected} tests not run" \
                 if part.expected else ""
-            print(f"{part.state}: {part.name} ({part.why}{rest})", file=self.out)
+            self.print(f"{part.state}: {part.name} ({part.why}{rest})")
         broken = [part for part in suite.parts if part.state == "failed"]
         for part in broken:
             for test in part.failures or [""]:
-                print(f"failed: {part.name} {test}".rstrip(), file=self.out)
-                print(f"  alone: {part.again.format(test).strip()}", file=self.out)
+                self.print(f"failed: {part.name} {test}".rstrip())
+                self.print(f"  alone: {part.again.format(test).strip()}")
         passed = sum(part.passed for part in suite.parts)
         ignored = sum(part.ignored for part in suite.parts)
         # A part that failed as a whole, or did not come to its end, counts as one.
-        failed = sum(part.failed or 1 for part in broken) + len(lost)
+        failed = sum(part.failed or 1 for part in broken) + sum(part.failed + 1 for part in lost)
         skipped = f", {ignored} skipped" if ignored else ""
-        print(f"\n{passed} passed, {failed} failed{skipped}", file=self.out, flush=True)
+        self.print(f"\n{passed} passed, {failed} failed{skipped}")
 
 
 def row(name, took, cpu, parts):

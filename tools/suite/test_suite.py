@@ -102,6 +102,27 @@ class Runs(unittest.TestCase):
         self.assertIn("tier: FAILED (signal 9)", said)
         self.assertTrue(said.endswith("\n1 passed, 1 failed\n"), said)
 
+    def test_a_program_that_ends_well_before_its_tests_has_failed(self):
+        for early in ("echo test a ... ok", "echo test a ... FAILED"):
+            _, right, said = self.run_suite(shell("tier", f"echo running 2 tests; {early}; exit 0"))
+            self.assertFalse(right)
+            self.assertIn("tier: FAILED (it ended before its tests did)", said)
+
+    def test_sums_are_the_programs_own(self):
+        torn = "running 2 tests\ntest a ... noise\nok\ntest b ... ok\n\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0"
+        _, right, said = self.run_suite(shell("tier", f"cat <<'END'\n{torn}\nEND"))
+        self.assertTrue(right)
+        self.assertTrue(said.endswith("\n2 passed, 0 failed\n"), said)
+
+    def test_a_fault_of_the_runner_is_the_parts_failure(self):
+        def more(lines):
+            raise ValueError("no JSON")
+
+        _, right, said = self.run_suite(shell("one", "true", more=more), shell("two", "true", needs=("one",)))
+        self.assertFalse(right)
+        self.assertIn("no JSON", said)
+        self.assertIn("not run: two", said)
+
     def test_what_a_command_leaves_behind_holds_nobody_up(self):
         began = time.monotonic()
         _, right, _ = self.run_suite(shell("quick", "sleep 50 & echo started"))
@@ -111,7 +132,7 @@ class Runs(unittest.TestCase):
     def test_a_part_may_bring_parts_and_the_table_has_their_tests(self):
         def more(lines):
             self.assertEqual(lines, ['{"a": 1}\n'])
-            return [shell("brought", "echo running 1 test; echo test x ... ok; sleep 6", lane="new")]
+            return [shell("brought", "echo running 1 test; echo test x ... ok; sleep 6; echo 'test result: ok. 1 passed; 0 failed; 0 ignored; 0'", lane="new")]
 
         _, right, said = self.run_suite(shell("bringer", "echo '{\"a\": 1}'; echo words", more=more))
         self.assertTrue(right)

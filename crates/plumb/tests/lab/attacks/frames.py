@@ -1,5 +1,5 @@
 # Frames by hand, for pods with CAP_NET_RAW and nothing else.
-import ipaddress, os, random, select, socket, struct, sys, time
+import ipaddress, os, random, re, select, socket, struct, sys, time
 
 def mac(text): return bytes.fromhex(text.replace(":", ""))
 def packed(address): return ipaddress.ip_address(address).packed
@@ -57,6 +57,12 @@ def wire(protocol=0x0003):
     raw.bind(("eth0", 0))
     return raw
 
+# A word of ours, which no header has by chance; what could not be seen is not sent.
+WORD = rb"[\w.:-]{3,}"
+def mark(word):
+    assert re.fullmatch(WORD, word.encode()), word
+    return b"<" + word.encode() + b">"
+
 # Prints every word of ours that comes in, until END does.
 def watch(seconds=30):
     raw, words, end = wire(), set(), time.time() + seconds
@@ -65,15 +71,15 @@ def watch(seconds=30):
         if not select.select([raw], [], [], max(0, end - time.time()))[0]: break
         frame, address = raw.recvfrom(65535)
         if address[2] == socket.PACKET_OUTGOING: continue
-        for word in frame.split(b"<")[1:]: words.add(word.split(b">")[0])
+        words.update(re.findall(b"<(" + WORD + b")>", frame))
     for word in sorted(words): print(word.decode("ascii", "replace"))
 
 def say(to, port, word, sport=40000):
     out = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, socket.SOCK_DGRAM)
     out.bind(("", sport))
-    out.sendto(b"<" + word.encode() + b">", (to, port))
+    out.sendto(mark(word), (to, port))
 
-def datagram(src, dst, word, dport=9001): return ip(src, dst, 17, udp(src, dst, 40000, dport, b"<" + word.encode() + b">"))
+def datagram(src, dst, word, dport=9001): return ip(src, dst, 17, udp(src, dst, 40000, dport, mark(word)))
 
 # From addresses that are not ours: [(word, source, destination)].
 def forge(gateway, cases):
@@ -93,7 +99,7 @@ def forge(gateway, cases):
             mapped = "::ffff:" + "10.244.1.9"
             raw.send(to + me + kind(src) + datagram(mapped, dst, word + "-mapped"))
             continue
-        whole = udp(src, dst, 40000, 9001, b"<" + (word + "-part>").encode() + b"." * 64)
+        whole = udp(src, dst, 40000, 9001, mark(word + "-part") + b"." * 64)
         raw.send(to + me + kind(src) + ip(src, dst, 17, whole[:40], 99, 0x2000))
         raw.send(to + me + kind(src) + ip(src, dst, 17, whole[40:], 99, 40 // 8))
     print("sent", len(cases))
@@ -130,8 +136,8 @@ def claim(gateway, victims):
     raw, me, to = wire(), own_mac(), gateway_mac(gateway)
     for address, theirs in victims:
         # Frames from its MAC, so that the bridge learns a new port for it.
-        raw.send(to + mac(theirs) + kind(address) + datagram(address, gateway, "x") if "." in address
-                 else to + mac(theirs) + kind(address) + datagram(address, "ff02::1", "x"))
+        raw.send(to + mac(theirs) + kind(address) + datagram(address, gateway, "claim") if "." in address
+                 else to + mac(theirs) + kind(address) + datagram(address, "ff02::1", "claim"))
         if "." in address:
             for what in (b"\0\1", b"\0\2"):
                 for whose in (me, mac(theirs)):
@@ -152,10 +158,10 @@ def link_local(me):
 def exhaust(gateway, me, prefix, count):
     raw, to = wire(), gateway_mac(gateway)
     for n in range(count):
-        raw.send(to + b"\x02\x11" + struct.pack("!I", n) + b"\x08\x00" + datagram(me, gateway, "x"))
+        raw.send(to + b"\x02\x11" + struct.pack("!I", n) + b"\x08\x00" + datagram(me, gateway, "flood"))
     for n in range(10, 250):
         dst = prefix + ("%x" % (4096 + n) if ":" in prefix else str(n))
-        raw.send(to + own_mac() + kind(dst) + datagram(me, dst, "x"))
+        raw.send(to + own_mac() + kind(dst) + datagram(me, dst, "flood"))
     print("sent", count)
 
 # A server whose peer gets one segment far out of the window, and then goes on.
