@@ -86,11 +86,12 @@ pub const FAULTS: &[Fault] = &[
         .seen("ip route show 10.244.2.0/24", "route 10.244.2.0/24"),
     fault("ep element gone", SERVICE, "nft delete element ip plumb ep { 0x0 . $VIP . tcp . 8080 }")
         .seen(ELEMENT, "ep"),
+    // One transaction: between two, the agent puts the right element back.
     fault(
         "ep element to the wrong pod",
         SERVICE,
-        "nft delete element ip plumb ep { 0x0 . $VIP . tcp . 8080 } && \
-         nft add element ip plumb ep { 0x0 . $VIP . tcp . 8080 : 10.244.2.99 . 8080 }",
+        "nft delete element ip plumb ep { 0x0 . $VIP . tcp . 8080 } ';' \
+         add element ip plumb ep { 0x0 . $VIP . tcp . 8080 : 10.244.2.99 . 8080 }",
     )
     .seen(ELEMENT, "ep"),
     stranger!("foreign drop rule", (6, "egress", "node1"), "ip daddr $FAR"),
