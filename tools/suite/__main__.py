@@ -58,6 +58,8 @@ def main():
     suite = Suite(chosen(given), parts.TOP / "target/suite", given.limit * 60, report.said)
     if not suite.parts:
         sys.exit(f"run: there is no part {given.part}: a crate (dns), a test of one (plumb/lab), fuzz, formatting …")
+    if getattr(given, "tests", None) and suite.named(given.part):
+        sys.exit(f"run: {given.part} is one command, without tests to choose from; ./run test {given.part} runs it")
     report.watch(suite)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: suite.interrupt(signal.Signals(number).name))

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ RESULT = re.compile(r"^test (\S+)(?: - .*)? \.\.\. (ok|FAILED|ignored)")
 SUMMARY = re.compile(r"^test result: (?:ok|FAILED)\. (\d+) passed; (\d+) failed; (\d+) ignored")
 RUNNING = re.compile(r"^running (\d+) tests?$")
 GRACE = 10  # seconds between SIGTERM and SIGKILL
+# A group, so that a command can be ended with all that it started. Where Python can, the session stays the person's own:
+# in another, sudo would ask for the password again.
+GROUP = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 
 
 @dataclass
@@ -167,12 +171,10 @@ class Suite:
         with self.lock:
             if self.stopped:
                 return -signal.SIGTERM
-            # A group of its own, so that it can be ended with all that it started.
             try:
                 part.process = subprocess.Popen(
                     command, cwd=part.directory, env={**os.environ, **part.environment}, stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-                    encoding="utf-8", errors="replace")
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", **GROUP)
             except OSError as error:
                 log.write(f"{command[0]}: {error}\n")
                 return 127

@@ -13,6 +13,7 @@ of what they do.
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from engine import Part
@@ -34,12 +35,14 @@ COMBINED = ("plumb/lab", ["combinations::"])
 
 def test(seed, without, only, tests):
     """Everything; or one part, or tests of one, with what it needs."""
-    environment = {"PLUMB_COMBINATIONS": os.environ.get("PLUMB_COMBINATIONS", f"seed:{seed}")}
-    wanted = Wanted(without, environment, {only: tests} if only else None)
+    asked = os.environ.get("PLUMB_COMBINATIONS")
+    environment = {"PLUMB_COMBINATIONS": asked or f"seed:{seed}"}
+    again = f"PLUMB_COMBINATIONS={asked} ./run test" if asked else f"./run test --seed {seed}"
+    wanted = Wanted(without, environment, {only: tests} if only else None, again=again)
     parts = [
         Part("peers", "cluster", [["tools/peers.sh"], ["tools/peers.sh", "coredns", "helm"]], again="tools/peers.sh"),
         downloads(),
-        command("runner", "python3 -m unittest discover -s tools/suite"),
+        command("runner", "python3 -m unittest discover -s tools/suite", lane="lab"),  # it waits; the lane does, too
         command("formatting", "cargo fmt --all --check"),
         *build(wanted),
         command("fuzz", "tools/fuzz.sh 5", again="./run fuzz"),
@@ -92,8 +95,9 @@ def lints():
 class Wanted:
     """Which test executables become parts, and how they are run."""
 
-    def __init__(self, without, environment, filters, combined=None):
+    def __init__(self, without, environment, filters, combined=None, again=""):
         self.without, self.environment, self.filters, self.combined = without, environment, filters, combined
+        self.again = again  # the command that takes the same combinations
 
     def closure(self, parts, name):
         """The part and what it needs; an executable needs what builds it. Nothing if there is no such part."""
@@ -127,11 +131,14 @@ class Wanted:
         if self.combined:
             if name != self.combined[0]:
                 return []
-            return [executable(message, {**environment}, self.combined[1], of=f"{name} {combination}")
+            return [executable(message, environment, self.combined[1], f"./run matrix {combination}",
+                               called=f"{name} {combination}")
                     for combination, environment in self.environment.items()]
         if self.filters is not None and name not in self.filters:
             return []
-        return [executable(message, self.environment, (self.filters or {}).get(name, []), without=self.without)]
+        again = self.again if name == COMBINED[0] else "./run test"
+        return [executable(message, self.environment, (self.filters or {}).get(name, []), f"{again} {name} {{}}",
+                           without=self.without)]
 
 
 def name_of(message):
@@ -151,7 +158,7 @@ def exists(name):
     return any(place.exists() for place in places)
 
 
-def executable(message, environment, tests, of="", without=()):
+def executable(message, environment, tests, again, called="", without=()):
     directory = Path(message["manifest_path"]).parent
     name = name_of(message)
     lane, threads, needs = SLOW.get(name, ("build", os.cpu_count() or 1, ()))
@@ -165,13 +172,14 @@ def executable(message, environment, tests, of="", without=()):
     }
     words = [str(TOP / "tools/test-runner.sh"), message["executable"], *tests]
     needs = tuple(need for need in needs if need not in without)
-    again = f"./run matrix {of.split()[-1]}" if of else f"./run test {name} {{}}"
-    return Part(of or name, lane, [words], needs=needs, directory=str(directory), environment=environment,
+    return Part(called or name, lane, [words], needs=needs, directory=str(directory), environment=environment,
                 again=again, quiet=lane == "build")
 
 
 def combinations():
     """All that there are, as crates/combine says."""
     said = subprocess.run(["cargo", "run", "--locked", "--quiet", "-p", "combine", "--", "all"],
-                          cwd=TOP, capture_output=True, text=True, check=True)
+                          cwd=TOP, stdout=subprocess.PIPE, text=True)
+    if said.returncode:
+        sys.exit("run: the list of combinations could not be made; cargo says why above")
     return said.stdout.split()

@@ -54,7 +54,7 @@ class Report:
                 self.line(f"{part.name}: passed{counts(part)} in {clock(part.took).strip()}")
         else:
             self.line(f"{part.name}: {event.upper()} ({part.why})")
-            if event == "failed":
+            if event == "failed" or part.failures:
                 self.failure(part)
 
     def failure(self, part):
@@ -67,8 +67,11 @@ class Report:
         for line in lines[:400]:
             self.print("    " + line)
         self.print(f"    all it said: {part.log}")
+        self.alone(part, "    ")
+
+    def alone(self, part, indent):
         for test in part.failures or [""]:
-            self.print(f"    alone: {part.again.format(test).strip()}")
+            self.print(f"{indent}alone: {part.again.format(test).strip()}")
 
     def table(self, suite):
         """Rows in the order in which they began: part, minutes, CPU minutes, tests."""
@@ -104,11 +107,13 @@ class Report:
             rest = f", {part.expected - part.passed - part.failed - part.ignored} of {part.expected} tests not run" \
                 if part.expected else ""
             self.print(f"{part.state}: {part.name} ({part.why}{rest})")
+            if part.state == "cut off" and not part.failures:
+                self.alone(part, "  ")
         broken = [part for part in suite.parts if part.state == "failed"]
-        for part in broken:
+        for part in broken + [part for part in lost if part.failures]:
             for test in part.failures or [""]:
                 self.print(f"failed: {part.name} {test}".rstrip())
-                self.print(f"  alone: {part.again.format(test).strip()}")
+            self.alone(part, "  ")
         passed = sum(part.passed for part in suite.parts)
         ignored = sum(part.ignored for part in suite.parts)
         # A part that failed as a whole, or did not come to its end, counts as one.

@@ -3,11 +3,16 @@
 import io
 import os
 import re
+import subprocess
+import sys
 import tempfile
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
+import engine
+import parts
 from engine import Part, Suite
 from report import Report
 
@@ -81,13 +86,65 @@ class Runs(unittest.TestCase):
         self.assertIn("not run: waits (the time limit)", said)
         self.assertIn("ended by the time limit", said)
         self.assertTrue(said.endswith("\n1 passed, 2 failed\n"), said)
-        pid = int(child.read_text())
-        with self.assertRaises(ProcessLookupError):
-            for _ in range(200):
-                os.kill(pid, 0)
+        self.ends(int(child.read_text()))
+
+    def ends(self, pid):
+        """Waits until there is no such process, or nothing of it but its exit code."""
+        for _ in range(200):
+            try:
                 if re.search(r"State:\s+Z", Path(f"/proc/{pid}/status").read_text()):
-                    raise ProcessLookupError
-                time.sleep(0.05)
+                    return
+            except FileNotFoundError:
+                return
+            time.sleep(0.05)
+        self.fail(f"process {pid} runs on")
+
+    @mock.patch.object(engine, "GRACE", 0.5)
+    def test_what_takes_no_sigterm_is_killed(self):
+        child = self.directory / "child"
+        deaf = "trap '' TERM; while :; do sleep 1; done"
+        _, right, said = self.run_suite(shell("deaf", f"sh -c \"{deaf}\" & echo $! >{child}; {deaf}"), limit=1)
+        self.assertFalse(right)
+        self.assertIn("cut off: deaf (the time limit)", said)
+        self.assertIn("  alone: run deaf", said)
+        self.ends(int(child.read_text()))
+
+    def test_a_failure_before_the_limit_is_shown_too(self):
+        _, right, said = self.run_suite(
+            shell("long", "echo running 2 tests; echo test a ... FAILED; exec sleep 600"), limit=1)
+        self.assertFalse(right)
+        self.assertIn("failed: long a\n  alone: run long a\n", said)
+        self.assertTrue(said.endswith("\n0 passed, 2 failed\n"), said)
+
+    @unittest.skipIf(sys.version_info < (3, 11), "groups need Python 3.11")
+    def test_parts_stay_in_the_session_in_which_sudo_was_asked(self):
+        _, right, _ = self.run_suite(shell("one", f"[ $(ps -o sid= -p $$) = {os.getsid(0)} ]"))
+        self.assertTrue(right)
+
+    def test_a_reader_that_left_ends_no_run(self):
+        read, write = os.pipe()
+        os.close(read)
+        report = Report(os.fdopen(write, "w"))
+        report.suite = Suite([shell("one", "true")], self.directory / "logs", 60, report.said)
+        self.assertTrue(report.suite.run())
+        report.table(report.suite)
+        report.close(report.suite)
+
+    def test_tests_that_want_root_are_skipped_and_not_passed(self):
+        runner = parts.TOP / "tools/test-runner.sh"
+        program = self.directory / "cluster"
+        program.write_text("#!/bin/sh\necho one: test\necho sub::two: test\n")
+        program.chmod(0o755)
+        # An ordinary user to whom sudo gives nothing, whoever runs this.
+        for name, script in (("sudo", "exit 1"), ("id", "echo 1000")):
+            (self.directory / name).write_text(f"#!/bin/sh\n{script}\n")
+            (self.directory / name).chmod(0o755)
+        part = Part("tier", "a", [[str(runner), str(program)]], environment={
+            "CARGO_PKG_NAME": "plumb", "NOT_RUN": str(self.directory / "noted"),
+            "PATH": f"{self.directory}:{os.environ['PATH']}"})
+        _, right, said = self.run_suite(part)
+        self.assertTrue(right, said)
+        self.assertTrue(said.endswith("\n0 passed, 0 failed, 2 skipped\n"), said)
 
     def test_a_failure_shows_its_reason_and_how_to_run_that_test_alone(self):
         suite, right, said = self.run_suite(shell("tier", f"cat <<'END'\n{ONE_FAILS}\nEND\nexit 101"))
@@ -138,6 +195,33 @@ class Runs(unittest.TestCase):
         self.assertTrue(right)
         self.assertRegex(said, r"brought +0:06 +0:00 +1\n")
         self.assertTrue(said.endswith("\n1 passed, 0 failed\n"), said)
+
+
+class Words(unittest.TestCase):
+    """What a person may write behind ./run test."""
+
+    def run_words(self, *words):
+        return subprocess.run([sys.executable, str(parts.TOP / "tools/suite"), *words], capture_output=True, text=True,
+                              env={k: v for k, v in os.environ.items() if k != "PLUMB_COMBINATIONS"})
+
+    def test_a_part_that_is_one_command_takes_no_names_of_tests(self):
+        said = self.run_words("test", "formatting", "dns")
+        self.assertEqual(said.returncode, 1)
+        self.assertIn("formatting is one command", said.stderr)
+
+    def test_a_part_that_is_not_there_is_named(self):
+        said = self.run_words("test", "nothing")
+        self.assertEqual(said.returncode, 1)
+        self.assertIn("there is no part nothing", said.stderr)
+
+    def test_a_failure_in_combinations_is_repeated_with_the_same_ones(self):
+        message = {"manifest_path": str(parts.TOP / "crates/plumb/Cargo.toml"), "executable": "lab",
+                   "target": {"kind": ["test"], "name": "lab"}, "profile": {"test": True}}
+        compile_tests = next(part for part in parts.test(7, [], None, []) if part.name == "compile-tests")
+        with mock.patch.dict(os.environ):
+            os.environ.pop("PLUMB_COMBINATIONS", None)
+            [part] = compile_tests.more([parts.json.dumps({"reason": "compiler-artifact", **message})])
+        self.assertEqual(part.again.format("combinations::a"), "./run test --seed 7 plumb/lab combinations::a")
 
 
 if __name__ == "__main__":
