@@ -218,17 +218,18 @@ fn forged_sources(siege: &Siege, family: Family) {
 }
 
 fn connections(siege: &Siege, family: Family) {
-    let connect = |pod: &str, from: &str, to: &str, port: u16| {
-        siege.python(pod, &format!("connect({:?}, {from:?}, {to:?}, {port})", GATEWAYS[0])).trim().to_owned()
-    };
     let beyond = family.pick(OUTSIDE);
-    assert_eq!(connect("thief1", siege.ip("thief1", family), beyond, 80), "answered", "as itself");
+    let connect = |pod: &str, from: &str, seconds: f32| {
+        let code = format!("connect({:?}, {from:?}, {beyond:?}, 80, {seconds})", GATEWAYS[0]);
+        siege.python(pod, &code).trim().to_owned()
+    };
+    assert_eq!(connect("thief1", siege.ip("thief1", family), 60.0), "answered", "as itself");
     for from in
         [family.pick(NOBODY), siege.ip("thief1", family), family.pick(NODES[0]), siege.ip("friend2", family)]
     {
-        assert_eq!(connect("mute1", from, beyond, 80), "silence", "mute1 as {from}");
+        assert_eq!(connect("mute1", from, 1.5), "silence", "mute1 as {from}");
     }
-    assert_eq!(connect("mute1", siege.ip("mute1", family), beyond, 80), "silence", "mute1 as itself");
+    assert_eq!(connect("mute1", siege.ip("mute1", family), 1.5), "silence", "mute1 as itself");
 }
 
 fn tunnels(siege: &Siege, family: Family) {

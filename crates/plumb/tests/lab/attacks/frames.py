@@ -63,8 +63,8 @@ def mark(word):
     assert re.fullmatch(WORD, word.encode()), word
     return b"<" + word.encode() + b">"
 
-# Prints every word of ours that comes in, until END does.
-def watch(seconds=30):
+# Prints every word of ours that comes in, until END does; on a busy machine the attack before that takes its time.
+def watch(seconds=300):
     raw, words, end = wire(), set(), time.time() + seconds
     print("ready", flush=True)
     while time.time() < end and b"END" not in words:
@@ -104,11 +104,11 @@ def forge(gateway, cases):
         raw.send(to + me + kind(src) + ip(src, dst, 17, whole[40:], 99, 40 // 8))
     print("sent", len(cases))
 
-# Whether anybody answers a connection from this address.
-def connect(gateway, src, dst, port):
+# Whether anybody answers a connection from this address; `seconds` of silence are none.
+def connect(gateway, src, dst, port, seconds):
     raw, me, sport = wire(), own_mac(), random.randrange(20000, 60000)
     raw.send(gateway_mac(gateway) + me + kind(src) + ip(src, dst, 6, syn(src, dst, sport, port)))
-    end = time.time() + 1.5
+    end = time.time() + seconds
     at = 54 if ":" in src else 34
     while time.time() < end:
         if not select.select([raw], [], [], max(0, end - time.time()))[0]: break
@@ -172,10 +172,10 @@ def stray_server(port):
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     listener.bind(("::", port))
     listener.listen()
-    listener.settimeout(20)
+    listener.settimeout(120)
     print("ready", flush=True)
     peer, address = listener.accept()
-    peer.settimeout(5)
+    peer.settimeout(120)
     peer.recv(100)
     ours, theirs = peer.getsockname()[0], address[0]
     ours, theirs = [text[7:] if text.startswith("::ffff:") else text for text in (ours, theirs)]
