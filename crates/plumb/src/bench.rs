@@ -7,6 +7,7 @@ mod cluster;
 mod cni;
 mod figures;
 mod floor;
+mod guards;
 mod idle;
 mod lab;
 mod rig;
@@ -39,6 +40,8 @@ enum What {
     Cni(cni::Args),
     /// A lab: up, apply to Ready, memory, trace, down
     Lab(lab::Args),
+    /// CPU of one request between pods, with and without the tables that check who sends
+    Guards(guards::Args),
     /// An agent on a real Kubernetes, beside kube-proxy, flannel and CoreDNS (needs tools/cluster.sh)
     Cluster(cluster::Args),
     /// Ten changes a second for minutes: nothing fails, no agent grows
@@ -72,6 +75,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         What::Endpoints(args) => one((endpoints(args)?, ENDPOINTS)),
         What::Cni(args) => one((cni::run(args)?, CNI)),
         What::Lab(args) => one((lab::run(args)?, LAB)),
+        What::Guards(args) => one((guards::run(args)?, GUARDS)),
         What::Cluster(args) => {
             let table = cluster::run(args)?;
             if !markdown {
@@ -84,6 +88,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             rows(&endpoints(&defaults()?)?, ENDPOINTS);
             rows(&cni::run(args)?, CNI);
             rows(&lab::run(&defaults()?)?, LAB);
+            rows(&guards::run(&defaults()?)?, GUARDS);
             println!("\nAfterwards: {}", figures::machine());
         }
         What::Idle(_) | What::Soak(_) => {}
@@ -95,6 +100,7 @@ const DNS: &str = "plumb bench dns";
 const ENDPOINTS: &str = "plumb bench endpoints";
 const CNI: &str = "plumb bench cni --reference DIR";
 const LAB: &str = "plumb bench lab";
+const GUARDS: &str = "plumb bench guards";
 const CLUSTER: &str = "plumb bench cluster";
 
 fn rows(table: &Table, command: &str) {

@@ -164,7 +164,7 @@ impl Weight {
 
 /// A running lab; it goes with the value, also after an error.
 pub struct Lab {
-    name: String,
+    pub name: String,
     program: PathBuf,
     pub kubeconfig: PathBuf,
     gone: bool,
@@ -194,7 +194,7 @@ impl Lab {
     }
 
     /// Runs this program.
-    fn command(&self, words: &[&str]) -> Result<Duration> {
+    pub fn command(&self, words: &[&str]) -> Result<Duration> {
         let mut command = Command::new(&self.program);
         command.args(words).env("KUBECONFIG", &self.kubeconfig).stdin(Stdio::null());
         let began = Instant::now();
@@ -214,9 +214,19 @@ impl Lab {
     }
 
     /// A pod's network namespace, as its node keeps it.
-    fn netns(&self, node: &str, name: &str) -> Result<PathBuf> {
+    pub fn netns(&self, node: &str, name: &str) -> Result<PathBuf> {
+        Ok(self.holder(node)?.join("root/run/netns").join(name))
+    }
+
+    /// A node's own network namespace.
+    pub fn node(&self, node: &str) -> Result<PathBuf> {
+        Ok(self.holder(node)?.join("ns/net"))
+    }
+
+    /// In /proc: the process that holds the node's namespaces.
+    fn holder(&self, node: &str) -> Result<PathBuf> {
         let inside = Inside::find(&self.name)?;
         let holder = inside.living(&format!("hold-{node}")).context("the node has no holder")?;
-        Ok(inside.proc(holder).join("root/run/netns").join(name))
+        Ok(inside.proc(holder))
     }
 }

@@ -4,6 +4,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use kernel::Nft;
+use kstate::nft::{TableFamily, TableId};
 use serde_json::json;
 
 use crate::stage::{Pod, Stage, connects_at_once, listen, wait_for};
@@ -52,6 +54,13 @@ fn everything_goes_on() {
     assert!(std::env::var_os("PLUMB_TEST_VM").is_some(), "this is not a virtual machine");
     let stage = Stage::new(1);
     let node = &stage.nodes[0];
+    // This kernel is older than the machine's: it takes all tables (Debian 12 has 6.1).
+    let tables = [TableFamily::Ip, TableFamily::Inet, TableFamily::Bridge]
+        .map(|family| TableId { family, name: types::wire::TABLE.into() });
+    wait_for("all tables are there", || {
+        let found = Nft::open_in(&node.netns).unwrap().observe(&tables).unwrap().ruleset.tables;
+        (found.len() == tables.len()).then_some(())
+    });
     let (client, _) = stage.wired(0, "client");
     let (first, at) = serve(&stage, 1);
     let listener = listen(&first, 8080);
