@@ -11,7 +11,7 @@
 #   ttyS1  the command's output ─> a file, its last line the exit code
 set -euo pipefail
 package=linux-image-cloud-amd64
-limit=600
+limit=1500
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/plumb-test
 PATH=$PATH:/usr/sbin:/sbin
 

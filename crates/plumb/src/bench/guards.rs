@@ -69,7 +69,10 @@ fn add(table: &mut Table, what: &str, [without, with]: &[Vec<Duration>; 2]) {
         .collect();
     shares.sort_by(f64::total_cmp);
     let [low, middle, high] = median_interval(&shares);
-    table.note(format!("{what}: guards add {middle:+.2} % (95 %: {low:+.2} to {high:+.2}, {} pairs)", shares.len()));
+    table.note(format!(
+        "{what}: guards add {middle:+.2} % (95 %: {low:+.2} to {high:+.2}, {} pairs)",
+        shares.len()
+    ));
     let micros = |samples: &[Duration]| median(samples).unwrap_or_default().as_secs_f64() * 1e6;
     table.figure(Figure {
         what: format!("guards, {what}"),

@@ -66,7 +66,7 @@ fn everything_goes_on() {
     let listener = listen(&first, 8080);
     wait_for("the first Service answers", || connects_at_once(&client.netns, at).then_some(()));
     let stream =
-        client.netns.run(|| TcpStream::connect_timeout(&at, Duration::from_secs(20))).unwrap().unwrap();
+        client.netns.run(|| TcpStream::connect_timeout(&at, Duration::from_secs(300))).unwrap().unwrap();
     let (mut far, _) = loop {
         let (far, from) = listener.accept().unwrap();
         // An IPv4 client of a socket of both families.
@@ -88,7 +88,7 @@ fn everything_goes_on() {
         let text = format!("after {seconds} s");
         std::io::Write::write_all(&mut &stream, text.as_bytes()).unwrap();
         let mut heard = vec![0; text.len()];
-        far.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        far.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
         std::io::Read::read_exact(&mut far, &mut heard).unwrap();
         assert_eq!(String::from_utf8_lossy(&heard), text, "a stream that was there lives on");
         node.wait_ready();

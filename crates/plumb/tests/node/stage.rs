@@ -33,7 +33,9 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Asks until it is so.
 pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
-    within(PATIENCE, ask).unwrap_or_else(|| panic!("not within {PATIENCE:?}: {what}"))
+    // An emulated processor is some ten times slower (tools/vm.sh).
+    let patience = PATIENCE * if std::env::var_os("PLUMB_TEST_VM").is_some() { 10 } else { 1 };
+    within(patience, ask).unwrap_or_else(|| panic!("not within {patience:?}: {what}"))
 }
 
 /// Asks until it is so, or for this long.
