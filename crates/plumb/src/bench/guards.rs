@@ -26,17 +26,42 @@ pub struct Args {
     /// Requests of one measurement
     #[arg(long, default_value_t = 2000)]
     requests: u32,
+    /// Take away this table alone [default: both]
+    #[arg(long)]
+    table: Option<Which>,
 }
 
-/// What is taken away and put back.
-const GUARDS: [TableFamily; 2] = [TableFamily::Inet, TableFamily::Bridge];
+/// The tables of the guards.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Which {
+    Inet,
+    Bridge,
+}
+
+impl Which {
+    const BOTH: [Self; 2] = [Self::Inet, Self::Bridge];
+
+    fn id(self) -> TableId {
+        let family = match self {
+            Self::Inet => TableFamily::Inet,
+            Self::Bridge => TableFamily::Bridge,
+        };
+        TableId { family, name: types::wire::TABLE.into() }
+    }
+}
+
 const NODES: [&str; 2] = ["node1", "node2"];
 const PORT: u16 = 9000;
 
 pub fn run(args: &Args) -> Result<Table> {
     ensure!(args.pairs >= 2, "an interval wants at least two pairs");
     let stage = Stage::up()?;
-    let mut guards = NODES.iter().map(|node| Guards::of(&stage.lab, node)).collect::<Result<Vec<_>>>()?;
+    let tables: Vec<TableId> = match args.table {
+        Some(which) => vec![which.id()],
+        None => Which::BOTH.map(Which::id).to_vec(),
+    };
+    let mut guards =
+        NODES.iter().map(|node| Guards::of(&stage.lab, node, &tables)).collect::<Result<Vec<_>>>()?;
     let mut table = Table::new("CPU of one request");
     for (way, server) in [("same node", &stage.near), ("across nodes", &stage.far)] {
         for (what, ask) in [("new connection", new_connection as Ask), ("kept connection", kept_connection)] {
@@ -156,10 +181,9 @@ struct Guards {
 }
 
 impl Guards {
-    fn of(lab: &Lab, node: &str) -> Result<Self> {
+    fn of(lab: &Lab, node: &str, tables: &[TableId]) -> Result<Self> {
         let mut nft = Nft::open_in(&Netns::open(lab.node(node)?)?)?;
-        let tables = GUARDS.map(|family| TableId { family, name: types::wire::TABLE.into() });
-        let found = nft.observe(&tables)?.ruleset;
+        let found = nft.observe(tables)?.ruleset;
         ensure!(found.tables.len() == tables.len(), "{node} has no guards: {:?}", found.tables.keys());
         Ok(Self { nft, found, there: true })
     }
