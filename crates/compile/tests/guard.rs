@@ -85,12 +85,14 @@ fn a_node_that_joins_is_elements_of_its_own_sources() {
     let (mut cluster, mut compiler) = begun();
     let said = cost(&mut cluster, &mut compiler, node(3));
     assert!(said.iter().all(|step| step.starts_with("add element inet plumb ")), "{said:#?}");
+    assert_eq!(said.len(), 6, "nothing but its addresses and its pods' networks: {said:#?}");
     for words in [
         "nodes4 { 192.168.1.3 }",
-        "inside4in4 { 192.168.1.3 . 10.244.3.0 }",
-        "inside4in4 { 192.168.1.3 . 192.168.1.3 }",
-        "inside6in4 { 192.168.1.3 . fd00:10:244:3:: }",
-        "inside4in6 { fd00::3 . 10.244.3.0 }",
+        "nodes6 { fd00::3 }",
+        "inside4in4_24 { 192.168.1.3 . 10.244.3.0 }",
+        "inside6in4_64 { 192.168.1.3 . fd00:10:244:3:: }",
+        "inside4in6_24 { fd00::3 . 10.244.3.0 }",
+        "inside6in6_64 { fd00::3 . fd00:10:244:3:: }",
     ] {
         assert!(said.iter().any(|step| step.ends_with(words)), "{words}: {said:#?}");
     }

@@ -64,11 +64,8 @@ fn may_come(packet: &Packet, cluster: &Cluster, place: &Place) -> bool {
         None | Some(VXLAN_DEVICE) => true,
         Some(BRIDGE) => local_pod(packet.src, cluster).is_some(),
         Some(_) => {
-            let others = cluster.nodes.values().filter(|node| node.name != place.node);
-            let family = Family::of(packet.src);
-            let node = others.filter_map(|node| internal_ip(node, family)).any(|ip| ip == packet.src);
             let service = place.service_cidrs.iter().any(|cidr| cidr.contains(&packet.src));
-            node || !(service || place.is_pod_address(packet.src))
+            !service && !place.is_pod_address(packet.src)
         }
     }
 }

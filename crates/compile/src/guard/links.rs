@@ -23,7 +23,7 @@ use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IpNet, Protocol};
 
 use crate::Settings;
-use crate::fabric::{internal_ip, pod_subnet};
+use crate::fabric::{internal_ip, pod_subnets};
 use crate::fragment::{Fragment, Name};
 use crate::layout::{BEFORE_CONNTRACK, daddr_outside, kept};
 
@@ -36,10 +36,11 @@ pub const NODES: [&str; 2] = ["nodes4", "nodes6"];
 /// Chain: a packet to the tunnel's port that does not come from a pod.
 const TUNNEL: &str = "tunnel";
 
-/// Sets: (node, network) that its tunnel brings packets from. By the outer family, then by the inner one.
-fn inside(outer: Family, inner: Family) -> &'static str {
-    let of_v4 = inner.pick(["inside4in4", "inside6in4"]);
-    outer.pick([of_v4, inner.pick(["inside4in6", "inside6in6"])])
+/// Set: (node, network of this length) that its tunnel brings packets from, such as `inside4in4_24`. A network has a set of
+/// its length, since its first address alone does not say how far it goes: 10.244.3.0/25 is not 10.244.3.0/24.
+fn inside(outer: Family, inner: Family, length: u8) -> String {
+    let number = |family: Family| family.pick([4, 6]);
+    format!("inside{}in{}_{length}", number(inner), number(outer))
 }
 
 const R0: Reg = Reg(0);
@@ -57,10 +58,10 @@ pub fn base(cluster: &Cluster, settings: &Settings) -> Fragment {
         for set in [family.pick(PODS), family.pick(NODES)] {
             fragment.sets.insert(set.into(), Set::new([key::address(family)], SetData::None));
         }
-        for inner in Family::ALL {
-            let set = Set::new([key::address(family), key::address(inner)], SetData::None);
-            fragment.sets.insert(inside(family, inner).into(), set);
-        }
+    }
+    for (outer, inner, length) in tunnels(cluster, settings) {
+        let set = Set::new([key::address(outer), key::address(inner)], SetData::None);
+        fragment.sets.insert(inside(outer, inner, length).into(), set);
     }
     for (link, verdict) in [
         ("lo", Verdict::Accept),
@@ -100,21 +101,20 @@ pub fn pod(attachment: &Attachment) -> Fragment {
     fragment
 }
 
-/// A node that joins: its addresses, and that its tunnel brings its pods, its tunnel's address and itself.
+/// A node that joins: its addresses, and that its tunnel brings its pods and its tunnel's address.
 ///
 /// The inner source is compared while the outer one is still to be seen. A tunnel device shows no more who sent what, and
-/// a node that was broken into must not speak for the pods of all others.
+/// a node that was broken into must not speak for the pods of all others. What it says of itself in its status counts for
+/// the outer source only: its pods' network was assigned to it, its addresses it may make up.
 pub fn peer(node: &Node) -> Fragment {
     let mut fragment = Fragment::default();
     for outer in Family::ALL {
         let Some(address) = internal_ip(node, outer) else { continue };
         fragment.element(outer.pick(NODES), encode(&[address.into()]), ElemData::None);
-        for inner in Family::ALL {
-            let network = pod_subnet(node, inner).map(|subnet| subnet.net.network());
-            for net in network.into_iter().chain(internal_ip(node, inner)) {
-                let pair = encode(&[address.into(), net.into()]);
-                fragment.element(inside(outer, inner), pair, ElemData::None);
-            }
+        for subnet in pod_subnets(node) {
+            let (inner, net) = (Family::of_net(&subnet.net), subnet.net);
+            let pair = encode(&[address.into(), net.network().into()]);
+            fragment.element(inside(outer, inner, net.prefix_len()), pair, ElemData::None);
         }
     }
     fragment
@@ -138,9 +138,11 @@ fn to_vxlan() -> [Expr; 4] {
     [build::l4proto(R0), build::is(R0, Protocol::Udp), build::th_dport(R0), port]
 }
 
-/// To the tunnel's port of this node, at whatever address.
+/// To the tunnel's port of this node, at whatever address: the tunnel's socket hears broadcasts, groups and anycast
+/// addresses (of each IPv6 network the first, RFC 4291 §2.6.1), too.
 fn to_own_vxlan() -> impl Iterator<Item = Expr> {
-    to_vxlan().into_iter().chain([build::fib_daddr_type(R0), build::is(R0, build::RTN_LOCAL)])
+    let heard = build::within(R0, build::RTN_LOCAL, build::RTN_MULTICAST);
+    to_vxlan().into_iter().chain([build::fib_daddr_type(R0), heard])
 }
 
 fn no_tunnel_in_tunnel(comment: &str) -> Rule {
@@ -180,25 +182,24 @@ fn from_wire(settings: &Settings) -> Vec<Rule> {
         (&settings.service_cidrs, "a Service's address, from outside"),
     ] {
         for net in nets {
+            // No node has such an address: its own agent would make nothing (agent, underlay.rs). A Node object that
+            // says so is wrong or lies.
             let family = Family::of_net(net);
-            let source = || build::saddr(family, R0);
-            let inside = [source()].into_iter().chain(build::in_prefix(R0, net.trunc()));
-            // Where the pods' range has the nodes in it, nodes are still no pods.
-            let no_node = [source(), build::lookup_not(family.pick(NODES), R0)];
-            let exprs = of_family(family).into_iter().chain(inside).chain(no_node);
-            rules.push(rule(comment, exprs.chain(drop())));
+            let inside = [build::saddr(family, R0)].into_iter().chain(build::in_prefix(R0, net.trunc()));
+            rules.push(rule(comment, of_family(family).into_iter().chain(inside).chain(drop())));
         }
     }
     rules.push(rule("", to_own_vxlan().chain([build::goto(TUNNEL)])));
     rules
 }
 
-/// Lengths of the prefixes that nodes have, and that of an address.
-fn lengths(cluster: &Cluster, settings: &Settings, family: Family) -> BTreeSet<u8> {
+/// What other nodes' tunnels bring: outer family, inner family, and lengths of the networks that pods have there.
+fn tunnels(cluster: &Cluster, settings: &Settings) -> BTreeSet<(Family, Family, u8)> {
     let peers = cluster.nodes.values().filter(|node| node.name != settings.node);
-    let subnets = peers.filter_map(|node| pod_subnet(node, family));
-    let whole = family.pick([32, 128]);
-    subnets.map(|subnet| subnet.net.prefix_len()).chain([whole]).collect()
+    let nets = peers.flat_map(pod_subnets).map(|subnet| subnet.net);
+    let found: BTreeSet<_> = nets.map(|net| (Family::of_net(&net), net.prefix_len())).collect();
+    let by_outer = |(inner, length)| Family::ALL.map(|outer| (outer, inner, length));
+    found.into_iter().flat_map(by_outer).collect()
 }
 
 fn tunnel(cluster: &Cluster, settings: &Settings) -> Vec<Rule> {
@@ -211,11 +212,7 @@ fn tunnel(cluster: &Cluster, settings: &Settings) -> Vec<Rule> {
     let [_, vni @ ..] = VXLAN_VNI.to_be_bytes();
     let other = [transport(R0, VNI_AT, 3), build::cmp(R0, CmpOp::Ne, vni)];
     rules.push(rule("another's tunnel", other.into_iter().chain([build::accept()])));
-    for inner in settings.families() {
-        for length in lengths(cluster, settings, inner) {
-            rules.extend(Family::ALL.map(|outer| inner_source(outer, inner, length)));
-        }
-    }
+    rules.extend(tunnels(cluster, settings).into_iter().map(inner_source));
     rules.push(rule("inside is no source of the node that sends it", drop()));
     rules
 }
@@ -225,14 +222,14 @@ fn transport(dreg: Reg, offset: u32, len: u32) -> Expr {
 }
 
 /// The network of this length that the inner source lies in is the sending node's.
-fn inner_source(outer: Family, inner: Family, length: u8) -> Rule {
+fn inner_source((outer, inner, length): (Family, Family, u8)) -> Rule {
     let carries: [u8; 2] = inner.pick([[0x08, 0x00], [0x86, 0xdd]]);
     let kind = [transport(R0, TYPE_AT, 2), build::cmp(R0, CmpOp::Eq, carries)];
     let at = key::after(R0, key::address(outer));
     let (offset, len) = inner.pick([(12, 4), (8, 16)]);
     let pair = [build::saddr(outer, R0), transport(at, INNER_AT + offset, len)];
     let exprs = of_family(outer).into_iter().chain(kind).chain(pair).chain(mask(at, inner, length));
-    rule("", exprs.chain([build::lookup(inside(outer, inner), R0), build::accept()]))
+    rule("", exprs.chain([build::lookup(inside(outer, inner, length), R0), build::accept()]))
 }
 
 fn mask(reg: Reg, family: Family, length: u8) -> Option<Expr> {

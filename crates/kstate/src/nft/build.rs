@@ -35,6 +35,9 @@ pub mod ct_status {
 
 /// What `fib … type` yields for an address of this node (RTN_LOCAL).
 pub const RTN_LOCAL: u32 = 2;
+/// The highest type of an address that this node hears: after RTN_LOCAL come broadcast, anycast and this
+/// (linux/rtnetlink.h).
+pub const RTN_MULTICAST: u32 = 5;
 
 pub fn rule(comment: impl Into<String>, exprs: impl IntoIterator<Item = Expr>) -> Rule {
     Rule { exprs: exprs.into_iter().collect(), comment: comment.into() }

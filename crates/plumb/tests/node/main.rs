@@ -20,6 +20,7 @@ mod said;
 mod sctp;
 mod services;
 mod stage;
+mod tunnel;
 mod uplink;
 mod vm;
 mod ways;
