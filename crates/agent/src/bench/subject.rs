@@ -159,6 +159,15 @@ impl Subject {
     }
 }
 
+/// The loop's state, for tests that play the loop themselves.
+#[cfg(test)]
+pub(crate) fn held(directory: &Path) -> Result<(Node, inbox::Inbox)> {
+    std::fs::create_dir_all(directory)?;
+    let (outbox, inbox) = inbox::new();
+    let base = base(Settings::new(args(directory)?)?, &outbox)?;
+    Ok((Node::new(base), inbox))
+}
+
 /// In the namespace of the calling thread. Its API answers nothing, since the loop asks it nothing.
 fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
     let args = settings.args.clone();

@@ -303,4 +303,29 @@ mod tests {
         assert_eq!(grace(&record, GRACE)(Lost::Namespace), NAMESPACE_GRACE);
         assert_eq!(grace(&record, Duration::from_secs(1))(Lost::Namespace), Duration::from_secs(1));
     }
+
+    /// Veths are deleted many at once: what a runtime asks of one attachment says nothing about the others.
+    #[test]
+    fn an_address_is_held_whoever_else_leaves_at_the_same_time() {
+        crate::dns::tests::inside(async || {
+            let directory = std::env::temp_dir().join(format!("plumb-orphan-{}", std::process::id()));
+            let (mut node, _inbox) = crate::bench::subject::held(&directory).unwrap();
+            for container in ["asked", "orphan"] {
+                let json = format!(
+                    r#"{{"container":"{container}","ifname":"eth0","netns":"/proc/self/ns/net","pod":{{"namespace":"a","name":"{container}"}},"uid":"u","ips":[],"host_if":"veth-{container}","mac":"00:00:00:00:00:00"}}"#
+                );
+                node.base.store.insert(serde_json::from_str(&json).unwrap());
+            }
+            let (reply, _answer) = tokio::sync::oneshot::channel();
+            let asked = cni::Id { container: "asked".into(), ifname: types::IfName::new("eth0").unwrap() };
+            node.begin_del(&asked, reply);
+            node.orphans.taken.insert("orphan/eth0".into());
+            node.take_away("orphan/eth0".into());
+            node.unwired(vec!["asked/eth0".into(), "orphan/eth0".into()], Ok(()));
+            let left: Vec<(&String, bool)> =
+                node.base.store.records().iter().map(|(handle, record)| (handle, record.cut_off)).collect();
+            assert_eq!(left, [(&"orphan/eth0".to_owned(), true)], "its namespace lives");
+            std::fs::remove_dir_all(&directory).unwrap();
+        });
+    }
 }

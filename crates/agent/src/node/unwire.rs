@@ -86,11 +86,11 @@ impl Node {
         let now = clock::since_boot();
         let mut groups = Vec::new();
         for handle in handles {
-            groups.extend(self.leaving.0.remove(&handle).unwrap_or_default());
+            let waiting = self.leaving.0.remove(&handle).unwrap_or_default();
             match &result {
                 Ok(()) => {
                     // A runtime that asked for it, too, has the last word.
-                    let asked = groups.iter().any(|group| group.reply.is_some());
+                    let asked = waiting.iter().any(|group| group.reply.is_some());
                     let held = self.orphans.was_taken(&handle) && !asked && self.hold_address(&handle);
                     if !held && let Some(record) = self.base.store.release(&handle, now) {
                         tracing::info!(pod = %record.pod, ip = ?record.ips, "unwired");
@@ -99,12 +99,13 @@ impl Node {
                 }
                 Err(error) => {
                     tracing::warn!(%handle, %error, "not unwired");
-                    for group in &groups {
+                    for group in &waiting {
                         let mut failures = group.failures.lock().unwrap_or_else(PoisonError::into_inner);
                         failures.push(format!("{handle}: {error}"));
                     }
                 }
             }
+            groups.extend(waiting);
         }
         if let Err(error) = self.base.store.save() {
             tracing::error!(error = format!("{error:#}"), "attachments cannot be saved");
