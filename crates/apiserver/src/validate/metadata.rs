@@ -161,7 +161,7 @@ pub(super) fn qualified_name(text: &str) -> Option<String> {
     }
 }
 
-fn label_value(text: &str) -> Option<String> {
+pub(super) fn label_value(text: &str) -> Option<String> {
     if text.len() > 63 {
         return Some("must be no more than 63 bytes".to_owned());
     }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::metadata::{label, qualified_name, subdomain};
-use super::{address, in_range, one_of};
+use super::metadata::{label, label_value, qualified_name, subdomain};
+use super::{address, one_of};
 use crate::invalid::Complaints;
 use crate::object::{at, list, text};
 
@@ -32,13 +32,25 @@ pub(super) fn check(object: &Value, before: Option<&Value>, complaints: &mut Com
                 complaints.invalid(&format!("{path}.{field}"), &text(endpoint, &[field]).into(), &why);
             }
         }
-        for field in ["forZones", "forNodes"] {
-            let mut names = BTreeSet::new();
-            for (at, hint) in list(endpoint, &["hints", field]).iter().enumerate() {
-                if !names.insert(text(hint, &["name"])) {
-                    let path = format!("{path}.hints.{field}[{at}].name");
-                    complaints.duplicate(&path, &text(hint, &["name"]).into());
-                }
+        hints(endpoint, &format!("{path}.hints"), complaints);
+    }
+}
+
+/// Where there are too many of one kind, nothing more is looked at.
+fn hints(endpoint: &Value, path: &str, complaints: &mut Complaints) {
+    for (field, judge) in [("forZones", label_value as fn(&str) -> Option<String>), ("forNodes", subdomain)] {
+        let hints = list(endpoint, &["hints", field]);
+        if hints.len() > 8 {
+            return complaints.too_many(&format!("{path}.{field}"), hints.len(), 8);
+        }
+        let mut names = BTreeSet::new();
+        for (at, hint) in hints.iter().enumerate() {
+            let (path, name) = (format!("{path}.{field}[{at}].name"), text(hint, &["name"]));
+            if !names.insert(name) {
+                complaints.duplicate(&path, &name.into());
+            }
+            if let Some(why) = judge(name) {
+                complaints.invalid(&path, &name.into(), &why);
             }
         }
     }
@@ -84,9 +96,14 @@ fn domain(value: &Value, field: &str, complaints: &mut Complaints) {
     }
 }
 
+/// The number is not looked at (validatePorts): who reads slices must bear any.
 fn ports(object: &Value, complaints: &mut Complaints) {
+    let ports = list(object, &["ports"]);
+    if ports.len() > 20_000 {
+        return complaints.too_many("ports", ports.len(), 20_000);
+    }
     let mut names = BTreeSet::new();
-    for (index, port) in list(object, &["ports"]).iter().enumerate() {
+    for (index, port) in ports.iter().enumerate() {
         let path = format!("ports[{index}]");
         let name = text(port, &["name"]);
         if let Some(why) = Some(name).filter(|name| !name.is_empty()).and_then(label) {
@@ -95,7 +112,6 @@ fn ports(object: &Value, complaints: &mut Complaints) {
         if !names.insert(name) {
             complaints.duplicate(&format!("{path}.name"), &name.into());
         }
-        in_range(port.get("port"), 1..=65_535, &format!("{path}.port"), complaints);
         one_of(port, "protocol", &["SCTP", "TCP", "UDP"], &format!("{path}.protocol"), complaints);
         if let Some(why) = at(port, &["appProtocol"]).and_then(Value::as_str).and_then(qualified_name) {
             complaints.invalid(&format!("{path}.appProtocol"), &text(port, &["appProtocol"]).into(), &why);

@@ -102,6 +102,33 @@ fn names_within_slices_are_labels() {
     );
 }
 
+#[test]
+fn numbers_of_ports_are_whoever_reads_slices_to_bear_and_hints_are_few() {
+    let mut ports = slice("IPv4", json!({"addresses": ["10.1.1.1"]}));
+    ports["ports"] = json!([{"name": "a", "port": 0}, {"name": "b", "port": 70_000}, {"name": "c", "port": -1}, {"name": "d"}]);
+    assert_eq!(verdict("EndpointSlice", &ports, None), [""; 0]);
+    let hinted = |field: &str, names: &[&str]| {
+        let hints: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
+        let endpoint = json!({"addresses": ["10.1.1.1"], "hints": {field: hints}});
+        verdict("EndpointSlice", &slice("IPv4", endpoint), None)
+    };
+    for field in ["forZones", "forNodes"] {
+        let path = format!("endpoints[0].hints.{field}");
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+        assert_eq!(hinted(field, &names[..8]), [""; 0]);
+        let many = format!("FieldValueTooMany {path}: Too many: 9: must have at most 8 items");
+        assert_eq!(hinted(field, &names), [many]);
+        let twice = format!("FieldValueDuplicate {path}[1].name: Duplicate value: \"a\"");
+        assert_eq!(hinted(field, &["a", "a"]), [twice]);
+    }
+    for (field, name) in [("forZones", "a zone"), ("forNodes", "Node_1")] {
+        let start =
+            format!("FieldValueInvalid endpoints[0].hints.{field}[0].name: Invalid value: {name:?}: a ");
+        let found = hinted(field, &[name]);
+        assert!(found.len() == 1 && found[0].starts_with(&start), "{found:?}");
+    }
+}
+
 /// Objects of an earlier version live on, and take no second bad address.
 #[test]
 fn what_was_taken_once_stays() {
