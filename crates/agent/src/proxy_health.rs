@@ -18,14 +18,14 @@ use axum::routing::get;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
+use types::wire::PROXY_HEALTH_PORT as HEALTH;
 
 use crate::follow::{Site, follow};
 use crate::inbox::Outbox;
 use crate::node::Node;
 use crate::serve::Door;
 
-/// kube-proxy's `--healthz-bind-address` and `--metrics-bind-address`.
-const HEALTH: u16 = 10256;
+/// Of kube-proxy's `--metrics-bind-address`.
 const MODE: u16 = 10249;
 /// A datapath that has not been right for this long is stale, as kube-proxy says it; at least four comparisons.
 const STALE: Duration = Duration::from_secs(120);

@@ -149,7 +149,7 @@ impl Cluster {
         self.named(self.claims.at(address))
     }
 
-    /// Those that name this node port.
+    /// Those that name this port of nodes, for connections or for health checks.
     pub fn services_of_node_port(&self, port: u16) -> impl Iterator<Item = &Service> {
         self.named(self.claims.of_node_port(port))
     }

@@ -23,13 +23,16 @@ pub const TOKEN_NODE: &str = "authentication.kubernetes.io/node-name";
 pub const DNS_PEER_PORT: u16 = 9476;
 /// The kubelet's port, for the API server and for metrics.
 pub const KUBELET_PORT: u16 = 10250;
+/// kube-proxy's port for health checks of a cloud's load balancers, where agents answer in its place.
+pub const PROXY_HEALTH_PORT: u16 = 10256;
 /// What runs on every node, at its own addresses, that no Service and no pod may take away there.
-pub const NODE_PORTS: [(Protocol, u16, &str); 5] = [
+pub const NODE_PORTS: [(Protocol, u16, &str); 6] = [
     (Protocol::Udp, VXLAN_PORT, "the nodes' tunnel"),
     (Protocol::Tcp, AGENT_PORT, "the agent's health, metrics and traces"),
     (Protocol::Udp, DNS_PEER_PORT, "the cluster's DNS between nodes"),
     (Protocol::Tcp, DNS_PEER_PORT, "the cluster's DNS between nodes"),
     (Protocol::Tcp, KUBELET_PORT, "the kubelet"),
+    (Protocol::Tcp, PROXY_HEALTH_PORT, "health checks of load balancers"),
 ];
 /// The agent's unix socket for the CNI executable and local tools, relative to the node's root.
 pub const AGENT_SOCKET: &str = "/run/plumb/agent.sock";

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use model::Cluster;
+use model::{Cluster, Service};
 use types::{Family, ObjectName, Protocol};
 
 use super::plan::node_address;
@@ -25,6 +25,13 @@ pub fn fronts(cluster: &Cluster, settings: &Settings, name: &ObjectName) -> BTre
     at.filter(free).map(|address| SocketAddr::new(address, port)).collect()
 }
 
+/// Whether a node that has this address answers the Service's health checks at this port of it.
+pub fn answers(service: &Service, protocol: Protocol, address: IpAddr, port: u16) -> bool {
+    protocol == Protocol::Tcp
+        && service.health_check_port == Some(port)
+        && service.cluster_ips.iter().any(|ip| Family::of(*ip) == Family::of(address))
+}
+
 /// How many pods of this node are ready for the Service in a family: a pod with several ports is one, and one that
 /// ends takes nobody new.
 pub fn local_endpoints(cluster: &Cluster, node: &str, name: &ObjectName, family: Family) -> usize {
@@ -37,7 +44,7 @@ pub fn local_endpoints(cluster: &Cluster, node: &str, name: &ObjectName, family:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{Endpoint, EndpointSlice, Event, Node, Row, Service, ServiceType, SlicePort};
+    use model::{Endpoint, EndpointSlice, Event, Node, Row, ServicePort, ServiceType, SlicePort};
 
     fn cluster(foreign_proxy: bool) -> Cluster {
         let mut cluster = Cluster::default();
@@ -86,6 +93,43 @@ mod tests {
         assert_eq!(count("node1", Family::V4), 2);
         assert_eq!(count("node2", Family::V4), 1);
         assert_eq!(count("node1", Family::V6), 0);
+    }
+
+    #[test]
+    fn no_younger_service_takes_the_port_at_which_checks_are_answered() {
+        let mut cluster = cluster(false);
+        let [first, second] = [("192.168.1.10", 31_000), ("192.168.1.10", 31_001)];
+        let mut put = |name: &str, created, (address, port): (&str, u16)| {
+            let service = Service {
+                key: ObjectName::new("atk", name),
+                created,
+                cluster_ips: vec!["10.96.0.8".parse().unwrap()],
+                external_ips: vec![address.parse().unwrap()],
+                ports: vec![ServicePort { port, ..ServicePort::default() }],
+                ..Service::default()
+            };
+            cluster.apply(Event::Upsert(Row::Service(Box::new(service))))
+        };
+        assert_eq!(put("young", 1, first).len(), 2, "each concerns the other");
+        put("beside", 1, second);
+        let settings = Settings {
+            node: "node1".into(),
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            service_cidrs: Vec::new(),
+            dns_ips: Vec::new(),
+            api: Vec::new(),
+            mtu: 1450,
+        };
+        let plan = |name: &str| {
+            let name = ObjectName::new("atk", name);
+            crate::service::plan::plan(&cluster, &settings, &name, Family::V4).unwrap()
+        };
+        let found = plan("young").diagnostics;
+        assert!(
+            found.iter().any(|found| found.message.ends_with("Service shop/web has it and is older")),
+            "{found:?}"
+        );
+        assert!(plan("beside").diagnostics.is_empty());
     }
 
     #[test]

@@ -77,7 +77,9 @@ mod tests {
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             service_cidrs: Vec::new(),
             dns_ips: Vec::new(),
-            api: vec!["192.168.1.10:6443".parse().unwrap(), "127.0.0.1:6444".parse().unwrap()],
+            api: ["192.168.1.10:6443", "127.0.0.1:6444", "192.168.1.100:8443"]
+                .map(|api| api.parse().unwrap())
+                .to_vec(),
             mtu: 1450,
         }
     }
@@ -98,12 +100,21 @@ mod tests {
             port(tcp, 9476, ""),
             port(udp, 9476, "0.0.0.0"),
             port(tcp, 10250, "127.0.0.1"),
+            port(tcp, 10256, ""),
             port(tcp, 6443, ""),
             port(tcp, 6443, "192.168.1.10"),
             port(tcp, 6444, "127.0.0.1"),
+            // An address of the API's that is some node's: this one's, if it can be had here at all.
+            port(tcp, 8443, "192.168.1.100"),
         ];
-        let free =
-            [port(tcp, 8472, ""), port(udp, 9475, ""), port(tcp, 6443, "127.0.0.1"), port(udp, 6443, "")];
+        let free = [
+            port(tcp, 8472, ""),
+            port(udp, 9475, ""),
+            port(tcp, 6443, "127.0.0.1"),
+            port(udp, 6443, ""),
+            port(tcp, 8443, ""),
+            port(tcp, 8443, "192.168.1.10"),
+        ];
         let attachment = Attachment {
             container: "c/eth0".into(),
             pod: ObjectName::new("atk", "hijack"),

@@ -34,7 +34,9 @@ pub fn front(
 pub fn host_port((cluster, settings): (&Cluster, &Settings), asked: &HostPort) -> Option<&'static str> {
     let everywhere = |ip: &IpAddr| asked.host_ip.is_none_or(|at| at.is_unspecified() || at == *ip);
     let own = cluster.nodes.get(&settings.node).map(|node| node.addresses.as_slice()).unwrap_or_default();
-    let here = |at: &SocketAddr| at.ip().is_loopback() || own.contains(&at.ip());
+    // An address that a host port names is this node's, or it leads nowhere: one that several nodes have in turn, say.
+    let named = |at: &SocketAddr| asked.host_ip == Some(at.ip());
+    let here = |at: &SocketAddr| at.ip().is_loopback() || own.contains(&at.ip()) || named(at);
     let api = asked.protocol == Protocol::Tcp
         && api_servers(cluster, settings)
             .filter(here)

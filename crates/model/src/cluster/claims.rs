@@ -11,6 +11,7 @@ use crate::row::Service;
 enum Claim {
     /// As ClusterIP, external or load balancer's.
     Address(IpAddr),
+    /// For health checks, too.
     NodePort(u16),
     /// At external and load balancer's addresses, which may be a node's.
     ExternalPort(u16),
@@ -80,7 +81,8 @@ impl Claims {
 fn of(service: &Service) -> impl Iterator<Item = Claim> + '_ {
     let external = || service.external_ips.iter().chain(&service.load_balancer_ips);
     let addresses = service.cluster_ips.iter().chain(external()).copied().map(Claim::Address);
-    let node_ports = service.ports.iter().filter_map(|port| port.node_port).map(Claim::NodePort);
+    let node_ports = service.ports.iter().filter_map(|port| port.node_port);
+    let node_ports = node_ports.chain(service.health_check_port).map(Claim::NodePort);
     let known = external().next().is_some();
     let ports = service.ports.iter().filter(move |_| known).map(|port| Claim::ExternalPort(port.port));
     addresses.chain(node_ports).chain(ports)

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use model::{Cluster, HostPort, Service, ServiceType};
-use types::Protocol;
+use types::{Family, Protocol};
 
 use crate::packet::{Packet, Place};
 
@@ -31,9 +31,30 @@ pub fn from_the_outside(
     if at_api {
         return Some("the API is there");
     }
+    if an_older_service_answers_checks(packet, service, cluster, place) {
+        return Some("an older Service's health checks are answered there");
+    }
     let nodes = cluster.nodes.values().any(|node| node.addresses.contains(&packet.dst));
     let own = is_of_every_node(packet.protocol, packet.dport);
     ((nodes || place.is_pod_address(packet.dst)) && own).then_some("the node itself needs the port")
+}
+
+/// `healthCheckNodePort`: the node itself answers it, at its address of each family that the Service has.
+fn an_older_service_answers_checks(
+    packet: &Packet,
+    service: &Service,
+    cluster: &Cluster,
+    place: &Place,
+) -> bool {
+    let family = Family::of(packet.dst);
+    let own = cluster.nodes.get(&place.node).and_then(|node| super::internal_ip(node, family));
+    let older = cluster.services.values().filter(|other| {
+        (other.created, &other.key) < (service.created, &service.key) && !other.foreign_proxy
+    });
+    let mut asked = older.filter(|other| other.health_check_port == Some(packet.dport));
+    own == Some(packet.dst)
+        && packet.protocol == Protocol::Tcp
+        && asked.any(|other| other.cluster_ips.iter().any(|ip| Family::of(*ip) == family))
 }
 
 /// Why no pod has this port of the node.
@@ -45,7 +66,8 @@ pub fn from_pods(asked: &HostPort, cluster: &Cluster, place: &Place) -> Option<&
     let here = known.chain(listed_apis(cluster)).any(|(address, port)| {
         let own = cluster.nodes.get(&place.node).is_some_and(|node| node.addresses.contains(&address));
         let meant = asked.host_ip.is_none_or(|ip| ip == address || ip.is_unspecified());
-        (own || address.is_loopback()) && meant && port == asked.port
+        let of_node = own || address.is_loopback() || asked.host_ip == Some(address);
+        of_node && meant && port == asked.port
     });
     (here && asked.protocol == Protocol::Tcp).then_some("the API is there")
 }
@@ -63,10 +85,10 @@ fn listed_apis(cluster: &Cluster) -> Vec<(IpAddr, u16)> {
     found
 }
 
-/// VXLAN, the agent's own server, DNS from node to node, the kubelet.
+/// VXLAN, the agent's own server, DNS from node to node, the kubelet, health checks where kube-proxy answers them.
 fn is_of_every_node(protocol: Protocol, port: u16) -> bool {
     match protocol {
-        Protocol::Tcp => [9475, 9476, 10250].contains(&port),
+        Protocol::Tcp => [9475, 9476, 10250, 10256].contains(&port),
         Protocol::Udp => [8472, 9476].contains(&port),
         Protocol::Sctp => false,
     }

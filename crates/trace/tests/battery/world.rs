@@ -283,6 +283,8 @@ fn service() -> impl Strategy<Value = Row> {
                 external_ips,
                 load_balancer_ips: if balanced { load_balancer_ips } else { Vec::new() },
                 source_ranges: if balanced { source_ranges } else { Vec::new() },
+                // A port that others want at the node's address, too.
+                health_check_port: (balanced && flags[4]).then_some(80),
                 ..Service::default()
             }))
         },

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   a ClusterIP           its Service's, with every port, whoever lists the address as external
-//!   external, node port   the oldest Service's; of equally old ones the first by name (L-07)
+//!   external, node port   the oldest Service's; of equally old ones the first by name (L-07). So is the port of a node at
+//!                         which its health checks are answered
 //!   the node's own        nobody's (`reserved.rs`)
 //! ```
 
@@ -14,7 +15,7 @@ use types::{ObjectName, Protocol};
 use super::{is_proxied, node_port};
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::service::reserved;
+use crate::service::{health, reserved};
 
 /// How a Service has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +120,7 @@ impl Judge<'_> {
             let same = |port: &ServicePort| {
                 port.protocol == claim.protocol && node_port(other, port) == Some(claim.port)
             };
-            other.ports.iter().any(same)
+            other.ports.iter().any(same) || health::answers(other, claim.protocol, claim.address, claim.port)
         };
         self.oldest(others.filter(|other| has(other)))
     }
