@@ -216,7 +216,12 @@ impl Resolver {
             match all.get(&key).and_then(WeakShared::upgrade) {
                 Some(pending) => pending,
                 None => {
-                    let pending = self.clone().ask(key.clone(), query.to_vec(), client).boxed().shared();
+                    // Before anybody can join: who has no share left is refused alone.
+                    let Some(slot) = self.0.slots.take(client) else {
+                        self.0.counters.add(Count::Overload);
+                        return None;
+                    };
+                    let pending = self.clone().ask(key.clone(), query.to_vec(), slot).boxed().shared();
                     all.extend(pending.downgrade().map(|weak| (key, weak)));
                     pending
                 }
@@ -229,13 +234,9 @@ impl Resolver {
         self.0.start.elapsed().as_secs()
     }
 
-    async fn ask(self, key: Vec<u8>, query: Vec<u8>, client: IpAddr) -> Option<Message> {
+    async fn ask(self, key: Vec<u8>, query: Vec<u8>, _slot: Share<IpAddr>) -> Option<Message> {
         // Leaves the table however this ends, so that no question is stuck.
         let _entry = Entry { inner: Arc::clone(&self.0), key: key.clone() };
-        let Some(_slot) = self.0.slots.take(client) else {
-            self.0.counters.add(Count::Overload);
-            return None;
-        };
         let parsed = Query::parse(&query).ok()?;
         let (name, kind) = (Name::from_wire(parsed.name)?, parsed.kind);
         let message = timeout(PATIENCE, self.rounds(&name, kind)).await.ok().flatten()?;
