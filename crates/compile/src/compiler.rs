@@ -188,6 +188,7 @@ impl Compiler {
                     // Where the API is, nobody else may be.
                     dirty.units.extend(cluster.external_services().cloned().map(Unit::Service));
                     dirty.units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));
+                    dirty.units.insert(Unit::Base);
                 }
             }
             // `Cluster::apply` names the service of a changed slice, too.

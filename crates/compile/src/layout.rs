@@ -16,7 +16,8 @@
 //!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
 //! ```
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use kstate::nft::build::{self, ct_state, ct_status, rule};
 use kstate::nft::key::{self, Part};
@@ -29,6 +30,7 @@ use types::{Family, IfName, IpNet, Protocol};
 
 use crate::Settings;
 use crate::fragment::{Fragment, Name};
+use crate::service::reserved;
 
 mod dns;
 
@@ -123,7 +125,7 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
         (UNREACHABLE, regular(vec![rule("no endpoint on this node", [build::counter(), build::drop()])])),
         (DNS, regular(dns::answerer(stand_ins, family))),
         (SERVICES, regular(services(settings, family))),
-        (NODE, regular(host_ports(family))),
+        (NODE, regular(host_ports(cluster, settings, family))),
         // NF_IP_PRI_NAT_DST
         ("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100, hooked(build::goto(DNS), strangers))),
         ("output", base(ChainKind::Nat, Hook::Output, -100, hooked(build::accept(), None))),
@@ -250,8 +252,9 @@ fn services(settings: &Settings, family: Family) -> Vec<Rule> {
     rules
 }
 
-/// A packet to an address of the node: one that a pod wants goes there.
-fn host_ports(family: Family) -> Vec<Rule> {
+/// A packet to an address of the node: one that a pod wants goes there. One for the API does not, whoever wants it: its
+/// address may be one that machines have in turn, and all nodes would lose it with this one.
+fn host_ports(cluster: &Cluster, settings: &Settings, family: Family) -> Vec<Rule> {
     let lead = |map, key: &[Part]| {
         let (mut exprs, to) = key::load(family, R0, key);
         exprs.push(build::map(map, R0, to));
@@ -267,7 +270,13 @@ fn host_ports(family: Family) -> Vec<Rule> {
         lead(HOST_PORTS_AT, &[Part::Daddr, Part::Proto, Part::Dport]),
         lead(HOST_PORTS, &[Part::Proto, Part::Dport]),
     ];
-    (family == Family::V6).then_some(own).into_iter().chain(leads).collect()
+    let of_family = reserved::api_servers(cluster, settings).filter(|at| Family::of(at.ip()) == family);
+    let apis = of_family.collect::<BTreeSet<SocketAddr>>().into_iter().map(|at| {
+        let to = [build::daddr(family, R0), build::is(R0, at.ip()), build::l4proto(R0)];
+        let port = [build::is(R0, Protocol::Tcp), build::th_dport(R0), build::is(R0, at.port())];
+        rule("the Kubernetes API", to.into_iter().chain(port).chain([build::ret()]))
+    });
+    apis.chain((family == Family::V6).then_some(own)).chain(leads).collect()
 }
 
 fn forward(settings: &Settings, family: Family) -> Vec<Rule> {

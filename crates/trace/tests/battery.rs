@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use compile::{Settings, whole};
-use model::{Cluster, Event};
+use model::{Attachment, Cluster, Event, HostPort, Row};
 use proptest::prelude::*;
 use proptest::sample::select;
 use trace::eval::{self, End, Kernel};
 use trace::packet::{CtState, Packet, Place};
 use trace::reference::{Choice, Fate, fates, withheld};
-use types::{Family, IfName, Protocol};
+use types::{Family, IfName, Mac, ObjectName, Protocol};
 
 #[path = "battery/world.rs"]
 mod world;
@@ -144,6 +144,39 @@ fn queries_of_every_flow_are_heard_or_asked_again() {
                 check(&cluster, std::slice::from_ref(&packet), dns_here)
                     .unwrap_or_else(|error| panic!("{error}"));
             }
+        }
+    }
+}
+
+/// Machines of a control plane have its address in turn: no Node names it.
+#[test]
+fn no_host_port_takes_an_address_of_the_apis_that_moves_to_its_node() {
+    let mut cluster = cluster_of(start());
+    let port = |port| HostPort { protocol: Protocol::Tcp, port, container_port: 8080, host_ip: None };
+    cluster.apply(Event::Upsert(Row::Attachment(Box::new(Attachment {
+        container: "c/eth0".into(),
+        pod: ObjectName::new("a", "p"),
+        uid: String::new(),
+        ips: Family::ALL.map(|family| pod_ip(family, 0)).into(),
+        host_if: IfName::new("veth").expect("a name"),
+        mac: Mac::default(),
+        host_ports: vec![port(81)],
+    }))));
+    let desired = whole(cluster.synced().expect("all kinds are done"), settings());
+    for family in Family::ALL {
+        let [api, node, outside] =
+            [external_ip(family, 3), node_ip(family, 0), either(family, "203.0.113.10", "2001:db8::10")];
+        let kernel = Kernel { nft: &desired.nft, net: &desired.net, local: &[api, node], socket: None };
+        for iif in [Some("eth0"), None] {
+            let to = |dst| {
+                let iif = iif.and_then(|name| IfName::new(name).ok());
+                let src = if iif.is_some() { outside } else { node };
+                let (protocol, ct) = (Protocol::Tcp, CtState::New);
+                let packet = Packet { iif, src, dst, protocol, sport: 40000, dport: 81, ct };
+                eval::all(&packet, &kernel).iter().map(|path| path.destination.ip()).collect::<Vec<_>>()
+            };
+            assert_eq!(to(api), [api]);
+            assert_eq!(to(node), [pod_ip(family, 0)], "at other addresses it is the pod's");
         }
     }
 }

@@ -56,7 +56,7 @@ fn is_of_nodes(cluster: &Cluster, settings: &Settings, address: IpAddr) -> bool 
 }
 
 /// Where this agent reaches the API, and where the API says that it is.
-fn api_servers(cluster: &Cluster, settings: &Settings) -> impl Iterator<Item = SocketAddr> {
+pub(crate) fn api_servers(cluster: &Cluster, settings: &Settings) -> impl Iterator<Item = SocketAddr> {
     let listed = cluster.slices_of(&api_service()).flat_map(|slice| {
         let ports =
             slice.ports.iter().filter(|port| port.protocol == Protocol::Tcp).filter_map(|port| port.port);

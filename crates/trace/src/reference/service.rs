@@ -146,7 +146,7 @@ fn host_port<'a>(
 ) -> Option<(&'a ObjectName, SocketAddr)> {
     // Packets from ::1 cannot leave a host, so nothing is promised there.
     let own = packet.dst != Ipv6Addr::LOCALHOST && super::is_own_address(packet.dst, cluster, place);
-    if !own {
+    if !own || withheld::is_api(packet, cluster, place) {
         return None;
     }
     let family = Family::of(packet.dst);

@@ -25,10 +25,7 @@ pub fn from_the_outside(
     if is_special(packet.dst) {
         return Some("it is an address of every host");
     }
-    let at_api = packet.protocol == Protocol::Tcp
-        && (place.api.contains(&packet.destination())
-            || listed_apis(cluster).contains(&(packet.dst, packet.dport)));
-    if at_api {
+    if is_api(packet, cluster, place) {
         return Some("the API is there");
     }
     if an_older_service_answers_checks(packet, service, cluster, place) {
@@ -70,6 +67,13 @@ pub fn from_pods(asked: &HostPort, cluster: &Cluster, place: &Place) -> Option<&
         of_node && meant && port == asked.port
     });
     (here && asked.protocol == Protocol::Tcp).then_some("the API is there")
+}
+
+/// For an API server, which the node must reach.
+pub fn is_api(packet: &Packet, cluster: &Cluster, place: &Place) -> bool {
+    packet.protocol == Protocol::Tcp
+        && (place.api.contains(&packet.destination())
+            || listed_apis(cluster).contains(&(packet.dst, packet.dport)))
 }
 
 /// The endpoints of default/kubernetes, which kube-apiserver keeps.
