@@ -12,7 +12,7 @@
 //!                                   ├─ service CIDR ─> drop   (no Service at all, V-08)
 //!                                   └─ an address of the node ─> hostports: dnat to a pod that wants the port
 //!   prerouting (raw) ── loopback addresses from a wire ─> drop
-//!   forward (filter)  ── answers ── out_iso[saddr] ── in_iso[daddr]
+//!   forward (filter)  ── out_iso[who began the flow] ── in_iso[who answers it]
 //!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
 //! ```
 
@@ -287,9 +287,6 @@ fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
         rule("an error about its own flow", errors().chain(own).chain([build::accept()])),
         rule("an error about a flow of others", errors().chain([build::counter(), build::drop()])),
         rule("", state(ct_state::RELATED).chain([build::accept()])),
-        // Answers pass (NP-10). What the client of a known connection sends is judged like its first packet, so a
-        // policy that no longer allows a connection cuts it with the packet after (NP-41), whoever is running.
-        rule("", state(ct_state::ESTABLISHED).chain(build::ct_reply(R0)).chain([build::accept()])),
         // Without a connection no NAT applies, and a bare ClusterIP would leave the node (V-07).
         rule("no connection", state(ct_state::INVALID).chain([build::counter(), build::drop()])),
     ];
@@ -298,8 +295,16 @@ fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
         // (NP-12, NP-49), so also the one that stands in for it.
         rules.extend(dns::queries_elsewhere(family, dns));
     }
-    rules.push(rule("", [build::saddr(family, R0), build::vmap(OUT_ISOLATED, R0)]));
-    rules.push(rule("", [build::daddr(family, R0), build::vmap(IN_ISOLATED, R0)]));
+    // Every packet of a known flow is judged like its first one, whichever way it goes: an answer passes with its flow
+    // (NP-10), and a flow that a policy no longer allows ends both ways with the packet after (NP-41), whoever is running.
+    rules.push(rule("", [build::original_saddr(family, R0), build::vmap(OUT_ISOLATED, R0)]));
+    rules.push(rule("", [build::reply_saddr(family, R0), build::vmap(IN_ISOLATED, R0)]));
+    // What somebody keeps from conntrack is no flow. Here it meets the same chains, in which only a rule for everybody on
+    // every port lets it pass.
+    let no_flow = || [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, ct_state::UNTRACKED));
+    let alone = |address, map| rule("no flow", no_flow().chain([address, build::vmap(map, R0)]));
+    rules.push(alone(build::saddr(family, R0), OUT_ISOLATED));
+    rules.push(alone(build::daddr(family, R0), IN_ISOLATED));
     rules
 }
 

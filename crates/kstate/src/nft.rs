@@ -134,7 +134,7 @@ pub enum MetaKey {
     NfProto,
 }
 
-/// `OriginalSrc` and `OriginalDst` are IPv4 addresses, `OriginalSrc6` and `OriginalDst6` IPv6.
+/// `OriginalSrc`, `OriginalDst` and `ReplySrc` are IPv4 addresses, `OriginalSrc6`, `OriginalDst6` and `ReplySrc6` IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CtKey {
     State,
@@ -145,6 +145,9 @@ pub enum CtKey {
     OriginalSrc6,
     OriginalDst6,
     OriginalProtoDst,
+    ReplySrc,
+    ReplySrc6,
+    ReplyProtoSrc,
     /// 0: as the client sends; 1: as it is answered. One byte.
     Direction,
 }

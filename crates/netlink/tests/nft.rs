@@ -68,6 +68,9 @@ fn ct() -> impl Strategy<Value = CtKey> {
         OriginalSrc6,
         OriginalDst6,
         OriginalProtoDst,
+        ReplySrc,
+        ReplySrc6,
+        ReplyProtoSrc,
         Direction,
     ])
 }

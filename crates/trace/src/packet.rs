@@ -34,6 +34,16 @@ impl Packet {
     pub fn destination(&self) -> SocketAddr {
         SocketAddr::new(self.dst, self.dport)
     }
+
+    /// As the client of its connection sends: an answer turned round, anything else as it is.
+    pub fn asked(&self) -> Self {
+        let mut asked = self.clone();
+        if self.ct == CtState::Reply {
+            (asked.src, asked.dst) = (self.dst, self.src);
+            (asked.sport, asked.dport) = (self.dport, self.sport);
+        }
+        asked
+    }
 }
 
 /// The node on which a packet is looked at, and the plan of addresses around it.

@@ -77,8 +77,9 @@ fn nobody_has(address: IpAddr, cluster: &Cluster, place: &Place) -> bool {
     here.is_some_and(|cidr| cidr.contains(&address)) && local_pod(address, cluster).is_none()
 }
 
-/// A packet of a connection that is known. Answers always pass (NP-10); what the client sends must still be
-/// allowed: a policy that no longer allows a connection cuts it (NP-41). NAT stays what it was, unseen here.
+/// A packet of a connection that is known. The connection must still be allowed as its client began it: a policy that no
+/// longer allows it cuts it both ways (NP-41), and whatever the policies for the way of an answer say, it passes with
+/// its connection (NP-10). Errors pass. NAT stays what it was, unseen here.
 fn go_on(packet: &Packet, cluster: &Cluster, place: &Place) -> Fate {
     let to = packet.destination();
     // Nobody hears the query, whatever is known of its flow, and its resolver asks again.
@@ -99,12 +100,14 @@ fn go_on(packet: &Packet, cluster: &Cluster, place: &Place) -> Fate {
     if packet.ct == CtState::Invalid && packet.iif.is_some() && !own {
         return Fate::Dropped;
     }
-    let answer = matches!(packet.ct, CtState::Reply | CtState::Related);
-    match deliver(packet, to, cluster, place) {
-        Fate::Dropped if !answer => Fate::Dropped,
-        Fate::Local(to) => Fate::Local(to),
-        _ => Fate::Out { to, masquerade: false },
+    let (asked, error) = (packet.asked(), packet.ct == CtState::Related);
+    if own {
+        return Fate::Local(to);
     }
+    if packet.iif.is_some() && !error && !allowed(&asked, asked.destination(), cluster, place) {
+        return Fate::Dropped;
+    }
+    Fate::Out { to, masquerade: false }
 }
 
 pub fn is_dns(packet: &Packet, place: &Place) -> bool {
@@ -148,15 +151,16 @@ fn deliver(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Place) ->
     if packet.iif.is_some() && nobody_has(to.ip(), cluster, place) {
         return Fate::Rejected;
     }
-    if packet.iif.is_some() {
-        let allowed = Direction::ALL.into_iter().all(|direction| {
-            policy::judge(packet, to, cluster, place, direction).is_none_or(|j| j.allowed())
-        });
-        if !allowed {
-            return Fate::Dropped;
-        }
+    if packet.iif.is_some() && !allowed(packet, to, cluster, place) {
+        return Fate::Dropped;
     }
     Fate::Out { to, masquerade: masquerade(packet, to, cluster, place).is_some() }
+}
+
+/// Whether all pods of this node that are concerned let it pass.
+fn allowed(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Place) -> bool {
+    let judge = |direction| policy::judge(packet, to, cluster, place, direction);
+    Direction::ALL.into_iter().all(|direction| judge(direction).is_none_or(|j| j.allowed()))
 }
 
 /// The node's own addresses: underlay, tunnel, gateway of its pods, cluster DNS, loopback.

@@ -7,6 +7,9 @@
 //!                                    └ many rules: port ─goto─> …_<class>: peers → return, counter log drop
 //! ```
 //!
+//! What is judged is the flow and not the packet: who began it, who answers it and where, as conntrack knows them, which
+//! is the same for what is sent and for what is answered. A policy that no longer allows a flow ends it both ways.
+//!
 //! An allow returns instead of accepting: what may leave its source must still be let in by its destination
 //! (NP-09); a class is entered by goto, so its return ends the policies as a whole. Peers are hash sets that pods
 //! fill and trees of address ranges, so rules change only when a policy does.
@@ -171,7 +174,7 @@ impl<'a> Writer<'a> {
         rules
     }
 
-    /// `meta l4proto tcp th dport vmap @ports_…`: to the class of each range of ports. Maps and classes are named
+    /// `meta l4proto tcp ct reply proto-src vmap @ports_…`: to the class of each range of ports. Maps and classes are named
     /// after what they hold: a policy that changes gets new ones, and one rule turns from the old to the new.
     fn dispatch(&mut self, protocol: Protocol, ranges: &[(u16, u16, usize)], classes: &[String]) -> Rule {
         let named = |(from, to, class): &(u16, u16, usize)| Some((*from, *to, classes.get(*class)?));
@@ -186,7 +189,7 @@ impl<'a> Writer<'a> {
             self.fragment.range(name.clone(), [from, to].map(|port| encode(&[port.into()])), verdict);
         }
         let protocol = [build::l4proto(R0), build::is(R0, protocol)];
-        rule("", protocol.into_iter().chain([build::th_dport(R0), build::vmap(name, R0)]))
+        rule("", protocol.into_iter().chain([build::ct_reply_sport(R0), build::vmap(name, R0)]))
     }
 
     /// A match for each kind of peer; none at all for nobody.
@@ -226,8 +229,8 @@ impl<'a> Writer<'a> {
 
     fn peer_address(&self) -> Expr {
         match self.direction {
-            Direction::Ingress => build::saddr(self.family, R0),
-            Direction::Egress => build::daddr(self.family, R0),
+            Direction::Ingress => build::original_saddr(self.family, R0),
+            Direction::Egress => build::reply_saddr(self.family, R0),
         }
     }
 
@@ -237,11 +240,11 @@ impl<'a> Writer<'a> {
             PortMatch::Numbers { protocol, from: 0, to: u16::MAX } => is(*protocol).into(),
             PortMatch::Numbers { protocol, from, to } => {
                 let number = if from == to { build::is(R0, *from) } else { build::within(R0, *from, *to) };
-                is(*protocol).into_iter().chain([build::th_dport(R0), number]).collect()
+                is(*protocol).into_iter().chain([build::ct_reply_sport(R0), number]).collect()
             }
             PortMatch::Name { protocol, name } => {
                 let set = self.want(AddressSet::Port { name: name.clone(), protocol: *protocol });
-                let (key, _) = key::load(self.family, R0, &[Part::Daddr, Part::Dport]);
+                let (key, _) = key::load(self.family, R0, &[Part::ReplySaddr, Part::ReplySport]);
                 is(*protocol).into_iter().chain(key).chain([build::lookup(set, R0)]).collect()
             }
         }

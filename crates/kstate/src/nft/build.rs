@@ -134,11 +134,6 @@ pub fn ct_status(dreg: Reg) -> Expr {
     Expr::Ct { dreg, key: CtKey::Status }
 }
 
-/// The packet goes the way that answers go: two expressions.
-pub fn ct_reply(scratch: Reg) -> [Expr; 2] {
-    [Expr::Ct { dreg: scratch, key: CtKey::Direction }, cmp(scratch, CmpOp::Eq, [1])]
-}
-
 pub fn ct_mark(dreg: Reg) -> Expr {
     Expr::Ct { dreg, key: CtKey::Mark }
 }
@@ -153,6 +148,23 @@ pub fn ct_original_saddr(dreg: Reg) -> Expr {
 
 pub fn ct_original_daddr(dreg: Reg) -> Expr {
     Expr::Ct { dreg, key: CtKey::OriginalDst }
+}
+
+/// Who began the flow, whichever way this packet goes.
+pub fn original_saddr(family: Family, dreg: Reg) -> Expr {
+    let key = if family == Family::V4 { CtKey::OriginalSrc } else { CtKey::OriginalSrc6 };
+    Expr::Ct { dreg, key }
+}
+
+/// Who answers, after all translation of the destination, whichever way this packet goes.
+pub fn reply_saddr(family: Family, dreg: Reg) -> Expr {
+    let key = if family == Family::V4 { CtKey::ReplySrc } else { CtKey::ReplySrc6 };
+    Expr::Ct { dreg, key }
+}
+
+/// The port of whom [`reply_saddr`] names; needs an [`l4proto`] before it for `nft list` to understand the rule.
+pub fn ct_reply_sport(dreg: Reg) -> Expr {
+    Expr::Ct { dreg, key: CtKey::ReplyProtoSrc }
 }
 
 /// [`ct_original_daddr`] of either family.

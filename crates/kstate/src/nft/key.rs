@@ -21,6 +21,9 @@ pub enum Part {
     Daddr,
     /// The destination before any NAT.
     OriginalDaddr,
+    /// Who answers the flow, and at which port.
+    ReplySaddr,
+    ReplySport,
     Proto,
     Sport,
     Dport,
@@ -41,9 +44,9 @@ impl Part {
     /// Its type in the key of a set.
     pub fn field(self, family: Family) -> Field {
         match self {
-            Self::Saddr | Self::Daddr | Self::OriginalDaddr => address(family),
+            Self::Saddr | Self::Daddr | Self::OriginalDaddr | Self::ReplySaddr => address(family),
             Self::Proto => Field::Proto,
-            Self::Sport | Self::Dport => Field::Port,
+            Self::Sport | Self::Dport | Self::ReplySport => Field::Port,
             Self::Mark | Self::Slot { .. } => Field::Mark,
         }
     }
@@ -54,6 +57,8 @@ impl Part {
             Self::Saddr => build::saddr(family, dreg),
             Self::Daddr => build::daddr(family, dreg),
             Self::OriginalDaddr => build::original_daddr(family, dreg),
+            Self::ReplySaddr => build::reply_saddr(family, dreg),
+            Self::ReplySport => build::ct_reply_sport(dreg),
             Self::Proto => build::l4proto(dreg),
             Self::Sport => build::th_sport(dreg),
             Self::Dport => build::th_dport(dreg),

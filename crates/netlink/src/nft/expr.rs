@@ -50,7 +50,7 @@ fn meta_number(key: MetaKey) -> u32 {
 const META_KEYS: [MetaKey; 6] =
     [MetaKey::Mark, MetaKey::L4Proto, MetaKey::IifName, MetaKey::OifName, MetaKey::Nftrace, MetaKey::NfProto];
 
-/// The key, and the direction where it needs one (0: original).
+/// The key, and the direction where it needs one (0: original, 1: reply).
 fn ct_number(key: CtKey) -> (u32, Option<u8>) {
     match key {
         CtKey::State => (0, None),
@@ -61,11 +61,14 @@ fn ct_number(key: CtKey) -> (u32, Option<u8>) {
         CtKey::OriginalSrc6 => (21, Some(0)),
         CtKey::OriginalDst6 => (22, Some(0)),
         CtKey::OriginalProtoDst => (12, Some(0)),
+        CtKey::ReplySrc => (19, Some(1)),
+        CtKey::ReplySrc6 => (21, Some(1)),
+        CtKey::ReplyProtoSrc => (11, Some(1)),
         CtKey::Direction => (1, None),
     }
 }
 
-const CT_KEYS: [CtKey; 9] = [
+const CT_KEYS: [CtKey; 12] = [
     CtKey::State,
     CtKey::Status,
     CtKey::Mark,
@@ -74,6 +77,9 @@ const CT_KEYS: [CtKey; 9] = [
     CtKey::OriginalSrc6,
     CtKey::OriginalDst6,
     CtKey::OriginalProtoDst,
+    CtKey::ReplySrc,
+    CtKey::ReplySrc6,
+    CtKey::ReplyProtoSrc,
     CtKey::Direction,
 ];
 

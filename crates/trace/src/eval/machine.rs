@@ -281,6 +281,9 @@ impl<'a> Machine<'a> {
             IpAddr::V4(v4) => Ipv4Addr::octets(&v4).to_vec(),
             IpAddr::V6(v6) => Ipv6Addr::octets(&v6).to_vec(),
         };
+        let asked = self.packet.asked();
+        let reply = self.packet.ct == CtState::Reply;
+        let answerer = if reply { asked.destination() } else { self.destination };
         match key {
             CtKey::State => ct_bits(self.packet.ct).to_ne_bytes().to_vec(),
             CtKey::Status => {
@@ -288,10 +291,12 @@ impl<'a> Machine<'a> {
                 (if dnat { ct_status::DST_NAT } else { 0 }).to_ne_bytes().to_vec()
             }
             CtKey::Mark => 0_u32.to_ne_bytes().to_vec(),
-            CtKey::OriginalSrc | CtKey::OriginalSrc6 => octets(self.packet.src),
-            CtKey::OriginalDst | CtKey::OriginalDst6 => octets(self.packet.dst),
-            CtKey::Direction => vec![u8::from(self.packet.ct == CtState::Reply)],
-            CtKey::OriginalProtoDst => self.packet.dport.to_be_bytes().to_vec(),
+            CtKey::OriginalSrc | CtKey::OriginalSrc6 => octets(asked.src),
+            CtKey::OriginalDst | CtKey::OriginalDst6 => octets(asked.dst),
+            CtKey::ReplySrc | CtKey::ReplySrc6 => octets(answerer.ip()),
+            CtKey::ReplyProtoSrc => answerer.port().to_be_bytes().to_vec(),
+            CtKey::Direction => vec![u8::from(reply)],
+            CtKey::OriginalProtoDst => asked.dport.to_be_bytes().to_vec(),
         }
     }
 

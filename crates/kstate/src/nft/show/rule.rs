@@ -369,6 +369,9 @@ fn ct(key: CtKey) -> (&'static str, Kind, usize) {
         CtKey::OriginalSrc6 => ("ct original ip6 saddr", Kind::Value(Field::Ipv6), 16),
         CtKey::OriginalDst6 => ("ct original ip6 daddr", Kind::Value(Field::Ipv6), 16),
         CtKey::Direction => ("ct direction", Kind::Direction, 1),
+        CtKey::ReplySrc => ("ct reply saddr", Kind::Value(Field::Ipv4), 4),
+        CtKey::ReplySrc6 => ("ct reply ip6 saddr", Kind::Value(Field::Ipv6), 16),
+        CtKey::ReplyProtoSrc => ("ct reply proto-src", Kind::Value(Field::Port), 2),
         CtKey::OriginalProtoDst => ("ct original proto-dst", Kind::Value(Field::Port), 2),
     }
 }
