@@ -19,6 +19,7 @@ fn settings() -> Settings {
         cluster_cidrs: parse(["10.244.0.0/16", "fd00:10:244::/56"]),
         service_cidrs: parse(["10.96.0.0/12", "fd00:10:96::/112"]),
         dns_ips: vec!["10.96.0.10".parse().expect("an address")],
+        allow_sources: ["198.18.0.0/15", "2001:db8::/32"].map(|net| net.parse().expect("a prefix")).into(),
         api: Vec::new(),
         mtu: 1450,
     }

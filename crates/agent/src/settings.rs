@@ -58,6 +58,10 @@ pub struct Args {
     /// The cluster's domain
     #[arg(long, env = "PLUMB_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Addresses and prefixes that pods may send from beside their own, where their annotation
+    /// plumb.dev/allowed-sources asks for it [default: none]
+    #[arg(long, env = "PLUMB_ALLOW_SOURCES", value_delimiter = ',', value_name = "PREFIX")]
+    pub allow_sources: Vec<String>,
     /// MTU of pods, bridge and tunnel [default: that of the node's interface, less 50 on IPv4 and 70 on IPv6]
     #[arg(long, env = "PLUMB_MTU")]
     pub mtu: Option<u32>,
@@ -82,6 +86,8 @@ pub struct Args {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub node: String,
+    /// `--allow-sources`, read.
+    pub allow_sources: Vec<IpNet>,
     pub args: Args,
 }
 
@@ -117,8 +123,21 @@ impl Settings {
             let ips = list(&args.dns_ips);
             bail!("--dns-ip {ips} has more than one {family} address; give one of each family");
         }
-        Ok(Self { node: args.node.clone(), args })
+        let allow_sources = args.allow_sources.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+        let allow_sources = allow_sources.map(source).collect::<Result<_>>()?;
+        Ok(Self { node: args.node.clone(), allow_sources, args })
     }
+}
+
+/// An address or a prefix.
+fn source(text: &str) -> Result<IpNet> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    let Ok(net) = address.or_else(|_| text.parse::<IpNet>()) else {
+        bail!(
+            "--allow-sources {text} is neither an address nor a prefix; give such as 203.0.113.0/24,2001:db8::/48"
+        );
+    };
+    Ok(net.trunc())
 }
 
 impl Args {
@@ -147,6 +166,21 @@ mod tests {
     fn the_labs_defaults_fit_together() {
         let settings = settings(&[]).unwrap();
         assert_eq!(settings.args.dns_ips, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn sources_are_addresses_and_prefixes_and_none_where_nothing_is_chosen() {
+        let of = |text| {
+            let nets = settings(&["--allow-sources", text]).unwrap().allow_sources;
+            nets.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of("203.0.113.7,203.0.113.9/24, 2001:db8::/48"),
+            ["203.0.113.7/32", "203.0.113.0/24", "2001:db8::/48"]
+        );
+        assert!(of("").is_empty() && settings(&[]).unwrap().allow_sources.is_empty());
+        let error = settings(&["--allow-sources", "203.0.113.0-9"]).unwrap_err().to_string();
+        assert!(error.contains("203.0.113.0-9"), "{error}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ fn settings() -> Settings {
         cluster_cidrs: world::cluster_cidrs(),
         service_cidrs: world::service_cidrs(),
         dns_ips: world::dns_ips(),
+        allow_sources: Vec::new(),
         api: world::api(),
         mtu: 1450,
     }

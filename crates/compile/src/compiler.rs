@@ -11,7 +11,7 @@ use types::{Family, ObjectName};
 use crate::diagnostic::Diagnostic;
 use crate::fabric::{self, Fabric, NetChange};
 use crate::fragment::{Composer, Fragment, Meanings, Name, Unit};
-use crate::guard::Guard;
+use crate::guard::{Guard, further};
 use crate::policy::resolve::{self, AddressSet};
 use crate::{Settings, layout, policy, service};
 
@@ -49,6 +49,8 @@ pub struct Compiler {
     /// Container → pod, and back: what the last round saw, to find both owners when one moves.
     pod_of: BTreeMap<String, ObjectName>,
     containers_of: BTreeMap<ObjectName, BTreeSet<String>>,
+    /// Containers whose pods asked for further sources in the last round.
+    speakers: BTreeSet<String>,
 }
 
 /// What is kept for one family.
@@ -104,6 +106,7 @@ impl Compiler {
             diagnostics: BTreeMap::new(),
             pod_of: BTreeMap::new(),
             containers_of: BTreeMap::new(),
+            speakers: BTreeSet::new(),
         }
     }
 
@@ -138,6 +141,7 @@ impl Compiler {
         } else {
             self.mark_all(cluster, &mut dirty);
         }
+        self.mark_speakers(cluster, &mut dirty);
         let mut findings = Findings::default();
         let net = self.compile_net(cluster, &dirty.net, &mut findings);
         let nft = self.compile_units(cluster, &dirty.units, &mut findings);
@@ -221,6 +225,25 @@ impl Compiler {
             self.containers_of.entry(pod.clone()).or_default().insert(container.to_owned());
         }
         dirty.units.extend([before, now].into_iter().flatten().map(Unit::Pod));
+    }
+
+    /// Pods with further sources: what is granted to them depends on nodes, Services and each other, and most nodes have
+    /// none of them.
+    fn mark_speakers(&mut self, cluster: &Cluster, dirty: &mut Dirty) {
+        let asks = |pod: &ObjectName| cluster.pods_with_sources().contains(pod);
+        let now: BTreeSet<String> = match cluster.pods_with_sources().is_empty() {
+            true => BTreeSet::new(),
+            false => {
+                let here = self.containers_of.iter().filter(|(pod, _)| asks(pod));
+                here.flat_map(|(_, containers)| containers.iter().cloned()).collect()
+            }
+        };
+        let before = std::mem::replace(&mut self.speakers, now);
+        let concerned: BTreeSet<_> = before.union(&self.speakers).cloned().collect();
+        if !concerned.is_empty() {
+            dirty.units.insert(Unit::Base);
+            dirty.units.extend(concerned.into_iter().map(Unit::Attachment));
+        }
     }
 
     fn compile_net(
@@ -338,7 +361,11 @@ impl FamilyTable {
     fn fragment(&self, node: &NodeView<'_>, unit: &Unit) -> Fragment {
         let (cluster, settings, family) = (node.cluster, node.settings, self.family);
         let fragment = match unit {
-            Unit::Base => Some(layout::fragment(cluster, settings, family)),
+            Unit::Base => {
+                let mut fragment = layout::fragment(cluster, settings, family);
+                policy::further::isolate(&mut fragment, (cluster, settings), family);
+                Some(fragment)
+            }
             Unit::Service(name) => service::plan::plan(cluster, settings, name, family)
                 .map(|plan| service::nftables::fragment(&plan, settings, family)),
             Unit::Attachment(container) => cluster.attachments.get(container).map(|attachment| {
@@ -347,6 +374,7 @@ impl FamilyTable {
                 let fronts = service::host_port::fronts((cluster, settings), attachment, family);
                 service::nftables::host_ports(&mut fragment, &fronts);
                 fragment.diagnostics.extend(service::host_port::findings((cluster, settings), attachment));
+                fragment.diagnostics.extend(further::findings((cluster, settings), attachment));
                 fragment
             }),
             Unit::Node(_) => None,
@@ -447,6 +475,7 @@ mod tests {
             cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
             service_cidrs: Vec::new(),
             dns_ips: Vec::new(),
+            allow_sources: Vec::new(),
             api: Vec::new(),
             mtu: 1450,
         });

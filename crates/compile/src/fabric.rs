@@ -186,8 +186,12 @@ const BRIDGE_FILTERS: [(&str, &str); 2] =
 ///
 /// `route_localnet` lets the node's own 127.0.0.1 reach a pod's host port through the bridge. It is there only while
 /// a pod has one, and the layout's `loopback` chain keeps everybody else from these addresses.
+///
+/// Where pods may have further sources, the way back to these need not be the bridge: the greater of `all` and this one
+/// counts (IN_DEV_RPFILTER), and 2 asks only that there is a way (RFC 3704 §2.4). Who sends is looked at on each port.
 fn sysctls(cluster: &Cluster, settings: &Settings) -> BTreeMap<String, String> {
     let host_ports = cluster.attachments.values().any(|attachment| !attachment.host_ports.is_empty());
+    let further = settings.allow_sources.iter().any(|net| Family::of_net(net) == Family::V4);
     let v4 = [
         ("net/ipv4/conf/cni0/route_localnet", if host_ports { "1" } else { "0" }),
         ("net/ipv4/ip_forward", "1"),
@@ -202,7 +206,9 @@ fn sysctls(cluster: &Cluster, settings: &Settings) -> BTreeMap<String, String> {
         ("net/ipv6/conf/plumb.1/accept_dad", "0"),
     ];
     let wanted = settings.families().flat_map(|family| match family {
-        Family::V4 => v4.to_vec(),
+        Family::V4 => {
+            v4.into_iter().chain(further.then_some(("net/ipv4/conf/cni0/rp_filter", "2"))).collect()
+        }
         Family::V6 => v6.to_vec(),
     });
     let wanted = wanted.chain(BRIDGE_FILTERS);

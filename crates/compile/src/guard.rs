@@ -9,6 +9,7 @@
 //!
 //! The port by which a frame comes is known to the bridge's hooks only: behind them all pods come by `cni0`.
 
+pub mod further;
 pub mod links;
 pub mod ports;
 
@@ -53,9 +54,10 @@ impl Guard {
             (Self::Links, Unit::Attachment(container)) => {
                 cluster.attachments.get(container).map(|attachment| links::pod(attachment))
             }
-            (Self::Ports, Unit::Attachment(container)) => {
-                cluster.attachments.get(container).map(|attachment| ports::pod(attachment))
-            }
+            (Self::Ports, Unit::Attachment(container)) => cluster
+                .attachments
+                .get(container)
+                .map(|attachment| ports::pod((cluster, settings), attachment)),
             (Self::Links, Unit::Node(name)) if *name != settings.node => {
                 cluster.nodes.get(name).map(links::peer)
             }

@@ -32,6 +32,8 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// The cluster's DNS addresses, at most one of each family, answered on this node; none: no DNS of ours.
     pub dns_ips: Vec<IpAddr>,
+    /// Where pods may send from beside their own addresses, if their annotations ask for it.
+    pub allow_sources: Vec<IpNet>,
     /// Where the agent reaches the API, as far as that is known in numbers.
     pub api: Vec<SocketAddr>,
     /// MTU of pods, bridge and tunnel: that of the underlay less [`tunnel_overhead`].

@@ -2,6 +2,7 @@
 //! [`nftables`] says it in the vocabulary of one backend.
 
 pub mod allow;
+pub mod further;
 pub mod nftables;
 pub mod notes;
 pub mod resolve;

@@ -2,7 +2,7 @@
 
 use compile::guard::Guard;
 use compile::{Compiler, Settings};
-use model::{Attachment, Cluster, Event, Key, Kind, Node, Row};
+use model::{Attachment, Cluster, Event, Key, Kind, Node, Pod, Row, Service, Sources};
 use types::{IfName, Mac, ObjectName};
 
 fn settings() -> Settings {
@@ -11,6 +11,7 @@ fn settings() -> Settings {
         cluster_cidrs: ["10.244.0.0/16", "fd00:10:244::/48"].map(|net| net.parse().unwrap()).into(),
         service_cidrs: ["10.96.0.0/12", "fd00:10:96::/112"].map(|net| net.parse().unwrap()).into(),
         dns_ips: Vec::new(),
+        allow_sources: ["198.18.0.0/15", "2001:db8::/32"].map(|net| net.parse().unwrap()).into(),
         api: Vec::new(),
         mtu: 1450,
     }
@@ -96,4 +97,57 @@ fn a_node_that_joins_is_elements_of_its_own_sources() {
     ] {
         assert!(said.iter().any(|step| step.ends_with(words)), "{words}: {said:#?}");
     }
+}
+
+/// The pod's row, which asks for these.
+fn asks(nets: &[&str]) -> Event {
+    let nets: Vec<_> = nets.iter().map(|net| net.parse().unwrap()).collect();
+    let sources = (!nets.is_empty()).then(|| Box::new(Sources { created: 1, nets }));
+    Event::Upsert(Row::Pod(Box::new(Pod { key: ObjectName::new("a", "p"), sources, ..Pod::default() })))
+}
+
+/// Live, both ways; and what comes to be somebody else's is lost at once, as a whole.
+#[test]
+fn further_sources_come_and_go_with_the_annotation_and_with_whom_they_belong_to() {
+    let (mut cluster, mut compiler) = begun();
+    cost(&mut cluster, &mut compiler, pod());
+    cost(&mut cluster, &mut compiler, asks(&[]));
+    let before = compiler.nft().clone();
+    let said =
+        cost(&mut cluster, &mut compiler, asks(&["198.18.7.0/24", "2001:db8:7::/48", "203.0.113.1/32"]));
+    let has = |said: &[String], words: &str| said.iter().any(|step| step.contains(words));
+    for words in [
+        "further4 { \"veth1\" : goto further4_veth1 }",
+        "further6 { \"veth1\" : goto further6_veth1 }",
+        "further_arp { \"veth1\" : goto further_arp_veth1 }",
+        "198.18.7.0-198.18.7.255",
+        "ether saddr 0a:58:0a:f4:01:04 ip saddr 198.18.7.0/24 accept",
+    ] {
+        assert!(has(&said, words), "{words}: {said:#?}");
+    }
+    assert!(!has(&said, "203.0.113.1"), "{said:#?}");
+    let of_pods = compiler.diagnostics().filter(|found| found.object.kind == Kind::Pod);
+    let why: Vec<_> = of_pods.map(ToString::to_string).collect();
+    assert!(
+        why.len() == 1 && why[0].contains("203.0.113.1/32, which does not lie within --allow-sources"),
+        "{why:?}"
+    );
+    // Another prefix than before: no two ranges of one set ever overlap.
+    let wider = cost(&mut cluster, &mut compiler, asks(&["198.18.0.0/16"]));
+    assert!(
+        has(&wider, "198.18.0.0-198.18.255.255") && has(&wider, "delete set inet plumb further4_"),
+        "{wider:#?}"
+    );
+    let service = Service {
+        key: ObjectName::new("b", "s"),
+        external_ips: vec!["198.18.9.9".parse().unwrap()],
+        ..Service::default()
+    };
+    cost(&mut cluster, &mut compiler, Event::Upsert(Row::Service(Box::new(service))));
+    assert_eq!(*compiler.nft(), before, "a Service has one of them");
+    cost(&mut cluster, &mut compiler, asks(&["198.18.7.0/24"]));
+    assert_ne!(*compiler.nft(), before);
+    let key = Key::new(Kind::Pod, ObjectName::new("a", "p"));
+    cost(&mut cluster, &mut compiler, Event::Delete(key));
+    assert_eq!(*compiler.nft(), before);
 }

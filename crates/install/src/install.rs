@@ -46,6 +46,10 @@ pub struct Args {
     /// MTU of pods [default: that of the node's interface, less the tunnel's headers]
     #[arg(long)]
     pub mtu: Option<u32>,
+    /// Addresses and prefixes that pods may send from beside their own, where their annotation
+    /// plumb.dev/allowed-sources asks for it, with commas between [default: none]
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    pub allow_sources: String,
     /// Where the container runtime looks for CNI executables
     #[arg(long, default_value = "/opt/cni/bin")]
     pub cni_bin_dir: String,
@@ -129,6 +133,7 @@ fn given(args: &Args) -> Result<Settings> {
         cni_conf_dir: args.cni_conf_dir.clone(),
         kubernetes_dir: args.kubernetes_dir.clone(),
         mtu: args.mtu.unwrap_or(0).to_string(),
+        allow_sources: args.allow_sources.clone(),
         ..Settings::default()
     };
     args.target.image(&mut settings)?;

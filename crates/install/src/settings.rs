@@ -21,6 +21,8 @@ pub struct Settings {
     pub cni_conf_dir: String,
     /// Where nodes keep their kubeconfig.
     pub kubernetes_dir: String,
+    /// Comma-separated; empty: pods send from their own addresses only.
+    pub allow_sources: String,
     pub log: String,
 }
 
@@ -30,7 +32,7 @@ pub const IMAGE: &str = concat!("plumb.dev/plumb:", env!("CARGO_PKG_VERSION"));
 /// Name in the chart's values, what it is for, and its field.
 type Value = (&'static str, &'static str, fn(&mut Settings) -> &mut String);
 
-pub const VALUES: [Value; 12] = [
+pub const VALUES: [Value; 13] = [
     ("image", "the agent's image", |s| &mut s.image),
     ("imagePullPolicy", "Never: the image was imported on every node", |s| &mut s.image_pull_policy),
     ("clusterCIDR", "addresses of all pods, as the controller manager has them", |s| &mut s.cluster_cidr),
@@ -48,6 +50,11 @@ pub const VALUES: [Value; 12] = [
     ("kubernetesDir", "where nodes keep the kubelet's kubeconfig, for the API server's address in it", |s| {
         &mut s.kubernetes_dir
     }),
+    (
+        "allowSources",
+        "prefixes that pods may send from if their annotation plumb.dev/allowed-sources asks for it, comma-separated",
+        |s| &mut s.allow_sources,
+    ),
     ("log", "what the agents log", |s| &mut s.log),
 ];
 
@@ -65,6 +72,7 @@ impl Default for Settings {
             cni_bin_dir: "/opt/cni/bin".into(),
             cni_conf_dir: "/etc/cni/net.d".into(),
             kubernetes_dir: "/etc/kubernetes".into(),
+            allow_sources: String::new(),
             log: "info,kube_client=off".into(),
         }
     }

@@ -44,6 +44,9 @@ pub struct Annotations {
     /// [`types::wire::VTEP_MAC_ANNOTATION`]
     #[serde(rename = "plumb.dev/vtep-mac")]
     pub vtep_mac: Option<String>,
+    /// [`types::wire::SOURCES_ANNOTATION`]
+    #[serde(rename = "plumb.dev/allowed-sources")]
+    pub allowed_sources: Option<String>,
     /// There on mirror pods alone: what a kubelet shows of a static pod (pkg/kubelet/types/constants.go).
     #[serde(rename = "kubernetes.io/config.mirror")]
     pub config_mirror: Option<String>,
@@ -83,10 +86,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_annotation_is_the_one_of_the_wire() {
-        let json = format!(r#"{{"annotations":{{"{}":"m","x":"y"}}}}"#, types::wire::VTEP_MAC_ANNOTATION);
+    fn the_annotations_are_those_of_the_wire() {
+        let (mac, sources) = (types::wire::VTEP_MAC_ANNOTATION, types::wire::SOURCES_ANNOTATION);
+        let json = format!(r#"{{"annotations":{{"{mac}":"m","x":"y","{sources}":"s"}}}}"#);
         let meta: Meta = serde_json::from_str(&json).unwrap();
         assert_eq!(meta.annotations.vtep_mac.as_deref(), Some("m"));
+        assert_eq!(meta.annotations.allowed_sources.as_deref(), Some("s"));
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub struct Plan {
     /// Of which families nodes, pods and Services have addresses.
     #[serde(default)]
     pub families: Families,
+    /// The agents' `--allow-sources`; empty: none.
+    #[serde(default)]
+    pub allow_sources: String,
     /// The API's port on the caller's loopback, kept over restarts so that kubeconfigs stay valid.
     pub api_port: u16,
     /// The API's database.

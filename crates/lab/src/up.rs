@@ -27,6 +27,10 @@ pub struct Options {
     /// running lab]
     #[arg(long)]
     families: Option<Families>,
+    /// Addresses and prefixes that pods may send from beside their own, where their annotation
+    /// plumb.dev/allowed-sources asks for it, with commas between [default: none, or those of the running lab]
+    #[arg(long, value_name = "PREFIX")]
+    allow_sources: Option<String>,
     /// Apply this manifest once the nodes are Ready, and wait for its Pods and Deployments (may be given several times)
     #[arg(short = 'f', long = "file", value_name = "MANIFEST")]
     files: Vec<PathBuf>,
@@ -147,6 +151,14 @@ fn check_same(run: &RunDir, options: &Options) -> Result<()> {
             "lab {} runs with {} and cannot become {families}; `plumb lab down --name {}` first",
             plan.name,
             plan.families,
+            plan.name
+        );
+    }
+    if let Some(sources) = options.allow_sources.as_ref().filter(|sources| **sources != plan.allow_sources) {
+        bail!(
+            "lab {} runs with --allow-sources {:?} and cannot get {sources:?}; `plumb lab down --name {}` first",
+            plan.name,
+            plan.allow_sources,
             plan.name
         );
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use types::{Labels, ObjectName};
+use types::{IpNet, Labels, ObjectName};
 
 use crate::row::{Attachment, EndpointSlice, Namespace, Node, Pod, Policy, Service};
 
@@ -98,6 +98,8 @@ pub struct Cluster {
     /// Service → names of its slices, in order.
     slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
     claims: claims::Claims,
+    /// Pods that ask for further sources.
+    sourced: BTreeSet<ObjectName>,
     /// Those of pods: the pods of a Deployment share them.
     labels: BTreeSet<Arc<Labels>>,
     done: BTreeSet<Kind>,
@@ -142,6 +144,16 @@ impl Cluster {
         service: &ObjectName,
     ) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
         self.slices_of(service).filter(|slice| !slice.headless)
+    }
+
+    /// Those that name an address in here.
+    pub fn services_within(&self, net: &IpNet) -> impl Iterator<Item = &Service> {
+        self.claims.within(net).filter_map(|name| self.services.get(name).map(Box::as_ref))
+    }
+
+    /// Pods that ask for further sources, few or none.
+    pub fn pods_with_sources(&self) -> &BTreeSet<ObjectName> {
+        &self.sourced
     }
 
     /// Services that name this address as ClusterIP, external or load balancer's, in the order of their names.
@@ -255,6 +267,10 @@ impl Cluster {
             Some(known) => pod.labels = Arc::clone(known),
             None => _ = self.labels.insert(Arc::clone(&pod.labels)),
         }
+        match pod.sources {
+            Some(_) => _ = self.sourced.insert(pod.key.clone()),
+            None => _ = self.sourced.remove(&pod.key),
+        }
         let before = self.pods.get(&pod.key).map(|pod| Arc::clone(&pod.labels));
         let changed = put(&mut self.pods, pod.key.clone(), pod);
         self.forget_labels(before);
@@ -311,6 +327,7 @@ impl Cluster {
             Kind::Pod => {
                 let gone = self.pods.remove(name).map(|pod| pod.labels);
                 let was = gone.is_some();
+                self.sourced.remove(name);
                 self.forget_labels(gone);
                 was
             }

@@ -5,15 +5,16 @@ mod policy;
 mod service;
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use types::{ObjectName, Protocol};
+use types::{IpNet, ObjectName, Protocol};
 
 pub use policy::policy;
 pub use service::{endpoint_slice, service};
 
-use crate::row::{NamedPort, Namespace, Node, Phase, Pod};
+use crate::row::{NamedPort, Namespace, Node, Phase, Pod, Sources};
 use crate::{Diagnostic, Key, Kind};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -147,6 +148,7 @@ pub fn pod(pod: &k8s::Pod) -> Converted<Pod> {
         _ => Phase::Pending,
     };
     let ports = named_ports(&pod.spec, &mut report);
+    let sources = sources(&pod.metadata, &mut report);
     report.done(Pod {
         key: pod.metadata.object_name(),
         uid: uid_of_runtime(&pod.metadata),
@@ -164,7 +166,24 @@ pub fn pod(pod: &k8s::Pod) -> Converted<Pod> {
         ports,
         hostname: not_empty(pod.spec.hostname.as_ref()),
         subdomain: not_empty(pod.spec.subdomain.as_ref()),
+        sources,
     })
+}
+
+/// Addresses and prefixes; one with host bits means its network, as in a policy (NP-34).
+fn sources(metadata: &k8s::Meta, report: &mut Report) -> Option<Box<Sources>> {
+    let field = format!("metadata.annotations[{}]", types::wire::SOURCES_ANNOTATION);
+    let entries = metadata.annotations.allowed_sources.as_ref()?.split(',').map(str::trim);
+    let mut net = |text: &str| match text.parse::<IpAddr>() {
+        Ok(address) => Some(IpNet::from(address)),
+        Err(_) => {
+            report.parse::<IpNet>(&field, text, "the pod may not send from there").map(|net| net.trunc())
+        }
+    };
+    let mut nets: Vec<IpNet> = entries.filter(|text| !text.is_empty()).filter_map(&mut net).collect();
+    nets.shrink_to_fit();
+    let created = service::created(metadata.creation_timestamp.as_deref());
+    (!nets.is_empty()).then(|| Box::new(Sources { created, nets }))
 }
 
 /// The cluster autoscaler's, before it removes the node; kube-proxy looks for it, too.
@@ -264,6 +283,29 @@ mod tests {
         assert_eq!(annotated(hash), "api", "without the other one it is no mirror");
         assert_eq!(annotated(&format!(r#"{hash},"kubernetes.io/config.mirror":"h""#)), "h");
         assert_eq!(annotated(r#""kubernetes.io/config.mirror":"m""#), "m");
+    }
+
+    #[test]
+    fn further_sources_are_addresses_and_prefixes_of_either_family() {
+        let of = |text: &str| {
+            let annotation = format!(r#""{}":"{text}""#, types::wire::SOURCES_ANNOTATION);
+            pod_of(&format!(
+                r#"{{"metadata":{{"name":"p","creationTimestamp":"2026-11-30T03:10:20Z","annotations":{{{annotation}}}}}}}"#
+            ))
+        };
+        let all = of("198.51.100.7, 203.0.113.9/24,2001:db8::7,,2001:db8:1::/48");
+        let sources = all.row.sources.expect("sources");
+        let nets: Vec<String> = sources.nets.iter().map(ToString::to_string).collect();
+        assert_eq!(nets, ["198.51.100.7/32", "203.0.113.0/24", "2001:db8::7/128", "2001:db8:1::/48"]);
+        assert_eq!((sources.created, all.diagnostics.len()), (20_261_130_031_020, 0));
+        let some = of("198.51.100.7,198.51.100.8-9");
+        assert_eq!(some.row.sources.map(|sources| sources.nets.len()), Some(1));
+        assert!(
+            some.diagnostics.len() == 1 && some.diagnostics[0].message.contains("8-9"),
+            "{:?}",
+            some.diagnostics
+        );
+        assert!(of("").row.sources.is_none());
     }
 
     #[test]

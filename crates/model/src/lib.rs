@@ -12,5 +12,6 @@ pub use cluster::{Cluster, Event, Key, Kind, Row, Synced};
 pub use diagnostic::Diagnostic;
 pub use row::{
     Attachment, Endpoint, EndpointSlice, Hints, HostPort, IntOrName, NamedPort, Namespace, Node, Peer, Phase,
-    Pod, Policy, PolicyPort, PolicyRule, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,
+    Pod, Policy, PolicyPort, PolicyRule, Service, ServicePort, ServiceType, SlicePort, Sources,
+    TrafficPolicy,
 };

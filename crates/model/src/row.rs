@@ -75,6 +75,16 @@ pub struct Pod {
     pub ports: Vec<NamedPort>,
     pub hostname: Option<String>,
     pub subdomain: Option<String>,
+    /// From [`types::wire::SOURCES_ANNOTATION`], of the few that have it.
+    pub sources: Option<Box<Sources>>,
+}
+
+/// Where a pod asks to send from, beside its own addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// As in [`Service::created`]: of two pods that ask for one address, the older has it.
+    pub created: u64,
+    pub nets: Vec<IpNet>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -53,6 +53,8 @@ pub struct Place {
     pub cluster_cidrs: Vec<IpNet>,
     pub service_cidrs: Vec<IpNet>,
     pub dns_ips: Vec<IpAddr>,
+    /// Where pods may send from beside their own addresses, if they ask for it.
+    pub allow_sources: Vec<IpNet>,
     /// Where the node reaches the API.
     pub api: Vec<SocketAddr>,
     /// Whether the node's agent holds the DNS socket.

@@ -11,6 +11,7 @@ use types::{Family, IpNet, Protocol};
 
 use crate::packet::{CtState, Packet, Place};
 
+pub mod further;
 pub mod policy;
 pub mod service;
 pub mod withheld;
@@ -62,7 +63,10 @@ pub fn fates(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate
 fn may_come(packet: &Packet, cluster: &Cluster, place: &Place) -> bool {
     match packet.iif.as_ref().map(|iif| iif.as_str()) {
         None | Some(VXLAN_DEVICE) => true,
-        Some(BRIDGE) => local_pod(packet.src, cluster).is_some(),
+        Some(BRIDGE) => {
+            let own = local_pod(packet.src, cluster);
+            own.or_else(|| further::speaker(packet.src, cluster, place)).is_some()
+        }
         Some(_) => {
             let service = place.service_cidrs.iter().any(|cidr| cidr.contains(&packet.src));
             !service && !place.is_pod_address(packet.src)

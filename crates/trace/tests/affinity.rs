@@ -73,6 +73,7 @@ fn settings() -> Settings {
         cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
         service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
         dns_ips: Vec::new(),
+        allow_sources: Vec::new(),
         api: Vec::new(),
         mtu: 1450,
     }

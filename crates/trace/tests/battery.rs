@@ -17,9 +17,12 @@ use types::{Family, IfName, Mac, ObjectName, Protocol};
 mod world;
 
 use world::{
-    NODES, api, cluster_cidrs, dns_ips, external_ip, history, ip, node_ip, node_port, pod_ip, pod_node,
-    service_cidrs, service_ip, start,
+    NODES, allow_sources, api, cluster_cidrs, dns_ips, external_ip, history, ip, node_ip, node_port, pod_ip,
+    pod_node, service_cidrs, service_ip, start,
 };
+
+/// A further source of some pods, by family.
+const FURTHER: [&str; 2] = ["198.18.0.7", "2001:db8:18::7"];
 
 fn place(dns_here: bool) -> Place {
     Place {
@@ -27,14 +30,15 @@ fn place(dns_here: bool) -> Place {
         cluster_cidrs: cluster_cidrs(),
         service_cidrs: service_cidrs(),
         dns_ips: dns_ips(),
+        allow_sources: allow_sources(),
         api: api(),
         dns_here,
     }
 }
 
 fn settings() -> Settings {
-    let Place { node, cluster_cidrs, service_cidrs, dns_ips, api, .. } = place(true);
-    Settings { node, cluster_cidrs, service_cidrs, dns_ips, api, mtu: 1450 }
+    let Place { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = place(true);
+    Settings { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, mtu: 1450 }
 }
 
 /// One of two addresses, by family.
@@ -50,6 +54,7 @@ fn source(family: Family) -> impl Strategy<Value = (Option<&'static str>, IpAddr
         3 => Just((Some("eth0"), either(family, "203.0.113.10", "2001:db8::10"))),
         1 => Just((Some("plumb.1"), either(family, "10.244.2.0", "fd00:10:244:2::"))),
         2 => Just((None, node_ip(family, 0))),
+        2 => Just((Some("cni0"), either(family, FURTHER[0], FURTHER[1]))),
     ]
 }
 
@@ -63,6 +68,7 @@ fn destination(family: Family) -> impl Strategy<Value = IpAddr> {
         ("10.244.9.9", "fd00:10:244:9::9"),
         ("224.0.0.251", "ff05::fb"),
         ("127.0.0.1", "::1"),
+        (FURTHER[0], FURTHER[1]),
     ];
     prop_oneof![
         4 => (0..5_usize).prop_map(move |n| service_ip(family, n)),
@@ -236,7 +242,16 @@ fn the_battery_meets_every_fate() {
                 }
                 _ => {}
             }
+            let further = packet.src == either(family, FURTHER[0], FURTHER[1]);
+            let answer = packet.ct == CtState::Reply;
             for fate in fates(&packet, &cluster, &place) {
+                match fate {
+                    Fate::Out { .. } if further => {
+                        *counts.entry((family, "further source")).or_insert(0) += 1
+                    }
+                    Fate::Dropped if answer => *counts.entry((family, "closed to answers")).or_insert(0) += 1,
+                    _ => {}
+                }
                 let kind = match fate {
                     Fate::Local(_) => "local",
                     Fate::Out { masquerade: true, .. } => "masqueraded",
@@ -254,7 +269,7 @@ fn the_battery_meets_every_fate() {
     let usual =
         ["local", "masqueraded", "direct", "translated", "rejected", "dropped", "node port", "host port"];
     let shut_out = "the source is not in loadBalancerSourceRanges";
-    let contests = ["rivals", "withheld"];
+    let contests = ["rivals", "withheld", "further source", "closed to answers"];
     for kind in usual.into_iter().chain(contests).chain(policies.iter().map(String::as_str)).chain([shut_out])
     {
         for family in Family::ALL {

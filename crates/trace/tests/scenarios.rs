@@ -32,6 +32,9 @@ struct Scenario {
     /// Whether that node's agent answers DNS.
     #[serde(default = "yes")]
     dns_here: bool,
+    /// The agents' `--allow-sources`.
+    #[serde(default)]
+    allow_sources: Vec<String>,
     packets: Vec<Asked>,
 }
 
@@ -47,6 +50,9 @@ struct Asked {
     to: SocketAddr,
     #[serde(default)]
     protocol: Protocol,
+    /// A further source of the pod.
+    #[serde(default, rename = "as")]
+    source: Option<IpAddr>,
 }
 
 fn directory() -> PathBuf {
@@ -68,6 +74,7 @@ impl Scenario {
                 .iter()
                 .map(|f| f.pick(DNS_IPS).parse().expect("an address"))
                 .collect(),
+            allow_sources: self.allow_sources.iter().map(|net| net.parse().expect("a prefix")).collect(),
             api: vec!["192.168.1.2:6443".parse().expect("an address")],
             mtu: 1450,
         }
@@ -196,7 +203,9 @@ fn packet(asked: &Asked, cluster: &Cluster, node: &str) -> Packet {
         of_family.unwrap_or_else(|| panic!("{} has no {family} address: {ips:?}", asked.from))
     };
     let (iif, src) = match cluster.pods.get(&name) {
-        Some(pod) if pod.node.as_deref() == Some(node) => (Some("cni0"), own(&pod.ips)),
+        Some(pod) if pod.node.as_deref() == Some(node) => {
+            (Some("cni0"), asked.source.unwrap_or_else(|| own(&pod.ips)))
+        }
         Some(pod) => (Some("plumb.1"), own(&pod.ips)),
         None if asked.from == "node" => (None, own(&cluster.nodes[node].addresses)),
         None => (Some("eth0"), asked.from.parse().expect("a pod, `node` or an address")),
@@ -244,9 +253,11 @@ fn play(text: &str) -> String {
     diagnostics.extend(desired.diagnostics.iter().map(ToString::to_string));
 
     let mut out = format!("# {}\n\n", scenario.about);
-    let Settings { cluster_cidrs, service_cidrs, dns_ips, api, .. } = scenario.settings();
+    let Settings { cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = scenario.settings();
     let dns_here = scenario.dns_here;
-    let place = Place { node: node.to_owned(), cluster_cidrs, service_cidrs, dns_ips, api, dns_here };
+    let node_name = node.to_owned();
+    let place =
+        Place { node: node_name, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, dns_here };
     let local = &full.nodes[node].addresses;
     let socket = dns_here.then_some(false);
     let kernel = Kernel { nft: &desired.nft, net: &desired.net, local, socket };
@@ -256,8 +267,9 @@ fn play(text: &str) -> String {
         let found: BTreeSet<_> = paths.iter().map(fate).collect();
         assert_eq!(found, fates(&packet, &full, &place), "{}: {packet:?}\n{paths:#?}", scenario.about);
         let fates: Vec<_> = found.iter().map(say).collect();
-        writeln!(out, "{} → {} {}: {}", asked.from, asked.protocol, asked.to, fates.join(" | "))
-            .expect("a string");
+        let source = asked.source.map(|source| format!(" as {source}")).unwrap_or_default();
+        let fates = fates.join(" | ");
+        writeln!(out, "{}{source} → {} {}: {fates}", asked.from, asked.protocol, asked.to).expect("a string");
         // The rule that ended it, where one did.
         if let Some(step) = paths
             .iter()

@@ -23,6 +23,7 @@ fn settings() -> Settings {
         cluster_cidrs: world::cluster_cidrs(),
         service_cidrs: world::service_cidrs(),
         dns_ips: world::dns_ips(),
+        allow_sources: world::allow_sources(),
         api: world::api(),
         mtu: 1450,
     }

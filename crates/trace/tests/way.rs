@@ -100,16 +100,17 @@ fn place(node: &str) -> Place {
         cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
         service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
         dns_ips: Vec::new(),
+        allow_sources: Vec::new(),
         api: Vec::new(),
         dns_here: true,
     }
 }
 
 fn desired(cluster: &Cluster, node: &str) -> Desired {
-    let Place { node, cluster_cidrs, service_cidrs, dns_ips, api, .. } = place(node);
+    let Place { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = place(node);
     whole(
         cluster.synced().expect("synced"),
-        Settings { node, cluster_cidrs, service_cidrs, dns_ips, api, mtu: 1450 },
+        Settings { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, mtu: 1450 },
     )
 }
 

@@ -54,6 +54,8 @@ pub const POD_CIDRS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/48"];
 pub const SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"];
 pub const API_IPS: [&str; 2] = ["10.96.0.1", "fd00:10:96::1"];
 pub const DNS_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
+/// Annotation on a Pod: addresses and prefixes that it may send from beside its own, with commas between.
+pub const SOURCES_ANNOTATION: &str = "plumb.dev/allowed-sources";
 /// Annotation on a Node: hardware address of its VTEP.
 pub const VTEP_MAC_ANNOTATION: &str = "plumb.dev/vtep-mac";
 

@@ -31,6 +31,7 @@ pub fn compile_settings() -> Result<compile::Settings> {
         cluster_cidrs: args.cluster_cidrs.clone(),
         service_cidrs: args.service_cidrs.clone(),
         dns_ips: args.dns_ips.clone(),
+        allow_sources: Vec::new(),
         api: Vec::new(),
         mtu: 1450,
     })

@@ -115,6 +115,7 @@ impl Node {
             cluster_cidrs: args.cluster_cidrs.clone(),
             service_cidrs: args.service_cidrs.clone(),
             dns_ips: args.dns_ips.clone(),
+            allow_sources: self.base.settings.allow_sources.clone(),
             api: self.base.api.sockets.clone(),
             mtu,
         }));

@@ -280,6 +280,7 @@ impl<'a> Concern<'a> {
             "postrouting" => Some(Stage::Masq),
             "forward" if self.egress => Some(Stage::Egress),
             "forward" => Some(Stage::Ingress),
+            _ if name.starts_with("further") => self.bridge_hop,
             _ if name.starts_with("in_") => self.ingress.then_some(Stage::Ingress),
             _ if name.starts_with("out_") => self.egress.then_some(Stage::Egress),
             _ if is_spread(name) => self.frontend.map(|_| Stage::Service),
@@ -295,6 +296,9 @@ impl<'a> Concern<'a> {
             _ if set.starts_with("inside") => self.arrives_by_tunnel.then_some(Stage::Node),
             "dnspeers" => Some(Stage::Resolve),
             "hairpin" => self.masquerade.then_some(Stage::Masq),
+            _ if set.starts_with("further_in_") => self.ingress.then_some(Stage::Ingress),
+            _ if set.starts_with("further_out_") => self.egress.then_some(Stage::Egress),
+            _ if set.starts_with("further") => self.bridge_hop,
             "in_iso" => self.ingress.then_some(Stage::Ingress),
             "out_iso" => self.egress.then_some(Stage::Egress),
             _ if set.starts_with("pods_") || set.starts_with("port_") => {

@@ -205,6 +205,7 @@ fn place(node: &Node, dns_here: bool) -> Place {
         cluster_cidrs: args.cluster_cidrs.clone(),
         service_cidrs: args.service_cidrs.clone(),
         dns_ips: args.dns_ips.clone(),
+        allow_sources: node.settings().allow_sources.clone(),
         api: node.api_sockets().to_vec(),
         dns_here,
     }

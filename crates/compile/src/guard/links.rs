@@ -1,7 +1,7 @@
 //! `inet plumb`: each link states which sources come by it, and the tunnel's port is for nodes only.
 //!
 //! ```text
-//!   prerouting (raw) ─┬─ cni0 ──── a pod of this node; never to the tunnel's port
+//!   prerouting (raw) ─┬─ cni0 ──── a pod of this node, or a further source of one; never to the tunnel's port
 //!                     ├─ veth… ─── nothing: pods come by the bridge
 //!                     ├─ plumb.1 ─ what the tunnel let in; never to the tunnel's port
 //!                     └─ others ── no address of a pod or Service ── UDP 8472? ─> from a node, and inside only its own
@@ -22,6 +22,7 @@ use model::{Attachment, Cluster, Node};
 use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IpNet, Protocol};
 
+use super::further::rules as further;
 use crate::Settings;
 use crate::fabric::{internal_ip, pod_subnets};
 use crate::fragment::{Fragment, Name};
@@ -70,6 +71,7 @@ pub fn base(cluster: &Cluster, settings: &Settings) -> Fragment {
     ] {
         fragment.element(LINKS, encode(&[Value::IfName(link)]), ElemData::Verdict(verdict));
     }
+    let further = Family::ALL.map(|family| further::set(&mut fragment, (cluster, settings), family));
     let regular = |rules| Chain { base: None, rules };
     let hooked = |hook, priority, rules| Chain {
         base: Some(BaseChain { kind: ChainKind::Filter, hook, priority, drop: false }),
@@ -77,13 +79,13 @@ pub fn base(cluster: &Cluster, settings: &Settings) -> Fragment {
     };
     let chains = [
         ("sources", hooked(Hook::Prerouting, BEFORE_CONNTRACK, sources())),
-        ("from_pods", regular(from_pods())),
+        ("from_pods", regular(from_pods(&further))),
         // A frame to the bridge group's own address, or a port that somebody took out of the bridge.
         ("from_port", regular(vec![rule("a pod, past the bridge", drop())])),
         ("from_tunnel", regular(vec![no_tunnel_in_tunnel("the tunnel, to the tunnel's own port")])),
         ("from_wire", regular(from_wire(settings))),
         (TUNNEL, regular(tunnel(cluster, settings))),
-        ("onward", hooked(Hook::Forward, BEFORE_POLICIES, onward())),
+        ("onward", hooked(Hook::Forward, BEFORE_POLICIES, onward(&further))),
         ("local", hooked(Hook::Input, BEFORE_POLICIES, local())),
         ("to_tunnel", regular(to_tunnel())),
     ];
@@ -158,7 +160,8 @@ fn sources() -> Vec<Rule> {
     vec![rule("", [build::iifname(R0), build::vmap(LINKS, R0)]), rule("", [build::goto("from_wire")])]
 }
 
-fn from_pods() -> Vec<Rule> {
+/// `further`: names of the sets of further sources, where there are any.
+fn from_pods(further: &[Option<String>; 2]) -> Vec<Rule> {
     let stranger = |family: Family| {
         let source = [build::saddr(family, R0), build::lookup_not(family.pick(PODS), R0)];
         rule("no pod of this node", of_family(family).into_iter().chain(source).chain(drop()))
@@ -169,10 +172,25 @@ fn from_pods() -> Vec<Rule> {
         let inside = [build::saddr(Family::V6, R0)].into_iter().chain(build::in_prefix(R0, net));
         Some(rule("", of_family(Family::V6).into_iter().chain(inside).chain([build::accept()])))
     };
-    let mut rules = vec![no_tunnel_in_tunnel("a pod, to the tunnel's port"), stranger(Family::V4)];
+    let mut rules = vec![no_tunnel_in_tunnel("a pod, to the tunnel's port")];
+    rules.extend(of_further("a further source of a pod", further, build::saddr));
+    rules.push(stranger(Family::V4));
     rules.extend(["fe80::/10", "::/128"].into_iter().filter_map(link));
     rules.push(stranger(Family::V6));
     rules
+}
+
+fn of_further(
+    comment: &'static str,
+    further: &[Option<String>; 2],
+    address: fn(Family, Reg) -> Expr,
+) -> impl Iterator<Item = Rule> {
+    let sets =
+        Family::ALL.into_iter().filter_map(|family| Some((family, family.pick(further.each_ref()).clone()?)));
+    sets.map(move |(family, set)| {
+        let has = [address(family, R0), build::lookup(set, R0), build::accept()];
+        rule(comment, of_family(family).into_iter().chain(has))
+    })
 }
 
 fn from_wire(settings: &Settings) -> Vec<Rule> {
@@ -242,7 +260,7 @@ fn mask(reg: Reg, family: Family, length: u8) -> Option<Expr> {
 
 /// After all translation. What leaves by another link than these is to bear this node's address, which other nodes
 /// believe: no pod, and nobody by a Service, has it sent to a tunnel's port, at whatever address of whatever node.
-fn onward() -> Vec<Rule> {
+fn onward(further: &[Option<String>; 2]) -> Vec<Rule> {
     let away = || {
         let links = [BRIDGE, VXLAN_DEVICE].into_iter();
         to_vxlan().into_iter().chain(links.flat_map(|link| device(build::oifname(R0), CmpOp::Ne, link)))
@@ -254,15 +272,17 @@ fn onward() -> Vec<Rule> {
         let exprs = exprs.chain(daddr_outside(family, kept(family))).chain(to);
         rule("no pod has this address", exprs.chain([build::counter(), build::reject_host()]))
     };
-    vec![
+    let mut rules = vec![
         rule("a pod, to a tunnel's port", away().chain(from(BRIDGE)).chain(drop())),
         rule("the tunnel, to a tunnel's port", away().chain(from(VXLAN_DEVICE)).chain(drop())),
         rule("a Service, to a tunnel's port", away().chain(translated()).chain(drop())),
-        // Else the kernel would ask for each of them by ARP or ND, and remember the question: some hundred fill the
-        // table of neighbours for all (gc_thresh3).
-        nobody(Family::V4),
-        nobody(Family::V6),
-    ]
+    ];
+    // Somebody has the node route it to the pod.
+    rules.extend(of_further("a further address of a pod", further, build::daddr));
+    // Else the kernel would ask for each of them by ARP or ND, and remember the question: some hundred fill the table of
+    // neighbours for all (gc_thresh3).
+    rules.extend(Family::ALL.map(nobody));
+    rules
 }
 
 /// A segment that conntrack cannot place (out of the window, say) is not translated back, so what belongs to a

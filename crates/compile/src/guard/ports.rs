@@ -4,6 +4,7 @@
 //!   prerouting ─ a pod's port? ─┬─ IPv4 ── port . MAC . source          @senders4
 //!                               ├─ ARP ─── port . MAC . sender, twice   @senders4
 //!                               ├─ IPv6 ── port . MAC . source          @senders6, @link6 for ND and MLD
+//!                               │        those of further.rs, of a port that has them
 //!                               └─ anything else, tagged frames too: drop
 //! ```
 //!
@@ -16,9 +17,11 @@ use kstate::nft::build::{self, Value, encode, rule};
 use kstate::nft::{
     BaseChain, Chain, ChainKind, CmpOp, ElemData, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
 };
-use model::Attachment;
+use model::{Attachment, Cluster};
 use types::{Family, Mac};
 
+use super::further::rules::{self as further, FURTHER, FURTHER_ARP};
+use crate::Settings;
 use crate::fragment::{Fragment, Name};
 use crate::layout::BEFORE_CONNTRACK;
 
@@ -54,6 +57,7 @@ pub fn base() -> Fragment {
         (SENDERS[1], of(Field::Ipv6)),
         (LINK6, of(Field::Ipv6)),
     ];
+    let sets = sets.into_iter().chain(further::maps());
     fragment.sets.extend(sets.map(|(name, set)| (Name::Borrowed(name), set)));
     let regular = |rules| Chain { base: None, rules };
     let hooked = |hook, rules| Chain {
@@ -62,7 +66,7 @@ pub fn base() -> Fragment {
     };
     let chains = [
         ("frames", hooked(Hook::Prerouting, frames())),
-        ("ipv4_frames", regular(vec![of_sender(SENDERS[0], source(Family::V4)), forged("an IPv4 source")])),
+        ("ipv4_frames", regular(ipv4())),
         ("arp_frames", regular(arp())),
         ("ipv6_frames", regular(ipv6())),
         ("discovery", regular(discovery())),
@@ -73,7 +77,7 @@ pub fn base() -> Fragment {
     fragment
 }
 
-pub fn pod(attachment: &Attachment) -> Fragment {
+pub fn pod(node: (&Cluster, &Settings), attachment: &Attachment) -> Fragment {
     let mut fragment = Fragment::default();
     let port = Value::from(&attachment.host_if);
     fragment.element(PORTS, encode(&[port]), ElemData::None);
@@ -86,6 +90,9 @@ pub fn pod(attachment: &Attachment) -> Fragment {
     }
     may(LINK6, link_local(attachment.mac).into());
     may(LINK6, Ipv6Addr::UNSPECIFIED.into());
+    further::pod(&mut fragment, node, attachment, |map| {
+        forged(if map == FURTHER_ARP { "an ARP sender" } else { "a source" })
+    });
     fragment
 }
 
@@ -127,6 +134,10 @@ fn of_sender(set: &str, address: Expr) -> Rule {
     rule("", key.chain([build::lookup(set, R0), build::accept()]))
 }
 
+fn ipv4() -> Vec<Rule> {
+    vec![of_sender(SENDERS[0], source(Family::V4)), further::of_port(FURTHER[0]), forged("an IPv4 source")]
+}
+
 /// The frame's MAC and the one in the message (RFC 826: ar$sha at 8, ar$spa at 14) are both the pod's.
 fn arp() -> Vec<Rule> {
     let address = || build::payload(ADDRESS, PayloadBase::Network, 14, 4);
@@ -134,7 +145,7 @@ fn arp() -> Vec<Rule> {
     let told = sender(build::payload(MAC, PayloadBase::Network, 8, 6), address());
     let known = || build::lookup(SENDERS[0], R0);
     let both = framed.into_iter().chain([known()]).chain(told).chain([known(), build::accept()]);
-    vec![rule("", both), forged("an ARP sender")]
+    vec![rule("", both), further::of_port(FURTHER_ARP), forged("an ARP sender")]
 }
 
 fn icmpv6() -> [Expr; 2] {
@@ -153,6 +164,7 @@ fn ipv6() -> Vec<Rule> {
         rule("", icmpv6().into_iter().chain(advert)),
         of_sender(SENDERS[1], source(Family::V6)),
         rule("", link),
+        further::of_port(FURTHER[1]),
         forged("an IPv6 source"),
     ]
 }

@@ -178,6 +178,7 @@ mod tests {
             cluster_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             dns_ips: vec![[10, 96, 0, 10].into()],
+            allow_sources: Vec::new(),
             api: Vec::new(),
             mtu: 1450,
         };

@@ -44,20 +44,28 @@ pub fn attachment_fragment(cluster: &Cluster, attachment: &Attachment, family: F
     for ip in addresses {
         fragment.element(HAIRPIN, encode(&[(*ip).into(), (*ip).into()]), ElemData::None);
         for direction in Direction::ALL {
-            isolate(&mut fragment, cluster, (attachment, *ip), direction);
+            let chain = isolation_chain(&mut fragment, cluster, (attachment, family), direction);
+            let map = match direction {
+                Direction::Ingress => IN_ISOLATED,
+                Direction::Egress => OUT_ISOLATED,
+            };
+            if let Some(chain) = chain {
+                fragment.element(map, encode(&[(*ip).into()]), ElemData::Verdict(Verdict::Jump(chain)));
+            }
         }
     }
     fragment
 }
 
-fn isolate(
+/// Adds the chain of what isolates a pod in a direction; `None`: it is open.
+pub fn isolation_chain(
     fragment: &mut Fragment,
     cluster: &Cluster,
-    (attachment, ip): (&Attachment, IpAddr),
+    (attachment, family): (&Attachment, Family),
     direction: Direction,
-) {
-    let chain = match isolation(cluster, attachment, direction) {
-        Isolation::Open => return,
+) -> Option<String> {
+    Some(match isolation(cluster, attachment, direction) {
+        Isolation::Open => return None,
         Isolation::Unknown => {
             let name = format!("{}_unknown_pod", prefix(direction));
             let rules = vec![deny(&name, &format!("deny {}: the pod is not known yet", direction.word()))];
@@ -65,20 +73,15 @@ fn isolate(
             name
         }
         Isolation::Policies(names) => {
-            let allows = allows(cluster, &names, direction, Family::of(ip));
-            let mut writer = Writer::new(fragment, &names, direction, Family::of(ip));
+            let allows = allows(cluster, &names, direction, family);
+            let mut writer = Writer::new(fragment, &names, direction, family);
             writer.combination(&allows);
             writer.chain
         }
-    };
-    let map = match direction {
-        Direction::Ingress => IN_ISOLATED,
-        Direction::Egress => OUT_ISOLATED,
-    };
-    fragment.element(map, encode(&[ip.into()]), ElemData::Verdict(Verdict::Jump(chain)));
+    })
 }
 
-fn prefix(direction: Direction) -> &'static str {
+pub fn prefix(direction: Direction) -> &'static str {
     match direction {
         Direction::Ingress => "in",
         Direction::Egress => "out",

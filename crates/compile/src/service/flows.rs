@@ -162,6 +162,7 @@ mod tests {
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             service_cidrs: Vec::new(),
             dns_ips: vec!["10.96.0.10".parse().unwrap()],
+            allow_sources: Vec::new(),
             api: Vec::new(),
             mtu: 1450,
         }

@@ -139,6 +139,7 @@ mod tests {
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10::/32".parse().unwrap()],
             service_cidrs: Vec::new(),
             dns_ips: Vec::new(),
+            allow_sources: Vec::new(),
             api: Vec::new(),
             mtu: 1450,
         };

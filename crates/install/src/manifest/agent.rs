@@ -134,6 +134,7 @@ pub fn environment(settings: &Settings) -> Vec<EnvVar> {
         given("PLUMB_DNS_IP", &settings.dns_ip),
         given("PLUMB_CLUSTER_DOMAIN", &settings.cluster_domain),
         given("PLUMB_MTU", &settings.mtu),
+        given("PLUMB_ALLOW_SOURCES", &settings.allow_sources),
         given("PLUMB_CNI_BIN_DIR", CNI_BIN),
         given("PLUMB_LOG", &settings.log),
     ]

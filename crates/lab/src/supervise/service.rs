@@ -74,6 +74,9 @@ fn addresses(program: &str, plan: &Plan, number: u8) -> Vec<String> {
         "kubelet" => flags.push(("--address", joined(&|family| node_address(number, family).to_string()))),
         _ => flags.extend([("--cluster-cidr", of(POD_CIDRS)), ("--service-cidr", of(SERVICE_CIDRS))]),
     }
+    if program == "agent" && !plan.allow_sources.is_empty() {
+        flags.push(("--allow-sources", plan.allow_sources.clone()));
+    }
     flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
 }
 

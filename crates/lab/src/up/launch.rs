@@ -1,6 +1,6 @@
 //! From nothing to a running anchor.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use apiserver::{Credentials, Identity};
 use kernel::feature::{User, probe, refusal};
 use kernel::mount::Mount;
 use kernel::process::{Ended, IdMap, Namespaces, Spawn};
-use types::{Families, Family};
+use types::{Families, Family, IpNet};
 
 use super::{Options, check_nodes};
 use crate::adopt;
@@ -32,7 +32,13 @@ pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port on 127.0.0.1 for the API")?;
     let api_port = port.local_addr().context("find a free port")?.port();
     let families = options.families.unwrap_or_default();
-    Ok((Plan { name: options.name.name.clone(), nodes, families, api_port, data, cni }, port))
+    let nonsense = |text: &&str| text.parse::<IpNet>().is_err() && text.parse::<IpAddr>().is_err();
+    if let Some(text) = options.allow_sources.iter().flat_map(|all| all.split(',')).find(nonsense) {
+        bail!("--allow-sources {text:?} is neither an address nor a prefix; give such as 203.0.113.0/24");
+    }
+    let (name, allow_sources) =
+        (options.name.name.clone(), options.allow_sources.clone().unwrap_or_default());
+    Ok((Plan { name, nodes, families, allow_sources, api_port, data, cni }, port))
 }
 
 /// The database in a data directory, by its full path: the lab's processes live in other directories.

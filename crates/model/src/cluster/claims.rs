@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use types::ObjectName;
+use types::{IpNet, ObjectName};
 
 use crate::row::Service;
 
@@ -45,6 +45,12 @@ impl Claims {
 
     pub(super) fn at(&self, address: IpAddr) -> &[ObjectName] {
         self.names(Claim::Address(address))
+    }
+
+    /// Of all addresses of a prefix.
+    pub(super) fn within(&self, net: &IpNet) -> impl Iterator<Item = &ObjectName> {
+        let ends = Claim::Address(net.network())..=Claim::Address(net.broadcast());
+        self.0.range(ends).flat_map(|(_, names)| names)
     }
 
     pub(super) fn of_node_port(&self, port: u16) -> &[ObjectName] {

@@ -70,7 +70,7 @@ pub fn service(service: &k8s::Service) -> Converted<Service> {
 }
 
 /// `2026-11-30T03:10:20Z` (RFC 3339; the API writes UTC and whole seconds) as 20261130031020.
-fn created(timestamp: Option<&str>) -> u64 {
+pub(super) fn created(timestamp: Option<&str>) -> u64 {
     let digits: String =
         timestamp.unwrap_or_default().chars().filter(char::is_ascii_digit).take(14).collect();
     if digits.len() < 14 { u64::MAX } else { digits.parse().unwrap_or(u64::MAX) }

@@ -15,6 +15,9 @@ use types::Family;
 
 use crate::cluster::{Checks, Kubectl, Lab, run};
 
+mod closed;
+mod sources;
+
 const NS: &str = "siege";
 const FRAMES: &str = include_str!("attacks/frames.py");
 const GATEWAYS: [&str; 2] = ["10.244.1.1", "fd00:10:244:1::1"];
@@ -38,6 +41,11 @@ fn nobody_passes_by_forging() {
         check("an error about a flow of others is no part of it", errors);
         check("nobody takes another's place on the bridge", places);
         check("a segment out of the window ends no masqueraded connection", beyond_the_window);
+        check("a conversation ends both ways when a policy no longer allows it", closed::both_ways);
+        check(
+            "a pod sends from further addresses only as its annotation and the agents say",
+            sources::further,
+        );
     }
     checks.check("a pod fills neither the bridge's table nor that of neighbours", || tables(&siege));
     checks.check("a node that calls its own process by a Service is seen as itself", || own_process(&siege));
@@ -51,7 +59,7 @@ struct Siege {
 
 impl Siege {
     fn up() -> Self {
-        let lab = Lab::up_with(2, &["--families", "dual"]);
+        let lab = Lab::up_with(2, &["--families", "dual", "--allow-sources", sources::ALLOWED]);
         let mut manifest = include_str!("attacks/siege.yaml").to_owned();
         for (name, node) in [
             ("victim1", 1),
@@ -67,7 +75,11 @@ impl Siege {
                  spec:\n  nodeName: node{node}\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    \
                  image: host\n    command: [sleep, \"100000\"]\n",
                 role = name.trim_end_matches(char::is_numeric),
-                more = if name == "friend2" { ", stray: server" } else { "" },
+                more = match name {
+                    "friend2" => ", stray: server",
+                    "victim1" => ", talk: server",
+                    _ => "",
+                },
             );
         }
         lab.apply(&manifest);
@@ -115,9 +127,16 @@ impl Siege {
         format!("{FRAMES}\nVTEPS = {:?}\n{code}\n", self.vteps)
     }
 
-    /// Python in the lab's outside.
+    /// Python in the lab's outside, to its end.
     #[track_caller]
     fn outside(&self, code: &str) -> String {
+        let said = run(self.outside_command().args(["-c", &self.program(code)]));
+        assert!(said.ok, "{said:?}");
+        said.out
+    }
+
+    /// Python in the lab's outside.
+    fn outside_command(&self) -> Command {
         let marked = format!("PLUMB_LAB={}\0", self.lab.name).into_bytes();
         let holds = |entry: &std::fs::DirEntry| {
             let of = |file| std::fs::read(entry.path().join(file)).unwrap_or_default();
@@ -135,10 +154,8 @@ impl Siege {
         if apart {
             enter.arg("--preserve-credentials").arg(format!("--user={}", holder.join("ns/user").display()));
         }
-        enter.arg(format!("--net={}", holder.join("ns/net").display()));
-        let said = run(enter.args(["python3", "-c", &self.program(code)]));
-        assert!(said.ok, "{said:?}");
-        said.out
+        enter.arg(format!("--net={}", holder.join("ns/net").display())).arg("python3");
+        enter
     }
 
     /// Sees what comes to a pod.
@@ -149,16 +166,19 @@ impl Siege {
     /// What says that it is ready, and more later.
     fn start(&self, pod: &str, code: &str) -> Watch {
         let mut command = self.lab.kubectl_command();
-        command.args(Self::command(pod)).args(["-u", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("kubectl");
+        command.args(Self::command(pod));
+        self.begin(command, code)
+    }
+
+    fn begin(&self, mut python: Command, code: &str) -> Watch {
+        python.args(["-u", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = python.spawn().expect("a program");
         let mut input = child.stdin.take().expect("a pipe");
         input.write_all(self.program(code).as_bytes()).expect("the program");
         drop(input);
-        let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
-        let mut line = String::new();
-        out.read_line(&mut line).expect("a line");
-        assert_eq!(line, "ready\n", "{pod}");
-        Watch { child, out }
+        let mut watch = Watch { out: BufReader::new(child.stdout.take().expect("a pipe")), child };
+        assert_eq!(watch.line(), "ready", "{code}");
+        watch
     }
 
     /// What came to the pods while `attack` ran; each hears a friend at last.
@@ -182,6 +202,12 @@ struct Watch {
 }
 
 impl Watch {
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).expect("a line");
+        line.trim_end().to_owned()
+    }
+
     fn words(mut self) -> BTreeSet<String> {
         let mut text = String::new();
         self.out.read_to_string(&mut text).expect("text");

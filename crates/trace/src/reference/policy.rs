@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use model::{Cluster, IntOrName, Peer, Pod, Policy, PolicyPort, PolicyRule};
 use types::ObjectName;
 
-use super::local_pod;
+use super::{further, local_pod};
 use crate::packet::{Packet, Place};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,14 +66,15 @@ pub fn judge(
     packet: &Packet,
     to: SocketAddr,
     cluster: &Cluster,
-    _place: &Place,
+    place: &Place,
     direction: Direction,
 ) -> Option<Judgement> {
     let (subject, other) = match direction {
         Direction::Egress => (packet.src, to.ip()),
         Direction::Ingress => (to.ip(), packet.src),
     };
-    let attachment = local_pod(subject, cluster)?;
+    let own = local_pod(subject, cluster);
+    let attachment = own.or_else(|| further::speaker(subject, cluster, place))?;
     let mut judgement = Judgement {
         pod: attachment.pod.clone(),
         isolated_by: Vec::new(),

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use model::{
     Attachment, Endpoint, EndpointSlice, Event, Hints, HostPort, IntOrName, Kind, NamedPort, Namespace, Node,
     Peer, Phase, Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, ServiceType, SlicePort,
-    TrafficPolicy,
+    Sources, TrafficPolicy,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -76,6 +76,29 @@ pub fn dns_ips() -> Vec<IpAddr> {
     vec![ip("10.96.0.10"), ip("fd00:10:96::a")]
 }
 
+/// Where the agents let pods send from; pods, nodes and Services have some of it.
+pub fn allow_sources() -> Vec<IpNet> {
+    nets(["192.0.0.0/4", "2001:db8::/32"])
+}
+
+/// Some of these no pod may have: they are a node's, or hold what a Service wants for itself.
+fn sources() -> impl Strategy<Value = Option<Box<Sources>>> {
+    let net = select(vec![
+        "198.18.0.7/32",
+        "198.18.0.0/24",
+        "198.18.0.0/16",
+        "198.0.0.0/8",
+        "192.168.1.11/32",
+        "10.244.1.3/32",
+        "2001:db8:18::7/128",
+        "2001:db8:18::/48",
+        "2001:db8::/32",
+    ]);
+    let nets = vec(net.prop_map(|net| net.parse().expect("a prefix")), 1..4);
+    let asked = (0..3_u64, nets).prop_map(|(created, nets)| Box::new(Sources { created, nets }));
+    prop_oneof![2 => Just(None), 1 => asked.prop_map(Some)]
+}
+
 fn pod_cidrs(n: usize) -> Vec<IpNet> {
     nets([&format!("10.244.{}.0/24", n + 1), &format!("fd00:10:244:{}::/64", n + 1)])
 }
@@ -137,8 +160,8 @@ fn pod() -> impl Strategy<Value = Row> {
         protocol,
         port,
     });
-    (0..PODS, labels(), phase, vec(named, 0..3), any::<[bool; 3]>()).prop_map(
-        |(n, labels, phase, ports, flags)| {
+    (0..PODS, labels(), phase, vec(named, 0..3), any::<[bool; 3]>(), sources()).prop_map(
+        |(n, labels, phase, ports, flags, sources)| {
             let host_network = flags.iter().all(|f| *f);
             Row::Pod(Box::new(Pod {
                 key: pod_name(n),
@@ -154,6 +177,7 @@ fn pod() -> impl Strategy<Value = Row> {
                 labels: labels.into(),
                 phase,
                 ports,
+                sources,
                 ..Pod::default()
             }))
         },

@@ -24,6 +24,7 @@ fn tables() -> kstate::nft::Ruleset {
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
         dns_ips: vec!["10.96.0.10".parse().unwrap(), "fd00:10:96::a".parse().unwrap()],
+        allow_sources: Vec::new(),
         api: Vec::new(),
         mtu: 1450,
     };

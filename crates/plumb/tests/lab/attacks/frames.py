@@ -210,3 +210,91 @@ def stray_client(host, port):
         heard += data
         peer.sendall(b"go on")
     print(heard.decode())
+
+# A server that goes on sending, over UDP and TCP, to everybody it ever heard, until somebody says END.
+def talk(udp_port, tcp_port):
+    out = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    listener = socket.socket(socket.AF_INET6)
+    for each, port in ((out, udp_port), (listener, tcp_port)):
+        each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        each.bind(("::", port))
+        each.setblocking(False)
+    listener.listen()
+    peers, streams = set(), []
+    print("ready", flush=True)
+    end = time.time() + 60
+    while time.time() < end:
+        for each in select.select([out, listener], [], [], 0.02)[0]:
+            if each is listener:
+                streams.append(listener.accept()[0])
+                streams[-1].setblocking(False)
+            else:
+                data, peer = out.recvfrom(100)
+                if b"END" in data: return
+                peers.add(peer)
+        for peer in peers:
+            try: out.sendto(b"more", peer)
+            except OSError: pass
+        for stream in list(streams):
+            try: stream.send(b"more")
+            except BlockingIOError: pass
+            except OSError: streams.remove(stream)
+
+# A client that asks once and listens: says when it hears nothing more, and when it hears again.
+def hear(kind, host, port, sport):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    peer = socket.socket(family, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if kind == "udp": peer.bind(("", sport))
+    peer.settimeout(5)
+    peer.connect((host, port))
+    peer.send(b"go on")
+    assert peer.recv(10000)
+    print("ready", flush=True)
+    peer.settimeout(2)
+    end = time.time() + 20
+    while time.time() < end:
+        try: peer.recv(10000)
+        except TimeoutError:
+            print("silence", flush=True)
+            break
+    else:
+        print("went on", flush=True)
+        return
+    peer.settimeout(30)
+    peer.recv(10000)
+    print("again", flush=True)
+
+# What comes of ours, and under which source.
+def sources(seconds=30):
+    raw, end, found = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)), time.time() + seconds, set()
+    print("ready", flush=True)
+    while time.time() < end and not any(word == "END" for word, _ in found):
+        if not select.select([raw], [], [], max(0, end - time.time()))[0]: break
+        frame, address = raw.recvfrom(65535)
+        if address[2] == socket.PACKET_OUTGOING: continue
+        source = frame[22:38] if frame[12:14] == b"\x86\xdd" else frame[26:30]
+        for word in re.findall(b"<(" + WORD + b")>", frame):
+            found.add((word.decode(), str(ipaddress.ip_address(source))))
+    for word, source in sorted(found): print(word, "from", source)
+
+# From further addresses: [(word, source, destination, own MAC or another)].
+def speak(gateway, cases):
+    raw, to = wire(), gateway_mac(gateway)
+    for word, src, dst, other in cases:
+        raw.send(to + (mac(other) if other else own_mac()) + kind(src) + datagram(src, dst, word))
+    print("sent", len(cases))
+
+# Whether the gateway tells its hardware address to who asks from there.
+def ask_gateway(gateway, src):
+    raw, me = wire(0x0806), own_mac()
+    raw.send(b"\xff" * 6 + me + b"\x08\x06\0\1\x08\0\6\4\0\1" + me + packed(src) + b"\0" * 6 + packed(gateway))
+    end = time.time() + 2
+    while time.time() < end:
+        if not select.select([raw], [], [], max(0, end - time.time()))[0]: break
+        frame, address = raw.recvfrom(2000)
+        if address[2] != socket.PACKET_OUTGOING and frame[20:22] == b"\0\2" and frame[38:42] == packed(src):
+            print("answered")
+            return
+    print("silence")

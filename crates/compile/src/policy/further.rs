@@ -1,0 +1,66 @@
+//! Policies and further sources: what a pod sends from there, and what is sent to it there, meets the policies of the pod.
+//! Nobody else of the node has the address (guard/further.rs), so it says whose they are.
+
+use kstate::nft::build::{self, ct_state, encode, rule};
+use kstate::nft::key;
+use kstate::nft::{ElemData, Expr, Reg, Set, SetData, Verdict};
+use model::Cluster;
+use types::{Family, IpNet};
+
+use super::nftables::{isolation_chain, prefix};
+use super::resolve::Direction;
+use crate::Settings;
+use crate::fragment::Fragment;
+use crate::guard::further::granted;
+use crate::meaning::Meaning;
+
+const R0: Reg = Reg(0);
+
+/// Adds to the fixed part of a family's table, last in its chain `forward`, what isolated pods with further sources need.
+pub fn isolate(fragment: &mut Fragment, node: (&Cluster, &Settings), family: Family) {
+    for direction in [Direction::Egress, Direction::Ingress] {
+        let mut leads: Vec<(IpNet, String)> = Vec::new();
+        for attachment in node.0.attachments.values() {
+            let nets = granted(node, attachment, family);
+            if nets.is_empty() {
+                continue;
+            }
+            if let Some(chain) = isolation_chain(fragment, node.0, (attachment, family), direction) {
+                leads.extend(nets.into_iter().map(|net| (net, chain.clone())));
+            }
+        }
+        if !leads.is_empty() {
+            leads.sort();
+            // Two interfaces of one pod.
+            leads.dedup();
+            look(fragment, family, direction, &leads);
+        }
+    }
+}
+
+/// A map named after what it holds, so that no two of its ranges ever overlap, and the rules that look into it.
+fn look(fragment: &mut Fragment, family: Family, direction: Direction, leads: &[(IpNet, String)]) {
+    let whole = Meaning::of("further policies").text(direction.word()).count(leads.len());
+    let whole = leads.iter().fold(whole, |meaning, (net, chain)| meaning.shown(net).text(chain));
+    let (hash, check) = whole.digest();
+    let name = format!("further_{}_{hash}", prefix(direction));
+    fragment.mean(name.clone(), check);
+    let map = Set { interval: true, ..Set::new([key::address(family)], SetData::Verdicts) };
+    fragment.sets.insert(name.clone().into(), map);
+    for (net, chain) in leads {
+        let ends = [net.network(), net.broadcast()].map(|address| encode(&[address.into()]));
+        fragment.range(name.clone(), ends, ElemData::Verdict(Verdict::Jump(chain.clone())));
+    }
+    let (of_flow, of_packet): (Expr, Expr) = match direction {
+        Direction::Egress => (build::original_saddr(family, R0), build::saddr(family, R0)),
+        Direction::Ingress => (build::reply_saddr(family, R0), build::daddr(family, R0)),
+    };
+    let no_flow = [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, ct_state::UNTRACKED));
+    let rules = [
+        rule("", [of_flow, build::vmap(name.clone(), R0)]),
+        rule("no flow", no_flow.chain([of_packet, build::vmap(name, R0)])),
+    ];
+    if let Some(forward) = fragment.chains.get_mut("forward") {
+        forward.rules.extend(rules);
+    }
+}
