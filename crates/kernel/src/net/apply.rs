@@ -1,6 +1,6 @@
 //! Performing a plan. Everything is tried; what fails is named, and the rest goes on (law 5).
 
-use kstate::net::{BridgePort, Link, Op, Plan};
+use kstate::net::{BridgePort, Link, LinkKind, Op, Plan};
 use netlink::message::Ack;
 use netlink::route;
 use types::IfName;
@@ -129,12 +129,17 @@ fn apply_one(rtnl: &mut Rtnl, op: &Op) -> Result<(), Error> {
 fn add_link(rtnl: &mut Rtnl, name: &IfName, link: &Link) -> Result<(), Error> {
     let op = Op::AddLink { name: name.clone(), link: link.clone() };
     let master = link.port.as_ref().map(|port| bridge_index(rtnl, port)).transpose()?;
+    // A bridge that is born with an MTU takes that of its ports, and 1500 when the last has gone. One that is given it keeps
+    // it (br_change_mtu, BROPT_MTU_SET_BY_USER).
+    let given = link.kind == LinkKind::Bridge && link.mtu.is_some();
+    let born = Link { mtu: link.mtu.filter(|_| !given), ..link.clone() };
     run(rtnl, &op, |batch| {
-        batch.add(|writer, seq| route::add_link(writer, seq, name, link, master));
+        batch.add(|writer, seq| route::add_link(writer, seq, name, &born, master));
         if let Some(port) = &link.port {
             batch.add(|writer, seq| route::set_port(writer, seq, name, port.isolated));
         }
-    })
+    })?;
+    if given { change_link(rtnl, name, link) } else { Ok(()) }
 }
 
 fn change_link(rtnl: &mut Rtnl, name: &IfName, link: &Link) -> Result<(), Error> {
