@@ -9,11 +9,11 @@ use kernel::Rtnl;
 use kernel::conntrack::Conntrack;
 use kernel::net::{self, Scope};
 use kernel::nft::{ApplyError, Nft, Observed};
-use kstate::net::NetState;
+use kstate::net::{NetState, PortOptions};
 use kstate::nft::{Ruleset, TableId};
 use netlink::conntrack::Filter;
 use types::wire::{BRIDGE, TRACE_TABLE, VXLAN_DEVICE};
-use types::{Family, IfName, Protocol};
+use types::{Family, IfName, Mac, Protocol};
 
 use crate::actual::{self, NetDrift};
 use crate::settings::Args;
@@ -205,11 +205,20 @@ impl Datapath {
         self.rtnl.links().ok()?.into_iter().find(|row| row.index == link)?.mtu
     }
 
-    /// A veth that was just made, as it should be.
+    /// A veth that was just made, as it should be, with its forwarding entry.
     pub fn believe_veth(&mut self, name: &IfName, desired: &NetState) {
         if let Some(link) = desired.links.get(name) {
             self.believed.links.insert(name.clone(), link.clone());
         }
+        let lowest = (name.clone(), Mac([0; 6]));
+        let entries = desired.fdb.range(lowest..).take_while(|((link, _), _)| link == name);
+        self.believed.fdb.extend(entries.map(|(key, to)| (key.clone(), *to)));
+    }
+
+    /// What the kernel does not have of what ports should have, as far as a port was seen.
+    pub fn unknown_port_options(&self) -> PortOptions {
+        let ports = self.believed.links.values().filter_map(|link| link.port.as_ref());
+        ports.fold(PortOptions::default(), |all, port| all.and(port.unknown))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Links, addresses, routes and tunnel entries of one node.
 //!
 //! ```text
-//!   pod eth0 10.244.1.4/32 ── veth ──(isolated port)── cni0 10.244.1.1/24
+//!   pod eth0 10.244.1.4/32 ── veth ──(isolated, locked port)── cni0 10.244.1.1/24
 //!                                                        │ routed, so every packet meets the IP hooks
 //!   10.244.2.0/24 via 10.244.2.0 onlink ── plumb.1 10.244.1.0/32 ── VXLAN ── 192.168.1.11
 //! ```
@@ -10,11 +10,11 @@
 
 mod peers;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
 
-use kstate::net::{BridgePort, Link, LinkKind, NetState};
-use model::{Cluster, Key, Kind, Node};
+use kstate::net::{BridgePort, Forward, Link, LinkKind, NetState, PortOptions};
+use model::{Attachment, Cluster, Key, Kind, Node};
 use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IfName, IpNet, Mac, ObjectName, Vni, hash8};
 
@@ -123,11 +123,36 @@ fn own_state(cluster: &Cluster, settings: &Settings) -> (NetState, Option<Wired>
         state.addresses.insert((bridge.clone(), gateway));
         state.addresses.insert((vxlan.clone(), IpNet::from(subnet.vtep)));
     }
+    // A bridge has one entry for a MAC. ADD gives none twice.
+    let mut macs = BTreeSet::from_iter(bridge_mac);
     for attachment in cluster.attachments.values() {
-        let port = BridgePort { bridge: bridge.clone(), isolated: true };
+        let port = BridgePort::new(bridge.clone(), PortOptions::OF_POD);
         state.links.insert(attachment.host_if.clone(), link(LinkKind::Veth, None, Some(port)));
+        if macs.insert(attachment.mac) {
+            state.fdb.insert((attachment.host_if.clone(), attachment.mac), Forward::Port);
+        }
+        for address in neighbours(attachment, &own) {
+            state.neighbours.insert((bridge.clone(), address), attachment.mac);
+        }
     }
     (state, Some(own), diagnostics)
+}
+
+/// The addresses that a pod may have: the node never asks who has them, nor believes who says so. Of the families that
+/// `cni0` has addresses of: the kernel takes no others.
+fn neighbours(attachment: &Attachment, own: &Wired) -> Vec<IpAddr> {
+    let served = |family| own.subnets.iter().any(|subnet| Family::of_net(&subnet.net) == family);
+    let mut all: Vec<IpAddr> = attachment.ips.iter().copied().filter(|ip| served(Family::of(*ip))).collect();
+    if all.iter().any(IpAddr::is_ipv6) {
+        all.push(link_local(attachment.mac).into());
+    }
+    all
+}
+
+/// As the kernel makes it of the MAC (EUI-64, RFC 4291 appendix A).
+pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
 /// What a node must have before anything can be wired on it.

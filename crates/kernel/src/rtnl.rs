@@ -75,6 +75,12 @@ impl Rtnl {
         self.rows("forwarding entries", dump, route::decode_neighbour)
     }
 
+    /// The forwarding entries of one bridge, at all its ports.
+    pub fn bridge_fdb(&mut self, bridge: u32) -> Result<Vec<NeighbourRow>, Error> {
+        let dump = |writer: &mut _, seq| route::dump_bridge_fdb(writer, seq, bridge);
+        self.rows("forwarding entries of a bridge", dump, route::decode_neighbour)
+    }
+
     /// The socket itself, for requests that have no method here.
     pub fn socket_mut(&mut self) -> &mut NetlinkSocket {
         &mut self.socket

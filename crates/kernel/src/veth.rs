@@ -5,14 +5,16 @@
 //!   cni0 ── veth3f21a0b7 (port, isolated) ═══════ eth0  10.244.1.4/32
 //!                                                       10.244.1.1 dev eth0 scope link
 //!   1 datagram: pair (peer born in the pod's            default via 10.244.1.1
-//!     netns, host side up and in the bridge),       1 datagram: eth0 up, addresses, routes
-//!     isolation of the port
+//!     netns, host side up and in the bridge),       3rd datagram: eth0 up, addresses, routes
+//!     options of the port
+//!   2nd: where the bridge is not to learn, the
+//!     forwarding entry, which is by index
 //! ```
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use kstate::net::{Route, RouteKey, RouteKind};
+use kstate::net::{Forward, PortOptions, Route, RouteKey, RouteKind};
 use netlink::message::Ack;
 use netlink::route::{self, PodPair};
 use types::{IfName, IpNet, Mac};
@@ -42,11 +44,11 @@ pub struct PodVeth<'a> {
     pub loopback: bool,
 }
 
-/// The bridge that the host side becomes a port of.
+/// The bridge that the host side becomes a port of. Where it does not learn it is told the pod's MAC.
 #[derive(Clone, Copy, Debug)]
 pub struct Port<'a> {
     pub bridge: &'a IfName,
-    pub isolated: bool,
+    pub options: PortOptions,
 }
 
 /// A route inside the pod; without `via` the destination is on the link.
@@ -96,14 +98,14 @@ fn add_pair(rtnl: &mut Rtnl, veth: &PodVeth<'_>) -> Result<(), Error> {
     };
     let mut batch = rtnl.batch();
     batch.add(|writer, seq| route::add_pod_pair(writer, seq, &pair));
-    if veth.bridge.is_some_and(|port| port.isolated) {
-        batch.add(|writer, seq| route::set_port(writer, seq, veth.host, true));
+    if let Some(port) = veth.bridge.filter(|port| port.options != PortOptions::OF_KERNEL) {
+        batch.add(|writer, seq| route::set_port(writer, seq, veth.host, port.options));
     }
     let refused = rtnl.socket.run(batch)?;
     let Some((position, ack)) = refused.into_iter().next() else { return Ok(()) };
     if position > 0 {
         let _ = delete(rtnl, std::slice::from_ref(veth.host));
-        return Err(refusal(format!("isolate the bridge port {}", veth.host), ack));
+        return Err(refusal(format!("set the options of the bridge port {}", veth.host), ack));
     }
     Err(explain_pair(rtnl, veth, what(), ack))
 }
@@ -117,12 +119,25 @@ fn explain_pair(rtnl: &Rtnl, veth: &PodVeth<'_>, what: String, mut ack: Ack) -> 
     refusal(what, ack)
 }
 
-fn finish(rtnl: &Rtnl, veth: &PodVeth<'_>) -> Result<Created, Error> {
+fn finish(rtnl: &mut Rtnl, veth: &PodVeth<'_>) -> Result<Created, Error> {
     let host_index = rtnl
         .index(veth.host)
         .ok_or_else(|| Error::input(format!("find {}", veth.host), "it vanished right after it was made"))?;
+    tell_bridge(rtnl, veth, host_index)?;
     let pod_index = veth.netns.run(|| configure(veth))??;
     Ok(Created { host_index, pod_index })
+}
+
+/// Before the pod can send: a locked port takes nothing from a MAC that has no entry.
+fn tell_bridge(rtnl: &mut Rtnl, veth: &PodVeth<'_>, host_index: u32) -> Result<(), Error> {
+    let learns = veth.bridge.is_none_or(|port| port.options.has(PortOptions::LEARNING));
+    let Some(mac) = veth.mac.filter(|_| !learns) else { return Ok(()) };
+    let mut batch = rtnl.batch();
+    batch.add(|writer, seq| route::set_fdb(writer, seq, host_index, mac, Forward::Port));
+    match rtnl.socket.run(batch)?.into_iter().next() {
+        Some((_, ack)) => Err(refusal(format!("add the forwarding entry {mac} of {}", veth.host), ack)),
+        None => Ok(()),
+    }
 }
 
 /// Inside the pod's namespace: up, addresses, routes, in one datagram.

@@ -8,7 +8,7 @@ use kernel::capture::{Capture, Direction, Filter};
 use kernel::net::apply;
 use kernel::veth::{self, PodVeth};
 use kernel::{Netns, Rtnl};
-use kstate::net::{Link, LinkKind, Op, Plan};
+use kstate::net::{Forward, Link, LinkKind, Op, Plan};
 use netlink::packet::{Frame, Packet};
 use types::{IfName, IpNet, Mac, Vni};
 
@@ -64,7 +64,7 @@ fn tunnel(n: u8) -> Vec<Op> {
         Op::AddLink { name: link.clone(), link: device },
         Op::AddAddress { link: link.clone(), address: net(&format!("10.244.0.{n}/24")) },
         Op::SetNeighbour { link: link.clone(), ip: [10, 244, 0, peer].into(), mac: mac(peer) },
-        Op::SetFdb { link, mac: mac(peer), dst: [192, 168, 1, peer].into() },
+        Op::SetFdb { link, mac: mac(peer), to: Forward::Node([192, 168, 1, peer].into()) },
     ]
 }
 

@@ -5,9 +5,11 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use kernel::net::{Change, Changes, Scope, apply, observe};
-use kernel::veth::{self, PodVeth};
+use kernel::veth::{self, PodVeth, Port};
 use kernel::{Netns, Rtnl};
-use kstate::net::{BridgePort, Link, LinkKind, NetState, Op, Plan, Route, RouteKey, RouteKind, diff};
+use kstate::net::{
+    BridgePort, Forward, Link, LinkKind, NetState, Op, Plan, PortOptions, Route, RouteKey, RouteKind, diff,
+};
 use types::{IfName, IpNet, Mac, Vni};
 
 fn name(text: &str) -> IfName {
@@ -16,6 +18,10 @@ fn name(text: &str) -> IfName {
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
+}
+
+fn node(text: &str) -> Forward {
+    Forward::Node(ip(text))
 }
 
 fn net(text: &str) -> IpNet {
@@ -43,7 +49,7 @@ fn node_state(n: u8, m: u8) -> NetState {
     state.addresses.insert((name("plumb.1"), net(&format!("10.244.{n}.0/32"))));
     state.addresses.insert((name("lo"), net("10.96.0.10/32")));
     state.neighbours.insert((name("plumb.1"), ip(&format!("10.244.{m}.0"))), vtep_mac(m));
-    state.fdb.insert((name("plumb.1"), vtep_mac(m)), ip(&format!("192.168.1.{m}")));
+    state.fdb.insert((name("plumb.1"), vtep_mac(m)), node(&format!("192.168.1.{m}")));
     let key = RouteKey { dst: net(&format!("10.244.{m}.0/24")), table: 254 };
     state.routes.insert(key, via("plumb.1", &format!("10.244.{m}.0")));
     for (path, value) in [("net/ipv4/ip_forward", "1"), ("net/ipv4/conf/cni0/send_redirects", "0")] {
@@ -97,7 +103,7 @@ fn ipv6_and_unreachable_routes_are_observed_as_applied() {
         desired.links.insert(name("br6"), link(LinkKind::Bridge, "0a:58:00:00:00:06"));
         desired.addresses.insert((name("br6"), net("fd00:1::1/64")));
         desired.neighbours.insert((name("plumb6"), ip("fd00:2::")), Mac([2; 6]));
-        desired.fdb.insert((name("plumb6"), Mac([2; 6])), ip("fd00::2"));
+        desired.fdb.insert((name("plumb6"), Mac([2; 6])), node("fd00::2"));
         let route = |text| RouteKey { dst: net(text), table: 254 };
         desired.routes.insert(route("fd00:2::/64"), via("plumb6", "fd00:2::"));
         let kind = RouteKind::Unreachable;
@@ -129,8 +135,8 @@ fn faults_are_heard_and_mended() {
         let mut other_mac = desired.links.get(&name("plumb.1")).expect("a tunnel").clone();
         other_mac.mac = Some(Mac([2; 6]));
         let faults = [
-            vec![Op::DeleteFdb { link: name("plumb.1"), mac }],
-            vec![Op::SetFdb { link: name("plumb.1"), mac, dst: ip("192.168.1.99") }],
+            vec![Op::DeleteFdb { link: name("plumb.1"), mac, to: node("192.168.1.2") }],
+            vec![Op::SetFdb { link: name("plumb.1"), mac, to: node("192.168.1.99") }],
             vec![Op::DeleteNeighbour { link: name("plumb.1"), ip: ip("10.244.2.0") }],
             vec![Op::SetNeighbour { link: name("plumb.1"), ip: ip("10.244.2.0"), mac: Mac([2; 6]) }],
             vec![Op::DeleteRoute { key: key.clone() }],
@@ -160,6 +166,121 @@ fn faults_are_heard_and_mended() {
     Netns::fresh().expect("fresh").run(work).expect("run");
 }
 
+/// What keeps a pod in its place, on a node that has wired it: each thing that somebody takes away is heard, and told
+/// by the diff as the kernel has it then.
+#[test]
+fn what_keeps_a_pod_in_its_place_is_heard_and_mended() {
+    let work = || {
+        let mut desired = node_state(1, 2);
+        make_so(&desired);
+        let (mut rtnl, pod) = (Rtnl::open().expect("open"), Netns::fresh().expect("fresh"));
+        let (host, bridge, mac) = (name("veth1"), name("cni0"), Mac([0x0a, 0x58, 10, 244, 1, 4]));
+        let veth = PodVeth {
+            host: &host,
+            host_mac: None,
+            netns: &pod,
+            interface: &name("eth0"),
+            mac: Some(mac),
+            mtu: Some(1450),
+            addresses: &[],
+            routes: &[],
+            bridge: Some(Port { bridge: &bridge, options: PortOptions::OF_POD }),
+            loopback: false,
+        };
+        veth::create(&mut rtnl, &veth).expect("create");
+        let port = |options| Some(BridgePort::new(bridge.clone(), options));
+        let link = |port| Link { kind: LinkKind::Veth, mac: None, mtu: Some(1450), up: true, port };
+        desired.links.insert(host.clone(), link(port(PortOptions::OF_POD)));
+        desired.fdb.insert((host.clone(), mac), Forward::Port);
+        for address in ["10.244.1.4", "fe80::858:aff:fef4:104"] {
+            desired.neighbours.insert((bridge.clone(), ip(address)), mac);
+        }
+        let mut scope = Scope::of(&desired);
+        scope.links.insert(host.clone());
+        let observe = |rtnl: &mut Rtnl| observe(rtnl, &scope).expect("observe");
+        let differ = |rtnl: &mut Rtnl| diff(&desired, &observe(rtnl));
+        let mend = |rtnl: &mut Rtnl| {
+            let plan = differ(rtnl);
+            assert!(apply(rtnl, &plan).expect("apply").is_empty(), "{plan}");
+            assert_eq!(differ(rtnl), Plan::default(), "after {plan}");
+        };
+        let at_first = differ(&mut rtnl).to_string();
+        assert_eq!(
+            at_first,
+            "+ neighbour 10.244.1.4 0a:58:0a:f4:01:04 dev cni0\n\
+             + neighbour fe80::858:aff:fef4:104 0a:58:0a:f4:01:04 dev cni0\n",
+            "the port itself is made as a whole"
+        );
+        mend(&mut rtnl);
+        let mut changes = Changes::listen(scope.clone()).expect("listen");
+        let mut down = desired.links.get(&bridge).expect("a bridge").clone();
+        down.up = false;
+        let (at, set) = (bridge.clone(), ip("10.244.1.4"));
+        let without = |option| PortOptions::OF_POD.without(option);
+        let mut faults = vec![
+            Op::DeleteFdb { link: host.clone(), mac, to: Forward::Port },
+            Op::SetFdb { link: host.clone(), mac: Mac([2; 6]), to: Forward::Port },
+            Op::DeleteNeighbour { link: at.clone(), ip: set },
+            Op::SetNeighbour { link: at.clone(), ip: set, mac: Mac([2; 6]) },
+            Op::SetNeighbour { link: at.clone(), ip: ip("10.244.1.9"), mac },
+            Op::ChangeLink { name: host.clone(), link: link(None) },
+            Op::ChangeLink { name: at, link: down },
+        ];
+        let learning =
+            [PortOptions::LEARNING, PortOptions::FLOOD, PortOptions::MCAST_FLOOD, PortOptions::BCAST_FLOOD];
+        let options = learning.map(|option| PortOptions::OF_POD.and(option)).into_iter();
+        let options =
+            options.chain([PortOptions::ISOLATED, PortOptions::LOCKED, PortOptions::GROUP_FWD].map(without));
+        faults
+            .extend(options.map(|options| Op::ChangeLink { name: host.clone(), link: link(port(options)) }));
+        for fault in faults {
+            while changes.hear().expect("drain").is_some() {}
+            let plan = Plan { grow: vec![fault], shrink: Vec::new() };
+            let mut predicted = observe(&mut rtnl);
+            assert!(apply(&mut rtnl, &plan).expect("apply").is_empty(), "{plan}");
+            assert!(heard(&mut changes), "nothing was heard of {plan}");
+            predicted.edit(&plan);
+            assert_eq!(observe(&mut rtnl), predicted, "the kernel's side effects are not ours: {plan}");
+            assert_ne!(differ(&mut rtnl), Plan::default(), "{plan}");
+            mend(&mut rtnl);
+        }
+    };
+    Netns::fresh().expect("fresh").run(work).expect("run");
+}
+
+/// What pods have the bridge and the node learn is nobody's wish: whoever makes much of it keeps no agent looking.
+#[test]
+fn what_is_learned_on_the_bridge_is_not_heard() {
+    let work = || {
+        let desired = node_state(1, 2);
+        make_so(&desired);
+        let mut changes = Changes::listen(Scope::of(&desired)).expect("listen");
+        let mut rtnl = Rtnl::open().expect("open");
+        // Nobody has this address: the question and its failure are told by the kernel.
+        let asks = UdpSocket::bind("10.244.1.1:0").expect("bind");
+        asks.send_to(b"?", "10.244.1.77:9").expect("send");
+        let link = rtnl.index(&name("cni0")).expect("an index");
+        let asked = |row: &netlink::route::NeighbourRow| row.ip == Some(ip("10.244.1.77"));
+        assert!(rtnl.neighbours(link).expect("neighbours").iter().any(asked));
+        // And one of ours, which is heard, comes after it.
+        let mac = Mac([2; 6]);
+        let ours = Op::SetNeighbour { link: name("plumb.1"), ip: ip("10.244.9.0"), mac };
+        let plan = Plan { grow: vec![ours], shrink: Vec::new() };
+        assert!(apply(&mut rtnl, &plan).expect("apply").is_empty());
+        let mut all = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while all.is_empty() && Instant::now() < deadline {
+            all.extend(changes.hear().expect("hear").into_iter().flatten());
+        }
+        let of = |change: &Change| match change {
+            Change::Ours(netlink::route::Notice::Neighbour(row, _)) => row.ip,
+            _ => None,
+        };
+        assert_eq!(all.iter().map(of).collect::<Vec<_>>(), [Some(ip("10.244.9.0"))]);
+    };
+    Netns::fresh().expect("fresh").run(work).expect("run");
+}
+
 /// More entries than one datagram and its acknowledgements can carry.
 #[test]
 fn hundreds_of_peers_fit() {
@@ -170,7 +291,7 @@ fn hundreds_of_peers_fit() {
             let [high, low] = (n + 3).to_be_bytes();
             let (vtep, mac) = (IpAddr::from([10, 128 + high, low, 0]), Mac([0x0e, 0, 0, 1, high, low]));
             desired.neighbours.insert((device.clone(), vtep), mac);
-            desired.fdb.insert((device.clone(), mac), [172, 16, high, low].into());
+            desired.fdb.insert((device.clone(), mac), Forward::Node([172, 16, high, low].into()));
             let key = RouteKey { dst: IpNet::new(vtep, 24).expect("a network"), table: 254 };
             desired.routes.insert(key, via("plumb.1", &vtep.to_string()));
         }
@@ -267,7 +388,7 @@ fn a_pods_port_is_mended_but_a_lost_veth_is_not_made() {
             loopback: false,
         };
         veth::create(&mut rtnl, &veth).expect("create");
-        let port = Some(BridgePort { bridge: name("cni0"), isolated: true });
+        let port = Some(BridgePort::new(name("cni0"), PortOptions::OF_POD));
         let wanted = Link { kind: LinkKind::Veth, mac: None, mtu: None, up: true, port };
         desired.links.insert(host, wanted.clone());
         desired.links.insert(name("veth2"), wanted.clone());
@@ -275,7 +396,7 @@ fn a_pods_port_is_mended_but_a_lost_veth_is_not_made() {
         scope.veth_prefix = Some("veth".into());
         let actual = observe(&mut rtnl, &scope).expect("observe");
         let plan = diff(&desired, &actual);
-        assert_eq!(plan.to_string(), "~ link veth1 veth up port of cni0, isolated\n");
+        assert_eq!(plan.to_string(), "~ link veth1 veth up port of cni0, isolated locked group_fwd\n");
         assert!(apply(&mut rtnl, &plan).expect("apply").is_empty());
         let actual = observe(&mut rtnl, &scope).expect("observe");
         let mended = actual.links.get(&name("veth1")).expect("veth1");

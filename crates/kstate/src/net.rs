@@ -4,6 +4,7 @@
 mod diff;
 #[cfg(test)]
 mod laws;
+mod port;
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use std::net::IpAddr;
 use types::{IfName, IpNet, Mac, Vni};
 
 pub use diff::{diff, diff_of, is_of_module, lost_veths, sysctl_link};
+pub use port::{BridgePort, Forward, PortOptions};
 
 /// The route protocol number that marks our routes (`ip route` shows `proto 112`).
 pub const ROUTE_PROTOCOL: u8 = 112;
@@ -23,8 +25,8 @@ pub struct NetState {
     pub addresses: BTreeSet<(IfName, IpNet)>,
     pub routes: BTreeMap<RouteKey, Route>,
     pub neighbours: BTreeMap<(IfName, IpAddr), Mac>,
-    /// Static forwarding entries of VXLAN devices: inner destination MAC → outer destination.
-    pub fdb: BTreeMap<(IfName, Mac), IpAddr>,
+    /// Static forwarding entries of VXLAN devices (inner destination MAC → outer destination) and of ports of bridges.
+    pub fdb: BTreeMap<(IfName, Mac), Forward>,
     /// Path under /proc/sys with slashes → value, such as `net/ipv4/ip_forward` → `1`.
     pub sysctls: BTreeMap<String, String>,
 }
@@ -61,13 +63,6 @@ pub enum LinkKind {
     Veth,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BridgePort {
-    pub bridge: IfName,
-    /// Isolated ports do not exchange frames: packets between two pods of a node pass the IP hooks.
-    pub isolated: bool,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
     pub dst: IpNet,
@@ -97,7 +92,7 @@ pub enum Op {
         name: IfName,
         link: Link,
     },
-    /// MTU, MAC, up, master, isolation of an existing link.
+    /// MTU, MAC, up, master, options of the port of an existing link.
     ChangeLink {
         name: IfName,
         link: Link,
@@ -133,11 +128,12 @@ pub enum Op {
     SetFdb {
         link: IfName,
         mac: Mac,
-        dst: IpAddr,
+        to: Forward,
     },
     DeleteFdb {
         link: IfName,
         mac: Mac,
+        to: Forward,
     },
     SetSysctl {
         path: String,

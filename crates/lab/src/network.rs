@@ -8,7 +8,7 @@ use kernel::rtnl::Rtnl;
 use kernel::socket::refusal;
 use kernel::veth::{PodVeth, Port};
 use kernel::{Netns, veth};
-use kstate::net::{Link, LinkKind, Route, RouteKey, RouteKind};
+use kstate::net::{Link, LinkKind, PortOptions, Route, RouteKey, RouteKind};
 use netlink::route;
 use types::{Family, IfName, IpNet};
 
@@ -92,7 +92,7 @@ fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, addresses: &[IpNet]) ->
             mtu: None,
             addresses,
             routes: &[],
-            bridge: Some(Port { bridge: &bridge, isolated: false }),
+            bridge: Some(Port { bridge: &bridge, options: PortOptions::OF_KERNEL }),
             loopback: true,
         },
     )

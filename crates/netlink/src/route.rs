@@ -19,8 +19,8 @@ pub use link::{
     dump_links, get_link, set_group, set_port, set_up,
 };
 pub use neighbour::{
-    NeighbourRow, decode_neighbour, delete_fdb, delete_neighbour, dump_fdb, dump_neighbours, set_fdb,
-    set_neighbour,
+    NeighbourRow, decode_neighbour, delete_fdb, delete_neighbour, dump_bridge_fdb, dump_fdb, dump_neighbours,
+    set_fdb, set_neighbour,
 };
 pub use notice::{Notice, decode_notice};
 pub use routes::{RouteRow, add_route, add_static_route, decode_route, delete_route, dump_routes, set_route};

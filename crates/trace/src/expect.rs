@@ -247,7 +247,7 @@ impl Way<'_, '_> {
             return None;
         };
         let mac = view.net.neighbours.get(&(dev.clone(), exit.via?)).copied();
-        let outer = mac.and_then(|mac| view.net.fdb.get(&(dev.clone(), mac)).copied());
+        let outer = mac.and_then(|mac| view.net.fdb.get(&(dev.clone(), mac))?.node());
         let node = reference::node_of(to.ip(), view.cluster)?;
         let fact = Fact::Tunnel {
             dev,

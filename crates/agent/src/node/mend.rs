@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use compile::{Diagnostic, Severity};
 use model::{Key, Kind};
 use types::{IfName, ObjectName};
 
@@ -81,6 +82,7 @@ impl Node {
             Subsystem::Nft => self.base.datapath.converge_nft(compiler.nft()),
             Subsystem::Net => {
                 let (mut steps, lost) = self.base.datapath.converge_net(compiler.net())?;
+                self.note_ports();
                 lost.iter().filter_map(|name| self.rewire(name)).for_each(|step| steps.add(step));
                 Ok(steps)
             }
@@ -97,6 +99,27 @@ impl Node {
             }
             Subsystem::Net => self.base.datapath.differ_net(compiler.net())?.steps().collect(),
         })
+    }
+
+    /// A kernel without some option of a pod's port does without it: the node works, with one guard less.
+    fn note_ports(&mut self) {
+        let unknown = self.base.datapath.unknown_port_options();
+        if unknown.is_empty() {
+            return;
+        }
+        let finding = Diagnostic {
+            object: Key::new(Kind::Node, ObjectName::cluster(&self.base.settings.node)),
+            field: "kernel".to_owned(),
+            severity: Severity::Note,
+            message: format!(
+                "its bridges have no ports that are {unknown}; the table bridge plumb alone keeps pods from each \
+                 other's hardware addresses"
+            ),
+            next_step: "Linux 5.18 or later has them".to_owned(),
+        };
+        if self.standing.found.insert(finding.clone()) {
+            self.raise(&finding);
+        }
     }
 
     /// A veth that somebody deleted while its pod lives; one that is being deleted by us is no loss.

@@ -16,6 +16,7 @@ use compile::{Compiler, fabric};
 use ipnet::IpNet;
 use kernel::Netns;
 use kernel::veth::{self, PodRoute, PodVeth, Port};
+use kstate::net::PortOptions;
 use model::{Event, HostPort, Row};
 use tokio::sync::oneshot;
 use types::wire::BRIDGE;
@@ -141,6 +142,14 @@ impl Node {
         })?;
         let again = |msg: String| Error::new(Code::TryAgainLater, msg, "the runtime will try again");
         let host_ports = self.host_ports(attach)?;
+        if let Some(mac) = attach.mac.filter(|mac| self.has_mac(*mac)) {
+            let msg = format!("hardware address {mac} is that of another pod of this node, or of its bridge");
+            return Err(Error::new(
+                Code::AddressRefused,
+                msg,
+                "ask for another hardware address, or for none",
+            ));
+        }
         let ips = match self.allocate(attach, handle) {
             Ok(ips) => ips,
             Err(error) => {
@@ -186,20 +195,18 @@ impl Node {
         host_port::wanted(attach, reserved, self.base.store.records().values())
     }
 
-    /// Two ports of a bridge with one hardware address would take each other's frames. That of an IPv6 address is a
-    /// short hash, so somebody may have it.
-    fn free_mac(&self, address: IpAddr) -> Mac {
+    /// Two ports of a bridge with one hardware address would take each other's frames.
+    fn has_mac(&self, mac: Mac) -> bool {
         let own = self.cluster.nodes.get(&self.base.settings.node);
-        let gateways: Vec<Mac> = own
-            .into_iter()
-            .flat_map(fabric::pod_subnets)
-            .map(|subnet| fabric::mac_of(subnet.gateway))
-            .collect();
-        let taken = |mac: &Mac| {
-            gateways.contains(mac) || self.base.store.records().values().any(|record| record.mac == *mac)
-        };
+        let mut subnets = own.into_iter().flat_map(fabric::pod_subnets);
+        subnets.any(|subnet| fabric::mac_of(subnet.gateway) == mac)
+            || self.base.store.records().values().any(|record| record.mac == mac)
+    }
+
+    /// That of an IPv6 address is a short hash, so somebody may have it.
+    fn free_mac(&self, address: IpAddr) -> Mac {
         let mut macs = fabric::macs_of(address).take(TRIES as usize);
-        macs.find(|mac| !taken(mac)).unwrap_or_else(|| fabric::mac_of(address))
+        macs.find(|mac| !self.has_mac(*mac)).unwrap_or_else(|| fabric::mac_of(address))
     }
 
     /// One address of each family that the node has.
@@ -303,7 +310,7 @@ impl Node {
             mtu: Some(mtu),
             addresses: &addresses,
             routes: &routes,
-            bridge: Some(Port { bridge: &bridge, isolated: true }),
+            bridge: Some(Port { bridge: &bridge, options: PortOptions::OF_POD }),
             loopback: false,
         };
         veth::create(&mut self.base.datapath.rtnl, &pair).map_err(|error| explain(&error))?;

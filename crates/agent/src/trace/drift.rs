@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result};
 use kernel::conntrack::Conntrack;
 use kernel::net::Scope;
-use kstate::net::{NetState, Op as NetOp};
+use kstate::net::{Forward, NetState, Op as NetOp};
 use kstate::nft::{ElemKey, Op as NftOp};
 use netlink::conntrack::{Entry, Filter};
 use trace::exchange::Flow;
@@ -51,6 +51,7 @@ pub fn find(view: &View<'_>, seen: &Seen, hops: &[Hop], client: Option<IpAddr>) 
     let mut concern = Concern::of(hops);
     concern.client = client;
     concern.back = client.and_then(|client| Peer::towards(view.net, client));
+    concern.know_macs(view.net);
     let drift = seen.actual.differ(view.nft, view.net);
     let held = &seen.actual.net;
     let links = drift.net.plan.ops().filter_map(|op| Some((concern.net(op)?, describe(op, held))));
@@ -81,9 +82,9 @@ fn describe(op: &NetOp, actual: &NetState) -> String {
             let found = actual.neighbours.get(&(link.clone(), *ip)).map(|found| found.to_string());
             format!("the neighbour {ip} on {link} should be {mac}{}", instead(found))
         }
-        NetOp::SetFdb { link, mac, dst } => {
+        NetOp::SetFdb { link, mac, to } => {
             let found = actual.fdb.get(&(link.clone(), *mac)).map(|found| found.to_string());
-            format!("the FDB entry {mac} on {link} should lead to {dst}{}", instead(found))
+            format!("the FDB entry {mac} on {link} should be {to}{}", instead(found))
         }
         NetOp::SetSysctl { path, value } => {
             let found = actual.sysctls.get(path).map(|found| found.to_string());
@@ -156,6 +157,10 @@ impl Peer {
 struct Concern<'a> {
     source_veth: Option<&'a IfName>,
     target_veth: Option<&'a IfName>,
+    /// Those of the pods behind them.
+    source_mac: Option<Mac>,
+    target_mac: Option<Mac>,
+    family: Option<Family>,
     bridge_hop: Option<Stage>,
     frontend: Option<SocketAddr>,
     endpoint: Option<SocketAddr>,
@@ -177,6 +182,7 @@ impl<'a> Concern<'a> {
         let mut via_of = None;
         for hop in hops {
             match &hop.fact {
+                Fact::Socket { source, .. } => concern.family = Some(Family::of(*source)),
                 Fact::Veth { host_if, .. } => {
                     concern.source_veth = Some(host_if);
                     concern.bridge_hop.get_or_insert(Stage::Veth);
@@ -208,6 +214,16 @@ impl<'a> Concern<'a> {
         concern
     }
 
+    fn know_macs(&mut self, net: &NetState) {
+        let family = self.client.map(Family::of);
+        self.family = self.family.or(family);
+        let mac = |veth: Option<&IfName>| {
+            let mut entries = net.fdb.keys().filter(|(link, _)| Some(link) == veth);
+            entries.next().map(|(_, mac)| *mac)
+        };
+        (self.source_mac, self.target_mac) = (mac(self.source_veth), mac(self.target_veth));
+    }
+
     fn veth(&self, name: &IfName) -> Option<Stage> {
         if self.source_veth == Some(name) {
             return Some(Stage::Veth);
@@ -236,9 +252,12 @@ impl<'a> Concern<'a> {
                 let forth = leads(self.destination).then_some(Stage::Route);
                 forth.or_else(|| leads(self.client).then_some(Stage::Return))
             }
+            NetOp::SetNeighbour { link, ip, mac } if link.as_str() == BRIDGE => self.pod(*ip, *mac),
             NetOp::SetNeighbour { ip, .. } | NetOp::DeleteNeighbour { ip, .. } => {
                 self.peer(|peer| peer.via == *ip)
             }
+            NetOp::SetFdb { link, to: Forward::Port, .. }
+            | NetOp::DeleteFdb { link, to: Forward::Port, .. } => self.veth(link),
             NetOp::SetFdb { mac, .. } | NetOp::DeleteFdb { mac, .. } => {
                 self.peer(|peer| peer.mac == Some(*mac))
             }
@@ -246,6 +265,13 @@ impl<'a> Concern<'a> {
                 self.destination.map(|_| Stage::Route).or(self.client.map(|_| Stage::Node))
             }
         }
+    }
+
+    /// The last step to a pod: forth, or back to who asks.
+    fn pod(&self, ip: IpAddr, mac: Mac) -> Option<Stage> {
+        let of_family = self.family.is_none_or(|family| family == Family::of(ip));
+        let forth = (self.target_mac == Some(mac)).then_some(Stage::Node);
+        forth.or_else(|| (self.source_mac == Some(mac)).then_some(Stage::Return)).filter(|_| of_family)
     }
 
     /// There by the tunnel, or back by it.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use kstate::net::{NetState, Route, RouteKey, RouteKind, Touched};
+use kstate::net::{Forward, NetState, Route, RouteKey, RouteKind, Touched};
 use model::{Cluster, Node};
 use types::wire::VXLAN_DEVICE;
 use types::{Family, IfName, Mac};
@@ -25,9 +25,18 @@ pub struct Fabric {
     state: NetState,
     own: Option<Wired>,
     own_findings: Vec<Diagnostic>,
+    /// What of the state's entries is no peer's.
+    pods: Entries,
     peers: BTreeMap<String, Result<Peer, Box<Diagnostic>>>,
     /// Two peers want one key of the state.
     contested: bool,
+}
+
+/// Neighbours and forwarding entries of the node's own pods.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Entries {
+    neighbours: BTreeMap<(IfName, IpAddr), Mac>,
+    fdb: BTreeMap<(IfName, Mac), Forward>,
 }
 
 /// What a peer has in the state.
@@ -109,17 +118,30 @@ impl Fabric {
             return;
         }
         state.routes = std::mem::take(&mut self.state.routes);
-        state.neighbours = std::mem::take(&mut self.state.neighbours);
-        state.fdb = std::mem::take(&mut self.state.fdb);
+        let pods = Entries {
+            neighbours: std::mem::replace(&mut state.neighbours, std::mem::take(&mut self.state.neighbours)),
+            fdb: std::mem::replace(&mut state.fdb, std::mem::take(&mut self.state.fdb)),
+        };
         let before = std::mem::replace(&mut self.state, state);
         let now = &self.state;
-        if (&before.links, &before.addresses, &before.sysctls) != (&now.links, &now.addresses, &now.sysctls) {
+        if (&before.links, &before.addresses, &before.sysctls) != (&now.links, &now.addresses, &now.sysctls)
+            || pods != self.pods
+        {
             round.changed = NetChange::Anything;
         }
+        let gone = std::mem::replace(&mut self.pods, pods);
+        gone.neighbours.keys().for_each(|key| _ = self.state.neighbours.remove(key));
+        gone.fdb.keys().for_each(|key| _ = self.state.fdb.remove(key));
+        self.add_pods();
         if own != self.own {
             self.own = own;
             self.rebuild(cluster, settings, round);
         }
+    }
+
+    fn add_pods(&mut self) {
+        self.state.neighbours.extend(self.pods.neighbours.iter().map(|(key, mac)| (key.clone(), *mac)));
+        self.state.fdb.extend(self.pods.fdb.iter().map(|(key, to)| (key.clone(), *to)));
     }
 
     /// Every peer anew, beside the node's own part as it is.
@@ -128,6 +150,7 @@ impl Fabric {
         self.state.routes.clear();
         self.state.neighbours.clear();
         self.state.fdb.clear();
+        self.add_pods();
         self.contested = false;
         round.before.extend(std::mem::take(&mut self.peers).into_values().filter_map(finding));
         for peer in cluster.nodes.values().filter(|node| node.name != settings.node) {
@@ -174,7 +197,7 @@ fn finding(peer: Result<Peer, Box<Diagnostic>>) -> Option<Diagnostic> {
 
 /// One piece of the state, in the order of FL-05.
 enum Entry {
-    Forward((IfName, Mac), IpAddr),
+    Forward((IfName, Mac), Forward),
     Neighbour((IfName, IpAddr), Mac),
     Route(RouteKey, Route),
 }
@@ -212,7 +235,8 @@ impl Peer {
 
     fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
         let vxlan = device(VXLAN_DEVICE);
-        let forward = vxlan.clone().map(|dev| Entry::Forward((dev, self.mac), self.underlay));
+        let to = Forward::Node(self.underlay);
+        let forward = vxlan.clone().map(|dev| Entry::Forward((dev, self.mac), to));
         let of_subnets =
             vxlan.into_iter().flat_map(|dev| self.subnets.iter().map(move |subnet| (dev.clone(), subnet)));
         forward.into_iter().chain(of_subnets.flat_map(|(dev, subnet)| {
@@ -235,7 +259,7 @@ impl Peer {
 mod tests {
     use super::*;
     use kstate::net::{diff, diff_of};
-    use model::{Event, Row};
+    use model::{Attachment, Event, Row};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -262,6 +286,18 @@ mod tests {
         })
     }
 
+    fn pod(number: u8, last: u8) -> Row {
+        Row::Attachment(Box::new(Attachment {
+            container: format!("pod{number}"),
+            pod: types::ObjectName::cluster("pod"),
+            uid: String::new(),
+            ips: vec![[10, 244, 1, last].into()],
+            host_if: IfName::new(&format!("veth{number}")).unwrap(),
+            mac: Mac([2, 0, 0, 0, 0, last]),
+            host_ports: Vec::new(),
+        }))
+    }
+
     /// Everything at once, and what is wrong with it.
     fn whole(cluster: &Cluster) -> (NetState, Vec<Diagnostic>) {
         let mut fabric = Fabric::default();
@@ -272,10 +308,10 @@ mod tests {
     }
 
     proptest! {
-        /// A step is a Node, or its end: of our own object, too, which withdraws nothing.
+        /// A step is a Node, or its end: of our own object, too, which withdraws nothing. Or one of two pods of ours.
         #[test]
         fn node_by_node_is_as_the_whole(
-            steps in vec((0..5_u8, prop::option::of((1..6_u8, prop::bool::weighted(0.8)))), 1..24),
+            steps in vec((0..7_u8, prop::option::of((1..6_u8, prop::bool::weighted(0.8)))), 1..24),
         ) {
             let (mut cluster, mut own) = (Cluster::default(), None);
             let all = || Turned { own: true, ..Turned::default() };
@@ -283,15 +319,25 @@ mod tests {
             let mut found = fabric.update(&cluster, &settings(), &all()).now;
             for (number, step) in steps {
                 let name = format!("node{number}");
-                let row = step.map(|(cidr, published)| node(number, cidr, published));
+                let row = step.map(|(cidr, published)| match number {
+                    5.. => pod(number, cidr),
+                    _ => node(number, cidr, published),
+                });
                 if number == 0 {
                     own = row.clone().or(own);
                 }
-                let gone = || model::Key::new(model::Kind::Node, types::ObjectName::cluster(&name));
+                // What is wired while our own Node is away waits for it.
+                if number >= 5 && own.is_some() && !cluster.nodes.contains_key("node0") {
+                    continue;
+                }
+                let gone = || match number {
+                    5.. => model::Key::new(model::Kind::Attachment, types::ObjectName::cluster(&format!("pod{number}"))),
+                    _ => model::Key::new(model::Kind::Node, types::ObjectName::cluster(&name)),
+                };
                 cluster.apply(row.map_or_else(|| Event::Delete(gone()), Event::Upsert));
                 let before = fabric.state.clone();
                 let turned = match number {
-                    0 => all(),
+                    0 | 5.. => all(),
                     _ => Turned { peers: [name].into(), ..Turned::default() },
                 };
                 let round = fabric.update(&cluster, &settings(), &turned);

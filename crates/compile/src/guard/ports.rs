@@ -8,8 +8,9 @@
 //!                               └─ anything else, tagged frames too: drop
 //! ```
 //!
-//! Frames to the bridge group's own addresses (01:80:c2:00:00:00 to …0f) meet no hook of the bridge, and come to the IP
-//! stack by the port itself (br_handle_frame, net/bridge/br_input.c): `inet plumb` drops them there.
+//! Frames to the bridge group's own addresses (01:80:c2:00:00:00 to …0f) would come to the IP stack by the port itself, past
+//! these hooks (br_handle_frame, net/bridge/br_input.c). Pods' ports have them bridged as any other
+//! (`PortOptions::GROUP_FWD`), and `inet plumb` drops what comes by a port that does not.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -18,10 +19,11 @@ use kstate::nft::{
     BaseChain, Chain, ChainKind, CmpOp, ElemData, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
 };
 use model::{Attachment, Cluster};
-use types::{Family, Mac};
+use types::Family;
 
 use super::further::rules::{self as further, FURTHER, FURTHER_ARP};
 use crate::Settings;
+use crate::fabric::link_local;
 use crate::fragment::{Fragment, Name};
 use crate::layout::BEFORE_CONNTRACK;
 
@@ -94,12 +96,6 @@ pub fn pod(node: (&Cluster, &Settings), attachment: &Attachment) -> Fragment {
         forged(if map == FURTHER_ARP { "an ARP sender" } else { "a source" })
     });
     fragment
-}
-
-/// As the kernel makes it of the MAC (EUI-64, RFC 4291 appendix A).
-fn link_local(mac: Mac) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.0;
-    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
 fn forged(what: &str) -> Rule {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use kstate::net::{Link, LinkKind, Op, Plan};
+use kstate::net::{Link, LinkKind, Op, Plan, PortOptions};
 use kstate::nft::build::{self, encode};
 use kstate::nft::key;
 use kstate::nft::{
@@ -11,7 +11,7 @@ use kstate::nft::{
     TableFamily, TableId, Verdict, diff,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
-use types::{Family, IfName, Protocol, Vni};
+use types::{Family, IfName, Mac, Protocol, Vni};
 
 use super::Refused;
 use crate::capture::{Capture, Filter};
@@ -215,11 +215,11 @@ fn pair() -> Result<(), Refused> {
         host_mac: None,
         netns: &other,
         interface: &inside,
-        mac: None,
+        mac: Some(Mac([0x0a, 0x58, 0, 0, 0, 2])),
         mtu: None,
         addresses: &[],
         routes: &[],
-        bridge: Some(Port { bridge: &bridge, isolated: true }),
+        bridge: Some(Port { bridge: &bridge, options: PortOptions::OF_POD }),
         loopback: false,
     };
     Ok(veth::create(&mut Rtnl::open()?, &pair).map(drop)?)

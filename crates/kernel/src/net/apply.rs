@@ -106,8 +106,8 @@ fn add_entry(batch: &mut Batch, op: &Op, index: Option<u32>) {
         Op::DeleteRoute { key } => route::delete_route(writer, seq, key),
         Op::SetNeighbour { ip, mac, .. } => route::set_neighbour(writer, seq, link, *ip, *mac),
         Op::DeleteNeighbour { ip, .. } => route::delete_neighbour(writer, seq, link, *ip),
-        Op::SetFdb { mac, dst, .. } => route::set_fdb(writer, seq, link, *mac, *dst),
-        Op::DeleteFdb { mac, .. } => route::delete_fdb(writer, seq, link, *mac),
+        Op::SetFdb { mac, to, .. } => route::set_fdb(writer, seq, link, *mac, *to),
+        Op::DeleteFdb { mac, to, .. } => route::delete_fdb(writer, seq, link, *mac, *to),
         // Not entries: `apply` sends them by themselves.
         Op::AddLink { .. } | Op::ChangeLink { .. } | Op::DeleteLink { .. } | Op::SetSysctl { .. } => {}
     });
@@ -136,7 +136,7 @@ fn add_link(rtnl: &mut Rtnl, name: &IfName, link: &Link) -> Result<(), Error> {
     run(rtnl, &op, |batch| {
         batch.add(|writer, seq| route::add_link(writer, seq, name, &born, master));
         if let Some(port) = &link.port {
-            batch.add(|writer, seq| route::set_port(writer, seq, name, port.isolated));
+            batch.add(|writer, seq| route::set_port(writer, seq, name, port.options));
         }
     })?;
     if given { change_link(rtnl, name, link) } else { Ok(()) }
@@ -149,7 +149,7 @@ fn change_link(rtnl: &mut Rtnl, name: &IfName, link: &Link) -> Result<(), Error>
     run(rtnl, &op, |batch| {
         batch.add(|writer, seq| route::change_link(writer, seq, index, link, Some(master.unwrap_or(0))));
         if let Some(port) = &link.port {
-            batch.add(|writer, seq| route::set_port(writer, seq, name, port.isolated));
+            batch.add(|writer, seq| route::set_port(writer, seq, name, port.options));
         }
     })
 }

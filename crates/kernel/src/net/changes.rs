@@ -1,9 +1,10 @@
 //! Hearing from the kernel that something of ours may have changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use netlink::route::{GROUPS, LinkRow, Notice, decode_notice};
+use netlink::route::{GROUPS, LinkRow, NeighbourRow, Notice, decode_notice};
 use types::IfName;
 
 use super::Scope;
@@ -33,25 +34,42 @@ pub struct Changes {
 #[derive(Debug, Default)]
 struct Names {
     by_index: BTreeMap<u32, IfName>,
-    /// VXLAN devices.
-    tunnels: BTreeSet<u32>,
+    /// VXLAN devices and bridges: neighbours on them are ours.
+    wires: BTreeSet<u32>,
+    /// Permanent neighbours: the kernel does not say of one that it deletes that it was permanent.
+    permanent: BTreeSet<(u32, IpAddr)>,
 }
 
 impl Names {
     fn note(&mut self, row: &LinkRow) {
         self.by_index.insert(row.index, row.name.clone());
-        if row.kind == "vxlan" {
-            self.tunnels.insert(row.index);
+        if row.kind == "vxlan" || row.kind == "bridge" {
+            self.wires.insert(row.index);
         }
     }
 
     fn forget(&mut self, index: u32) {
         self.by_index.remove(&index);
-        self.tunnels.remove(&index);
+        self.wires.remove(&index);
+        self.permanent.retain(|(link, _)| *link != index);
     }
 
     fn get(&self, index: u32) -> &str {
         self.by_index.get(&index).map_or("", IfName::as_str)
+    }
+
+    /// Whether a neighbour is or was permanent. What pods have the kernel learn comes and goes, and is nobody's wish.
+    fn was_set(&mut self, row: &NeighbourRow, gone: bool) -> bool {
+        let Some(key) = row.ip.map(|ip| (row.link, ip)).filter(|_| self.wires.contains(&row.link)) else {
+            return false;
+        };
+        match row.permanent && !gone {
+            true => {
+                self.permanent.insert(key);
+                true
+            }
+            false => self.permanent.remove(&key),
+        }
     }
 }
 
@@ -59,8 +77,13 @@ impl Changes {
     /// Opens it. Observe *after* this, and no change is missed.
     pub fn listen(scope: Scope) -> Result<Self, Error> {
         let socket = NetlinkSocket::listen(Subsystem::Route, &GROUPS)?;
-        let mut names = Names::default();
-        Rtnl::open()?.links()?.iter().for_each(|row| names.note(row));
+        let (mut names, mut rtnl) = (Names::default(), Rtnl::open()?);
+        rtnl.links()?.iter().for_each(|row| names.note(row));
+        for link in names.wires.clone() {
+            for row in rtnl.neighbours(link)? {
+                names.was_set(&row, false);
+            }
+        }
         Ok(Self { socket, scope, names })
     }
 
@@ -87,7 +110,7 @@ impl Changes {
     }
 }
 
-fn is_ours(notice: &Notice, scope: &Scope, names: &Names) -> bool {
+fn is_ours(notice: &Notice, scope: &Scope, names: &mut Names) -> bool {
     match notice {
         // Renamed away is a change as well: the old name counts.
         Notice::Link(row, _) => scope.has_link(row.name.as_str()) || scope.has_link(names.get(row.index)),
@@ -96,8 +119,11 @@ fn is_ours(notice: &Notice, scope: &Scope, names: &Names) -> bool {
         }
         // Ours, or any other that somebody made: it may have taken the place of ours.
         Notice::Route(row, _) => row.protocol != RTPROT_KERNEL,
-        // Pods' neighbours on the bridge come and go; on a tunnel nothing is learned.
-        Notice::Neighbour(row, _) => names.tunnels.contains(&row.link) && scope.has_link(names.get(row.link)),
+        // Of a tunnel, or of a pod's port: what a bridge learns, and its own addresses, are none of ours.
+        Notice::Neighbour(row, _) if row.fdb => {
+            row.forward().is_some() && scope.has_link(names.get(row.link))
+        }
+        Notice::Neighbour(row, gone) => names.was_set(row, *gone) && scope.has_link(names.get(row.link)),
     }
 }
 

@@ -17,8 +17,19 @@ pub fn observe(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState, Error> {
     let mut state = NetState::default();
     for row in rows.iter().filter(|row| scope.has_link(row.name.as_str())) {
         let Some(link) = link(row, &names) else { continue };
-        if matches!(link.kind, LinkKind::Vxlan { .. }) {
-            observe_tunnel(rtnl, row, &mut state)?;
+        let fdb = match link.kind {
+            LinkKind::Vxlan { .. } => rtnl.fdb(row.index)?,
+            LinkKind::Bridge => rtnl.bridge_fdb(row.index)?,
+            LinkKind::Veth => Vec::new(),
+        };
+        if link.kind != LinkKind::Veth {
+            observe_neighbours(rtnl, row, &mut state)?;
+        }
+        for entry in fdb {
+            let link = names.get(&entry.link).filter(|name| scope.has_link(name.as_str()));
+            if let (Some(link), Some(mac), Some(to)) = (link, entry.mac, entry.forward()) {
+                state.fdb.insert((link.clone(), mac), to);
+            }
         }
         state.links.insert(row.name.clone(), link);
     }
@@ -50,20 +61,18 @@ fn link(row: &LinkRow, names: &BTreeMap<u32, IfName>) -> Option<Link> {
         mac: row.mac,
         mtu: row.mtu,
         up: row.up,
-        port: bridge.map(|bridge| BridgePort { bridge: bridge.clone(), isolated: row.isolated }),
+        port: bridge.map(|bridge| {
+            let (options, unknown) = row.port.unwrap_or_default();
+            BridgePort { bridge: bridge.clone(), options, unknown }
+        }),
     })
 }
 
-/// The permanent neighbours and forwarding entries of a VXLAN device.
-fn observe_tunnel(rtnl: &mut Rtnl, row: &LinkRow, state: &mut NetState) -> Result<(), Error> {
+/// Permanent ones; others were learned.
+fn observe_neighbours(rtnl: &mut Rtnl, row: &LinkRow, state: &mut NetState) -> Result<(), Error> {
     for neighbour in rtnl.neighbours(row.index)? {
         if let (true, Some(ip), Some(mac)) = (neighbour.permanent, neighbour.ip, neighbour.mac) {
             state.neighbours.insert((row.name.clone(), ip), mac);
-        }
-    }
-    for entry in rtnl.fdb(row.index)? {
-        if let (Some(ip), Some(mac), true) = (entry.ip, entry.mac, entry.link == row.index) {
-            state.fdb.insert((row.name.clone(), mac), ip);
         }
     }
     Ok(())

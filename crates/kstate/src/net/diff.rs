@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use types::IfName;
 
-use super::{Link, LinkKind, NetState, Op, Plan, Route, Touched};
+use super::{BridgePort, Forward, Link, LinkKind, NetState, Op, Plan, Route, Touched};
 
 impl Link {
     /// Whether an actual link is as wanted; what the wish leaves open (`None`) may be anything.
@@ -18,7 +18,14 @@ impl Link {
         open_or_same
             && self.mtu.is_none_or(|mtu| actual.mtu == Some(mtu))
             && self.up == actual.up
-            && self.port == actual.port
+            && match (&self.port, &actual.port) {
+                (Some(wanted), Some(actual)) => wanted.is_met_by(actual),
+                (wanted, actual) => wanted.is_none() && actual.is_none(),
+            }
+    }
+
+    fn bridge(&self) -> Option<&IfName> {
+        self.port.as_ref().map(|port| &port.bridge)
     }
 
     /// This link after a change to `wanted`, which leaves open what it leaves open.
@@ -26,6 +33,10 @@ impl Link {
         let mut link = wanted.clone();
         link.mac = wanted.mac.or(self.mac);
         link.mtu = wanted.mtu.or(self.mtu);
+        if let (Some(port), Some(BridgePort { unknown, .. })) = (&mut link.port, &self.port) {
+            port.unknown = *unknown;
+            port.options = port.options.without(*unknown);
+        }
         link
     }
 }
@@ -63,12 +74,16 @@ pub fn lost_veths<'a>(desired: &'a NetState, actual: &'a NetState) -> impl Itera
 }
 
 /// What to do so that `actual` becomes `desired`. Growth first (sysctls, links, addresses, neighbours,
-/// forwarding entries, routes), then removal in reverse. A link whose kind or tunnel differs is deleted and
+/// forwarding entries, routes), then removal in reverse. Entries of a port come before its lock where it can have them:
+/// a pod whose port is locked meanwhile loses no frame. A link whose kind or tunnel differs is deleted and
 /// made again with everything on it. Sysctls that are no longer desired stay as they are.
 pub fn diff(desired: &NetState, actual: &NetState) -> Plan {
     let mut planner = Planner { desired, now: actual.clone(), ops: Vec::new() };
     planner.grow_sysctls(|path| sysctl_link(path).is_none());
-    planner.grow_links();
+    planner.delete_others();
+    planner.grow_links(|link| link.port.is_none());
+    planner.grow_ports_entries();
+    planner.grow_links(|link| link.port.is_some());
     planner.grow_sysctls(|path| sysctl_link(path).is_some());
     planner.grow_entries();
     let grow = std::mem::take(&mut planner.ops);
@@ -117,25 +132,43 @@ impl Planner<'_> {
         self.push_all(ops);
     }
 
-    fn grow_links(&mut self) {
+    /// Links of another kind under our names.
+    fn delete_others(&mut self) {
         let desired = self.desired;
         for (name, link) in &desired.links {
             if self.now.links.get(name).is_some_and(|actual| actual.kind != link.kind) {
                 self.push(Op::DeleteLink { name: name.clone() });
             }
         }
-        // Bridges and free links before ports.
-        for ports in [false, true] {
-            for (name, link) in desired.links.iter().filter(|(_, link)| link.port.is_some() == ports) {
-                let (name, link) = (name.clone(), link.clone());
-                match self.now.links.get(&name) {
-                    None if link.kind == LinkKind::Veth => {}
-                    None => self.push(Op::AddLink { name, link }),
-                    Some(actual) if link.is_met_by(actual) => {}
-                    Some(_) => self.push(Op::ChangeLink { name, link }),
-                }
+    }
+
+    fn grow_links(&mut self, which: impl Fn(&Link) -> bool) {
+        let desired = self.desired;
+        for (name, link) in desired.links.iter().filter(|(_, link)| which(link)) {
+            let (name, link) = (name.clone(), link.clone());
+            match self.now.links.get(&name) {
+                None if link.kind == LinkKind::Veth => {}
+                None => self.push(Op::AddLink { name, link }),
+                Some(actual) if link.is_met_by(actual) => {}
+                Some(_) => self.push(Op::ChangeLink { name, link }),
             }
         }
+    }
+
+    /// Of ports that are ports of their bridge already.
+    fn grow_ports_entries(&mut self) {
+        let in_place = |name: &IfName| {
+            let [wanted, actual] = [self.desired, &self.now].map(|state| state.links.get(name)?.bridge());
+            wanted.is_some() && wanted == actual
+        };
+        let ops = self.missing_fdb(|name, to| to == Forward::Port && in_place(name));
+        self.push_all(ops);
+    }
+
+    fn missing_fdb(&self, which: impl Fn(&IfName, Forward) -> bool) -> Vec<Op> {
+        let missing = missing(&self.desired.fdb, &self.now.fdb).into_iter();
+        let missing = missing.filter(|((link, _), to)| which(link, **to));
+        missing.map(|((link, mac), to)| Op::SetFdb { link: link.clone(), mac: *mac, to: *to }).collect()
     }
 
     fn grow_entries(&mut self) {
@@ -146,9 +179,7 @@ impl Planner<'_> {
         for ((link, ip), mac) in missing(&desired.neighbours, &self.now.neighbours) {
             ops.push(Op::SetNeighbour { link: link.clone(), ip: *ip, mac: *mac });
         }
-        for ((link, mac), dst) in missing(&desired.fdb, &self.now.fdb) {
-            ops.push(Op::SetFdb { link: link.clone(), mac: *mac, dst: *dst });
-        }
+        ops.extend(self.missing_fdb(|_, _| true));
         for (key, route) in &desired.routes {
             if !self.now.routes.get(key).is_some_and(|actual| route.is_met_by(actual)) {
                 ops.push(Op::SetRoute { key: key.clone(), route: route.clone() });
@@ -164,8 +195,11 @@ impl Planner<'_> {
         for key in now.routes.keys().filter(|key| !desired.routes.contains_key(*key)) {
             self.push(Op::DeleteRoute { key: key.clone() });
         }
-        for (link, mac) in now.fdb.keys().filter(|key| !desired.fdb.contains_key(*key)) {
-            self.push(Op::DeleteFdb { link: link.clone(), mac: *mac });
+        // A port takes its entries along.
+        let stays = |link: &IfName, to| to != Forward::Port || desired.links.contains_key(link);
+        let fdb = now.fdb.iter().filter(|(key, _)| !desired.fdb.contains_key(*key));
+        for ((link, mac), to) in fdb.filter(|((link, _), to)| stays(link, **to)) {
+            self.push(Op::DeleteFdb { link: link.clone(), mac: *mac, to: *to });
         }
         for (link, ip) in now.neighbours.keys().filter(|key| !desired.neighbours.contains_key(*key)) {
             self.push(Op::DeleteNeighbour { link: link.clone(), ip: *ip });
@@ -248,8 +282,8 @@ impl Op {
             Self::DeleteRoute { key } => drop(state.routes.remove(key)),
             Self::SetNeighbour { link, ip, mac } => drop(state.neighbours.insert((link.clone(), *ip), *mac)),
             Self::DeleteNeighbour { link, ip } => drop(state.neighbours.remove(&(link.clone(), *ip))),
-            Self::SetFdb { link, mac, dst } => drop(state.fdb.insert((link.clone(), *mac), *dst)),
-            Self::DeleteFdb { link, mac } => drop(state.fdb.remove(&(link.clone(), *mac))),
+            Self::SetFdb { link, mac, to } => drop(state.fdb.insert((link.clone(), *mac), *to)),
+            Self::DeleteFdb { link, mac, .. } => drop(state.fdb.remove(&(link.clone(), *mac))),
             Self::SetSysctl { path, value } => drop(state.sysctls.insert(path.clone(), value.clone())),
         }
     }
@@ -264,7 +298,12 @@ fn change_link(state: &mut NetState, name: &IfName, wanted: &Link) {
         state.neighbours.retain(|(link, _), _| link != name);
     }
     if link.up && !changed.up {
+        // neigh_ifdown, fib_disable_ip.
+        state.neighbours.retain(|(link, _), _| link != name);
         state.routes.retain(|_, route| route.dev.as_ref() != Some(name));
+    }
+    if link.bridge() != changed.bridge() {
+        state.fdb.retain(|(link, _), to| link != name || *to != Forward::Port);
     }
     *link = changed;
 }
@@ -276,9 +315,10 @@ fn delete_link(state: &mut NetState, name: &IfName) {
     state.fdb.retain(|(link, _), _| link != name);
     state.routes.retain(|_, route| route.dev.as_ref() != Some(name));
     state.sysctls.retain(|path, _| sysctl_link(path) != Some(name.as_str()));
-    for link in state.links.values_mut() {
-        if link.port.as_ref().is_some_and(|port| port.bridge == *name) {
+    for (port, link) in &mut state.links {
+        if link.bridge() == Some(name) {
             link.port = None;
+            state.fdb.retain(|(link, _), to| link != port || *to != Forward::Port);
         }
     }
 }

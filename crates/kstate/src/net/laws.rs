@@ -19,13 +19,15 @@ fn ip(last: u8) -> IpAddr {
 }
 
 fn link(index: usize) -> impl Strategy<Value = Link> {
-    (0..3_u8, 0..3_u8, 0..3_u32, any::<bool>(), 0..4_u8).prop_map(move |(which, mac, mtu, up, port)| {
+    (0..3_u8, 0..3_u8, 0..3_u32, any::<bool>(), 0..6_u8).prop_map(move |(which, mac, mtu, up, port)| {
         let kind = match (index, which) {
             (3.., _) => LinkKind::Veth,
             (_, 0) => LinkKind::Bridge,
             (_, vni) => LinkKind::Vxlan { vni: Vni(vni.into()), local: ip(1), port: 8472 },
         };
-        let port = (port > 0).then(|| BridgePort { bridge: name(usize::from(port % 2)), isolated: port > 2 });
+        let options =
+            [PortOptions::OF_KERNEL, PortOptions::ISOLATED, PortOptions::OF_POD][usize::from(port / 2)];
+        let port = (port > 0).then(|| BridgePort::new(name(usize::from(port % 2)), options));
         Link { kind, mac: Some(Mac([2, 0, 0, 0, 0, mac])), mtu: Some(1400 + mtu), up, port }
     })
 }
@@ -55,7 +57,8 @@ fn well_formed(mut state: NetState) -> NetState {
     let there = |name: &IfName| name.as_str() == "lo" || state.links.contains_key(name);
     state.addresses.retain(|(link, _)| there(link));
     state.neighbours.retain(|(link, _), _| there(link));
-    state.fdb.retain(|(link, _), _| there(link));
+    let is_port = |name: &IfName| state.links.get(name).is_some_and(|link| link.port.is_some());
+    state.fdb.retain(|(link, _), to| if *to == Forward::Port { is_port(link) } else { there(link) });
     state.routes.retain(|_, route| route.dev.as_ref().is_none_or(there));
     let there =
         |path: &str| sysctl_link(path).is_none_or(|link| state.links.keys().any(|k| k.as_str() == link));
@@ -75,12 +78,13 @@ fn state() -> impl Strategy<Value = NetState> {
         links(),
         vec((device.clone(), 0..4_u8), 0..6),
         btree_map((device.clone(), 0..4_u8), 0..3_u8, 0..6),
-        btree_map((device, 0..3_u8), 0..4_u8, 0..6),
+        btree_map((device, 0..3_u8), 0..8_u8, 0..6),
         btree_map(0..4_u8, route, 0..4),
         btree_map(prop_oneof![Just("net/ipv4/ip_forward"), Just("net/ipv4/conf/cni0/x")], 0..2_u8, 2),
     )
         .prop_map(|(links, addresses, neighbours, fdb, routes, sysctls)| {
             let mac = |last| Mac([2, 0, 0, 0, 1, last]);
+            let forward = |which| if which < 4 { Forward::Node(ip(which)) } else { Forward::Port };
             well_formed(NetState {
                 links,
                 addresses: addresses
@@ -88,7 +92,7 @@ fn state() -> impl Strategy<Value = NetState> {
                     .map(|(link, last)| (name(link), IpNet::from(ip(last))))
                     .collect(),
                 neighbours: neighbours.into_iter().map(|((l, i), m)| ((name(l), ip(i)), mac(m))).collect(),
-                fdb: fdb.into_iter().map(|((l, m), i)| ((name(l), mac(m)), ip(i))).collect(),
+                fdb: fdb.into_iter().map(|((l, m), i)| ((name(l), mac(m)), forward(i))).collect(),
                 routes: routes
                     .into_iter()
                     .map(|(i, route)| (RouteKey { dst: IpNet::from(ip(i)), table: 254 }, route))
@@ -168,7 +172,7 @@ fn a_changed_vni_makes_the_device_again_with_everything_on_it() {
     let device = name(2);
     actual.links.insert(device.clone(), vxlan(1));
     actual.addresses.insert((device.clone(), IpNet::from(ip(0))));
-    actual.fdb.insert((device.clone(), Mac([2; 6])), ip(9));
+    actual.fdb.insert((device.clone(), Mac([2; 6])), Forward::Node(ip(9)));
     let mut desired = actual.clone();
     desired.links.insert(device, vxlan(2));
     let plan = diff(&desired, &actual);
@@ -192,4 +196,59 @@ fn a_sysctl_of_a_module_counts_where_the_module_is() {
     let mut actual = filter("1");
     actual.edit(&diff(&filter("0"), &actual.clone()));
     assert_eq!(actual, filter("0"));
+}
+
+fn pods_port(options: PortOptions) -> Link {
+    let port = Some(BridgePort::new(name(0), options));
+    Link { kind: LinkKind::Veth, mac: None, mtu: None, up: true, port }
+}
+
+/// A pod of a version before: what it sends while its port is locked must find the entry there.
+#[test]
+fn a_port_gets_its_entry_before_its_lock_and_its_lock_once_it_is_a_port() {
+    let bridge = Link { kind: LinkKind::Bridge, mac: None, mtu: None, up: true, port: None };
+    let mut desired = NetState::default();
+    desired.links = [(name(0), bridge), (name(3), pods_port(PortOptions::OF_POD))].into();
+    desired.neighbours.insert((name(0), ip(4)), Mac([2; 6]));
+    desired.fdb.insert((name(3), Mac([2; 6])), Forward::Port);
+    let mut actual = NetState { links: desired.links.clone(), ..NetState::default() };
+    actual.links.insert(name(3), pods_port(PortOptions::OF_KERNEL.and(PortOptions::ISOLATED)));
+    assert_eq!(
+        diff(&desired, &actual).to_string(),
+        "+ fdb 02:02:02:02:02:02 static dev veth1\n\
+         ~ link veth1 veth up port of cni0, isolated locked group_fwd\n\
+         + neighbour 10.244.0.4 02:02:02:02:02:02 dev cni0\n"
+    );
+    actual.links.insert(name(3), Link { port: None, ..pods_port(PortOptions::OF_POD) });
+    assert_eq!(
+        diff(&desired, &actual).to_string(),
+        "~ link veth1 veth up port of cni0, isolated locked group_fwd\n\
+         + neighbour 10.244.0.4 02:02:02:02:02:02 dev cni0\n\
+         + fdb 02:02:02:02:02:02 static dev veth1\n"
+    );
+    let without_the_pod =
+        NetState { links: [(name(0), desired.links[&name(0)].clone())].into(), ..NetState::default() };
+    assert_eq!(
+        diff(&without_the_pod, &desired).to_string(),
+        "- neighbour 10.244.0.4 dev cni0\n- link veth1\n",
+        "an entry goes with its port"
+    );
+}
+
+#[test]
+fn what_a_kernel_does_not_have_is_not_missed() {
+    let mut old = pods_port(PortOptions::OF_POD.without(PortOptions::LOCKED));
+    if let Some(port) = &mut old.port {
+        port.unknown = PortOptions::LOCKED;
+    }
+    let wanted = pods_port(PortOptions::OF_POD);
+    assert!(wanted.is_met_by(&old));
+    assert!(!wanted.is_met_by(&pods_port(PortOptions::OF_POD.without(PortOptions::LOCKED))));
+    if let Some(port) = &mut old.port {
+        port.options = PortOptions::OF_KERNEL;
+    }
+    let state = |link| NetState { links: [(name(3), link)].into(), ..NetState::default() };
+    let (desired, mut actual) = (state(wanted), state(old));
+    actual.edit(&diff(&desired, &actual.clone()));
+    assert!(diff(&desired, &actual).is_empty(), "{actual}");
 }

@@ -25,8 +25,8 @@ impl fmt::Display for Link {
         }
         f.write_str(if self.up { " up" } else { " down" })?;
         match &self.port {
-            Some(port) if port.isolated => write!(f, " port of {}, isolated", port.bridge),
-            Some(port) => write!(f, " port of {}", port.bridge),
+            Some(port) if port.options.is_empty() => write!(f, " port of {}", port.bridge),
+            Some(port) => write!(f, " port of {}, {}", port.bridge, port.options),
             None => Ok(()),
         }
     }
@@ -66,8 +66,8 @@ impl fmt::Display for Op {
             Self::DeleteRoute { key } => write!(f, "- route {key}"),
             Self::SetNeighbour { link, ip, mac } => write!(f, "+ neighbour {ip} {mac} dev {link}"),
             Self::DeleteNeighbour { link, ip } => write!(f, "- neighbour {ip} dev {link}"),
-            Self::SetFdb { link, mac, dst } => write!(f, "+ fdb {mac} dst {dst} dev {link}"),
-            Self::DeleteFdb { link, mac } => write!(f, "- fdb {mac} dev {link}"),
+            Self::SetFdb { link, mac, to } => write!(f, "+ fdb {mac} {to} dev {link}"),
+            Self::DeleteFdb { link, mac, .. } => write!(f, "- fdb {mac} dev {link}"),
             Self::SetSysctl { path, value } => write!(f, "+ sysctl {path} = {value}"),
         }
     }
@@ -93,8 +93,8 @@ impl fmt::Display for NetState {
         for ((link, ip), mac) in &self.neighbours {
             writeln!(f, "neighbour {ip} {mac} dev {link}")?;
         }
-        for ((link, mac), dst) in &self.fdb {
-            writeln!(f, "fdb {mac} dst {dst} dev {link}")?;
+        for ((link, mac), to) in &self.fdb {
+            writeln!(f, "fdb {mac} {to} dev {link}")?;
         }
         for (key, route) in &self.routes {
             writeln!(f, "route {key} {route}")?;

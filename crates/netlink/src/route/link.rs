@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use kstate::net::{Link, LinkKind};
+use kstate::net::{Link, LinkKind, PortOptions};
 use types::{IfName, Mac, Vni};
 
 use super::{AF_BRIDGE, AF_UNSPEC, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, head};
@@ -24,8 +24,20 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
-const IFLA_BRPORT_MODE: u16 = 4; // hairpin
-const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_BRPORT_FLUSH: u16 = 24;
+const IFLA_BRPORT_GROUP_FWD_MASK: u16 = 31;
+/// The options that are a byte, 0 or 1.
+const PORT_OPTIONS: [(PortOptions, u16); 6] = [
+    (PortOptions::LEARNING, 8),
+    (PortOptions::FLOOD, 9),
+    (PortOptions::MCAST_FLOOD, 27),
+    (PortOptions::BCAST_FLOOD, 30),
+    (PortOptions::ISOLATED, 33),
+    (PortOptions::LOCKED, 39),
+];
+/// All of 01:80:c2:00:00:00 to …0f but …01: pause frames are dropped anyway, and the kernel refuses the bit
+/// (BR_GROUPFWD_MACPAUSE).
+const GROUP_FWD_ALL: u16 = 0xfffd;
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_LOCAL: u16 = 4;
 const IFLA_VXLAN_LEARNING: u16 = 7;
@@ -132,14 +144,24 @@ pub fn change_link(writer: &mut Writer, seq: u32, index: u32, link: &Link, maste
     });
 }
 
-/// Sets how a link is a port of its bridge, by the link's name: it may have been made in the same batch.
-pub fn set_port(writer: &mut Writer, seq: u32, name: &IfName, isolated: bool) {
+/// Sets how a link is a port of its bridge, by the link's name: it may have been made in the same batch. What the port
+/// has learned goes where it is to learn no more. A kernel passes over options that it does not have.
+pub fn set_port(writer: &mut Writer, seq: u32, name: &IfName, options: PortOptions) {
     writer.message(head(RTM_NEWLINK, flags::ACK, seq), |writer| {
         ifinfo(writer, AF_UNSPEC, 0, None);
         writer.text(IFLA_IFNAME, name.as_str());
         writer.nest(IFLA_LINKINFO, |writer| {
             writer.text(IFLA_INFO_SLAVE_KIND, "bridge");
-            writer.nest(IFLA_INFO_SLAVE_DATA, |writer| writer.u8(IFLA_BRPORT_ISOLATED, isolated.into()));
+            writer.nest(IFLA_INFO_SLAVE_DATA, |writer| {
+                for (option, kind) in PORT_OPTIONS {
+                    writer.u8(kind, options.has(option).into());
+                }
+                let groups = if options.has(PortOptions::GROUP_FWD) { GROUP_FWD_ALL } else { 0 };
+                writer.u16(IFLA_BRPORT_GROUP_FWD_MASK, groups);
+                if !options.has(PortOptions::LEARNING) {
+                    writer.flag(IFLA_BRPORT_FLUSH);
+                }
+            });
         });
     });
 }
@@ -206,8 +228,8 @@ pub struct LinkRow {
     pub peer_netns: Option<i32>,
     pub group: u32,
     pub vxlan: Option<(Vni, Option<IpAddr>, u16)>,
-    pub isolated: bool,
-    pub hairpin: bool,
+    /// Of a port of a bridge: what is on, and what this kernel does not tell of.
+    pub port: Option<(PortOptions, PortOptions)>,
     /// A notice of the bridge about a port (AF_BRIDGE), which has no link info.
     pub of_bridge: bool,
 }
@@ -240,8 +262,7 @@ pub fn decode_link(message: &Message<'_>) -> Option<LinkRow> {
         peer_netns: number(IFLA_LINK_NETNSID).map(|id| i32::from_ne_bytes(id.to_ne_bytes())),
         group: number(IFLA_GROUP).unwrap_or(0),
         vxlan: None,
-        isolated: false,
-        hairpin: false,
+        port: None,
         of_bridge: fixed.first() == Some(&AF_BRIDGE),
     };
     if let Some(info) = attributes.find(IFLA_LINKINFO) {
@@ -263,9 +284,24 @@ fn decode_info(row: &mut LinkRow, info: &Attributes<'_>) {
         row.vxlan = Some((Vni(vni), local.and_then(|attribute| attribute.ip()), port));
     }
     let of_bridge = info.find(IFLA_INFO_SLAVE_KIND).and_then(|attribute| attribute.text()) == Some("bridge");
-    if let Some(port) = info.find(IFLA_INFO_SLAVE_DATA).filter(|_| of_bridge).map(|data| data.nested()) {
-        let is_set = |kind| port.find(kind).and_then(|attribute| attribute.u8()) == Some(1);
-        row.isolated = is_set(IFLA_BRPORT_ISOLATED);
-        row.hairpin = is_set(IFLA_BRPORT_MODE);
+    if let Some(port) = info.find(IFLA_INFO_SLAVE_DATA).filter(|_| of_bridge) {
+        row.port = Some(decode_port(&port.nested()));
     }
+}
+
+fn decode_port(port: &Attributes<'_>) -> (PortOptions, PortOptions) {
+    let (mut options, mut unknown) = (PortOptions::default(), PortOptions::default());
+    for (option, kind) in PORT_OPTIONS {
+        match port.find(kind).and_then(|attribute| attribute.u8()) {
+            None => unknown = unknown.and(option),
+            Some(0) => {}
+            Some(_) => options = options.and(option),
+        }
+    }
+    match port.find(IFLA_BRPORT_GROUP_FWD_MASK).and_then(|attribute| attribute.u16()) {
+        None => unknown = unknown.and(PortOptions::GROUP_FWD),
+        Some(GROUP_FWD_ALL) => options = options.and(PortOptions::GROUP_FWD),
+        Some(_) => {}
+    }
+    (options, unknown)
 }

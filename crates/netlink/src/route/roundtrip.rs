@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use kstate::net::{Link, LinkKind, ROUTE_PROTOCOL, Route, RouteKey, RouteKind};
+use kstate::net::{Forward, Link, LinkKind, PortOptions, ROUTE_PROTOCOL, Route, RouteKey, RouteKind};
 use proptest::prelude::*;
 use types::{IfName, IpNet, Mac, Vni};
 
@@ -58,11 +58,26 @@ proptest! {
     #[test]
     fn neighbours_and_forwarding_entries(ip in ip(), mac in any::<[u8; 6]>(), link in any::<u32>()) {
         let mac = Mac(mac);
-        let row = |fdb| NeighbourRow { link, ip: Some(ip), mac: Some(mac), permanent: true, fdb };
+        let row = |fdb| NeighbourRow { link, ip: Some(ip), mac: Some(mac), permanent: true, fdb, port: false };
         let neighbour = decoded(|writer| set_neighbour(writer, 1, link, ip, mac), decode_neighbour);
         prop_assert_eq!(neighbour, Some(row(false)));
-        let entry = decoded(|writer| set_fdb(writer, 1, link, mac, ip), decode_neighbour);
+        let entry = decoded(|writer| set_fdb(writer, 1, link, mac, Forward::Node(ip)), decode_neighbour);
         prop_assert_eq!(entry, Some(row(true)));
+        prop_assert_eq!(entry.and_then(|row| row.forward()), Some(Forward::Node(ip)));
+        let at_port = decoded(|writer| set_fdb(writer, 1, link, mac, Forward::Port), decode_neighbour);
+        prop_assert_eq!(
+            at_port,
+            Some(NeighbourRow { link, ip: None, mac: Some(mac), permanent: false, fdb: true, port: true })
+        );
+    }
+
+    #[test]
+    fn options_of_ports(bits in any::<[bool; 7]>()) {
+        let on = PortOptions::NAMES.into_iter().zip(bits).filter(|(_, on)| *on);
+        let options = on.fold(PortOptions::default(), |all, ((option, _), _)| all.and(option));
+        let name = IfName::new("veth1").expect("a good name");
+        let row = decoded(|writer| set_port(writer, 1, &name, options), decode_link).expect("a link");
+        prop_assert_eq!(row.port, Some((options, PortOptions::default())));
     }
 
     #[test]
@@ -74,6 +89,27 @@ proptest! {
         prop_assert_eq!(row.link_kind(), Some(link.kind));
         prop_assert_eq!((row.name, row.mac, row.mtu, row.up, row.master), (name, link.mac, link.mtu, up, Some(3)));
     }
+}
+
+/// Linux before 5.18 does not tell whether a port is locked.
+#[test]
+fn an_option_that_the_kernel_does_not_tell_of_is_unknown() {
+    let mut writer = Writer::new();
+    writer.message(head(RTM_NEWLINK, 0, 1), |writer| {
+        writer.raw(&[0; 16]);
+        writer.text(3, "veth1");
+        writer.nest(18, |writer| {
+            writer.text(4, "bridge");
+            writer.nest(5, |writer| {
+                [8, 9, 27, 30].into_iter().for_each(|kind| writer.u8(kind, 0));
+                writer.u8(33, 1);
+                writer.u16(31, 0xfffd);
+            });
+        });
+    });
+    let row = messages(writer.as_bytes()).next().and_then(|message| decode_link(&message)).expect("a link");
+    let isolated = PortOptions::ISOLATED.and(PortOptions::GROUP_FWD);
+    assert_eq!(row.port, Some((isolated, PortOptions::LOCKED)));
 }
 
 /// `10.244.2.0/24 via 10.244.2.0 dev <7> onlink proto 112`, laid out as rtnetlink(7) says.

@@ -8,7 +8,7 @@ use kernel::mount::Mount;
 use kernel::process::{Namespaces, Process, Signal, Spawn};
 use kernel::veth::{self, PodRoute, PodVeth, Port};
 use kernel::{Netns, Rtnl, net};
-use kstate::net::{Link, LinkKind, Op, Plan};
+use kstate::net::{Link, LinkKind, Op, Plan, PortOptions};
 use types::IfName;
 
 /// Addresses of one /24 less network, gateway and broadcast.
@@ -45,6 +45,7 @@ impl Bare {
             PodRoute { dst: gateway.into(), via: None },
             PodRoute { dst: "0.0.0.0/0".parse()?, via: Some(gateway) },
         ];
+        let options = PortOptions::OF_KERNEL.and(PortOptions::ISOLATED);
         let began = Instant::now();
         let pair = PodVeth {
             host: &host,
@@ -55,7 +56,7 @@ impl Bare {
             mtu: Some(1450),
             addresses: &[address],
             routes: &routes,
-            bridge: Some(Port { bridge: &self.bridge, isolated: true }),
+            bridge: Some(Port { bridge: &self.bridge, options }),
             loopback: false,
         };
         veth::create(&mut self.rtnl, &pair)?;

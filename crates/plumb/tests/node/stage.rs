@@ -13,7 +13,7 @@ use apiserver::{Api, Config, Credentials, Identity, NoNodes, Store};
 use kernel::process::{Namespaces, Process, Signal, Spawn};
 use kernel::veth::{self, PodVeth, Port};
 use kernel::{Netns, Rtnl, net};
-use kstate::net::{Link, LinkKind, Op, Plan};
+use kstate::net::{Link, LinkKind, Op, Plan, PortOptions};
 use serde_json::{Value, json};
 use types::{Families, Family, IfName, IpNet};
 
@@ -141,7 +141,7 @@ impl Stage {
             mtu: Some(1500),
             addresses: &addresses,
             routes: &[],
-            bridge: Some(Port { bridge: &name("br0"), isolated: false }),
+            bridge: Some(Port { bridge: &name("br0"), options: PortOptions::OF_KERNEL }),
             loopback: true,
         };
         veth::create(&mut rtnl, &pair).unwrap();
