@@ -6,6 +6,8 @@
 //!   node2  victim2 friend2 thief2            mute1 may send nothing at all
 //! ```
 
+mod locked;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -40,6 +42,7 @@ fn nobody_passes_by_forging() {
         check("nobody but a node sends into a tunnel", tunnels);
         check("an error about a flow of others is no part of it", errors);
         check("nobody takes another's place on the bridge", places);
+        check("a frame to the bridge group is a frame as any other", locked::groups);
         check("a segment out of the window ends no masqueraded connection", beyond_the_window);
         check("a conversation ends both ways when a policy no longer allows it", closed::both_ways);
         check(
@@ -49,6 +52,7 @@ fn nobody_passes_by_forging() {
     }
     checks.check("a pod fills neither the bridge's table nor that of neighbours", || tables(&siege));
     checks.check("a node that calls its own process by a Service is seen as itself", || own_process(&siege));
+    checks.check("the bridge and the node alone keep pods in their places", || locked::unguarded(&siege));
 }
 
 struct Siege {

@@ -26,6 +26,13 @@ fn what_others_change_is_mended_and_told() {
     let veth = port.split([' ', '@']).nth(1).unwrap();
     let fdb = node.run("bridge fdb show dev plumb.1");
     let mac = fdb.split(' ').next().unwrap();
+    let entry = format!("bridge fdb show brport {veth}");
+    let entries = node.run(&entry);
+    let own = entries.lines().find(|line| line.contains("static")).and_then(|line| line.split(' ').next());
+    let own = own.unwrap_or_else(|| panic!("{entries}"));
+    let settled = "ip neigh show dev cni0 nud permanent";
+    let neighbour = node.run(settled);
+    let neighbour = neighbour.split(' ').next().unwrap();
     let sorted = "nft -s list table ip plumb";
     for (broken, look) in [
         ("ip route del 10.244.2.0/24", "ip route"),
@@ -34,6 +41,14 @@ fn what_others_change_is_mended_and_told() {
         ("ip link set cni0 mtu 1400", "ip -o link show cni0"),
         (&format!("ip link set {veth} nomaster"), "bridge link show"),
         (&format!("bridge link set dev {veth} isolated off"), "bridge -d link show"),
+        (&format!("bridge link set dev {veth} locked off learning on"), "bridge -d link show"),
+        (
+            &format!("bridge link set dev {veth} flood on mcast_flood on bcast_flood on"),
+            "bridge -d link show",
+        ),
+        (&format!("bridge fdb del {own} dev {veth} master"), &entry),
+        (&format!("ip neigh del {neighbour} dev cni0"), settled),
+        (&format!("ip neigh replace {neighbour} lladdr 02:00:00:00:00:09 dev cni0 nud permanent"), settled),
         ("ip addr del 10.244.1.1/24 dev cni0", "ip -4 -o addr show cni0"),
         ("nft flush chain ip plumb postrouting", sorted),
         ("nft add rule ip plumb forward drop", sorted),

@@ -12,6 +12,7 @@ mod docker;
 mod drift;
 mod gone;
 mod host_ports;
+mod locked;
 mod orphans;
 mod policy;
 #[allow(dead_code, reason = "shared by the tiers, each of which uses its part")]

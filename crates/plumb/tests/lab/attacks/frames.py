@@ -164,6 +164,32 @@ def exhaust(gateway, me, prefix, count):
         raw.send(to + own_mac() + kind(dst) + datagram(me, dst, "flood"))
     print("sent", count)
 
+# Asks who has the gateway, in frames to the bridge group's own addresses: who answers. `claims`: as whom, by what MAC, and
+# the word for it.
+def group(gateway, claims):
+    raw, me, heard = wire(), own_mac(), set()
+    for word, hardware, address in claims:
+        hardware = mac(hardware) if hardware else me
+        for last in range(16):
+            to = mac("01:80:c2:00:00:%02x" % last)
+            if ":" in address:
+                many = "ff02::1:ff" + ipaddress.ip_address(gateway).exploded[-7:]
+                body = struct.pack("!I", 0) + packed(gateway) + b"\1\1" + hardware
+                asks = ip(address, many, 58, icmp6(address, many, 135, body))
+                asks = asks[:7] + b"\xff" + asks[8:]
+            else:
+                asks = b"\0\1\x08\0\6\4\0\1" + hardware + packed(address) + b"\0" * 6 + packed(gateway)
+            raw.send(to + hardware + (kind(address) if ":" in address else b"\x08\x06") + asks)
+        end = time.time() + 1
+        while time.time() < end:
+            if not select.select([raw], [], [], max(0, end - time.time()))[0]: break
+            frame, whence = raw.recvfrom(65535)
+            if whence[2] == socket.PACKET_OUTGOING: continue
+            arp = frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2"
+            advert = frame[12:14] == b"\x86\xdd" and frame[20] == 58 and frame[54] == 136
+            if arp or advert: heard.add("%s: %s" % (word, frame[6:12].hex(":")))
+    for answer in sorted(heard): print(answer)
+
 # A server whose peer gets one segment far out of the window, and then goes on.
 def stray_server(port):
     seen = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))

@@ -66,7 +66,11 @@ const ARRIVAL: (u64, &str, &str) = (9, "node", "node2");
 const RETURN: (u64, &str, &str) = (12, "return", "node1");
 const FDB: &str = "bridge fdb show dev plumb.1";
 const ELEMENT: &str = "nft get element ip plumb ep { 0x0 . $VIP . tcp . 8080 }";
-const PORT: &str = "bridge -d link show dev $SOURCE | grep -oE '(master|isolated) [a-z0-9]+'";
+const PORT: &str =
+    "bridge -d link show dev $SOURCE | grep -oE '(master|isolated|locked|learning|flood) [a-z0-9]+'";
+const ENTRY: &str = "bridge fdb show brport $SOURCE | grep -w static";
+/// Permanent ones.
+const NEIGHBOURS: &str = "ip neigh show dev cni0 nud permanent | sort";
 
 /// Along the way of a packet.
 pub const FAULTS: &[Fault] = &[
@@ -116,6 +120,32 @@ pub const FAULTS: &[Fault] = &[
         .seen("ip -o link show $SOURCE | grep -o ',UP,'", "$SOURCE"),
     fault("source's port not isolated", SOURCE, "bridge link set dev $SOURCE isolated off")
         .seen(PORT, "$SOURCE"),
+    fault("source's port not locked", SOURCE, "bridge link set dev $SOURCE locked off").seen(PORT, "$SOURCE"),
+    fault("source's port learns", SOURCE, "bridge link set dev $SOURCE learning on").seen(PORT, "$SOURCE"),
+    fault(
+        "source's entry in the bridge gone",
+        SOURCE,
+        "bridge fdb del $(bridge fdb show brport $SOURCE | grep -w static | cut -d' ' -f1) dev $SOURCE master",
+    )
+    .seen(ENTRY, "static dev $SOURCE"),
+    fault(
+        "destination's entry in the bridge gone",
+        ARRIVAL,
+        "bridge fdb del $(bridge fdb show brport $TARGET | grep -w static | cut -d' ' -f1) dev $TARGET master",
+    )
+    .on("node2")
+    .seen("bridge fdb show brport $TARGET | grep -w static", "static dev $TARGET"),
+    fault("source's neighbour gone", RETURN, "ip neigh del $WEB dev cni0").seen(NEIGHBOURS, "neighbour $WEB"),
+    fault("destination's neighbour gone", ARRIVAL, "ip neigh del $FAR dev cni0")
+        .on("node2")
+        .seen(NEIGHBOURS, "neighbour $FAR"),
+    fault(
+        "destination's neighbour is another",
+        ARRIVAL,
+        "ip neigh replace $FAR lladdr 02:00:00:00:00:09 dev cni0 nud permanent",
+    )
+    .on("node2")
+    .seen(NEIGHBOURS, "neighbour $FAR"),
     fault("destination's port out of the bridge", ARRIVAL, "ip link set $TARGET nomaster")
         .on("node2")
         .seen("bridge -d link show dev $TARGET | grep -oE '(master|isolated) [a-z0-9]+'", "$TARGET"),

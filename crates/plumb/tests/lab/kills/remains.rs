@@ -10,11 +10,12 @@ use crate::cluster::{Lab, wait_for};
 pub struct Remains(BTreeMap<String, u32>);
 
 /// Asked in each node; ids that change with a process are no part of the answers.
-const QUESTIONS: [(&str, &str); 7] = [
+const QUESTIONS: [(&str, &str); 8] = [
     ("link", "ip -o link | sed 's/^[0-9]*: //; s/@if[0-9]*//; s/link-netns.*//'"),
     ("route", "ip -4 route show table all"),
     ("rule", "ip rule"),
-    ("fdb", "bridge fdb show dev plumb.1"),
+    ("fdb", "bridge fdb show | grep -v self; bridge fdb show dev plumb.1"),
+    ("neighbour", "ip neigh show nud permanent"),
     ("nft", "nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'"),
     ("file", "find /run /etc/cni /var/lib/plumb ! -name '*.log*'"),
     ("mount", "cut -d' ' -f4,5 /proc/self/mountinfo"),
