@@ -24,6 +24,8 @@ use types::IfName;
 
 use load::{Change, Load};
 use subject::Subject;
+#[cfg(test)]
+pub(crate) use subject::held;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {

@@ -309,7 +309,7 @@ mod tests {
     fn an_address_is_held_whoever_else_leaves_at_the_same_time() {
         crate::dns::tests::inside(async || {
             let directory = std::env::temp_dir().join(format!("plumb-orphan-{}", std::process::id()));
-            let (mut node, _inbox) = crate::bench::subject::held(&directory).unwrap();
+            let (mut node, _inbox) = crate::bench::held(&directory).unwrap();
             for container in ["asked", "orphan"] {
                 let json = format!(
                     r#"{{"container":"{container}","ifname":"eth0","netns":"/proc/self/ns/net","pod":{{"namespace":"a","name":"{container}"}},"uid":"u","ips":[],"host_if":"veth-{container}","mac":"00:00:00:00:00:00"}}"#
