@@ -1,7 +1,8 @@
 //! The kernel as the loop sees it: believed state, small changes, and full comparison.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use compile::NetChange;
@@ -10,7 +11,7 @@ use kernel::conntrack::Conntrack;
 use kernel::net::{self, Scope};
 use kernel::nft::{ApplyError, Nft, Observed};
 use kstate::net::{NetState, PortOptions};
-use kstate::nft::{Ruleset, TableId};
+use kstate::nft::{ElemData, ElemKey, Heir, Ruleset, TableId};
 use netlink::conntrack::Filter;
 use types::wire::{BRIDGE, TRACE_TABLE, VXLAN_DEVICE};
 use types::{Family, IfName, Mac, Protocol};
@@ -31,6 +32,9 @@ pub struct Datapath {
     /// Where the machine itself hears of routers.
     uplinks: BTreeSet<IfName>,
 }
+
+/// Elements by table and set.
+type Inherited = BTreeMap<(TableId, Arc<str>), BTreeMap<ElemKey, ElemData>>;
 
 /// Steps that made the kernel what it should be: how many, and the first few in words. A first load has 100,000
 /// of them, which nobody reads.
@@ -122,7 +126,8 @@ impl Datapath {
     /// Looks, compares, mends.
     pub fn converge_nft(&mut self, desired: &Ruleset) -> Result<Steps> {
         self.right_at = None;
-        let (plan, observed) = self.differ_nft(desired)?;
+        let (mut plan, observed) = self.differ_nft(desired)?;
+        plan.begin_with(self.inherited(desired, &observed.ruleset));
         // Layouts of sets that exist come from the actual state, those of new ones from the plan.
         let actual = &observed.ruleset;
         self.right_at = match plan.is_empty() {
@@ -130,6 +135,21 @@ impl Datapath {
             false => self.applied(Some(observed.generation), |nft| nft.apply(&plan, actual))?,
         };
         Ok(plan.ops.iter().collect())
+    }
+
+    /// What sets under new names take over from those under the old ones: the clients of an agent of before keep their
+    /// endpoints. Without it they would be drawn anew, which is no reason to leave the rest as it is.
+    fn inherited(&mut self, desired: &Ruleset, actual: &Ruleset) -> Inherited {
+        let mut found = Inherited::new();
+        for Heir { table, set, of } in kstate::nft::heirs(desired, actual) {
+            match self.nft.remembered(&table, &of) {
+                Ok(clients) => _ = found.insert((table, set), clients),
+                Err(error) => {
+                    tracing::warn!(%error, "clients in the set {of} of table {table} are drawn anew: it cannot be read");
+                }
+            }
+        }
+        found
     }
 
     /// Carries out the difference to what we believe is there.

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use compile::{Compiler, Settings};
+use compile::Compiler;
 use kernel::{Netns, Nft};
 use kstate::nft::{TableId, diff};
 use model::{Cluster, Key};
@@ -15,18 +15,6 @@ use proptest::test_runner::TestRunner;
 mod world;
 
 const HISTORIES: usize = 12;
-
-fn settings() -> Settings {
-    Settings {
-        node: world::NODES[0].to_owned(),
-        cluster_cidrs: world::cluster_cidrs(),
-        service_cidrs: world::service_cidrs(),
-        dns_ips: world::dns_ips(),
-        allow_sources: Vec::new(),
-        api: world::api(),
-        mtu: 1450,
-    }
-}
 
 #[test]
 fn the_kernel_takes_what_is_compiled() {
@@ -40,7 +28,7 @@ fn the_kernel_takes_what_is_compiled() {
 
 fn play(number: usize, history: Vec<model::Event>) {
     let mut cluster = Cluster::default();
-    let mut compiler = Compiler::new(settings());
+    let mut compiler = Compiler::new(world::settings());
     let mut nft = Nft::open().expect("a socket");
     let mut pending: Vec<Key> = world::start().into_iter().flat_map(|event| cluster.apply(event)).collect();
     let steps = history.len();

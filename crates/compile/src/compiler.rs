@@ -470,15 +470,8 @@ mod tests {
             ..Node::default()
         };
         let keys = cluster.apply(Event::Upsert(Row::Node(node)));
-        let mut compiler = Compiler::new(Settings {
-            node: "node1".into(),
-            cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
-            service_cidrs: Vec::new(),
-            dns_ips: Vec::new(),
-            allow_sources: Vec::new(),
-            api: Vec::new(),
-            mtu: 1450,
-        });
+        let mut compiler =
+            Compiler::new(Settings::new("node1", vec!["10.244.0.0/16".parse().expect("a prefix")], 1450));
         assert_ne!(compiler.update(cluster.synced().expect("synced"), &keys).net, NetChange::Nothing);
         let wired = compiler.net().clone();
         assert_eq!(wired.links.len(), 2);

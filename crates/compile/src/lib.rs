@@ -41,6 +41,19 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Of a cluster with these pods, without Services, DNS, further sources and known addresses of its API.
+    pub fn new(node: impl Into<String>, cluster_cidrs: Vec<IpNet>, mtu: u32) -> Self {
+        Self {
+            node: node.into(),
+            cluster_cidrs,
+            service_cidrs: Vec::new(),
+            dns_ips: Vec::new(),
+            allow_sources: Vec::new(),
+            api: Vec::new(),
+            mtu,
+        }
+    }
+
     /// The families that pods have addresses of; each has a table of its own.
     pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
         let pods_have = |family: &Family| self.cluster_cidrs.iter().any(|c| Family::of_net(c) == *family);

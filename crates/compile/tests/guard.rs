@@ -6,14 +6,11 @@ use model::{Attachment, Cluster, Event, Key, Kind, Node, Pod, Row, Service, Sour
 use types::{IfName, Mac, ObjectName};
 
 fn settings() -> Settings {
+    let nets = |nets: [&str; 2]| nets.map(|net| net.parse().unwrap()).to_vec();
     Settings {
-        node: "node1".into(),
-        cluster_cidrs: ["10.244.0.0/16", "fd00:10:244::/48"].map(|net| net.parse().unwrap()).into(),
-        service_cidrs: ["10.96.0.0/12", "fd00:10:96::/112"].map(|net| net.parse().unwrap()).into(),
-        dns_ips: Vec::new(),
-        allow_sources: ["198.18.0.0/15", "2001:db8::/32"].map(|net| net.parse().unwrap()).into(),
-        api: Vec::new(),
-        mtu: 1450,
+        service_cidrs: nets(["10.96.0.0/12", "fd00:10:96::/112"]),
+        allow_sources: nets(["198.18.0.0/15", "2001:db8::/32"]),
+        ..Settings::new("node1", nets(["10.244.0.0/16", "fd00:10:244::/48"]), 1450)
     }
 }
 

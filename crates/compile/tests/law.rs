@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use compile::layout::LOCAL_SLOTS;
-use compile::{Compiler, Settings, whole};
+use compile::{Compiler, whole};
 use kstate::nft::{ElemData, Op, Ruleset, chains_of, sets_of, target};
 use model::{Cluster, Event, Key, Kind, Row};
 use proptest::prelude::*;
@@ -11,19 +11,7 @@ use proptest::prelude::*;
 #[path = "../../trace/tests/battery/world.rs"]
 mod world;
 
-use world::{NODES, history, start};
-
-fn settings() -> Settings {
-    Settings {
-        node: NODES[0].to_owned(),
-        cluster_cidrs: world::cluster_cidrs(),
-        service_cidrs: world::service_cidrs(),
-        dns_ips: world::dns_ips(),
-        allow_sources: world::allow_sources(),
-        api: world::api(),
-        mtu: 1450,
-    }
-}
+use world::{history, settings, start};
 
 /// Everything that rules and elements name is there.
 fn assert_nothing_dangles(ruleset: &Ruleset, after: &Op) {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use kstate::nft::{Plan, Ruleset, TableId};
+use kstate::nft::{ElemData, ElemKey, Plan, Ruleset, TableId};
 use netlink::message::Message;
 use netlink::nft::{Change, Dump, EncodeError, Handles, Request, STOCK_LIMIT, Transaction, Transactions};
 use thiserror::Error;
@@ -158,6 +158,15 @@ impl Nft {
         }
         let (mut ruleset, _) = dump.finish();
         Ok(ruleset.tables.remove(table).map(|table| table.chains))
+    }
+
+    /// What the packet path has put into a dynamic set, each with its time: [`Nft::observe`] leaves it out.
+    pub fn remembered(&mut self, table: &TableId, set: &str) -> Result<BTreeMap<ElemKey, ElemData>, Error> {
+        let mut dump = Dump::default();
+        for request in [Request::Table(table), Request::Elements(table, set)] {
+            self.take(request, &mut dump)?;
+        }
+        Ok(dump.remembered(table, set))
     }
 
     /// The number that every transaction raises.

@@ -18,11 +18,13 @@ pub mod build;
 mod bytes;
 mod diff;
 mod edit;
+mod heirs;
 pub mod key;
 mod show;
 
 pub use bytes::Bytes;
 pub use diff::{chains_of, diff, target};
+pub use heirs::{Heir, heirs};
 
 /// Which packets a table sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -426,6 +428,12 @@ pub enum ElemData {
     None,
     Verdict(Verdict),
     Value(Bytes),
+    /// Of a dynamic set, where it is carried from one set to another: its own timeout, if it is not the set's, and what
+    /// is left of it.
+    Until {
+        timeout_ms: Option<u64>,
+        left_ms: u64,
+    },
 }
 
 /// One step of a plan. Each is idempotent against the state it expects, and [`Plan`] keeps them in an order of

@@ -1,6 +1,7 @@
 //! nf_tables over nfnetlink: plans as transactions, dumps as rulesets, and the kernel's notifications.
 //! Numbers are those of include/uapi/linux/netfilter/nf_tables.h.
 
+mod cuts;
 mod decode;
 mod encode;
 mod event;

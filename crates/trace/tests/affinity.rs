@@ -69,13 +69,8 @@ fn cluster(affinity: Option<u32>, endpoints: &[&str]) -> Cluster {
 
 fn settings() -> Settings {
     Settings {
-        node: "node1".to_owned(),
-        cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
         service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
-        dns_ips: Vec::new(),
-        allow_sources: Vec::new(),
-        api: Vec::new(),
-        mtu: 1450,
+        ..Settings::new("node1", vec!["10.244.0.0/16".parse().expect("a prefix")], 1450)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use compile::{Settings, whole};
+use compile::whole;
 use model::{Attachment, Cluster, Event, HostPort, Row};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -18,7 +18,7 @@ mod world;
 
 use world::{
     NODES, allow_sources, api, cluster_cidrs, dns_ips, external_ip, history, ip, node_ip, node_port, pod_ip,
-    pod_node, service_cidrs, service_ip, start,
+    pod_node, service_cidrs, service_ip, settings, start,
 };
 
 /// A further source of some pods, by family.
@@ -34,11 +34,6 @@ fn place(dns_here: bool) -> Place {
         api: api(),
         dns_here,
     }
-}
-
-fn settings() -> Settings {
-    let Place { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = place(true);
-    Settings { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, mtu: 1450 }
 }
 
 /// One of two addresses, by family.

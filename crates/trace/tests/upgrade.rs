@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use compile::{Settings, whole};
+use compile::whole;
 use kstate::nft::{ElemData, Expr, Op, Plan, Rule, Ruleset, Verdict, diff};
 use model::{Cluster, Event};
 use proptest::prelude::*;
@@ -15,19 +15,7 @@ use types::{Family, IfName, Protocol};
 #[path = "battery/world.rs"]
 mod world;
 
-use world::{NODES, external_ip, history, node_ip, pod_ip, service_ip, start};
-
-fn settings() -> Settings {
-    Settings {
-        node: NODES[0].to_owned(),
-        cluster_cidrs: world::cluster_cidrs(),
-        service_cidrs: world::service_cidrs(),
-        dns_ips: world::dns_ips(),
-        allow_sources: world::allow_sources(),
-        api: world::api(),
-        mtu: 1450,
-    }
-}
+use world::{external_ip, history, node_ip, pod_ip, service_ip, settings, start};
 
 /// The name in version 0.1.0: a hash of 16 digits where there are 32 now.
 fn former(name: &str) -> String {

@@ -27,13 +27,9 @@ pub const NODE: &str = "node1";
 pub fn compile_settings() -> Result<compile::Settings> {
     let args = args(Path::new("/nonexistent"))?;
     Ok(compile::Settings {
-        node: NODE.to_owned(),
-        cluster_cidrs: args.cluster_cidrs.clone(),
         service_cidrs: args.service_cidrs.clone(),
         dns_ips: args.dns_ips.clone(),
-        allow_sources: Vec::new(),
-        api: Vec::new(),
-        mtu: 1450,
+        ..compile::Settings::new(NODE, args.cluster_cidrs.clone(), 1450)
     })
 }
 

@@ -4,20 +4,25 @@
 //!   own Node, attachments ──> links, addresses, sysctls
 //!   peer ──> FDB entry, neighbours, routes        two that want the same: only the whole says who wins
 //! ```
+//!
+//! Of two nodes that want the same (a VTEP's hardware address, which is a hash of the node's name, or a pod CIDR) this
+//! node has it, then one whose hardware address is that hash, then the first by name. The other is refused by its name:
+//! its packets would go to the wrong node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use kstate::net::{Forward, NetState, Route, RouteKey, RouteKind, Touched};
-use model::{Cluster, Node};
+use model::{Cluster, Key, Kind, Node};
 use types::wire::VXLAN_DEVICE;
-use types::{Family, IfName, Mac};
+use types::{Family, IfName, Mac, ObjectName};
 
 use super::{
     MAIN_TABLE, PodSubnet, Wired, device, incomplete, internal_ip, own_state, pod_subnet, pod_subnets,
+    vtep_mac,
 };
 use crate::Settings;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Severity};
 
 /// Links, addresses, routes and tunnel entries as they should be.
 #[derive(Debug, Default)]
@@ -153,8 +158,12 @@ impl Fabric {
         self.add_pods();
         self.contested = false;
         round.before.extend(std::mem::take(&mut self.peers).into_values().filter_map(finding));
-        for peer in cluster.nodes.values().filter(|node| node.name != settings.node) {
-            round.now.extend(self.add(peer).cloned());
+        let peers = cluster.nodes.values().filter(|node| node.name != settings.node);
+        // Whoever says that another's address is his does not take it from him.
+        let by_name = |node: &&Node| node.vtep_mac == Some(vtep_mac(&node.name));
+        let (rightful, others): (Vec<&Node>, Vec<&Node>) = peers.partition(by_name);
+        for peer in rightful.into_iter().chain(others) {
+            round.now.extend(self.add(settings, peer).cloned());
         }
     }
 
@@ -165,7 +174,8 @@ impl Fabric {
                 peer.entries().for_each(|entry| entry.remove(&mut self.state));
             }
             if let Some(row) = cluster.nodes.get(name) {
-                round.now.extend(self.add(row).cloned());
+                let found = self.add(settings, row).cloned();
+                round.now.extend(found.filter(|_| !self.contested));
             }
             let [was, is] =
                 [before.as_ref(), self.peers.get(name)].map(|peer| peer.and_then(|peer| peer.as_ref().ok()));
@@ -176,19 +186,68 @@ impl Fabric {
         }
         round.before.extend(before.and_then(finding));
         if self.contested {
+            self.peers.remove(name);
             self.rebuild(cluster, settings, round);
         }
     }
 
-    /// What the peer lacks, if so.
-    fn add(&mut self, row: &Node) -> Option<&Diagnostic> {
-        let peer = Peer::of(self.own.as_ref()?, row);
+    /// What the peer lacks, or what another has of it, if so.
+    fn add(&mut self, settings: &Settings, row: &Node) -> Option<&Diagnostic> {
+        let own = self.own.as_ref()?;
+        let mut peer = Peer::of(own, row);
+        if let Ok(wanted) = &peer
+            && let Some(found) = own_rival(own, settings, (wanted, row)).or_else(|| self.rival((wanted, row)))
+        {
+            peer = Err(Box::new(found));
+        }
         for entry in peer.iter().flat_map(Peer::entries) {
-            self.contested |= entry.insert(&mut self.state);
+            entry.insert(&mut self.state);
         }
         self.peers.insert(row.name.clone(), peer);
         self.peers.get(&row.name)?.as_ref().err().map(Box::as_ref)
     }
+
+    /// Which other peer has what this one wants.
+    fn rival(&mut self, (peer, row): (&Peer, &Node)) -> Option<Diagnostic> {
+        if !peer.entries().any(|entry| entry.is_taken(&self.state)) {
+            return None;
+        }
+        self.contested = true;
+        let of_peer = |(name, other): (&String, &Result<Peer, _>)| {
+            refusal(row, (peer, (name, other.as_ref().ok()?.mac)), &other.as_ref().ok()?.subnets)
+        };
+        self.peers.iter().find_map(of_peer)
+    }
+}
+
+/// What this node itself has and the peer wants.
+fn own_rival(own: &Wired, settings: &Settings, (peer, row): (&Peer, &Node)) -> Option<Diagnostic> {
+    refusal(row, (peer, (&settings.node, vtep_mac(&settings.node))), &own.subnets)
+}
+
+/// What of the peer's is the other node's.
+fn refusal(
+    row: &Node,
+    (peer, (rival, mac)): (&Peer, (&str, Mac)),
+    subnets: &[PodSubnet],
+) -> Option<Diagnostic> {
+    let refused = |field: &str, message: String, next_step: String| Diagnostic {
+        object: Key::new(Kind::Node, ObjectName::cluster(&row.name)),
+        field: field.to_owned(),
+        severity: Severity::Error,
+        message: format!("{message}; its pods are out of reach"),
+        next_step,
+    };
+    if peer.mac == mac {
+        let message = format!("its VTEP has the hardware address of node {rival}'s, {mac}");
+        let next =
+            format!("the address is a hash of a node's name: let {} or {rival} join by another", row.name);
+        return Some(refused("metadata.annotations", message, next));
+    }
+    let shared = peer.subnets.iter().find(|subnet| subnets.contains(subnet))?;
+    let message = format!("its pod CIDR {} is node {rival}'s", shared.net);
+    let next = format!("see who assigns pod CIDRs; delete Node {} and let it join again", row.name);
+    Some(refused("spec.podCIDRs", message, next))
 }
 
 fn finding(peer: Result<Peer, Box<Diagnostic>>) -> Option<Diagnostic> {
@@ -203,12 +262,20 @@ enum Entry {
 }
 
 impl Entry {
-    /// Whether somebody else's was there.
-    fn insert(self, state: &mut NetState) -> bool {
+    /// Whether something with its key is there.
+    fn is_taken(&self, state: &NetState) -> bool {
         match self {
-            Self::Forward(key, to) => state.fdb.insert(key, to).is_some(),
-            Self::Neighbour(key, mac) => state.neighbours.insert(key, mac).is_some(),
-            Self::Route(key, route) => state.routes.insert(key, route).is_some(),
+            Self::Forward(key, _) => state.fdb.contains_key(key),
+            Self::Neighbour(key, _) => state.neighbours.contains_key(key),
+            Self::Route(key, _) => state.routes.contains_key(key),
+        }
+    }
+
+    fn insert(self, state: &mut NetState) {
+        match self {
+            Self::Forward(key, to) => _ = state.fdb.insert(key, to),
+            Self::Neighbour(key, mac) => _ = state.neighbours.insert(key, mac),
+            Self::Route(key, route) => _ = state.routes.insert(key, route),
         }
     }
 
@@ -264,15 +331,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn settings() -> Settings {
-        Settings {
-            node: "node0".into(),
-            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
-            service_cidrs: Vec::new(),
-            dns_ips: Vec::new(),
-            allow_sources: Vec::new(),
-            api: Vec::new(),
-            mtu: 1450,
-        }
+        Settings::new("node0", vec!["10.244.0.0/16".parse().unwrap()], 1450)
     }
 
     /// Few CIDRs and tunnel addresses, so that peers want the same.
@@ -305,6 +364,85 @@ mod tests {
         let mut found = fabric.update(cluster, &settings(), &all).now;
         found.sort();
         (fabric.state, found)
+    }
+
+    fn cluster(nodes: impl IntoIterator<Item = Row>) -> Cluster {
+        let mut cluster = Cluster::default();
+        nodes.into_iter().for_each(|node| _ = cluster.apply(Event::Upsert(node)));
+        cluster
+    }
+
+    fn said(found: &[Diagnostic]) -> Vec<String> {
+        found.iter().map(Diagnostic::what).collect()
+    }
+
+    /// One 32-bit hash of both (FNV-1a, folded): the first such pair of a hundred thousand names.
+    const COLLIDING: (&str, &str) = ("worker-39797.example", "worker-77538.example");
+
+    #[test]
+    fn two_nodes_whose_names_give_one_hardware_address_are_told_apart_by_name() {
+        let (one, other) = COLLIDING;
+        assert_ne!(one, other);
+        let mac = vtep_mac(one);
+        assert_eq!(mac, vtep_mac(other));
+        let named = |name: &str, number| {
+            let Row::Node(row) = node(number, number, true) else { unreachable!() };
+            Row::Node(Node { name: name.to_owned(), vtep_mac: Some(vtep_mac(name)), ..row })
+        };
+        // For a third node: the first by name is reached, the other refused.
+        let third = cluster([node(0, 0, true), named(one, 1), named(other, 2), node(3, 3, true)]);
+        let (state, found) = whole(&third);
+        let loser = format!(
+            "node {other}: metadata.annotations: its VTEP has the hardware address of node {one}'s, {mac}; \
+             its pods are out of reach"
+        );
+        assert_eq!(said(&found), [loser]);
+        assert_eq!(
+            state.fdb.get(&(device(VXLAN_DEVICE).unwrap(), mac)),
+            Some(&Forward::Node([192, 168, 1, 11].into()))
+        );
+        assert_eq!(
+            (state.routes.len(), state.neighbours.len()),
+            (2, 2),
+            "the refused one has none of either"
+        );
+        // For both of them the other is the refused one, whoever is first.
+        for (here, there) in [(one, other), (other, one)] {
+            let cluster = cluster([named(here, 1), named(there, 2)]);
+            let settings = Settings { node: here.to_owned(), ..settings() };
+            let mut fabric = Fabric::default();
+            let all = Turned { own: true, ..Turned::default() };
+            let found = fabric.update(&cluster, &settings, &all).now;
+            assert!(
+                matches!(&said(&found)[..], [one] if one.starts_with(&format!("node {there}: metadata"))),
+                "{found:?}"
+            );
+            assert!(fabric.state.fdb.is_empty() && fabric.state.routes.is_empty());
+        }
+    }
+
+    #[test]
+    fn nobody_takes_a_hardware_address_from_the_node_whose_it_is() {
+        let named = |name: &str, number| {
+            let Row::Node(row) = node(number, number, true) else { unreachable!() };
+            Row::Node(Node { name: name.to_owned(), vtep_mac: Some(vtep_mac("node5")), ..row })
+        };
+        // The thief is the first by name.
+        let (state, found) = whole(&cluster([node(0, 0, true), named("a-thief", 1), named("node5", 5)]));
+        assert!(matches!(&said(&found)[..], [one] if one.starts_with("node a-thief: metadata")), "{found:?}");
+        assert_eq!(state.fdb.values().collect::<Vec<_>>(), [&Forward::Node([192, 168, 1, 15].into())]);
+    }
+
+    #[test]
+    fn a_pod_cidr_that_two_nodes_have_is_the_firsts() {
+        let (state, found) = whole(&cluster([node(0, 1, true), node(1, 2, true), node(2, 2, true)]));
+        assert_eq!(state.fdb.len(), 1);
+        let said = said(&found);
+        assert!(said.len() == 1 && said[0].starts_with("node node2: "), "{said:?}");
+        let (state, found) = whole(&cluster([node(0, 1, true), node(1, 1, true)]));
+        assert!(state.fdb.is_empty() && state.routes.is_empty());
+        let text = found[0].what();
+        assert!(text.contains("its pod CIDR 10.244.1.0/24 is node node0's"), "{text}");
     }
 
     proptest! {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kstate::nft::build::{self, rule};
+use kstate::nft::{Chain, Expr};
 use model::Key;
 
 use super::{Fragment, Held, Name};
@@ -52,14 +53,23 @@ impl Meanings {
     pub fn withhold(&self, fragment: &mut Fragment, owner: impl Fn() -> Option<Key>) {
         for name in &self.contested {
             fragment.elements.remove(name);
-            if let Some(chain) = fragment.chains.get_mut(name) {
-                chain.rules = vec![rule("two meanings under one name", [build::counter(), build::drop()])];
+            for (own, chain) in &mut fragment.chains {
+                if own == name || remembers(chain, name) {
+                    chain.rules =
+                        vec![rule("two meanings under one name", [build::counter(), build::drop()])];
+                }
             }
             if let Some(object) = owner().filter(|_| fragment.meanings.contains_key(name)) {
                 fragment.diagnostics.push(finding(object, name));
             }
         }
     }
+}
+
+/// Whether it puts clients into the set, whose elements are no fragment's to take away.
+fn remembers(chain: &Chain, name: &Name) -> bool {
+    let into = |expr: &Expr| matches!(expr, Expr::Update { set, .. } if *set == **name);
+    chain.rules.iter().flat_map(|rule| &rule.exprs).any(into)
 }
 
 fn finding(object: Key, name: &Name) -> Diagnostic {
@@ -78,9 +88,15 @@ fn finding(object: Key, name: &Name) -> Diagnostic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kstate::nft::{Chain, ElemData};
-    use model::Kind;
-    use types::ObjectName;
+    use kstate::nft::ElemData;
+    use model::{
+        Attachment, Cluster, Event, IntOrName, Kind, NamedPort, Peer, Pod, Policy, PolicyPort, PolicyRule,
+        Row,
+    };
+    use types::{Family, IfName, Mac, ObjectName, Protocol, Selector};
+
+    use crate::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
+    use crate::{Settings, policy, service};
 
     fn fragment(check: u8) -> Fragment {
         let mut fragment = Fragment::default();
@@ -92,6 +108,105 @@ mod tests {
             .chains
             .insert("in_1".into(), Chain { base: None, rules: vec![rule("allow", [build::ret()])] });
         fragment
+    }
+
+    /// A pod with a policy of every kind of peer and port, so many that they are merged.
+    fn of_policies() -> Fragment {
+        let mut cluster = Cluster::default();
+        let pod = ObjectName::new("shop", "web");
+        let port = |port| PolicyPort { protocol: Protocol::Tcp, port: Some(port), end_port: None };
+        let numbered = |n: u16| PolicyRule {
+            peers: vec![
+                Peer::Block { cidr: format!("11.0.{n}.0/24").parse().unwrap(), except: Vec::new() },
+                Peer::Pods { namespaces: None, pods: Some(Selector::default()) },
+            ],
+            ports: vec![port(IntOrName::Number(8000 + n)), port(IntOrName::Name("web".to_owned()))],
+        };
+        let policy = Policy {
+            key: ObjectName::new("shop", "all"),
+            ingress: Some((0..12).map(numbered).collect()),
+            ..Policy::default()
+        };
+        let ports = vec![NamedPort { name: "web".to_owned(), protocol: Protocol::Tcp, port: 80 }];
+        let row = Pod { key: pod.clone(), uid: "u".to_owned(), ports, ..Pod::default() };
+        cluster.apply(Event::Upsert(Row::Policy(Box::new(policy))));
+        cluster.apply(Event::Upsert(Row::Pod(Box::new(row))));
+        let attachment = Attachment {
+            container: "c".to_owned(),
+            pod,
+            uid: "u".to_owned(),
+            ips: vec![[10, 244, 1, 2].into()],
+            host_if: IfName::new("veth1").unwrap(),
+            mac: Mac::default(),
+            host_ports: Vec::new(),
+        };
+        policy::nftables::attachment_fragment(&cluster, &attachment, Family::V4)
+    }
+
+    /// A Service with affinity and source ranges.
+    fn of_service() -> Fragment {
+        let way = |endpoint: &str| Way {
+            outcome: Outcome::Spread(vec![endpoint.parse().unwrap()]),
+            masquerade: false,
+        };
+        let front = Front {
+            address: [192, 0, 2, 7].into(),
+            port: 80,
+            inside: way("10.244.1.2:80"),
+            outside: Some(way("10.244.2.2:80")),
+            sources: vec!["203.0.113.0/24".parse().unwrap()],
+        };
+        let (name, protocol) = ("http".to_owned(), Protocol::Tcp);
+        let port = PortPlan { name, protocol, fronts: vec![front], affinity: Some(60) };
+        let service = ObjectName::new("shop", "web");
+        let plan = ServicePlan { service, ports: vec![port], ..ServicePlan::default() };
+        service::nftables::fragment(&plan, &Settings::new("node1", Vec::new(), 1450), Family::V4)
+    }
+
+    /// What a chain does with whoever comes there.
+    fn drops(chain: &Chain) -> bool {
+        matches!(&chain.rules[..], [rule] if rule.exprs == [build::counter(), build::drop()])
+    }
+
+    #[test]
+    fn nothing_of_any_kind_is_allowed_by_a_name_that_stands_for_two_things() {
+        let mut kinds = BTreeSet::new();
+        for whole in [of_policies(), of_service()] {
+            for (name, check) in &whole.meanings {
+                let mut meanings = Meanings::default();
+                let mut other = Fragment::default();
+                other.mean(name.clone(), check.map(|byte| !byte));
+                meanings.learn(None, &whole);
+                assert!(meanings.learn(None, &other), "{name}");
+                let mut withheld = whole.clone();
+                let owner = Key::new(Kind::Service, ObjectName::new("shop", "web"));
+                meanings.withhold(&mut withheld, || Some(owner.clone()));
+                assert!(!withheld.elements.contains_key(name), "{name} has elements");
+                let asks = |chain: &Chain| {
+                    chain.rules.iter().any(|rule| kstate::nft::sets_of(rule).contains(&**name))
+                };
+                for (own, chain) in &withheld.chains {
+                    let dynamic = whole.sets.get(name).is_some_and(|set| set.dynamic);
+                    let concerned = own == name || dynamic && asks(&whole.chains[own]);
+                    assert_eq!(drops(chain), concerned, "{own}, for {name}");
+                }
+                let said: Vec<_> = withheld.diagnostics.iter().map(ToString::to_string).collect();
+                assert!(said.len() == 1 && said[0].contains(&**name), "{name}: {said:?}");
+                let parts: Vec<&str> = name.split('_').collect();
+                let is_class = name.starts_with("in_") && parts.last().is_some_and(|hash| hash.len() == 32);
+                let is_clients = parts.len() == 2 && parts[0] == "aff";
+                kinds.insert(
+                    match parts[0] {
+                        "in" if is_class => "class",
+                        "aff" if is_clients => "clients",
+                        kind => kind,
+                    }
+                    .to_owned(),
+                );
+            }
+        }
+        let all = ["aff", "blocks", "class", "clients", "guard", "in", "pods", "port", "ports"];
+        assert_eq!(kinds.iter().collect::<Vec<_>>(), all);
     }
 
     #[test]

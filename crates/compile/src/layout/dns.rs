@@ -174,13 +174,8 @@ mod tests {
 
     fn of(node: u32, nodes: u32) -> Vec<IpAddr> {
         let settings = Settings {
-            node: format!("node{node}"),
-            cluster_cidrs: Vec::new(),
-            service_cidrs: Vec::new(),
             dns_ips: vec![[10, 96, 0, 10].into()],
-            allow_sources: Vec::new(),
-            api: Vec::new(),
-            mtu: 1450,
+            ..Settings::new(format!("node{node}"), Vec::new(), 1450)
         };
         peers(&cluster(nodes), &settings, Family::V4)
     }

@@ -158,13 +158,8 @@ mod tests {
 
     fn settings() -> Settings {
         Settings {
-            node: "node1".into(),
-            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
-            service_cidrs: Vec::new(),
             dns_ips: vec!["10.96.0.10".parse().unwrap()],
-            allow_sources: Vec::new(),
-            api: Vec::new(),
-            mtu: 1450,
+            ..Settings::new("node1", vec!["10.244.0.0/16".parse().unwrap()], 1450)
         }
     }
 

@@ -112,14 +112,7 @@ mod tests {
         };
         assert_eq!(put("young", 1, first).len(), 2, "each concerns the other");
         put("beside", 1, second);
-        let settings = Settings {
-            node: "node1".into(),
-            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
-            service_cidrs: Vec::new(),
-            dns_ips: Vec::new(),
-            api: Vec::new(),
-            mtu: 1450,
-        };
+        let settings = Settings::new("node1", vec!["10.244.0.0/16".parse().unwrap()], 1450);
         let plan = |name: &str| {
             let name = ObjectName::new("atk", name);
             crate::service::plan::plan(&cluster, &settings, &name, Family::V4).unwrap()
@@ -134,15 +127,8 @@ mod tests {
 
     #[test]
     fn the_node_answers_in_the_families_of_the_service() {
-        let settings = Settings {
-            node: "node1".into(),
-            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10::/32".parse().unwrap()],
-            service_cidrs: Vec::new(),
-            dns_ips: Vec::new(),
-            allow_sources: Vec::new(),
-            api: Vec::new(),
-            mtu: 1450,
-        };
+        let pods = vec!["10.244.0.0/16".parse().unwrap(), "fd00:10::/32".parse().unwrap()];
+        let settings = Settings::new("node1", pods, 1450);
         let at = |foreign| fronts(&cluster(foreign), &settings, &ObjectName::new("shop", "web"));
         assert_eq!(at(false), BTreeSet::from(["192.168.1.10:31000".parse().unwrap()]));
         assert_eq!(at(true), BTreeSet::new());

@@ -73,15 +73,10 @@ mod tests {
 
     fn settings() -> Settings {
         Settings {
-            node: "node1".into(),
-            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
-            service_cidrs: Vec::new(),
-            dns_ips: Vec::new(),
-            allow_sources: Vec::new(),
             api: ["192.168.1.10:6443", "127.0.0.1:6444", "192.168.1.100:8443"]
                 .map(|api| api.parse().unwrap())
                 .to_vec(),
-            mtu: 1450,
+            ..Settings::new("node1", vec!["10.244.0.0/16".parse().unwrap()], 1450)
         }
     }
 

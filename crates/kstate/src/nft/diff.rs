@@ -97,7 +97,7 @@ pub fn chains_of(rule: &Rule) -> impl Iterator<Item = &str> {
 pub fn target(data: &ElemData) -> Option<&str> {
     match data {
         ElemData::Verdict(verdict) => targets(verdict),
-        ElemData::None | ElemData::Value(_) => None,
+        ElemData::None | ElemData::Value(_) | ElemData::Until { .. } => None,
     }
 }
 

@@ -170,6 +170,7 @@ impl Set {
         let key = self.show_key(key);
         match data {
             ElemData::None => key,
+            ElemData::Until { timeout_ms, left_ms } => key + &until(*timeout_ms, *left_ms),
             ElemData::Verdict(verdict) => format!("{key} : {verdict}"),
             ElemData::Value(bytes) => match &self.data {
                 SetData::Values(fields) => format!("{key} : {}", show_values(fields, bytes)),
@@ -239,6 +240,11 @@ impl fmt::Display for Set {
         }
         f.write_str("  }")
     }
+}
+
+fn until(timeout_ms: Option<u64>, left_ms: u64) -> String {
+    let timeout = timeout_ms.map(|timeout| format!(" timeout {}", rule::milliseconds(timeout)));
+    format!("{} expires {}", timeout.unwrap_or_default(), rule::milliseconds(left_ms))
 }
 
 impl Plan {
@@ -339,6 +345,9 @@ impl fmt::Display for OpText<'_> {
                 write!(f, "add element {table} {set} {{ {}", key_text(key))?;
                 match (data, self.layout.map(|set| &set.data)) {
                     (ElemData::None, _) => {}
+                    (ElemData::Until { timeout_ms, left_ms }, _) => {
+                        f.write_str(&until(*timeout_ms, *left_ms))?;
+                    }
                     (ElemData::Verdict(verdict), _) => write!(f, " : {verdict}")?,
                     (ElemData::Value(bytes), Some(SetData::Values(fields))) => {
                         write!(f, " : {}", show_values(fields, bytes))?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kstate::nft::{Chain, Rule, Ruleset, Set, Table, TableId};
+use kstate::nft::{Chain, ElemData, ElemKey, Rule, Ruleset, Set, Table, TableId};
 
 use super::encode::{decode_base, decode_comment};
 use super::set::{self, RawElement, Shape};
@@ -87,6 +87,12 @@ impl Dump {
             let mut known = std::collections::HashSet::with_capacity(raw.len());
             !raw.iter().all(|one| known.insert((&one.key, &one.key_end, one.closes)))
         })
+    }
+
+    /// What was told of a set that the packet path fills.
+    pub fn remembered(mut self, table: &TableId, set: &str) -> BTreeMap<ElemKey, ElemData> {
+        let raw = self.raw.remove(&(table.clone(), set.to_owned())).unwrap_or_default();
+        set::join(raw, Shape::Single)
     }
 
     pub fn finish(mut self) -> (Ruleset, Handles) {

@@ -1,6 +1,7 @@
 //! Plans as nf_tables transactions: `begin, message…, commit` in one datagram each, which the kernel performs
 //! whole or not at all. A datagram must fit the socket's send buffer, which an ordinary user cannot raise, so a
-//! big plan is cut between steps; [`kstate::nft::diff`] orders them so that every cut is safe.
+//! big plan is cut between steps; [`kstate::nft::diff`] orders them so that every cut is safe. Others are cut for packets
+//! that are on their way ([`super::cuts`]).
 //!
 //! Only the last message asks for an acknowledgement, so nothing overflows on the way back. What failed is found
 //! by the sequence number and offset that the error carries.
@@ -8,6 +9,7 @@
 use kstate::nft::{BaseChain, ChainKind, ElemData, Hook, Op, Plan, Rule, Ruleset, Set, TableFamily, TableId};
 use thiserror::Error;
 
+use super::cuts::Cuts;
 use super::set::{self, Shape};
 use super::{
     DELCHAIN, DELRULE, DELSET, DELSETELEM, DELTABLE, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, NEWTABLE,
@@ -78,6 +80,7 @@ impl Transaction {
 pub struct Transactions<'a> {
     plan: &'a Plan,
     known: &'a Ruleset,
+    cuts: Cuts<'a>,
     next: usize,
     seq: u32,
     limit: usize,
@@ -86,7 +89,7 @@ pub struct Transactions<'a> {
 impl<'a> Transactions<'a> {
     /// `known` tells the layout of sets that the plan does not add itself; `seq` must grow from plan to plan.
     pub fn new(plan: &'a Plan, known: &'a Ruleset, seq: u32, limit: usize) -> Self {
-        Self { plan, known, next: 0, seq, limit }
+        Self { plan, known, cuts: Cuts::new(plan), next: 0, seq, limit }
     }
 
     /// The sequence number after the last used one.
@@ -115,9 +118,13 @@ impl Iterator for Transactions<'_> {
         }
         let mut batch = Batch::begin(self.seq);
         let first = self.next;
+        self.cuts.begin();
         while self.next < self.plan.ops.len() {
             let before = batch.position();
             let until = self.next + self.together(self.next);
+            if self.plan.ops.get(self.next..until).is_some_and(|steps| self.cuts.before(steps)) {
+                break;
+            }
             for at in self.next..until {
                 if let Err(error) = batch.step(at, self.plan, self.known) {
                     self.next = self.plan.ops.len();

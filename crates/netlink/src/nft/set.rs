@@ -227,6 +227,12 @@ fn element(w: &mut Writer, (key, end): (&[u8], Option<&[u8]>), flags: u32, data:
         }
         match data {
             ElemData::None => {}
+            ElemData::Until { timeout_ms, left_ms } => {
+                if let Some(timeout) = timeout_ms {
+                    w.be64(4, *timeout);
+                }
+                w.be64(5, *left_ms);
+            }
             ElemData::Value(bytes) => w.nest(2, |w| w.bytes(DATA_VALUE, bytes)),
             ElemData::Verdict(verdict) => w.nest(2, |w| write_verdict(w, verdict)),
         }
@@ -272,8 +278,12 @@ pub fn decode_elements(list: &[u8]) -> impl Iterator<Item = RawElement> {
     attributes(list).filter_map(|attribute| {
         let element = attribute.value;
         let value = |kind| nfnetlink::find(element, kind).and_then(|nest| nfnetlink::find(nest, DATA_VALUE));
+        let number = |kind| nfnetlink::find(element, kind).and_then(nfnetlink::be64);
         let data = match nfnetlink::find(element, 2) {
-            None => ElemData::None,
+            None => match number(5) {
+                None => ElemData::None,
+                Some(left_ms) => ElemData::Until { timeout_ms: number(4), left_ms },
+            },
             Some(data) => match nfnetlink::find(data, DATA_VERDICT) {
                 Some(verdict) => ElemData::Verdict(read_verdict(verdict)?.ok()?),
                 None => ElemData::Value(nfnetlink::find(data, DATA_VALUE)?.into()),

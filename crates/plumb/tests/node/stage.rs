@@ -69,6 +69,8 @@ pub struct Node {
     pub netns: Netns,
     pub dir: PathBuf,
     pub address: String,
+    /// Of the agent's next start.
+    pub program: PathBuf,
     /// For the agent's next start, beside those that every agent gets.
     pub flags: Vec<String>,
     agent: Option<Process>,
@@ -166,7 +168,8 @@ impl Stage {
             Families::Dual => DUAL.map(str::to_owned).to_vec(),
             _ => Vec::new(),
         };
-        let mut node = Node { name: node, netns, dir, address, flags, agent: None };
+        let mut node =
+            Node { name: node, netns, dir, address, program: crate::said::plumb(), flags, agent: None };
         node.start();
         self.nodes.push(node);
     }
@@ -275,7 +278,7 @@ impl Node {
             ("--socket", path("agent.sock")),
             ("--cool-down", "1".into()),
         ];
-        let agent = Spawn::program(crate::said::plumb())
+        let agent = Spawn::program(&self.program)
             .arg("agent")
             .args(args.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]))
             .args(self.flags.iter().cloned())
@@ -301,6 +304,14 @@ impl Node {
             assert!(self.agent.as_ref().is_some_and(Process::alive), "the agent of {} ended", self.name);
             self.ask("GET", "/healthz", "").ok().filter(|answer| answer.starts_with("HTTP/1.0 200"))
         });
+    }
+
+    /// Memory of the agent's process.
+    pub fn resident_kib(&self) -> u64 {
+        let pid = self.agent.as_ref().expect("an agent runs").pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// One request over the agent's socket.

@@ -5,17 +5,11 @@ use serde_json::json;
 
 use crate::stage::{Node, Stage, connects_at_once, wait_for};
 
-/// The stage's node as before its first agent.
-fn bare(stage: &mut Stage) -> &mut Node {
-    let node = &mut stage.nodes[0];
+/// A node of the stage as before its first agent.
+pub fn bare(stage: &mut Stage, number: usize) -> &mut Node {
+    let node = &mut stage.nodes[number];
     node.kill();
-    for command in [
-        "nft delete table ip plumb",
-        "nft delete table inet plumb",
-        "nft delete table bridge plumb",
-        "ip link del cni0",
-        "ip link del plumb.1",
-    ] {
+    for command in ["nft flush ruleset", "ip link del cni0", "ip link del plumb.1"] {
         node.run(command);
     }
     std::fs::remove_file(node.dir.join("net.d/10-plumb.conflist")).unwrap();
@@ -42,7 +36,7 @@ fn log(node: &Node) -> String {
 #[test]
 fn a_node_without_its_address_makes_nothing_and_waits_for_it() {
     let mut stage = Stage::new(1);
-    let node = bare(&mut stage);
+    let node = bare(&mut stage, 0);
     node.run("ip address add 192.168.1.77/24 dev eth0");
     node.run("ip address del 192.168.1.10/24 dev eth0");
     // The second was secondary, which went with the first.
@@ -64,7 +58,7 @@ fn a_node_without_its_address_makes_nothing_and_waits_for_it() {
 #[test]
 fn a_node_without_a_route_to_the_api_makes_nothing_and_waits_for_it() {
     let mut stage = Stage::new(1);
-    let node = bare(&mut stage);
+    let node = bare(&mut stage, 0);
     node.run("ip route del 192.168.1.0/24 dev eth0");
     node.start();
     let words = ["https://192.168.1.2:6443", "Network is unreachable", "ip route get 192.168.1.2"];
@@ -104,9 +98,46 @@ fn a_node_without_a_route_to_another_says_which_and_goes_on() {
 }
 
 #[test]
+fn a_node_that_has_anothers_tunnel_address_is_refused_by_its_name() {
+    let stage = Stage::new(2);
+    let node = &stage.nodes[0];
+    wait_for("the tunnel's peer is known", || node.run("ip route").contains("10.244.2.0/24").then_some(()));
+    let tunnel = || node.run("bridge fdb show dev plumb.1");
+    let before = tunnel();
+    let annotated = |name: &str| {
+        let of = stage.get(&format!("/api/v1/nodes/{name}"));
+        of["metadata"]["annotations"][types::wire::VTEP_MAC_ANNOTATION].as_str().unwrap().to_owned()
+    };
+    let annotation = |mac: &str| json!({ "annotations": { types::wire::VTEP_MAC_ANNOTATION: mac } });
+    let mac = annotated("node2");
+    let mut metadata = annotation(&mac);
+    metadata["name"] = "a-rival".into();
+    let spec = json!({ "podCIDR": "10.244.9.0/24", "podCIDRs": ["10.244.9.0/24"] });
+    stage.create(
+        "/api/v1/nodes",
+        &json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec }),
+    );
+    let address = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": "192.168.1.77" }] } });
+    stage.patch("/api/v1/nodes/a-rival/status", &address);
+    let words = [&mac, "node node2's", "out of reach", "join by another"];
+    let told = wait_for("an Event says so", || {
+        let mut told = stage.events("NetworkFailed").into_iter();
+        told.find(|told| words.iter().all(|word| told.contains(word)))
+    });
+    assert!(log(node).contains("node a-rival"), "{told}");
+    assert_eq!(tunnel(), before, "the other's packets go where they went");
+    assert!(!node.run("ip route").contains("10.244.9.0/24"));
+    // It is another's no more.
+    stage.patch("/api/v1/nodes/a-rival", &json!({ "metadata": annotation("0e:70:00:00:00:09") }));
+    wait_for("it is reached", || node.run("ip route").contains("10.244.9.0/24").then_some(()));
+    assert!(before.lines().all(|line| tunnel().contains(line)));
+    wait_for("it is over", || log(node).contains("no longer: node a-rival").then_some(()));
+}
+
+#[test]
 fn an_agent_that_begins_in_a_conflict_says_so_at_the_nodes_address() {
     let mut stage = Stage::new(1);
-    let node = bare(&mut stage);
+    let node = bare(&mut stage, 0);
     node.run("ip link add rival type vxlan id 1 dstport 8472 local 192.168.1.10 dev eth0");
     node.start();
     let said = wait_for("the conflict is told where the kubelet asks", || {
@@ -124,7 +155,7 @@ fn an_agent_that_begins_in_a_conflict_says_so_at_the_nodes_address() {
 #[test]
 fn a_runtime_that_cannot_be_given_its_configuration_keeps_the_node_from_being_ready() {
     let mut stage = Stage::new(1);
-    let node = bare(&mut stage);
+    let node = bare(&mut stage, 0);
     let directory = node.dir.join("net.d");
     std::fs::remove_dir_all(&directory).unwrap();
     std::fs::write(&directory, "in the way").unwrap();

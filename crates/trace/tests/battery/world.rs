@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use compile::Settings;
 use model::{
     Attachment, Endpoint, EndpointSlice, Event, Hints, HostPort, IntOrName, Kind, NamedPort, Namespace, Node,
     Peer, Phase, Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, ServiceType, SlicePort,
@@ -97,6 +98,17 @@ fn sources() -> impl Strategy<Value = Option<Box<Sources>>> {
     let nets = vec(net.prop_map(|net| net.parse().expect("a prefix")), 1..4);
     let asked = (0..3_u64, nets).prop_map(|(created, nets)| Box::new(Sources { created, nets }));
     prop_oneof![2 => Just(None), 1 => asked.prop_map(Some)]
+}
+
+/// Of the node whose rules are looked at.
+pub fn settings() -> Settings {
+    Settings {
+        service_cidrs: service_cidrs(),
+        dns_ips: dns_ips(),
+        allow_sources: allow_sources(),
+        api: api(),
+        ..Settings::new(NODES[0], cluster_cidrs(), 1450)
+    }
 }
 
 fn pod_cidrs(n: usize) -> Vec<IpNet> {

@@ -19,14 +19,11 @@ fn tables() -> kstate::nft::Ruleset {
         ..Node::default()
     };
     cluster.apply(Event::Upsert(Row::Node(node)));
+    let pods = vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()];
     let settings = compile::Settings {
-        node: "node1".into(),
-        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
         dns_ips: vec!["10.96.0.10".parse().unwrap(), "fd00:10:96::a".parse().unwrap()],
-        allow_sources: Vec::new(),
-        api: Vec::new(),
-        mtu: 1450,
+        ..compile::Settings::new("node1", pods, 1450)
     };
     compile::whole(cluster.synced().unwrap(), settings).nft
 }
