@@ -6,9 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use kstate::nft::{ElemData, ElemKey, Plan, Ruleset, TableId};
+use kstate::nft::{Bytes, ElemData, ElemKey, Plan, Ruleset, TableId};
 use netlink::message::Message;
-use netlink::nft::{Change, Dump, EncodeError, Handles, Request, STOCK_LIMIT, Transaction, Transactions};
+use netlink::nft::{
+    Change, CountedRule, Dump, EncodeError, Handles, Request, STOCK_LIMIT, Transaction, Transactions,
+};
 use thiserror::Error;
 
 use crate::error::{Error, hint};
@@ -21,6 +23,7 @@ pub use listen::{Changes, ForeignChanges, Notice, TraceEvents};
 
 /// A ruleset that somebody keeps changing is given up after so many tries.
 const TRIES: usize = 10;
+const CHANGING: &str = "somebody changed the ruleset during each of 10 tries; `nft monitor` shows who";
 
 /// A plan was not carried out whole. Steps before `done` are in the kernel, which [`kstate::nft::diff`] orders
 /// to be a safe state; observe and diff again to go on.
@@ -140,10 +143,7 @@ impl Nft {
                 return Ok(Observed { ruleset, handles, generation: before });
             }
         }
-        Err(Error::Answer {
-            what: "observe the nf_tables ruleset".into(),
-            why: format!("somebody changed it during each of {TRIES} tries; `nft monitor` shows who"),
-        })
+        Err(Error::Answer { what: "observe the nf_tables ruleset".into(), why: CHANGING.into() })
     }
 
     /// The chains of a table, whoever made it, without their rules; `None`: there is no such table.
@@ -167,6 +167,35 @@ impl Nft {
             self.take(request, &mut dump)?;
         }
         Ok(dump.remembered(table, set))
+    }
+
+    /// The rules of a table that count, in no order, and what they have counted; none of a table that is not there.
+    /// What is asked for grows with rules, not with the elements of sets.
+    pub fn counted_rules(&mut self, table: &TableId) -> Result<Vec<CountedRule>, Error> {
+        for _ in 0..TRIES {
+            let mut found = Vec::new();
+            // The kernel narrows the answer to the table, and says nothing of one that it has not.
+            let request = Request::Rules(table);
+            let taken = self.ask(request, |message| found.extend(netlink::nft::counted_rule(message)))?;
+            if taken == Consistency::Exact {
+                found.retain(|rule| rule.table == *table);
+                return Ok(found);
+            }
+        }
+        Err(Error::Answer { what: format!("read the counters of {table}"), why: CHANGING.into() })
+    }
+
+    /// The elements of a set that count, and what they have counted; none of a set that is not there.
+    pub fn counted_elements(&mut self, table: &TableId, set: &str) -> Result<Vec<(Bytes, u64)>, Error> {
+        let mut found = Vec::new();
+        let asked = self.ask(Request::Elements(table, set), |message| {
+            found.extend(netlink::nft::counted_elements(message));
+        });
+        match asked {
+            Ok(_) => Ok(found),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The number that every transaction raises.

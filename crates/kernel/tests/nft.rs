@@ -160,7 +160,13 @@ fn chains() -> BTreeMap<String, Chain> {
             ct_original_dport(Reg(3)),
             ip_daddr(Reg(4)),
             th_dport(Reg(5)),
-            Expr::Update { set: "aff".into(), key: r, data: Some(Reg(4)), timeout_ms: 10_800_000 },
+            Expr::Update {
+                set: "aff".into(),
+                key: r,
+                data: Some(Reg(4)),
+                timeout_ms: 10_800_000,
+                counts: false,
+            },
         ],
     );
     let postrouting = vec![

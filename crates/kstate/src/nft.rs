@@ -293,6 +293,8 @@ pub enum Expr {
         key: Reg,
         data: Option<Reg>,
         timeout_ms: u64,
+        /// Each element counts the packets that put it there or kept it.
+        counts: bool,
     },
     /// Observed only: an expression that we never write, with its attributes as the kernel gave them. A rule
     /// that holds one is somebody else's.

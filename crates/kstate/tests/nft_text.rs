@@ -55,11 +55,13 @@ fn rules_read_as_nft_writes_them() {
     let inside = in_prefix(R, "10.244.0.0/16".parse().expect("a prefix"));
     prints([ip_saddr(R)].into_iter().chain(inside).chain([accept()]), "ip saddr 10.244.0.0/16 accept");
     let learn = [ip_saddr(R), ip_daddr(Reg(1)), ip_daddr(Reg(3)), th_dport(Reg(4))];
-    let update = Expr::Update { set: "aff".into(), key: R, data: Some(Reg(3)), timeout_ms: 10_800_000 };
+    let update =
+        Expr::Update { set: "aff".into(), key: R, data: Some(Reg(3)), timeout_ms: 10_800_000, counts: false };
     prints(
         learn.into_iter().chain([update]),
         "update @aff { ip saddr . ip daddr timeout 3h : ip daddr . th dport }",
     );
+    prints([ip_saddr(R), count_by("seen", R, 3_600_000)], "update @seen { ip saddr timeout 1h counter }");
 }
 
 fn plumb(endpoints: u32) -> Ruleset {

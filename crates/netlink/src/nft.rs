@@ -1,6 +1,7 @@
 //! nf_tables over nfnetlink: plans as transactions, dumps as rulesets, and the kernel's notifications.
 //! Numbers are those of include/uapi/linux/netfilter/nf_tables.h.
 
+mod counted;
 mod cuts;
 mod decode;
 mod encode;
@@ -9,6 +10,7 @@ mod expr;
 mod request;
 mod set;
 
+pub use counted::{CountedRule, counted_elements, counted_rule};
 pub use decode::{Dump, Handles};
 pub use encode::{EncodeError, STOCK_LIMIT, Transaction, Transactions};
 pub use event::{Change, Trace, TraceKind, TraceVerdict, touches};

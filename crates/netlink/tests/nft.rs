@@ -143,12 +143,9 @@ fn acting() -> impl Strategy<Value = Expr> {
             prefix
         }),
         Just(Expr::Notrack),
-        ("[a-z]{1,9}", reg(), port(), any::<u64>()).prop_map(|(set, key, data, timeout_ms)| Expr::Update {
-            set,
-            key,
-            data,
-            timeout_ms
-        }),
+        ("[a-z]{1,9}", reg(), port(), any::<u64>(), any::<bool>()).prop_map(
+            |(set, key, data, timeout_ms, counts)| Expr::Update { set, key, data, timeout_ms, counts }
+        ),
         // Whatever it is, it comes back as it was.
         prop::collection::vec(any::<u8>(), 0..9)
             .prop_map(|body| Expr::Foreign { name: "quota".into(), body: body.into() }),

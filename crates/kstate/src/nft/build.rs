@@ -349,7 +349,12 @@ pub fn log(group: u16, snaplen: u32, prefix: impl Into<String>) -> Expr {
 
 /// Puts the key into a dynamic set, or keeps it there, for so long.
 pub fn update(set: impl Into<String>, key: Reg, timeout_ms: u64) -> Expr {
-    Expr::Update { set: set.into(), key, data: None, timeout_ms }
+    Expr::Update { set: set.into(), key, data: None, timeout_ms, counts: false }
+}
+
+/// The same, with a count of packets for each key.
+pub fn count_by(set: impl Into<String>, key: Reg, timeout_ms: u64) -> Expr {
+    Expr::Update { set: set.into(), key, data: None, timeout_ms, counts: true }
 }
 
 pub fn notrack() -> Expr {

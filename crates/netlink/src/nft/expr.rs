@@ -21,6 +21,8 @@ const NUMGEN_RANDOM: u32 = 1;
 const FIB_ADDRTYPE: u32 = 3;
 const SOCKET_WILDCARD: u32 = 2;
 const DYNSET_UPDATE: u32 = 1;
+/// NFTA_DYNSET_EXPR: what each element has of its own.
+const DYNSET_EXPR: u16 = 7;
 const LOOKUP_INVERT: u32 = 1;
 
 fn wire(reg: Reg) -> u32 {
@@ -253,7 +255,7 @@ fn encode_acting(w: &mut Writer, expr: &Expr, family: TableFamily) {
                 w.be32(3, *snaplen);
             }
         }
-        Expr::Update { set, key, data, timeout_ms } => {
+        Expr::Update { set, key, data, timeout_ms, counts } => {
             w.text(1, set);
             w.be32(3, DYNSET_UPDATE);
             w.be32(4, wire(*key));
@@ -262,6 +264,9 @@ fn encode_acting(w: &mut Writer, expr: &Expr, family: TableFamily) {
             }
             if *timeout_ms != 0 {
                 w.be64(6, *timeout_ms);
+            }
+            if *counts {
+                w.nest(DYNSET_EXPR, |w| w.text(1, "counter"));
             }
         }
         _ => {}
@@ -486,13 +491,14 @@ impl Attrs<'_> {
     }
 
     fn update(self) -> Option<Expr> {
-        (self.number(3)? == DYNSET_UPDATE
-            && !self.has(7)
-            && !self.has(10)
-            && self.number(9).unwrap_or(0) == 0)
+        (self.number(3)? == DYNSET_UPDATE && !self.has(10) && self.number(9).unwrap_or(0) == 0)
             .then_some(())?;
+        let counts = match nfnetlink::find(self.0, DYNSET_EXPR) {
+            None => false,
+            Some(own) => (nfnetlink::text(nfnetlink::find(own, 1)?)? == "counter").then_some(true)?,
+        };
         let data = if self.has(5) { Some(self.reg(5)?) } else { None };
         let timeout_ms = nfnetlink::find(self.0, 6).and_then(nfnetlink::be64).unwrap_or(0);
-        Some(Expr::Update { set: self.text(1)?, key: self.reg(4)?, data, timeout_ms })
+        Some(Expr::Update { set: self.text(1)?, key: self.reg(4)?, data, timeout_ms, counts })
     }
 }

@@ -207,15 +207,16 @@ impl Run<'_> {
                 self.say(format!("log{prefix} group {group}{snaplen}"));
             }
             Expr::Notrack => self.say("notrack"),
-            Expr::Update { set, key, data, timeout_ms } => {
+            Expr::Update { set, key, data, timeout_ms, counts } => {
                 let timeout = if *timeout_ms == 0 {
                     String::new()
                 } else {
                     format!(" timeout {}", milliseconds(*timeout_ms))
                 };
                 let key = self.key_of(set, *key);
+                let counter = if *counts { " counter" } else { "" };
                 let data = data.map(|data| format!(" : {}", self.key(data, None))).unwrap_or_default();
-                self.say(format!("update @{set} {{ {key}{timeout}{data} }}"));
+                self.say(format!("update @{set} {{ {key}{timeout}{counter}{data} }}"));
             }
             Expr::Foreign { name, .. } => self.say(format!("<{name}>")),
             _ => {}
