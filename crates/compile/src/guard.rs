@@ -9,6 +9,7 @@
 //!
 //! The port by which a frame comes is known to the bridge's hooks only: behind them all pods come by `cni0`.
 
+pub mod cause;
 pub mod further;
 pub mod links;
 pub mod ports;

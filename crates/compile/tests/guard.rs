@@ -1,7 +1,9 @@
 //! The guard: what a pod and a node that joins bring, in both tables.
 
 use compile::guard::Guard;
+use compile::guard::cause::Cause;
 use compile::{Compiler, Settings};
+use kstate::nft::{Expr, Rule, Verdict};
 use model::{Attachment, Cluster, Event, Key, Kind, Node, Pod, Row, Service, Sources};
 use types::{IfName, Mac, ObjectName};
 
@@ -147,4 +149,47 @@ fn further_sources_come_and_go_with_the_annotation_and_with_whom_they_belong_to(
     let key = Key::new(Kind::Pod, ObjectName::new("a", "p"));
     cost(&mut cluster, &mut compiler, Event::Delete(key));
     assert_eq!(*compiler.nft(), before);
+}
+
+#[test]
+fn whatever_a_guard_drops_is_counted_under_its_cause() {
+    let (_, compiler) = begun();
+    let mut found = std::collections::BTreeSet::new();
+    for guard in Guard::ALL {
+        let table = &compiler.nft().tables[&guard.table()];
+        for rule in table.chains.values().flat_map(|chain| &chain.rules) {
+            let ends = |expr: &Expr| matches!(expr, Expr::Verdict(Verdict::Drop) | Expr::Reject(_));
+            let cause = Cause::of_comment(&rule.comment);
+            assert_eq!(rule.exprs.iter().any(ends), cause.is_some(), "{rule}");
+            let Some(cause) = cause else { continue };
+            assert!(rule.exprs.contains(&Expr::Counter) && cause.guard() == guard, "{rule}");
+            found.insert(cause);
+        }
+        assert!(table.chains.values().all(|chain| chain.base.is_none_or(|base| !base.drop)));
+    }
+    assert_eq!(found, Cause::ALL.iter().copied().collect());
+}
+
+/// A full set ends the rule that would add to it: what drops must be another one.
+#[test]
+fn no_rule_that_remembers_a_sender_decides_anything() {
+    let (_, compiler) = begun();
+    let remembers = |rule: &&Rule| rule.exprs.iter().any(|expr| matches!(expr, Expr::Update { .. }));
+    let mut sets = std::collections::BTreeSet::new();
+    for table in Guard::ALL.map(|guard| &compiler.nft().tables[&guard.table()]) {
+        for rule in table.chains.values().flat_map(|chain| &chain.rules).filter(remembers) {
+            let decides = |expr: &Expr| matches!(expr, Expr::Verdict(_) | Expr::Reject(_));
+            assert!(!rule.exprs.iter().any(decides), "{rule}");
+            sets.extend(kstate::nft::sets_of(rule).into_iter().map(str::to_owned));
+        }
+        for (name, set) in &table.sets {
+            assert_eq!(
+                set.dynamic,
+                Cause::ALL.iter().any(|cause| cause.sets().iter().any(|(of, _)| **of == **name))
+            );
+        }
+    }
+    for (name, _) in Cause::ALL.iter().flat_map(|cause| cause.sets()) {
+        assert!(sets.contains(&*name), "{name} is filled by no rule");
+    }
 }

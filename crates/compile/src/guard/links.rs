@@ -22,6 +22,8 @@ use model::{Attachment, Cluster, Node};
 use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IpNet, Protocol};
 
+use super::Guard;
+use super::cause::Cause;
 use super::further::rules as further;
 use crate::Settings;
 use crate::fabric::{internal_ip, pod_subnets};
@@ -36,6 +38,8 @@ pub const PODS: [&str; 2] = ["pods4", "pods6"];
 pub const NODES: [&str; 2] = ["nodes4", "nodes6"];
 /// Chain: a packet to the tunnel's port that does not come from a pod.
 const TUNNEL: &str = "tunnel";
+/// Chain: a pod's packet to a tunnel's port, of whatever node.
+const POD_TO_TUNNEL: &str = "pod_to_tunnel";
 
 /// Set: (node, network of this length) that its tunnel brings packets from, such as `inside4in4_24`. A network has a set of
 /// its length, since its first address alone does not say how far it goes: 10.244.3.0/25 is not 10.244.3.0/24.
@@ -81,14 +85,16 @@ pub fn base(cluster: &Cluster, settings: &Settings) -> Fragment {
         ("sources", hooked(Hook::Prerouting, BEFORE_CONNTRACK, sources())),
         ("from_pods", regular(from_pods(&further))),
         // A frame to the bridge group's own address, or a port that somebody took out of the bridge.
-        ("from_port", regular(vec![rule("a pod, past the bridge", drop())])),
-        ("from_tunnel", regular(vec![no_tunnel_in_tunnel("the tunnel, to the tunnel's own port")])),
+        ("from_port", regular(Cause::PastBridge.dropped_by_port().into())),
+        ("from_tunnel", regular(vec![Cause::TunnelToTunnel.dropped(to_own_vxlan())])),
         ("from_wire", regular(from_wire(settings))),
         (TUNNEL, regular(tunnel(cluster, settings))),
         ("onward", hooked(Hook::Forward, BEFORE_POLICIES, onward(&further))),
         ("local", hooked(Hook::Input, BEFORE_POLICIES, local())),
         ("to_tunnel", regular(to_tunnel())),
+        (POD_TO_TUNNEL, regular(Cause::PodToTunnel.dropped_by_pod(PODS))),
     ];
+    Cause::add_sets(Guard::Links, &mut fragment);
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
     fragment
 }
@@ -122,17 +128,13 @@ pub fn peer(node: &Node) -> Fragment {
     fragment
 }
 
-fn of_family(family: Family) -> [Expr; 2] {
+pub(super) fn of_family(family: Family) -> [Expr; 2] {
     // NFPROTO_IPV4, NFPROTO_IPV6.
     [build::nfproto(R0), build::cmp(R0, CmpOp::Eq, [family.pick([2_u8, 10])])]
 }
 
 fn device(load: Expr, op: CmpOp, name: &str) -> Vec<Expr> {
     vec![load, build::cmp(R0, op, Vec::from(encode(&[Value::IfName(name)])))]
-}
-
-fn drop() -> [Expr; 2] {
-    [build::counter(), build::drop()]
 }
 
 fn to_vxlan() -> [Expr; 4] {
@@ -145,10 +147,6 @@ fn to_vxlan() -> [Expr; 4] {
 fn to_own_vxlan() -> impl Iterator<Item = Expr> {
     let heard = build::within(R0, build::RTN_LOCAL, build::RTN_MULTICAST);
     to_vxlan().into_iter().chain([build::fib_daddr_type(R0), heard])
-}
-
-fn no_tunnel_in_tunnel(comment: &str) -> Rule {
-    rule(comment, to_own_vxlan().chain(drop()))
 }
 
 /// A Service or a host port led here.
@@ -164,7 +162,7 @@ fn sources() -> Vec<Rule> {
 fn from_pods(further: &[Option<String>; 2]) -> Vec<Rule> {
     let stranger = |family: Family| {
         let source = [build::saddr(family, R0), build::lookup_not(family.pick(PODS), R0)];
-        rule("no pod of this node", of_family(family).into_iter().chain(source).chain(drop()))
+        Cause::UnknownPod.dropped(of_family(family).into_iter().chain(source))
     };
     // The bridge's own hooks have seen whose these are. They go no further than the node.
     let link = |net: &str| {
@@ -172,7 +170,7 @@ fn from_pods(further: &[Option<String>; 2]) -> Vec<Rule> {
         let inside = [build::saddr(Family::V6, R0)].into_iter().chain(build::in_prefix(R0, net));
         Some(rule("", of_family(Family::V6).into_iter().chain(inside).chain([build::accept()])))
     };
-    let mut rules = vec![no_tunnel_in_tunnel("a pod, to the tunnel's port")];
+    let mut rules = vec![rule("", to_own_vxlan().chain([build::goto(POD_TO_TUNNEL)]))];
     rules.extend(of_further("a further source of a pod", further, build::saddr));
     rules.push(stranger(Family::V4));
     rules.extend(["fe80::/10", "::/128"].into_iter().filter_map(link));
@@ -195,16 +193,16 @@ fn of_further(
 
 fn from_wire(settings: &Settings) -> Vec<Rule> {
     let mut rules = Vec::new();
-    for (nets, comment) in [
-        (&settings.cluster_cidrs, "a pod's address, from outside"),
-        (&settings.service_cidrs, "a Service's address, from outside"),
+    for (nets, cause) in [
+        (&settings.cluster_cidrs, Cause::PodFromOutside),
+        (&settings.service_cidrs, Cause::ServiceFromOutside),
     ] {
         for net in nets {
             // No node has such an address: its own agent would make nothing (agent, underlay.rs). A Node object that
             // says so is wrong or lies.
             let family = Family::of_net(net);
             let inside = [build::saddr(family, R0)].into_iter().chain(build::in_prefix(R0, net.trunc()));
-            rules.push(rule(comment, of_family(family).into_iter().chain(inside).chain(drop())));
+            rules.push(cause.dropped(of_family(family).into_iter().chain(inside)));
         }
     }
     rules.push(rule("", to_own_vxlan().chain([build::goto(TUNNEL)])));
@@ -224,14 +222,13 @@ fn tunnel(cluster: &Cluster, settings: &Settings) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
     for outer in Family::ALL {
         let source = [build::saddr(outer, R0), build::lookup_not(outer.pick(NODES), R0)];
-        let stranger = of_family(outer).into_iter().chain(source);
-        rules.push(rule("no node, to the tunnel's port", stranger.chain(drop())));
+        rules.push(Cause::StrangerToTunnel.dropped(of_family(outer).into_iter().chain(source)));
     }
     let [_, vni @ ..] = VXLAN_VNI.to_be_bytes();
     let other = [transport(R0, VNI_AT, 3), build::cmp(R0, CmpOp::Ne, vni)];
     rules.push(rule("another's tunnel", other.into_iter().chain([build::accept()])));
     rules.extend(tunnels(cluster, settings).into_iter().map(inner_source));
-    rules.push(rule("inside is no source of the node that sends it", drop()));
+    rules.push(Cause::InnerSource.dropped([]));
     rules
 }
 
@@ -270,12 +267,12 @@ fn onward(further: &[Option<String>; 2]) -> Vec<Rule> {
         let to = [build::daddr(family, R0), build::lookup_not(family.pick(PODS), R0)];
         let exprs = device(build::oifname(R0), CmpOp::Eq, BRIDGE).into_iter().chain(of_family(family));
         let exprs = exprs.chain(daddr_outside(family, kept(family))).chain(to);
-        rule("no pod has this address", exprs.chain([build::counter(), build::reject_host()]))
+        rule(Cause::NoSuchPod.comment(), exprs.chain([build::counter(), build::reject_host()]))
     };
     let mut rules = vec![
-        rule("a pod, to a tunnel's port", away().chain(from(BRIDGE)).chain(drop())),
-        rule("the tunnel, to a tunnel's port", away().chain(from(VXLAN_DEVICE)).chain(drop())),
-        rule("a Service, to a tunnel's port", away().chain(translated()).chain(drop())),
+        rule("", away().chain(from(BRIDGE)).chain([build::goto(POD_TO_TUNNEL)])),
+        Cause::TunnelToTunnel.dropped(away().chain(from(VXLAN_DEVICE))),
+        Cause::ServiceToTunnel.dropped(away().chain(translated())),
     ];
     // Somebody has the node route it to the pod.
     rules.extend(of_further("a further address of a pod", further, build::daddr));
@@ -297,7 +294,7 @@ fn local() -> Vec<Rule> {
     vec![
         rule("", to_vxlan().into_iter().chain([build::goto("to_tunnel")])),
         rule("a socket takes it", unknown().chain([build::socket_wildcard(R0), build::accept()])),
-        rule("a segment of no connection", unknown().chain(drop())),
+        Cause::StraySegment.dropped(unknown()),
     ]
 }
 
@@ -310,10 +307,16 @@ fn to_tunnel() -> Vec<Rule> {
     };
     let own = device(build::iifname(R0), CmpOp::Eq, "lo").into_iter().chain([build::accept()]);
     vec![
-        rule("a Service, to the tunnel's port", translated().chain(drop())),
+        rule(
+            "",
+            translated()
+                .chain(device(build::iifname(R0), CmpOp::Eq, BRIDGE))
+                .chain([build::goto(POD_TO_TUNNEL)]),
+        ),
+        Cause::ServiceToTunnel.dropped(translated()),
         rule("", own),
         node(Family::V4),
         node(Family::V6),
-        rule("no node, to the tunnel's port", drop()),
+        Cause::StrangerToTunnel.dropped([]),
     ]
 }

@@ -21,6 +21,8 @@ use kstate::nft::{
 use model::{Attachment, Cluster};
 use types::Family;
 
+use super::Guard;
+use super::cause::Cause;
 use super::further::rules::{self as further, FURTHER, FURTHER_ARP};
 use crate::Settings;
 use crate::fabric::link_local;
@@ -61,6 +63,7 @@ pub fn base() -> Fragment {
     ];
     let sets = sets.into_iter().chain(further::maps());
     fragment.sets.extend(sets.map(|(name, set)| (Name::Borrowed(name), set)));
+    Cause::add_sets(Guard::Ports, &mut fragment);
     let regular = |rules| Chain { base: None, rules };
     let hooked = |hook, rules| Chain {
         base: Some(BaseChain { kind: ChainKind::Filter, hook, priority: BEFORE_CONNTRACK, drop: false }),
@@ -92,27 +95,26 @@ pub fn pod(node: (&Cluster, &Settings), attachment: &Attachment) -> Fragment {
     }
     may(LINK6, link_local(attachment.mac).into());
     may(LINK6, Ipv6Addr::UNSPECIFIED.into());
-    further::pod(&mut fragment, node, attachment, |map| {
-        forged(if map == FURTHER_ARP { "an ARP sender" } else { "a source" })
-    });
+    further::pod(&mut fragment, node, attachment);
     fragment
-}
-
-fn forged(what: &str) -> Rule {
-    rule(format!("{what} that is not the pod's"), [build::counter(), build::drop()])
 }
 
 fn frames() -> Vec<Rule> {
     let carries = |kind: [u8; 2], chain: &str| {
         rule("", [build::ether_type(R0), build::cmp(R0, CmpOp::Eq, kind), build::goto(chain)])
     };
-    vec![
+    let rules = [
         rule("another's port", [build::iifname(R0), build::lookup_not(PORTS, R0), build::accept()]),
         carries(IPV4, "ipv4_frames"),
         carries(IPV6, "ipv6_frames"),
         carries(ARP, "arp_frames"),
-        rule("neither IPv4, IPv6 nor ARP", [build::counter(), build::drop()]),
-    ]
+    ];
+    or_drop(rules, Cause::FrameType)
+}
+
+/// What none of these rules took.
+fn or_drop(rules: impl IntoIterator<Item = Rule>, cause: Cause) -> Vec<Rule> {
+    rules.into_iter().chain(cause.dropped_by_port()).collect()
 }
 
 /// The port, the frame's MAC (or another one), and an address.
@@ -131,7 +133,7 @@ fn of_sender(set: &str, address: Expr) -> Rule {
 }
 
 fn ipv4() -> Vec<Rule> {
-    vec![of_sender(SENDERS[0], source(Family::V4)), further::of_port(FURTHER[0]), forged("an IPv4 source")]
+    or_drop([of_sender(SENDERS[0], source(Family::V4)), further::of_port(FURTHER[0])], Cause::Ipv4Source)
 }
 
 /// The frame's MAC and the one in the message (RFC 826: ar$sha at 8, ar$spa at 14) are both the pod's.
@@ -141,7 +143,7 @@ fn arp() -> Vec<Rule> {
     let told = sender(build::payload(MAC, PayloadBase::Network, 8, 6), address());
     let known = || build::lookup(SENDERS[0], R0);
     let both = framed.into_iter().chain([known()]).chain(told).chain([known(), build::accept()]);
-    vec![rule("", both), further::of_port(FURTHER_ARP), forged("an ARP sender")]
+    or_drop([rule("", both), further::of_port(FURTHER_ARP)], Cause::ArpSender)
 }
 
 fn icmpv6() -> [Expr; 2] {
@@ -156,13 +158,13 @@ fn ipv6() -> Vec<Rule> {
     let advert = [kind(), build::cmp(R0, CmpOp::Eq, [ADVERTISEMENT]), build::goto("adverts")];
     let link = sender(build::ether_saddr(MAC), source(Family::V6));
     let link = icmpv6().into_iter().chain(link).chain([build::lookup(LINK6, R0), build::goto("discovery")]);
-    vec![
+    let rules = [
         rule("", icmpv6().into_iter().chain(advert)),
         of_sender(SENDERS[1], source(Family::V6)),
         rule("", link),
         further::of_port(FURTHER[1]),
-        forged("an IPv6 source"),
-    ]
+    ];
+    or_drop(rules, Cause::Ipv6Source)
 }
 
 /// What a host says before it has an address, and by its link-local one.
@@ -170,12 +172,8 @@ fn discovery() -> Vec<Rule> {
     let is = |number: u8| rule("", [kind(), build::cmp(R0, CmpOp::Eq, [number]), build::accept()]);
     let [from, to] = REPORT_TO_ROUTER_SOLICITATION;
     let range = Expr::Range { sreg: R0, invert: false, from: vec![from], to: vec![to] };
-    vec![
-        is(SOLICITATION),
-        is(LISTENER),
-        rule("", [kind(), range, build::accept()]),
-        rule("a link-local source, and no neighbour discovery", [build::counter(), build::drop()]),
-    ]
+    let rules = [is(SOLICITATION), is(LISTENER), rule("", [kind(), range, build::accept()])];
+    or_drop(rules, Cause::LinkLocal)
 }
 
 fn adverts() -> Vec<Rule> {
@@ -183,11 +181,11 @@ fn adverts() -> Vec<Rule> {
         let key = sender(build::ether_saddr(MAC), source(Family::V6)).into_iter();
         rule("", key.chain([build::lookup(set, R0), build::goto("targets")]))
     };
-    vec![from(SENDERS[1]), from(LINK6), forged("an advertisement's source")]
+    or_drop([from(SENDERS[1]), from(LINK6)], Cause::AdvertSource)
 }
 
 /// The address that is advertised (RFC 4861 §4.4).
 fn targets() -> Vec<Rule> {
     let target = || build::payload(ADDRESS, PayloadBase::Transport, 8, 16);
-    vec![of_sender(SENDERS[1], target()), of_sender(LINK6, target()), forged("an advertised address")]
+    or_drop([of_sender(SENDERS[1], target()), of_sender(LINK6, target())], Cause::AdvertisedAddress)
 }

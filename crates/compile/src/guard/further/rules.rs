@@ -6,6 +6,7 @@ use kstate::nft::{Chain, ElemData, Expr, Field, PayloadBase, Reg, Rule, Set, Set
 use model::{Attachment, Cluster};
 use types::{Family, IpNet};
 
+use super::super::cause::Cause;
 use super::granted;
 use crate::Settings;
 use crate::fragment::Fragment;
@@ -28,13 +29,8 @@ pub fn of_port(map: &str) -> Rule {
     rule("", [build::iifname(R0), build::vmap(map, R0)])
 }
 
-/// A pod's chains on its port. `forged`: how each of the maps' chains ends.
-pub fn pod(
-    fragment: &mut Fragment,
-    node: (&Cluster, &Settings),
-    attachment: &Attachment,
-    forged: impl Fn(&str) -> Rule,
-) {
+/// A pod's chains on its port.
+pub fn pod(fragment: &mut Fragment, node: (&Cluster, &Settings), attachment: &Attachment) {
     let framed = || [build::ether_saddr(R0), build::is(R0, attachment.mac)].into_iter();
     // RFC 826: ar$sha at 8, ar$spa at 14.
     let told = [build::payload(R0, PayloadBase::Network, 8, 6), build::is(R0, attachment.mac)];
@@ -44,11 +40,11 @@ pub fn pod(
         if nets.is_empty() {
             continue;
         }
-        let mut chain = |map: &'static str, rules: Vec<Rule>| {
+        let mut chain = |map: &'static str, rules: Vec<Rule>, else_cause: Cause| {
             let name = format!("{map}_{}", attachment.host_if);
             let lead = ElemData::Verdict(Verdict::Goto(name.clone()));
             fragment.element(map, encode(&[(&attachment.host_if).into()]), lead);
-            let rules = rules.into_iter().chain([forged(map)]).collect();
+            let rules = rules.into_iter().chain(else_cause.dropped_by_port()).collect();
             fragment.chains.insert(name.into(), Chain { base: None, rules });
         };
         let of = |net: &IpNet, address: Expr| {
@@ -56,11 +52,11 @@ pub fn pod(
             framed().chain(inside).chain([build::accept()])
         };
         let packets = nets.iter().map(|net| rule("", of(net, build::saddr(family, R0))));
-        chain(family.pick(FURTHER), packets.collect());
+        chain(family.pick(FURTHER), packets.collect(), family.pick([Cause::Ipv4Source, Cause::Ipv6Source]));
         if family == Family::V4 {
             // A host that has the address asks for its gateway from there (arp_announce 0, net/ipv4/arp.c).
             let asked = nets.iter().map(|net| rule("", told.iter().cloned().chain(of(net, arp.clone()))));
-            chain(FURTHER_ARP, asked.collect());
+            chain(FURTHER_ARP, asked.collect(), Cause::ArpSender);
         }
     }
 }

@@ -1,0 +1,169 @@
+//! Why a guard drops a packet: one word for metrics, Events, traces and `nft list`, and who is known to have sent it.
+//!
+//! ```text
+//!   … no rule accepts it ─> update @ipv4_source { iifname counter } ─> counter drop "ipv4_source: an IPv4 source …"
+//! ```
+//!
+//! Who sent it is counted in a set of its own, by what nobody can forge there: the port by which a frame came, or a source
+//! that is a pod's of this node. So a flood fills no set. A set that is full all the same ends its own rule only, and the
+//! next one drops.
+
+use kstate::nft::build::{self, count_by, rule};
+use kstate::nft::{Expr, Field, Reg, Rule, Set, SetData};
+use types::Family;
+
+use super::Guard;
+use crate::fragment::{Fragment, Name};
+
+const R0: Reg = Reg(0);
+/// Of who has stopped nothing is kept for longer; an agent looks far more often.
+const KEPT_MS: u64 = 3_600_000;
+/// More ports than a node has, and those of pods that came and went within the hour.
+const MOST: u32 = 4096;
+
+/// By what the sender is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// The port of a pod.
+    Port,
+    /// The address of a pod of this node.
+    Pod,
+    /// It came from another node, or from outside.
+    Unknown,
+}
+
+macro_rules! causes {
+    ($($name:ident, $word:literal, $guard:ident, $sender:ident, $text:literal;)*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Cause {
+            $($name,)*
+        }
+
+        impl Cause {
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The label of metrics.
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+
+            /// The packet, in words.
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// Whose table drops it.
+            pub fn guard(self) -> Guard {
+                match self { $(Self::$name => Guard::$guard,)* }
+            }
+
+            pub fn sender(self) -> Sender {
+                match self { $(Self::$name => Sender::$sender,)* }
+            }
+        }
+    };
+}
+
+causes! {
+    Ipv4Source, "ipv4_source", Ports, Port, "an IPv4 source that is not the pod's";
+    Ipv6Source, "ipv6_source", Ports, Port, "an IPv6 source that is not the pod's";
+    ArpSender, "arp_sender", Ports, Port, "an ARP sender that is not the pod's";
+    AdvertSource, "advertisement_source", Ports, Port, "an advertisement's source that is not the pod's";
+    AdvertisedAddress, "advertised_address", Ports, Port, "an advertised address that is not the pod's";
+    LinkLocal, "link_local_source", Ports, Port, "a link-local source, and no neighbour discovery";
+    FrameType, "frame_type", Ports, Port, "neither IPv4, IPv6 nor ARP";
+    PastBridge, "past_bridge", Links, Port, "a pod, past the bridge";
+    PodToTunnel, "pod_to_tunnel", Links, Pod, "a pod, to a tunnel's port";
+    UnknownPod, "unknown_pod", Links, Unknown, "by the pods' bridge, and no pod of this node";
+    TunnelToTunnel, "tunnel_to_tunnel", Links, Unknown, "the tunnel, to a tunnel's port";
+    InnerSource, "inner_source", Links, Unknown, "inside is no source of the node that sends it";
+    StrangerToTunnel, "stranger_to_tunnel", Links, Unknown, "no node, to the tunnel's port";
+    ServiceToTunnel, "service_to_tunnel", Links, Unknown, "a Service, to a tunnel's port";
+    PodFromOutside, "pod_from_outside", Links, Unknown, "a pod's address, from outside";
+    ServiceFromOutside, "service_from_outside", Links, Unknown, "a Service's address, from outside";
+    StraySegment, "stray_segment", Links, Unknown, "a segment of no connection";
+    NoSuchPod, "no_such_pod", Links, Unknown, "no pod has this address";
+}
+
+impl Cause {
+    /// Whether nobody sends it who sends under his own name. The others happen: a pod is gone, a connection forgotten.
+    pub fn is_forged(self) -> bool {
+        !matches!(self, Self::StraySegment | Self::NoSuchPod)
+    }
+
+    /// Of the rule that drops it.
+    pub fn comment(self) -> String {
+        format!("{}: {}", self.word(), self.text())
+    }
+
+    pub fn of_comment(comment: &str) -> Option<Self> {
+        let (word, _) = comment.split_once(": ")?;
+        Self::ALL.iter().copied().find(|cause| cause.word() == word)
+    }
+
+    /// The sets that count its senders, and what they are known by.
+    pub fn sets(self) -> Vec<(Name, Field)> {
+        match self.sender() {
+            Sender::Port => vec![(self.word().into(), Field::IfName)],
+            Sender::Pod => Family::ALL.map(|family| (self.set_of(family), address(family))).into(),
+            Sender::Unknown => Vec::new(),
+        }
+    }
+
+    fn set_of(self, family: Family) -> Name {
+        format!("{}{}", self.word(), family.pick([4, 6])).into()
+    }
+
+    /// What this guard's rules need.
+    pub(super) fn add_sets(guard: Guard, fragment: &mut Fragment) {
+        for (name, field) in
+            Self::ALL.iter().filter(|cause| cause.guard() == guard).flat_map(|cause| cause.sets())
+        {
+            let set = Set {
+                dynamic: true,
+                timeout_ms: Some(KEPT_MS),
+                size: Some(MOST),
+                ..Set::new([field], SetData::None)
+            };
+            fragment.sets.insert(name, set);
+        }
+    }
+
+    /// Drops what these expressions let through.
+    pub(super) fn dropped(self, of: impl IntoIterator<Item = Expr>) -> Rule {
+        rule(self.comment(), of.into_iter().chain([build::counter(), build::drop()]))
+    }
+
+    /// Drops everything that comes here, by the port that it came by.
+    pub(super) fn dropped_by_port(self) -> [Rule; 2] {
+        [rule("", [build::iifname(R0), count_by(self.word(), R0, KEPT_MS)]), self.dropped([])]
+    }
+
+    /// Drops everything that comes here; pods are counted by their address, which the set `pods` has.
+    pub(super) fn dropped_by_pod(self, pods: [&'static str; 2]) -> Vec<Rule> {
+        let count = |family: Family| {
+            let pod = [build::saddr(family, R0), build::lookup(family.pick(pods), R0)];
+            let by = count_by(self.set_of(family), R0, KEPT_MS);
+            rule("", super::links::of_family(family).into_iter().chain(pod).chain([by]))
+        };
+        vec![count(Family::V4), count(Family::V6), self.dropped([])]
+    }
+}
+
+fn address(family: Family) -> Field {
+    family.pick([Field::Ipv4, Field::Ipv6])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_tells_its_cause_and_no_other() {
+        for cause in Cause::ALL {
+            assert_eq!(Cause::of_comment(&cause.comment()), Some(*cause));
+        }
+        assert_eq!(Cause::of_comment("ipv4_sources: an IPv4 source that is not the pod's"), None);
+        assert_eq!(Cause::of_comment("no pod"), None);
+    }
+}
