@@ -67,10 +67,9 @@ fn cells(line: &NodeLine) -> [String; 10] {
     ]
 }
 
-/// `nftables ip ip6`: the families that it has tables for. Those that guard links and ports are there in any case.
+/// `nftables ip ip6 inet bridge`: the families of its tables; the last two guard links and pods' ports.
 fn datapath(agent: &NodeStatus) -> String {
     let families = agent.datapath.tables.iter().filter_map(|table| table.split(' ').next());
-    let families = families.filter(|family| ["ip", "ip6"].contains(family));
     std::iter::once(agent.datapath.kind.as_str()).chain(families).collect::<Vec<_>>().join(" ")
 }
 
