@@ -11,6 +11,7 @@ use types::IfName;
 use types::wire::{BRIDGE, VXLAN_DEVICE};
 
 use crate::datapath::Datapath;
+use crate::drops::Drops;
 use crate::settings::Args;
 use crate::{conflist, executables, only_agent};
 
@@ -20,7 +21,7 @@ pub fn cleanup(args: &Args) -> Result<Vec<String>> {
     let mut gone = Vec::new();
     let only = only_agent(&args.data)?;
     conflist::withdraw(&args.cni_conf_dir)?;
-    let mut datapath = Datapath::open().context("open the kernel's network interfaces")?;
+    let mut datapath = Datapath::open(Drops::default()).context("open the kernel's network interfaces")?;
     let rules = datapath.clear_nft().context("remove the tables of nf_tables")?;
     gone.extend(rules.told);
     let loopback = args.dns_ips.iter().map(|ip| (*ip).into()).collect();

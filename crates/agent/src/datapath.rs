@@ -17,6 +17,7 @@ use types::wire::{BRIDGE, TRACE_TABLE, VXLAN_DEVICE};
 use types::{Family, IfName, Mac, Protocol};
 
 use crate::actual::{self, NetDrift};
+use crate::drops::Drops;
 use crate::settings::Args;
 
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub struct Datapath {
     right_at: Option<u32>,
     /// Where the machine itself hears of routers.
     uplinks: BTreeSet<IfName>,
+    drops: Drops,
 }
 
 /// Elements by table and set.
@@ -65,11 +67,12 @@ impl<S: ToString> FromIterator<S> for Steps {
 }
 
 impl Datapath {
-    /// In the network namespace of the calling thread.
-    pub fn open() -> Result<Self> {
+    /// In the network namespace of the calling thread. `drops`: what rules have counted before they are rewritten.
+    pub fn open(drops: Drops) -> Result<Self> {
         let believed = NetState::default();
         let (nft, rtnl, conntrack) = (Nft::open()?, Rtnl::open()?, Conntrack::open()?);
-        Ok(Self { nft, rtnl, conntrack, believed, right_at: None, uplinks: BTreeSet::new() })
+        drops.open()?;
+        Ok(Self { nft, rtnl, conntrack, believed, right_at: None, uplinks: BTreeSet::new(), drops })
     }
 
     /// Marks our own transactions among those that the kernel tells of.
@@ -80,6 +83,7 @@ impl Datapath {
     /// Carries out what the compiler says has changed.
     pub fn update_nft(&mut self, plan: &kstate::nft::Plan, desired: &Ruleset) -> Result<()> {
         let right_at = self.right_at.take();
+        self.drops.keep_before(plan);
         self.right_at = self.applied(right_at, |nft| nft.apply(plan, desired))?;
         Ok(())
     }
@@ -128,6 +132,7 @@ impl Datapath {
         self.right_at = None;
         let (mut plan, observed) = self.differ_nft(desired)?;
         plan.begin_with(self.inherited(desired, &observed.ruleset));
+        self.drops.keep_before(&plan);
         // Layouts of sets that exist come from the actual state, those of new ones from the plan.
         let actual = &observed.ruleset;
         self.right_at = match plan.is_empty() {

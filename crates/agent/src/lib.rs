@@ -11,6 +11,7 @@ mod clock;
 mod conflist;
 mod datapath;
 pub mod dns;
+mod drops;
 mod executables;
 pub mod fault;
 mod follow;
@@ -123,7 +124,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     }
     let metrics = Arc::new(Metrics::default());
     let (outbox, inbox) = inbox::new();
-    let datapath = Datapath::open().context("open the kernel's network interfaces")?;
+    let datapath = Datapath::open(metrics.drops.clone()).context("open the kernel's network interfaces")?;
     let portid = datapath.nft_portid();
     listen::start(outbox.clone(), portid, datapath::listening_scope(&args)?)?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot's id")?;

@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::dns::DnsFace;
+use crate::drops::Drops;
 
 type Labels = Vec<(&'static str, String)>;
 type Counters = Family<Labels, Counter>;
@@ -31,6 +32,8 @@ macro_rules! metrics {
             registry: Registry,
             /// What the DNS server does; it comes and goes.
             pub dns: DnsFace,
+            /// What the guards dropped, which the kernel counts.
+            pub drops: Drops,
             $($name: $kind,)*
         }
 
@@ -44,7 +47,9 @@ macro_rules! metrics {
                 let dns = DnsFace::default();
                 registry.register_collector(Box::new(outside::Process));
                 registry.register_collector(Box::new(outside::Dns(dns.clone())));
-                Self { registry, dns, $($name,)* }
+                let drops = Drops::default();
+                registry.register_collector(Box::new(outside::Guards(drops.clone())));
+                Self { registry, dns, drops, $($name,)* }
             }
         }
     };
@@ -78,6 +83,8 @@ metrics! {
         "Kubernetes Events that were not sent because too many waited";
     connections_refused: Counter = Counter::default(),
         "HTTP connections closed at once because their address, or all together, had too many";
+    token_checks_refused: Counter = Counter::default(),
+        "Tokens of traces that the API server was not asked about because too many were being checked";
     flows_forgotten: Counter = Counter::default(), "UDP connections that led to endpoints which are gone";
 }
 
@@ -168,6 +175,11 @@ impl Metrics {
     /// To be counted up by whoever refuses one.
     pub fn refused(&self) -> Counter {
         self.connections_refused.clone()
+    }
+
+    /// The same, of tokens.
+    pub fn tokens_refused(&self) -> Counter {
+        self.token_checks_refused.clone()
     }
 
     pub fn event_dropped(&self) {

@@ -56,7 +56,7 @@ pub async fn serve(
 ) -> Result<()> {
     let resolvers: Vec<SocketAddr> = args.dns_ips.iter().map(|ip| SocketAddr::new(*ip, 53)).collect();
     let views = Views::new(&args.node, served.outbox.clone(), zone.clone(), resolvers.clone());
-    let tokens = Tokens::new(served.client.clone(), &args.node);
+    let tokens = Tokens::new(served.client.clone(), &args.node, served.metrics.tokens_refused());
     let reports = Reports::new(views.clone(), served.outbox.clone(), Arc::clone(&served.metrics));
     let guarded = Router::new()
         .nest("/v1/trace", Traces::new(&args.node, views).router())

@@ -6,6 +6,7 @@
 //! ```
 
 mod diagnose;
+mod dropped;
 mod flows;
 mod host_port;
 mod mend;
@@ -40,6 +41,7 @@ use crate::store::{Record, Store};
 use crate::tell::Tell;
 
 pub use diagnose::Diagnoses;
+use dropped::Accounts;
 use orphan::Orphans;
 pub use standing::Standing;
 use underlay::Underlay;
@@ -91,6 +93,7 @@ pub struct Node {
     loose: Loose,
     /// Why the runtime cannot call us.
     uncalled: Option<Fault>,
+    dropped: Accounts,
 }
 
 /// Subsystems whose state in the kernel may not be what we think.
@@ -147,6 +150,7 @@ impl Node {
             last_look: Instant::now(),
             loose: Loose::default(),
             uncalled: None,
+            dropped: Accounts::default(),
         };
         node.reload();
         node
@@ -202,6 +206,7 @@ impl Node {
 
     fn tick(&mut self) {
         self.loose.tick();
+        self.look_for_drops();
         self.look_for_orphans();
         let refresh = Duration::from_secs(self.base.settings.args.refresh);
         let time_to_look = self.last_look.elapsed() >= refresh;

@@ -26,6 +26,8 @@ const SHOWN: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Saying {
     pub object: Key,
+    /// `kubectl describe pod` shows Events of this very pod only; empty: of any that had the name.
+    pub uid: String,
     /// `false`: a Warning.
     pub normal: bool,
     pub reason: &'static str,
@@ -169,11 +171,16 @@ fn event(node: &str, saying: &Saying, at: SystemTime) -> serde_json::Value {
     let nanos = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let suffix = format!("{nanos:x}{}", hash8(&format!("{}{}{node}", saying.reason, saying.message)));
     let time = timestamp(at);
+    let mut object =
+        json!({ "kind": kind, "apiVersion": version, "name": name.name, "namespace": name.namespace });
+    if let Some(fields) = object.as_object_mut().filter(|_| !saying.uid.is_empty()) {
+        fields.insert("uid".to_owned(), saying.uid.clone().into());
+    }
     json!({
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": { "name": format!("{}.{suffix}", name.name), "namespace": namespace },
-        "involvedObject": { "kind": kind, "apiVersion": version, "name": name.name, "namespace": name.namespace },
+        "involvedObject": object,
         "reason": saying.reason,
         "message": saying.message,
         "type": if saying.normal { "Normal" } else { "Warning" },
@@ -193,6 +200,7 @@ mod tests {
     fn an_event_names_object_reason_and_source() {
         let saying = Saying {
             object: Key::new(Kind::Policy, ObjectName::new("shop", "p")),
+            uid: String::new(),
             normal: false,
             reason: "Unsupported",
             message: "spec.x".into(),
@@ -207,7 +215,10 @@ mod tests {
     #[test]
     fn events_about_nodes_live_in_default() {
         let object = Key::new(Kind::Node, ObjectName::cluster("node1"));
-        let saying = Saying { object, normal: true, reason: "DriftMended", message: String::new() };
-        assert_eq!(event("node1", &saying, SystemTime::now())["metadata"]["namespace"], "default");
+        let (uid, message) = (String::new(), String::new());
+        let saying = Saying { object, uid, normal: true, reason: "DriftMended", message };
+        let event = event("node1", &saying, SystemTime::now());
+        assert_eq!(event["metadata"]["namespace"], "default");
+        assert_eq!(event["involvedObject"].get("uid"), None);
     }
 }

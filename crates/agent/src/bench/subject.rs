@@ -170,7 +170,7 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
     let args = settings.args.clone();
     let client = kube::Client::try_from(kube::Config::new(http_nowhere()?))?;
     let metrics = Arc::new(Metrics::default());
-    let datapath = Datapath::open()?;
+    let datapath = Datapath::open(metrics.drops.clone())?;
     listen::start(outbox.clone(), datapath.nft_portid(), datapath::listening_scope(&args)?)?;
     let zone = SharedZone::new(crate::zone_settings(&args)?);
     Ok(Base {

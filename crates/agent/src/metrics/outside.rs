@@ -1,4 +1,4 @@
-//! What is not counted here but read when somebody asks: the DNS server's own counters, and the process.
+//! What is not counted here but read when somebody asks: the DNS server's own counters, the guards', and the process.
 
 use std::fs;
 
@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use crate::dns::{Count, DnsFace};
+use crate::drops::Drops;
 
 /// `plumb_dns_…`: totals since the agent's start, also over restarts of the server.
 #[derive(Debug)]
@@ -72,6 +73,22 @@ fn by(
         total(*count).encode(family.encode_family(&[(label, *value)])?)?;
     }
     Ok(())
+}
+
+/// `plumb_guard_…`: of every cause from the beginning, so that the first drop is an increase.
+#[derive(Debug)]
+pub struct Guards(pub Drops);
+
+impl Collector for Guards {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "Packets that the guards dropped, by cause, since the guards were made";
+        let name = "guard_dropped_packets";
+        let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (cause, packets) in self.0.totals() {
+            ConstCounter::new(packets).encode(family.encode_family(&[("cause", cause.word())])?)?;
+        }
+        Ok(())
+    }
 }
 
 /// `plumb_process_…`: memory and processor time of the agent.

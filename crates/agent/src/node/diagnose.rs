@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use compile::{Compiled, Severity};
-use model::{Diagnostic, Key};
+use model::{Diagnostic, Key, Kind};
 
 use super::Node;
 use crate::tell::Saying;
@@ -26,7 +26,8 @@ impl Node {
         for new in found.iter().filter(|diagnostic| !known.contains(diagnostic)) {
             tracing::warn!("{new}");
             let (object, message) = (key.clone(), new.message.clone());
-            self.base.tell.say(Saying { object, normal: false, reason: new.reason, message });
+            let uid = self.uid(&object);
+            self.base.tell.say(Saying { object, uid, normal: false, reason: new.reason, message });
         }
         if !found.is_empty() {
             self.diagnoses.0.insert(key, found);
@@ -59,6 +60,13 @@ impl Node {
         };
         tracing::warn!("{finding}");
         let message = format!("{}: {}; {}", finding.field, finding.message, finding.next_step);
-        self.base.tell.say(Saying { object: finding.object.clone(), normal, reason, message });
+        let (object, uid) = (finding.object.clone(), self.uid(&finding.object));
+        self.base.tell.say(Saying { object, uid, normal, reason, message });
+    }
+
+    /// Of a pod, whose name another one may have had.
+    fn uid(&self, object: &Key) -> String {
+        let pod = (object.kind == Kind::Pod).then(|| self.cluster.pods.get(&object.name)).flatten();
+        pod.map(|pod| pod.uid.clone()).unwrap_or_default()
     }
 }

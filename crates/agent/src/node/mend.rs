@@ -153,6 +153,7 @@ impl Node {
         let node = &self.base.settings.node;
         self.base.tell.say(Saying {
             object: Key::new(Kind::Node, ObjectName::cluster(node)),
+            uid: String::new(),
             normal: !self.paused,
             reason,
             message: format!("{reason}: somebody changed Plumb's {}; Plumb {verb}: {told}", subsystem.name()),

@@ -174,6 +174,7 @@ impl Node {
         tracing::warn!("{message}");
         self.base.tell.say(Saying {
             object: Key::new(Kind::Node, ObjectName::cluster(&self.base.settings.node)),
+            uid: String::new(),
             normal: true,
             reason: "AttachmentReleased",
             message,

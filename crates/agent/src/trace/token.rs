@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::PostParams;
+use prometheus_client::metrics::counter::Counter;
 use types::shares::Shares;
 use types::wire::{TOKEN_NODE, TRACE_ACCOUNT as ACCOUNT, TRACE_AUDIENCE as AUDIENCE};
 
@@ -39,6 +40,8 @@ pub struct Tokens {
     node: Arc<str>,
     known: Arc<Mutex<Known>>,
     reviews: Shares<Caller>,
+    /// How often there was no place left.
+    refused: Counter,
     /// Of wrong tokens only a number is kept, which nobody can foretell.
     salt: RandomState,
 }
@@ -50,13 +53,15 @@ struct Known {
 }
 
 impl Tokens {
-    pub fn new(client: kube::Client, node: &str) -> Self {
+    /// `refused` counts the tokens that the API server was not asked about.
+    pub fn new(client: kube::Client, node: &str, refused: Counter) -> Self {
         let (all, each) = REVIEWS;
         Self {
             client,
             node: node.into(),
             known: Arc::default(),
             reviews: Shares::new(all, each),
+            refused,
             salt: RandomState::new(),
         }
     }
@@ -88,6 +93,7 @@ impl Tokens {
             }
         }
         let Some(_place) = self.reviews.take(caller) else {
+            self.refused.inc();
             bail!("too many tokens are being checked with the API server; try again in {PENANCE:?}");
         };
         let confirmed = self.review(token).await;
@@ -188,7 +194,7 @@ mod tests {
                 )))
             }
         });
-        (Tokens::new(kube::Client::new(service, "default"), "node1"), asked)
+        (Tokens::new(kube::Client::new(service, "default"), "node1", Counter::default()), asked)
     }
 
     const GUESSER: Caller = Caller(Some(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 7))));
@@ -207,6 +213,7 @@ mod tests {
         tokens.check("right", Caller(None)).await.expect("another caller's token is confirmed");
         let guessed = guessing.await.expect("all are answered");
         assert!(guessed.iter().all(Result::is_err));
+        assert_eq!(tokens.refused.get(), 200 - REVIEWS.1 as u64);
         assert_eq!(asked.load(Ordering::Relaxed), REVIEWS.1 as u64 + 1);
         tokens.check("right", GUESSER).await.expect("it is remembered");
         assert_eq!(asked.load(Ordering::Relaxed), REVIEWS.1 as u64 + 1);

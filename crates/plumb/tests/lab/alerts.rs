@@ -33,7 +33,15 @@ const FAULTS: &[Fault] = &[
     ("node6", one_port_for_all, &["PlumbCniFails"]),
     ("node7", many_pods, &["PlumbAddressesRunOut"]),
     ("node8", rival_dns, &["PlumbDnsAway"]),
-    ("node9", silent_resolvers, &["PlumbDnsUpstreamFails"]),
+    (
+        "node9",
+        |lab| {
+            silent_resolvers(lab);
+            strange_packets(lab);
+            many_clients(lab);
+        },
+        &["PlumbClientsRefused", "PlumbDnsUpstreamFails", "PlumbForgedPackets", "PlumbStrayPackets"],
+    ),
     ("node10", unserved_port, &["PlumbObjectsNotCarriedOut"]),
 ];
 
@@ -219,6 +227,27 @@ fn silent_resolvers(lab: &Lab) {
     shell(lab, "node9", "echo nameserver 192.168.1.99 >/etc/resolv.conf");
     let said = lab.node_demo("node9", &["dns", "outside.test", "--server", "10.96.0.10"]);
     assert!(!said.ok, "{said:?}");
+}
+
+/// node10 speaks for a pod of node1, and asks again and again for a pod of node9 that is not there.
+fn strange_packets(lab: &Lab) {
+    let program = r#"
+import socket, struct
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+inner = b"\x45\0\0\x14\0\0\0\0\x40\x11\0\0" + bytes([10, 244, 1, 9, 10, 244, 9, 9])
+out.sendto(b"\x08\0\0\0\0\0\1\0" + b"\2" * 12 + b"\x08\0" + inner, ("192.168.1.18", 8472))
+for n in range(4000): out.sendto(b"anybody?", ("10.244.9.250", 9))
+"#;
+    lab.node_ok("node10", &["python3", "-c", program]);
+}
+
+/// One machine opens more connections than an address has.
+fn many_clients(lab: &Lab) {
+    let program = r#"
+import socket
+all = [socket.create_connection(("192.168.1.18", 9475), 10) for n in range(200)]
+"#;
+    lab.node_ok("node10", &["python3", "-c", program]);
 }
 
 /// A host port that cannot be: packets from ::1 stay on their node.
