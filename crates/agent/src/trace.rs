@@ -7,6 +7,7 @@
 
 mod drift;
 mod frames;
+mod guards;
 mod resolve;
 mod send;
 mod token;
@@ -28,7 +29,7 @@ use axum::routing::post;
 use kernel::probe::Probe;
 use tokio::sync::Mutex;
 use trace::exchange::{Arm, Ask, Collect, Collected, Flow, Open, Opened, Refusal, Send};
-use types::{Family, ObjectName};
+use types::{Family, IfName, ObjectName};
 
 use crate::serve::Caller;
 
@@ -123,24 +124,29 @@ impl Traces {
             Some(flow) => self.views.candidates(flow).await?,
             None => Vec::new(),
         };
-        let id = self.begin(flow, Some(Start { pod, ask, probe })).await?;
+        let id = self.begin(flow, wired.host_if, Start { pod, ask, probe }).await?;
         let node = self.node.to_string();
         Ok(Opened { id, node, resolve: resolution.expected, resolved: resolution.seen, flow, candidates })
     }
 
     async fn arm(&self, arm: Arm) -> Result<()> {
-        let watch = watch::Watch::start(arm.flow, Vec::new()).await?;
+        let watch = watch::Watch::start(arm.flow, Vec::new(), None).await?;
         let running =
             Running { since: Instant::now(), flow: Some(arm.flow), watch: Some(watch), start: None };
         self.keep(arm.id, running).await
     }
 
-    async fn begin(&self, flow: Option<Flow>, start: Option<Start>) -> Result<String> {
+    /// `port`: the pod's, on the bridge.
+    async fn begin(&self, flow: Option<Flow>, port: IfName, start: Start) -> Result<String> {
         let id = format!("{:016x}", kernel::udp::random().context("choose the trace's id")?);
         let watch = match flow {
-            Some(flow) => Some(watch::Watch::start(flow, self.views.masqueraded(flow).await?).await?),
+            Some(flow) => {
+                let masqueraded = self.views.masqueraded(flow).await?;
+                Some(watch::Watch::start(flow, masqueraded, Some(port)).await?)
+            }
             None => None,
         };
+        let start = Some(start);
         self.keep(id.clone(), Running { since: Instant::now(), flow, watch, start }).await?;
         Ok(id)
     }

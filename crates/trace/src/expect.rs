@@ -8,7 +8,7 @@ use kstate::nft::build::encode;
 use kstate::nft::{ElemKey, Ruleset, targets};
 use model::{Attachment, Cluster};
 use serde::{Deserialize, Serialize};
-use types::wire::{BRIDGE, VXLAN_DEVICE};
+use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT};
 use types::{Family, IfName, IpNet, ObjectName, Protocol};
 
 use crate::eval::{self, Exit};
@@ -119,6 +119,10 @@ impl Way<'_, '_> {
         let view = self.view;
         let local: Vec<IpAddr> =
             view.cluster.nodes.get(&view.place.node).map(|n| n.addresses.clone()).unwrap_or_default();
+        if self.is_for_nodes(to) {
+            self.push(Stage::Route, only_nodes(to));
+            return None;
+        }
         let Some(exit) = eval::route_of(view.net, &local, to.ip()) else {
             self.push(Stage::Route, Fact::LocalRoute { destination: to });
             let on = Some(view.place.node.clone());
@@ -154,6 +158,7 @@ impl Way<'_, '_> {
             return Some(frontend);
         }
         let fact = match reference::choose(&self.packet, self.view.cluster, self.view.place) {
+            Choice::NotAService if self.is_for_nodes(frontend) => only_nodes(frontend),
             Choice::NotAService => {
                 self.push(Stage::Service, direct("stays"));
                 return Some(frontend);
@@ -183,6 +188,13 @@ impl Way<'_, '_> {
         };
         self.push(Stage::Service, fact);
         None
+    }
+
+    /// A tunnel's port, at whatever node: a pod that sends there would speak for all that the tunnel brings.
+    fn is_for_nodes(&self, to: SocketAddr) -> bool {
+        let own = reference::is_own_address(to.ip(), self.view.cluster, self.view.place);
+        let tunnel = self.packet.protocol == Protocol::Udp && to.port() == VXLAN_PORT;
+        tunnel && (own || !self.view.place.is_pod_address(to.ip()))
     }
 
     /// `table/chain` that the frontend's element leads to.
@@ -288,6 +300,11 @@ impl Way<'_, '_> {
             self.push(Stage::Pod, Fact::Pod { pod: Some(pod), destination: to, on });
         }
     }
+}
+
+fn only_nodes(frontend: SocketAddr) -> Fact {
+    let why = "it is the port of the nodes' tunnel, where nodes alone are heard".to_owned();
+    Fact::Refused { frontend, service: None, rejected: false, why }
 }
 
 fn route_fact(destination: IpAddr, exit: &Exit) -> Fact {

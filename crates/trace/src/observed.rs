@@ -87,10 +87,13 @@ pub struct Tuple {
     pub destination: SocketAddr,
 }
 
+/// In place of a hook: the rule's counter rose while the flow was watched, by whichever packet of the same port or tunnel.
+pub const COUNTED: &str = "counted";
+
 /// A decision of nf_tables, of whoever's table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
-    /// The hook of the base chain: `prerouting`, `input`, `forward`, `output`, `postrouting`.
+    /// The hook of the base chain: `prerouting`, `input`, `forward`, `output`, `postrouting`; or [`COUNTED`].
     pub hook: String,
     pub family: String,
     pub table: String,

@@ -311,3 +311,71 @@ fn full_size_packets_that_do_not_pass_are_missed() {
     }
     assert_eq!(fault(&observed), Some(Stage::Tunnel));
 }
+
+/// What a guard's counter says was dropped meanwhile is this packet only where it was lost just there.
+#[test]
+fn a_guard_that_counted_is_named_where_the_packet_was_lost() {
+    let counted = |family: &str, chain: &str, comment: &str| Sighting::Nft {
+        rule: trace::Decision {
+            hook: trace::observed::COUNTED.into(),
+            family: family.into(),
+            table: "plumb".into(),
+            chain: chain.into(),
+            verdict: "drop of 2 packets meanwhile".into(),
+            comment: comment.into(),
+            packet: None,
+            oif: None,
+            answer: false,
+        },
+    };
+    let port = counted("bridge", "ipv4_frames", "ipv4_source: not the pod's");
+    let tunnel = counted("inet", "tunnel", "inner_source: not the node's");
+    let mut others = seen();
+    others[0].sightings.push(port.clone());
+    others[1].sightings.push(tunnel.clone());
+    assert_eq!(fault(&others), None, "of other packets");
+
+    let why = |observed: &[Observed], stage: Stage| {
+        let results = compare(&expected("web"), observed);
+        let broken = results.iter().find(|result| matches!(result.outcome, Outcome::Disagree { .. }));
+        let broken = broken.expect("a fault");
+        assert_eq!(broken.hop.stage, stage, "{results:#?}");
+        match &broken.outcome {
+            Outcome::Disagree { why } => why.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut lost = silent(seen());
+    lost[0].sightings.truncate(2);
+    lost[0].sightings.push(port);
+    lost[1].sightings.clear();
+    assert_eq!(
+        why(&lost, Stage::Veth),
+        "drop of 2 packets meanwhile in chain ipv4_frames of table bridge plumb (ipv4_source: not the pod's)"
+    );
+    let mut lost = silent(seen());
+    let Sighting::Frame { direction, .. } = &mut lost[0].sightings[5] else { panic!("the tunnelled frame") };
+    *direction = Way::In;
+    let came = lost[0].sightings[5].clone();
+    let Sighting::Frame { direction, .. } = &mut lost[0].sightings[5] else { panic!("the tunnelled frame") };
+    *direction = Way::Out;
+    lost[1].sightings = vec![came, tunnel];
+    assert!(why(&lost, Stage::Node).contains("table inet plumb (inner_source: not the node's)"));
+}
+
+/// Nodes are heard at the tunnel's port and nobody else, by whatever address or Service.
+#[test]
+fn a_pod_is_expected_to_be_refused_at_the_tunnels_port() {
+    let cluster = cluster("node1", "web");
+    let (state, place) = (desired(&cluster, "node1"), place("node1"));
+    let view = View { cluster: &cluster, nft: &state.nft, net: &state.net, place: &place };
+    let last = |destination: &str, protocol| {
+        let target = Target { protocol, destination: to(destination), sport: 41224, endpoint: None };
+        departure(&view, &name("shop/web"), &target).expect("wired").hops.pop().expect("hops").text
+    };
+    for node in ["192.168.1.10:8472", "192.168.1.11:8472", "10.244.1.1:8472", "203.0.113.9:8472"] {
+        assert!(last(node, Protocol::Udp).contains("nodes alone are heard"), "{node}");
+        assert!(!last(node, Protocol::Tcp).contains("nodes alone are heard"), "{node}");
+    }
+    assert!(!last("10.244.2.9:8472", Protocol::Udp).contains("nodes alone"), "a pod's port is the pod's");
+}

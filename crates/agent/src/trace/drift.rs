@@ -299,9 +299,8 @@ impl<'a> Concern<'a> {
             // Only what the name servers of the cluster are asked meets these.
             "raw" | "raw_output" | "input" | "dns" => Some(Stage::Resolve),
             // The guard: who may send what by which link.
-            "frames" | "ipv4_frames" | "ipv6_frames" | "arp_frames" | "sources" | "from_pods" | "onward" => {
-                Some(self.bridge_hop.unwrap_or(Stage::Veth))
-            }
+            "frames" | "ipv4_frames" | "ipv6_frames" | "arp_frames" | "sources" | "from_pods" | "onward"
+            | "pod_to_tunnel" => Some(self.bridge_hop.unwrap_or(Stage::Veth)),
             "from_wire" | "tunnel" | "from_tunnel" => self.arrives_by_tunnel.then_some(Stage::Node),
             "postrouting" => Some(Stage::Masq),
             "forward" if self.egress => Some(Stage::Egress),

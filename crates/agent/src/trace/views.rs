@@ -35,6 +35,7 @@ pub struct Wired {
     pub pod: ObjectName,
     pub ips: Vec<IpAddr>,
     pub netns: PathBuf,
+    pub host_if: IfName,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +66,8 @@ impl Views {
         let name = pod.clone();
         let found = self.ask(move |node| {
             let record = node.records().find(|record| record.pod == name)?;
-            Some(Wired { pod: name, ips: record.ips.clone(), netns: record.netns.clone().into() })
+            let (ips, netns) = (record.ips.clone(), record.netns.clone().into());
+            Some(Wired { pod: name, ips, netns, host_if: record.host_if.clone() })
         });
         found.await?.with_context(|| {
             format!(

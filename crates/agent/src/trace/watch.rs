@@ -35,6 +35,7 @@ use trace::observed::{Decision, Seen, Tuple};
 use types::{Family, IfName};
 
 use super::frames::Frames;
+use super::guards::Guards;
 
 /// Our table for marking; taken away when the last flow is no longer watched. Left behind by a killed agent, it is
 /// replaced by the next trace, or taken away by `plumb node-cleanup`.
@@ -59,6 +60,7 @@ pub struct Watch {
     events: TraceEvents,
     beginnings: Beginnings,
     frames: Frames,
+    guards: Guards,
     _mark: Mark,
 }
 
@@ -71,14 +73,15 @@ pub struct Caught {
 }
 
 impl Watch {
-    /// `masqueraded`: where to the flow may leave under another address and port.
-    pub async fn start(flow: Flow, masqueraded: Vec<IpAddr>) -> Result<Self> {
+    /// `masqueraded`: where to the flow may leave under another address and port. `port`: of the pod that sends it.
+    pub async fn start(flow: Flow, masqueraded: Vec<IpAddr>, port: Option<IfName>) -> Result<Self> {
         tokio::task::spawn_blocking(move || {
             let events = TraceEvents::open().context("listen to nft's trace")?;
             let beginnings = Beginnings::open().context("listen to conntrack")?;
             let frames = Frames::open(flow, masqueraded).context("capture the flow")?;
+            let guards = Guards::begin(port)?;
             let mark = Mark::set(flow).context("mark the flow for nft's trace")?;
-            Ok(Self { flow, events, beginnings, frames, _mark: mark })
+            Ok(Self { flow, events, beginnings, frames, guards, _mark: mark })
         })
         .await
         .context("the watch ended early")?
@@ -95,7 +98,8 @@ impl Watch {
                 Some((_, reply)) => Some(reply.source),
                 None => rules.iter().rev().filter(|rule| !rule.answer).find_map(translated),
             };
-            sightings.extend(rules.into_iter().map(|rule| Sighting::Nft { rule }));
+            let dropped = self.guards.finish()?;
+            sightings.extend(rules.into_iter().chain(dropped).map(|rule| Sighting::Nft { rule }));
             sightings.extend(entry.map(|(original, reply)| Sighting::Conntrack { original, reply }));
             Ok(Caught { sightings, endpoint })
         })

@@ -6,6 +6,7 @@
 //!   node2  victim2 friend2 thief2            mute1 may send nothing at all
 //! ```
 
+mod counted;
 mod locked;
 
 use std::collections::{BTreeMap, BTreeSet};

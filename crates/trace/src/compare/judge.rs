@@ -3,21 +3,28 @@
 use std::net::{IpAddr, SocketAddr};
 
 use types::IfName;
+use types::wire::{BRIDGE, VXLAN_DEVICE};
 
 use super::Judged;
 use super::evidence::{Evidence, is_end};
 use crate::hop::{Fact, Hop, Stage};
-use crate::observed::{Decision, Sighting, SocketEnd, Way};
+use crate::observed::{COUNTED, Decision, Sighting, SocketEnd, Way};
 
 /// The table that our rules are in; a drop in any other is a stranger's.
 const OUR_TABLE: &str = types::wire::TABLE;
+/// How the comment of the rule begins that refuses what is for a pod that is not there.
+const NO_SUCH_POD: &str = "no_such_pod:";
 
 impl<'a> Evidence<'a> {
     pub fn judge(&self, hop: &Hop) -> Judged {
+        let dropped = self.dropped_at(hop);
         if let Some(text) = self.drift(hop) {
-            return Err(text);
+            return Err(match dropped {
+                Some(rule) => format!("{text}; it met: {}", told(rule)),
+                None => text,
+            });
         }
-        if let Some(rule) = self.dropped_at(hop) {
+        if let Some(rule) = dropped {
             return judge_drop(hop, rule);
         }
         match &hop.fact {
@@ -54,8 +61,12 @@ impl<'a> Evidence<'a> {
     fn dropped_at(&self, hop: &Hop) -> Option<&'a Decision> {
         self.decisions(&hop.node).find(|rule| {
             let inward = rule.table == OUR_TABLE && rule.chain.starts_with("in_");
+            let guard = rule.table == OUR_TABLE && rule.family == "inet";
             let stages: &[Stage] = match rule.hook.as_str() {
+                COUNTED => self.lost_at(&hop.node, rule),
+                "prerouting" if guard && !self.is_source(&hop.node) => &[Stage::Node],
                 "prerouting" | "output" => &[Stage::Service],
+                "forward" if guard && rule.comment.starts_with(NO_SUCH_POD) => &[Stage::Node],
                 "forward" if inward => &[Stage::Ingress],
                 "forward" if self.is_source(&hop.node) => &[Stage::Egress],
                 "forward" => &[Stage::Ingress],
@@ -64,8 +75,20 @@ impl<'a> Evidence<'a> {
                 "input" => &[Stage::Route],
                 _ => &[],
             };
-            is_end(rule) && stages.contains(&hop.stage)
+            // What the model knows to end, a guard may end sooner or later on the way.
+            let refused = guard && rule.hook != COUNTED && matches!(hop.fact, Fact::Refused { .. });
+            is_end(rule) && (refused || stages.contains(&hop.stage))
         })
+    }
+
+    /// A guard dropped something meanwhile: this packet, if it was lost just there.
+    fn lost_at(&self, node: &str, rule: &Decision) -> &'static [Stage] {
+        let came = |dev: &str| self.forth(node).any(|f| f.dev.as_str() == dev && f.way == Way::In);
+        match rule.family.as_str() {
+            "bridge" if !came(BRIDGE) => &[Stage::Veth],
+            "inet" if self.came_by_tunnel(node).is_some() && !came(VXLAN_DEVICE) => &[Stage::Node],
+            _ => &[],
+        }
     }
 
     fn resolve(&self, node: &str, expected: &[IpAddr], upstream: bool) -> Judged {
@@ -255,7 +278,7 @@ impl<'a> Evidence<'a> {
                 None => "it did not come to the node: the network between the nodes lost it".to_owned(),
             });
         }
-        let ended = self.decisions(node).any(is_end);
+        let ended = self.decisions(node).any(|rule| rule.hook != COUNTED && is_end(rule));
         let out = || self.forth(node).filter(|f| f.dev == host_if && f.way == Way::Out);
         if out().next().is_none() {
             return if ended {
@@ -328,7 +351,7 @@ fn judge_drop(hop: &Hop, rule: &Decision) -> Judged {
 }
 
 fn is_ours(dev: &IfName) -> bool {
-    [types::wire::BRIDGE, types::wire::VXLAN_DEVICE].contains(&dev.as_str())
+    [BRIDGE, VXLAN_DEVICE].contains(&dev.as_str())
 }
 
 fn describe(end: &SocketEnd) -> String {
