@@ -99,12 +99,11 @@ fn from_pods(siege: &Siege, family: Family) -> Vec<Attack> {
     let attack =
         |cause, code| Attack { cause, from: At::Pod("thief1"), code, node: "node1", told: Some("thief1") };
     let source = format!("raw.send(to + me + kind({nobody:?}) + datagram({nobody:?}, {victim:?}, 'forged'))");
-    let group = format!(
-        "raw.send(mac('01:80:c2:00:00:0e') + me + kind({me:?}) + datagram({me:?}, {gateway:?}, 'group'))"
-    );
+    let beside =
+        format!("raw.send(b'\\xff' * 6 + me + kind({me:?}) + datagram({me:?}, {victim:?}, 'beside'))");
     let mut found = vec![
         attack(family.pick(["ipv4_source", "ipv6_source"]), framed(&source)),
-        attack("past_bridge", framed(&group)),
+        attack("past_bridge", framed(&beside)),
         attack("frame_type", framed("raw.send(to + me + b'\\x88\\xb5' + b'.' * 60)")),
         attack(
             "pod_to_tunnel",
@@ -200,8 +199,26 @@ fn from_elsewhere(siege: &Siege, family: Family) -> Vec<Attack> {
     ]
 }
 
+/// Somebody took the pod's port out of the bridge, and nobody puts it back meanwhile.
+fn beside_the_bridge(siege: &Siege, attack: impl FnOnce()) {
+    let report = trace(siege, "thief1", &format!("{}:9001", siege.ip("victim1", Family::V4)), &["--udp"]);
+    let mut hops = report["hops"].as_array().expect("hops").iter();
+    let port = hops.find_map(|hop| hop["hop"]["fact"]["host_if"].as_str()).expect("the pod's port");
+    siege.lab.lab_ok(&["agent", "pause", "node1"]);
+    siege.lab.node_ok("node1", &["ip", "link", "set", port, "nomaster"]);
+    attack();
+    siege.lab.lab_ok(&["agent", "resume", "node1"]);
+    wait_for("the port is back", PATIENCE, || {
+        let link = siege.lab.node_ok("node1", &["ip", "-o", "link", "show", port]);
+        if link.contains(" master cni0 ") { Ok(()) } else { Err(link) }
+    });
+}
+
 fn launch(siege: &Siege, attack: &Attack) {
     match attack.from {
+        At::Pod(pod) if attack.cause == "past_bridge" => {
+            beside_the_bridge(siege, || drop(siege.python(pod, &attack.code)));
+        }
         At::Pod(pod) => drop(siege.python(pod, &attack.code)),
         At::Node(node) => drop(siege.lab.node_ok(node, &["python3", "-c", &siege.program(&attack.code)])),
         At::Outside => drop(siege.outside(&attack.code)),
