@@ -11,6 +11,8 @@ use crate::stage::{Node, Pod, Stage, config, wait_for};
 
 /// Options of ports as they are when nobody sets any, and isolated.
 const BEFORE: &str = "locked off learning on flood on mcast_flood on bcast_flood on";
+/// As if the bridge had seen it before.
+const LEARNED: &str = "02:00:00:00:00:77";
 const PORTS: &str = "bridge -d link show";
 const NEIGHBOURS: &str = "ip neigh show dev cni0 nud permanent";
 
@@ -122,6 +124,9 @@ fn strip(node: &Node) {
         node.run(&format!("bridge link set dev {veth} {BEFORE}"));
         node.run(&format!("ip link set dev {veth} type bridge_slave group_fwd_mask 0"));
     }
+    if let Some(veth) = veths(node).first() {
+        node.run(&format!("bridge fdb add {LEARNED} dev {veth} master dynamic"));
+    }
     for (mac, veth) in entries(node) {
         node.run(&format!("bridge fdb del {mac} dev {veth} master"));
     }
@@ -161,6 +166,8 @@ fn pods_of_a_version_before_gain_it_and_lose_no_packet() {
         stage.nodes[0].start();
         stage.nodes[0].wait_ready();
         wait_for("both pods have it", || is_whole(&stage.nodes[0], 2).then_some(()));
+        let bridge = stage.nodes[0].run("bridge fdb show br cni0");
+        assert!(!bridge.contains(LEARNED), "what was learned is forgotten: {bridge}");
         drop(asking);
         let asked: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
         assert!(asked.iter().all(|count| count.as_ref().is_ok_and(|count| *count > 0)), "{asked:?}");
