@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 pub use filter::Filter;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use types::IfName;
 
 use crate::error::{Error, Named};
@@ -138,6 +138,12 @@ impl Capture {
             },
             frame: self.buffer.get(..length).unwrap_or_default(),
         }))
+    }
+
+    /// Sends a whole Ethernet frame out of the one interface that the capture was opened on.
+    pub fn send(&self, frame: &[u8]) -> Result<(), Error> {
+        let sent = rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, frame, SendFlags::empty()));
+        sent.map(drop).named(|| format!("send a frame of {} bytes", frame.len()))
     }
 
     /// How many wanted packets were lost since the last call, because nobody read fast enough.

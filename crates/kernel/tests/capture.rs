@@ -86,10 +86,7 @@ fn until(capture: &mut Capture, last: impl Fn(&str) -> bool) -> Vec<(Direction, 
                 return seen;
             }
         }
-        let mut fds =
-            [rustix::event::PollFd::from_borrowed_fd(capture.as_fd(), rustix::event::PollFlags::IN)];
-        let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
-        let _ = rustix::event::poll(&mut fds, Some(&second));
+        wait(capture);
     }
     panic!("the last packet did not come; before it: {seen:?}");
 }
@@ -162,4 +159,41 @@ fn a_capture_on_nothing_says_so() {
     assert!(error.to_string().starts_with("capture on nothere: No such device"), "{error}");
     let filter = Filter { ports: vec![1; 101], ..Filter::default() };
     assert!(Capture::open_in(&ns, None, &filter).is_err());
+}
+
+#[test]
+fn a_frame_that_is_sent_leaves_by_the_interface_as_it_is() {
+    let [one, two] = two_nodes();
+    let filter = Filter { ports: vec![9], protocol: Some(17), ..Filter::default() };
+    let eth0 = name("eth0");
+    let here = Capture::open_in(&one, Some(&eth0), &filter).expect("open");
+    let mut there = Capture::open_in(&two, Some(&eth0), &filter).expect("open");
+    let client = one.run(|| UdpSocket::bind("192.168.1.1:5000")).expect("run").expect("bind");
+    client.send_to(b"ping", "192.168.1.2:9").expect("send");
+    let mut frame = arrival(&mut there);
+    // Nothing but the frame says whose it is.
+    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 7]);
+    here.send(&frame).expect("send");
+    assert_eq!(arrival(&mut there), frame);
+}
+
+/// The next frame that comes in.
+fn arrival(capture: &mut Capture) -> Vec<u8> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < deadline {
+        while let Some(captured) = capture.receive().expect("receive") {
+            if captured.direction == Direction::In {
+                return captured.frame.to_vec();
+            }
+        }
+        wait(capture);
+    }
+    panic!("no frame came");
+}
+
+/// For a second, or until there is something to receive.
+fn wait(capture: &Capture) {
+    let mut fds = [rustix::event::PollFd::from_borrowed_fd(capture.as_fd(), rustix::event::PollFlags::IN)];
+    let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+    let _ = rustix::event::poll(&mut fds, Some(&second));
 }

@@ -30,7 +30,7 @@ use types::ObjectName;
 use crate::demo::probe::{Check, Outcome};
 use crate::{ready, trace};
 use cast::Cast;
-use checks::{Plan, Planned, TESTS};
+use checks::{FORGER, Plan, Planned, TESTS};
 use show::{Progress, Table};
 use stage::Stage;
 
@@ -226,10 +226,11 @@ async fn perform(test: &Test, client: &Client, stage: &Stage, progress: &mut Pro
         (format!("node {}", node.name_any()), format!("it is not Ready: {}", ready::node_says(node)))
     }));
     progress.step(&format!("servers are Ready; {} checks", plan.checks.len()));
-    let probers = send(&cast, stage, &plan).await?;
+    let probers = send(&cast, stage, &mut plan).await?;
     let outcomes = gather((stage, &probers, test.settle), plan.checks.len(), progress).await;
+    plan.leave_out(&outcomes);
     let mut checks: Vec<Done> =
-        plan.checks.iter().enumerate().map(|(id, check)| done(check, outcomes.get(&id))).collect();
+        plan.checks.iter().map(|check| done(check, outcomes.get(&check.id))).collect();
     find_causes(client, stage, (&plan.checks, &mut checks), progress).await;
     let dual = cast.families().len() > 1;
     Ok(Report { ok: checks.iter().all(|done| done.ok), checks, skipped: plan.skipped, took_ms: 0, dual })
@@ -297,24 +298,28 @@ async fn deploy(cast: &mut Cast, stage: &Stage, patience: Duration) -> Result<()
     for place in &mut cast.places {
         place.server = of_pod(&place.pod("server"));
         place.locked = of_pod(&place.pod("locked"));
+        place.prey = of_pod(&place.pod("prey"));
         place.service = of_service(&place.pod("server"));
         place.mirror = of_service(&place.pod("mirror"));
     }
     Ok(())
 }
 
-/// Makes the pods that carry out the checks; their names.
-async fn send(cast: &Cast, stage: &Stage, plan: &Plan) -> Result<Vec<String>> {
-    let mut by_pod: BTreeMap<(&str, &str), Vec<Check>> = BTreeMap::new();
-    for (id, planned) in plan.checks.iter().enumerate() {
-        let check = Check { id, ask: planned.ask.clone(), expect: planned.expect.clone() };
-        by_pod.entry((&planned.pod, &planned.on)).or_default().push(check);
+/// Makes the pods that carry out the checks; their names. A forger that the cluster does not admit has nothing to forge.
+async fn send(cast: &Cast, stage: &Stage, plan: &mut Plan) -> Result<Vec<String>> {
+    let mut by_pod: BTreeMap<(String, String), Vec<Check>> = BTreeMap::new();
+    for planned in &plan.checks {
+        let check = Check { id: planned.id, ask: planned.ask.clone(), expect: planned.expect.clone() };
+        by_pod.entry((planned.pod.clone(), planned.on.clone())).or_default().push(check);
     }
     let mut names = Vec::new();
     for ((pod, node), checks) in by_pod {
         let Some(place) = cast.places.iter().find(|place| place.node == node) else { continue };
-        stage.make(&cast.prober(pod, place, &checks)).await?;
-        names.push(pod.to_owned());
+        match stage.make(&cast.prober(&pod, place, &checks)).await {
+            Ok(_) => names.push(pod),
+            Err(error) if pod == place.pod(FORGER) => plan.without(&pod, &format!("{error:#}")),
+            Err(error) => return Err(error),
+        }
     }
     Ok(names)
 }
@@ -410,8 +415,11 @@ mod tests {
             index: k.into(),
             node: format!("node{}", k + 1),
             node_ips: vec![[192, 168, 1, 10 + k].into()],
+            pod_cidrs: vec![types::IpNet::new([10, 244, k + 1, 0].into(), 24).unwrap()],
+            vtep: Some(compile::vtep_mac(&format!("node{}", k + 1))),
             server: vec![[10, 244, k + 1, 2].into()],
             locked: vec![[10, 244, k + 1, 3].into()],
+            prey: vec![[10, 244, k + 1, 4].into()],
             service: vec![[10, 96, 0, 20 + k].into()],
             mirror: vec![[10, 96, 0, 40 + k].into()],
         };
@@ -445,6 +453,24 @@ mod tests {
         let skipped: Vec<&str> = plan.skipped.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(skipped, ["dns-outside", "egress", "everything across nodes"]);
         assert!(plan.checks.iter().all(|check| check.on == "node1"));
+    }
+
+    #[test]
+    fn what_no_pod_can_try_is_left_out_with_the_reason() {
+        let mut plan = checks::plan(&cast(2));
+        let outcome = |check: &Planned| {
+            let unable = check.test == "spoofing-place";
+            let said = "no right".to_owned();
+            (check.id, Outcome { id: check.id, ok: !unable, unable, said, tries: 1, took_ms: 0 })
+        };
+        let outcomes = plan.checks.iter().map(outcome).collect();
+        plan.leave_out(&outcomes);
+        plan.without("forger-0", "not admitted");
+        let skipped: Vec<(&str, &str)> =
+            plan.skipped.iter().map(|(test, why)| (test.as_str(), why.as_str())).collect();
+        assert_eq!(skipped, [("spoofing-place", "no right"), ("spoofing-source", "not admitted")]);
+        assert!(plan.checks.iter().all(|check| check.test != "spoofing-place" && check.pod != "forger-0"));
+        assert!(plan.checks.iter().any(|check| check.pod == "forger-1"), "the other node's go on");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod http;
 pub mod probe;
 mod resolve;
 mod serve;
+pub mod spoof;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
-use types::Family;
+use types::{Family, IpNet, Mac};
 
 use crate::demo::probe::Check;
 
@@ -21,8 +21,13 @@ pub struct Place {
     pub index: usize,
     pub node: String,
     pub node_ips: Vec<IpAddr>,
+    pub pod_cidrs: Vec<IpNet>,
+    /// Of the node's tunnel, which agents write on their Node.
+    pub vtep: Option<Mac>,
     pub server: Vec<IpAddr>,
     pub locked: Vec<IpAddr>,
+    /// Whose place on the bridge is claimed: where that succeeds it hears nobody for some seconds.
+    pub prey: Vec<IpAddr>,
     /// Of the Services in front of `server` and `mirror`.
     pub service: Vec<IpAddr>,
     pub mirror: Vec<IpAddr>,
@@ -41,12 +46,20 @@ impl Place {
         of(&self.node_ips, family)
     }
 
+    pub fn pod_cidr(&self, family: Family) -> Option<IpNet> {
+        self.pod_cidrs.iter().copied().find(|net| Family::of_net(net) == family)
+    }
+
     pub fn server(&self, family: Family) -> Option<IpAddr> {
         of(&self.server, family)
     }
 
     pub fn locked(&self, family: Family) -> Option<IpAddr> {
         of(&self.locked, family)
+    }
+
+    pub fn prey(&self, family: Family) -> Option<IpAddr> {
+        of(&self.prey, family)
     }
 
     pub fn service(&self, family: Family) -> Option<IpAddr> {
@@ -159,6 +172,7 @@ impl Cast {
         vec![
             self.pod("server", place, vec![self.server(&place.pod("server"))]),
             self.pod("locked", place, vec![self.server(&place.pod("locked"))]),
+            self.pod("prey", place, vec![self.server(&place.pod("prey"))]),
             self.pod(
                 "host",
                 place,

@@ -1,19 +1,21 @@
 //! What is tested: from whom to whom, what should come of it, and what is likely wrong if it does not.
 //!
 //! ```text
-//!   node k     client-k  stranger-k  host-client-k (host network)  mirror-k (calls itself)
-//!                  │          │            │
-//!   node k and  server-k   locked-k     host-k (host network)
+//!   node k     client-k  stranger-k  host-client-k (host network)  mirror-k (calls itself)  forger-k
+//!                  │          │            │                                                   │
+//!   node k and  server-k   locked-k     host-k (host network)                         server-k, prey-k
 //!   node k+1       (locked: only `friend` pods may; stranger: only to `open` ports)
 //! ```
 
-use std::collections::BTreeSet;
+mod spoofing;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use types::Family;
 
 use super::cast::{Cast, HTTP, Place, SHUT, UDP};
-use crate::demo::probe::{Ask, Expect, SeenAs};
+use crate::demo::probe::{Ask, Expect, Outcome, SeenAs};
 
 /// Everything that can be asked for by name: what it proves, and where to look when it fails.
 pub const TESTS: &[(&str, &str, &str)] = &[
@@ -56,11 +58,22 @@ pub const TESTS: &[(&str, &str, &str)] = &[
     ("policy-allow", "what NetworkPolicies allow gets through", "policy rules or sets"),
     ("policy-deny-ingress", "what an ingress policy does not allow is stopped", "policy rules or sets"),
     ("policy-deny-egress", "what an egress policy does not allow is stopped", "policy rules or sets"),
+    ("spoofing-tunnel", "no pod sends into the nodes' tunnel", "table inet plumb on that node"),
+    (
+        "spoofing-source",
+        "no pod is heard under another's address",
+        "tables inet plumb and bridge plumb on the sender's node",
+    ),
+    ("spoofing-place", "no pod gets another's packets", "table bridge plumb on that node"),
 ];
+
+/// The role that sends frames by hand, for which a pod needs more than a socket.
+pub const FORGER: &str = "forger";
 
 /// One check, before a probe has carried it out.
 #[derive(Clone, Debug)]
 pub struct Planned {
+    pub id: usize,
     pub test: &'static str,
     /// The pod that sends.
     pub pod: String,
@@ -84,6 +97,8 @@ impl Planned {
             Ask::Connect { target } => (target.clone(), false),
             Ask::Udp { target, .. } => (target.clone(), true),
             Ask::Dns { name, .. } => (format!("{name}:{HTTP}"), false),
+            // A trace's own packet is honest.
+            Ask::Forge(_) => return None,
         })
     }
 }
@@ -119,6 +134,7 @@ pub fn plan(cast: &Cast) -> Plan {
             plan.stranger(from(&stranger), &others);
             plan.host(from(&host), cast, &others);
             plan.mirror(from(&mirror));
+            plan.spoofing((from(&client), from(&place.pod(FORGER))), &others);
         }
     }
     if cast.places.len() < 2 {
@@ -159,12 +175,31 @@ fn stopped() -> Expect {
 }
 
 impl Plan {
+    /// Leaves out what a pod would have done.
+    pub fn without(&mut self, pod: &str, why: &str) {
+        self.leave(why, |check| check.pod == pod);
+    }
+
+    /// Leaves out what could not be tried.
+    pub fn leave_out(&mut self, outcomes: &BTreeMap<usize, Outcome>) {
+        for outcome in outcomes.values().filter(|outcome| outcome.unable) {
+            self.leave(&outcome.said, |check| check.id == outcome.id);
+        }
+    }
+
+    fn leave(&mut self, why: &str, is: impl Fn(&Planned) -> bool) {
+        let (left, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.checks).into_iter().partition(is);
+        self.checks = kept;
+        self.skipped.extend(left.into_iter().map(|check| (check.test.to_owned(), why.to_owned())));
+    }
+
     fn skip(&mut self, test: &str, why: &str) {
         self.skipped.insert((test.to_owned(), why.to_owned()));
     }
 
     fn add(&mut self, test: &'static str, from: From<'_>, to: &str, (ask, expect): (Ask, Expect)) {
         self.checks.push(Planned {
+            id: self.checks.len(),
             test,
             pod: from.pod.to_owned(),
             on: from.place.node.clone(),

@@ -13,6 +13,8 @@ use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde_json::{Value, json};
+use types::IpNet;
+use types::wire::VTEP_MAC_ANNOTATION;
 
 use super::cast::{OWNER, Place};
 use crate::demo::probe::Outcome;
@@ -179,6 +181,8 @@ pub async fn nodes(
         index,
         node: node.name_any(),
         node_ips: node_ips(node),
+        pod_cidrs: pod_cidrs(node),
+        vtep: node.annotations().get(VTEP_MAC_ANNOTATION).and_then(|mac| mac.parse().ok()),
         ..Place::default()
     };
     Ok((present.iter().enumerate().map(place).collect(), not))
@@ -199,6 +203,11 @@ fn node_ips(node: &Node) -> Vec<IpAddr> {
         .filter(|address| address.type_ == "InternalIP")
         .filter_map(|address| address.address.parse().ok())
         .collect()
+}
+
+fn pod_cidrs(node: &Node) -> Vec<IpNet> {
+    let all = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
+    all.filter_map(|cidr| cidr.parse().ok()).collect()
 }
 
 fn addresses(pod: &Pod) -> Vec<IpAddr> {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::call::connect;
 use super::http::{self, Head, Url};
 use super::resolve::Resolver;
+use super::spoof::{self, Forge};
 
 /// One try: a lost packet is sent again after a second.
 const PATIENCE: Duration = Duration::from_millis(2500);
@@ -52,6 +53,8 @@ pub enum Ask {
         name: String,
         kind: String,
     },
+    /// What says that it is from somebody else. It holds when none of it arrives.
+    Forge(Forge),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +86,9 @@ pub enum SeenAs {
 pub struct Outcome {
     pub id: usize,
     pub ok: bool,
+    /// It could not be tried at all: `said` has the reason.
+    #[serde(default)]
+    pub unable: bool,
     /// What was seen, or why that is not what it should be.
     pub said: String,
     pub tries: u32,
@@ -108,18 +114,21 @@ pub fn run(checks: &str, settle: Duration) -> Result<ExitCode> {
     }
 }
 
-/// What does not hold within `settle` does not hold.
+/// What does not hold within `settle` does not hold. A forged packet that arrived once has arrived.
 fn carry_out(check: &Check, settle: Duration) -> Outcome {
     let began = Instant::now();
     let mut tries = 0;
     loop {
         tries += 1;
-        let found = judge(&check.expect, attempt(&check.ask));
-        if found.is_ok() || began.elapsed() > settle {
+        let seen = attempt(&check.ask);
+        let end = seen.as_ref().err().and_then(|error| error.downcast_ref::<spoof::End>());
+        let (last, unable) = (end.is_some(), matches!(end, Some(spoof::End::Unable(_))));
+        let found = judge(&check.expect, seen);
+        if found.is_ok() || last || began.elapsed() > settle {
             let ok = found.is_ok();
             let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             let said = found.unwrap_or_else(|why| why);
-            return Outcome { id: check.id, ok, said, tries, took_ms };
+            return Outcome { id: check.id, ok, unable, said, tries, took_ms };
         }
         std::thread::sleep(PAUSE);
     }
@@ -185,18 +194,28 @@ fn attempt(ask: &Ask) -> Result<Seen> {
         }
         Ask::Udp { target, full } => datagram(target, *full),
         Ask::Dns { name, kind } => lookup(name, kind),
+        Ask::Forge(forge) => {
+            let text = spoof::carry_out(forge, PATIENCE)?;
+            Ok(Seen { text, ..Seen::default() })
+        }
     }
 }
 
 fn get(url: &Url) -> Result<Seen> {
+    let (text, own) = fetch(url)?;
+    Ok(Seen { text: text.trim().to_owned(), own: Some(own), ..Seen::default() })
+}
+
+/// The answer's text, and our own address.
+pub fn fetch(url: &Url) -> Result<(String, IpAddr)> {
     let (mut stream, from) = connect(&url.host, url.port, PATIENCE)?;
-    let own = Some(stream.local_addr()?.ip());
+    let own = stream.local_addr()?.ip();
     http::request(&mut stream, url)?;
     let mut reader = BufReader::new(&stream);
     let head = Head::read(&mut reader)?.with_context(|| format!("{from} closed unanswered"))?;
     let body = http::body(&head, &mut reader).with_context(|| format!("read from {from}"))?;
     ensure!(head.status()? < 400, "{from} answered {:?}", head.first);
-    Ok(Seen { text: String::from_utf8_lossy(&body).trim().to_owned(), own, ..Seen::default() })
+    Ok((String::from_utf8_lossy(&body).into_owned(), own))
 }
 
 /// A small answer would come through a hole that a large one does not.
@@ -240,13 +259,19 @@ fn datagram(target: &str, full: bool) -> Result<Seen> {
 fn full_size(socket: &UdpSocket) -> Result<usize> {
     kernel::udp::whole_datagrams(socket).context("have datagrams leave whole")?;
     let own = socket.local_addr()?.ip();
-    let mut rtnl = kernel::Rtnl::open()?;
-    let link = rtnl.addresses()?.iter().find(|row| row.address.addr() == own).map(|row| row.link);
-    let mtu = rtnl.links()?.iter().find(|row| Some(row.index) == link).and_then(|row| row.mtu);
-    let mtu = mtu.with_context(|| format!("no interface has our address {own}"))?;
+    let mtu = interface(own)?.1;
     // RFC 791, RFC 8200, RFC 768.
     let headers = if own.is_ipv4() { 20 + 8 } else { 40 + 8 };
     Ok(usize::try_from(mtu)?.saturating_sub(headers))
+}
+
+/// Name and MTU of the interface that has this address of ours.
+pub fn interface(own: IpAddr) -> Result<(types::IfName, u32)> {
+    let mut rtnl = kernel::Rtnl::open()?;
+    let link = rtnl.addresses()?.iter().find(|row| row.address.addr() == own).map(|row| row.link);
+    let row = rtnl.links()?.into_iter().find(|row| Some(row.index) == link);
+    let found = row.and_then(|row| Some((row.name, row.mtu?)));
+    found.with_context(|| format!("no interface has our address {own}"))
 }
 
 fn lookup(name: &str, kind: &str) -> Result<Seen> {

@@ -1,10 +1,11 @@
 //! The servers. Each answer says who gave it and which address it saw, so that a test can see translation.
 
+use std::collections::VecDeque;
 use std::io::{BufReader, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -16,10 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A longer datagram is not sent back.
 const LONG: usize = 512;
+/// What begins a datagram that is remembered, and how many are.
+pub const WORD: &str = "word:";
+const WORDS: usize = 1000;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Serve {
-    /// Serve HTTP on this port: / (who answers), /healthz, /readyz, /ready?set=BOOL, /stream?every=MS&lines=N.
+    /// Serve HTTP on this port: / (who answers), /healthz, /readyz, /ready?set=BOOL, /stream?every=MS&lines=N,
+    /// /heard?of=WORD (datagrams that began with `word:WORD`, newest last).
     #[arg(long, value_name = "PORT")]
     http: Vec<u16>,
     /// Answer lines over TCP on this port.
@@ -41,11 +46,27 @@ pub struct Serve {
 pub struct Face {
     name: Arc<str>,
     ready: Arc<AtomicBool>,
+    heard: Arc<Mutex<VecDeque<String>>>,
 }
 
 impl Face {
     pub fn new(name: &str, ready: bool) -> Self {
-        Self { name: name.into(), ready: Arc::new(AtomicBool::new(ready)) }
+        Self { name: name.into(), ready: Arc::new(AtomicBool::new(ready)), heard: Arc::default() }
+    }
+
+    /// Keeps a datagram's word, for who asks for it by another way: its sender may have been forged.
+    fn hear(&self, said: &str) {
+        let Some(word) = said.strip_prefix(WORD) else { return };
+        let Ok(mut heard) = self.heard.lock() else { return };
+        if heard.len() == WORDS {
+            heard.pop_front();
+        }
+        heard.push_back(word.to_owned());
+    }
+
+    fn heard(&self, of: &str) -> String {
+        let heard = self.heard.lock().map(|heard| heard.clone()).unwrap_or_default();
+        heard.iter().filter(|word| word.starts_with(of)).map(|word| format!("{word}\n")).collect()
     }
 
     fn says(&self, peer: SocketAddr, local: SocketAddr) -> String {
@@ -133,6 +154,7 @@ pub fn datagrams(socket: UdpSocket, face: Face) -> std::io::Result<std::thread::
             let said = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
             // A long one is only counted, so that the answer fits wherever the question did.
             let said = if length > LONG { format!("{length} bytes") } else { said.trim_end().to_owned() };
+            face.hear(&said);
             let answer = format!("{} said={said}\n", face.says(peer, local));
             // Lost on the way or refused here: the same to a datagram's sender.
             let _ = socket.send_to(answer.as_bytes(), peer);
@@ -163,6 +185,7 @@ pub fn converse_http(stream: &TcpStream, face: &Face) -> Result<()> {
     let (status, text) = match path.split('?').next().unwrap_or_default() {
         "/stream" => return stream_lines(stream, path),
         "/" => (200, format!("{}\n", face.says(peer, local))),
+        "/heard" => (200, face.heard(http::query(path, "of").unwrap_or_default())),
         "/hostname" => (200, format!("{}\n", face.name)),
         "/healthz" => (200, "ok\n".to_owned()),
         "/readyz" if face.ready.load(Ordering::Relaxed) => (200, "ready\n".to_owned()),
