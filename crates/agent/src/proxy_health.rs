@@ -6,6 +6,10 @@
 //!   :10256 /livez           the same, whatever becomes of the node
 //!   127.0.0.1:10249 /proxyMode   nftables
 //! ```
+//!
+//! Bodies, headers and codes are those of kube-proxy 1.36 (pkg/proxy/healthcheck/proxy_health.go; serveMetrics in
+//! cmd/kube-proxy/app/server.go), but for an agent that never had the datapath right: kube-proxy says 200 until its first
+//! pass over the rules, and an agent 503, since nothing may lead to a node that leads nowhere.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,10 +18,11 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::routing::get;
+use axum::routing::any;
 use k8s_openapi::jiff::Timestamp;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::watch;
+use types::Family;
 use types::wire::PROXY_HEALTH_PORT as HEALTH;
 
 use crate::follow::{Site, follow};
@@ -44,11 +49,12 @@ pub async fn keep(outbox: Outbox, door: Door) {
     let site = |_: SocketAddr, what: &What| {
         let (purpose, router) = match what {
             What::Health => {
-                let router = Router::new().route("/healthz", get(healthz)).route("/livez", get(livez));
+                // Whatever the method, as kube-proxy answers.
+                let router = Router::new().route("/healthz", any(healthz)).route("/livez", any(livez));
                 ("kube-proxy's health checks (--proxy-health)", router.with_state(outbox.clone()))
             }
             What::Mode => {
-                let router = Router::new().route("/proxyMode", get(async || "nftables"));
+                let router = Router::new().route("/proxyMode", any(async || mode()));
                 ("kube-proxy's mode (--proxy-health)", router)
             }
         };
@@ -68,8 +74,10 @@ fn addresses() -> BTreeMap<SocketAddr, What> {
 }
 
 /// What the answers are made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Seen {
+    /// Of which families there are Services here.
+    families: Vec<Family>,
     /// How long ago the kernel was what it should be; `None`: never.
     since_right: Option<Duration>,
     stale_after: Duration,
@@ -82,6 +90,7 @@ impl Seen {
         let settings = node.settings();
         let refresh = Duration::from_secs(settings.args.refresh);
         Self {
+            families: node.compiler().map(|it| it.settings().families().collect()).unwrap_or_default(),
             since_right: node.standing().since_right().filter(|_| node.compiler().is_some()),
             stale_after: STALE.max(refresh * 4),
             eligible: node.cluster().nodes.get(&settings.node).is_some_and(|own| !own.leaving),
@@ -93,11 +102,33 @@ impl Seen {
     }
 }
 
-type Answer = (StatusCode, [(HeaderName, HeaderValue); 2], String);
+type Headers = [(HeaderName, HeaderValue); 2];
+type Answer = (StatusCode, Headers, String);
+
+/// `ProxyHealth`, in its order. Go leaves out what is absent (`omitempty`).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Health {
+    last_updated: String,
+    current_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+    healthy: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    status: BTreeMap<String, OfFamily>,
+}
+
+/// `ProxierHealth`: kube-proxy has a proxier for each family, an agent one datapath.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OfFamily {
+    last_updated: String,
+    healthy: bool,
+}
 
 async fn healthz(State(outbox): State<Outbox>) -> Answer {
     let seen = outbox.inspect(PATIENCE, Seen::of).await;
-    let eligible = seen.is_some_and(|seen| seen.eligible);
+    let eligible = seen.as_ref().is_some_and(|seen| seen.eligible);
     say(seen, Some(eligible), SystemTime::now())
 }
 
@@ -105,80 +136,106 @@ async fn livez(State(outbox): State<Outbox>) -> Answer {
     say(outbox.inspect(PATIENCE, Seen::of).await, None, SystemTime::now())
 }
 
-/// `eligible`: whether that is asked, too. `lastUpdated` is the current time while the datapath is fresh, as in
-/// kube-proxy since 1.28: whoever computes with it sees no age.
+fn mode() -> (Headers, &'static str) {
+    (headers("text/plain; charset=utf-8"), "nftables")
+}
+
+fn headers(content: &'static str) -> Headers {
+    [
+        (header::CONTENT_TYPE, HeaderValue::from_static(content)),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ]
+}
+
+/// `eligible`: whether that is asked, too. With 200 `lastUpdated` is the current time, as it was when kube-proxy still
+/// went over its rules every 30 s: whoever computes with it sees no age. That of a family is when it was last right.
 fn say(seen: Option<Seen>, eligible: Option<bool>, now: SystemTime) -> Answer {
-    let fresh = seen.is_some_and(|seen| seen.is_fresh());
-    let age = match fresh {
-        true => Some(Duration::ZERO),
-        false => seen.and_then(|seen| seen.since_right),
-    };
-    let updated = age.and_then(|age| now.checked_sub(age)).map(go_time);
-    // Go's zero time.
-    let updated = updated.unwrap_or_else(|| "0001-01-01 00:00:00 +0000 UTC".to_owned());
-    let mut body = json!({ "lastUpdated": updated, "currentTime": go_time(now) });
-    if let Some(eligible) = eligible {
-        body["nodeEligible"] = eligible.into();
-    }
+    let fresh = seen.as_ref().is_some_and(Seen::is_fresh);
+    let right = seen.as_ref().and_then(|seen| now.checked_sub(seen.since_right?)).map(go_time);
+    let families = seen.map(|seen| seen.families).unwrap_or_default().into_iter();
+    let of_family = right.clone().map(|last_updated| OfFamily { last_updated, healthy: fresh });
     let status = match fresh && eligible.unwrap_or(true) {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    ];
-    (status, headers, body.to_string())
+    let health = Health {
+        last_updated: match status {
+            StatusCode::OK => go_time(now),
+            // Go's zero time.
+            _ => right.unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned()),
+        },
+        current_time: go_time(now),
+        node_eligible: eligible,
+        healthy: fresh,
+        status: families.filter_map(|family| Some((family.to_string(), of_family.clone()?))).collect(),
+    };
+    (status, headers("application/json"), serde_json::to_string(&health).unwrap_or_default())
 }
 
-/// As Go prints a time.
+/// As Go writes a time in JSON (RFC 3339, no zeros at its end), in UTC.
 fn go_time(at: SystemTime) -> String {
-    let time = Timestamp::try_from(at);
-    time.map(|time| time.strftime("%Y-%m-%d %H:%M:%S.%9f +0000 UTC").to_string()).unwrap_or_default()
+    Timestamp::try_from(at).map(|time| time.to_string()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NOW: &str = "1970-01-12T13:46:40.5Z";
+    const RIGHT: &str = "1970-01-12T13:46:20.5Z";
+
     fn seen(age: Option<u64>) -> Option<Seen> {
-        Some(Seen { since_right: age.map(Duration::from_secs), stale_after: STALE, eligible: true })
+        let families = vec![Family::V4, Family::V6];
+        let since_right = age.map(Duration::from_secs);
+        Some(Seen { families, since_right, stale_after: STALE, eligible: true })
     }
 
-    fn said(seen: Option<Seen>, eligible: Option<bool>) -> (StatusCode, serde_json::Value) {
-        let (status, _, body) = say(seen, eligible, SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
-        (status, serde_json::from_str(&body).unwrap())
+    fn said(seen: Option<Seen>, eligible: Option<bool>) -> (u16, String) {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000_500);
+        let (status, _, body) = say(seen, eligible, now);
+        (status.as_u16(), body)
     }
 
+    fn families(updated: &str, healthy: bool) -> String {
+        let each = format!(r#"{{"lastUpdated":"{updated}","healthy":{healthy}}}"#);
+        format!(r#","status":{{"IPv4":{each},"IPv6":{each}}}"#)
+    }
+
+    /// The bytes that json.Marshal makes of a ProxyHealth.
     #[test]
     fn a_node_that_stays_with_a_fresh_datapath_is_healthy_and_live() {
-        let now = "1970-01-12 13:46:40.000000000 +0000 UTC";
-        let both = json!({ "lastUpdated": now, "currentTime": now });
-        let mut with_node = both.clone();
-        with_node["nodeEligible"] = true.into();
-        assert_eq!(said(seen(Some(20)), Some(true)), (StatusCode::OK, with_node));
-        assert_eq!(said(seen(Some(20)), None), (StatusCode::OK, both));
+        let of = families(RIGHT, true);
+        let body = format!(
+            r#"{{"lastUpdated":"{NOW}","currentTime":"{NOW}","nodeEligible":true,"healthy":true{of}}}"#
+        );
+        assert_eq!(said(seen(Some(20)), Some(true)), (200, body));
+        let body = format!(r#"{{"lastUpdated":"{NOW}","currentTime":"{NOW}","healthy":true{of}}}"#);
+        assert_eq!(said(seen(Some(20)), None), (200, body));
     }
 
     #[test]
     fn a_node_that_goes_gets_no_new_connections_and_still_lives() {
-        let (status, body) = said(seen(Some(20)), Some(false));
-        assert_eq!((status, &body["nodeEligible"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(false)));
+        let of = families(RIGHT, true);
+        let body = format!(
+            r#"{{"lastUpdated":"{RIGHT}","currentTime":"{NOW}","nodeEligible":false,"healthy":true{of}}}"#
+        );
+        assert_eq!(said(seen(Some(20)), Some(false)), (503, body));
     }
 
     #[test]
     fn a_stale_datapath_is_neither() {
-        for (seen, updated) in [
-            (seen(Some(120)), "1970-01-12 13:44:40.000000000 +0000 UTC"),
-            (seen(None), "0001-01-01 00:00:00 +0000 UTC"),
-            (None, "0001-01-01 00:00:00 +0000 UTC"),
+        let stale = "1970-01-12T13:44:40.5Z";
+        let never = "0001-01-01T00:00:00Z";
+        for (seen, updated, of) in [
+            (seen(Some(120)), stale, families(stale, false)),
+            (seen(None), never, String::new()),
+            (None, never, String::new()),
         ] {
-            for eligible in [Some(true), None] {
-                let (status, body) = said(seen, eligible);
-                assert_eq!(
-                    (status, &body["lastUpdated"]),
-                    (StatusCode::SERVICE_UNAVAILABLE, &json!(updated))
+            for (eligible, node) in [(Some(true), r#","nodeEligible":true"#), (None, "")] {
+                let body = format!(
+                    r#"{{"lastUpdated":"{updated}","currentTime":"{NOW}"{node},"healthy":false{of}}}"#
                 );
+                assert_eq!(said(seen.clone(), eligible), (503, body));
             }
         }
     }

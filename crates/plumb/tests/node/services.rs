@@ -351,10 +351,21 @@ fn kube_proxys_health_ports_are_answered() {
         assert_eq!(status(ip, "/livez"), "200");
     }
     let said = ask(&node.address, 10256, "/healthz").unwrap();
-    for part in ["application/json", "lastUpdated", "currentTime", r#""nodeEligible":true"#] {
-        assert!(said.contains(part), "{said}");
+    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    for part in ["content-type: application/json", "x-content-type-options: nosniff"] {
+        assert!(head.contains(part), "{said}");
     }
-    assert!(ask("127.0.0.1", 10249, "/proxyMode").unwrap().ends_with("\r\n\r\nnftables"));
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!((&body["nodeEligible"], &body["healthy"]), (&json!(true), &json!(true)), "{body}");
+    for family in ["IPv4", "IPv6"] {
+        assert_eq!(body["status"][family]["healthy"], true, "{body}");
+    }
+    let mode = ask("127.0.0.1", 10249, "/proxyMode").unwrap();
+    assert!(
+        mode.contains("content-type: text/plain; charset=utf-8\r\nx-content-type-options: nosniff"),
+        "{mode}"
+    );
+    assert!(mode.ends_with("\r\n\r\nnftables"), "{mode}");
     assert!(ask(&node.address, 10249, "/proxyMode").is_err(), "for the node's own programs only");
     let taint = json!({ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" });
     stage.patch("/api/v1/nodes/node1", &json!({ "spec": { "taints": [taint] } }));
