@@ -6,6 +6,9 @@
 
 use std::time::Duration;
 
+use types::Protocol;
+use types::wire::NODE_PORTS;
+
 use crate::cluster::{Checks, Kubectl, Lab, wait_for};
 
 const NS: &str = "claims";
@@ -34,9 +37,13 @@ fn nobody_gets_what_is_somebodys() {
     checks.check("the API stays where it is, for nodes and pods", || api(&lab));
     checks.check("a ClusterIP stays its Service's, in both families", || cluster_ips(&lab, &theirs));
     checks.check("Events name who has it", || events(&lab));
-    checks.check("a pod with the tunnel's port as hostPort does not start, and its Events say why", || {
-        tunnel(&lab)
+    checks.check("a pod with a node's own port as hostPort does not start, and its Events say why", || {
+        host_ports(&lab)
     });
+    checks.check("no external address leads nodes' own ports away, at any of their addresses", || {
+        external_addresses(&lab)
+    });
+    checks.check("no node port is one of them", || node_ports(&lab));
     checks.check("only DNS passes policies at the cluster's DNS address", || dns_port(&lab));
 }
 
@@ -87,14 +94,87 @@ fn events(lab: &Lab) {
     });
 }
 
-fn tunnel(lab: &Lab) {
-    lab.apply(include_str!("claims/hijack.yaml"));
-    wait_for("the refusal", Duration::from_secs(60), || {
-        let field = "--field-selector=involvedObject.name=hijack";
+/// `9476/udp`, and what it is kept for.
+fn nodes_own() -> impl Iterator<Item = (Protocol, u16, String, &'static str)> {
+    NODE_PORTS.into_iter().map(|(protocol, port, what)| (protocol, port, format!("{port}/{protocol}"), what))
+}
+
+/// As manifests have it.
+fn written(protocol: Protocol) -> String {
+    protocol.to_string().to_uppercase()
+}
+
+fn host_ports(lab: &Lab) {
+    let name = |number: &str| format!("hijack-{}", number.replace('/', "-"));
+    for (protocol, port, number, _) in nodes_own() {
+        let manifest = include_str!("claims/hijack.yaml").replace("NAME", &name(&number));
+        lab.apply(&manifest.replace("PORT", &port.to_string()).replace("PROTOCOL", &written(protocol)));
+    }
+    for (_, _, number, what) in nodes_own() {
+        wait_for(&format!("the refusal of {number}"), Duration::from_secs(60), || {
+            let field = format!("--field-selector=involvedObject.name={}", name(&number));
+            let path = "jsonpath={.items[*].message}";
+            let said = lab.kubectl_ok(&["-n", NS, "get", "events", &field, "-o", path]);
+            if said.contains(&format!("{number}, which is kept for {what}")) { Ok(()) } else { Err(said) }
+        });
+    }
+    let running = "jsonpath={.items[?(@.status.phase==\"Running\")].metadata.name}";
+    let running = lab.kubectl_ok(&["-n", NS, "get", "pods", "-l", "takes=host-port", "-o", running]);
+    assert_eq!(running, "", "none of them starts");
+    lab.kubectl_ok(&["-n", NS, "delete", "pods", "-l", "takes=host-port", "--wait=false"]);
+}
+
+fn external_addresses(lab: &Lab) {
+    let addresses = ["192.168.1.10", "192.168.1.11", "fd00:192:168:1::10", "fd00:192:168:1::11"];
+    let listed = addresses.map(|ip| format!("{ip:?}")).join(", ");
+    let ports: String = nodes_own()
+        .map(|(protocol, port, number, _)| {
+            let target = if protocol == Protocol::Udp { 9000 } else { 8080 };
+            let name = format!("p{}", number.replace('/', "-"));
+            let protocol = written(protocol);
+            format!("  - {{name: {name}, port: {port}, protocol: {protocol}, targetPort: {target}}}\n")
+        })
+        .collect();
+    lab.apply(&(include_str!("claims/nodes.yaml").replace("EXTERNAL", &listed) + &ports));
+    let url = |ip: &str, port: u16| {
+        let ip: std::net::IpAddr = ip.parse().expect("an address");
+        format!("http://{}", std::net::SocketAddr::new(ip, port))
+    };
+    for ip in addresses {
+        // Its free port leads to the thief, so the Service is in force there.
+        wait_for(&format!("the Service at {ip}"), Duration::from_secs(60), || {
+            let said = lab.demo(NS, "owner1", &["get", &url(ip, 82), "--timeout", "1"]);
+            if said.out.contains("name=thief1") { Ok(()) } else { Err(format!("{said:?}")) }
+        });
+        for (_, port, number, _) in nodes_own().filter(|(protocol, ..)| *protocol == Protocol::Tcp) {
+            let asked = ["get", &url(ip, port), "--timeout", "2"];
+            for said in [lab.demo(NS, "owner1", &asked), lab.node_demo("node2", &asked)] {
+                assert!(!said.out.contains("thief1"), "{ip} {number}: {said:?}");
+            }
+        }
+    }
+    wait_for("an Event for each port", Duration::from_secs(60), || {
+        let field = "--field-selector=involvedObject.name=b-nodes";
         let said = lab.kubectl_ok(&["-n", NS, "get", "events", field, "-o", "jsonpath={.items[*].message}"]);
-        if said.contains("8472/udp, which is kept for the nodes' tunnel") { Ok(()) } else { Err(said) }
+        let missing = nodes_own().find(|(_, _, number, what)| {
+            let told = format!("port {number}, does not lead to this Service: it is kept for {what}");
+            !said.contains(&told)
+        });
+        missing.map_or(Ok(()), |missing| Err(format!("{missing:?} is not in {said}")))
     });
-    lab.kubectl_ok(&["-n", NS, "delete", "pod", "hijack", "--wait=false"]);
+}
+
+/// The API gives out others; where it is told to give out these, agents refuse them (scenarios/claims.yaml).
+fn node_ports(lab: &Lab) {
+    for (protocol, port, number, _) in nodes_own() {
+        let protocol = written(protocol);
+        let service = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: c-port, namespace: {NS}}}\nspec: {{type: NodePort, selector: \
+             {{app: thief}}, ports: [{{port: 80, protocol: {protocol}, nodePort: {port}}}]}}\n"
+        );
+        let said = lab.kubectl_fed(&["create", "-f", "-"], &service);
+        assert!(!said.ok && said.err.contains("valid ports is 30000-32767"), "{number}: {said:?}");
+    }
 }
 
 /// A port more at the DNS address has the thief as its endpoint; `mute1` may send nowhere.
