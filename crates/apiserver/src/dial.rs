@@ -13,7 +13,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A connection to a node, whatever it runs over.
 pub type Stream = Box<dyn Duplex>;
 
-/// The way to the nodes; `log`, `exec` and the node proxy use it.
+/// The way to the nodes; `log`, `exec` and the proxies use it.
 pub trait NodeDial: Send + Sync + 'static {
     /// The kubelet's HTTP socket of the node.
     fn kubelet(&self, node: &str) -> BoxFuture<'static, io::Result<Stream>>;

@@ -4,7 +4,7 @@ use http::{HeaderMap, Response};
 use serde_json::{Value, json};
 
 use crate::api::Body;
-use crate::kind::{KINDS, Kind};
+use crate::kind::{KINDS, Kind, NODE};
 use crate::response;
 
 /// Virtual resources: requests that are answered, not stored.
@@ -113,6 +113,8 @@ fn aggregated_resource(kind: &'static Kind) -> Value {
     resource
 }
 
+const PROXIED: &[&str] = &["create", "delete", "get", "patch", "update"];
+
 /// Group, version, kind and verbs of a subresource.
 fn subresource(
     kind: &Kind,
@@ -123,7 +125,8 @@ fn subresource(
         "binding" => ("", "v1", "Binding", &["create"]),
         "exec" => ("", "v1", "PodExecOptions", &["create", "get"]),
         "log" => ("", "v1", "Pod", &["get"]),
-        "proxy" => ("", "v1", "NodeProxyOptions", &["create", "delete", "get", "patch", "update"]),
+        "proxy" if *kind == NODE => ("", "v1", "NodeProxyOptions", PROXIED),
+        "proxy" => ("", "v1", "PodProxyOptions", PROXIED),
         "token" => ("authentication.k8s.io", "v1", "TokenRequest", &["create"]),
         "finalize" => ("", "v1", "Namespace", &["update"]),
         _ => (kind.group, "v1", kind.kind, &["get", "patch", "update"]),

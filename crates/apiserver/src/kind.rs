@@ -91,7 +91,7 @@ pub static POD: Kind = Kind {
     short: &["po"],
     categories: &["all"],
     generation: true,
-    subresources: &["binding", "exec", "log", "status"],
+    subresources: &["binding", "exec", "log", "proxy", "status"],
     fields: &[
         "spec.nodeName",
         "spec.restartPolicy",

@@ -1,26 +1,26 @@
-//! What a node answers: logs and exec through its kubelet's socket, everything else through its proxy.
+//! What a node answers: logs and exec through its kubelet's socket, its own ports by the proxies of Node and Pod.
 
 mod exec;
+mod proxy;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
 
-use crate::api::{Body, BodyError};
-use crate::kind::{NODE, POD};
+use crate::api::Body;
+use crate::kind::POD;
 use crate::object::{list, text};
 use crate::query::encode;
-use crate::request::{Call, Incoming};
+use crate::request::Call;
 use crate::status::Failure;
 use crate::store::Key;
 use crate::{Stream, response};
 
 pub(crate) use exec::exec;
+pub(crate) use proxy::proxy;
 
 /// A node that does not answer for this long is said not to answer: nothing hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -107,56 +107,6 @@ pub(crate) async fn log(call: &Call) -> Result<Response<Body>, Failure> {
         return Err(Failure::new(code, reason, text));
     }
     Ok(response::with_body(200, "text/plain", answer.into_body()))
-}
-
-/// `/api/v1/nodes/NODE:PORT/proxy/PATH`: the request as it is, to the node's address.
-pub(crate) async fn proxy<B>(call: &Call, incoming: Incoming<B>) -> Result<Response<Body>, Failure>
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BodyError>,
-{
-    let (name, port) = call.name.split_once(':').unwrap_or((&call.name, "9475"));
-    let port: u16 =
-        port.parse().map_err(|_| Failure::bad_request(format!("{:?} is not NODE:PORT", call.name)))?;
-    let (found, _) = call.api.inner.store.get(&Key::new(&NODE, "", name));
-    let node = found.ok_or_else(|| Failure::not_found("", NODE.plural, name))?.value()?;
-    let address = internal_address(&node)
-        .ok_or_else(|| unreachable_node(&format!("node {name} has no InternalIP in its status yet")))?;
-    let to = SocketAddr::new(address, port);
-    let dialled = tokio::time::timeout(PATIENCE, call.api.inner.config.nodes.tcp(to)).await;
-    let stream = match dialled {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(e)) => {
-            return Err(unreachable_node(&format!("node {name} at {to}: {e}; see `plumb lab status`")));
-        }
-        Err(_) => return Err(unreachable_node(&format!("node {name} at {to} does not answer"))),
-    };
-    let query = incoming.parts.uri.query().map(|q| format!("?{q}")).unwrap_or_default();
-    let mut request = Request::builder()
-        .method(incoming.parts.method)
-        .uri(format!("/{}{query}", call.rest))
-        .body(incoming.body.map_err(Into::into).boxed_unsync())
-        .map_err(|e| Failure::bad_request(e.to_string()))?;
-    *request.headers_mut() = incoming.parts.headers;
-    // The token is for the API, not for the node.
-    for name in [header::AUTHORIZATION, header::CONNECTION, header::TRANSFER_ENCODING, header::CONTENT_LENGTH]
-    {
-        request.headers_mut().remove(name);
-    }
-    if let Ok(host) = header::HeaderValue::from_str(&to.to_string()) {
-        request.headers_mut().insert(header::HOST, host);
-    }
-    let mut answer = forward(stream, request, &format!("node {name} at {to}")).await?;
-    for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
-        answer.headers_mut().remove(name);
-    }
-    Ok(answer)
-}
-
-fn internal_address(node: &Value) -> Option<std::net::IpAddr> {
-    let addresses = list(node, &["status", "addresses"]).iter();
-    let mut internal = addresses.filter(|a| text(a, &["type"]) == "InternalIP");
-    internal.find_map(|a| text(a, &["address"]).parse().ok())
 }
 
 /// One HTTP/1.1 request over the stream; the answer's body streams as it comes.

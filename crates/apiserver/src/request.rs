@@ -147,12 +147,12 @@ where
         }
         (&Method::GET, false, "log") if *call.kind == POD => node::log(&call).await,
         (_, false, "exec") if *call.kind == POD => node::exec(&call, body).await,
-        (_, false, "attach" | "portforward" | "eviction" | "ephemeralcontainers" | "resize" | "proxy")
+        (_, false, "proxy") if [NODE, POD].contains(call.kind) => node::proxy(&call, body).await,
+        (_, false, "attach" | "portforward" | "eviction" | "ephemeralcontainers" | "resize")
             if *call.kind == POD =>
         {
             Err(Failure::unsupported(&format!("pods/{}", call.sub), instead_of(&call.sub)))
         }
-        (_, false, "proxy") if *call.kind == NODE => node::proxy(&call, body).await,
         (&Method::PUT, false, "" | "status") => write::put(&call, body.json().await?.1).await,
         (&Method::PATCH, false, "" | "status") => {
             let (content_type, patch) = body.any_json().await?;
@@ -175,7 +175,7 @@ fn method_not_allowed() -> Failure {
 fn instead_of(sub: &str) -> &'static str {
     match sub {
         "attach" => "use `kubectl logs -f` to read its output, or `kubectl exec -i` to run a command in it",
-        "portforward" | "proxy" => {
+        "portforward" => {
             "use `kubectl exec` with a client in the pod, or `plumb lab exec NODE` and the pod's own address"
         }
         "eviction" => "use `kubectl delete pod`",

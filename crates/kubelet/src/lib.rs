@@ -7,6 +7,7 @@ mod cni;
 mod container;
 mod environment;
 mod events;
+mod mirror;
 mod moment;
 mod node;
 pub mod pause;
@@ -103,6 +104,7 @@ async fn serve(args: Args) -> Result<()> {
         network_ready: network_ready.clone(),
     });
     let identity = node::Identity { name: args.node, addresses };
+    tokio::spawn(mirror::keep(client.clone(), identity.clone()));
     tokio::spawn(node::keep(client, identity, network_ready));
     tokio::spawn(node::watch_network(cni, records.clone(), Arc::new(ready)));
     tokio::select! {

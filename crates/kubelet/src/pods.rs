@@ -10,6 +10,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
 use tokio::sync::{mpsc, watch};
 
+use crate::mirror;
 use crate::runtime::Runtime;
 use crate::worker::{Wanted, Worker, remove_orphan};
 
@@ -62,6 +63,10 @@ impl Pods {
     }
 
     fn apply(&mut self, pod: Pod) {
+        // What it shows runs already.
+        if mirror::is_one(&pod) {
+            return;
+        }
         let Some(uid) = pod.uid() else { return };
         let pod = Arc::new(pod);
         match self.workers.get(&uid) {

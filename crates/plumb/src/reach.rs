@@ -1,5 +1,6 @@
-//! Reaching each node's agent through the API server's node proxy: nobody needs a way of their own to the nodes
-//! (docs/trace.md draws it).
+//! Reaching each node's agent through the API server's proxy of its pod: nobody needs a way of their own to the nodes
+//! (docs/trace.md draws it). The proxy of the Node would do, too, but whoever may use that may run commands in every
+//! pod (docs/security.md).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,33 +9,77 @@ use anyhow::{Context, Result, anyhow, bail};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::PostParams;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use kube::api::{ListParams, PostParams};
 use kube::client::Body;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 use trace::exchange::Refusal;
-use types::wire::{AGENT_PORT, TRACE_ACCOUNT, TRACE_AUDIENCE};
+use types::wire::{AGENT_LABELS, AGENT_NAMESPACE, AGENT_PORT, TRACE_ACCOUNT, TRACE_AUDIENCE};
+
+use crate::ready;
 
 /// Seconds that a token lives: the least that Kubernetes gives.
 const TOKEN_SECONDS: i64 = 600;
+
+/// The agents as the API shows them.
+#[derive(Clone, Debug)]
+pub struct Agents(Arc<BTreeMap<String, String>>);
+
+impl Agents {
+    /// Looks for their pods.
+    pub async fn find(client: &Client) -> Result<Self> {
+        let labels = AGENT_LABELS.map(|(name, value)| format!("{name}={value}")).join(",");
+        let pods: Api<Pod> = Api::namespaced(client.clone(), AGENT_NAMESPACE);
+        let listed = pods.list(&ListParams::default().labels(&labels)).await;
+        Ok(Self::of(listed.map_err(|error| install::explain(error, LIST))?.items))
+    }
+
+    /// Of several on a node, as while one is replaced: the one that answers, the newest.
+    fn of(mut pods: Vec<Pod>) -> Self {
+        pods.sort_by_key(|pod| {
+            let stays = pod.metadata.deletion_timestamp.is_none();
+            (stays, ready::pod(pod), pod.creation_timestamp().map(|time| time.0))
+        });
+        let named = |pod: Pod| Some((pod.spec.as_ref()?.node_name.clone()?, pod.name_any()));
+        Self(Arc::new(pods.into_iter().filter_map(named).collect()))
+    }
+
+    /// The path of something that the agent of this node serves.
+    pub fn path(&self, node: &str, path: &str) -> Result<String> {
+        let pod = self.0.get(node).with_context(|| {
+            format!(
+                "node {node} has no pod of Plumb's agent; `kubectl -n {AGENT_NAMESPACE} get pods -l \
+                 app.kubernetes.io/component=agent -o wide` shows which nodes have one, and `kubectl -n \
+                 {AGENT_NAMESPACE} describe daemonset plumb` why one has not; a lab of an earlier version has none: end it \
+                 (plumb lab down) and start it anew"
+            )
+        })?;
+        Ok(format!("/api/v1/namespaces/{AGENT_NAMESPACE}/pods/{pod}:{AGENT_PORT}/proxy/{path}"))
+    }
+}
+
+/// What is asked for first; the rights are docs/trace.md's.
+const LIST: &str = "list the pods of the agents (`list` on pods in kube-system; docs/trace.md has a Role)";
 
 /// The agents of all nodes.
 #[derive(Clone)]
 pub struct Nodes {
     client: Client,
+    agents: Agents,
     /// By node: what one agent is shown opens no other's.
     tokens: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Nodes {
-    /// Finds out whether tokens for the agents can be made at all.
+    /// Finds the agents, and whether tokens for them can be made at all.
     pub async fn new(client: Client) -> Result<Self> {
-        let nodes = Self { client, tokens: Arc::default() };
+        let mut nodes = Self { client, agents: Agents(Arc::default()), tokens: Arc::default() };
         // For nobody: no agent takes it.
         nodes.make("plumb-check", None).await.map_err(|error| explain(error, &TRACE_ACCOUNT))?;
+        nodes.agents = Agents::find(&nodes.client).await?;
         Ok(nodes)
     }
 
@@ -93,7 +138,7 @@ impl Nodes {
         let at = || format!("ask the agent of node {node} for {path}");
         let request = Request::builder()
             .method(method)
-            .uri(format!("/api/v1/nodes/{node}:{AGENT_PORT}/proxy/{path}"))
+            .uri(self.agents.path(node, path)?)
             .header("content-type", "application/json")
             .header("plumb-token", self.token(node).await?)
             .body(Body::from(body))?;
@@ -110,10 +155,15 @@ impl Nodes {
                 let status_object: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
                 let told = status_object["message"].as_str().map(str::to_owned);
                 let told = told.unwrap_or_else(|| String::from_utf8_lossy(&bytes).trim().to_owned());
-                bail!(
-                    "{}: {status}: {told}; is the agent of {node} running, and may you use nodes/proxy?",
-                    at()
-                )
+                let next = match status {
+                    // Earlier versions asked the Node.
+                    StatusCode::FORBIDDEN => {
+                        "whoever asks needs `get` and `create` on pods/proxy in kube-system, and no longer nodes/proxy \
+                         (docs/trace.md has a Role)"
+                    }
+                    _ => "is the agent there running?",
+                };
+                bail!("{}: {status}: {told}; {next}", at())
             }
         }
     }
@@ -133,5 +183,48 @@ fn explain(error: kube::Error, of: &dyn std::fmt::Display) -> anyhow::Error {
                  serviceaccounts/token there)"
             ),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(name: &str, node: Option<&str>, (ready, leaving): (bool, bool), created: &str) -> Pod {
+        let status = if ready { "True" } else { "False" };
+        let mut pod = json!({
+            "metadata": {"name": name, "creationTimestamp": created},
+            "spec": {"nodeName": node, "containers": []},
+            "status": {"conditions": [{"type": "Ready", "status": status}]},
+        });
+        if leaving {
+            pod["metadata"]["deletionTimestamp"] = created.into();
+        }
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn of_a_nodes_agents_the_one_that_answers_is_asked() {
+        let (old, new) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
+        let agents = Agents::of(vec![
+            pod("starts", Some("a"), (false, false), new),
+            pod("serves", Some("a"), (true, false), old),
+            pod("ends", Some("a"), (true, true), new),
+            pod("younger", Some("b"), (true, false), new),
+            pod("older", Some("b"), (true, false), old),
+            pod("ends-alone", Some("c"), (true, true), old),
+            pod("nowhere", None, (false, false), old),
+        ]);
+        for (node, name) in [("a", "serves"), ("b", "younger"), ("c", "ends-alone")] {
+            let path = format!("/api/v1/namespaces/kube-system/pods/{name}:9475/proxy/v1/x");
+            assert_eq!(agents.path(node, "v1/x").unwrap(), path);
+        }
+        let none = agents.path("d", "v1/x").unwrap_err().to_string();
+        assert!(
+            none.contains("node d has no pod") && none.contains("kubectl -n kube-system get pods"),
+            "{none}"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! `plumb status`: what each node's agent says of itself, what is wrong with it, and what to do about it.
 //!
-//! The agents are asked through the API server's node proxy ([`crate::reach`]), all at once, each for so long and
+//! The agents are asked through the API server's proxy of their pods ([`crate::reach`]), all at once, each for so long and
 //! no longer: one that does not answer is a line like the others.
 
 mod judge;

@@ -1,8 +1,7 @@
 //! `plumb trace`: one real packet from a pod, hop by hop, beside what the model expects of it.
 //!
-//! The agents do the work, each on its own node; this asks them through the API server's node proxy, so it needs
-//! what kubectl needs and nothing more: a kubeconfig that may get the pod, make a token of `kube-system/plumb` and
-//! use `nodes/proxy`.
+//! The agents do the work, each on its own node; this asks them through the API server's proxy of their pods, so it needs
+//! what kubectl needs and nothing more: a kubeconfig with the rights that docs/trace.md names.
 
 mod ask;
 mod show;

@@ -12,6 +12,10 @@ pub const VXLAN_DEVICE: &str = "plumb.1";
 pub const BRIDGE: &str = "cni0";
 /// The agent's HTTP port on the node's address: health, metrics, traces.
 pub const AGENT_PORT: u16 = 9475;
+/// Where the agents' pods are, and the labels by which they are found there.
+pub const AGENT_NAMESPACE: &str = "kube-system";
+pub const AGENT_LABELS: [(&str, &str); 2] =
+    [("app.kubernetes.io/name", "plumb"), ("app.kubernetes.io/component", "agent")];
 /// The service account, in kube-system, whose tokens agents take from who traces. It may do nothing: what a token of it
 /// is worth is what agents tell.
 pub const TRACE_ACCOUNT: &str = "plumb-trace";

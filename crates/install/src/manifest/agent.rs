@@ -9,21 +9,19 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use types::wire::{AGENT_PORT, HOST_KUBERNETES, HOST_SYSCTLS};
+use types::wire::{AGENT_LABELS, AGENT_PORT, HOST_KUBERNETES, HOST_SYSCTLS};
 
-use super::{LABEL, NAME, metadata};
+use super::{NAME, metadata};
 use crate::settings::Settings;
 
 /// docs/install.md says what each is for.
 const CAPABILITIES: [&str; 4] = ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SYS_ADMIN"];
 
-const COMPONENT: &str = "app.kubernetes.io/component";
 const CNI_BIN: &str = "/opt/cni/bin";
 const CNI_CONF: &str = "/etc/cni/net.d";
 
 pub fn agent(settings: &Settings) -> DaemonSet {
-    let labels =
-        [(LABEL.to_owned(), NAME.to_owned()), (COMPONENT.to_owned(), "agent".to_owned())].into_iter();
+    let labels = AGENT_LABELS.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter();
     let labels: std::collections::BTreeMap<_, _> = labels.collect();
     let selector = LabelSelector { match_labels: Some(labels.clone()), ..LabelSelector::default() };
     let template = PodTemplateSpec {

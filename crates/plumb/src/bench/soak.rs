@@ -18,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 use kube::{Api, Client, ResourceExt};
 
 use super::lab::{Lab, pods};
+use crate::reach::Agents;
 use change::Changer;
 
 #[derive(clap::Args, Debug)]
@@ -105,11 +106,10 @@ const FAILURES: [&str; 4] = [
 
 async fn look(client: &Client) -> Result<BTreeMap<String, Agent>> {
     let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(client.clone());
-    let mut agents = BTreeMap::new();
+    let (mut agents, found) = (BTreeMap::new(), Agents::find(client).await?);
     for node in nodes.list(&kube::api::ListParams::default()).await? {
         let name = node.name_any();
-        let path = format!("/api/v1/nodes/{name}:{}/proxy/metrics", types::wire::AGENT_PORT);
-        let request = http::Request::get(&path).body(Vec::new())?;
+        let request = http::Request::get(found.path(&name, "metrics")?).body(Vec::new())?;
         let text = client.request_text(request).await;
         let agent = text.map_err(anyhow::Error::from).and_then(|text| agent(&text));
         agents.insert(name.clone(), agent.with_context(|| format!("metrics of {name}'s agent"))?);

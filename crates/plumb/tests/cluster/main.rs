@@ -60,3 +60,4 @@ mod rights;
 mod said;
 mod services;
 mod traffic;
+mod watchers;

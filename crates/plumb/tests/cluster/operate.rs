@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::cluster::{Cluster, Kubectl, Namespace, Stack, pod, server};
 use crate::install::bare;
 use crate::said::{plumb, run};
+use crate::watchers;
 
 const PODS: &str = "10.244.0.0/16,fd00:10:244::/56";
 
@@ -28,6 +29,7 @@ fn operated(stack: Stack) {
     let said = cluster.plumb_install(flags(stack));
     assert!(said.ok, "{said:?}\n{}", cluster.kubectl_ok(&["describe", "pods", "-A"]));
     all_is_well(&cluster);
+    watchers::rights_to_look_and_trace(&cluster);
     everything_connects(&cluster);
     an_archive_says_all_but_secrets(&cluster);
     upgrade_and_rollback_are_not_felt(&cluster);

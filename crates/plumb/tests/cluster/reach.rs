@@ -1,7 +1,7 @@
 //! Out of the cluster, into it from its nodes and its API server, and between pods that a policy keeps apart.
 
 use crate::ask::{Place, at, peer, url};
-use crate::cluster::{self, Cluster, Kubectl, Namespace, plumb, pod, run, server};
+use crate::cluster::{self, Cluster, Kubectl, Namespace, plumb, pod, server};
 
 /// A server at 203.0.113.10:8080, once for everybody who needs it.
 pub fn outside(cluster: &Cluster) {
@@ -20,7 +20,6 @@ on_each_stack!(
     a_pod_that_leaves_the_cluster_has_its_nodes_address,
     nodes_reach_pods_and_pods_reach_nodes,
     a_policy_lets_friends_in_and_nobody_else,
-    a_trace_goes_through_the_api_servers_node_proxy,
 );
 
 fn a_pod_that_leaves_the_cluster_has_its_nodes_address(cluster: &Cluster) {
@@ -131,26 +130,4 @@ spec:
     }
     ns.kubectl_ok(&["delete", "networkpolicy", "friends"]);
     becomes(&ns, "stranger1", "guarded2", true);
-}
-
-fn a_trace_goes_through_the_api_servers_node_proxy(cluster: &Cluster) {
-    let ns = cluster.namespace("trace");
-    let service = "
-apiVersion: v1
-kind: Service
-metadata: {name: echo}
-spec: {selector: {app: echo}, ipFamilyPolicy: PreferDualStack, ports: [{port: 80, targetPort: 8080}]}
-";
-    ns.apply(&[service, &server("echo1", "node2"), &server("client1", "node1")]);
-    ns.wait_ready();
-    ns.until_demo("client1", &["get", "http://echo/"]);
-    let addresses = ns.service_ips("echo");
-    for target in addresses.iter().map(|address| url(address, 80)).chain(["http://echo".to_owned()]) {
-        ns.until_demo("client1", &["get", &target]);
-        let mut trace = std::process::Command::new(plumb());
-        trace.env("KUBECONFIG", &cluster.kubeconfig);
-        let said = run(trace.args(["trace", &format!("{}/client1", ns.name), &target]));
-        assert!(said.ok, "{target}: {said:?}");
-        assert!(said.out.contains("model and kernel agree"), "{target}: {said:?}");
-    }
 }

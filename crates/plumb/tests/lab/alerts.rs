@@ -162,7 +162,7 @@ fn shell(lab: &Lab, node: &str, script: &str) {
 
 fn await_metrics(lab: &Lab, node: &str, right: fn(&str) -> bool) {
     wait_for(&format!("the metrics of {node}"), PATIENCE, || {
-        let path = format!("/api/v1/nodes/{node}:9475/proxy/metrics");
+        let path = format!("/api/v1/namespaces/kube-system/pods/plumb-{node}:9475/proxy/metrics");
         let metrics = lab.kubectl(&["get", "--raw", &path]).or_missing()?;
         if right(&metrics) { Ok(()) } else { Err(metrics) }
     });

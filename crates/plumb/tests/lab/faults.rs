@@ -151,8 +151,11 @@ impl Stage {
 
     /// Differences that the node's agent has put back so far.
     fn drift(&self, node: &str) -> u64 {
-        let metrics =
-            self.lab.kubectl_ok(&["get", "--raw", &format!("/api/v1/nodes/{node}:9475/proxy/metrics")]);
+        let metrics = self.lab.kubectl_ok(&[
+            "get",
+            "--raw",
+            &format!("/api/v1/namespaces/kube-system/pods/plumb-{node}:9475/proxy/metrics"),
+        ]);
         let lines = metrics.lines().filter(|line| line.starts_with("plumb_drift_mended_total"));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }

@@ -75,7 +75,7 @@ fn status_names_what_is_wrong_and_the_next_step() {
         assert!(says(&lab, "node2", &[]).ok);
     });
     checks.check("without a token nobody is told anything", || {
-        let path = "/api/v1/nodes/node1:9475/proxy/v1/node/status";
+        let path = "/api/v1/namespaces/kube-system/pods/plumb-node1:9475/proxy/v1/node/status";
         lab.kubectl(&["get", "--raw", path]).refused(&["logged in"]);
     });
     checks.check("a token is for tracing, and for one node", || tokens(&lab));
