@@ -469,7 +469,10 @@ mod tests {
                     continue;
                 }
                 let gone = || match number {
-                    5.. => model::Key::new(model::Kind::Attachment, types::ObjectName::cluster(&format!("pod{number}"))),
+                    5.. => {
+                        let name = types::ObjectName::cluster(format!("pod{number}"));
+                        model::Key::new(model::Kind::Attachment, name)
+                    }
                     _ => model::Key::new(model::Kind::Node, types::ObjectName::cluster(&name)),
                 };
                 cluster.apply(row.map_or_else(|| Event::Delete(gone()), Event::Upsert));

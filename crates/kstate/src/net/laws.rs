@@ -207,8 +207,8 @@ fn pods_port(options: PortOptions) -> Link {
 #[test]
 fn a_port_gets_its_entry_before_its_lock_and_its_lock_once_it_is_a_port() {
     let bridge = Link { kind: LinkKind::Bridge, mac: None, mtu: None, up: true, port: None };
-    let mut desired = NetState::default();
-    desired.links = [(name(0), bridge), (name(3), pods_port(PortOptions::OF_POD))].into();
+    let links = [(name(0), bridge), (name(3), pods_port(PortOptions::OF_POD))].into();
+    let mut desired = NetState { links, ..NetState::default() };
     desired.neighbours.insert((name(0), ip(4)), Mac([2; 6]));
     desired.fdb.insert((name(3), Mac([2; 6])), Forward::Port);
     let mut actual = NetState { links: desired.links.clone(), ..NetState::default() };
