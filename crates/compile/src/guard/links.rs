@@ -36,8 +36,12 @@ pub const LINKS: &str = "links";
 pub const PODS: [&str; 2] = ["pods4", "pods6"];
 /// Sets: addresses of the other nodes.
 pub const NODES: [&str; 2] = ["nodes4", "nodes6"];
-/// Chain: a packet to the tunnel's port that does not come from a pod.
+/// Chain: a packet to the tunnel's port in which a node sends what is its own.
+const INNER: &str = "inner";
+/// Chain: any other packet to the tunnel's port that does not come from a pod.
 const TUNNEL: &str = "tunnel";
+/// Chain: what is forwarded to a tunnel's port.
+const AWAY: &str = "away";
 /// Chain: a pod's packet to a tunnel's port, of whatever node.
 const POD_TO_TUNNEL: &str = "pod_to_tunnel";
 
@@ -68,11 +72,8 @@ pub fn base(cluster: &Cluster, settings: &Settings) -> Fragment {
         let set = Set::new([key::address(outer), key::address(inner)], SetData::None);
         fragment.sets.insert(inside(outer, inner, length).into(), set);
     }
-    for (link, verdict) in [
-        ("lo", Verdict::Accept),
-        (BRIDGE, Verdict::Goto("from_pods".to_owned())),
-        (VXLAN_DEVICE, Verdict::Goto("from_tunnel".to_owned())),
-    ] {
+    for (link, verdict) in [("lo", Verdict::Accept), (VXLAN_DEVICE, Verdict::Goto("from_tunnel".to_owned()))]
+    {
         fragment.element(LINKS, encode(&[Value::IfName(link)]), ElemData::Verdict(verdict));
     }
     let further = Family::ALL.map(|family| further::set(&mut fragment, (cluster, settings), family));
@@ -88,8 +89,10 @@ pub fn base(cluster: &Cluster, settings: &Settings) -> Fragment {
         ("from_port", regular(Cause::PastBridge.dropped_by_port().into())),
         ("from_tunnel", regular(vec![Cause::TunnelToTunnel.dropped(to_own_vxlan())])),
         ("from_wire", regular(from_wire(settings))),
-        (TUNNEL, regular(tunnel(cluster, settings))),
+        (INNER, regular(tunnels(cluster, settings).into_iter().map(inner_source).collect())),
+        (TUNNEL, regular(tunnel())),
         ("onward", hooked(Hook::Forward, BEFORE_POLICIES, onward(&further))),
+        (AWAY, regular(away())),
         ("local", hooked(Hook::Input, BEFORE_POLICIES, local())),
         ("to_tunnel", regular(to_tunnel())),
         (POD_TO_TUNNEL, regular(Cause::PodToTunnel.dropped_by_pod(PODS))),
@@ -154,8 +157,14 @@ fn translated() -> impl Iterator<Item = Expr> {
     [build::ct_status(R0)].into_iter().chain(build::has_bits(R0, ct_status::DST_NAT))
 }
 
+/// What pods send is most of it: a comparison costs less than the map.
 fn sources() -> Vec<Rule> {
-    vec![rule("", [build::iifname(R0), build::vmap(LINKS, R0)]), rule("", [build::goto("from_wire")])]
+    let pods = device(build::iifname(R0), CmpOp::Eq, BRIDGE).into_iter().chain([build::goto("from_pods")]);
+    vec![
+        rule("", pods),
+        rule("", [build::iifname(R0), build::vmap(LINKS, R0)]),
+        rule("", [build::goto("from_wire")]),
+    ]
 }
 
 /// `further`: names of the sets of further sources, where there are any.
@@ -191,8 +200,9 @@ fn of_further(
     })
 }
 
+/// What nodes send each other is most of it: it is let in first, without asking whose the address is that it came to.
 fn from_wire(settings: &Settings) -> Vec<Rule> {
-    let mut rules = Vec::new();
+    let mut rules = vec![rule("", to_vxlan().into_iter().chain([build::jump(INNER)]))];
     for (nets, cause) in [
         (&settings.cluster_cidrs, Cause::PodFromOutside),
         (&settings.service_cidrs, Cause::ServiceFromOutside),
@@ -218,7 +228,8 @@ fn tunnels(cluster: &Cluster, settings: &Settings) -> BTreeSet<(Family, Family, 
     found.into_iter().flat_map(by_outer).collect()
 }
 
-fn tunnel(cluster: &Cluster, settings: &Settings) -> Vec<Rule> {
+/// Comes here what [`INNER`] did not let in.
+fn tunnel() -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
     for outer in Family::ALL {
         let source = [build::saddr(outer, R0), build::lookup_not(outer.pick(NODES), R0)];
@@ -227,7 +238,6 @@ fn tunnel(cluster: &Cluster, settings: &Settings) -> Vec<Rule> {
     let [_, vni @ ..] = VXLAN_VNI.to_be_bytes();
     let other = [transport(R0, VNI_AT, 3), build::cmp(R0, CmpOp::Ne, vni)];
     rules.push(rule("another's tunnel", other.into_iter().chain([build::accept()])));
-    rules.extend(tunnels(cluster, settings).into_iter().map(inner_source));
     rules.push(Cause::InnerSource.dropped([]));
     rules
 }
@@ -258,11 +268,7 @@ fn mask(reg: Reg, family: Family, length: u8) -> Option<Expr> {
 /// After all translation. What leaves by another link than these is to bear this node's address, which other nodes
 /// believe: no pod, and nobody by a Service, has it sent to a tunnel's port, at whatever address of whatever node.
 fn onward(further: &[Option<String>; 2]) -> Vec<Rule> {
-    let away = || {
-        let links = [BRIDGE, VXLAN_DEVICE].into_iter();
-        to_vxlan().into_iter().chain(links.flat_map(|link| device(build::oifname(R0), CmpOp::Ne, link)))
-    };
-    let from = |link| device(build::iifname(R0), CmpOp::Eq, link);
+    let known = [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, ct_state::ESTABLISHED));
     let nobody = |family: Family| {
         let to = [build::daddr(family, R0), build::lookup_not(family.pick(PODS), R0)];
         let exprs = device(build::oifname(R0), CmpOp::Eq, BRIDGE).into_iter().chain(of_family(family));
@@ -270,9 +276,9 @@ fn onward(further: &[Option<String>; 2]) -> Vec<Rule> {
         rule(Cause::NoSuchPod.comment(), exprs.chain([build::counter(), build::reject_host()]))
     };
     let mut rules = vec![
-        rule("", away().chain(from(BRIDGE)).chain([build::goto(POD_TO_TUNNEL)])),
-        Cause::TunnelToTunnel.dropped(away().chain(from(VXLAN_DEVICE))),
-        Cause::ServiceToTunnel.dropped(away().chain(translated())),
+        rule("", to_vxlan().into_iter().chain([build::jump(AWAY)])),
+        // What follows is about the first packets of a flow.
+        rule("", known.chain([build::accept()])),
     ];
     // Somebody has the node route it to the pod.
     rules.extend(of_further("a further address of a pod", further, build::daddr));
@@ -280,6 +286,19 @@ fn onward(further: &[Option<String>; 2]) -> Vec<Rule> {
     // neighbours for all (gc_thresh3).
     rules.extend(Family::ALL.map(nobody));
     rules
+}
+
+fn away() -> Vec<Rule> {
+    let leaves = || {
+        let links = [BRIDGE, VXLAN_DEVICE].into_iter();
+        links.flat_map(|link| device(build::oifname(R0), CmpOp::Ne, link))
+    };
+    let from = |link| device(build::iifname(R0), CmpOp::Eq, link);
+    vec![
+        rule("", leaves().chain(from(BRIDGE)).chain([build::goto(POD_TO_TUNNEL)])),
+        Cause::TunnelToTunnel.dropped(leaves().chain(from(VXLAN_DEVICE))),
+        Cause::ServiceToTunnel.dropped(leaves().chain(translated())),
+    ]
 }
 
 /// A segment that conntrack cannot place (out of the window, say) is not translated back, so what belongs to a

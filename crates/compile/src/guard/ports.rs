@@ -103,7 +103,11 @@ fn frames() -> Vec<Rule> {
     let carries = |kind: [u8; 2], chain: &str| {
         rule("", [build::ether_type(R0), build::cmp(R0, CmpOp::Eq, kind), build::goto(chain)])
     };
+    // Most of it, so it is asked about first.
+    let own = [build::ether_type(R0), build::cmp(R0, CmpOp::Eq, IPV4)].into_iter();
+    let own = own.chain(sender(build::ether_saddr(MAC), source(Family::V4)));
     let rules = [
+        rule("", own.chain([build::lookup(SENDERS[0], R0), build::accept()])),
         rule("another's port", [build::iifname(R0), build::lookup_not(PORTS, R0), build::accept()]),
         carries(IPV4, "ipv4_frames"),
         carries(IPV6, "ipv6_frames"),
@@ -133,7 +137,7 @@ fn of_sender(set: &str, address: Expr) -> Rule {
 }
 
 fn ipv4() -> Vec<Rule> {
-    or_drop([of_sender(SENDERS[0], source(Family::V4)), further::of_port(FURTHER[0])], Cause::Ipv4Source)
+    or_drop([further::of_port(FURTHER[0])], Cause::Ipv4Source)
 }
 
 /// The frame's MAC and the one in the message (RFC 826: ar$sha at 8, ar$spa at 14) are both the pod's.

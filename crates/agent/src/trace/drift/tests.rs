@@ -37,6 +37,7 @@ fn every_chain_that_a_pods_packet_meets_belongs_to_a_stage() {
         "loopback",
         "redirects",
         "from_wire",
+        "inner",
         "tunnel",
         "from_tunnel",
         "local",
