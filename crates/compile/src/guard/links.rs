@@ -4,7 +4,7 @@
 //!   prerouting (raw) ─┬─ cni0 ──── a pod of this node, or a further source of one; never to the tunnel's port
 //!                     ├─ veth… ─── nothing: pods come by the bridge
 //!                     ├─ plumb.1 ─ what the tunnel let in; never to the tunnel's port
-//!                     └─ others ── no address of a pod or Service ── UDP 8472? ─> from a node, and inside only its own
+//!                     └─ others ── UDP 8472? ─> from a node, and inside only its own ── no address of a pod or Service
 //!   forward ── no pod and no Service leads to the tunnel's port of another node; nobody has the address: say so
 //!   input ──── no Service leads to the tunnel's port of this node; a segment of no connection is not answered
 //! ```
