@@ -260,19 +260,23 @@ fn outside(stage: &Stage, family: Family) {
 }
 
 fn trace(stage: &Stage, family: Family) {
-    let report = |to: SocketAddr, conclusion: &str| {
+    let report = |from: &str, to: SocketAddr, conclusion: &str| {
         let url = format!("http://{to}");
         let mut trace = Command::new(plumb());
-        trace.args(["trace", "fam/echo1", &url, "--json"]).env("KUBECONFIG", &stage.lab.kubeconfig);
+        let pod = format!("{NS}/{from}");
+        trace.args(["trace", &pod, &url, "--json"]).env("KUBECONFIG", &stage.lab.kubeconfig);
         let said = run(&mut trace);
         let report = said.json();
-        assert_eq!(report["conclusion"], conclusion, "{url}: {report:#}");
-        assert_eq!(report["agree"], report["of"], "{url}: {report:#}");
+        assert_eq!(report["conclusion"], conclusion, "{from} → {url}: {report:#}");
+        assert_eq!(report["agree"], report["of"], "{from} → {url}: {report:#}");
     };
-    report(SocketAddr::new(stage.service("far", family), 80), "delivered");
-    report(SocketAddr::new(stage.pod("echo3", family), 8080), "delivered");
-    report(SocketAddr::new(family.pick(OUTSIDE).parse().expect("an address"), 80), "delivered");
-    report(SocketAddr::new(stage.pod("guarded2", family), 8080), "denied");
+    report("echo1", SocketAddr::new(stage.service("far", family), 80), "delivered");
+    report("echo1", SocketAddr::new(stage.pod("echo3", family), 8080), "delivered");
+    report("echo1", SocketAddr::new(family.pick(OUTSIDE).parse().expect("an address"), 80), "delivered");
+    // From another node, and from its own.
+    for from in ["echo1", "echo2"] {
+        report(from, SocketAddr::new(stage.pod("guarded2", family), 8080), "denied");
+    }
 }
 
 fn connectivity(stage: &Stage) {

@@ -191,6 +191,10 @@ impl<'a> Evidence<'a> {
         }
     }
 
+    fn dropped_at_forward(&self, node: &str) -> bool {
+        self.decisions(node).any(|rule| rule.hook == "forward" && is_end(rule))
+    }
+
     fn forwarded(&self, node: &str) -> bool {
         self.decisions(node).any(|rule| ["forward", "postrouting"].contains(&rule.hook.as_str()))
     }
@@ -228,7 +232,11 @@ impl<'a> Evidence<'a> {
             })
         };
         let Some(left) = out.next().map(|frame| frame.packet.source).or_else(tracked) else {
-            return Err("it never left the node's rules: not seen on any device".to_owned());
+            // The receiver's policy, if it is a pod of this node: judged at a later hop, met before any source changes.
+            return match self.dropped_at_forward(node) {
+                true => Ok("stopped before it".to_owned()),
+                false => Err("it never left the node's rules: not seen on any device".to_owned()),
+            };
         };
         let source = left.ip();
         match expected {

@@ -35,6 +35,7 @@ fn a_trace_tells_the_whole_way_or_where_it_ends() {
         ("no such port", "far:9", &[], "refused"),
         ("no Service", "10.96.200.200:80", &[], "refused"),
         ("no pod", "10.244.2.250:80", &[], "refused"),
+        ("no pod on its node", "10.244.1.250:80", &[], "refused"),
         ("no such name", "http://nosuch.way.svc.cluster.local", &[], "no-name"),
     ] {
         let target = stage.filled(target);
