@@ -37,6 +37,8 @@ pub fn further(siege: &Siege, family: Family) {
             ("answered", "silence"),
             "ARP from {source}"
         );
+        // The node remembers who asked; what is tried next looks for neighbours that are no pod's.
+        siege.lab.node_ok("node1", &["ip", "neigh", "del", source, "dev", "cni0"]);
     }
     policies(siege, family);
     annotate(siege, "thief1", family, None);
