@@ -257,12 +257,13 @@ fn messages<T: RowOf>(event: watcher::Event<Slim<T>>, diagnosed: &mut BTreeSet<K
         watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
             let key = key_of(&object.object);
             let converted = object.object.row();
-            let mut messages = diagnostics_of(&key, converted.diagnostics, diagnosed);
-            messages.push(Message::Event(match converted.row {
+            let said = diagnostics_of(&key, converted.diagnostics, diagnosed);
+            let event = match converted.row {
                 Some(row) => Event::Upsert(row),
                 None => Event::Delete(key),
-            }));
-            messages
+            };
+            // The row first: who tells of what is wrong looks there for the uid and the node of a pod.
+            [Message::Event(event)].into_iter().chain(said).collect()
         }
     }
 }
@@ -332,9 +333,9 @@ mod tests {
             serde_json::from_str(&json).unwrap()
         };
         let bad = messages(watcher::Event::Apply(node("x")), &mut diagnosed);
-        assert!(matches!(&bad[0], Message::Diagnosed(_, list) if list.len() == 1));
+        assert!(matches!(&bad[..], [Message::Event(_), Message::Diagnosed(_, list)] if list.len() == 1));
         let good = messages(watcher::Event::Apply(node("10.0.0.1")), &mut diagnosed);
-        assert!(matches!(&good[0], Message::Diagnosed(_, list) if list.is_empty()));
+        assert!(matches!(&good[..], [Message::Event(_), Message::Diagnosed(_, list)] if list.is_empty()));
         assert_eq!(messages(watcher::Event::Apply(node("10.0.0.1")), &mut diagnosed).len(), 1);
     }
 

@@ -19,7 +19,10 @@ impl Diagnoses {
 }
 
 impl Node {
-    pub(super) fn diagnosed(&mut self, key: Key, found: Vec<Diagnostic>) {
+    pub(super) fn diagnosed(&mut self, key: Key, mut found: Vec<Diagnostic>) {
+        if self.is_elsewhere(&key) {
+            found.clear();
+        }
         let known = self.diagnoses.0.remove(&key).unwrap_or_default();
         let kind = format!("{:?}", key.kind);
         self.base.metrics.diagnostics(&kind, found.len() as i64 - known.len() as i64);
@@ -62,6 +65,13 @@ impl Node {
         let message = format!("{}: {}; {}", finding.field, finding.message, finding.next_step);
         let (object, uid) = (finding.object.clone(), self.uid(&finding.object));
         self.base.tell.say(Saying { object, uid, normal, reason, message });
+    }
+
+    /// Every agent hears of every pod, and that of its node tells of it: whoever may write a pod would make an Event for
+    /// each node otherwise. One that no node has yet is told of when one has.
+    fn is_elsewhere(&self, object: &Key) -> bool {
+        let pod = (object.kind == Kind::Pod).then(|| self.cluster.pods.get(&object.name)).flatten();
+        pod.is_some_and(|pod| pod.node.as_deref() != Some(&*self.base.settings.node))
     }
 
     /// Of a pod, whose name another one may have had.

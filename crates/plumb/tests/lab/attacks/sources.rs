@@ -31,6 +31,7 @@ pub fn further(siege: &Siege, family: Family) {
     assert_eq!(outside(siege, "friend1", family, &[source, other]), told(&[]), "by another pod");
     refused(siege, &never);
     if family == Family::V4 {
+        misspelt(siege);
         let ask = |pod: &str| siege.python(pod, &format!("ask_gateway({:?}, {source:?})", GATEWAYS[0]));
         assert_eq!(
             (ask("thief1").trim(), ask("friend1").trim()),
@@ -140,4 +141,22 @@ fn refused(siege: &Siege, never: &[&str]) {
         });
         missing.map_or(Ok(()), |address| Err(format!("nothing about {address}: {said:#?}")))
     });
+}
+
+/// The agent of the pod's node tells of it, where `describe` shows it, and no other does.
+fn misspelt(siege: &Siege) {
+    siege.lab.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: misspelt, namespace: {NS}, annotations: \
+         {{{SOURCES_ANNOTATION}: 198.18.0.x}}}}\nspec: {{nodeName: node2, terminationGracePeriodSeconds: 0, \
+         containers: [{{name: c, image: host, command: [sleep, \"1000\"]}}]}}\n"
+    ));
+    wait_for("describe shows what cannot be read", Duration::from_secs(30), || {
+        let described = siege.lab.kubectl_ok(&["-n", NS, "describe", "pod", "misspelt"]);
+        described.contains("InvalidField").then_some(()).ok_or(described)
+    });
+    let mut told =
+        vec!["-n", NS, "get", "events", "-o", "jsonpath={.items[*].source.host}", "--field-selector"];
+    told.push("involvedObject.name=misspelt,reason=InvalidField");
+    assert_eq!(siege.lab.kubectl_ok(&told).trim(), "node2");
+    siege.lab.kubectl_ok(&["-n", NS, "delete", "pod", "misspelt"]);
 }
