@@ -159,18 +159,25 @@ fn message(node: &str, kind: Kind, seconds: u64, packets: &BTreeMap<Cause, u64>)
     let each = packets.iter().map(|(cause, packets)| format!("{packets} × {}", cause.comment()));
     let each = each.collect::<Vec<_>>().join("; ");
     let all: u64 = packets.values().sum();
-    let next: BTreeSet<&str> = packets.keys().map(|cause| next_step(*cause)).collect();
+    let next: BTreeSet<&str> = packets.keys().map(|cause| next_step(*cause, kind)).collect();
     let next = next.into_iter().collect::<Vec<_>>().join("; ");
     let within = if seconds == 0 { String::new() } else { format!(" within {seconds} s") };
-    format!("node {node} dropped {all} packets{of}{within}: {each}. Next: {next}")
+    let noun = if all == 1 { "packet" } else { "packets" };
+    format!("node {node} dropped {all} {noun}{of}{within}: {each}. Next: {next}")
 }
 
-/// What a person does about it.
-fn next_step(cause: Cause) -> &'static str {
+/// What a person does about it, by whose the Event is.
+fn next_step(cause: Cause, kind: Kind) -> &'static str {
     match (cause, cause.sender()) {
+        (_, Sender::Port | Sender::Pod) if kind == Kind::Node => {
+            "the pod that sent it is gone: one of `plumb connectivity test`, or see which pods of this node ended"
+        }
         (Cause::PodToTunnel, _) | (_, Sender::Pod) => "find out what the pod wants at UDP port 8472",
         (_, Sender::Port) => {
             "find out what the pod sends: under names of others, or under an address or MAC that it gave itself"
+        }
+        (Cause::TunnelToTunnel, _) => {
+            "find the pod of another node that sends to UDP port 8472: tcpdump -ni plumb.1 udp port 8472"
         }
         (Cause::InnerSource, _) => {
             "see whether each node's pod CIDRs are known here; else a node may be broken into"
@@ -238,6 +245,12 @@ mod tests {
             "node node1 dropped 4 packets of this pod within 5 s: 3 × ipv4_source: an IPv4 source that is not the pod's; \
              1 × pod_to_tunnel: a pod, to a tunnel's port. Next: find out what the pod sends: under names of others, or \
              under an address or MAC that it gave itself; find out what the pod wants at UDP port 8472"
+        );
+        let packets = BTreeMap::from([(Cause::Ipv4Source, 1)]);
+        assert_eq!(
+            message("node1", Kind::Node, 0, &packets),
+            "node node1 dropped 1 packet: 1 × ipv4_source: an IPv4 source that is not the pod's. Next: the pod that sent it \
+             is gone: one of `plumb connectivity test`, or see which pods of this node ended"
         );
     }
 }
