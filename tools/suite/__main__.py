@@ -37,7 +37,8 @@ def chosen(given):
     """The parts that the words ask for."""
     if given.verb == "test":
         seed = random.randrange(10**6) if given.seed is None else given.seed
-        print(f"combinations beside the default: --seed {seed}")
+        if given.part in (None, parts.COMBINED[0]):
+            print(f"combinations beside the default: --seed {seed}")
         return parts.test(seed, given.without, given.part, given.tests)
     known = parts.combinations()
     unknown = [word for word in given.combination if word not in known]

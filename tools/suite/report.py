@@ -80,7 +80,8 @@ class Report:
         rows = [row(part.name, part.took, part.cpu, [part]) for part in ran if part.took >= SMALL or part.state != "passed"]
         small = [part for part in ran if part.took < SMALL and part.state == "passed"]
         if small:
-            rows.append(row(f"{len(small)} others", sum(p.took for p in small), sum(p.cpu for p in small), small))
+            name = small[0].name if len(small) == 1 else f"{len(small)} others"
+            rows.append(row(name, sum(p.took for p in small), sum(p.cpu for p in small), small))
         rows.append(row("all", time.monotonic() - suite.start, sum(p.cpu for p in ran), ran))
         width = max(len(name) for name, *_ in rows)
         self.print(f"\n{'part':<{width}} {'took':>7} {'CPU':>7} {'tests':>6}")
