@@ -223,6 +223,16 @@ impl Datapath {
         Ok(forgotten)
     }
 
+    /// Has the kernel forget the connections that this address began; how many there were.
+    pub fn forget_begun_by(&mut self, address: IpAddr) -> Result<usize> {
+        let filter = Filter { src: Some(address), ..Filter::default() };
+        let mut forgotten = 0;
+        for entry in self.conntrack.entries(Family::of(address), &filter)? {
+            forgotten += usize::from(self.conntrack.delete(&entry)?);
+        }
+        Ok(forgotten)
+    }
+
     /// The MTU of the link that has this address.
     pub fn mtu_at(&mut self, address: IpAddr) -> Option<u32> {
         let rows = self.rtnl.addresses().ok()?;

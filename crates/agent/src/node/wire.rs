@@ -247,7 +247,8 @@ impl Node {
                 let msg = format!("the kernel did not take the policies of pod {}: {error}", record.pod);
                 Error::new(Code::PolicyNotApplied, msg, "the runtime will try again")
             });
-            let wired = refused.map_or_else(|| self.create_veth(&record), Err);
+            let wired = refused.map_or_else(|| self.forget_former(&record), Err);
+            let wired = wired.and_then(|()| self.create_veth(&record));
             let answer = match wired {
                 Ok(success) => {
                     tracing::info!(pod = %record.pod, ip = ?record.ips, veth = %record.host_if, "wired");

@@ -8,7 +8,12 @@
 //!       tcp  443-500 ───┴─> class ─> one set of pods, one set of address ranges
 //! ```
 //!
-//! However many rules there are, a packet meets a fixed number of lookups. Address ranges are resolved here: an
+//! However many rules there are, a packet meets a fixed number of lookups, but where rules overlap so much that what comes
+//! of them by port would be far more than they say themselves:
+//!
+//!   rule by rule  a set of its ports, one of its peers; as large as the policy is
+//!
+//! Nobody's policy takes more of a node than its own size a few times over. Address ranges are resolved here: an
 //! `except` is a hole in its own block only (NP-30), overlapping blocks become one range.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,10 +25,16 @@ use types::{Family, IpNet, ObjectName, Protocol, Selector, number};
 use super::resolve::{Direction, PodPeer, Scope, valid_range};
 use crate::meaning::Meaning;
 
+mod apart;
+
+pub use apart::{Apart, Ports};
+
 /// So many matches are written out one by one, which reads better.
 const FEW: usize = 8;
-/// Rules of very many ranges that all overlap are not merged: the merged form would grow with their square.
-const OVERLAPS: usize = 1 << 20;
+/// What is merged by port holds at most so many peers, and so many times what the rules say: with very many ranges of ports
+/// that all overlap it would grow with their square.
+const MERGED: usize = 1 << 14;
+const TIMES: usize = 4;
 
 /// One rule of one policy, with what can match at all in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +67,8 @@ pub enum PortMatch {
 pub enum Allows {
     Few(Vec<Allow>),
     Many(Merged),
+    /// Many, too, and kept apart.
+    Apart(Vec<Apart>),
 }
 
 /// Everybody whom some rules let pass.
@@ -96,7 +109,7 @@ pub fn allows(
     }
     match Merged::of(&rules, family) {
         Some(merged) => Allows::Many(merged),
-        None => Allows::Few(rules),
+        None => Allows::Apart(rules.iter().map(|rule| Apart::of(rule, family)).collect()),
     }
 }
 
@@ -164,15 +177,17 @@ fn port_match(port: &PolicyPort) -> Option<PortMatch> {
 impl Allow {
     /// How many matches it is when written out.
     fn matches(&self) -> usize {
-        let peers = self.peers.as_ref().map_or(1, |peers| {
-            // Every hole is a comparison of its own.
-            let holes = |peer: &PeerMatch| match peer {
-                PeerMatch::Block { except, .. } => except.len(),
-                PeerMatch::Pods(_) => 0,
-            };
-            peers.iter().map(|peer| 1 + holes(peer)).sum()
-        });
+        let peers = if self.peers.is_none() { 1 } else { self.peers() };
         peers.saturating_mul(self.ports.as_ref().map_or(1, Vec::len))
+    }
+
+    /// How much it says of peers: every hole is a comparison of its own.
+    fn peers(&self) -> usize {
+        let holes = |peer: &PeerMatch| match peer {
+            PeerMatch::Block { except, .. } => except.len(),
+            PeerMatch::Pods(_) => 0,
+        };
+        self.peers.iter().flatten().map(|peer| 1 + holes(peer)).sum()
     }
 }
 
@@ -216,7 +231,7 @@ impl Peers {
 }
 
 impl Merged {
-    /// `None` when the ports overlap so much that merging does not pay.
+    /// `None` when the ports overlap so much that what comes of it is far more than the rules.
     fn of(rules: &[Allow], family: Family) -> Option<Self> {
         let mut merged = Self {
             all_ports: Peers::of(rules.iter().filter(|rule| rule.ports.is_none()), family),
@@ -236,11 +251,16 @@ impl Merged {
                 }
             }
         }
+        let weight = |at: usize| rules.get(at).map_or(0, |rule| 1 + rule.peers());
+        let mut budget = (0..rules.len()).map(weight).fold(0, usize::saturating_add);
+        budget = budget.saturating_mul(TIMES).saturating_add(MERGED);
+        for rules in named.values() {
+            budget = budget.checked_sub(rules.iter().map(|rule| 1 + rule.peers()).sum())?;
+        }
         merged.named = named.into_iter().map(|(port, rules)| (port, Peers::of(rules, family))).collect();
-        let mut budget = OVERLAPS;
         let mut classes = BTreeMap::new();
         for (protocol, ranges) in numbers {
-            let pieces = pieces(&ranges, &mut budget)?;
+            let pieces = pieces(&ranges, &weight, &mut budget)?;
             let mut known: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
             let mut found: Vec<(u16, u16, usize)> = Vec::new();
             for (from, to, covering) in pieces {
@@ -263,8 +283,12 @@ impl Merged {
     }
 }
 
-/// Cuts overlapping ranges into pieces, each with all that cover it.
-fn pieces(ranges: &[(u16, u16, usize)], budget: &mut usize) -> Option<Vec<(u16, u16, Vec<usize>)>> {
+/// Cuts overlapping ranges into pieces, each with all that cover it. A rule of many ports is there once for each.
+fn pieces(
+    ranges: &[(u16, u16, usize)],
+    weight: &dyn Fn(usize) -> usize,
+    budget: &mut usize,
+) -> Option<Vec<(u16, u16, Vec<usize>)>> {
     // One past the highest port needs a wider number.
     let mut turns: BTreeMap<u32, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
     for (from, to, at) in ranges {
@@ -272,6 +296,7 @@ fn pieces(ranges: &[(u16, u16, usize)], budget: &mut usize) -> Option<Vec<(u16, 
         turns.entry(u32::from(*to) + 1).or_default().1.push(*at);
     }
     let mut open: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut known: BTreeSet<Vec<usize>> = BTreeSet::new();
     let mut found = Vec::new();
     let mut turns = turns.into_iter().peekable();
     while let Some((from, (begin, end))) = turns.next() {
@@ -287,8 +312,13 @@ fn pieces(ranges: &[(u16, u16, usize)], budget: &mut usize) -> Option<Vec<(u16, 
             }
         }
         let Some((next, _)) = turns.peek().filter(|_| !open.is_empty()) else { continue };
-        *budget = budget.checked_sub(open.len())?;
-        found.push((from as u16, (next - 1) as u16, open.keys().copied().collect()));
+        let covering: Vec<usize> = open.keys().copied().collect();
+        // Pieces that the same rules cover share a class.
+        let of_class = || covering.iter().copied().map(weight).sum();
+        let cost = if known.contains(&covering) { covering.len() } else { of_class() };
+        *budget = budget.checked_sub(cost)?;
+        known.insert(covering.clone());
+        found.push((from as u16, (next - 1) as u16, covering));
     }
     Some(found)
 }

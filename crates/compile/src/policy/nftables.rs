@@ -23,7 +23,7 @@ use kstate::nft::{Chain, ElemData, Expr, Field, Reg, Rule, Set, SetData, Verdict
 use model::{Attachment, Cluster, NamedPort, Pod};
 use types::{Family, ObjectName, Protocol};
 
-use super::allow::{Allow, Allows, Merged, PeerMatch, Peers, PortMatch, allows};
+use super::allow::{Allow, Allows, Apart, Merged, PeerMatch, Peers, PortMatch, allows};
 use super::resolve::{AddressSet, Direction, Isolation, isolation};
 use crate::fragment::{Fragment, Name};
 use crate::layout::{self, HAIRPIN, IN_ISOLATED, LOG_BYTES, LOG_GROUP, OUT_ISOLATED};
@@ -116,6 +116,7 @@ impl<'a> Writer<'a> {
         let rules = match allows {
             Allows::Few(allows) => allows.iter().flat_map(|allow| self.written_out(allow)).collect(),
             Allows::Many(merged) => self.merged(merged),
+            Allows::Apart(rules) => rules.iter().flat_map(|rule| self.apart(rule)).collect(),
         };
         self.insert(self.chain.clone(), rules);
     }
@@ -140,6 +141,53 @@ impl<'a> Writer<'a> {
         let both = peers.iter().flat_map(|peer| ports.iter().map(move |port| (peer, port)));
         both.map(|(peer, port)| rule(comment.clone(), peer.iter().chain(port).cloned().chain([build::ret()])))
             .collect()
+    }
+
+    /// One match for all its ports of a protocol, times one for all its pods and one for all its ranges of addresses.
+    fn apart(&mut self, of: &Apart) -> Vec<Rule> {
+        let text = format!("allow {} {} rule {}", self.direction.word(), of.policy, of.rule);
+        let comment = truncate(&text, COMMENT_MAX);
+        let ports: Vec<Vec<Expr>> = match &of.ports {
+            None => vec![Vec::new()],
+            Some(ports) => {
+                let named = ports
+                    .named
+                    .iter()
+                    .map(|(protocol, name)| PortMatch::Name { protocol: *protocol, name: name.clone() });
+                let mut found: Vec<Vec<Expr>> = named.map(|port| self.port(&port)).collect();
+                for (protocol, ranges) in &ports.numbers {
+                    found.push(self.numbers(*protocol, ranges));
+                }
+                found
+            }
+        };
+        let peers = self.peers(&of.peers);
+        let both = peers.iter().flat_map(|peer| ports.iter().map(move |port| (peer, port)));
+        both.map(|(peer, port)| rule(comment.clone(), port.iter().chain(peer).cloned().chain([build::ret()])))
+            .collect()
+    }
+
+    /// A set of ports, named after what it holds.
+    fn numbers(&mut self, protocol: Protocol, ranges: &[(u16, u16)]) -> Vec<Expr> {
+        if let [(from, to)] = ranges {
+            return self.port(&PortMatch::Numbers { protocol, from: *from, to: *to });
+        }
+        let whole = Meaning::of("numbers").count(ranges.len());
+        let whole = ranges.iter().fold(whole, |meaning, (from, to)| meaning.shown(from).shown(to));
+        let (hash, check) = whole.digest();
+        let name = format!("numbers_{hash}");
+        self.fragment.mean(name.clone(), check);
+        let set = Set { interval: true, ..layout::set(&[Field::Port], SetData::None) };
+        self.fragment.sets.insert(name.clone().into(), set);
+        for (from, to) in ranges {
+            self.fragment.range(
+                name.clone(),
+                [*from, *to].map(|port| encode(&[port.into()])),
+                ElemData::None,
+            );
+        }
+        let number = [build::ct_reply_sport(R0), build::lookup(name, R0)];
+        [build::l4proto(R0), build::is(R0, protocol)].into_iter().chain(number).collect()
     }
 
     fn merged(&mut self, merged: &Merged) -> Vec<Rule> {

@@ -11,6 +11,8 @@ use crate::Settings;
 
 /// The API server itself, which no node may lose.
 const API: &str = "the Kubernetes API";
+/// Who calls a pod by its address means that pod, and no Service of others.
+const PODS: &str = "pods";
 
 /// The Service whose endpoints are the API servers (kube-apiserver keeps it).
 pub fn api_service() -> ObjectName {
@@ -27,7 +29,10 @@ pub fn front(
     {
         return Some(API);
     }
-    of_node(protocol, port).filter(|_| is_of_nodes(cluster, settings, address))
+    let of_nodes = cluster.nodes.values().any(|node| node.addresses.contains(&address));
+    let of_pods = !of_nodes && settings.cluster_cidrs.iter().any(|cidr: &IpNet| cidr.contains(&address));
+    // Nodes answer at their InternalIPs, and at the first addresses of their pods' ranges.
+    if of_pods { Some(PODS) } else { of_node(protocol, port).filter(|_| of_nodes) }
 }
 
 /// Why no pod may have this port of the node.
@@ -47,12 +52,6 @@ pub fn host_port((cluster, settings): (&Cluster, &Settings), asked: &HostPort) -
 fn of_node(protocol: Protocol, port: u16) -> Option<&'static str> {
     let found = NODE_PORTS.iter().find(|(known, number, _)| (*known, *number) == (protocol, port));
     found.map(|(_, _, what)| *what)
-}
-
-/// Nodes answer at their InternalIPs, and at the first addresses of their pods' ranges.
-fn is_of_nodes(cluster: &Cluster, settings: &Settings, address: IpAddr) -> bool {
-    let of_pods = settings.cluster_cidrs.iter().any(|cidr: &IpNet| cidr.contains(&address));
-    of_pods || cluster.nodes.values().any(|node| node.addresses.contains(&address))
 }
 
 /// Where this agent reaches the API, and where the API says that it is.

@@ -40,6 +40,8 @@ enum Door {
     ClusterIp,
     /// NodePort, external IP or load balancer.
     External,
+    /// NodePort at the address of another node: it is not this node that answers.
+    OtherNode,
 }
 
 /// A Service that the packet asks for.
@@ -73,7 +75,7 @@ pub fn choose(packet: &Packet, cluster: &Cluster, place: &Place) -> Choice {
             "none of the Service's endpoints is on this node (internalTrafficPolicy: Local)",
         ),
         // Callers of the cluster itself are served as if they had asked for the ClusterIP (V-04).
-        Door::External => (
+        Door::External | Door::OtherNode => (
             service.external_policy == TrafficPolicy::Local && is_stranger(packet, place),
             "none of the Service's endpoints is on this node (externalTrafficPolicy: Local)",
         ),
@@ -110,11 +112,12 @@ fn proxied(cluster: &Cluster) -> impl Iterator<Item = &Service> {
 }
 
 /// Who is asked: the Service whose ClusterIP it is; else of those that want the address and port the one that was
-/// created first, and of equally old ones the first by name.
+/// created first, and of equally old ones the first by name. A node port of another node is asked there, and of nobody
+/// here.
 fn asked<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<Asked<'a>> {
-    let to_node =
-        cluster.nodes.get(&place.node).and_then(|own| super::internal_ip(own, Family::of(packet.dst)))
-            == Some(packet.dst);
+    let is_at = |node: &model::Node| super::internal_ip(node, Family::of(packet.dst)) == Some(packet.dst);
+    let to_own = cluster.nodes.get(&place.node).is_some_and(&is_at);
+    let to_node = cluster.nodes.values().any(is_at);
     let wanted = proxied(cluster).filter_map(|service| {
         let typed = matches!(service.kind, ServiceType::NodePort | ServiceType::LoadBalancer);
         let inside = service.cluster_ips.contains(&packet.dst);
@@ -129,13 +132,16 @@ fn asked<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<Ask
         let cluster_ip = port(inside).map(|port| (port, Door::ClusterIp));
         let external = || {
             let open = withheld::from_the_outside(packet, service, cluster, place).is_none();
-            port(outside).or_else(node_port).filter(|_| open).map(|port| (port, Door::External))
+            let there = port(outside).map(|port| (port, Door::External));
+            let at_node = || Some((node_port()?, if to_own { Door::External } else { Door::OtherNode }));
+            there.or_else(at_node).filter(|_| open)
         };
         let (port, door) = cluster_ip.or_else(external)?;
         Some(Asked { service, port, door })
     });
     wanted
         .min_by_key(|asked| (asked.door != Door::ClusterIp, asked.service.created, asked.service.key.clone()))
+        .filter(|asked| asked.door != Door::OtherNode)
 }
 
 /// The pod of this node that wants the port of the node: at this address of it, or else at all.

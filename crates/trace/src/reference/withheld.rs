@@ -28,28 +28,25 @@ pub fn from_the_outside(
     if is_api(packet, cluster, place) {
         return Some("the API is there");
     }
-    if an_older_service_answers_checks(packet, service, cluster, place) {
+    if an_older_service_answers_checks(packet, service, cluster) {
         return Some("an older Service's health checks are answered there");
     }
     let nodes = cluster.nodes.values().any(|node| node.addresses.contains(&packet.dst));
-    let own = is_of_every_node(packet.protocol, packet.dport);
-    ((nodes || place.is_pod_address(packet.dst)) && own).then_some("the node itself needs the port")
+    if place.is_pod_address(packet.dst) && !nodes {
+        return Some("it is an address of pods");
+    }
+    (nodes && is_of_every_node(packet.protocol, packet.dport)).then_some("the node itself needs the port")
 }
 
-/// `healthCheckNodePort`: the node itself answers it, at its address of each family that the Service has.
-fn an_older_service_answers_checks(
-    packet: &Packet,
-    service: &Service,
-    cluster: &Cluster,
-    place: &Place,
-) -> bool {
+/// `healthCheckNodePort`: each node itself answers it, at its address of each family that the Service has.
+fn an_older_service_answers_checks(packet: &Packet, service: &Service, cluster: &Cluster) -> bool {
     let family = Family::of(packet.dst);
-    let own = cluster.nodes.get(&place.node).and_then(|node| super::internal_ip(node, family));
+    let mut nodes = cluster.nodes.values();
     let older = cluster.services.values().filter(|other| {
         (other.created, &other.key) < (service.created, &service.key) && !other.foreign_proxy
     });
     let mut asked = older.filter(|other| other.health_check_port == Some(packet.dport));
-    own == Some(packet.dst)
+    nodes.any(|node| super::internal_ip(node, family) == Some(packet.dst))
         && packet.protocol == Protocol::Tcp
         && asked.any(|other| other.cluster_ips.iter().any(|ip| Family::of(*ip) == family))
 }

@@ -117,15 +117,44 @@ fn np_47_ten_thousand_rules_are_two_lookups() {
     assert!(found.classes[1..].iter().all(|peers| peers.ranges.len() == 2));
 }
 
+/// However rules overlap, what becomes of a policy stays in proportion to it: whoever may write one shares a node.
 #[test]
-fn rules_that_would_grow_with_their_square_are_written_out() {
-    let rule = |n: u16| PolicyRule {
-        peers: vec![block(&format!("10.{}.{}.0/24", n / 256, n % 256), &[])],
+fn rules_that_would_grow_beyond_their_size_are_kept_apart() {
+    let net32 = |n: u32| block(&format!("{}/32", IpAddr::from((0x0b00_0000 + n * 2).to_be_bytes())), &[]);
+    let nested = |n: u16, blocks: u32| PolicyRule {
+        peers: (0..blocks).map(|k| net32(u32::from(n) * blocks + k)).collect(),
         ports: vec![port(1 + n, Some(60_000 - n))],
     };
-    let (cluster, names) = cluster((0..1500).map(rule).collect());
-    let Allows::Few(few) = allows(&cluster, &names, Direction::Ingress, Family::V4) else { panic!("merged") };
-    assert_eq!(few.len(), 1500);
+    // Few ranges of ports, each with many peers: merged they would be millions.
+    for (rules, blocks) in [(1500, 1), (400, 100)] {
+        let (cluster, names) = cluster((0..rules).map(|n| nested(n, blocks)).collect());
+        let Allows::Apart(apart) = allows(&cluster, &names, Direction::Ingress, Family::V4) else {
+            panic!("{rules} rules of {blocks} blocks are merged")
+        };
+        assert_eq!(apart.len(), usize::from(rules));
+        assert!(apart.iter().all(|rule| rule.peers.ranges.len() == blocks as usize));
+    }
+    let called = |n: u32| PolicyPort {
+        protocol: Protocol::Tcp,
+        port: Some(IntOrName::Name(format!("p{n}"))),
+        end_port: None,
+    };
+    let called = PolicyRule { peers: (0..2000).map(net32).collect(), ports: (0..2000).map(called).collect() };
+    let (of_names, names) = cluster(vec![called]);
+    let found = allows(&of_names, &names, Direction::Ingress, Family::V4);
+    assert!(matches!(found, Allows::Apart(_)), "2000 named ports, each with 2000 peers, are merged");
+    // Beside such ones a rule of many peers and ports, which written out would be their product.
+    let wide = PolicyRule {
+        peers: (0..2000).map(|n| net32(1_000_000 + n)).collect(),
+        ports: (0..2000).map(|n| port(2 * n, None)).collect(),
+    };
+    let (cluster, names) = cluster((0..1500).map(|n| nested(n, 1)).chain([wide]).collect());
+    let Allows::Apart(apart) = allows(&cluster, &names, Direction::Ingress, Family::V4) else {
+        panic!("merged")
+    };
+    let last = apart.last().expect("the wide one");
+    let numbers = &last.ports.as_ref().expect("ports").numbers[&Protocol::Tcp];
+    assert_eq!((last.peers.ranges.len(), numbers.len()), (2000, 2000));
 }
 
 proptest! {

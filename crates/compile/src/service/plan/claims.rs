@@ -3,18 +3,20 @@
 //! ```text
 //!   a ClusterIP           its Service's, with every port, whoever lists the address as external
 //!   external, node port   the oldest Service's; of equally old ones the first by name (L-07). So is the port of a node at
-//!                         which its health checks are answered
+//!                         which its health checks are answered. A node port is at every node, so whoever asks for the
+//!                         address of another node meets it here, too
 //!   the node's own        nobody's (`reserved.rs`)
 //! ```
 
 use std::net::IpAddr;
 
 use model::{Cluster, Key, Kind, Service, ServicePort, ServiceType};
-use types::{ObjectName, Protocol};
+use types::{Family, ObjectName, Protocol};
 
 use super::{is_proxied, node_port};
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::fabric::internal_ip;
 use crate::service::{health, reserved};
 
 /// How a Service has an address.
@@ -112,7 +114,9 @@ impl Judge<'_> {
     }
 
     fn older_node_port(&self, claim: &Claim) -> Option<Refusal> {
-        if self.node != Some(claim.address) {
+        let family = Family::of(claim.address);
+        let mut nodes = self.cluster.nodes.values();
+        if !nodes.any(|node| internal_ip(node, family) == Some(claim.address)) {
             return None;
         }
         let others = self.cluster.services_of_node_port(claim.port);
