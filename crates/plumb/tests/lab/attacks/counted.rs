@@ -377,7 +377,7 @@ fn traced_inside(siege: &Siege) {
     siege.lab.lab_ok(&["agent", "pause", "node1"]);
     for family in Family::ALL {
         let (node, net) = (NODES[1][0], family.pick(["10.244.2.0", "fd00:10:244:2::"]));
-        let set = family.pick(["inside4in4", "inside6in4"]);
+        let set = family.pick(["inside4in4_24", "inside6in4_64"]);
         let element = format!("element inet plumb {set} {{ {node} . {net} }}");
         siege.lab.node_ok("node1", &["nft", &format!("delete {element}")]);
         let to: std::net::IpAddr = siege.ip("victim1", family).parse().expect("an address");
