@@ -130,6 +130,7 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
         ("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100, hooked(build::goto(DNS), strangers))),
         ("output", base(ChainKind::Nat, Hook::Output, -100, hooked(build::accept(), None))),
         ("forward", base(ChainKind::Filter, Hook::Forward, 0, forward(settings, family))),
+        ("errors", base(ChainKind::Filter, Hook::Input, 0, errors_to_the_node(family))),
         // NF_IP_PRI_NAT_SRC
         ("postrouting", base(ChainKind::Nat, Hook::Postrouting, 100, postrouting(settings, family))),
     ];
@@ -281,11 +282,10 @@ fn host_ports(cluster: &Cluster, settings: &Settings, family: Family) -> Vec<Rul
 
 fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
     let state = |bits| [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, bits));
-    let errors = || errors_of_pods(family).chain(state(ct_state::RELATED));
-    let own = its_own_flow(family);
+    let [own, others] = errors_of_pods(family, ct_state::RELATED);
     let mut rules = vec![
-        rule("an error about its own flow", errors().chain(own).chain([build::accept()])),
-        rule("an error about a flow of others", errors().chain([build::counter(), build::drop()])),
+        own,
+        others,
         rule("", state(ct_state::RELATED).chain([build::accept()])),
         // Without a connection no NAT applies, and a bare ClusterIP would leave the node (V-07).
         rule("no connection", state(ct_state::INVALID).chain([build::counter(), build::drop()])),
@@ -308,11 +308,25 @@ fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
     rules
 }
 
-/// ICMP from a pod of this node. Other pods' errors are judged on their own nodes; what routers say passes.
-fn errors_of_pods(family: Family) -> impl Iterator<Item = Expr> {
-    let bridge = IfName::new(BRIDGE).ok();
-    let from = bridge.into_iter().flat_map(|bridge| [build::iifname(R0), build::is(R0, &bridge)]);
-    from.chain([build::l4proto(R0), build::cmp(R0, CmpOp::Eq, [family.pick([ICMP, ICMPV6])])])
+/// Conntrack calls errors about flows that it does not know invalid, and the kernel believes them: one "fragmentation
+/// needed" about the tunnel, whose flows have a source port for each flow inside, and all pods' packets to that node would
+/// be cut to 552 bytes for ten minutes (__udp4_lib_err_encap, net/ipv4/udp.c). ND and MLD are untracked, so none of this.
+fn errors_to_the_node(family: Family) -> Vec<Rule> {
+    errors_of_pods(family, ct_state::RELATED | ct_state::INVALID).into()
+}
+
+/// ICMP from a pod of this node, in these states. Other pods' errors are judged on their own nodes; what routers say passes.
+fn errors_of_pods(family: Family, states: u32) -> [Rule; 2] {
+    let errors = || {
+        let bridge = IfName::new(BRIDGE).ok().into_iter();
+        let from = bridge.flat_map(|bridge| [build::iifname(R0), build::is(R0, &bridge)]);
+        let icmp = [build::l4proto(R0), build::cmp(R0, CmpOp::Eq, [family.pick([ICMP, ICMPV6])])];
+        from.chain(icmp).chain([build::ct_state(R0)]).chain(build::has_bits(R0, states))
+    };
+    [
+        rule("an error about its own flow", errors().chain(its_own_flow(family)).chain([build::accept()])),
+        rule("an error about a flow of others", errors().chain([build::counter(), build::drop()])),
+    ]
 }
 
 /// An error holds the packet that it is about (RFC 792, RFC 4443 §2.4). A host complains of what was sent to it: an error

@@ -300,7 +300,7 @@ impl<'a> Concern<'a> {
             "raw" | "raw_output" | "input" | "dns" => Some(Stage::Resolve),
             // The guard: who may send what by which link.
             "frames" | "ipv4_frames" | "ipv6_frames" | "arp_frames" | "sources" | "from_pods" | "onward"
-            | "away" | "pod_to_tunnel" => Some(self.bridge_hop.unwrap_or(Stage::Veth)),
+            | "no_pod" | "away" | "pod_to_tunnel" => Some(self.bridge_hop.unwrap_or(Stage::Veth)),
             "from_wire" | "inner" | "tunnel" | "from_tunnel" => self.arrives_by_tunnel.then_some(Stage::Node),
             "postrouting" => Some(Stage::Masq),
             "forward" if self.egress => Some(Stage::Egress),

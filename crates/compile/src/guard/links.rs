@@ -42,6 +42,8 @@ const INNER: &str = "inner";
 const TUNNEL: &str = "tunnel";
 /// Chain: what is forwarded to a tunnel's port.
 const AWAY: &str = "away";
+/// Chain: by the pods' bridge, from no pod of this node.
+const NO_POD: &str = "no_pod";
 /// Chain: a pod's packet to a tunnel's port, of whatever node.
 const POD_TO_TUNNEL: &str = "pod_to_tunnel";
 
@@ -85,6 +87,7 @@ pub fn base(cluster: &Cluster, settings: &Settings) -> Fragment {
     let chains = [
         ("sources", hooked(Hook::Prerouting, BEFORE_CONNTRACK, sources())),
         ("from_pods", regular(from_pods(&further))),
+        (NO_POD, regular(no_pod())),
         // A frame to the bridge group's own address, or a port that somebody took out of the bridge.
         ("from_port", regular(Cause::PastBridge.dropped_by_port().into())),
         ("from_tunnel", regular(vec![Cause::TunnelToTunnel.dropped(to_own_vxlan())])),
@@ -170,8 +173,9 @@ fn sources() -> Vec<Rule> {
 /// `further`: names of the sets of further sources, where there are any.
 fn from_pods(further: &[Option<String>; 2]) -> Vec<Rule> {
     let stranger = |family: Family| {
-        let source = [build::saddr(family, R0), build::lookup_not(family.pick(PODS), R0)];
-        Cause::UnknownPod.dropped(of_family(family).into_iter().chain(source))
+        let source =
+            [build::saddr(family, R0), build::lookup_not(family.pick(PODS), R0), build::goto(NO_POD)];
+        rule("", of_family(family).into_iter().chain(source))
     };
     // The bridge's own hooks have seen whose these are. They go no further than the node.
     let link = |net: &str| {
@@ -185,6 +189,18 @@ fn from_pods(further: &[Option<String>; 2]) -> Vec<Rule> {
     rules.extend(["fe80::/10", "::/128"].into_iter().filter_map(link));
     rules.push(stranger(Family::V6));
     rules
+}
+
+/// What the node itself sends to a group or by broadcast comes back to it by the link that it leaves by (ip_mc_output,
+/// net/ipv4/ip_output.c): mDNS of the node, or its answer to an IGMP query of a pod. The bridge's hooks drop what a pod
+/// sends under the node's address, and so does the kernel where these are away (ip_mc_validate_source).
+fn no_pod() -> Vec<Rule> {
+    let own = [build::fib_saddr_type(R0), build::is(R0, build::RTN_LOCAL)].into_iter();
+    let many = build::within(R0, build::RTN_BROADCAST, build::RTN_MULTICAST);
+    vec![
+        rule("the node's own, looped back", own.chain([build::fib_daddr_type(R0), many, build::accept()])),
+        Cause::UnknownPod.dropped([]),
+    ]
 }
 
 fn of_further(

@@ -35,6 +35,8 @@ pub mod ct_status {
 
 /// What `fib … type` yields for an address of this node (RTN_LOCAL).
 pub const RTN_LOCAL: u32 = 2;
+/// The lowest type of an address that many have.
+pub const RTN_BROADCAST: u32 = 3;
 /// The highest type of an address that this node hears: after RTN_LOCAL come broadcast, anycast and this
 /// (linux/rtnetlink.h).
 pub const RTN_MULTICAST: u32 = 5;

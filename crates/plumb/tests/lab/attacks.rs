@@ -19,6 +19,7 @@ use types::Family;
 use crate::cluster::{Checks, Kubectl, Lab, run};
 
 mod closed;
+mod own;
 mod sources;
 
 const NS: &str = "siege";
@@ -44,6 +45,8 @@ fn nobody_passes_by_forging() {
         check("an error about a flow of others is no part of it", errors);
         check("nobody takes another's place on the bridge", places);
         check("a frame to the bridge group is a frame as any other", locked::groups);
+        check("no pod says how large a packet of the node may be", own::path_mtu);
+        check("the node hears what it sends to a group by the pods' bridge", own::groups);
         check("a segment out of the window ends no masqueraded connection", beyond_the_window);
         check("a conversation ends both ways when a policy no longer allows it", closed::both_ways);
         check(

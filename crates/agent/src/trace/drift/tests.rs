@@ -43,6 +43,7 @@ fn every_chain_that_a_pods_packet_meets_belongs_to_a_stage() {
         "local",
         "to_tunnel",
         "from_port",
+        "errors",
         "discovery",
         "adverts",
         "targets",
