@@ -85,7 +85,7 @@ metrics! {
         "HTTP connections closed at once because their address, or all together, had too many";
     token_checks_refused: Counter = Counter::default(),
         "Tokens of traces that the API server was not asked about because too many were being checked";
-    flows_forgotten: Counter = Counter::default(), "UDP connections that led to endpoints which are gone";
+    flows_forgotten: Counter = Counter::default(), "Connections forgotten: of UDP to endpoints that are gone, and those that the former owner of a pod's address began";
 }
 
 impl std::fmt::Debug for Metrics {

@@ -170,3 +170,54 @@ impl Judge<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Event, Node, Row};
+
+    /// A node port is at each node: whoever asks for another node's address is refused here as there.
+    #[test]
+    fn an_external_address_takes_no_node_port_of_any_node_and_nothing_of_pods() {
+        let mut cluster = Cluster::default();
+        let mut put = |row| drop(cluster.apply(Event::Upsert(row)));
+        for (name, address) in [("node1", "192.168.1.10"), ("node2", "192.168.1.11")] {
+            let addresses = vec![address.parse().unwrap()];
+            put(Row::Node(Node { name: name.into(), addresses, ..Node::default() }));
+        }
+        let port =
+            |port, node_port| ServicePort { port, node_port, name: format!("p{port}"), ..Default::default() };
+        let service = |name: &str, created, ip: &str| Service {
+            key: ObjectName::new("shop", name),
+            created,
+            cluster_ips: vec![ip.parse().unwrap()],
+            ..Service::default()
+        };
+        put(Row::Service(Box::new(Service {
+            kind: ServiceType::LoadBalancer,
+            ports: vec![port(80, Some(30_080))],
+            health_check_port: Some(30_555),
+            ..service("old", 1, "10.96.0.7")
+        })));
+        put(Row::Service(Box::new(Service {
+            external_ips: ["192.168.1.10", "192.168.1.11", "10.244.2.4"]
+                .map(|ip| ip.parse().unwrap())
+                .to_vec(),
+            ports: vec![port(30_080, None), port(30_555, None), port(30_099, None)],
+            ..service("young", 2, "10.96.0.8")
+        })));
+        for node in ["node1", "node2"] {
+            let settings = Settings::new(node, vec!["10.244.0.0/16".parse().unwrap()], 1450);
+            let young = ObjectName::new("shop", "young");
+            let plan = super::super::plan(&cluster, &settings, &young, Family::V4).unwrap();
+            let fronts = plan.ports.iter().flat_map(|port| &port.fronts);
+            let fronts: Vec<String> = fronts
+                .filter(|front| !front.address.to_string().starts_with("10.96."))
+                .map(|front| format!("{}:{}", front.address, front.port))
+                .collect();
+            assert_eq!(fronts, ["192.168.1.10:30099", "192.168.1.11:30099"], "{node}");
+            let kept = |what: &str| plan.diagnostics.iter().filter(|d| d.message.contains(what)).count();
+            assert_eq!((kept("Service shop/old has it"), kept("kept for pods")), (4, 3), "{node}");
+        }
+    }
+}
