@@ -31,6 +31,7 @@ fn merged(rules: Vec<PolicyRule>, direction: Direction) -> Merged {
     match allows(&cluster, &names, direction, Family::V4) {
         Allows::Many(merged) => merged,
         Allows::Few(few) => panic!("only {}", few.len()),
+        Allows::Apart(apart) => panic!("{} kept apart", apart.len()),
     }
 }
 
