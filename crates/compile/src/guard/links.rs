@@ -284,18 +284,13 @@ fn mask(reg: Reg, family: Family, length: u8) -> Option<Expr> {
 /// After all translation. What leaves by another link than these is to bear this node's address, which other nodes
 /// believe: no pod, and nobody by a Service, has it sent to a tunnel's port, at whatever address of whatever node.
 fn onward(further: &[Option<String>; 2]) -> Vec<Rule> {
-    let known = [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, ct_state::ESTABLISHED));
     let nobody = |family: Family| {
         let to = [build::daddr(family, R0), build::lookup_not(family.pick(PODS), R0)];
         let exprs = device(build::oifname(R0), CmpOp::Eq, BRIDGE).into_iter().chain(of_family(family));
         let exprs = exprs.chain(daddr_outside(family, kept(family))).chain(to);
         rule(Cause::NoSuchPod.comment(), exprs.chain([build::counter(), build::reject_host()]))
     };
-    let mut rules = vec![
-        rule("", to_vxlan().into_iter().chain([build::jump(AWAY)])),
-        // What follows is about the first packets of a flow.
-        rule("", known.chain([build::accept()])),
-    ];
+    let mut rules = vec![rule("", to_vxlan().into_iter().chain([build::jump(AWAY)]))];
     // Somebody has the node route it to the pod.
     rules.extend(of_further("a further address of a pod", further, build::daddr));
     // Else the kernel would ask for each of them by ARP or ND, and remember the question: some hundred fill the table of
