@@ -74,8 +74,11 @@ pub trait Kubectl {
     /// kubectl, with what says to whom.
     fn kubectl_command(&self) -> Command;
 
+    /// On a busy machine kubectl gives up a handshake after 10 s; nothing was asked then, so it asks once more.
     fn kubectl(&self, args: &[&str]) -> Said {
-        run(self.kubectl_command().args(args))
+        let ask = || run(self.kubectl_command().args(args));
+        let unheard = |said: &Said| !said.ok && said.err.contains("TLS handshake timeout");
+        (0..5).map(|_| ask()).find(|said| !unheard(said)).unwrap_or_else(ask)
     }
 
     #[track_caller]
