@@ -2,6 +2,9 @@
 
 A part is ready when the parts that it needs have passed. A part whose needs failed does not run, and says so. At the
 deadline everything that runs is ended, and what did not come to its end is reported by name.
+
+A test of processes, timers and packets that failed beside all others is run once more, alone, after everything else. If
+it passes then, it is unsteady: named, with what it said, but no failure of the run.
 """
 
 import os
@@ -18,6 +21,7 @@ RESULT = re.compile(r"^test (\S+)(?: - .*)? \.\.\. (ok|FAILED|ignored)")
 SUMMARY = re.compile(r"^test result: (?:ok|FAILED)\. (\d+) passed; (\d+) failed; (\d+) ignored")
 RUNNING = re.compile(r"^running (\d+) tests?$")
 GRACE = 10  # seconds between SIGTERM and SIGKILL
+UNSTEADY = 3  # tests of a run that may be; if more failed, none is tried again
 # A group, so that a command can be ended with all that it started. Where Python can, the session stays the person's own:
 # in another, sudo would ask for the password again.
 GROUP = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
@@ -36,6 +40,7 @@ class Part:
     again: str = ""  # the command that repeats it; `{}` is the test, where it has tests
     more: object = None  # called with its lines of JSON once it has passed; gives further parts
     quiet: bool = False  # said only when it takes long or fails
+    once_more: object = None  # gives the command of one test by name, where the load of others may be why it failed
 
     # What became of it.
     state: str = "waits"  # waits, runs, passed, failed, cut off, not run
@@ -50,6 +55,7 @@ class Part:
     ignored: int = 0
     sums: tuple = (0, 0, 0)  # of the test programs that have ended
     failures: list = field(default_factory=list)
+    unsteady: list = field(default_factory=list)  # failures that passed alone
     why: str = ""
     log: Path = None
     process: subprocess.Popen = None
@@ -77,7 +83,7 @@ class Suite:
 
     def run(self):
         """Runs everything; true if every part passed."""
-        threads, lanes = [], set()
+        threads, lanes, tried = [], set(), None
         with self.lock:
             while True:
                 for lane in {part.lane for part in self.parts} - lanes:
@@ -85,7 +91,12 @@ class Suite:
                     threads.append(threading.Thread(target=self._lane, args=(lane,), daemon=True))
                     threads[-1].start()
                 if all(part.over for part in self.parts):
-                    break
+                    if tried is not None:
+                        self._settle_unsteady(tried)
+                        break
+                    tried = self._once_more()
+                    self.parts.extend(alone for _, _, alone in tried)
+                    continue
                 if not self.stopped and time.monotonic() >= self.deadline:
                     self.stop("the time limit")
                 self.lock.wait(timeout=1)
@@ -107,6 +118,26 @@ class Suite:
     def interrupt(self, why):
         with self.lock:
             self.stop(why)
+
+    def _once_more(self):
+        """The tests that are tried alone: of parts with `once_more`, if they are few."""
+        failed = [part for part in self.parts if part.once_more and part.state == "failed" and part.failures]
+        tests = [(part, test) for part in failed for test in part.failures]
+        if self.stopped or len(tests) > UNSTEADY:
+            return []
+        return [(part, test, Part(f"{part.name} {test}", "alone", [part.once_more(test)], directory=part.directory,
+                                  environment=part.environment, again=part.again.format(test))) for part, test in tests]
+
+    def _settle_unsteady(self, tried):
+        """What passed alone was no failure of its part."""
+        for part, test, alone in tried:
+            self.parts.remove(alone)
+            if alone.state == "passed" and alone.passed:
+                part.failures.remove(test)
+                part.unsteady.append(test)
+                part.failed, part.passed = part.failed - 1, part.passed + 1
+            if not part.failed and part.begun == part.ended:
+                part.state = "passed"
 
     def _settle(self, part, state, why=""):
         part.state, part.why = state, why
@@ -146,7 +177,7 @@ class Suite:
 
     def _perform(self, part):
         self.logs.mkdir(parents=True, exist_ok=True)
-        part.log = self.logs / (part.name.replace("/", "-") + ".log")
+        part.log = self.logs / (part.name.replace("/", "-").replace(" ", "-") + ".log")
         code, lines = 0, []
         with open(part.log, "w", encoding="utf-8", errors="replace") as log:
             for command in part.commands:

@@ -153,6 +153,29 @@ class Runs(unittest.TestCase):
         self.assertEqual(said.count("alone: run tier sub::third"), 2, said)
         self.assertTrue(said.endswith("\n2 passed, 1 failed\n"), said)
 
+    def test_what_passes_alone_is_unsteady_and_no_failure(self):
+        def tier(alone):
+            said = f"cat <<'END'\n{ONE_FAILS}\nEND\nexit 101"
+            return shell("tier", said, once_more=lambda test: ["sh", "-ec", f"echo running 1 test; {alone}"])
+
+        passes = "echo test sub::third ... ok; echo 'test result: ok. 1 passed; 0 failed; 0 ignored; 0'"
+        suite, right, said = self.run_suite(tier(passes))
+        self.assertTrue(right)
+        self.assertIn("unsteady: tier sub::third failed beside others, passed alone", said)
+        self.assertTrue(said.endswith("\n3 passed, 0 failed, 1 unsteady\n"), said)
+        self.assertEqual([part.name for part in suite.parts], ["tier"])
+        for fails in ("echo test sub::third ... FAILED; exit 101", "echo 'test result: ok. 0 passed; 0 failed; 0 ignored; 0'"):
+            _, right, said = self.run_suite(tier(fails))
+            self.assertFalse(right)
+            self.assertTrue(said.endswith("\n2 passed, 1 failed\n"), said)
+
+    def test_many_failures_are_not_tried_again(self):
+        tests = "".join(f"test t{number} ... FAILED\n" for number in range(engine.UNSTEADY + 1))
+        said = f"echo running 4 tests; printf '{tests}'; exit 101"
+        _, right, said = self.run_suite(shell("tier", said, once_more=lambda test: ["touch", f"{self.directory}/again"]))
+        self.assertFalse(right)
+        self.assertFalse((self.directory / "again").exists())
+
     def test_a_program_that_dies_without_a_failed_test_has_failed(self):
         _, right, said = self.run_suite(shell("tier", "echo running 2 tests; echo test a ... ok; kill -9 $$"))
         self.assertFalse(right)

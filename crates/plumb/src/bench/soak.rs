@@ -91,7 +91,8 @@ async fn soak(args: &Args, client: &Client, changer: &mut Changer) -> Result<Out
 struct Agent {
     /// MB.
     resident: f64,
-    failures: f64,
+    /// Counters of [`FAILURES`] by series: the metric with its labels.
+    failures: BTreeMap<String, f64>,
 }
 
 const RESIDENT: &str = "plumb_process_resident_memory_bytes";
@@ -123,14 +124,13 @@ fn agent(text: &str) -> Result<Agent> {
         text.lines().filter_map(move |line| {
             let rest = line.strip_prefix(metric)?;
             // The metric itself, not one whose name goes on.
-            rest.starts_with([' ', '{']).then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+            let (labels, value) = rest.starts_with([' ', '{']).then(|| rest.rsplit_once(' '))??;
+            Some((format!("{metric}{labels}"), value.parse::<f64>().ok()?))
         })
     };
-    let resident = values(RESIDENT).next().with_context(|| format!("the agent tells no {RESIDENT}"))?;
-    Ok(Agent {
-        resident: resident / f64::from(1 << 20),
-        failures: FAILURES.into_iter().flat_map(values).sum(),
-    })
+    let resident = values(RESIDENT).next().with_context(|| format!("the agent tells no {RESIDENT}"))?.1;
+    let failures = FAILURES.into_iter().flat_map(values).collect();
+    Ok(Agent { resident: resident / f64::from(1 << 20), failures })
 }
 
 #[derive(Debug, Default)]
@@ -151,15 +151,21 @@ impl Outcome {
         })
     }
 
-    fn failures(&self) -> f64 {
-        let sum = |agents: &BTreeMap<String, Agent>| agents.values().map(|agent| agent.failures).sum::<f64>();
-        sum(&self.after) - sum(&self.before)
+    /// Node, series, and by how much it rose.
+    fn failures(&self) -> impl Iterator<Item = (&str, &str, f64)> {
+        self.after.iter().flat_map(|(node, after)| {
+            let before = self.before.get(node);
+            after.failures.iter().filter_map(move |(series, value)| {
+                let rose = value - before.and_then(|before| before.failures.get(series)).unwrap_or(&0.0);
+                (rose != 0.0).then_some((node.as_str(), series.as_str(), rose))
+            })
+        })
     }
 
     fn is_well(&self, args: &Args) -> bool {
         let bounded = |(_, growth): (&str, f64)| growth <= args.growth;
         self.errors.is_empty()
-            && self.failures() == 0.0
+            && self.failures().next().is_none()
             && !self.after.is_empty()
             && self.growth().all(bounded)
     }
@@ -172,8 +178,11 @@ impl fmt::Display for Outcome {
             "{} changes, {} errors, {} failures counted by agents",
             self.changes,
             self.errors.len(),
-            self.failures()
+            self.failures().map(|(_, _, rose)| rose).sum::<f64>()
         )?;
+        for (node, series, rose) in self.failures() {
+            writeln!(f, "agent of {node}: {series} rose by {rose}")?;
+        }
         for (node, growth) in self.growth() {
             let at =
                 |agents: &BTreeMap<String, Agent>| agents.get(node).map_or(f64::NAN, |agent| agent.resident);
@@ -202,7 +211,7 @@ mod tests {
 
     fn outcome(warm: f64, after: Agent) -> Outcome {
         let of = |agent: Agent| BTreeMap::from([("node1".to_owned(), agent)]);
-        let warm = Agent { resident: warm, failures: 0.0 };
+        let warm = Agent { resident: warm, ..Agent::default() };
         Outcome { before: of(warm.clone()), warm: of(warm), after: of(after), ..Outcome::default() }
     }
 
@@ -214,15 +223,23 @@ mod tests {
     fn an_agents_own_words_are_read() {
         let agent = agent(METRICS).unwrap();
         assert!(super::agent("x 1").is_err());
-        assert_eq!((agent.resident, agent.failures), (20.0, 3.0));
+        let series = [
+            "plumb_apply_failures_total{subsystem=\"nft\"}",
+            "plumb_cni_errors_total{command=\"ADD\",code=\"11\"}",
+        ];
+        let failures = BTreeMap::from([(series[0].to_owned(), 1.0), (series[1].to_owned(), 2.0)]);
+        assert_eq!((agent.resident, agent.failures), (20.0, failures));
     }
 
     #[test]
     fn growth_failures_and_errors_are_not_well() {
-        let quiet = |resident| Agent { resident, failures: 0.0 };
+        let quiet = |resident| Agent { resident, ..Agent::default() };
         assert!(outcome(20.0, quiet(20.9)).is_well(&args()));
         assert!(!outcome(20.0, quiet(21.1)).is_well(&args()));
-        assert!(!outcome(20.0, Agent { resident: 20.0, failures: 1.0 }).is_well(&args()));
+        let failures = BTreeMap::from([("plumb_cni_errors_total{code=\"11\"}".to_owned(), 1.0)]);
+        let failing = outcome(20.0, Agent { resident: 20.0, failures });
+        assert!(!failing.is_well(&args()));
+        assert!(failing.to_string().contains("node1: plumb_cni_errors_total{code=\"11\"} rose by 1"));
         let mut failed = outcome(20.0, quiet(20.0));
         failed.errors.push("a call failed".into());
         assert!(!failed.is_well(&args()) && failed.to_string().contains("a call failed"));

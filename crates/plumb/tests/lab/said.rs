@@ -74,11 +74,8 @@ pub trait Kubectl {
     /// kubectl, with what says to whom.
     fn kubectl_command(&self) -> Command;
 
-    /// On a busy machine kubectl gives up a handshake after 10 s; nothing was asked then, so it asks once more.
     fn kubectl(&self, args: &[&str]) -> Said {
-        let ask = || run(self.kubectl_command().args(args));
-        let unheard = |said: &Said| !said.ok && said.err.contains("TLS handshake timeout");
-        (0..5).map(|_| ask()).find(|said| !unheard(said)).unwrap_or_else(ask)
+        until_heard(|| run(self.kubectl_command().args(args)))
     }
 
     #[track_caller]
@@ -90,7 +87,7 @@ pub trait Kubectl {
 
     /// With something on its standard input.
     fn kubectl_fed(&self, args: &[&str], input: &str) -> Said {
-        feed(self.kubectl_command().args(args), input.as_bytes())
+        until_heard(|| feed(self.kubectl_command().args(args), input.as_bytes()))
     }
 
     #[track_caller]
@@ -99,6 +96,16 @@ pub trait Kubectl {
         assert!(said.ok, "kubectl get {args:?}: {said:?}");
         said.json()
     }
+}
+
+/// kubectl gives up a TLS handshake after 10 s and the download of schemas after 32 s. Nothing was changed by then: a
+/// busy machine is asked again.
+fn until_heard(ask: impl Fn() -> Said) -> Said {
+    let unheard = |said: &Said| {
+        let schema = said.err.contains("/openapi/") && said.err.contains("Client.Timeout exceeded");
+        !said.ok && (schema || said.err.contains("TLS handshake timeout"))
+    };
+    (0..5).map(|_| ask()).find(|said| !unheard(said)).unwrap_or_else(ask)
 }
 
 /// kubectl as the user of a kubeconfig.
