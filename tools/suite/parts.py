@@ -24,8 +24,8 @@ IMAGE = TOP / "target/plumb.tar"
 
 # Executables of the tiers that wait more than they compute: lane, threads, the parts that they need.
 SLOW = {
-    "plumb/cluster": ("cluster", 8, ("peers", "downloads", "programs", "image")),
-    "plumb/lab": ("lab", 8, ("downloads", "programs")),
+    "plumb/cluster": ("cluster", 5, ("peers", "downloads", "programs", "image")),
+    "plumb/lab": ("lab", 5, ("downloads", "programs")),
     "plumb/node": ("lab", 4, ("downloads", "programs")),
     "lab/lab": ("lab", 4, ("downloads",)),
 }

@@ -210,7 +210,7 @@ const BRIDGE_FILTERS: [(&str, &str); 2] =
 /// advertise routes to our devices, and their addresses are to be usable at once.
 ///
 /// `route_localnet` lets the node's own 127.0.0.1 reach a pod's host port through the bridge. It is there only while
-/// a pod has one, and the layout's `loopback` chain keeps everybody else from these addresses.
+/// a pod has one, and the layout's chain `raw` keeps everybody else from these addresses.
 ///
 /// Where pods may have further sources, the way back to these need not be the bridge: the greater of `all` and this one
 /// counts (IN_DEV_RPFILTER), and 2 asks only that there is a way (RFC 3704 §2.4). Who sends is looked at on each port.

@@ -1,7 +1,8 @@
 //! The fixed part of a family's table: sets that units fill, and the chains on the kernel's hooks that read them.
 //!
 //! ```text
-//!   raw ── dns VIP:53 over UDP, and our socket is here ─> no flow (layout/dns.rs)
+//!   raw ─┬─ dns VIP:53 over UDP, and our socket is here ─> no flow (layout/dns.rs)
+//!        └─ loopback addresses from a wire ─> drop
 //!   prerouting (nat) ─┬─ dns VIP:53 ─> dns: a local socket answers, else another node's agent
 //!   output     (nat) ─┤
 //!                     ├─ guard ─> may this source come at all?
@@ -11,15 +12,15 @@
 //!                                   ├─ clusterips ─> rej      (a Service, but not this port)
 //!                                   ├─ service CIDR ─> drop   (no Service at all, V-08)
 //!                                   └─ an address of the node ─> hostports: dnat to a pod that wants the port
-//!   prerouting (raw) ── loopback addresses from a wire ─> drop
-//!   forward (filter)  ── out_iso[who began the flow] ── in_iso[who answers it]
+//!   forward (filter) ─┬─ no part of a flow, or an error about one ─> unusual
+//!                     └─ out_iso[who began the flow] ── in_iso[who answers it]
 //!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
 //! ```
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use kstate::nft::build::{self, ct_state, ct_status, rule};
+use kstate::nft::build::{self, ct_status, rule};
 use kstate::nft::key::{self, Part};
 use kstate::nft::{
     BaseChain, Chain, ChainKind, CmpOp, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
@@ -33,6 +34,7 @@ use crate::fragment::{Fragment, Name};
 use crate::service::reserved;
 
 mod dns;
+mod forward;
 
 /// Map: address . protocol . port of a Service → what to do with a new connection.
 pub const FRONTENDS: &str = "svc";
@@ -129,27 +131,31 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
         // NF_IP_PRI_NAT_DST
         ("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100, hooked(build::goto(DNS), strangers))),
         ("output", base(ChainKind::Nat, Hook::Output, -100, hooked(build::accept(), None))),
-        ("forward", base(ChainKind::Filter, Hook::Forward, 0, forward(settings, family))),
-        ("errors", base(ChainKind::Filter, Hook::Input, 0, errors_to_the_node(family))),
+        ("forward", base(ChainKind::Filter, Hook::Forward, 0, forward::forward(settings, family))),
+        (forward::UNUSUAL, regular(forward::unusual(family))),
+        ("errors", base(ChainKind::Filter, Hook::Input, 0, forward::errors_to_the_node(family))),
         // NF_IP_PRI_NAT_SRC
         ("postrouting", base(ChainKind::Nat, Hook::Postrouting, 100, postrouting(settings, family))),
     ];
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
-    if let Some(address) = settings.dns_ip(family) {
-        let raw = |hook, rules| base(ChainKind::Filter, hook, BEFORE_CONNTRACK, rules);
-        let chains = [
-            ("raw", raw(Hook::Prerouting, dns::untracked_queries(family, address))),
-            ("raw_output", raw(Hook::Output, dns::untracked_answers(family, address))),
-            ("input", base(ChainKind::Filter, Hook::Input, 0, dns::unheard(family, address))),
-        ];
-        fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
-    }
+    let dns = settings.dns_ip(family);
+    let mut raw = dns.map_or_else(Vec::new, |address| dns::untracked_queries(family, address));
     if family == Family::V4 {
-        let wire = base(ChainKind::Filter, Hook::Prerouting, BEFORE_CONNTRACK, from_a_wire());
-        fragment.chains.insert(Name::Borrowed("loopback"), wire);
+        raw.extend(from_a_wire());
     } else {
         let silence = base(ChainKind::Filter, Hook::Output, 0, no_redirects());
         fragment.chains.insert(Name::Borrowed("redirects"), silence);
+    }
+    let before = |hook, rules| base(ChainKind::Filter, hook, BEFORE_CONNTRACK, rules);
+    if !raw.is_empty() {
+        fragment.chains.insert(Name::Borrowed("raw"), before(Hook::Prerouting, raw));
+    }
+    if let Some(address) = dns {
+        let chains = [
+            ("raw_output", before(Hook::Output, dns::untracked_answers(family, address))),
+            ("input", base(ChainKind::Filter, Hook::Input, 0, dns::unheard(family, address))),
+        ];
+        fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
     }
     fragment
 }
@@ -159,19 +165,19 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
 /// `route_localnet` while a pod has a host port (CVE-2020-8558 is what comes of that alone).
 fn from_a_wire() -> Vec<Rule> {
     let (Ok(lo), Ok(net)) = (IfName::new("lo"), "127.0.0.0/8".parse::<IpNet>()) else { return Vec::new() };
-    let wire = || [build::iifname(R0), build::is_not(R0, &lo)].into_iter();
-    let loopback = |address| [address].into_iter().chain(build::in_prefix(R0, net));
-    let drop = || [build::counter(), build::drop()];
+    let from_wire = |address| {
+        let loopback = [address].into_iter().chain(build::in_prefix(R0, net));
+        let wire = [build::iifname(R0), build::is_not(R0, &lo), build::counter(), build::drop()];
+        loopback.chain(wire)
+    };
     vec![
-        rule("to the node's loopback", wire().chain(loopback(build::daddr(Family::V4, R0))).chain(drop())),
-        rule("from the node's loopback", wire().chain(loopback(build::saddr(Family::V4, R0))).chain(drop())),
+        rule("to the node's loopback", from_wire(build::daddr(Family::V4, R0))),
+        rule("from the node's loopback", from_wire(build::saddr(Family::V4, R0))),
     ]
 }
 
-/// ICMP's protocol number.
-const ICMP: u8 = 1;
-/// ICMPv6's protocol number and its type Redirect (RFC 4861 §4.5).
 const ICMPV6: u8 = 58;
+/// Of ICMPv6 (RFC 4861 §4.5).
 const REDIRECT: u8 = 137;
 
 /// A pod must not be told to reach its neighbour on the bridge directly, which isolation forbids: it would believe it
@@ -278,64 +284,6 @@ fn host_ports(cluster: &Cluster, settings: &Settings, family: Family) -> Vec<Rul
         rule("the Kubernetes API", to.into_iter().chain(port).chain([build::ret()]))
     });
     apis.chain((family == Family::V6).then_some(own)).chain(leads).collect()
-}
-
-fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
-    let state = |bits| [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, bits));
-    let [own, others] = errors_of_pods(family, ct_state::RELATED);
-    let mut rules = vec![
-        own,
-        others,
-        rule("", state(ct_state::RELATED).chain([build::accept()])),
-        // Without a connection no NAT applies, and a bare ClusterIP would leave the node (V-07).
-        rule("no connection", state(ct_state::INVALID).chain([build::counter(), build::drop()])),
-    ];
-    if let Some(dns) = settings.dns_ip(family) {
-        // Here only while our agent is away. A pod reaches the DNS of its own node whatever its policies say
-        // (NP-12, NP-49), so also the one that stands in for it.
-        rules.extend(dns::queries_elsewhere(family, dns));
-    }
-    // Every packet of a known flow is judged like its first one, whichever way it goes: an answer passes with its flow
-    // (NP-10), and a flow that a policy no longer allows ends both ways with the packet after (NP-41), whoever is running.
-    rules.push(rule("", [build::original_saddr(family, R0), build::vmap(OUT_ISOLATED, R0)]));
-    rules.push(rule("", [build::reply_saddr(family, R0), build::vmap(IN_ISOLATED, R0)]));
-    // What somebody keeps from conntrack is no flow. Here it meets the same chains, in which only a rule for everybody on
-    // every port lets it pass.
-    let no_flow = || [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, ct_state::UNTRACKED));
-    let alone = |address, map| rule("no flow", no_flow().chain([address, build::vmap(map, R0)]));
-    rules.push(alone(build::saddr(family, R0), OUT_ISOLATED));
-    rules.push(alone(build::daddr(family, R0), IN_ISOLATED));
-    rules
-}
-
-/// Conntrack calls errors about flows that it does not know invalid, and the kernel believes them: one "fragmentation
-/// needed" about the tunnel, whose flows have a source port for each flow inside, and all pods' packets to that node would
-/// be cut to 552 bytes for ten minutes (__udp4_lib_err_encap, net/ipv4/udp.c). ND and MLD are untracked, so none of this.
-fn errors_to_the_node(family: Family) -> Vec<Rule> {
-    errors_of_pods(family, ct_state::RELATED | ct_state::INVALID).into()
-}
-
-/// ICMP from a pod of this node, in these states. Other pods' errors are judged on their own nodes; what routers say passes.
-fn errors_of_pods(family: Family, states: u32) -> [Rule; 2] {
-    let errors = || {
-        let bridge = IfName::new(BRIDGE).ok().into_iter();
-        let from = bridge.flat_map(|bridge| [build::iifname(R0), build::is(R0, &bridge)]);
-        let icmp = [build::l4proto(R0), build::cmp(R0, CmpOp::Eq, [family.pick([ICMP, ICMPV6])])];
-        from.chain(icmp).chain([build::ct_state(R0)]).chain(build::has_bits(R0, states))
-    };
-    [
-        rule("an error about its own flow", errors().chain(its_own_flow(family)).chain([build::accept()])),
-        rule("an error about a flow of others", errors().chain([build::counter(), build::drop()])),
-    ]
-}
-
-/// An error holds the packet that it is about (RFC 792, RFC 4443 §2.4). A host complains of what was sent to it: an error
-/// about what was sent to somebody else is forged, and would pass all policies as RELATED.
-fn its_own_flow(family: Family) -> impl Iterator<Item = Expr> {
-    let (offset, len) = family.pick([(8 + 16, 4), (8 + 24, 16)]);
-    let about = key::after(R0, key::address(family));
-    let destination = build::payload(about, PayloadBase::Transport, offset, len);
-    [build::saddr(family, R0), destination, build::lookup(HAIRPIN, R0)].into_iter()
 }
 
 fn postrouting(settings: &Settings, family: Family) -> Vec<Rule> {

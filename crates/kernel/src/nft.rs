@@ -161,12 +161,23 @@ impl Nft {
     }
 
     /// What the packet path has put into a dynamic set, each with its time: [`Nft::observe`] leaves it out.
+    ///
+    /// A set that grows moves its elements to more buckets meanwhile, and a dump passes over those that move
+    /// (nft_rhash_walk, net/netfilter/nft_set_hash.c): it is asked until it tells nothing new.
     pub fn remembered(&mut self, table: &TableId, set: &str) -> Result<BTreeMap<ElemKey, ElemData>, Error> {
-        let mut dump = Dump::default();
-        for request in [Request::Table(table), Request::Elements(table, set)] {
-            self.take(request, &mut dump)?;
+        let mut found = BTreeMap::new();
+        for _ in 0..TRIES {
+            let mut dump = Dump::default();
+            for request in [Request::Table(table), Request::Elements(table, set)] {
+                self.take(request, &mut dump)?;
+            }
+            let before = found.len();
+            found.extend(dump.remembered(table, set));
+            if found.len() == before {
+                break;
+            }
         }
-        Ok(dump.remembered(table, set))
+        Ok(found)
     }
 
     /// The rules of a table that count, in no order, and what they have counted; none of a table that is not there.

@@ -30,7 +30,7 @@ use crate::fabric::{internal_ip, pod_subnets};
 use crate::fragment::{Fragment, Name};
 use crate::layout::{BEFORE_CONNTRACK, daddr_outside, kept};
 
-/// Map: link → chain of what may come by it; a link that is not in it is the node's own.
+/// Map: link → chain of what may come by it, of all but the bridge and the tunnel; one that is not in it is the node's own.
 pub const LINKS: &str = "links";
 /// Sets: addresses of this node's pods.
 pub const PODS: [&str; 2] = ["pods4", "pods6"];
@@ -44,6 +44,8 @@ const TUNNEL: &str = "tunnel";
 const AWAY: &str = "away";
 /// Chain: by the pods' bridge, from no pod of this node.
 const NO_POD: &str = "no_pod";
+/// Chain: what a Service led to the tunnel's port of this node.
+const SERVICE_TO_TUNNEL: &str = "service_to_tunnel";
 /// Chain: a pod's packet to a tunnel's port, of whatever node.
 const POD_TO_TUNNEL: &str = "pod_to_tunnel";
 
@@ -74,10 +76,7 @@ pub fn base(cluster: &Cluster, settings: &Settings) -> Fragment {
         let set = Set::new([key::address(outer), key::address(inner)], SetData::None);
         fragment.sets.insert(inside(outer, inner, length).into(), set);
     }
-    for (link, verdict) in [("lo", Verdict::Accept), (VXLAN_DEVICE, Verdict::Goto("from_tunnel".to_owned()))]
-    {
-        fragment.element(LINKS, encode(&[Value::IfName(link)]), ElemData::Verdict(verdict));
-    }
+    fragment.element(LINKS, encode(&[Value::IfName("lo")]), ElemData::Verdict(Verdict::Accept));
     let further = Family::ALL.map(|family| further::set(&mut fragment, (cluster, settings), family));
     let regular = |rules| Chain { base: None, rules };
     let hooked = |hook, priority, rules| Chain {
@@ -98,6 +97,7 @@ pub fn base(cluster: &Cluster, settings: &Settings) -> Fragment {
         (AWAY, regular(away())),
         ("local", hooked(Hook::Input, BEFORE_POLICIES, local())),
         ("to_tunnel", regular(to_tunnel())),
+        (SERVICE_TO_TUNNEL, regular(service_to_tunnel())),
         (POD_TO_TUNNEL, regular(Cause::PodToTunnel.dropped_by_pod(PODS))),
     ];
     Cause::add_sets(Guard::Links, &mut fragment);
@@ -160,11 +160,13 @@ fn translated() -> impl Iterator<Item = Expr> {
     [build::ct_status(R0)].into_iter().chain(build::has_bits(R0, ct_status::DST_NAT))
 }
 
-/// What pods send is most of it: a comparison costs less than the map.
+/// What pods send and what the tunnel brings is most of it: a comparison costs less than the map.
 fn sources() -> Vec<Rule> {
-    let pods = device(build::iifname(R0), CmpOp::Eq, BRIDGE).into_iter().chain([build::goto("from_pods")]);
+    let by =
+        |link, chain| device(build::iifname(R0), CmpOp::Eq, link).into_iter().chain([build::goto(chain)]);
     vec![
-        rule("", pods),
+        rule("", by(BRIDGE, "from_pods")),
+        rule("", by(VXLAN_DEVICE, "from_tunnel")),
         rule("", [build::iifname(R0), build::vmap(LINKS, R0)]),
         rule("", [build::goto("from_wire")]),
     ]
@@ -286,7 +288,8 @@ fn mask(reg: Reg, family: Family, length: u8) -> Option<Expr> {
 fn onward(further: &[Option<String>; 2]) -> Vec<Rule> {
     let nobody = |family: Family| {
         let to = [build::daddr(family, R0), build::lookup_not(family.pick(PODS), R0)];
-        let exprs = device(build::oifname(R0), CmpOp::Eq, BRIDGE).into_iter().chain(of_family(family));
+        let bridge = device(build::oifname(R0), CmpOp::Eq, BRIDGE);
+        let exprs = of_family(family).into_iter().chain(bridge);
         let exprs = exprs.chain(daddr_outside(family, kept(family))).chain(to);
         rule(Cause::NoSuchPod.comment(), exprs.chain([build::counter(), build::reject_host()]))
     };
@@ -337,16 +340,15 @@ fn to_tunnel() -> Vec<Rule> {
     };
     let own = device(build::iifname(R0), CmpOp::Eq, "lo").into_iter().chain([build::accept()]);
     vec![
-        rule(
-            "",
-            translated()
-                .chain(device(build::iifname(R0), CmpOp::Eq, BRIDGE))
-                .chain([build::goto(POD_TO_TUNNEL)]),
-        ),
-        Cause::ServiceToTunnel.dropped(translated()),
-        rule("", own),
+        rule("", translated().chain([build::goto(SERVICE_TO_TUNNEL)])),
         node(Family::V4),
         node(Family::V6),
+        rule("", own),
         Cause::StrangerToTunnel.dropped([]),
     ]
+}
+
+fn service_to_tunnel() -> Vec<Rule> {
+    let pod = device(build::iifname(R0), CmpOp::Eq, BRIDGE).into_iter().chain([build::goto(POD_TO_TUNNEL)]);
+    vec![rule("", pod), Cause::ServiceToTunnel.dropped([])]
 }

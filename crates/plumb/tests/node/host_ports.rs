@@ -182,7 +182,7 @@ fn a_policy_judges_what_came_through_a_host_port() {
     settle(&stage.nodes[0].netns, to, &[&web], &[Answer::From(0, ip(GATEWAY))]);
 }
 
-/// `route_localnet` opens the node's loopback addresses to the bridge, and the layout's `loopback` chain closes them.
+/// `route_localnet` opens the node's loopback addresses to the bridge, and the layout's chain `raw` closes them.
 #[test]
 fn a_pod_does_not_reach_the_nodes_loopback() {
     let stage = Stage::new(1);
@@ -194,7 +194,7 @@ fn a_pod_does_not_reach_the_nodes_loopback() {
     let added = client.netns.run(|| Command::new("ip").args(route).status()).unwrap().unwrap();
     assert!(added.success());
     assert_eq!(call(&client.netns, at("127.0.0.1:7777"), &[]), Answer::Silence);
-    let seen = node.run("nft list chain ip plumb loopback");
+    let seen = node.run("nft list chain ip plumb raw");
     let met = seen.lines().any(|line| line.contains("daddr 127.0.0.0/8") && !line.contains("packets 0 "));
     assert!(met, "the packets were there and were dropped: {seen}");
     node.del(&client).unwrap();

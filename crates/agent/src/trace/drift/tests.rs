@@ -34,7 +34,6 @@ fn every_chain_that_a_pods_packet_meets_belongs_to_a_stage() {
     // how a pod finds its gateway.
     let unmet = [
         "output",
-        "loopback",
         "redirects",
         "from_wire",
         "inner",
@@ -42,6 +41,7 @@ fn every_chain_that_a_pods_packet_meets_belongs_to_a_stage() {
         "from_tunnel",
         "local",
         "to_tunnel",
+        "service_to_tunnel",
         "from_port",
         "errors",
         "discovery",

@@ -32,18 +32,39 @@ pub fn both_ways(siege: &Siege, family: Family) {
             let hear = format!("hear({kind:?}, {host:?}, {port}, {sport})");
             clients.push((format!("{client}: {hear}, {what}"), siege.start(client, &hear)));
         }
-        let label = |label: &str| {
-            siege.lab.kubectl_ok(&["-n", NS, "label", "--overwrite", "pod", "friend1", "friend2", label]);
-        };
-        label(close);
+        let closed = Closed::by(siege, close, open);
         for (client, heard) in &mut clients {
             assert_eq!(heard.line(), "silence", "{client}");
         }
-        label(open);
+        drop(closed);
         for (client, heard) in &mut clients {
             assert_eq!(heard.line(), "again", "{client}");
         }
-        siege.python("victim1", "say('::1', 9001, 'END')");
-        server.words();
+        server.words(|| siege.end("victim1", "::1", 9001));
+    }
+}
+
+/// Friends that a label keeps apart; they are friends again for the next check, whatever comes of this one.
+struct Closed<'a> {
+    siege: &'a Siege,
+    open: &'a str,
+}
+
+impl<'a> Closed<'a> {
+    fn by(siege: &'a Siege, close: &str, open: &'a str) -> Self {
+        let closed = Self { siege, open };
+        closed.label(close);
+        closed
+    }
+
+    fn label(&self, label: &str) {
+        let friends = ["-n", NS, "label", "--overwrite", "pod", "friend1", "friend2", label];
+        self.siege.lab.kubectl_ok(&friends);
+    }
+}
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.label(self.open);
     }
 }

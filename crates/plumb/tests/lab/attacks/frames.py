@@ -249,7 +249,7 @@ def talk(udp_port, tcp_port):
     listener.listen()
     peers, streams = set(), []
     print("ready", flush=True)
-    end = time.time() + 60
+    end = time.time() + 600
     while time.time() < end:
         for each in select.select([out, listener], [], [], 0.02)[0]:
             if each is listener:
@@ -279,7 +279,7 @@ def hear(kind, host, port, sport):
     assert peer.recv(10000)
     print("ready", flush=True)
     peer.settimeout(2)
-    end = time.time() + 20
+    end = time.time() + 200
     while time.time() < end:
         try: peer.recv(10000)
         except TimeoutError:
@@ -288,12 +288,12 @@ def hear(kind, host, port, sport):
     else:
         print("went on", flush=True)
         return
-    peer.settimeout(30)
+    peer.settimeout(200)
     peer.recv(10000)
     print("again", flush=True)
 
 # What comes of ours, and under which source.
-def sources(seconds=30):
+def sources(seconds=300):
     raw, end, found = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)), time.time() + seconds, set()
     print("ready", flush=True)
     while time.time() < end and not any(word == "END" for word, _ in found):

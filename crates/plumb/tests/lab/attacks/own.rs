@@ -39,8 +39,7 @@ pub fn path_mtu(siege: &Siege, family: Family) {
     siege.outside(&complain("by-a-router"));
     assert!(way().contains("mtu 1300"), "nobody was believed: {}", way());
     forget();
-    siege.python("thief1", &format!("say({node:?}, 45000, 'END')"));
-    process.words();
+    process.words(|| siege.end("thief1", node, 45000));
 }
 
 /// Not as somebody who is no pod of the node.

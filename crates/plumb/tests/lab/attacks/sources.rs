@@ -101,9 +101,9 @@ fn outside(siege: &Siege, pod: &str, family: Family, sources: &[&str]) -> BTreeS
         .collect();
     let heard = siege.begin(siege.outside_command(), "sources()");
     speak(siege, pod, &cases.join(","));
-    siege.python("friend2", &format!("say({to:?}, 9001, 'END')"));
+    let words = heard.words(|| siege.end("friend2", to, 9001));
     let (end, heard): (BTreeSet<_>, BTreeSet<_>) =
-        heard.words().into_iter().partition(|line| line.starts_with("END "));
+        words.into_iter().partition(|line| line.starts_with("END "));
     assert!(!end.is_empty(), "the honest packet did not arrive");
     heard
 }

@@ -1,0 +1,82 @@
+//! What is forwarded, and whose policies judge it; errors that pods send about flows.
+
+use kstate::nft::build::{self, ct_state, rule};
+use kstate::nft::{CmpOp, Expr, PayloadBase, Rule, key};
+use types::wire::BRIDGE;
+use types::{Family, IfName};
+
+use super::{HAIRPIN, ICMPV6, IN_ISOLATED, OUT_ISOLATED, R0, dns};
+use crate::Settings;
+
+/// Chain: what does not belong to a flow as other packets do.
+pub const UNUSUAL: &str = "unusual";
+/// ICMP's protocol number.
+const ICMP: u8 = 1;
+
+/// Most packets belong to a flow that conntrack knows. What is not of that kind leaves by one rule.
+pub fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
+    let bits = ct_state::RELATED | ct_state::INVALID | ct_state::UNTRACKED;
+    let mut rules = vec![rule("", state(bits).chain([build::jump(UNUSUAL)]))];
+    if let Some(dns) = settings.dns_ip(family) {
+        // Here only while our agent is away. A pod reaches the DNS of its own node whatever its policies say
+        // (NP-12, NP-49), so also the one that stands in for it.
+        rules.extend(dns::queries_elsewhere(family, dns));
+    }
+    // Every packet of a known flow is judged like its first one, whichever way it goes: an answer passes with its flow
+    // (NP-10), and a flow that a policy no longer allows ends both ways with the packet after (NP-41), whoever is running.
+    rules.push(rule("", [build::original_saddr(family, R0), build::vmap(OUT_ISOLATED, R0)]));
+    rules.push(rule("", [build::reply_saddr(family, R0), build::vmap(IN_ISOLATED, R0)]));
+    rules
+}
+
+/// Is forwarded, and does not belong to a flow as other packets do.
+pub fn unusual(family: Family) -> Vec<Rule> {
+    let [own, others] = errors_of_pods(family, ct_state::RELATED);
+    // What somebody keeps from conntrack is no flow. Here it meets the same chains, in which only a rule for everybody on
+    // every port lets it pass.
+    let alone =
+        |address, map| rule("no flow", state(ct_state::UNTRACKED).chain([address, build::vmap(map, R0)]));
+    vec![
+        own,
+        others,
+        rule("", state(ct_state::RELATED).chain([build::accept()])),
+        // Without a connection no NAT applies, and a bare ClusterIP would leave the node (V-07).
+        rule("no connection", state(ct_state::INVALID).chain([build::counter(), build::drop()])),
+        alone(build::saddr(family, R0), OUT_ISOLATED),
+        alone(build::daddr(family, R0), IN_ISOLATED),
+    ]
+}
+
+fn state(bits: u32) -> impl Iterator<Item = Expr> {
+    [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, bits))
+}
+
+/// Conntrack calls errors about flows that it does not know invalid, and the kernel believes them: one "fragmentation
+/// needed" about the tunnel, whose flows have a source port for each flow inside, and all pods' packets to that node would
+/// be cut to 552 bytes for ten minutes (__udp4_lib_err_encap, net/ipv4/udp.c). ND and MLD are untracked, so none of this.
+pub fn errors_to_the_node(family: Family) -> Vec<Rule> {
+    errors_of_pods(family, ct_state::RELATED | ct_state::INVALID).into()
+}
+
+/// ICMP from a pod of this node, in these states. Other pods' errors are judged on their own nodes; what routers say passes.
+fn errors_of_pods(family: Family, states: u32) -> [Rule; 2] {
+    let errors = || {
+        let icmp = [build::l4proto(R0), build::cmp(R0, CmpOp::Eq, [family.pick([ICMP, ICMPV6])])];
+        let bridge = IfName::new(BRIDGE).ok().into_iter();
+        let from = bridge.flat_map(|bridge| [build::iifname(R0), build::is(R0, &bridge)]);
+        state(states).chain(icmp).chain(from)
+    };
+    [
+        rule("an error about its own flow", errors().chain(its_own_flow(family)).chain([build::accept()])),
+        rule("an error about a flow of others", errors().chain([build::counter(), build::drop()])),
+    ]
+}
+
+/// An error holds the packet that it is about (RFC 792, RFC 4443 §2.4). A host complains of what was sent to it: an error
+/// about what was sent to somebody else is forged, and would pass all policies as RELATED.
+fn its_own_flow(family: Family) -> impl Iterator<Item = Expr> {
+    let (offset, len) = family.pick([(8 + 16, 4), (8 + 24, 16)]);
+    let about = key::after(R0, key::address(family));
+    let destination = build::payload(about, PayloadBase::Transport, offset, len);
+    [build::saddr(family, R0), destination, build::lookup(HAIRPIN, R0)].into_iter()
+}
