@@ -143,8 +143,12 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
     if family == Family::V4 {
         raw.extend(from_a_wire());
     } else {
-        let silence = base(ChainKind::Filter, Hook::Output, 0, no_redirects());
-        fragment.chains.insert(Name::Borrowed("redirects"), silence);
+        let filter = |hook, rules| base(ChainKind::Filter, hook, 0, rules);
+        let chains = [
+            ("redirects", filter(Hook::Output, no_redirects())),
+            ("astray", filter(Hook::Postrouting, forward::astray(settings))),
+        ];
+        fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
     }
     let before = |hook, rules| base(ChainKind::Filter, hook, BEFORE_CONNTRACK, rules);
     if !raw.is_empty() {

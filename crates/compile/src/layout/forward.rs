@@ -2,10 +2,10 @@
 
 use kstate::nft::build::{self, ct_state, rule};
 use kstate::nft::{CmpOp, Expr, PayloadBase, Rule, key};
-use types::wire::BRIDGE;
+use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{Family, IfName};
 
-use super::{HAIRPIN, ICMPV6, IN_ISOLATED, OUT_ISOLATED, R0, dns};
+use super::{HAIRPIN, ICMPV6, IN_ISOLATED, OUT_ISOLATED, R0, dns, nets};
 use crate::Settings;
 
 /// Chain: what does not belong to a flow as other packets do.
@@ -27,6 +27,23 @@ pub fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
     rules.push(rule("", [build::original_saddr(family, R0), build::vmap(OUT_ISOLATED, R0)]));
     rules.push(rule("", [build::reply_saddr(family, R0), build::vmap(IN_ISOLATED, R0)]));
     rules
+}
+
+/// What is for pods leaves by the links that lead to pods only. A node that configures itself by router advertisements
+/// believes any prefix in them to be on that link (RFC 4861 §6.3.4, `addrconf_prefix_rcv`, net/ipv6/addrconf.c), and one
+/// longer than ours goes before it: whoever sends it on the nodes' network would get what nodes send to that pod. On output
+/// the kernel still names the link on the way to the address before translation, so this looks later.
+pub fn astray(settings: &Settings) -> Vec<Rule> {
+    let not_by = |link| {
+        let name = IfName::new(link).ok().into_iter();
+        name.flat_map(|name| [build::oifname(R0), build::is_not(R0, &name)])
+    };
+    let of = |net| {
+        let to_pods = [build::daddr(Family::V6, R0)].into_iter().chain(build::in_prefix(R0, net));
+        let exprs = not_by(BRIDGE).chain(to_pods).chain(not_by(VXLAN_DEVICE)).chain(not_by("lo"));
+        rule("a pod's address, by a link without pods", exprs.chain([build::counter(), build::drop()]))
+    };
+    nets(&settings.cluster_cidrs, Family::V6).map(of).collect()
 }
 
 /// Is forwarded, and does not belong to a flow as other packets do.

@@ -19,6 +19,7 @@ use types::Family;
 
 use crate::cluster::{Checks, Kubectl, Lab, run, wait_for};
 
+mod astray;
 mod closed;
 mod own;
 mod sources;
@@ -55,6 +56,7 @@ fn nobody_passes_by_forging() {
             sources::further,
         );
     }
+    checks.check("a router outside gets nothing that is for pods", || astray::adverts(&siege));
     checks.check("a pod fills neither the bridge's table nor that of neighbours", || tables(&siege));
     checks.check("a node that calls its own process by a Service is seen as itself", || own_process(&siege));
     checks.check("the bridge and the node alone keep pods in their places", || locked::unguarded(&siege));

@@ -43,6 +43,16 @@ def icmp6(src, dst, what, body):
     head = struct.pack("!BBH", what, 0, 0) + body
     return head[:2] + struct.pack("!H", sum16(pseudo(src, dst, 58, len(head)) + head)) + head[4:]
 
+# A router's word that these addresses are on its link, for so many seconds (RFC 4861 §4.2, §4.6.2).
+def advertise(addresses, seconds):
+    raw, me = wire(), own_mac()
+    for address in addresses:
+        on_link = b"\3\4\x80\x80" + struct.pack("!III", seconds, seconds, 0) + packed(address)
+        body = struct.pack("!BBHII", 64, 0, 0, 0, 0) + on_link
+        advert = ip(link_local(me), "ff02::1", 58, icmp6(link_local(me), "ff02::1", 134, body))
+        raw.send(mac("33:33:00:00:00:01") + me + b"\x86\xdd" + advert[:7] + b"\xff" + advert[8:])
+    print("sent", len(addresses))
+
 # An error: port unreachable, about this packet.
 def complaint(src, dst, about):
     if ":" in src:
@@ -63,14 +73,20 @@ def mark(word):
     assert re.fullmatch(WORD, word.encode()), word
     return b"<" + word.encode() + b">"
 
-# Prints every word of ours that comes in, until END does; on a busy machine the attack before that takes its time.
-def watch(seconds=300):
+# Prints every word of ours that comes in, until END does; on a busy machine the attack before that takes its time. Says
+# that it has these addresses, to whoever asks.
+def watch(seconds=300, claimed=()):
     raw, words, end = wire(), set(), time.time() + seconds
     print("ready", flush=True)
     while time.time() < end and b"END" not in words:
         if not select.select([raw], [], [], max(0, end - time.time()))[0]: break
         frame, address = raw.recvfrom(65535)
         if address[2] == socket.PACKET_OUTGOING: continue
+        if frame[20] == 58 and frame[54] == 135 and frame[62:78] in map(packed, claimed):
+            me, asks = own_mac(), str(ipaddress.ip_address(frame[22:38]))
+            body = struct.pack("!I", 0x60000000) + frame[62:78] + b"\2\1" + me
+            says = ip(link_local(me), asks, 58, icmp6(link_local(me), asks, 136, body))
+            raw.send(frame[6:12] + me + b"\x86\xdd" + says[:7] + b"\xff" + says[8:])
         words.update(re.findall(b"<(" + WORD + b")>", frame))
     for word in sorted(words): print(word.decode("ascii", "replace"))
 
