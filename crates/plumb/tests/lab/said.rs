@@ -124,6 +124,9 @@ pub fn feed(command: &mut Command, input: &[u8]) -> Said {
     child.wait_with_output().expect("it ends").into()
 }
 
+/// Between two looks at least.
+const LOOK: Duration = Duration::from_millis(20);
+
 pub fn run(command: &mut Command) -> Said {
     command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}")).into()
 }
@@ -133,10 +136,13 @@ pub fn run(command: &mut Command) -> Said {
 pub fn wait_for<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + deadline;
     loop {
+        let began = Instant::now();
         match probe() {
             Ok(value) => return value,
             Err(missing) if Instant::now() > end => panic!("{what} not within {deadline:?}: {missing}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(20)), // between two looks, never instead of one
+            // Between two looks, never instead of one. A look by kubectl is a twentieth of a second of the processor that
+            // what is waited for wants, too.
+            Err(_) => std::thread::sleep((began.elapsed() * 3).clamp(LOOK, 50 * LOOK)),
         }
     }
 }

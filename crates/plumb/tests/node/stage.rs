@@ -42,11 +42,14 @@ pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
 pub fn within<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     loop {
+        let began = Instant::now();
         let answer = ask();
         if answer.is_some() || Instant::now() >= deadline {
             return answer;
         }
-        std::thread::sleep(Duration::from_millis(5));
+        // What is waited for wants the processor, too.
+        let pause = began.elapsed() * 2;
+        std::thread::sleep(pause.clamp(Duration::from_millis(5), Duration::from_millis(500)));
     }
 }
 
