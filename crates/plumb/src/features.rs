@@ -71,6 +71,7 @@ fn json(found: &Found) -> serde_json::Value {
     serde_json::json!({
         "name": feature.name,
         "state": found.state(),
+        "since": feature.since,
         "purpose": feature.purpose,
         "neededBy": users(feature),
         "config": feature.config,
@@ -81,13 +82,14 @@ fn json(found: &Found) -> serde_json::Value {
 }
 
 fn table(found: &[Found]) {
-    println!("{:<18} {:<10} {:<10} PURPOSE", "FEATURE", "STATE", "NEEDED BY");
+    println!("{:<18} {:<10} {:<7} {:<10} PURPOSE", "FEATURE", "STATE", "LINUX", "NEEDED BY");
     for found in found {
         let feature = found.feature;
         println!(
-            "{:<18} {:<10} {:<10} {}",
+            "{:<18} {:<10} {:<7} {:<10} {}",
             feature.name,
             found.state(),
+            feature.since,
             users(feature).join(","),
             feature.purpose
         );

@@ -44,6 +44,48 @@ fn nothing_is_missing_but_what_may_be() {
     assert_eq!(output.status.success(), lacking.is_empty(), "{output:?}");
 }
 
+fn version(text: &str) -> Vec<u32> {
+    text.split('.').map(|part| part.parse().unwrap_or_else(|_| panic!("{text} is no version"))).collect()
+}
+
+/// Rows of tables, as their cells.
+fn rows(page: &str) -> impl Iterator<Item = Vec<&str>> {
+    let rows = page.lines().filter(|line| line.starts_with('|') && !line.starts_with("|-"));
+    rows.map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+}
+
+#[test]
+fn the_page_about_kernels_says_what_the_program_says() {
+    let output = plumb().args(["features", "-o", "json"]).output().expect("plumb runs");
+    let found = found(&output);
+    let text = |feature: &Value, key: &str| feature[key].as_str().expect(key).to_owned();
+    let users = |feature: &Value| {
+        let users = feature["neededBy"].as_array().expect("users").iter();
+        users.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let page = include_str!("../../../docs/kernel.md");
+    let listed: Vec<Vec<&str>> = rows(page).filter(|row| row[0].starts_with('`')).collect();
+    let said = found.iter().map(|feature| {
+        let name = format!("`{}`", text(feature, "name"));
+        vec![name, text(feature, "since"), users(feature).join(", "), text(feature, "purpose")]
+    });
+    assert_eq!(listed, said.collect::<Vec<_>>(), "left: docs/kernel.md; right: plumb features");
+
+    // The floors are the newest versions that something of it needs, and what needs them is named.
+    for (whose, what) in [("an agent", &["agent", "ipv6", "trace"][..]), ("a lab", &["lab"])] {
+        let needed = found.iter().filter(|feature| users(feature).iter().any(|user| what.contains(&&**user)));
+        let newest = needed.clone().map(|feature| version(&text(feature, "since"))).max().expect("features");
+        let because = needed.filter(|feature| version(&text(feature, "since")) == newest);
+        let because: Vec<String> = because.map(|feature| format!("`{}`", text(feature, "name"))).collect();
+        let row = rows(page).find(|row| row[0].starts_with(whose)).expect(whose);
+        assert_eq!((version(row[1]), row[2]), (newest, because.join(", ").as_str()), "{whose}");
+    }
+    let table = plumb().arg("features").output().expect("plumb runs");
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    let line = table.lines().find(|line| line.starts_with("nft-socket ")).expect("a line for each feature");
+    assert_eq!(line.split_whitespace().nth(2), Some("5.10"), "{line}");
+}
+
 /// Installs a seccomp filter and becomes another program: `socket(AF, _, PROTOCOL)` is answered as by a kernel that
 /// was built without. PROTOCOL -1 stands for any.
 const WITHOUT: &str = r#"
