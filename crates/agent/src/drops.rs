@@ -8,6 +8,8 @@
 //!
 //! What is read grows with the rules of the guards (some sixty) and the ports that forge, not with pods or nodes.
 
+mod refusals;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +20,8 @@ use compile::guard::cause::{Cause, Sender};
 use kernel::nft::Nft;
 use kstate::nft::{Op, Plan, TableId};
 use types::IfName;
+
+pub use refusals::Refusals;
 
 /// Anybody may ask for metrics as often as he likes.
 const FRESH: Duration = Duration::from_secs(1);
@@ -105,7 +109,11 @@ pub struct News {
 
 /// The counters of this node; clones are of one.
 #[derive(Clone, Debug, Default)]
-pub struct Drops(Arc<Mutex<State>>);
+pub struct Drops {
+    state: Arc<Mutex<State>>,
+    /// Of the tables that are no guards.
+    pub refusals: Refusals,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -128,11 +136,11 @@ impl Drops {
     /// From now on counters are read, in the network namespace of the calling thread.
     pub fn open(&self) -> Result<(), kernel::Error> {
         self.state().nft = Some(Nft::open()?);
-        Ok(())
+        self.refusals.open()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Packets by cause, since the guard was made. Of every cause.
@@ -146,6 +154,7 @@ impl Drops {
 
     /// To be called before this plan is carried out.
     pub fn keep_before(&self, plan: &Plan) {
+        self.refusals.keep_before(plan);
         let guards = Guard::ALL.map(Guard::table);
         let begins_anew = |op: &Op| {
             let rewritten = matches!(op, Op::SetRules { .. } | Op::DeleteChain { .. } | Op::DeleteTable(_));

@@ -9,6 +9,7 @@ pub mod bench;
 mod cleanup;
 mod clock;
 mod conflist;
+mod connections;
 mod datapath;
 pub mod dns;
 mod drops;
@@ -125,6 +126,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     let metrics = Arc::new(Metrics::default());
     let (outbox, inbox) = inbox::new();
     let datapath = Datapath::open(metrics.drops.clone()).context("open the kernel's network interfaces")?;
+    metrics.connections.open().context("open conntrack, for metrics")?;
     let portid = datapath.nft_portid();
     listen::start(outbox.clone(), portid, datapath::listening_scope(&args)?)?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot's id")?;

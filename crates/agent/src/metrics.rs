@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::connections::Connections;
 use crate::dns::DnsFace;
 use crate::drops::Drops;
 
@@ -34,6 +35,8 @@ macro_rules! metrics {
             pub dns: DnsFace,
             /// What the guards dropped, which the kernel counts.
             pub drops: Drops,
+            /// What conntrack counts.
+            pub connections: Connections,
             $($name: $kind,)*
         }
 
@@ -49,7 +52,9 @@ macro_rules! metrics {
                 registry.register_collector(Box::new(outside::Dns(dns.clone())));
                 let drops = Drops::default();
                 registry.register_collector(Box::new(outside::Guards(drops.clone())));
-                Self { registry, dns, drops, $($name,)* }
+                let connections = Connections::default();
+                registry.register_collector(Box::new(outside::Conntrack(connections.clone())));
+                Self { registry, dns, drops, connections, $($name,)* }
             }
         }
     };
@@ -84,7 +89,7 @@ metrics! {
     connections_refused: Counter = Counter::default(),
         "HTTP connections closed at once because their address, or all together, had too many";
     token_checks_refused: Counter = Counter::default(),
-        "Tokens of traces that the API server was not asked about because too many were being checked";
+        "Tokens that the API server was not asked about because too many were being checked";
     flows_forgotten: Counter = Counter::default(), "Connections forgotten: of UDP to endpoints that are gone, and those that the former owner of a pod's address began";
 }
 

@@ -31,6 +31,7 @@ use types::{Family, IfName, IpNet, Protocol};
 
 use crate::Settings;
 use crate::fragment::{Fragment, Name};
+use crate::refusal::Refusal;
 use crate::service::reserved;
 
 mod dns;
@@ -124,7 +125,7 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
     let strangers = Some(from_outside(settings, family));
     let chains = [
         (REJECT, regular(reject())),
-        (UNREACHABLE, regular(vec![rule("no endpoint on this node", [build::counter(), build::drop()])])),
+        (UNREACHABLE, regular(vec![Refusal::NoLocalEndpoint.dropped([])])),
         (DNS, regular(dns::answerer(stand_ins, family))),
         (SERVICES, regular(services(settings, family))),
         (NODE, regular(host_ports(cluster, settings, family))),
@@ -171,12 +172,11 @@ fn from_a_wire() -> Vec<Rule> {
     let (Ok(lo), Ok(net)) = (IfName::new("lo"), "127.0.0.0/8".parse::<IpNet>()) else { return Vec::new() };
     let from_wire = |address| {
         let loopback = [address].into_iter().chain(build::in_prefix(R0, net));
-        let wire = [build::iifname(R0), build::is_not(R0, &lo), build::counter(), build::drop()];
-        loopback.chain(wire)
+        loopback.chain([build::iifname(R0), build::is_not(R0, &lo)])
     };
     vec![
-        rule("to the node's loopback", from_wire(build::daddr(Family::V4, R0))),
-        rule("from the node's loopback", from_wire(build::saddr(Family::V4, R0))),
+        Refusal::ToLoopback.dropped(from_wire(build::daddr(Family::V4, R0))),
+        Refusal::FromLoopback.dropped(from_wire(build::saddr(Family::V4, R0))),
     ]
 }
 
@@ -229,10 +229,10 @@ fn sets(family: Family) -> [(&'static str, Set); 11] {
 fn reject() -> Vec<Rule> {
     vec![
         rule(
-            "no endpoint",
+            Refusal::NoEndpoint.comment(),
             [build::l4proto(R0), build::is(R0, Protocol::Tcp), build::counter(), build::reject_tcp_reset()],
         ),
-        rule("no endpoint", [build::counter(), build::reject()]),
+        rule(Refusal::NoEndpoint.comment(), [build::counter(), build::reject()]),
     ]
 }
 
@@ -257,7 +257,7 @@ fn services(settings: &Settings, family: Family) -> Vec<Rule> {
     ));
     for cidr in nets(&settings.service_cidrs, family) {
         let inside = [build::daddr(family, R0)].into_iter().chain(build::in_prefix(R0, cidr));
-        rules.push(rule("no Service has this address", inside.chain([build::counter(), build::drop()])));
+        rules.push(Refusal::NoService.dropped(inside));
     }
     rules.push(rule("", [build::fib_daddr_type(R0), build::is(R0, build::RTN_LOCAL), build::goto(NODE)]));
     rules

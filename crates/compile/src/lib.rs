@@ -11,6 +11,7 @@ pub mod guard;
 pub mod layout;
 pub mod meaning;
 pub mod policy;
+pub mod refusal;
 pub mod service;
 
 pub use compiler::{Compiled, Compiler, Desired, whole};

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use compile::guard::cause::Cause;
 use compile::layout::LOCAL_SLOTS;
+use compile::refusal::Refusal;
 use compile::{Compiler, whole};
+use kstate::nft::build;
 use kstate::nft::{ElemData, Op, Ruleset, chains_of, sets_of, target};
 use model::{Cluster, Event, Key, Kind, Row};
 use proptest::prelude::*;
@@ -70,6 +73,17 @@ fn perform(ruleset: &mut Ruleset, plan: &kstate::nft::Plan) {
     }
 }
 
+/// What drops or refuses says why, in a word that metrics have.
+fn assert_refusals_say_why(ruleset: &Ruleset) {
+    let rules =
+        ruleset.tables.values().flat_map(|table| table.chains.values()).flat_map(|chain| &chain.rules);
+    for rule in rules.filter(|rule| rule.exprs.contains(&build::counter())) {
+        let known =
+            Refusal::of_comment(&rule.comment).is_some() || Cause::of_comment(&rule.comment).is_some();
+        assert!(known, "no word for {rule}");
+    }
+}
+
 /// Repeats, relists and squashes what happened, without changing where it ends.
 fn disturb(cluster: &Cluster, kind: Kind) -> Vec<Event> {
     let rows: Vec<Event> = match kind {
@@ -130,6 +144,7 @@ proptest! {
         }
         let whole = whole(synced, settings());
         prop_assert_eq!(&kernel, &whole.nft);
+        assert_refusals_say_why(&kernel);
         prop_assert_eq!(compiler.net(), &whole.net);
         prop_assert_eq!(&findings, &whole.diagnostics);
         prop_assert!(compiler.update(synced, &[]).nft.is_empty());

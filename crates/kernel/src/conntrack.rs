@@ -1,6 +1,6 @@
 //! Connection tracking: what the kernel knows of connections, which ones begin, and having it forget one.
 
-use netlink::conntrack::{self, Entry, Filter};
+use netlink::conntrack::{self, Counted, Entry, Filter, Usage};
 use types::Family;
 
 use crate::error::Error;
@@ -42,6 +42,23 @@ impl Conntrack {
             }
             None => Ok(entries),
         }
+    }
+
+    /// How many entries there are, and may be.
+    pub fn usage(&mut self) -> Result<Usage, Error> {
+        let (what, seq, mut usage) = ("ask for the use of conntrack", self.socket.next_seq(), None);
+        let request = |writer: &mut _| conntrack::ask_usage(writer, seq);
+        self.socket.ask(what, seq, request, |message| usage = Usage::decode(&message).or(usage))?;
+        usage.ok_or_else(|| Error::Answer { what: what.into(), why: "there was none".into() })
+    }
+
+    /// What all processors have counted.
+    pub fn counted(&mut self) -> Result<Counted, Error> {
+        let mut of_each = Vec::new();
+        self.socket.dump("conntrack counters", conntrack::ask_counted, |message| {
+            of_each.extend(Counted::decode(&message));
+        })?;
+        Ok(of_each.into_iter().sum())
     }
 
     /// Has the kernel forget one connection; `false` when it had already. The next packet of it meets the NAT

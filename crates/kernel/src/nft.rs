@@ -183,10 +183,18 @@ impl Nft {
     /// The rules of a table that count, in no order, and what they have counted; none of a table that is not there.
     /// What is asked for grows with rules, not with the elements of sets.
     pub fn counted_rules(&mut self, table: &TableId) -> Result<Vec<CountedRule>, Error> {
+        self.counted(table, Request::Rules(table))
+    }
+
+    /// The same of one chain, whatever else the table has.
+    pub fn counted_rules_of(&mut self, table: &TableId, chain: &str) -> Result<Vec<CountedRule>, Error> {
+        self.counted(table, Request::RulesOf(table, chain))
+    }
+
+    /// The kernel narrows the answer to the table, and says nothing of one that it has not.
+    fn counted(&mut self, table: &TableId, request: Request<'_>) -> Result<Vec<CountedRule>, Error> {
         for _ in 0..TRIES {
             let mut found = Vec::new();
-            // The kernel narrows the answer to the table, and says nothing of one that it has not.
-            let request = Request::Rules(table);
             let taken = self.ask(request, |message| found.extend(netlink::nft::counted_rule(message)))?;
             if taken == Consistency::Exact {
                 found.retain(|rule| rule.table == *table);

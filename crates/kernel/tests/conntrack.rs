@@ -12,6 +12,13 @@ use kstate::nft::{BaseChain, Chain, ChainKind, Expr, Hook, Reg, Ruleset, Table, 
 use netlink::conntrack::{Filter, status};
 use types::Family;
 
+/// A TCP segment without flags, which conntrack calls invalid (nf_conntrack_proto_tcp.c, tcp_new).
+const SEGMENT: &str = r#"
+import socket, struct
+out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+out.sendto(struct.pack("!HHIIBBHHH", 9, 9, 1, 0, 5 << 4, 0, 0, 0, 0), ("127.0.0.1", 0))
+"#;
+
 /// What is sent to port 53 goes to `port`.
 fn redirect(port: u16) -> Ruleset {
     let r = Reg(0);
@@ -51,6 +58,18 @@ fn a_connection_is_seen_filtered_and_forgotten() {
             let mut conntrack = Conntrack::open().expect("a socket");
             let all = conntrack.entries(Family::V4, &Filter::default()).expect("entries");
             assert_eq!(all.len(), 2, "{all:?}");
+            let usage = conntrack.usage().expect("the use");
+            let limit =
+                std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").expect("the limit");
+            assert_eq!((usage.entries, usage.limit), (2, limit.trim().parse().expect("a number")));
+            // What belongs to no connection and begins none: a segment without a flag.
+            let before = conntrack.counted().expect("counters");
+            assert_eq!((before.drop, before.early_drop), (0, 0), "{before:?}");
+            let raw = ["-c", SEGMENT];
+            let sent = Command::new("python3").args(raw).status().expect("python3 is installed");
+            assert!(sent.success());
+            let after = conntrack.counted().expect("counters");
+            assert!(after.invalid > before.invalid, "{before:?} {after:?}");
             let localhost = "127.0.0.1".parse().ok();
             let dns = Filter { protocol: Some(17), dst: localhost, dst_port: Some(53), src: localhost };
             let found = conntrack.entries(Family::V4, &dns).expect("entries");

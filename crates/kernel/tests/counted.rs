@@ -62,6 +62,8 @@ fn rules_and_elements_tell_what_they_have_counted() {
         let counted = nft.counted_rules(&id()).expect("rules");
         let [one] = &counted[..] else { panic!("one rule counts: {counted:?}") };
         assert_eq!((&*one.chain, &*one.comment, one.packets), ("in", "word: text", 3));
+        assert_eq!(nft.counted_rules_of(&id(), "in").expect("a chain"), counted);
+        assert!(nft.counted_rules_of(&id(), "out").expect("no chain").is_empty());
         let seen = |nft: &mut Nft| {
             let elements = nft.counted_elements(&id(), "seen").expect("elements");
             let address =

@@ -6,6 +6,8 @@
 //!   reply     10.244.2.9:8080  → 10.244.1.4:41224    as the server answers: its source is where DNAT led
 //! ```
 
+mod stats;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,9 +16,13 @@ use types::Family;
 use crate::message::{Attribute, Attributes, Head, Message, Writer, attributes, flags};
 use crate::nfnetlink::{self, DecodeError};
 
+pub use stats::{Counted, Usage, ask_counted, ask_usage};
+
 const NEW: u16 = 1 << 8;
 const GET: u16 = (1 << 8) | 1;
 const DELETE: u16 = (1 << 8) | 2;
+const GET_STATS_CPU: u16 = (1 << 8) | 4;
+const GET_STATS: u16 = (1 << 8) | 5;
 
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;

@@ -66,6 +66,27 @@ fn the_page_lists_every_metric_with_its_type_and_labels() {
     assert_eq!(listed, rendered(), "left: docs/metrics.md; right: what an agent says");
 }
 
+#[test]
+fn the_page_explains_every_cause_and_event() {
+    let page = file("docs/metrics.md");
+    let explained = |heading: &str| {
+        let rows = page.split_once(heading).expect(heading).1.lines().skip(2);
+        let cells = rows.take_while(|line| line.starts_with('|')).filter_map(|row| row.split('|').nth(1));
+        let words = cells.flat_map(|cell| cell.split(','));
+        words.map(|word| word.trim().trim_matches('`').to_owned()).collect::<BTreeSet<_>>()
+    };
+    let values = |metric: &str| {
+        let text = Metrics::default().render();
+        let series =
+            text.lines().filter_map(|line| line.strip_prefix(metric)?.split('"').nth(1).map(str::to_owned));
+        series.collect::<BTreeSet<_>>()
+    };
+    let of_tables = explained("| `cause` of `plumb_dropped_packets_total` |");
+    assert_eq!(of_tables, values("plumb_dropped_packets_total{"), "left: docs/metrics.md");
+    let of_conntrack = explained("| `event` of `plumb_conntrack_events_total` |");
+    assert_eq!(of_conntrack, values("plumb_conntrack_events_total{"), "left: docs/metrics.md");
+}
+
 /// The series that an expression names.
 fn series(expression: &str) -> BTreeSet<&str> {
     let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');

@@ -1,4 +1,4 @@
-//! What is not counted here but read when somebody asks: the DNS server's own counters, the guards', and the process.
+//! What is not counted here but read when somebody asks: the DNS server's own counters, the kernel's, and the process.
 
 use std::fs;
 
@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
+use crate::connections::Connections;
 use crate::dns::{Count, DnsFace};
 use crate::drops::Drops;
 
@@ -75,7 +76,7 @@ fn by(
     Ok(())
 }
 
-/// `plumb_guard_…`: of every cause from the beginning, so that the first drop is an increase.
+/// `plumb_guard_…` and `plumb_dropped_…`: of every cause from the beginning, so that the first drop is an increase.
 #[derive(Debug)]
 pub struct Guards(pub Drops);
 
@@ -86,6 +87,40 @@ impl Collector for Guards {
         let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (cause, packets) in self.0.totals() {
             ConstCounter::new(packets).encode(family.encode_family(&[("cause", cause.word())])?)?;
+        }
+        let help = "Packets that policies, Services and the rest of the tables ip plumb and ip6 plumb refused, by cause";
+        let mut family = to.encode_descriptor("dropped_packets", help, None, MetricType::Counter)?;
+        for (refusal, packets) in self.0.refusals.totals() {
+            ConstCounter::new(packets).encode(family.encode_family(&[("cause", refusal.word())])?)?;
+        }
+        Ok(())
+    }
+}
+
+/// `plumb_conntrack_…`: of the node's network namespace, whoever's connections they are.
+#[derive(Debug)]
+pub struct Conntrack(pub Connections);
+
+impl Collector for Conntrack {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (usage, counted) = self.0.look();
+        for (name, help, value) in [
+            ("conntrack_entries", "Connections that the kernel knows on this node", usage.entries),
+            ("conntrack_entries_limit", "Connections that it may know", usage.limit),
+        ] {
+            let gauge = ConstGauge::new(i64::from(value));
+            gauge.encode(to.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let help =
+            "What became of packets and entries that conntrack had no place for, by the kernel's words";
+        let mut family = to.encode_descriptor("conntrack_events", help, None, MetricType::Counter)?;
+        for (event, count) in [
+            ("drop", counted.drop),
+            ("early_drop", counted.early_drop),
+            ("insert_failed", counted.insert_failed),
+            ("invalid", counted.invalid),
+        ] {
+            ConstCounter::new(count).encode(family.encode_family(&[("event", event)])?)?;
         }
         Ok(())
     }

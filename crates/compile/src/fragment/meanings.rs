@@ -4,13 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kstate::nft::build::{self, rule};
 use kstate::nft::{Chain, Expr};
 use model::Key;
 
 use super::{Fragment, Held, Name};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::meaning::Check;
+use crate::refusal::Refusal;
 
 /// What the names of one table stand for, with how many fragments say so.
 #[derive(Debug, Default)]
@@ -55,8 +55,7 @@ impl Meanings {
             fragment.elements.remove(name);
             for (own, chain) in &mut fragment.chains {
                 if own == name || remembers(chain, name) {
-                    chain.rules =
-                        vec![rule("two meanings under one name", [build::counter(), build::drop()])];
+                    chain.rules = vec![Refusal::TwoMeanings.dropped([])];
                 }
             }
             if let Some(object) = owner().filter(|_| fragment.meanings.contains_key(name)) {
@@ -89,6 +88,7 @@ fn finding(object: Key, name: &Name) -> Diagnostic {
 mod tests {
     use super::*;
     use kstate::nft::ElemData;
+    use kstate::nft::build::{self, rule};
     use model::{
         Attachment, Cluster, Event, IntOrName, Kind, NamedPort, Peer, Pod, Policy, PolicyPort, PolicyRule,
         Row,

@@ -26,6 +26,7 @@ use super::{DNS_PEERS, R0};
 use crate::Settings;
 use crate::fabric::internal_ip;
 use crate::fragment::Fragment;
+use crate::refusal::Refusal;
 
 /// Where queries are sent, and where answers come from.
 const PORT: u16 = 53;
@@ -102,7 +103,7 @@ pub fn answerer(stand_ins: u32, family: Family) -> Vec<Rule> {
         rule("no agent here: another node answers", dnat)
     } else {
         // Refused, a resolver gives up at once; unanswered, it asks again, and the agent is back.
-        rule("no agent anywhere: ask again", [build::counter(), build::drop()])
+        Refusal::NoDnsAnywhere.dropped([])
     };
     vec![ours, other]
 }
@@ -153,7 +154,7 @@ pub fn unheard(family: Family, dns: IpAddr) -> Vec<Rule> {
     let query = || query(family, dns, Protocol::Udp);
     vec![
         rule("cluster DNS", query().chain(our_socket()).chain([build::accept()])),
-        rule("no agent here: ask again", query().chain([build::counter(), build::drop()])),
+        Refusal::NoDnsHere.dropped(query()),
     ]
 }
 

@@ -7,6 +7,7 @@ use types::{Family, IfName};
 
 use super::{HAIRPIN, ICMPV6, IN_ISOLATED, OUT_ISOLATED, R0, dns, nets};
 use crate::Settings;
+use crate::refusal::Refusal;
 
 /// Chain: what does not belong to a flow as other packets do.
 pub const UNUSUAL: &str = "unusual";
@@ -41,7 +42,7 @@ pub fn astray(settings: &Settings) -> Vec<Rule> {
     let of = |net| {
         let to_pods = [build::daddr(Family::V6, R0)].into_iter().chain(build::in_prefix(R0, net));
         let exprs = not_by(BRIDGE).chain(to_pods).chain(not_by(VXLAN_DEVICE)).chain(not_by("lo"));
-        rule("a pod's address, by a link without pods", exprs.chain([build::counter(), build::drop()]))
+        Refusal::Astray.dropped(exprs)
     };
     nets(&settings.cluster_cidrs, Family::V6).map(of).collect()
 }
@@ -58,7 +59,7 @@ pub fn unusual(family: Family) -> Vec<Rule> {
         others,
         rule("", state(ct_state::RELATED).chain([build::accept()])),
         // Without a connection no NAT applies, and a bare ClusterIP would leave the node (V-07).
-        rule("no connection", state(ct_state::INVALID).chain([build::counter(), build::drop()])),
+        Refusal::NoConnection.dropped(state(ct_state::INVALID)),
         alone(build::saddr(family, R0), OUT_ISOLATED),
         alone(build::daddr(family, R0), IN_ISOLATED),
     ]
@@ -85,7 +86,7 @@ fn errors_of_pods(family: Family, states: u32) -> [Rule; 2] {
     };
     [
         rule("an error about its own flow", errors().chain(its_own_flow(family)).chain([build::accept()])),
-        rule("an error about a flow of others", errors().chain([build::counter(), build::drop()])),
+        Refusal::OthersError.dropped(errors()),
     ]
 }
 

@@ -28,6 +28,7 @@ use super::resolve::{AddressSet, Direction, Isolation, isolation};
 use crate::fragment::{Fragment, Name};
 use crate::layout::{self, HAIRPIN, IN_ISOLATED, LOG_BYTES, LOG_GROUP, OUT_ISOLATED};
 use crate::meaning::{Check, Meaning};
+use crate::refusal::Refusal;
 
 /// The longest comment that the kernel's tools read back (NFTNL_UDATA_COMMENT_MAXLEN less its zero).
 const COMMENT_MAX: usize = 127;
@@ -68,7 +69,10 @@ pub fn isolation_chain(
         Isolation::Open => return None,
         Isolation::Unknown => {
             let name = format!("{}_unknown_pod", prefix(direction));
-            let rules = vec![deny(&name, &format!("deny {}: the pod is not known yet", direction.word()))];
+            let rules = vec![deny(
+                &name,
+                &format!("{}: the pod is not known yet", Refusal::of_policy(direction).comment()),
+            )];
             fragment.chains.insert(name.clone().into(), Chain { base: None, rules });
             name
         }
@@ -108,7 +112,7 @@ impl<'a> Writer<'a> {
         let (chain, check) = chain_name(names, direction);
         fragment.mean(chain.clone(), check);
         let list = names.iter().map(ObjectName::to_string).collect::<Vec<_>>().join(", ");
-        let deny = deny(&chain, &format!("deny {}: {list}", direction.word()));
+        let deny = deny(&chain, &format!("{}: {list}", Refusal::of_policy(direction).comment()));
         Self { fragment, family, direction, chain, deny }
     }
 

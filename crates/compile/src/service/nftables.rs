@@ -15,6 +15,7 @@ use crate::fragment::Fragment;
 use crate::layout::{self, CLUSTER_IPS, Draw, ENDPOINTS, FRONTENDS, GUARDS, LOCAL_SLOTS, OUTSIDE};
 use crate::layout::{HOST_PORTS, HOST_PORTS_AT, REJECT, UNREACHABLE};
 use crate::meaning::Meaning;
+use crate::refusal::Refusal;
 
 /// TCP and UDP port of DNS.
 const DNS_PORT: u16 = 53;
@@ -126,7 +127,7 @@ fn spread(draw: Draw, family: Family) -> Chain {
     // The second rule is for a packet that drew a slot which a shrinking service has just lost: slot 0 is
     // always there.
     rules.extend([one_of(draw.count), one_of(1)]);
-    rules.push(rule("the service lost its endpoints meanwhile", [build::counter(), build::drop()]));
+    rules.push(Refusal::EndpointsLeft.dropped([]));
     Chain { base: None, rules }
 }
 
@@ -139,6 +140,6 @@ fn guard(sources: &[IpNet]) -> Chain {
         rule("", exprs.chain([build::ret()]))
     };
     let mut rules: Vec<_> = sources.iter().map(allow).collect();
-    rules.push(rule("not among loadBalancerSourceRanges", [build::counter(), build::drop()]));
+    rules.push(Refusal::SourceRange.dropped([]));
     Chain { base: None, rules }
 }

@@ -16,6 +16,8 @@ pub enum Request<'a> {
     /// Of the table's whole family: the kernel cannot narrow it.
     Chains(&'a TableId),
     Rules(&'a TableId),
+    /// Of one chain; none where there is no such chain.
+    RulesOf(&'a TableId, &'a str),
     Sets(&'a TableId),
     Elements(&'a TableId, &'a str),
 }
@@ -30,7 +32,7 @@ impl Request<'_> {
             Self::Generation => (GETGEN, None),
             Self::Table(table) => (GETTABLE, Some(table)),
             Self::Chains(table) => (GETCHAIN, Some(table)),
-            Self::Rules(table) => (GETRULE, Some(table)),
+            Self::Rules(table) | Self::RulesOf(table, _) => (GETRULE, Some(table)),
             Self::Sets(table) => (GETSET, Some(table)),
             Self::Elements(table, _) => (GETSETELEM, Some(table)),
         };
@@ -40,8 +42,9 @@ impl Request<'_> {
         if let Some(table) = table {
             writer.text(1, &table.name);
         }
-        if let Self::Elements(_, set) = self {
-            writer.text(2, set);
+        // NFTA_SET_ELEM_LIST_SET, NFTA_RULE_CHAIN
+        if let Self::Elements(_, name) | Self::RulesOf(_, name) = self {
+            writer.text(2, name);
         }
         writer.close_message(open);
     }
