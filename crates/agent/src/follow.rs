@@ -9,12 +9,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::serve::Door;
+use crate::serve::{Door, Speaker};
 
 /// An address that is not to be had may become free, or come to an interface.
 const RETRY: Duration = Duration::from_secs(2);
@@ -25,7 +24,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 pub struct Site {
     /// For the log: `health and metrics`.
     pub purpose: String,
-    pub router: Router,
+    pub speaker: Speaker,
     /// Who gets in.
     pub door: Door,
 }
@@ -77,7 +76,7 @@ async fn close<T>(over: BTreeMap<SocketAddr, (T, Running)>) {
 
 async fn serve(
     address: SocketAddr,
-    Site { purpose, router, door }: Site,
+    Site { purpose, speaker, door }: Site,
     mut stopped: oneshot::Receiver<()>,
 ) {
     let mut said = String::new();
@@ -105,13 +104,14 @@ async fn serve(
         let _ = stopped.await;
     };
     let admit = move |from: SocketAddr| door.admit(from.ip(), address.ip());
-    crate::serve::serve(listener, router, admit, stopped).await;
+    crate::serve::serve(listener, speaker, admit, stopped).await;
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use std::sync::Arc;
 
+    use axum::Router;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
@@ -142,7 +142,8 @@ pub(crate) mod tests {
                 };
                 let router =
                     Router::new().route("/", get(move || async move { what })).route("/slow", get(slow));
-                Site { purpose: "tests".to_owned(), router, door: Door::new(Default::default()) }
+                let door = Door::new(Default::default());
+                Site { purpose: "tests".to_owned(), speaker: router.into(), door }
             };
             tokio::spawn(follow(wanted, Wanted::clone, site));
             want

@@ -74,7 +74,11 @@ pub async fn keep(wanted: watch::Receiver<Checks>, outbox: Outbox, door: Door) {
         let family = Family::of(address.ip());
         let check = Check { service: service.clone(), family, outbox: outbox.clone() };
         let router = Router::new().fallback(answer).with_state(check);
-        Site { purpose: format!("health checks of Service {service}"), router, door: door.clone() }
+        Site {
+            purpose: format!("health checks of Service {service}"),
+            speaker: router.into(),
+            door: door.clone(),
+        }
     };
     follow(wanted, Checks::clone, site).await;
 }

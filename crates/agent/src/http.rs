@@ -2,24 +2,26 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use axum::{Router, middleware};
 
 use crate::node::Node;
+use crate::scrape::{self, Readers};
 use crate::server::Served;
 
 /// A loop that does not answer for so long is not healthy.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// `guarded`: what asks for a token.
-pub fn router(served: Served, guarded: Router) -> Router {
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics))
-        .with_state(served)
-        .merge(guarded)
+/// `guarded`: what asks for a token. `readers`: who may read metrics; none: everybody.
+pub fn router(served: Served, guarded: Router, readers: Option<Readers>) -> Router {
+    let mut scraped = Router::new().route(scrape::PATH, get(metrics));
+    if let Some(readers) = readers {
+        scraped = scraped
+            .layer(middleware::from_fn(move |request, next| scrape::check(readers.clone(), request, next)));
+    }
+    Router::new().route("/healthz", get(healthz)).merge(scraped).with_state(served).merge(guarded)
 }
 
 /// 200 when this node wires pods and has the datapath it should have; else 503 and why.

@@ -27,6 +27,8 @@ pub mod node;
 mod proxy_health;
 mod reaper;
 pub mod report;
+mod reviews;
+mod scrape;
 mod serve;
 mod server;
 mod settings;

@@ -21,7 +21,8 @@ use crate::dns::{self, DnsConfig, DnsFace, SharedZone};
 use crate::follow::{Site, follow};
 use crate::http;
 use crate::report::Reports;
-use crate::serve::Door;
+use crate::scrape::Readers;
+use crate::serve::{Door, Speaker, Tls};
 use crate::server::Served;
 use crate::settings::Args;
 use crate::trace::{self, Tokens, Traces, Views};
@@ -62,12 +63,15 @@ pub async fn serve(
         .nest("/v1/trace", Traces::new(&args.node, views).router())
         .nest("/v1/node", reports.router())
         .layer(middleware::from_fn(move |request, next| trace::check(tokens.clone(), request, next)));
-    let router = http::router(served.clone(), guarded);
+    let secure = args.secure_metrics;
+    let readers = secure.then(|| Readers::new(served.client.clone(), served.metrics.tokens_refused()));
+    let tls = secure.then(|| Tls::new(&args.metrics_cert_dir, &args.node)).transpose()?;
+    let speaker = Speaker { router: http::router(served.clone(), guarded, readers), tls };
     let door = Door::new(served.metrics.refused());
     let at = |here: &Presence| here.at(AGENT_PORT).map(|address| (address, ())).collect::<BTreeMap<_, _>>();
     let site = |_: SocketAddr, (): &()| Site {
         purpose: "health and metrics".to_owned(),
-        router: router.clone(),
+        speaker: speaker.clone(),
         door: door.clone(),
     };
     let mut once = presence.clone();

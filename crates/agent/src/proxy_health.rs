@@ -58,7 +58,7 @@ pub async fn keep(outbox: Outbox, door: Door) {
                 ("kube-proxy's mode (--proxy-health)", router)
             }
         };
-        Site { purpose: purpose.to_owned(), router, door: door.clone() }
+        Site { purpose: purpose.to_owned(), speaker: router.into(), door: door.clone() }
     };
     follow(wanted, BTreeMap::clone, site).await;
 }

@@ -7,6 +7,8 @@
 //! ```
 //! The node itself, whose kubelet asks for its health, has places of its own, which strangers cannot fill.
 
+mod tls;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use types::shares::{Share, Shares};
+
+pub use tls::{Encrypted, Opened, Tls};
 
 /// A request's head is here within this time; a connection is kept without one for as long.
 const HEAD: Duration = Duration::from_secs(5);
@@ -83,14 +87,28 @@ impl Door {
     }
 }
 
+/// What is said at a listener: HTTP, and with a certificate HTTPS as well.
+#[derive(Clone, Debug)]
+pub struct Speaker {
+    pub router: Router,
+    pub tls: Option<Tls>,
+}
+
+impl From<Router> for Speaker {
+    fn from(router: Router) -> Self {
+        Self { router, tls: None }
+    }
+}
+
 /// Until it is stopped; what was asked by then is still answered. `admit` says by the caller's address whether there
 /// is a place.
 pub async fn serve<L: Listener>(
     mut listener: L,
-    router: Router,
+    speaker: impl Into<Speaker>,
     admit: impl Fn(L::Addr) -> Option<Place>,
     stopped: impl Future<Output = ()>,
 ) {
+    let Speaker { router, tls } = speaker.into();
     let (leave, leaving) = watch::channel(false);
     let mut connections = JoinSet::new();
     tokio::pin!(stopped);
@@ -105,8 +123,18 @@ pub async fn serve<L: Listener>(
         let Some(place) = admit(from) else { continue };
         let caller = Caller(place.who().copied().flatten());
         let (router, leaving) = (router.clone().layer(Extension(caller)), leaving.clone());
+        let tls = tls.clone();
         connections.spawn(async move {
-            converse(io, router, leaving).await;
+            match tls {
+                None => converse(io, router, leaving).await,
+                Some(tls) => match tls.open(io).await {
+                    Some(Opened::Plain(io)) => converse(io, router, leaving).await,
+                    Some(Opened::Encrypted(io)) => {
+                        converse(io, router.layer(Extension(Encrypted)), leaving).await;
+                    }
+                    None => {}
+                },
+            }
             drop(place);
         });
     }
@@ -148,4 +176,4 @@ pub fn raise_file_limit() {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -76,6 +76,20 @@ pub struct Args {
     /// 127.0.0.1:10249/proxyMode
     #[arg(long, env = "PLUMB_PROXY_HEALTH", default_value_t = true, action = clap::ArgAction::Set)]
     pub proxy_health: bool,
+    /// Serve metrics by TLS alone, to those whose token may get /metrics (RBAC, nonResourceURLs); at the same port
+    #[arg(
+        long,
+        env = "PLUMB_SECURE_METRICS",
+        default_value_t = false,
+        num_args = 0..=1,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub secure_metrics: bool,
+    /// Where the certificate of metrics is, as tls.crt and tls.key; they are read again when they change. Without them the
+    /// agent makes one for itself
+    #[arg(long, env = "PLUMB_METRICS_CERT_DIR", default_value = types::wire::METRICS_CERT_DIR)]
+    pub metrics_cert_dir: PathBuf,
     /// Seconds between two full comparisons of the kernel with what it should be (a backstop: changes by
     /// others are seen at once)
     #[arg(long, default_value_t = 30)]

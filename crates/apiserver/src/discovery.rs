@@ -8,10 +8,11 @@ use crate::kind::{KINDS, Kind, NODE};
 use crate::response;
 
 /// Virtual resources: requests that are answered, not stored.
-const REVIEWS: [(&str, &str, &str); 3] = [
+const REVIEWS: [(&str, &str, &str); 4] = [
     ("authentication.k8s.io", "tokenreviews", "TokenReview"),
     ("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
     ("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
+    ("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview"),
 ];
 
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::cluster::OLDEST;
-use crate::manifest::{self, NAMESPACE};
+use crate::manifest::{self, ACCESS_REVIEWS, METRICS_CERT, NAMESPACE};
 use crate::settings::{Settings, VALUES};
 
 /// One YAML stream.
@@ -50,9 +50,55 @@ pub fn chart() -> Result<Vec<(&'static str, String)>> {
         ("Chart.yaml", about),
         ("values.yaml", values),
         ("templates/dns.yaml", dns),
-        ("templates/plumb.yaml", stream(&rest)?),
+        ("templates/metrics.yaml", metrics()?),
+        ("templates/plumb.yaml", conditional(&stream(&rest)?)),
         ("templates/NOTES.txt", notes()),
     ])
+}
+
+/// Of a value that says yes, whether it is written as text or not.
+const SECURE: &str = "eq (toString .Values.secureMetrics) `true`";
+const SECRET: &str = ".Values.metricsCertSecret";
+
+/// What is in the manifest only where it was asked for.
+fn conditional(text: &str) -> String {
+    let of_secret = format!("name: {METRICS_CERT}");
+    let text = only_if(SECURE, (0, &format!("  - {ACCESS_REVIEWS}")), text);
+    let text = only_if(SECRET, (8, &format!("          {of_secret}")), &text);
+    only_if(SECRET, (6, &format!("      - {of_secret}")), &text)
+}
+
+/// Puts the item of a list, so many spaces deep, that has this line under a condition.
+fn only_if(condition: &str, (depth, holds): (usize, &str), text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let spaces = |line: &str| line.len() - line.trim_start().len();
+    let begins = |line: &str| spaces(line) == depth && line.trim_start().starts_with("- ");
+    let Some(at) = lines.iter().position(|line| *line == holds) else { return text.to_owned() };
+    let (until, after) = lines.split_at(at + 1);
+    let first = until.iter().rposition(|line| begins(line)).unwrap_or(at);
+    let more = after.iter().position(|line| spaces(line) <= depth).unwrap_or(after.len());
+    let mut all: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+    all.insert(at + 1 + more, "{{- end }}".into());
+    all.insert(first, format!("{{{{- if {condition} }}}}"));
+    all.join("\n") + "\n"
+}
+
+/// The Service and its ServiceMonitor, of which there are three.
+fn metrics() -> Result<String> {
+    let of = |secure: &str, secret: &str| {
+        let (secure_metrics, metrics_cert_secret) = (secure.to_owned(), secret.to_owned());
+        manifest::monitor(&Settings { secure_metrics, metrics_cert_secret, ..Settings::default() })
+    };
+    let [service, open] = of("false", "");
+    let [_, signed] = of("true", &format!("{{{{ {SECRET} }}}}"));
+    let [_, own] = of("true", "");
+    let [service, signed, own, open] = [service, signed, own, open].map(|object| stream(&[object]));
+    let [service, signed, own, open] = [service?, signed?, own?, open?];
+    Ok(format!(
+        "{{{{- if eq (toString .Values.serviceMonitor) `true` }}}}\n{service}\
+         {{{{- if and ({SECURE}) {SECRET} }}}}\n{signed}{{{{- else if {SECURE} }}}}\n{own}{{{{- else }}}}\n{open}{{{{- end }}}}\n\
+         {{{{- end }}}}\n"
+    ))
 }
 
 /// A list, so it stands without quotes.

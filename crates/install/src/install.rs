@@ -16,12 +16,12 @@ use kube::Client;
 use serde_json::Value;
 
 use crate::cluster::{self, Found, Wanted, joined};
-use crate::connect::{Reach, SILENCE};
+use crate::connect::{Reach, SILENCE, explain};
 use crate::findings::Finding;
 use crate::jobs::{self, Job, Outcome};
 use crate::manifest::{self, NAMESPACE};
 use crate::objects::{self, Presence};
-use crate::settings::Settings;
+use crate::settings::{Settings, is_on};
 use crate::{files, progress};
 
 /// `plumb install`
@@ -50,6 +50,22 @@ pub struct Args {
     /// plumb.dev/allowed-sources asks for it, with commas between [default: none]
     #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
     pub allow_sources: String,
+    /// Serve metrics by TLS alone, to those whose token may get /metrics
+    #[arg(long)]
+    pub secure_metrics: bool,
+    /// Secret in kube-system with the certificate for that: tls.crt and tls.key, and ca.crt for Prometheus
+    /// [default: each agent makes one for itself]
+    #[arg(
+        long,
+        value_name = "SECRET",
+        default_value = "",
+        hide_default_value = true,
+        requires = "secure_metrics"
+    )]
+    pub metrics_cert_secret: String,
+    /// A Service and a ServiceMonitor as well, for a Prometheus operator
+    #[arg(long)]
+    pub service_monitor: bool,
     /// Where the container runtime looks for CNI executables
     #[arg(long, default_value = "/opt/cni/bin")]
     pub cni_bin_dir: String,
@@ -106,6 +122,7 @@ pub async fn install(args: &Args) -> Result<ExitCode> {
     let objects = wanted_objects(&settings, &found);
     let mut findings = found.findings.clone();
     findings.extend(foreign(&client, &objects).await?);
+    findings.extend(unknown_kind(&client, &settings).await?);
     // A cluster that cannot be is not worth pods on its nodes.
     let hopeless = findings.iter().any(|finding| !finding.is_accepted(&args.accept));
     if !hopeless && !args.resume {
@@ -134,6 +151,9 @@ fn given(args: &Args) -> Result<Settings> {
         kubernetes_dir: args.kubernetes_dir.clone(),
         mtu: args.mtu.unwrap_or(0).to_string(),
         allow_sources: args.allow_sources.clone(),
+        secure_metrics: args.secure_metrics.to_string(),
+        metrics_cert_secret: args.metrics_cert_secret.clone(),
+        service_monitor: args.service_monitor.to_string(),
         ..Settings::default()
     };
     args.target.image(&mut settings)?;
@@ -197,6 +217,25 @@ async fn foreign(client: &Client, objects: &[Value]) -> Result<Vec<Finding>> {
         }
     }
     Ok(findings)
+}
+
+/// A kind that somebody's operator brings.
+async fn unknown_kind(client: &Client, settings: &Settings) -> Result<Option<Finding>> {
+    if !is_on(&settings.service_monitor) {
+        return Ok(None);
+    }
+    let known = match client.list_api_group_resources(manifest::MONITORING).await {
+        Ok(listed) => listed.resources.iter().any(|resource| resource.kind == "ServiceMonitor"),
+        Err(kube::Error::Api(status)) if status.code == 404 => false,
+        Err(error) => return Err(explain(error, manifest::MONITORING)),
+    };
+    Ok((!known).then(|| {
+        Finding::fatal(
+            "servicemonitor/plumb",
+            "the cluster has no such kind: the CustomResourceDefinitions of the Prometheus operator are not there",
+            "install the operator first, or leave out --service-monitor",
+        )
+    }))
 }
 
 async fn check_nodes(

@@ -3,6 +3,7 @@
 
 mod admission;
 mod agent;
+mod metrics;
 
 use k8s_openapi::api::core::v1::{Service, ServiceAccount, ServicePort, ServiceSpec};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleRef, Subject};
@@ -11,30 +12,40 @@ use k8s_openapi::{Resource, serde::Serialize};
 use serde_json::{Value, json};
 use types::wire::TRACE_ACCOUNT;
 
-use crate::settings::Settings;
+use crate::settings::{Settings, is_on};
 
-pub use agent::{agent, agent_mounts, environment, node_name, readable_parent, security, sysctls};
+pub use agent::{
+    METRICS_CERT, agent, agent_mounts, environment, node_name, readable_parent, security, sysctls,
+};
+
+pub use metrics::{MONITORING, monitor};
 
 pub const NAMESPACE: &str = "kube-system";
 /// Of every object but the DNS Service.
 pub const NAME: &str = "plumb";
 pub const DNS_SERVICE: &str = "kube-dns";
+/// What agents ask who may read metrics, where not everybody may.
+pub const ACCESS_REVIEWS: &str = "subjectaccessreviews";
 /// On every object that is ours, with the value [`NAME`].
 pub const LABEL: &str = "app.kubernetes.io/name";
 
 /// In the order in which they are applied.
 pub fn objects(settings: &Settings) -> Vec<Value> {
     let [policy, in_force] = admission::own_node();
-    vec![
+    let mut all = vec![
         value(&account()),
         value(&trace_account()),
-        value(&role()),
+        value(&role(settings)),
         value(&binding()),
         policy,
         in_force,
         value(&dns_service(settings)),
-        value(&agent(settings)),
-    ]
+    ];
+    if settings.service_monitor == "true" {
+        all.extend(monitor(settings));
+    }
+    all.push(value(&agent(settings)));
+    all
 }
 
 /// With kind and apiVersion, which typed objects know and do not carry.
@@ -69,14 +80,14 @@ fn trace_account() -> ServiceAccount {
 }
 
 /// What the agents ask of the API, and nothing else: the cluster's tests run with these rights.
-fn role() -> ClusterRole {
+fn role(settings: &Settings) -> ClusterRole {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| PolicyRule {
         api_groups: Some(vec![group.into()]),
         resources: Some(resources.iter().map(|&s| s.into()).collect()),
         verbs: verbs.iter().map(|&s| s.into()).collect(),
         ..PolicyRule::default()
     };
-    let rules = vec![
+    let mut rules = vec![
         // The model of the cluster. `list` is for API servers that do not stream lists (KEP-3157).
         rule("", &["namespaces", "nodes", "pods", "services"], &["list", "watch"]),
         rule("discovery.k8s.io", &["endpointslices"], &["list", "watch"]),
@@ -89,6 +100,10 @@ fn role() -> ClusterRole {
         // Who may trace.
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
     ];
+    if is_on(&settings.secure_metrics) {
+        // Whether the bearer of a token may get /metrics.
+        rules.push(rule("authorization.k8s.io", &[ACCESS_REVIEWS], &["create"]));
+    }
     ClusterRole { metadata: metadata(NAME, false), rules: Some(rules), ..ClusterRole::default() }
 }
 

@@ -57,7 +57,12 @@ pub enum Presence {
 
 pub async fn presence(client: &Client, object: &Value) -> Result<Presence> {
     let (api, name) = api(client, object)?;
-    let found = api.get_opt(&name).await.map_err(|error| explain(error, &name_of(object)))?;
+    let found = match api.get(&name).await {
+        Ok(found) => Some(found),
+        // Of the object, or of its kind, which somebody's operator may not have brought.
+        Err(kube::Error::Api(status)) if status.code == 404 => None,
+        Err(error) => return Err(explain(error, &name_of(object))),
+    };
     Ok(match found {
         None => Presence::Absent,
         Some(found) if found.labels().get(LABEL).is_some_and(|value| value == NAME) => Presence::Ours,

@@ -23,6 +23,12 @@ pub struct Settings {
     pub kubernetes_dir: String,
     /// Comma-separated; empty: pods send from their own addresses only.
     pub allow_sources: String,
+    /// `true`: metrics by TLS, to those whose token may get them.
+    pub secure_metrics: String,
+    /// With the certificate for that; empty: the agents make theirs.
+    pub metrics_cert_secret: String,
+    /// `true`: a Service and a ServiceMonitor, for a Prometheus operator.
+    pub service_monitor: String,
     pub log: String,
 }
 
@@ -32,7 +38,7 @@ pub const IMAGE: &str = concat!("plumb.dev/plumb:", env!("CARGO_PKG_VERSION"));
 /// Name in the chart's values, what it is for, and its field.
 type Value = (&'static str, &'static str, fn(&mut Settings) -> &mut String);
 
-pub const VALUES: [Value; 13] = [
+pub const VALUES: [Value; 16] = [
     ("image", "the agent's image", |s| &mut s.image),
     ("imagePullPolicy", "Never: the image was imported on every node", |s| &mut s.image_pull_policy),
     ("clusterCIDR", "addresses of all pods, as the controller manager has them", |s| &mut s.cluster_cidr),
@@ -55,6 +61,21 @@ pub const VALUES: [Value; 13] = [
         "prefixes that pods may send from if their annotation plumb.dev/allowed-sources asks for it, comma-separated",
         |s| &mut s.allow_sources,
     ),
+    (
+        "secureMetrics",
+        "\"true\": metrics are served by TLS alone, to those whose token may get /metrics",
+        |s| &mut s.secure_metrics,
+    ),
+    (
+        "metricsCertSecret",
+        "Secret in kube-system with tls.crt, tls.key and ca.crt for that, for plumb-metrics.kube-system.svc; empty: the agents make certificates for themselves",
+        |s| &mut s.metrics_cert_secret,
+    ),
+    (
+        "serviceMonitor",
+        "\"true\": a Service and a ServiceMonitor, where there is a Prometheus operator",
+        |s| &mut s.service_monitor,
+    ),
     ("log", "what the agents log", |s| &mut s.log),
 ];
 
@@ -73,9 +94,18 @@ impl Default for Settings {
             cni_conf_dir: "/etc/cni/net.d".into(),
             kubernetes_dir: "/etc/kubernetes".into(),
             allow_sources: String::new(),
+            secure_metrics: "false".into(),
+            metrics_cert_secret: String::new(),
+            service_monitor: "false".into(),
             log: "info,kube_client=off".into(),
         }
     }
+}
+
+/// Whether a setting of yes or no says yes. One that the chart decides may: what it is for is in the chart, under a
+/// condition.
+pub fn is_on(value: &str) -> bool {
+    value == "true" || value.starts_with("{{")
 }
 
 impl Settings {

@@ -81,7 +81,8 @@ async fn send_away(client: &Client) -> Result<()> {
 
 /// What the agents were told, so that they are cleaned up after with the same directories, addresses and image.
 async fn of_cluster(client: &Client) -> Result<Settings> {
-    let mut settings = Settings::default();
+    // What was made or not, as was chosen, is looked for.
+    let mut settings = Settings { service_monitor: "true".into(), ..Settings::default() };
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
     let set = sets.get_opt(NAME).await.map_err(|error| explain(error, "DaemonSet kube-system/plumb"))?;
     let set = set.filter(|set| set.labels().get(LABEL).is_some_and(|value| value == NAME));
@@ -104,6 +105,7 @@ async fn of_cluster(client: &Client) -> Result<Settings> {
             "PLUMB_DNS_IP" => settings.dns_ip = value,
             "PLUMB_CLUSTER_CIDR" => settings.cluster_cidr = value,
             "PLUMB_SERVICE_CIDR" => settings.service_cidr = value,
+            "PLUMB_SECURE_METRICS" => settings.secure_metrics = value,
             _ => {}
         }
     }

@@ -44,6 +44,10 @@ pub const AGENT_SOCKET: &str = "/run/plumb/agent.sock";
 pub const HOST_SYSCTLS: &str = "/host/proc/sys";
 /// The network configuration that agents write for the container runtime.
 pub const CONFLIST: &str = "10-plumb.conflist";
+/// Where agents look for the certificate of their metrics, and a pod that is one finds the Secret with it.
+pub const METRICS_CERT_DIR: &str = "/etc/plumb/metrics";
+/// The headless Service of the agents' metrics, for a ServiceMonitor.
+pub const METRICS_SERVICE: &str = "plumb-metrics";
 /// Where a pod that is an agent finds the directory of its host with the kubelet's kubeconfig, read-only.
 pub const HOST_KUBERNETES: &str = "/host/etc/kubernetes";
 /// Our nf_tables table.

@@ -158,3 +158,64 @@ fn a_head_that_is_too_large_is_refused() {
         assert!(ask("203.0.113.10").await.is_some());
     });
 }
+
+/// Whom clients of these tests ask for.
+pub(crate) fn name() -> rustls::pki_types::ServerName<'static> {
+    "node1".try_into().expect("a name")
+}
+
+/// Believes every certificate, as a Prometheus with `insecureSkipVerify`.
+pub(crate) fn trusting() -> tokio_rustls::TlsConnector {
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+
+    #[derive(Debug)]
+    struct Trusting(rustls::crypto::CryptoProvider);
+
+    impl ServerCertVerifier for Trusting {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let of = &self.0.signature_verification_algorithms;
+            rustls::crypto::verify_tls12_signature(message, cert, signed, of)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let of = &self.0.signature_verification_algorithms;
+            rustls::crypto::verify_tls13_signature(message, cert, signed, of)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+
+    let provider = rustls::crypto::ring::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(provider.clone().into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .dangerous()
+        .with_custom_certificate_verifier(std::sync::Arc::new(Trusting(provider)))
+        .with_no_client_auth();
+    std::sync::Arc::new(config).into()
+}

@@ -1,18 +1,16 @@
 //! Who may trace: the bearer of a token of `kube-system/plumb-trace` that was made for this purpose alone, and for this
 //! node alone: an agent that was given one cannot ask another agent by it.
 
-use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::PostParams;
 use prometheus_client::metrics::counter::Counter;
-use types::shares::Shares;
 use types::wire::{TOKEN_NODE, TRACE_ACCOUNT as ACCOUNT, TRACE_AUDIENCE as AUDIENCE};
 
+use crate::reviews::Reviews;
 use crate::serve::Caller;
 
 /// The header that carries the token: the API server's proxy keeps `Authorization` to itself.
@@ -24,53 +22,18 @@ const AGENTS: &str = "system:serviceaccount:kube-system:plumb";
 /// One trace is several requests; the API server is asked once.
 const REMEMBER: Duration = Duration::from_secs(30);
 
-/// A wrong one is not asked about again for this long.
-const REFUSED: Duration = Duration::from_secs(10);
-/// Wrong ones that are remembered.
-const MOST: usize = 1024;
-/// Reviews under way, and of one caller.
-const REVIEWS: (usize, usize) = (16, 4);
-/// So long a caller's place is taken by a wrong token: who guesses, guesses slowly, and the API server hears little of it.
-const PENANCE: Duration = Duration::from_secs(1);
-
 /// Asks the API server about tokens and remembers for a short time what it said.
 #[derive(Clone)]
 pub struct Tokens {
     client: kube::Client,
     node: Arc<str>,
-    known: Arc<Mutex<Known>>,
-    reviews: Shares<Caller>,
-    /// How often there was no place left.
-    refused: Counter,
-    /// Of wrong tokens only a number is kept, which nobody can foretell.
-    salt: RandomState,
-}
-
-#[derive(Default)]
-struct Known {
-    good: BTreeMap<String, Instant>,
-    wrong: BTreeMap<u64, Instant>,
+    reviews: Reviews,
 }
 
 impl Tokens {
     /// `refused` counts the tokens that the API server was not asked about.
     pub fn new(client: kube::Client, node: &str, refused: Counter) -> Self {
-        let (all, each) = REVIEWS;
-        Self {
-            client,
-            node: node.into(),
-            known: Arc::default(),
-            reviews: Shares::new(all, each),
-            refused,
-            salt: RandomState::new(),
-        }
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.good.retain(|_, since| since.elapsed() < REMEMBER);
-        known.wrong.retain(|_, since| since.elapsed() < REFUSED);
-        known
+        Self { client, node: node.into(), reviews: Reviews::new(REMEMBER, refused) }
     }
 
     pub async fn check(&self, token: &str, caller: Caller) -> Result<()> {
@@ -82,35 +45,7 @@ impl Tokens {
                 self.node
             );
         }
-        let number = self.salt.hash_one(token);
-        {
-            let known = self.known();
-            if known.good.contains_key(token) {
-                return Ok(());
-            }
-            if known.wrong.contains_key(&number) {
-                bail!("the API server did not confirm the token a moment ago; make a new one");
-            }
-        }
-        let Some(_place) = self.reviews.take(caller) else {
-            self.refused.inc();
-            bail!("too many tokens are being checked with the API server; try again in {PENANCE:?}");
-        };
-        let confirmed = self.review(token).await;
-        match &confirmed {
-            Ok(()) => drop(self.known().good.insert(token.to_owned(), Instant::now())),
-            Err(error) => {
-                // An API server that cannot be asked says nothing about the token.
-                if error.downcast_ref::<kube::Error>().is_none() {
-                    let mut known = self.known();
-                    if known.wrong.len() < MOST {
-                        known.wrong.insert(number, Instant::now());
-                    }
-                }
-                tokio::time::sleep(PENANCE).await;
-            }
-        }
-        confirmed
+        self.reviews.check(token, caller, self.review(token)).await
     }
 
     async fn review(&self, token: &str) -> Result<()> {
@@ -171,9 +106,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::reviews::UNDER_WAY;
 
-    /// An API server that confirms the token `right`, and how often it was asked.
-    fn api() -> (Tokens, Arc<AtomicU64>) {
+    /// An API server that confirms the token `right`, how often it was asked, and how often it was not.
+    fn api() -> (Tokens, Arc<AtomicU64>, Counter) {
         let asked = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&asked);
         let service = tower::service_fn(move |request: http::Request<Body>| {
@@ -194,34 +130,35 @@ mod tests {
                 )))
             }
         });
-        (Tokens::new(kube::Client::new(service, "default"), "node1", Counter::default()), asked)
+        let refused = Counter::default();
+        (Tokens::new(kube::Client::new(service, "default"), "node1", refused.clone()), asked, refused)
     }
 
     const GUESSER: Caller = Caller(Some(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 7))));
 
     #[tokio::test]
     async fn who_guesses_tokens_has_few_reviews_and_others_have_theirs() {
-        let (tokens, asked) = api();
+        let (tokens, asked, refused) = api();
         let guesses = (0..200).map(|number| {
             let tokens = tokens.clone();
             async move { tokens.check(&format!("guess{number}"), GUESSER).await }
         });
         let guessing = tokio::spawn(futures::future::join_all(guesses));
-        while asked.load(Ordering::Relaxed) < REVIEWS.1 as u64 {
+        while asked.load(Ordering::Relaxed) < UNDER_WAY.1 as u64 {
             tokio::task::yield_now().await;
         }
         tokens.check("right", Caller(None)).await.expect("another caller's token is confirmed");
         let guessed = guessing.await.expect("all are answered");
         assert!(guessed.iter().all(Result::is_err));
-        assert_eq!(tokens.refused.get(), 200 - REVIEWS.1 as u64);
-        assert_eq!(asked.load(Ordering::Relaxed), REVIEWS.1 as u64 + 1);
+        assert_eq!(refused.get(), 200 - UNDER_WAY.1 as u64);
+        assert_eq!(asked.load(Ordering::Relaxed), UNDER_WAY.1 as u64 + 1);
         tokens.check("right", GUESSER).await.expect("it is remembered");
-        assert_eq!(asked.load(Ordering::Relaxed), REVIEWS.1 as u64 + 1);
+        assert_eq!(asked.load(Ordering::Relaxed), UNDER_WAY.1 as u64 + 1);
     }
 
     #[tokio::test]
     async fn a_wrong_token_is_asked_about_once() {
-        let (tokens, asked) = api();
+        let (tokens, asked, _) = api();
         for _ in 0..3 {
             assert!(tokens.check("wrong", GUESSER).await.is_err());
         }

@@ -3,13 +3,13 @@
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, EnvVar, EnvVarSource, HTTPGetAction, HostPathVolumeSource, ObjectFieldSelector,
-    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SELinuxOptions, SeccompProfile, SecurityContext,
-    Toleration, Volume, VolumeMount,
+    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SELinuxOptions, SeccompProfile,
+    SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use types::wire::{AGENT_LABELS, AGENT_PORT, HOST_KUBERNETES, HOST_SYSCTLS};
+use types::wire::{AGENT_LABELS, AGENT_PORT, HOST_KUBERNETES, HOST_SYSCTLS, METRICS_CERT_DIR};
 
 use super::{NAME, metadata};
 use crate::settings::Settings;
@@ -58,7 +58,7 @@ fn pod(settings: &Settings) -> PodSpec {
         node_selector: Some([("kubernetes.io/os".into(), "linux".into())].into()),
         termination_grace_period_seconds: Some(5),
         containers: vec![container(settings, &mounts)],
-        volumes: Some(mounts.iter().map(Mount::volume).collect()),
+        volumes: Some(mounts.iter().map(Mount::volume).chain(certificate(settings)).collect()),
         ..PodSpec::default()
     }
 }
@@ -91,7 +91,7 @@ fn container(settings: &Settings, mounts: &[Mount]) -> Container {
             ..Probe::default()
         }),
         termination_message_policy: Some("FallbackToLogsOnError".into()),
-        volume_mounts: Some(mounts.iter().map(Mount::mount).collect()),
+        volume_mounts: Some(mounts.iter().map(Mount::mount).chain(certificate_mount(settings)).collect()),
         ..Container::default()
     }
 }
@@ -133,9 +133,36 @@ pub fn environment(settings: &Settings) -> Vec<EnvVar> {
         given("PLUMB_CLUSTER_DOMAIN", &settings.cluster_domain),
         given("PLUMB_MTU", &settings.mtu),
         given("PLUMB_ALLOW_SOURCES", &settings.allow_sources),
+        given("PLUMB_SECURE_METRICS", &settings.secure_metrics),
         given("PLUMB_CNI_BIN_DIR", CNI_BIN),
         given("PLUMB_LOG", &settings.log),
     ]
+}
+
+/// The volume with the certificate of metrics.
+pub const METRICS_CERT: &str = "metrics-cert";
+
+/// Without the Secret an agent starts all the same, with a certificate of its own.
+fn certificate(settings: &Settings) -> Option<Volume> {
+    let secret = SecretVolumeSource {
+        secret_name: Some(settings.metrics_cert_secret.clone()).filter(|name| !name.is_empty()),
+        optional: Some(true),
+        ..SecretVolumeSource::default()
+    };
+    secret.secret_name.is_some().then(|| Volume {
+        name: METRICS_CERT.into(),
+        secret: Some(secret),
+        ..Volume::default()
+    })
+}
+
+fn certificate_mount(settings: &Settings) -> Option<VolumeMount> {
+    certificate(settings).map(|volume| VolumeMount {
+        name: volume.name,
+        mount_path: METRICS_CERT_DIR.into(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    })
 }
 
 /// A directory of the host.

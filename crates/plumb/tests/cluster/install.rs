@@ -199,6 +199,21 @@ fn the_chart_makes_the_same_objects() {
         documents(&printed.out),
         "the chart and plumb install of two families"
     );
+    for (values, flags) in [
+        (&["secureMetrics=true"][..], &["--secure-metrics"][..]),
+        (&["serviceMonitor=true"], &["--service-monitor"]),
+        (
+            &["secureMetrics=true", "metricsCertSecret=tls", "serviceMonitor=true"],
+            &["--secure-metrics", "--metrics-cert-secret=tls", "--service-monitor"],
+        ),
+    ] {
+        let values = values.iter().map(|value| format!("--set={value}"));
+        let rendered =
+            run(Command::new(&helm).args(["template", "plumb"]).arg(&chart).args(asked).args(values));
+        assert!(rendered.ok, "{rendered:?}");
+        let printed = run(Command::new(plumb()).args(["install", "--print"]).args(flags));
+        assert_eq!(documents(&rendered.out), documents(&printed.out), "{flags:?}");
+    }
 }
 
 /// In no order: Helm sorts by kind.

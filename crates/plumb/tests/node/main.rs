@@ -14,6 +14,7 @@ mod flood;
 mod gone;
 mod host_ports;
 mod locked;
+mod metrics;
 mod orphans;
 mod policy;
 #[allow(dead_code, reason = "shared by the tiers, each of which uses its part")]
