@@ -156,3 +156,51 @@ fn a_token_of_an_agent_changes_its_own_node_alone() {
     let said = write(&trace, "node1", "");
     assert!(!said.ok, "the account of traces changes a Node: {said:?}");
 }
+
+/// Prints the code and the answer; believes every certificate.
+const GET: &str = r#"
+import ssl, sys, urllib.error, urllib.request
+asked = urllib.request.Request(sys.argv[1], headers={"Authorization": "Bearer " + sys.argv[2]})
+try: said = urllib.request.urlopen(asked, timeout=20, context=ssl._create_unverified_context())
+except urllib.error.HTTPError as error: said = error
+print(said.status, said.read().decode())
+"#;
+
+#[test]
+fn metrics_are_for_those_whom_rbac_lets_read_them() {
+    let cluster = bare(Stack::Single);
+    let said = cluster.plumb_install(&["--service-monitor"]);
+    assert!(!said.ok && said.err.contains("servicemonitor/plumb: the cluster has no such kind"), "{said:?}");
+    let said = cluster.plumb_install(&["--secure-metrics"]);
+    assert!(said.ok, "{said:?}");
+    for account in ["reader", "stranger"] {
+        cluster.kubectl_ok(&["-n", "default", "create", "serviceaccount", account]);
+    }
+    let url = "--non-resource-url=/metrics";
+    cluster.kubectl_ok(&["create", "clusterrole", "metrics-reader", "--verb=get", url]);
+    let to = ["--clusterrole=metrics-reader", "--serviceaccount=default:reader"];
+    cluster.kubectl_ok(&[&["create", "clusterrolebinding", "metrics-reader"], &to[..]].concat());
+    let address = r#"jsonpath={.status.addresses[?(@.type=="InternalIP")].address}"#;
+    let address = cluster.kubectl_ok(&["get", "node", "node1", "-o", address]);
+    let get = |scheme: &str, account: &str| {
+        let token = match account {
+            "nobody" => "nobody".to_owned(),
+            account => cluster.kubectl_ok(&["-n", "default", "create", "token", account]),
+        };
+        let url = format!("{scheme}://{}:9475/metrics", address.trim());
+        cluster.node_ok("node2", &["python3", "-c", GET, &url, token.trim()])
+    };
+    for (scheme, account, code, words) in [
+        ("http", "reader", "403 ", "by TLS alone"),
+        ("https", "nobody", "401 ", "does not confirm the token"),
+        ("https", "stranger", "403 ", "system:serviceaccount:default:stranger may not get /metrics"),
+        ("https", "reader", "200 ", "plumb_build_info{"),
+    ] {
+        let said = get(scheme, account);
+        assert!(said.starts_with(code) && said.contains(words), "{scheme} {account}: {said}");
+    }
+    let said = cluster.plumb(&["status"]);
+    assert!(said.ok, "{said:?}");
+    let said = cluster.plumb(&["uninstall"]);
+    assert!(said.ok, "{said:?}");
+}
