@@ -3,6 +3,10 @@
 //! In → Out: a kubeconfig and what was chosen → objects of the API, agents that run, or what is in the way.
 //! Read first: [`manifest::objects`], then `install::install`.
 
+// Its `println!` does not panic when a reader goes.
+#[macro_use]
+extern crate kernel;
+
 mod cluster;
 mod connect;
 mod files;

@@ -12,6 +12,7 @@ pub mod mount;
 pub mod net;
 pub mod netns;
 pub mod nft;
+pub mod out;
 pub mod own;
 pub mod probe;
 pub mod process;

@@ -16,6 +16,10 @@
 //! Killing the anchor makes the kernel end every process of the PID namespace; with them go the namespaces,
 //! and with those every interface, rule and mount. That is all that `down` does, whatever was killed before.
 
+// Its `println!` does not panic when a reader goes.
+#[macro_use]
+extern crate kernel;
+
 pub mod adopt;
 pub mod agent;
 pub mod anchor;

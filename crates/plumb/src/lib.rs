@@ -6,6 +6,10 @@
 //! A library, so that the program is compiled once: this crate is where the async code of all the others is, and the image
 //! links it statically, other hosts not.
 
+// Its `println!` does not panic when a reader goes.
+#[macro_use]
+extern crate kernel;
+
 mod bench;
 mod connectivity;
 mod demo;
@@ -105,10 +109,14 @@ pub fn main() -> ExitCode {
         Command::Shim(args) => kubelet::shim::run(args),
         Command::Pause(args) => kubelet::pause::run(args),
     };
-    match outcome {
-        Ok(code) => code,
+    let code = outcome.unwrap_or_else(|error| {
+        eprintln!("plumb: {error:#}");
+        ExitCode::FAILURE
+    });
+    match kernel::out::finish() {
+        Ok(()) => code,
         Err(error) => {
-            eprintln!("plumb: {error:#}");
+            eprintln!("plumb: not all of its output could be written: {error}");
             ExitCode::FAILURE
         }
     }
@@ -123,7 +131,13 @@ fn logged<W: std::io::Write + 'static>(
     run: impl FnOnce() -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PLUMB_LOG").unwrap_or_else(|_| QUIET.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(writer)
+        // A log that nobody reads any more is no reason to panic.
+        .log_internal_errors(false)
+        .init();
     run()
 }
 

@@ -76,7 +76,7 @@ async fn status(args: &Args) -> Result<ExitCode> {
     loop {
         let status = look(&client).await?;
         print(&status, args)?;
-        if !args.watch {
+        if !args.watch || !kernel::out::heard() {
             return Ok(if status.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         tokio::time::sleep(EVERY).await;
@@ -110,14 +110,14 @@ async fn ask(agents: &Nodes, node: String) -> NodeLine {
 }
 
 fn print(status: &Status, args: &Args) -> Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = kernel::out::stdout();
     match args.output {
         // One line each, so that a reader of the stream knows where one ends.
         Format::Json if args.watch => writeln!(out, "{}", serde_json::to_string(status)?)?,
         Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(status)?)?,
         Format::Yaml => write!(out, "---\n{}", serde_saphyr::to_string(status)?)?,
         Format::Table => {
-            if args.watch && out.is_terminal() {
+            if args.watch && std::io::stdout().is_terminal() {
                 // Home, and clear what was there (ECMA-48 CUP and ED).
                 write!(out, "\x1b[H\x1b[2J")?;
             }

@@ -207,6 +207,36 @@ fn files_stay_readable() {
     assert!(long.is_empty(), "{}", long.join("\n"));
 }
 
+/// std's `println!` panics when its reader goes. A crate that prints takes the macros of `kernel`, which do not.
+#[test]
+fn what_prints_outlives_its_reader() {
+    let metadata = metadata();
+    let mut printing = BTreeSet::new();
+    for (name, package) in ours(&metadata) {
+        let dir =
+            Path::new(text(package, "manifest_path")).parent().expect("a manifest has a folder").join("src");
+        let mut files = Vec::new();
+        sources(&dir, &mut files);
+        let prints = files.iter().any(|path| {
+            let source = std::fs::read_to_string(path).unwrap_or_default();
+            let code = source.lines().take_while(|l| !l.starts_with("#[cfg(test)]")).map(str::trim_start);
+            code.filter(|line| !line.starts_with("//"))
+                .any(|line| ["println!(", "print!(", "eprint!("].iter().any(|call| line.contains(call)))
+        });
+        // The macros themselves, and a tool of the tests.
+        if !prints || ["kernel", "combine"].contains(&name) {
+            continue;
+        }
+        printing.insert(name);
+        let root = std::fs::read_to_string(dir.join("lib.rs")).unwrap_or_default();
+        assert!(
+            root.contains("\n#[macro_use]\nextern crate kernel;\n"),
+            "{name} prints with std's macros, which panic when a reader goes; see crates/kernel/src/out.rs"
+        );
+    }
+    assert!(printing.contains("plumb") && printing.contains("lab"), "found: {printing:?}");
+}
+
 #[test]
 fn every_crate_opens_with_its_four_lines() {
     let metadata = metadata();

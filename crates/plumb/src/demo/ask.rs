@@ -105,8 +105,10 @@ impl Client {
             let query = message::encode_query(kernel::udp::random()? as u16, name, kind);
             self.query(&socket, &query, &mut tally)?;
             if number % LINE == 1 || Some(number) == ask.count || tally.trouble() > before {
-                let mut out = std::io::stdout().lock();
-                writeln!(out, "{} {word}: {tally}", self.server).and_then(|()| out.flush())?;
+                println!("{} {word}: {tally}", self.server);
+            }
+            if !kernel::out::heard() {
+                break;
             }
             std::thread::sleep(Duration::from_millis(ask.every).saturating_sub(start.elapsed()));
         }

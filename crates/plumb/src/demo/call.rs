@@ -60,7 +60,7 @@ fn code(good: bool) -> ExitCode {
 
 pub fn get(url: &str, patience: Duration) -> Result<ExitCode> {
     let got = fetch(&Url::parse(url)?, patience)?;
-    std::io::stdout().write_all(&got.body)?;
+    kernel::out::stdout().write_all(&got.body)?;
     eprintln!("HTTP {} from {} after {:.1} ms", got.status, got.from, milliseconds(got.after));
     Ok(code(got.status < 400))
 }
@@ -82,6 +82,9 @@ pub fn repeat(url: &str, every: Duration, count: Option<u64>, patience: Duration
                 println!("{number} error {:.1} ms {error:#}", milliseconds(start.elapsed()));
                 good = false;
             }
+        }
+        if !kernel::out::heard() {
+            break;
         }
         if Some(number) != count {
             std::thread::sleep(every.saturating_sub(start.elapsed()));
@@ -137,6 +140,9 @@ pub fn udp_flow(target: &str, say: &str, every: Duration, patience: Duration) ->
         match exchange(&socket, address, say) {
             Ok(answer) => println!("{number} {:.1} ms {answer}", milliseconds(start.elapsed())),
             Err(error) => println!("{number} error {error:#}"),
+        }
+        if !kernel::out::heard() {
+            break;
         }
         std::thread::sleep(every.saturating_sub(start.elapsed()));
     }
@@ -203,6 +209,9 @@ pub fn stream(target: &str, every: u64, lines: Option<u64>, patience: Duration) 
         if shown.elapsed() > Duration::from_secs(1) {
             shown = Instant::now();
             println!("{next} lines");
+            if !kernel::out::heard() {
+                return Ok(ExitCode::SUCCESS);
+            }
         }
     }
     println!("{next} lines in order in {:.1} s", start.elapsed().as_secs_f64());
