@@ -125,7 +125,7 @@ fn networking(kubeadm: Option<&str>, field: &str) -> Option<String> {
     value["networking"][field].as_str().map(str::to_owned).filter(|text| !text.is_empty())
 }
 
-fn ranges(text: &str, flag: &str) -> Result<Vec<IpNet>> {
+pub fn ranges(text: &str, flag: &str) -> Result<Vec<IpNet>> {
     let one = |word: &str| {
         word.trim()
             .parse()
@@ -134,7 +134,7 @@ fn ranges(text: &str, flag: &str) -> Result<Vec<IpNet>> {
     text.split(',').map(one).collect()
 }
 
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
+pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
@@ -294,8 +294,7 @@ impl Found {
         let usual = || self.service_cidrs.first().and_then(usual_dns).map(|ip| ip.to_string());
         let text =
             wanted.dns_ip.clone().or(of_kubelet.clone()).or(holds.clone()).or_else(usual).unwrap_or_default();
-        for word in text.split(',') {
-            let ip = word.trim().parse().map_err(|_| anyhow!("--dns-ip {word:?} is not an address"))?;
+        for ip in crate::given::addresses(&text)? {
             if !self.service_cidrs.iter().any(|range| range.contains(&ip)) {
                 self.findings.push(Finding::fatal(
                     format!("the DNS address {ip}"),

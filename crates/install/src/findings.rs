@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// The words that `--accept` takes.
+pub const WORDS: [&str; 4] = ["conflist", "firewall", "kube-proxy", "version"];
+
 /// One thing that was found before anything was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {

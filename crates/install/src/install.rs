@@ -22,7 +22,7 @@ use crate::jobs::{self, Job, Outcome};
 use crate::manifest::{self, NAMESPACE};
 use crate::objects::{self, Presence};
 use crate::settings::{Settings, is_on};
-use crate::{files, progress};
+use crate::{files, given, progress};
 
 /// `plumb install`
 #[derive(Clone, Debug, ClapArgs)]
@@ -109,8 +109,10 @@ impl Target {
 }
 
 pub async fn install(args: &Args) -> Result<ExitCode> {
-    let mut settings = given(args)?;
+    given::check(args)?;
+    let mut settings = chosen(args)?;
     if args.print {
+        given::fit(&settings)?;
         print!("{}", files::yaml(&settings)?);
         return Ok(ExitCode::SUCCESS);
     }
@@ -144,7 +146,7 @@ pub async fn install(args: &Args) -> Result<ExitCode> {
 }
 
 /// What the command line says; the rest comes from the cluster.
-fn given(args: &Args) -> Result<Settings> {
+fn chosen(args: &Args) -> Result<Settings> {
     let mut settings = Settings {
         cni_bin_dir: args.cni_bin_dir.clone(),
         cni_conf_dir: args.cni_conf_dir.clone(),

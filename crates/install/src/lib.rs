@@ -11,6 +11,7 @@ mod cluster;
 mod connect;
 mod files;
 mod findings;
+mod given;
 pub mod image;
 mod install;
 mod jobs;

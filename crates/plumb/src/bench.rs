@@ -58,6 +58,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
         idle::run(args)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let What::All(args) = &args.what {
+        // Not after minutes of what comes before it.
+        cni::check(args)?;
+    }
     println!("{}\n", figures::machine());
     if let What::Soak(args) = &args.what {
         return soak::run(args);

@@ -11,7 +11,7 @@
 mod reduce;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -65,6 +65,8 @@ async fn dump(args: &Args) -> Result<ExitCode> {
     let path = args.output.clone().unwrap_or_else(|| format!("plumb-sysdump-{seconds}.tar.gz").into());
     let mut files = Files::default();
     let api = get(&client, "/version").await?;
+    // Where it cannot be written, a large cluster is not asked for everything first.
+    let mut file = create(&path).with_context(|| format!("write {}", path.display()))?;
     let versions = json!({ "plumb": env!("CARGO_PKG_VERSION"), "api": api, "time": seconds });
     files.json("versions.json", &versions)?;
     for (kind, path) in KINDS {
@@ -79,16 +81,15 @@ async fn dump(args: &Args) -> Result<ExitCode> {
     let count = files.texts.len();
     let failures = files.failures.clone();
     let bytes = files.pack()?;
-    write(&path, &bytes).with_context(|| format!("write {}", path.display()))?;
+    file.write_all(&bytes).with_context(|| format!("write {}", path.display()))?;
     println!("{}: {count} files", path.display());
     failures.iter().for_each(|failure| eprintln!("· not in it: {failure}"));
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Names and addresses of a whole cluster are for who asked, not for everybody on this machine.
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
+fn create(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 async fn get(client: &Client, path: &str) -> Result<Value> {

@@ -20,6 +20,10 @@ use crate::rundir::RunDir;
 pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
     let nodes = check_nodes(options.nodes.unwrap_or(2))?;
     let cni = plugin()?;
+    let nonsense = |text: &&str| text.parse::<IpNet>().is_err() && text.parse::<IpAddr>().is_err();
+    if let Some(text) = options.allow_sources.iter().flat_map(|all| all.split(',')).find(nonsense) {
+        bail!("--allow-sources {text:?} is neither an address nor a prefix; give such as 203.0.113.0/24");
+    }
     let data = match &options.data {
         Some(dir) => {
             std::fs::create_dir_all(dir)
@@ -32,10 +36,6 @@ pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port on 127.0.0.1 for the API")?;
     let api_port = port.local_addr().context("find a free port")?.port();
     let families = options.families.unwrap_or_default();
-    let nonsense = |text: &&str| text.parse::<IpNet>().is_err() && text.parse::<IpAddr>().is_err();
-    if let Some(text) = options.allow_sources.iter().flat_map(|all| all.split(',')).find(nonsense) {
-        bail!("--allow-sources {text:?} is neither an address nor a prefix; give such as 203.0.113.0/24");
-    }
     let (name, allow_sources) =
         (options.name.name.clone(), options.allow_sources.clone().unwrap_or_default());
     Ok((Plan { name, nodes, families, allow_sources, api_port, data, cni }, port))

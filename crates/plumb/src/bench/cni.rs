@@ -32,20 +32,75 @@ pub struct Args {
     /// Our CNI executable [default: plumb-cni beside this program]
     #[arg(long)]
     cni: Option<PathBuf>,
-    /// Directory with the reference plugins `bridge` and `host-local`
-    #[arg(long, default_value = "/opt/cni/bin")]
-    reference: PathBuf,
-    /// How the reference masquerades: iptables (its default) or nftables
-    #[arg(long, default_value = "iptables")]
-    reference_masquerade: String,
+    /// Directory with the reference plugins `bridge` and `host-local` [default: /opt/cni/bin, if they are there]
+    #[arg(long)]
+    reference: Option<PathBuf>,
+    /// How the reference masquerades; it calls the programs of the same name
+    #[arg(long, value_enum, default_value_t = Masquerade::Iptables)]
+    reference_masquerade: Masquerade,
+}
+
+/// The backends of the reference plugin `bridge` (ipMasqBackend).
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Masquerade {
+    Iptables,
+    Nftables,
+}
+
+impl Masquerade {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+
+    /// What it runs.
+    fn program(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nft",
+        }
+    }
+}
+
+/// Where container runtimes look for plugins.
+const USUAL: &str = "/opt/cni/bin";
+const PLUGINS: [&str; 2] = ["bridge", "host-local"];
+
+/// Everything that can be wrong with the input, before anything is measured.
+pub fn check(args: &Args) -> Result<()> {
+    let pods = args.rounds.saturating_add(args.burst);
+    ensure!(args.rounds > 0 && pods <= ROOM, "--rounds and --burst are at least 1 and {ROOM} pods together");
+    if let (Some(directory), Err(why)) = (&args.reference, plugins(args)) {
+        bail!("--reference {}: {why}", directory.display());
+    }
+    beside_us(args.cni.as_deref(), "plumb-cni").map(drop)
+}
+
+/// The directory of the reference plugins, or what they lack.
+fn plugins(args: &Args) -> Result<PathBuf, String> {
+    let directory = args.reference.clone().unwrap_or_else(|| USUAL.into());
+    if let Some(path) = PLUGINS.iter().map(|name| directory.join(name)).find(|path| !path.is_file()) {
+        return Err(format!("there is no {}; {INSTALL} makes them, --reference says where", path.display()));
+    }
+    let program = args.reference_masquerade.program();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|place| place.join(program).is_file()) {
+        return Err(format!(
+            "bridge masquerades by {program}, which is not on the PATH; install it (apt-get install iptables nftables), \
+             or choose the other by --reference-masquerade"
+        ));
+    }
+    Ok(directory)
 }
 
 const INSTALL: &str =
     "go install github.com/containernetworking/plugins/plugins/{main/bridge,ipam/host-local}@v1.9.1";
 
 pub fn run(args: &Args) -> Result<Table> {
+    check(args)?;
     let pods = args.rounds + args.burst;
-    ensure!(args.rounds > 0 && pods <= ROOM, "--rounds and --burst are at least 1 and {ROOM} pods together");
     let rig = rig(pods)?;
     let config = json!({
         "cniVersion": "1.1.0", "name": "plumb", "type": "plumb-cni", "agentSocket": rig.path("agent.sock"),
@@ -57,7 +112,11 @@ pub fn run(args: &Args) -> Result<Table> {
         netns: rig.netns.try_clone()?,
     };
     let leases = Directory::new("leases")?;
-    let reference = reference(args, &leases)?;
+    let reference = plugins(args).map(|directory| reference(args, directory, &leases));
+    let (reference, left_out) = match reference {
+        Ok(made) => (Some(made?), None),
+        Err(why) => (None, Some(why)),
+    };
     let mut bare = Bare::new(Netns::fresh()?)?;
     let mut times = Times::default();
     let sandboxes = |from: u32, to: u32| (from..to).map(Sandbox::new).collect::<Result<Vec<_>>>();
@@ -85,7 +144,7 @@ pub fn run(args: &Args) -> Result<Table> {
     if let Some(reference) = &reference {
         times.burst[1] = reference.together(&burst)?;
     }
-    Ok(table(args, &times, reference.is_some()))
+    Ok(table(args, &times, left_out))
 }
 
 /// Ours, the reference, the kernel alone.
@@ -96,7 +155,7 @@ struct Times {
     burst: [Vec<Duration>; 2],
 }
 
-fn table(args: &Args, times: &Times, reference: bool) -> Table {
+fn table(args: &Args, times: &Times, left_out: Option<String>) -> Table {
     let mut table = Table::new(format!("{} pods, one after the other", args.rounds));
     let exec = "before fork of the plugin → it has exited, answer read";
     let floors = [
@@ -122,11 +181,8 @@ fn table(args: &Args, times: &Times, reference: bool) -> Table {
     let [ours, theirs] = &times.burst;
     table.add(Line::new(format!("DEL of {} together, plumb-cni", args.burst), each, ours));
     table.add(Line::new(format!("DEL of {} together, bridge", args.burst), each, theirs));
-    if !reference {
-        let at = args.reference.display();
-        table.note(format!(
-            "the reference is left out: no bridge and host-local in {at}; {INSTALL} and --reference"
-        ));
+    if let Some(why) = left_out {
+        table.note(format!("the reference is left out: {why}"));
     }
     table
 }
@@ -152,22 +208,18 @@ fn rig(pods: u32) -> Result<Rig> {
     Ok(rig)
 }
 
-fn reference(args: &Args, leases: &Directory) -> Result<Option<Plugin>> {
-    let path = args.reference.join("bridge");
-    if !path.is_file() || !args.reference.join("host-local").is_file() {
-        return Ok(None);
-    }
+fn reference(args: &Args, directory: PathBuf, leases: &Directory) -> Result<Plugin> {
     let netns = Netns::fresh()?;
     Rtnl::open_in(&netns)?.set_up(1)?;
     let config = json!({
         "cniVersion": "1.0.0", "name": "bench", "type": "bridge", "bridge": "cni0", "isGateway": true,
-        "ipMasq": true, "ipMasqBackend": args.reference_masquerade,
+        "ipMasq": true, "ipMasqBackend": args.reference_masquerade.name(),
         "ipam": {
             "type": "host-local", "dataDir": leases.0, "routes": [{ "dst": "0.0.0.0/0" }],
             "ranges": [[{ "subnet": "10.244.1.0/24" }]],
         },
     });
-    Ok(Some(Plugin { path, search: args.reference.clone(), config, netns }))
+    Ok(Plugin { path: directory.join("bridge"), search: directory, config, netns })
 }
 
 /// A pod's namespace as a runtime makes it.

@@ -1,6 +1,7 @@
 //! The lab's commands, as a person at a shell and a pipeline use them. One lab of two nodes for all of it.
 
 mod pipes;
+mod wrong;
 
 use crate::cluster::{Checks, Lab};
 
@@ -12,5 +13,6 @@ fn the_commands_of_a_lab() {
     lab.apply(SHOP);
     lab.wait_ready("shop");
     let mut checks = Checks::default();
+    wrong::checks(&lab, &mut checks);
     pipes::checks(&lab, &mut checks);
 }
