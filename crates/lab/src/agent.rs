@@ -60,7 +60,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Verb::Pause(Pause { node, no_dns }) => return pause(node, true, !no_dns),
         Verb::Resume(node) => return pause(node, false, true),
     };
-    let inside = Inside::find(&node.name.name)?;
+    let inside = Inside::find(&node.name.get())?;
     inside.check_node(&node.node)?;
     let process = format!("agent-{}", node.node);
     let flag = inside.run.stopped(&process);
@@ -77,7 +77,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 /// Asks the agent over its own socket, which lies in the node's /run.
 fn pause(node: &Node, paused: bool, dns: bool) -> Result<ExitCode> {
-    let inside = Inside::find(&node.name.name)?;
+    let inside = Inside::find(&node.name.get())?;
     inside.check_node(&node.node)?;
     let inner = types::wire::AGENT_SOCKET.trim_start_matches("/run/");
     let socket = inside.run.node(&node.node).join("run").join(inner);

@@ -14,14 +14,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Ends the lab of this name; that there is none is said, and no error.
 pub fn run(name: &Name) -> Result<ExitCode> {
-    let run = RunDir::of(&name.name)?;
+    let name = name.get();
+    let run = RunDir::of(&name)?;
     if !run.path().exists() {
-        println!("lab {} is not running: there is no {}", name.name, run.path().display());
+        println!("lab {name} is not running: there is no {}", run.path().display());
         return Ok(ExitCode::SUCCESS);
     }
     let _lock = lock(&run)?;
     end(&run)?;
-    println!("lab {} is gone", name.name);
+    println!("lab {name} is gone");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -21,7 +21,7 @@ pub struct Options {
 
 /// Runs it and ends as it ends.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let inside = Inside::find(&options.name.name)?;
+    let inside = Inside::find(&options.name.get())?;
     let (program, args) = match options.command.split_first() {
         Some((program, args)) => (program, args),
         None => anyhow::bail!("which command? for example: plumb lab exec {} ip route", options.node),

@@ -53,9 +53,17 @@ pub struct Args {
 /// The lab's name: two labs of different names run side by side.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Name {
-    /// Name of the lab
-    #[arg(long, default_value = "demo")]
-    pub name: String,
+    /// Name of the lab [default: that of the lab's kubeconfig in KUBECONFIG, else demo]
+    #[arg(long)]
+    name: Option<String>,
+}
+
+impl Name {
+    /// The name that was given, or that KUBECONFIG tells: whoever has a lab for kubectl means the same one here.
+    pub fn get(&self) -> String {
+        let told = || rundir::named_by(&std::env::var_os("KUBECONFIG")?, &rundir::base().ok()?);
+        self.name.clone().or_else(told).unwrap_or_else(|| "demo".into())
+    }
 }
 
 #[derive(Subcommand, Debug)]

@@ -13,6 +13,7 @@
 //! nodes/<node>/run       /run of the node; likewise etc-cni, var-lib-plumb; root is a mount point
 //! ```
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -120,6 +121,20 @@ pub fn base() -> Result<PathBuf> {
     }
 }
 
+/// The lab whose kubeconfig is among these: a list of files as KUBECONFIG holds it. It may have ended: whoever starts
+/// it anew finds it by the same name.
+pub fn named_by(kubeconfigs: &OsStr, base: &Path) -> Option<String> {
+    let base = base.canonicalize().unwrap_or_else(|_| base.to_owned());
+    std::env::split_paths(kubeconfigs).find_map(|path| {
+        // A link to it is as good.
+        let path = path.canonicalize().unwrap_or(path);
+        let lab = path.parent()?;
+        let ours = path.file_name()? == "kubeconfig" && lab.parent()? == base;
+        let name = lab.file_name()?.to_str()?;
+        (ours && check_name(name).is_ok()).then(|| name.to_owned())
+    })
+}
+
 /// The name becomes a directory and part of socket paths, which hold 107 bytes.
 fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -147,5 +162,23 @@ mod tests {
             assert!(check_name(bad).is_err(), "{bad}");
         }
         assert!(check_name("demo-2").is_ok());
+    }
+
+    #[test]
+    fn a_lab_is_known_by_its_kubeconfig() {
+        for (kubeconfigs, lab) in [
+            ("/run/plumb/lab/ci/kubeconfig", Some("ci")),
+            (
+                "/home/me/.kube/config:/run/plumb/lab/ci/kubeconfig:/run/plumb/lab/other/kubeconfig",
+                Some("ci"),
+            ),
+            ("/home/me/.kube/config", None),
+            ("/run/plumb/lab/ci/log/kubeconfig", None),
+            ("/run/plumb/lab/../kubeconfig", None),
+            ("", None),
+        ] {
+            let found = named_by(OsStr::new(kubeconfigs), Path::new("/run/plumb/lab"));
+            assert_eq!(found.as_deref(), lab, "{kubeconfigs}");
+        }
     }
 }

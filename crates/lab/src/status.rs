@@ -12,14 +12,14 @@ use crate::{Name, client};
 
 /// `plumb lab kubeconfig`: for scripts, `export KUBECONFIG=$(plumb lab kubeconfig)`.
 pub fn kubeconfig(name: &Name) -> Result<ExitCode> {
-    println!("{}", Inside::find(&name.name)?.run.kubeconfig().display());
+    println!("{}", Inside::find(&name.get())?.run.kubeconfig().display());
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints two tables.
 pub fn run(name: &Name) -> Result<ExitCode> {
-    let inside = Inside::find(&name.name)?;
-    println!("lab {}: {} nodes, {}", name.name, inside.plan.nodes, inside.run.path().display());
+    let inside = Inside::find(&name.get())?;
+    println!("lab {}: {} nodes, {}", inside.plan.name, inside.plan.nodes, inside.run.path().display());
     println!("export KUBECONFIG={}\n", inside.run.kubeconfig().display());
     processes(&inside);
     println!();

@@ -53,16 +53,17 @@ impl Progress {
 pub fn run(options: &Options) -> Result<ExitCode> {
     let progress = Progress(Instant::now());
     let manifests = apply::read(&options.files)?;
-    let run = RunDir::of(&options.name.name)?;
+    let name = options.name.get();
+    let run = RunDir::of(&name)?;
     let adopted = adopt::anchor(&run)?.is_some();
     let _lock = if adopted {
         let lock = down::lock(&run)?;
         check_same(&run, options)?;
-        progress.step(&format!("lab {} runs already; mending what is broken", options.name.name));
+        progress.step(&format!("lab {name} runs already; mending what is broken"));
         launch::mend(&run)?;
         lock
     } else {
-        launch::check_kernel(&options.name.name, options.families.unwrap_or_default())?;
+        launch::check_kernel(&name, options.families.unwrap_or_default())?;
         let (plan, plugin) = launch::plan(options, &run)?;
         // What a lab that was killed has left.
         run.remove()?;
@@ -100,7 +101,7 @@ pub struct Check {
 
 /// `plumb lab check`: whether this kernel can do what a lab asks of it.
 pub fn check(asked: &Check) -> ExitCode {
-    launch::check(&asked.name.name, asked.families)
+    launch::check(&asked.name.get(), asked.families)
 }
 
 /// Nothing is half made: a failed start is taken back.

@@ -37,7 +37,7 @@ pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
     let api_port = port.local_addr().context("find a free port")?.port();
     let families = options.families.unwrap_or_default();
     let (name, allow_sources) =
-        (options.name.name.clone(), options.allow_sources.clone().unwrap_or_default());
+        (options.name.get(), options.allow_sources.clone().unwrap_or_default());
     Ok((Plan { name, nodes, families, allow_sources, api_port, data, cni }, port))
 }
 

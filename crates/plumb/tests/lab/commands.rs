@@ -1,9 +1,12 @@
 //! The lab's commands, as a person at a shell and a pipeline use them. One lab of two nodes for all of it.
 
+mod found;
 mod pipes;
 mod wrong;
 
-use crate::cluster::{Checks, Lab};
+use std::process::Command;
+
+use crate::cluster::{Checks, Lab, Said, plumb, run};
 
 const SHOP: &str = include_str!("../../../../examples/shop.yaml");
 
@@ -13,6 +16,21 @@ fn the_commands_of_a_lab() {
     lab.apply(SHOP);
     lab.wait_ready("shop");
     let mut checks = Checks::default();
+    found::checks(&lab, &mut checks);
     wrong::checks(&lab, &mut checks);
     pipes::checks(&lab, &mut checks);
+}
+
+/// `plumb WORDS` of somebody whose KUBECONFIG is the lab's.
+fn at(lab: &Lab, words: &[&str]) -> Command {
+    let mut command = Command::new(plumb());
+    command.args(words).env("KUBECONFIG", &lab.kubeconfig);
+    command
+}
+
+#[track_caller]
+fn ok(lab: &Lab, words: &[&str]) -> String {
+    let said: Said = run(&mut at(lab, words));
+    assert!(said.ok, "plumb {words:?}: {said:?}");
+    said.out
 }
