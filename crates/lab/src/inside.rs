@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use kernel::process::{Namespaces, Process, Signal, Spawn};
 
-use crate::adopt;
 use crate::plan::{Plan, node_number};
 use crate::rundir::RunDir;
+use crate::{adopt, list};
 
 /// A living lab.
 #[derive(Debug)]
@@ -25,7 +25,15 @@ impl Inside {
         let run = RunDir::of(name)?;
         match adopt::anchor(&run)? {
             Some(anchor) => Ok(Self { plan: Plan::read(&run)?, run, anchor }),
-            None => bail!("lab {name} is not running; start it with: plumb lab up --name {name}"),
+            None => {
+                let others: Vec<String> =
+                    list::running().iter().map(|name| format!("--name {name}")).collect();
+                let others = match others.is_empty() {
+                    true => String::new(),
+                    false => format!("; what runs is {}", others.join(", ")),
+                };
+                bail!("lab {name} is not running; start it with: plumb lab up --name {name}{others}")
+            }
         }
     }
 

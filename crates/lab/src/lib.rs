@@ -30,6 +30,7 @@ pub mod down;
 pub mod exec;
 pub mod hold;
 pub mod inside;
+mod list;
 mod network;
 mod outside;
 pub mod plan;
@@ -66,12 +67,34 @@ impl Name {
     }
 }
 
+/// For people, or for programs.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Output {
+    /// As a table, or everything as JSON
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Table,
+    Json,
+}
+
+impl Output {
+    fn is_json(self) -> bool {
+        self.output == Format::Json
+    }
+}
+
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Start a cluster, or mend the one that runs
     Up(up::Options),
     /// End a cluster and remove all of it
     Down(Name),
+    /// Name the labs of this user
+    List(list::Options),
     /// Show the processes and nodes
     Status(Name),
     /// Print the path of the lab's kubeconfig
@@ -112,6 +135,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Up(options) => up::run(&options),
         Command::Down(name) => down::run(&name),
+        Command::List(options) => list::run(&options),
         Command::Status(name) => status::run(&name),
         Command::Kubeconfig(name) => status::kubeconfig(&name),
         Command::Exec(options) => exec::run(&options),

@@ -1,0 +1,85 @@
+//! `plumb lab list`: the labs of this user.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::plan::Plan;
+use crate::rundir::{self, RunDir};
+use crate::{Output, adopt};
+
+/// `plumb lab list`
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    /// running, or ended: what a killed lab has left
+    state: &'static str,
+    nodes: u8,
+    families: String,
+    api: String,
+    kubeconfig: String,
+}
+
+/// Prints a table, or a list of objects as JSON.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let rows = rows()?;
+    if options.output.is_json() {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if rows.is_empty() {
+        println!("no labs; start one with: plumb lab up");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{:<16} {:<8} {:>5} {:<8} KUBECONFIG", "NAME", "STATE", "NODES", "FAMILIES");
+    for Row { name, state, nodes, families, kubeconfig, .. } in &rows {
+        println!("{name:<16} {state:<8} {nodes:>5} {families:<8} {kubeconfig}");
+    }
+    for Row { name, .. } in rows.iter().filter(|row| row.state == ENDED) {
+        println!(
+            "lab {name} was killed; start it anew, or remove what is left: plumb lab down --name {name}"
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+const ENDED: &str = "ended";
+
+/// The names of the labs that run.
+pub fn running() -> Vec<String> {
+    let rows = rows().unwrap_or_default().into_iter();
+    rows.filter(|row| row.state != ENDED).map(|row| row.name).collect()
+}
+
+fn rows() -> Result<Vec<Row>> {
+    let base = rundir::base()?;
+    let entries = match std::fs::read_dir(&base) {
+        Ok(entries) => entries,
+        // Nobody has started one yet.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("list {}", base.display())),
+    };
+    let mut rows = Vec::new();
+    for entry in entries.flatten() {
+        let run = RunDir::at(entry.path());
+        // What is no lab, and one that begins or ends this moment.
+        let Ok(plan) = Plan::read(&run) else { continue };
+        rows.push(Row {
+            name: plan.name,
+            state: if adopt::anchor(&run)?.is_some() { "running" } else { ENDED },
+            nodes: plan.nodes,
+            families: plan.families.to_string(),
+            api: format!("https://127.0.0.1:{}", plan.api_port),
+            kubeconfig: run.kubeconfig().display().to_string(),
+        });
+    }
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(rows)
+}
