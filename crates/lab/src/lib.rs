@@ -96,7 +96,7 @@ enum Command {
     /// Name the labs of this user
     List(list::Options),
     /// Show the processes and nodes
-    Status(Name),
+    Status(status::Options),
     /// Print the path of the lab's kubeconfig
     Kubeconfig(Name),
     /// Run a command inside a node
@@ -136,7 +136,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Up(options) => up::run(&options),
         Command::Down(name) => down::run(&name),
         Command::List(options) => list::run(&options),
-        Command::Status(name) => status::run(&name),
+        Command::Status(options) => status::run(&options),
         Command::Kubeconfig(name) => status::kubeconfig(&name),
         Command::Exec(options) => exec::run(&options),
         Command::Agent(options) => agent::run(&options),

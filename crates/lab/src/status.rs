@@ -5,10 +5,20 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, ResourceExt};
+use serde::Serialize;
 
 use crate::inside::Inside;
 use crate::supervise::{State, Status};
-use crate::{Name, client};
+use crate::{Name, Output, client};
+
+/// `plumb lab status`
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    name: Name,
+    #[command(flatten)]
+    output: Output,
+}
 
 /// `plumb lab kubeconfig`: for scripts, `export KUBECONFIG=$(plumb lab kubeconfig)`.
 pub fn kubeconfig(name: &Name) -> Result<ExitCode> {
@@ -16,73 +26,152 @@ pub fn kubeconfig(name: &Name) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints two tables.
-pub fn run(name: &Name) -> Result<ExitCode> {
-    let inside = Inside::find(&name.get())?;
-    println!("lab {}: {} nodes, {}", inside.plan.name, inside.plan.nodes, inside.run.path().display());
-    println!("export KUBECONFIG={}\n", inside.run.kubeconfig().display());
-    processes(&inside);
-    println!();
+/// What is seen of a lab; as JSON these are the names of its fields.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Seen {
+    name: String,
+    directory: String,
+    kubeconfig: String,
+    families: String,
+    /// The anchor's pid where the caller is.
+    anchor: u32,
+    /// Why the supervisor ended last.
+    failure: Option<String>,
+    processes: Vec<Process>,
+    /// Empty while the API does not answer.
+    nodes: Vec<NodeRow>,
+    /// Why the API does not answer.
+    api_error: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Process {
+    name: String,
+    /// running, stopped or ended
+    state: &'static str,
+    /// Inside the lab.
+    pid: Option<u32>,
+    #[serde(rename = "rssKiB")]
+    rss_kib: Option<u64>,
+    restarts: u32,
+    /// Of one that does not run: why it ended, with the end of its log.
+    last_end: Option<String>,
+    log: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeRow {
+    name: String,
+    ready: bool,
+    /// Why it is not Ready.
+    reason: Option<String>,
+    addresses: Vec<String>,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Vec<String>,
+}
+
+/// Prints two tables, or all of it as JSON.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let inside = Inside::find(&options.name.get())?;
     let nodes = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start a runtime")?
         .block_on(nodes(&inside));
-    match nodes {
-        Ok(text) => print!("{text}"),
-        Err(error) => println!("nodes: the API does not answer: {error:#}"),
+    let (nodes, api_error) = match nodes {
+        Ok(nodes) => (nodes, None),
+        Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+    };
+    let status = Status::read(&inside.run);
+    let seen = Seen {
+        name: inside.plan.name.clone(),
+        directory: inside.run.path().display().to_string(),
+        kubeconfig: inside.run.kubeconfig().display().to_string(),
+        families: inside.plan.families.to_string(),
+        anchor: inside.anchor.pid(),
+        processes: processes(&inside, &status),
+        failure: status.failure,
+        nodes,
+        api_error,
+    };
+    match options.output.is_json() {
+        true => println!("{}", serde_json::to_string_pretty(&seen)?),
+        false => table(&seen, inside.plan.nodes),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn processes(inside: &Inside) {
-    println!("{:<16} {:<9} {:>8} {:>9} {:>9}", "PROCESS", "STATE", "PID", "RSS", "RESTARTS");
-    let status = Status::read(&inside.run);
+fn processes(inside: &Inside, status: &Status) -> Vec<Process> {
     let mut names: Vec<&str> = status.processes.keys().map(String::as_str).collect();
     names.insert(0, "supervise");
-    for name in names {
+    let seen = names.into_iter().map(|name| {
         let entry = status.processes.get(name);
         let pid = inside.living(name);
-        let state = match (pid, entry.map(|entry| entry.state)) {
-            (Some(_), _) => "running",
-            (None, Some(State::Stopped)) => "stopped",
-            (None, _) => "ended",
-        };
-        let rss =
-            pid.and_then(|pid| inside.resident(pid)).map(|kib| format!("{:.1} MB", kib as f64 / 1024.0));
-        println!(
-            "{name:<16} {state:<9} {:>8} {:>9} {:>9}",
-            pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
-            rss.as_deref().unwrap_or("-"),
-            entry.map_or(0, |entry| entry.restarts),
-        );
-        if let (None, Some(why)) = (pid, entry.and_then(|entry| entry.last_end.as_deref())) {
+        Process {
+            name: name.to_owned(),
+            state: match (pid, entry.map(|entry| entry.state)) {
+                (Some(_), _) => "running",
+                (None, Some(State::Stopped)) => "stopped",
+                (None, _) => "ended",
+            },
+            pid,
+            rss_kib: pid.and_then(|pid| inside.resident(pid)),
+            restarts: entry.map_or(0, |entry| entry.restarts),
+            last_end: entry.filter(|_| pid.is_none()).and_then(|entry| entry.last_end.clone()),
+            log: inside.run.log(name).display().to_string(),
+        }
+    });
+    seen.collect()
+}
+
+async fn nodes(inside: &Inside) -> Result<Vec<NodeRow>> {
+    let nodes: Api<Node> = Api::all(client::admin(&inside.run).await?);
+    let row = |node: Node| {
+        let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+        let internal = addresses.filter(|address| address.type_ == "InternalIP");
+        let reason = client::not_ready(&node);
+        NodeRow {
+            name: node.name_any(),
+            ready: reason.is_none(),
+            reason,
+            addresses: internal.map(|address| address.address.clone()).collect(),
+            pod_cidrs: node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default(),
+        }
+    };
+    Ok(nodes.list(&kube::api::ListParams::default()).await?.into_iter().map(row).collect())
+}
+
+fn table(seen: &Seen, nodes: u8) {
+    println!("lab {}: {nodes} nodes, {}", seen.name, seen.directory);
+    println!("export KUBECONFIG={}\n", seen.kubeconfig);
+    println!("{:<16} {:<9} {:>8} {:>9} {:>9}", "PROCESS", "STATE", "PID", "RSS", "RESTARTS");
+    for Process { name, state, pid, rss_kib, restarts, last_end, .. } in &seen.processes {
+        let pid = pid.map_or_else(|| "-".into(), |pid| pid.to_string());
+        let rss = rss_kib.map_or_else(|| "-".into(), |kib| format!("{:.1} MB", kib as f64 / 1024.0));
+        println!("{name:<16} {state:<9} {pid:>8} {rss:>9} {restarts:>9}");
+        if let Some(why) = last_end {
             print!("{why}");
         }
     }
-    println!("(pids are those inside the lab; the anchor is {} here)", inside.anchor.pid());
-    if let Some(failure) = status.failure {
+    println!("(pids are those inside the lab; the anchor is {} here)", seen.anchor);
+    if let Some(failure) = &seen.failure {
         println!("the supervisor failed: {failure}");
     }
-}
-
-async fn nodes(inside: &Inside) -> Result<String> {
-    let nodes: Api<Node> = Api::all(client::admin(&inside.run).await?);
-    let mut text = format!("{:<16} {:<10} {:<16} POD CIDR\n", "NODE", "STATE", "ADDRESS");
-    for node in nodes.list(&kube::api::ListParams::default()).await? {
-        let cidrs = node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default().join(",");
-        let cidr = if cidrs.is_empty() { "-" } else { &cidrs };
-        let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
-        let addresses: Vec<&str> = addresses
-            .filter(|address| address.type_ == "InternalIP")
-            .map(|address| address.address.as_str())
-            .collect();
-        let address = if addresses.is_empty() { "-".to_owned() } else { addresses.join(",") };
-        let state = match client::not_ready(&node) {
+    println!();
+    if let Some(error) = &seen.api_error {
+        println!("nodes: the API does not answer: {error}");
+        return;
+    }
+    println!("{:<16} {:<10} {:<16} POD CIDR", "NODE", "STATE", "ADDRESS");
+    for node in &seen.nodes {
+        let listed = |all: &[String]| if all.is_empty() { "-".to_owned() } else { all.join(",") };
+        let state = match &node.reason {
             None => "Ready".to_owned(),
             Some(why) => format!("NotReady ({why})"),
         };
-        text += &format!("{:<16} {state:<10} {address:<16} {cidr}\n", node.name_any());
+        println!("{:<16} {state:<10} {:<16} {}", node.name, listed(&node.addresses), listed(&node.pod_cidrs));
     }
-    Ok(text)
 }

@@ -2,6 +2,7 @@
 
 mod found;
 mod pipes;
+mod told;
 mod wrong;
 
 use std::process::Command;
@@ -17,6 +18,7 @@ fn the_commands_of_a_lab() {
     lab.wait_ready("shop");
     let mut checks = Checks::default();
     found::checks(&lab, &mut checks);
+    told::checks(&lab, &mut checks);
     wrong::checks(&lab, &mut checks);
     pipes::checks(&lab, &mut checks);
 }
