@@ -31,6 +31,7 @@ pub mod exec;
 pub mod hold;
 pub mod inside;
 mod list;
+mod logs;
 mod network;
 mod outside;
 pub mod plan;
@@ -99,6 +100,8 @@ enum Command {
     Status(status::Options),
     /// Print the path of the lab's kubeconfig
     Kubeconfig(Name),
+    /// Print what a process of the lab has written
+    Logs(logs::Options),
     /// Run a command inside a node
     Exec(exec::Options),
     /// Stop or start the agent of a node (what it wired goes on working)
@@ -137,6 +140,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Down(name) => down::run(&name),
         Command::List(options) => list::run(&options),
         Command::Status(options) => status::run(&options),
+        Command::Logs(options) => logs::run(&options),
         Command::Kubeconfig(name) => status::kubeconfig(&name),
         Command::Exec(options) => exec::run(&options),
         Command::Agent(options) => agent::run(&options),

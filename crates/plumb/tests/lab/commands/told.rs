@@ -1,10 +1,15 @@
 //! What the lab tells of itself: state as JSON, logs, and when everything is ready.
 
-use super::at;
-use crate::cluster::{Checks, Lab, run};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use super::{at, ok};
+use crate::cluster::{Checks, Lab, run, wait_for};
 
 pub fn checks(lab: &Lab, checks: &mut Checks) {
     checks.check("`lab status -o json`", || json(lab));
+    checks.check("`lab logs` of a process, its end, and what comes", || logs(lab));
 }
 
 fn json(lab: &Lab) {
@@ -29,4 +34,34 @@ fn json(lab: &Lab) {
         ]
     );
     assert!(said["apiError"].is_null(), "{said}");
+}
+
+fn logs(lab: &Lab) {
+    let whole = ok(lab, &["lab", "logs", "node1", "agent"]);
+    assert_eq!(whole, ok(lab, &["lab", "logs", "agent-node1"]));
+    let last = ok(lab, &["lab", "logs", "--tail", "1", "node1", "agent"]);
+    assert!(last.lines().count() == 1 && whole.contains(&last), "{last}");
+    run(&mut at(lab, &["lab", "logs", "node1", "nobody"]))
+        .refused(&["no process \"nobody-node1\"", "agent-node1"]);
+    run(&mut at(lab, &["lab", "logs", "../../../etc/passwd"])).refused(&["no process"]);
+    run(&mut at(lab, &["lab", "logs", "node7", "agent"]))
+        .refused(&["no node \"node7\"; it has node1, node2"]);
+
+    let mut follower = at(lab, &["lab", "logs", "-f", "--tail", "0", "node2", "agent"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(follower.stdout.take().expect("piped"));
+    lab.lab_ok(&["agent", "stop", "node2"]);
+    lab.lab_ok(&["agent", "start", "node2"]);
+    // The next agent says what it is; without a line this would wait for the test's own end.
+    let mut line = String::new();
+    lines.read_line(&mut line).expect("a line");
+    assert!(!line.trim().is_empty());
+    // Nobody reads any more, and nothing needs to be written for it to notice.
+    drop(lines);
+    wait_for("the end of the follower", Duration::from_secs(10), || match follower.try_wait() {
+        Ok(Some(status)) if status.success() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
 }
