@@ -39,6 +39,7 @@ pub mod rundir;
 pub mod status;
 pub mod supervise;
 pub mod up;
+mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -100,6 +101,8 @@ enum Command {
     Status(status::Options),
     /// Print the path of the lab's kubeconfig
     Kubeconfig(Name),
+    /// Wait until the nodes are Ready, and all Deployments and Pods
+    Wait(wait::Options),
     /// Print what a process of the lab has written
     Logs(logs::Options),
     /// Run a command inside a node
@@ -140,6 +143,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Down(name) => down::run(&name),
         Command::List(options) => list::run(&options),
         Command::Status(options) => status::run(&options),
+        Command::Wait(options) => wait::run(&options),
         Command::Logs(options) => logs::run(&options),
         Command::Kubeconfig(name) => status::kubeconfig(&name),
         Command::Exec(options) => exec::run(&options),

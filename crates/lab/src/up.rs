@@ -1,12 +1,12 @@
 //! `plumb lab up`: starts a lab, or mends the one that runs, and waits until its nodes are Ready.
 
 mod launch;
-mod wait;
-mod workloads;
+pub mod wait;
+pub mod workloads;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use types::Families;
@@ -39,10 +39,21 @@ pub struct Options {
     data: Option<PathBuf>,
 }
 
+/// A lab takes a second or two; a machine that is busy with ten other things, more.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Progress, one line per step, with the time since the start.
 pub struct Progress(Instant);
 
 impl Progress {
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub fn seconds(&self) -> u64 {
+        self.0.elapsed().as_secs()
+    }
+
     pub fn step(&self, what: &str) {
         println!("{:>7.2} s  {what}", self.0.elapsed().as_secs_f64());
     }
@@ -51,7 +62,7 @@ impl Progress {
 /// Everything that can be wrong with the input is found before anything is started; a lab that cannot be started is
 /// removed again, while one that ran before stays.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let progress = Progress(Instant::now());
+    let progress = Progress::start();
     let manifests = apply::read(&options.files)?;
     let name = options.name.get();
     let run = RunDir::of(&name)?;
@@ -126,7 +137,7 @@ enum Failed {
 }
 
 async fn finish(run: &RunDir, manifests: &[apply::Item], progress: &Progress) -> Result<(), Failed> {
-    wait::nodes_ready(run, progress).await.map_err(Failed::Lab)?;
+    wait::nodes_ready(run, Instant::now() + PATIENCE, progress).await.map_err(Failed::Lab)?;
     if manifests.is_empty() {
         return Ok(());
     }
@@ -134,7 +145,9 @@ async fn finish(run: &RunDir, manifests: &[apply::Item], progress: &Progress) ->
     for item in manifests {
         progress.step(&apply::apply(&client, item).await.map_err(Failed::Manifest)?);
     }
-    workloads::ready(&client, manifests, progress).await.map_err(Failed::Manifest)
+    let waited: Vec<_> = manifests.iter().filter_map(workloads::Workload::of).collect();
+    let deadline = Instant::now() + PATIENCE;
+    workloads::ready(&client, &waited, deadline, progress).await.map_err(Failed::Manifest)
 }
 
 fn check_same(run: &RunDir, options: &Options) -> Result<()> {

@@ -14,15 +14,12 @@ use crate::rundir::RunDir;
 use crate::supervise::{Entry, State, Status};
 use crate::{adopt, client};
 
-/// A lab takes a second or two; a machine that is busy with ten other things, more.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// About six seconds of restarts.
 const HOPELESS: u32 = 8;
 const GLANCE: Duration = Duration::from_millis(10);
 
-pub async fn nodes_ready(run: &RunDir, progress: &Progress) -> Result<()> {
+pub async fn nodes_ready(run: &RunDir, deadline: Instant, progress: &Progress) -> Result<()> {
     let plan = Plan::read(run)?;
-    let deadline = Instant::now() + PATIENCE;
     let client = api_answers(run, &plan, deadline).await?;
     progress.step(&format!("API on https://127.0.0.1:{}", plan.api_port));
     let nodes: Api<Node> = Api::all(client);

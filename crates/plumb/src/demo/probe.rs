@@ -2,7 +2,7 @@
 //! all at once, each until it holds or its time is over, and then stays, so that its pod can be traced.
 
 use std::collections::BTreeSet;
-use std::io::{BufReader, Write};
+use std::io::BufReader;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

@@ -15,7 +15,7 @@ const SHOP: &str = include_str!("../../../../examples/shop.yaml");
 fn the_commands_of_a_lab() {
     let lab = Lab::up(2);
     lab.apply(SHOP);
-    lab.wait_ready("shop");
+    lab.lab_ok(&["wait"]);
     let mut checks = Checks::default();
     found::checks(&lab, &mut checks);
     told::checks(&lab, &mut checks);

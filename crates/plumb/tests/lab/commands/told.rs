@@ -5,11 +5,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use super::{at, ok};
-use crate::cluster::{Checks, Lab, run, wait_for};
+use crate::cluster::{Checks, Kubectl, Lab, run, wait_for};
 
 pub fn checks(lab: &Lab, checks: &mut Checks) {
     checks.check("`lab status -o json`", || json(lab));
     checks.check("`lab logs` of a process, its end, and what comes", || logs(lab));
+    checks.check("`lab wait` says what is not Ready and why, and ends when all is", || wait(lab));
 }
 
 fn json(lab: &Lab) {
@@ -64,4 +65,26 @@ fn logs(lab: &Lab) {
         Ok(Some(status)) if status.success() => Ok(()),
         other => Err(format!("{other:?}")),
     });
+}
+
+const SLOW: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: slow, namespace: default}\nspec:\n  \
+    terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: plumb.local/demo\n    args: [serve, --http, \
+    \"8080\", --unready]\n    readinessProbe: {httpGet: {path: /readyz, port: 8080}, periodSeconds: 1}\n";
+
+fn wait(lab: &Lab) {
+    lab.apply(SLOW);
+    run(&mut at(lab, &["lab", "wait", "--timeout", "1"]))
+        .refused(&["pod default/slow is not Ready after 1 s", "kubectl -n default describe pod slow"]);
+    // What is in another namespace is nobody's who asks for one.
+    ok(lab, &["lab", "wait", "--timeout", "30", "-n", "shop"]);
+    let waiting =
+        at(lab, &["lab", "wait", "--timeout", "60"]).stdout(Stdio::piped()).spawn().expect("it starts");
+    lab.demo_ok("default", "slow", &["get", "http://127.0.0.1:8080/ready?set=true"]);
+    let output = waiting.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("pod default/slow Ready"), "{said}");
+    lab.apply(&SLOW.replace("slow", "never").replace("plumb.local/demo", "nginx"));
+    run(&mut at(lab, &["lab", "wait", "--timeout", "30"]))
+        .refused(&["pod default/never will not become Ready", "nginx"]);
+    lab.kubectl_ok(&["delete", "pod", "slow", "never", "--now"]);
 }
