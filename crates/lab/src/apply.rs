@@ -1,8 +1,10 @@
 //! `-f manifest…`: reads YAML or JSON, and applies it through the API.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use apiserver::kind::KINDS;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::Scope;
@@ -20,6 +22,25 @@ impl Item {
     pub fn kind(&self) -> &str {
         &self.kind.kind
     }
+
+    /// Whether the lab's API has such objects at all.
+    fn check(&self) -> Result<()> {
+        let GroupVersionKind { group, version, kind } = &self.kind;
+        let served = || KINDS.iter().filter(|row| row.kind == kind);
+        if served().any(|row| row.group == group && row.version == version) {
+            return Ok(());
+        }
+        let instead: Vec<String> = served().map(|row| row.api_version()).collect();
+        match instead.as_slice() {
+            [] => {
+                let mut kinds: Vec<&str> = KINDS.iter().map(|row| row.kind).collect();
+                kinds.sort_unstable();
+                kinds.dedup();
+                bail!("{}: a lab has no objects of kind {kind}; it has {}", self.origin, kinds.join(", "))
+            }
+            others => bail!("{}: a lab has {kind} as {}", self.origin, others.join(", ")),
+        }
+    }
 }
 
 /// `pod/web`, as kubectl names it.
@@ -33,23 +54,88 @@ impl std::fmt::Display for Item {
     }
 }
 
-/// All objects of the files, in order; read before anything is started.
-pub fn read(paths: &[PathBuf]) -> Result<Vec<Item>> {
-    let mut items = Vec::new();
-    for path in paths {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("read the manifest {}", path.display()))?;
-        items.extend(parse(path, &text)?);
+/// What `up` is given to apply.
+#[derive(clap::Args, Debug)]
+pub struct Manifests {
+    /// Apply this manifest once the nodes are Ready, and wait for its Pods and Deployments: a file, a directory (its
+    /// .yaml, .yml and .json files by name), or - for the standard input (may be given several times)
+    #[arg(short = 'f', long = "file", value_name = "MANIFEST")]
+    files: Vec<PathBuf>,
+    /// The same of what `kubectl kustomize` makes of this directory, which wants kubectl on the PATH
+    #[arg(short = 'k', long = "kustomize", value_name = "DIR")]
+    kustomizations: Vec<PathBuf>,
+}
+
+/// The standard input, as kubectl has it.
+const INPUT: &str = "-";
+
+/// All objects, in order; read before anything is started.
+pub fn read(given: &Manifests) -> Result<Vec<Item>> {
+    if given.files.iter().filter(|path| path.as_os_str() == INPUT).count() > 1 {
+        bail!("-f - is given twice: the standard input can be read once");
     }
+    let mut items = Vec::new();
+    for path in &given.files {
+        if path.as_os_str() == INPUT {
+            let text = std::io::read_to_string(std::io::stdin()).context("read the standard input")?;
+            items.extend(parse("the standard input", &text)?);
+            continue;
+        }
+        for file in files(path)? {
+            let text = std::fs::read_to_string(&file)
+                .with_context(|| format!("read the manifest {}", file.display()))?;
+            items.extend(parse(&file.display().to_string(), &text)?);
+        }
+    }
+    for directory in &given.kustomizations {
+        items.extend(parse(&format!("-k {}", directory.display()), &kustomize(directory)?)?);
+    }
+    items.iter().try_for_each(Item::check)?;
     Ok(items)
 }
 
-fn parse(path: &Path, text: &str) -> Result<Vec<Item>> {
+/// The file itself, or the manifests of the directory by name, as `kubectl -f DIR` takes them.
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path).with_context(|| format!("list {}", path.display()))?;
+    let manifest = |path: &PathBuf| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        path.is_file() && matches!(extension, Some("yaml" | "yml" | "json"))
+    };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(manifest).collect();
+    if files.is_empty() {
+        bail!("{} has no .yaml, .yml or .json file; a kustomization is given by -k", path.display());
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Kustomize is kubectl's.
+fn kustomize(directory: &Path) -> Result<String> {
+    let at = || format!("kubectl kustomize {}", directory.display());
+    let output = match Command::new("kubectl").arg("kustomize").arg(directory).output() {
+        Ok(output) => output,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
+            "-k {}: kustomize is a part of kubectl, and there is no kubectl on the PATH; install it, or give plain \
+             manifests by -f",
+            directory.display()
+        ),
+        Err(error) => return Err(error).with_context(at),
+    };
+    if !output.status.success() {
+        bail!("{}: {}", at(), String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    String::from_utf8(output.stdout).with_context(at)
+}
+
+fn parse(source: &str, text: &str) -> Result<Vec<Item>> {
     let documents: Vec<serde_json::Value> =
-        serde_saphyr::from_multiple(text).with_context(|| format!("{} is not valid YAML", path.display()))?;
+        serde_saphyr::from_multiple(text).with_context(|| format!("{source} is not valid YAML"))?;
     let mut items = Vec::new();
     for (number, document) in documents.into_iter().enumerate() {
-        let origin = format!("{}, document {}", path.display(), number + 1);
+        let origin = format!("{source}, document {}", number + 1);
         match document.get("items") {
             Some(serde_json::Value::Array(list)) if document.get("kind") == Some(&"List".into()) => {
                 for object in list {
@@ -112,7 +198,7 @@ mod tests {
     #[test]
     fn several_documents_and_lists_are_read_in_order() {
         let text = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n---\napiVersion: v1\nkind: List\nitems:\n- apiVersion: apps/v1\n  kind: Deployment\n  metadata: {name: b, namespace: a}\n";
-        let items = parse(Path::new("x.yaml"), text).expect("valid");
+        let items = parse("x.yaml", text).expect("valid");
         let kinds: Vec<_> =
             items.iter().map(|item| (item.kind.group.as_str(), item.object.name_any())).collect();
         assert_eq!(kinds, [("", "a".to_owned()), ("apps", "b".to_owned())]);
@@ -120,9 +206,26 @@ mod tests {
 
     #[test]
     fn errors_name_the_file_and_the_field() {
-        let error =
-            parse(Path::new("x.yaml"), "kind: Pod\nmetadata: {name: a}\n").expect_err("no apiVersion");
+        let error = parse("x.yaml", "kind: Pod\nmetadata: {name: a}\n").expect_err("no apiVersion");
         assert_eq!(error.to_string(), "x.yaml, document 1: the object has no apiVersion");
-        assert!(parse(Path::new("x.yaml"), "a: [").is_err());
+        assert!(parse("x.yaml", "a: [").is_err());
+    }
+
+    #[test]
+    fn what_a_lab_has_no_objects_of_is_refused_before_it_is_started() {
+        let refused = |version: &str, kind: &str| {
+            let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n");
+            parse("x.yaml", &text).expect("valid").remove(0).check().map_err(|error| error.to_string())
+        };
+        assert_eq!(refused("apps/v1", "Deployment"), Ok(()));
+        assert_eq!(
+            refused("extensions/v1beta1", "Deployment"),
+            Err("x.yaml, document 1: a lab has Deployment as apps/v1".to_owned())
+        );
+        let error = refused("v1", "Secret").expect_err("not there");
+        assert!(
+            error.starts_with("x.yaml, document 1: a lab has no objects of kind Secret; it has "),
+            "{error}"
+        );
     }
 }

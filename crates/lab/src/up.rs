@@ -31,9 +31,8 @@ pub struct Options {
     /// plumb.dev/allowed-sources asks for it, with commas between [default: none, or those of the running lab]
     #[arg(long, value_name = "PREFIX")]
     allow_sources: Option<String>,
-    /// Apply this manifest once the nodes are Ready, and wait for its Pods and Deployments (may be given several times)
-    #[arg(short = 'f', long = "file", value_name = "MANIFEST")]
-    files: Vec<PathBuf>,
+    #[command(flatten)]
+    manifests: apply::Manifests,
     /// Keep the API's objects in this directory, also after `down`
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -63,7 +62,7 @@ impl Progress {
 /// removed again, while one that ran before stays.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let progress = Progress::start();
-    let manifests = apply::read(&options.files)?;
+    let manifests = apply::read(&options.manifests)?;
     let name = options.name.get();
     let run = RunDir::of(&name)?;
     let adopted = adopt::anchor(&run)?.is_some();

@@ -1,6 +1,7 @@
 //! The lab's commands, as a person at a shell and a pipeline use them. One lab of two nodes for all of it.
 
 mod found;
+mod manifests;
 mod pipes;
 mod told;
 mod wrong;
@@ -19,6 +20,7 @@ fn the_commands_of_a_lab() {
     let mut checks = Checks::default();
     found::checks(&lab, &mut checks);
     told::checks(&lab, &mut checks);
+    manifests::checks(&lab, &mut checks);
     wrong::checks(&lab, &mut checks);
     pipes::checks(&lab, &mut checks);
 }

@@ -1,0 +1,83 @@
+//! What `lab up` applies: from the standard input, of a directory, of a kustomization; and what it refuses before anything
+//! is started.
+
+use std::process::Command;
+
+use super::at;
+use crate::cluster::{Checks, Kubectl, Lab, Said, fresh_name, kubectl_binary, plumb, run};
+use crate::said::feed;
+
+pub fn checks(lab: &Lab, checks: &mut Checks) {
+    checks.check("`-f -` applies the standard input", || input(lab));
+    checks.check("`-f DIR` applies its manifests by name", || directory(lab));
+    checks
+        .check("`-k DIR` applies a kustomization, and says what it wants where there is no kubectl", || {
+            kustomization(lab)
+        });
+    checks.check("manifests that cannot be applied are refused before a lab is started", refused);
+}
+
+fn config(name: &str) -> String {
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: default}}\n")
+}
+
+fn input(lab: &Lab) {
+    let said: Said = feed(&mut at(lab, &["lab", "up", "-f", "-"]), config("fed").as_bytes());
+    assert!(said.ok && said.out.contains("configmap/fed created"), "{said:?}");
+    lab.kubectl_ok(&["get", "configmap", "fed"]);
+}
+
+fn directory(lab: &Lab) {
+    let directory = lab.directory().join("manifests");
+    std::fs::create_dir(&directory).expect("a directory");
+    let path = directory.to_str().expect("plain");
+    let said = run(&mut at(lab, &["lab", "up", "-f", path]));
+    said.refused(&["has no .yaml, .yml or .json file", "-k"]);
+    for (name, text) in
+        [("2.yml", config("second")), ("1.yaml", config("first")), ("notes.txt", "no YAML: [".into())]
+    {
+        std::fs::write(directory.join(name), text).expect("written");
+    }
+    let said = run(&mut at(lab, &["lab", "up", "-f", path]));
+    let created: Vec<&str> = said.out.lines().filter(|line| line.contains(" created")).collect();
+    assert!(said.ok, "{said:?}");
+    assert!(created[0].ends_with("configmap/first created"), "{said:?}");
+    assert!(created[1].ends_with("configmap/second created"), "{said:?}");
+}
+
+fn kustomization(lab: &Lab) {
+    let directory = lab.directory().join("kustomization");
+    std::fs::create_dir(&directory).expect("a directory");
+    std::fs::write(directory.join("config.yaml"), config("kustomized")).expect("written");
+    let text = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [config.yaml]\nnamePrefix: it-is-\n";
+    std::fs::write(directory.join("kustomization.yaml"), text).expect("written");
+    let path = directory.to_str().expect("plain");
+    let with = kubectl_binary().parent().expect("a directory");
+    let said = run(at(lab, &["lab", "up", "-k", path]).env("PATH", with));
+    assert!(said.ok && said.out.contains("configmap/it-is-kustomized created"), "{said:?}");
+    run(at(lab, &["lab", "up", "-k", path]).env("PATH", "/no/such"))
+        .refused(&["there is no kubectl on the PATH", "-f"]);
+    run(at(lab, &["lab", "up", "-k", "/no/such"]).env("PATH", with)).refused(&["kubectl kustomize /no/such"]);
+}
+
+/// Of a lab that does not run: nothing of it is there afterwards.
+fn refused() {
+    let name = fresh_name();
+    let up = |more: &[&str], input: &str| {
+        feed(Command::new(plumb()).args(["lab", "up", "--name", &name]).args(more), input.as_bytes())
+    };
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n";
+    up(&["-f", "-"], secret).refused(&[
+        "the standard input, document 1",
+        "no objects of kind Secret",
+        "Deployment",
+    ]);
+    let old = "apiVersion: apps/v1beta1\nkind: Deployment\nmetadata: {name: a}\n";
+    up(&["-f", "-"], old).refused(&["a lab has Deployment as apps/v1"]);
+    up(&["-f", "-", "-f", "-"], "").refused(&["-f - is given twice"]);
+    let data = std::env::temp_dir().join(&name);
+    let path = data.to_str().expect("plain");
+    up(&["--data", path, "--allow-sources", "all"], "").refused(&["--allow-sources \"all\" is neither"]);
+    assert!(!data.exists(), "{path} was made");
+    run(Command::new(plumb()).args(["lab", "status", "--name", &name])).refused(&["is not running"]);
+}
