@@ -3,16 +3,18 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Subcommand;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use types::wire::AGENT_NAMESPACE;
 
-use crate::Name;
 use crate::inside::Inside;
 use crate::supervise::{State, Status};
+use crate::{Name, client};
 
 /// `plumb lab agent`
 #[derive(clap::Args, Debug)]
@@ -50,9 +52,13 @@ struct Node {
     node: String,
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A machine that is busy with ten other things takes its time, as for `up`.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Of one answer.
+const ANSWER: Duration = Duration::from_secs(10);
+const GLANCE: Duration = Duration::from_millis(20);
 
-/// Sets or clears the flag that the supervisor honours, and waits until it has.
+/// Sets or clears the flag that the supervisor honours, and waits until what was asked for is true.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let (node, stop) = match &options.verb {
         Verb::Stop(node) => (node, true),
@@ -64,14 +70,20 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     inside.check_node(&node.node)?;
     let process = format!("agent-{}", node.node);
     let flag = inside.run.stopped(&process);
+    let deadline = Instant::now() + PATIENCE;
     if stop {
         std::fs::write(&flag, "").with_context(|| format!("write {}", flag.display()))?;
         inside.kill(&process)?;
-    } else if flag.exists() {
+        wait_for(&inside, &process, State::Stopped, deadline)?;
+        println!("{process} is stopped");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if flag.exists() {
         std::fs::remove_file(&flag).with_context(|| format!("remove {}", flag.display()))?;
     }
-    wait_for(&inside, &process, if stop { State::Stopped } else { State::Running })?;
-    println!("{process} is {}", if stop { "stopped" } else { "running" });
+    wait_for(&inside, &process, State::Running, deadline)?;
+    answers(&inside, &node.node, deadline)?;
+    println!("{process} is running");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -79,32 +91,38 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 fn pause(node: &Node, paused: bool, dns: bool) -> Result<ExitCode> {
     let inside = Inside::find(&node.name.get())?;
     inside.check_node(&node.node)?;
-    let inner = types::wire::AGENT_SOCKET.trim_start_matches("/run/");
-    let socket = inside.run.node(&node.node).join("run").join(inner);
     let body = format!("{{\"paused\":{paused},\"dns\":{dns}}}");
-    let answer = post(&socket, &body).with_context(|| {
-        format!("ask the agent of {} at {}; is it running? (plumb lab status)", node.node, socket.display())
+    let answer = ask(&inside, &node.node, "POST /v1/pause", &body).with_context(|| {
+        let (name, node) = (&inside.plan.name, &node.node);
+        format!("ask the agent of {node}; does it run? plumb lab status --name {name}")
     })?;
-    if !answer.starts_with("HTTP/1.0 200") && !answer.starts_with("HTTP/1.1 200") {
+    if !is_good(&answer) {
         bail!("the agent of {} refuses: {}", node.node, answer.lines().last().unwrap_or_default());
     }
     println!("agent-{} {}", node.node, if paused { "only looks" } else { "mends again" });
     Ok(ExitCode::SUCCESS)
 }
 
-fn post(socket: &Path, body: &str) -> Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+/// One request over the agent's socket.
+fn ask(inside: &Inside, node: &str, what: &str, body: &str) -> Result<String> {
+    let inner = types::wire::AGENT_SOCKET.trim_start_matches("/run/");
+    let socket = inside.run.node(node).join("run").join(inner);
+    let mut stream =
+        UnixStream::connect(&socket).with_context(|| format!("connect to {}", socket.display()))?;
+    stream.set_read_timeout(Some(ANSWER))?;
     let length = body.len();
-    let head = "POST /v1/pause HTTP/1.0\r\nHost: agent\r\nContent-Type: application/json";
+    let head = format!("{what} HTTP/1.0\r\nHost: agent\r\nContent-Type: application/json");
     write!(stream, "{head}\r\nContent-Length: {length}\r\n\r\n{body}")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
 }
 
-fn wait_for(inside: &Inside, process: &str, wanted: State) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+fn is_good(answer: &str) -> bool {
+    answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200")
+}
+
+fn wait_for(inside: &Inside, process: &str, wanted: State, deadline: Instant) -> Result<()> {
     loop {
         let status = Status::read(&inside.run);
         let state = status.processes.get(process).map(|entry| entry.state);
@@ -113,12 +131,46 @@ fn wait_for(inside: &Inside, process: &str, wanted: State) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!(
-                "{process} is {state:?} and not {wanted:?} after {} s; its log: {}",
-                PATIENCE.as_secs(),
-                inside.run.log(process).display()
-            );
+            let (seconds, log) = (PATIENCE.as_secs(), inside.run.log(process));
+            bail!("{process} is {state:?} and not {wanted:?} after {seconds} s; its log: {}", log.display());
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(GLANCE);
     }
+}
+
+/// Until the agent wires pods and has the datapath it should have, and its pod in the API is Ready: `plumb trace` and
+/// `plumb status` find it by that.
+fn answers(inside: &Inside, node: &str, deadline: Instant) -> Result<()> {
+    let late = |why: &str| {
+        let (seconds, log) = (PATIENCE.as_secs(), inside.run.log(&format!("agent-{node}")));
+        anyhow!("the agent of {node} runs, but after {seconds} s {why}; its log: {}", log.display())
+    };
+    loop {
+        let why = match ask(inside, node, "GET /healthz", "") {
+            Ok(answer) if is_good(&answer) => break,
+            Ok(answer) => answer.lines().last().unwrap_or_default().to_owned(),
+            Err(error) => format!("it does not answer: {error:#}"),
+        };
+        if Instant::now() > deadline {
+            return Err(late(&why));
+        }
+        std::thread::sleep(GLANCE);
+    }
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    runtime.block_on(async {
+        let pods: Api<Pod> = Api::namespaced(client::admin(&inside.run).await?, AGENT_NAMESPACE);
+        loop {
+            let why = match pods.get_opt(&format!("plumb-{node}")).await {
+                Ok(Some(pod)) if client::is_ready(&pod) => return Ok(()),
+                Ok(Some(_)) => "its pod is not Ready".to_owned(),
+                Ok(None) => "its kubelet shows no pod of it".to_owned(),
+                Err(error) => format!("the API does not tell of its pod: {error}"),
+            };
+            if Instant::now() > deadline {
+                return Err(late(&why));
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    })
 }

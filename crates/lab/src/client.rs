@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
@@ -22,6 +22,12 @@ pub async fn admin(run: &RunDir) -> Result<Client> {
     // Environment proxies are for the way out, never for the loopback.
     config.proxy_url = None;
     Ok(Client::try_from(config)?)
+}
+
+/// Whether a pod says that it is Ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Why a node is not Ready; `None` when it is.

@@ -11,6 +11,7 @@ pub fn checks(lab: &Lab, checks: &mut Checks) {
     checks.check("`lab status -o json`", || json(lab));
     checks.check("`lab logs` of a process, its end, and what comes", || logs(lab));
     checks.check("`lab wait` says what is not Ready and why, and ends when all is", || wait(lab));
+    checks.check("`agent start` returns when the agent answers", || started(lab));
 }
 
 fn json(lab: &Lab) {
@@ -87,4 +88,14 @@ fn wait(lab: &Lab) {
     run(&mut at(lab, &["lab", "wait", "--timeout", "30"]))
         .refused(&["pod default/never will not become Ready", "nginx"]);
     lab.kubectl_ok(&["delete", "pod", "slow", "never", "--now"]);
+}
+
+/// At once: what follows a start of the agent needs no patience of its own.
+fn started(lab: &Lab) {
+    lab.lab_ok(&["agent", "stop", "node1"]);
+    lab.lab_ok(&["agent", "start", "node1"]);
+    let status = run(&mut at(lab, &["status"]));
+    assert!(status.ok, "{status:?}");
+    let trace = run(&mut at(lab, &["trace", "shop/web", "http://payments:8080"]));
+    assert!(trace.ok, "{trace:?}");
 }
