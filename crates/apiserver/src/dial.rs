@@ -20,6 +20,14 @@ pub trait NodeDial: Send + Sync + 'static {
 
     /// A TCP connection to an address on the underlay, such as an agent's.
     fn tcp(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<Stream>>;
+
+    /// The command that shows what runs of the lab, for messages.
+    fn look(&self) -> String {
+        "plumb lab status".to_owned()
+    }
+
+    /// A TCP connection from this node to one of its own pods.
+    fn pod(&self, node: &str, to: SocketAddr) -> BoxFuture<'static, io::Result<Stream>>;
 }
 
 /// An API without nodes, for tests of the API alone.
@@ -35,5 +43,9 @@ impl NodeDial for NoNodes {
     fn tcp(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<Stream>> {
         let message = format!("this API has no way to {to}");
         Box::pin(async move { Err(io::Error::new(io::ErrorKind::NotConnected, message)) })
+    }
+
+    fn pod(&self, _: &str, to: SocketAddr) -> BoxFuture<'static, io::Result<Stream>> {
+        self.tcp(to)
     }
 }

@@ -91,7 +91,7 @@ pub static POD: Kind = Kind {
     short: &["po"],
     categories: &["all"],
     generation: true,
-    subresources: &["binding", "exec", "log", "proxy", "status"],
+    subresources: &["binding", "exec", "log", "portforward", "proxy", "status"],
     fields: &[
         "spec.nodeName",
         "spec.restartPolicy",
@@ -110,7 +110,7 @@ pub static SERVICE: Kind = Kind {
     singular: "service",
     short: &["svc"],
     categories: &["all"],
-    subresources: &["status"],
+    subresources: &["proxy", "status"],
     fields: &["spec.clusterIP", "spec.type", crate::clusterip::ADDRESSES],
     ..NONE
 };

@@ -1,14 +1,17 @@
 //! What a node answers: logs and exec through its kubelet's socket, its own ports by the proxies of Node and Pod.
 
 mod exec;
+mod forward;
 mod proxy;
+mod spdy;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 
 use crate::api::Body;
 use crate::kind::POD;
@@ -20,6 +23,7 @@ use crate::store::Key;
 use crate::{Stream, response};
 
 pub(crate) use exec::exec;
+pub(crate) use forward::port_forward;
 pub(crate) use proxy::proxy;
 
 /// A node that does not answer for this long is said not to answer: nothing hangs.
@@ -31,12 +35,22 @@ pub(crate) struct Place {
     pub container: String,
 }
 
-/// Finds the pod's node, and the container that was asked for or the only one.
-pub(crate) async fn place(call: &Call) -> Result<Place, Failure> {
+/// The pod's node, and the pod.
+async fn node_of(call: &Call) -> Result<(String, Value), Failure> {
     let key = Key::new(&POD, &call.namespace, &call.name);
     let (found, revision) = call.api.inner.store.get(&key);
     call.api.inner.store.settled(revision).await?;
     let pod = found.ok_or_else(|| Failure::not_found("", POD.plural, &call.name))?.value()?;
+    let node = text(&pod, &["spec", "nodeName"]).to_owned();
+    if node.is_empty() {
+        return Err(Failure::bad_request(format!("pod {} does not have a host assigned", call.name)));
+    }
+    Ok((node, pod))
+}
+
+/// Finds the pod's node, and the container that was asked for or the only one.
+pub(crate) async fn place(call: &Call) -> Result<Place, Failure> {
+    let (node, pod) = node_of(call).await?;
     let names: Vec<_> = list(&pod, &["spec", "containers"]).iter().map(|c| text(c, &["name"])).collect();
     let asked = call.query.get("container");
     let container = match (asked, names.as_slice()) {
@@ -56,11 +70,7 @@ pub(crate) async fn place(call: &Call) -> Result<Place, Failure> {
             )));
         }
     };
-    let node = text(&pod, &["spec", "nodeName"]);
-    if node.is_empty() {
-        return Err(Failure::bad_request(format!("pod {} does not have a host assigned", call.name)));
-    }
-    Ok(Place { node: node.to_owned(), container: container.to_owned() })
+    Ok(Place { node, container: container.to_owned() })
 }
 
 /// A connection to the node's kubelet.
@@ -71,7 +81,8 @@ pub(crate) async fn kubelet(call: &Call, node: &str) -> Result<Stream, Failure> 
         Ok(Err(e)) => e.to_string(),
         Err(_) => "it does not answer".to_owned(),
     };
-    Err(unreachable_node(&format!("the kubelet of node {node}: {why}; see `plumb lab status`")))
+    let look = call.api.inner.config.nodes.look();
+    Err(unreachable_node(&format!("the kubelet of node {node}: {why}; see `{look}`")))
 }
 
 fn unreachable_node(why: &str) -> Failure {
@@ -107,6 +118,35 @@ pub(crate) async fn log(call: &Call) -> Result<Response<Body>, Failure> {
         return Err(Failure::new(code, reason, text));
     }
     Ok(response::with_body(200, "text/plain", answer.into_body()))
+}
+
+type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
+
+/// A connection to the node's kubelet that has become one of this protocol.
+async fn upgraded(call: &Call, node: &str, path: String, protocol: &str) -> Result<Upgraded, Failure> {
+    let whom = format!("the kubelet of node {node}");
+    let broken = |e: hyper::Error| unreachable_node(&format!("{whom}: {e}"));
+    let stream = kubelet(call, node).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    tokio::spawn(connection.with_upgrades());
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(header::HOST, "kubelet")
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, protocol)
+        .body(Empty::<Bytes>::new())
+        .map_err(|e| Failure::bad_request(e.to_string()))?;
+    let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
+    let answer = answer.map_err(|_| unreachable_node(&format!("{whom} does not answer")))?.map_err(broken)?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let code = answer.status().as_u16();
+        let body = answer.into_body().collect().await.map_err(broken)?.to_bytes();
+        let text = String::from_utf8_lossy(&body).trim().to_owned();
+        return Err(Failure::new(if code < 400 { 502 } else { code }, "BadRequest", text));
+    }
+    Ok(TokioIo::new(hyper::upgrade::on(answer).await.map_err(broken)?))
 }
 
 /// One HTTP/1.1 request over the stream; the answer's body streams as it comes.

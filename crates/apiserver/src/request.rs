@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, Body, BodyError};
 use crate::form::Form;
-use crate::kind::{Kind, NAMESPACE, NODE, POD, SERVICE_ACCOUNT};
+use crate::kind::{Kind, NAMESPACE, NODE, POD, SERVICE, SERVICE_ACCOUNT};
 use crate::patch::Format;
 use crate::query::{Query, decode};
 use crate::status::Failure;
@@ -147,10 +147,9 @@ where
         }
         (&Method::GET, false, "log") if *call.kind == POD => node::log(&call).await,
         (_, false, "exec") if *call.kind == POD => node::exec(&call, body).await,
-        (_, false, "proxy") if [NODE, POD].contains(call.kind) => node::proxy(&call, body).await,
-        (_, false, "attach" | "portforward" | "eviction" | "ephemeralcontainers" | "resize")
-            if *call.kind == POD =>
-        {
+        (_, false, "portforward") if *call.kind == POD => node::port_forward(&call, body).await,
+        (_, false, "proxy") if [NODE, POD, SERVICE].contains(call.kind) => node::proxy(&call, body).await,
+        (_, false, "attach" | "eviction" | "ephemeralcontainers" | "resize") if *call.kind == POD => {
             Err(Failure::unsupported(&format!("pods/{}", call.sub), instead_of(&call.sub)))
         }
         (&Method::PUT, false, "" | "status") => write::put(&call, body.json().await?.1).await,
@@ -175,9 +174,6 @@ fn method_not_allowed() -> Failure {
 fn instead_of(sub: &str) -> &'static str {
     match sub {
         "attach" => "use `kubectl logs -f` to read its output, or `kubectl exec -i` to run a command in it",
-        "portforward" => {
-            "use `kubectl exec` with a client in the pod, or `plumb lab exec NODE` and the pod's own address"
-        }
         "eviction" => "use `kubectl delete pod`",
         _ => "delete the pod and create it as it should be",
     }

@@ -232,6 +232,10 @@ impl NodeDial for FakeNodes {
         })
     }
 
+    fn pod(&self, _: &str, to: SocketAddr) -> BoxFuture<'static, io::Result<Stream>> {
+        self.tcp(to)
+    }
+
     fn tcp(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<Stream>> {
         Box::pin(async move {
             let (ours, theirs) = tokio::io::duplex(1 << 16);

@@ -1,6 +1,7 @@
-//! The kubelet's HTTP on a unix socket: logs and exec, as [`types::wire::KUBELET_SOCKET`] says.
+//! The kubelet's HTTP on a unix socket: logs, exec and port-forward, as [`types::wire::KUBELET_SOCKET`] says.
 
 mod exec;
+mod forward;
 mod logs;
 
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use axum::routing::{get, post};
 use http::StatusCode;
 use tokio::net::UnixListener;
 
-use crate::record::{ContainerRecord, Records};
+use crate::record::{ContainerRecord, PodRecord, Records};
 
 /// Serves for ever.
 pub async fn serve(socket: &FilePath, records: Records) -> Result<()> {
@@ -28,6 +29,7 @@ pub async fn serve(socket: &FilePath, records: Records) -> Result<()> {
     let router = Router::new()
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
         .route("/exec/{namespace}/{pod}/{container}", post(container_exec).get(container_exec))
+        .route("/portForward/{namespace}/{pod}/{port}", post(pod_port))
         .with_state(Arc::new(records));
     axum::serve(listener, router).await.with_context(what)
 }
@@ -61,6 +63,26 @@ async fn container_exec(
     }
 }
 
+async fn pod_port(
+    State(records): State<Arc<Records>>,
+    Path((namespace, pod, port)): Path<(String, String, u16)>,
+    request: Request,
+) -> Response {
+    match of_pod(&records, &namespace, &pod) {
+        Ok(record) => forward::respond(&record, &format!("{namespace}/{pod}"), port, request).await,
+        Err(why) => (StatusCode::NOT_FOUND, why).into_response(),
+    }
+}
+
+/// What this node keeps of a pod.
+fn of_pod(records: &Records, namespace: &str, pod: &str) -> Result<PodRecord, String> {
+    let mut all = records.uids().into_iter().map(|uid| records.pod(&uid));
+    let found = all.find(|record| {
+        record.sandbox().is_some_and(|sandbox| sandbox.namespace == namespace && sandbox.name == pod)
+    });
+    found.ok_or_else(|| format!("pod {namespace}/{pod} does not run on this node"))
+}
+
 /// The newest run of the container, or the one before.
 fn find(
     records: &Records,
@@ -68,12 +90,7 @@ fn find(
     previous: bool,
 ) -> Result<ContainerRecord, String> {
     let refuse = Err;
-    let record = records.uids().into_iter().map(|uid| records.pod(&uid)).find(|record| {
-        record.sandbox().is_some_and(|sandbox| sandbox.namespace == *namespace && sandbox.name == *pod)
-    });
-    let Some(record) = record else {
-        return refuse(format!("pod {namespace}/{pod} does not run on this node"));
-    };
+    let record = of_pod(records, namespace, pod)?;
     // The name becomes part of a path.
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let known = container.chars().all(plain).then(|| record.last_attempt(container)).flatten();

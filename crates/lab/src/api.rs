@@ -29,17 +29,18 @@ pub fn run(internal: &Internal) -> Result<ExitCode> {
     let run = RunDir::at(&internal.run);
     let plan = Plan::read(&run)?;
     let underlay = underlay(&run)?;
-    let loopback = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, plan.api_port)))?;
+    let loopback = listen(&plan.name, SocketAddr::from((Ipv4Addr::LOCALHOST, plan.api_port)))?;
     let mut listeners = vec![loopback];
     for family in plan.families.list() {
-        listeners.push(underlay.run(|| listen(SocketAddr::new(plan::api(*family), API_PORT)))??);
+        listeners.push(underlay.run(|| listen(&plan.name, SocketAddr::new(plan::api(*family), API_PORT)))??);
     }
+    let nodes = Nodes { name: plan.name.clone(), run: run.clone(), underlay: Arc::new(underlay) };
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("start the API's runtime")?
-        .block_on(serve(&run, &plan, Nodes { run: run.clone(), underlay: Arc::new(underlay) }, listeners))?;
+        .block_on(serve(&run, &plan, nodes, listeners))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -48,9 +49,12 @@ fn underlay(run: &RunDir) -> Result<Netns> {
     Ok(Netns::of_pid(holder.pid())?)
 }
 
-fn listen(address: SocketAddr) -> Result<std::net::TcpListener> {
+fn listen(lab: &str, address: SocketAddr) -> Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address).with_context(|| {
-        format!("listen on {address} for the API: is the port taken? (ss -ltnp shows by whom; `plumb lab down` and `up` choose another)")
+        format!(
+            "listen on {address} for the API: is the port taken? ss -ltnp shows by whom; plumb lab down --name {lab}, then \
+             up, choose another"
+        )
     })?;
     listener.set_nonblocking(true).with_context(|| format!("listen on {address}"))?;
     Ok(listener)
@@ -91,6 +95,7 @@ async fn serve(run: &RunDir, plan: &Plan, nodes: Nodes, listeners: Vec<std::net:
 /// The way to the nodes: kubelets by unix socket, agents by TCP inside the underlay.
 #[derive(Clone, Debug)]
 struct Nodes {
+    name: String,
     run: RunDir,
     underlay: Arc<Netns>,
 }
@@ -111,10 +116,29 @@ impl NodeDial for Nodes {
 
     fn tcp(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<Stream>> {
         let underlay = Arc::clone(&self.underlay);
+        Box::pin(async move { dial(&underlay, to).await })
+    }
+
+    fn look(&self) -> String {
+        format!("plumb lab status --name {}", self.name)
+    }
+
+    /// Pods' own addresses lead nowhere in the underlay; from its own node no policy keeps anybody from a pod.
+    fn pod(&self, node: &str, to: SocketAddr) -> BoxFuture<'static, io::Result<Stream>> {
+        let holder = self.run.pid_file(&format!("hold-{node}"));
+        let known = plan::node_number(node).is_some();
         Box::pin(async move {
-            let new = if to.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
-            let socket = underlay.run(new).map_err(io::Error::other)??;
-            Ok(Box::new(socket.connect(to).await?) as Stream)
+            let holder = if known { adopt::living(&holder).map_err(io::Error::other)? } else { None };
+            let holder =
+                holder.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its node does not run"))?;
+            dial(&Netns::of_pid(holder.pid()).map_err(io::Error::other)?, to).await
         })
     }
+}
+
+/// A connection whose socket is of this namespace.
+async fn dial(from: &Netns, to: SocketAddr) -> io::Result<Stream> {
+    let new = if to.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
+    let socket = from.run(new).map_err(io::Error::other)??;
+    Ok(Box::new(socket.connect(to).await?) as Stream)
 }

@@ -28,6 +28,7 @@ mod apply;
 mod client;
 pub mod down;
 pub mod exec;
+mod expose;
 pub mod hold;
 pub mod inside;
 mod list;
@@ -107,6 +108,8 @@ enum Command {
     Logs(logs::Options),
     /// Run a command inside a node
     Exec(exec::Options),
+    /// Have a port of 127.0.0.1 lead to a Service of the lab
+    Expose(expose::Options),
     /// Stop or start the agent of a node (what it wired goes on working)
     Agent(agent::Options),
     /// Whether the kernel can do what a lab asks of it (started by `up`)
@@ -147,6 +150,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Logs(options) => logs::run(&options),
         Command::Kubeconfig(name) => status::kubeconfig(&name),
         Command::Exec(options) => exec::run(&options),
+        Command::Expose(options) => expose::run(&options),
         Command::Agent(options) => agent::run(&options),
         Command::Check(name) => Ok(up::check(&name)),
         Command::Anchor(internal) => anchor::run(&internal),

@@ -76,6 +76,10 @@ pub const VTEP_MAC_ANNOTATION: &str = "plumb.dev/vtep-mac";
 /// ```
 /// so a frame with an empty payload has length 1. Channel 0 stdin, 1 stdout, 2 stderr, 3 the final Status as JSON,
 /// 4 terminal size as JSON, 255 closes the channel in its payload.
+///
+/// `POST /portForward/{ns}/{pod}/{port}` is upgraded (`Upgrade: plumb-forward`, 101) to a TCP connection to that port of
+/// the pod's loopback.
 pub const KUBELET_SOCKET: &str = "/run/kubelet.sock";
 /// The protocol in the `Upgrade` header of an exec.
 pub const EXEC_PROTOCOL: &str = "plumb-exec";
+pub const FORWARD_PROTOCOL: &str = "plumb-forward";

@@ -11,12 +11,11 @@ use axum::extract::FromRequestParts;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
+use http::{Method, Response, header};
+use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{PATIENCE, Place, kubelet, place, unreachable_node};
+use super::{Place, Upgraded, kubelet, place, upgraded};
 use crate::api::{Body, BodyError};
 use crate::query::encode;
 use crate::request::{Call, Incoming};
@@ -52,10 +51,8 @@ where
     Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
 }
 
-type Frames = TokioIo<hyper::upgrade::Upgraded>;
-
 /// Starts the command at the kubelet.
-async fn open(call: &Call, place: &Place) -> Result<Frames, Failure> {
+async fn open(call: &Call, place: &Place) -> Result<Upgraded, Failure> {
     let mut path = format!("/exec/{}/{}/{}", call.namespace, call.name, encode(&place.container));
     let mut separator = '?';
     let flags = ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| call.query.is_true(flag));
@@ -66,33 +63,11 @@ async fn open(call: &Call, place: &Place) -> Result<Frames, Failure> {
         path.push_str(&parameter);
         separator = '&';
     }
-    let whom = format!("the kubelet of node {}", place.node);
-    let broken = |e: hyper::Error| unreachable_node(&format!("{whom}: {e}"));
-    let stream = kubelet(call, &place.node).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    tokio::spawn(connection.with_upgrades());
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(path)
-        .header(header::HOST, "kubelet")
-        .header(header::CONNECTION, "Upgrade")
-        .header(header::UPGRADE, types::wire::EXEC_PROTOCOL)
-        .body(Empty::<Bytes>::new())
-        .map_err(|e| Failure::bad_request(e.to_string()))?;
-    let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
-    let answer = answer.map_err(|_| unreachable_node(&format!("{whom} does not answer")))?.map_err(broken)?;
-    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let code = answer.status().as_u16();
-        let body = answer.into_body().collect().await.map_err(broken)?.to_bytes();
-        let text = String::from_utf8_lossy(&body).trim().to_owned();
-        return Err(Failure::new(if code < 400 { 502 } else { code }, "BadRequest", text));
-    }
-    Ok(TokioIo::new(hyper::upgrade::on(answer).await.map_err(broken)?))
+    upgraded(call, &place.node, path, types::wire::EXEC_PROTOCOL).await
 }
 
 /// Copies messages both ways until the kubelet has sent its last.
-async fn bridge(client: WebSocket, node: Frames) {
+async fn bridge(client: WebSocket, node: Upgraded) {
     let (mut to_client, mut from_client) = client.split();
     let (mut from_node, mut to_node) = tokio::io::split(node);
     let inward = async {

@@ -1,8 +1,9 @@
-//! The proxies: a request as it is, to a port of a Node or of a pod of its network.
+//! The proxies: a request as it is, to a port of a Node, of a pod, or of one of a Service's pods.
 //!
 //! ```text
 //!   /api/v1/nodes/NODE:PORT/proxy/PATH
 //!   /api/v1/namespaces/NS/pods/POD:PORT/proxy/PATH
+//!   /api/v1/namespaces/NS/services/SERVICE:PORT/proxy/PATH       PORT by number or name; none is the one without a name
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,16 +15,18 @@ use serde_json::Value;
 
 use super::{PATIENCE, forward, unreachable_node};
 use crate::api::{Body, BodyError};
-use crate::kind::{NODE, POD};
-use crate::object::{at, list, text};
+use crate::kind::{ENDPOINT_SLICE, NODE, POD, SERVICE};
+use crate::object::{at, integer, list, text};
 use crate::request::{Call, Incoming};
 use crate::status::Failure;
-use crate::store::Key;
+use crate::store::{Key, ListQuery};
 
 /// Whom a path means, in words and as an address.
 struct Destination {
     whom: String,
     to: SocketAddr,
+    /// The node whose pod it is; without one it is an address of the nodes' own network.
+    of: Option<String>,
 }
 
 pub(crate) async fn proxy<B>(call: &Call, incoming: Incoming<B>) -> Result<Response<Body>, Failure>
@@ -31,12 +34,20 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BodyError>,
 {
-    let Destination { whom, to } = if *call.kind == POD { pod(call)? } else { node(call)? };
-    let dialled = tokio::time::timeout(PATIENCE, call.api.inner.config.nodes.tcp(to)).await;
-    let stream = match dialled {
+    let Destination { whom, to, of } = match call.kind {
+        kind if *kind == POD => pod(call)?,
+        kind if *kind == SERVICE => service(call)?,
+        _ => node(call)?,
+    };
+    let nodes = &call.api.inner.config.nodes;
+    let dialled = match of {
+        Some(node) => nodes.pod(&node, to),
+        None => nodes.tcp(to),
+    };
+    let stream = match tokio::time::timeout(PATIENCE, dialled).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(e)) => {
-            return Err(unreachable_node(&format!("{whom} at {to}: {e}; see `plumb lab status`")));
+            return Err(unreachable_node(&format!("{whom} at {to}: {e}; see `{}`", nodes.look())));
         }
         Err(_) => return Err(unreachable_node(&format!("{whom} at {to} does not answer"))),
     };
@@ -79,24 +90,82 @@ fn node(call: &Call) -> Result<Destination, Failure> {
     let node = found.ok_or_else(|| Failure::not_found("", NODE.plural, name))?.value()?;
     let address = internal_address(&node)
         .ok_or_else(|| unreachable_node(&format!("node {name} has no InternalIP in its status yet")))?;
-    Ok(Destination { whom: format!("node {name}"), to: SocketAddr::new(address, port) })
+    Ok(Destination { whom: format!("node {name}"), to: SocketAddr::new(address, port), of: None })
 }
 
-/// The API of a lab stands in the nodes' network, where pods' own addresses lead nowhere.
 fn pod(call: &Call) -> Result<Destination, Failure> {
     let (name, port) = split(&call.name, 80)?;
     let (found, _) = call.api.inner.store.get(&Key::new(&POD, &call.namespace, name));
     let pod = found.ok_or_else(|| Failure::not_found("", POD.plural, name))?.value()?;
-    if at(&pod, &["spec", "hostNetwork"]) != Some(&Value::Bool(true)) {
-        let instead =
-            "use `kubectl exec` with a client in the pod, or `plumb lab exec NODE` and the pod's own address";
-        return Err(Failure::unsupported("pods/proxy of pods with a network of their own", instead));
-    }
     let first = list(&pod, &["status", "podIPs"]).first();
     let address = first
         .and_then(|ip| text(ip, &["ip"]).parse().ok())
         .ok_or_else(|| unreachable_node(&format!("pod {name} has no address in its status yet")))?;
-    Ok(Destination { whom: format!("pod {name}"), to: SocketAddr::new(address, port) })
+    // The API of a lab stands in the nodes' network, where pods' own addresses lead nowhere.
+    let own = at(&pod, &["spec", "hostNetwork"]) != Some(&Value::Bool(true));
+    let of = own.then(|| text(&pod, &["spec", "nodeName"]).to_owned());
+    Ok(Destination { whom: format!("pod {name}"), to: SocketAddr::new(address, port), of })
+}
+
+/// One of the Service's ready pods, as kube-apiserver takes one (pkg/registry/core/service/storage, ResourceLocation):
+/// by the name of its port, and only where an endpoint is a pod.
+fn service(call: &Call) -> Result<Destination, Failure> {
+    let plain = call.name.strip_prefix("http:").unwrap_or(&call.name);
+    if plain.starts_with("https:") {
+        return Err(Failure::unsupported("services/proxy over TLS", "use `kubectl port-forward`"));
+    }
+    let (name, asked) = plain.split_once(':').unwrap_or((plain, ""));
+    let key = Key::new(&SERVICE, &call.namespace, name);
+    let (found, _) = call.api.inner.store.get(&key);
+    let service = found.ok_or_else(|| Failure::not_found("", SERVICE.plural, name))?.value()?;
+    let unavailable = |why: String| Failure::new(503, "ServiceUnavailable", why);
+    let mut port = asked.to_owned();
+    if let Ok(number) = asked.parse::<i64>() {
+        let ports = list(&service, &["spec", "ports"]);
+        let found = ports.iter().find(|port| integer(port, &["port"]) == number);
+        let found = found
+            .ok_or_else(|| unavailable(format!("no service port {number} found for service {name:?}")))?;
+        port = text(found, &["name"]).to_owned();
+    }
+    let resource = ENDPOINT_SLICE.qualified();
+    let query = ListQuery { resource: &resource, namespace: &call.namespace, start: None, at: 0 };
+    let slices = call.api.inner.store.list(&query)?.objects;
+    let slices = slices.into_iter().filter_map(|(_, stored)| stored.value().ok());
+    let mut all: Vec<Destination> = slices
+        .filter(|slice| at(slice, &["metadata", "labels", SERVICE_NAME]) == Some(&Value::from(name)))
+        .flat_map(|slice| endpoints(&slice, name, &port))
+        .collect();
+    if all.is_empty() {
+        return Err(unavailable(format!("no endpoints available for service {:?}", call.name)));
+    }
+    // Any of them.
+    let chance = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let place = chance.subsec_micros() as usize % all.len();
+    Ok(all.swap_remove(place))
+}
+
+/// The label by which an EndpointSlice belongs to a Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The ready pods of a slice that has a port of this name.
+fn endpoints(slice: &Value, service: &str, port: &str) -> Vec<Destination> {
+    let tcp = |row: &&Value| matches!(text(row, &["protocol"]), "" | "TCP") && text(row, &["name"]) == port;
+    let port = list(slice, &["ports"]).iter().find(tcp).map(|row| integer(row, &["port"]));
+    let Some(port) = port.and_then(|port| u16::try_from(port).ok()) else { return Vec::new() };
+    let ready = |row: &&Value| {
+        at(row, &["conditions", "ready"]) != Some(&Value::Bool(false))
+            && text(row, &["targetRef", "kind"]) == "Pod"
+    };
+    let place = |row: &Value| {
+        let address = list(row, &["addresses"]).first()?.as_str()?.parse().ok()?;
+        let (pod, node) = (text(row, &["targetRef", "name"]), text(row, &["nodeName"]));
+        Some(Destination {
+            whom: format!("pod {pod} of service {service}"),
+            to: SocketAddr::new(address, port),
+            of: Some(node.to_owned()),
+        })
+    };
+    list(slice, &["endpoints"]).iter().filter(ready).filter_map(place).collect()
 }
 
 fn internal_address(node: &Value) -> Option<IpAddr> {

@@ -3,6 +3,7 @@
 mod found;
 mod manifests;
 mod pipes;
+mod reached;
 mod told;
 mod wrong;
 
@@ -21,6 +22,7 @@ fn the_commands_of_a_lab() {
     found::checks(&lab, &mut checks);
     told::checks(&lab, &mut checks);
     manifests::checks(&lab, &mut checks);
+    reached::checks(&lab, &mut checks);
     wrong::checks(&lab, &mut checks);
     pipes::checks(&lab, &mut checks);
 }

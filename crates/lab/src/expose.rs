@@ -1,0 +1,241 @@
+//! `plumb lab expose`: a port of the machine's loopback leads to a Service of the lab, for a browser, a test or curl.
+//!
+//! ```text
+//! 127.0.0.1:PORT ── this process ── a socket in the network namespace of the pod's node ── a ready pod of the Service
+//! ```
+//! Each connection goes to the next ready endpoint, from its own node, as the kubelet reaches it: no policy is met, as with
+//! kubectl port-forward.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kernel::Netns;
+use kernel::process::Namespaces;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::inside::Inside;
+use crate::{Name, client};
+
+/// `plumb lab expose`
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    name: Name,
+    /// The Service's namespace
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// The port on 127.0.0.1 [default: any that is free]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    port: u16,
+    /// SERVICE, NAMESPACE/SERVICE, each with :PORT where it has several: a number or a name
+    service: String,
+}
+
+/// A pod that does not take a connection for so long is said not to.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Says the address, and serves until this process is ended.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let inside = Inside::find(&options.name.get())?;
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
+        .with_context(|| format!("listen on 127.0.0.1:{}; --port chooses another", options.port))?;
+    listener.set_nonblocking(true).context("listen")?;
+    // An ordinary user's lab is a user namespace, which is entered before there are threads.
+    if !kernel::own::is_root() {
+        inside.anchor.enter_for_good(Namespaces::USER)?;
+    }
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?
+        .block_on(serve(inside, listener, options))
+}
+
+async fn serve(inside: Inside, listener: std::net::TcpListener, options: &Options) -> Result<ExitCode> {
+    let client = client::admin(&inside.run).await?;
+    let to = To::find(&client, options).await?;
+    let listener = TcpListener::from_std(listener).context("listen")?;
+    let at = listener.local_addr().context("listen")?;
+    println!(
+        "http://{at} leads to Service {}/{} port {}, until this command is ended",
+        to.namespace, to.service, to.shown
+    );
+    let places = std::rc::Rc::new((inside, client, to));
+    let tasks = tokio::task::LocalSet::new();
+    tasks
+        .run_until(async {
+            for number in 0usize.. {
+                // The client gave up first, or files ran out: neither is a reason to end.
+                let Ok((mut stream, _)) = listener.accept().await else {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                let places = std::rc::Rc::clone(&places);
+                tokio::task::spawn_local(async move {
+                    let (inside, client, to) = &*places;
+                    match to.connect(inside, client, number).await {
+                        Ok(mut pod) => drop(tokio::io::copy_bidirectional(&mut stream, &mut pod).await),
+                        Err(error) => eprintln!("plumb: {error:#}"),
+                    }
+                });
+            }
+        })
+        .await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A port of a Service.
+struct To {
+    namespace: String,
+    service: String,
+    /// As EndpointSlices name it.
+    port: String,
+    shown: String,
+}
+
+impl To {
+    /// Everything that can be wrong with what was asked for, before anybody connects.
+    async fn find(client: &Client, options: &Options) -> Result<Self> {
+        let (namespace, rest) = match options.service.split_once('/') {
+            Some((namespace, rest)) => (namespace.to_owned(), rest),
+            None => (options.namespace.clone(), options.service.as_str()),
+        };
+        let (name, port) = match rest.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (rest, None),
+        };
+        let services: Api<Service> = Api::namespaced(client.clone(), &namespace);
+        let service = services.get_opt(name).await?.with_context(|| {
+            format!("there is no Service {namespace}/{name}; kubectl get services -A shows those that are")
+        })?;
+        let spec = service.spec.unwrap_or_default();
+        if spec.type_.as_deref() == Some("ExternalName") {
+            bail!(
+                "Service {namespace}/{name} is the name of somebody outside; there is nothing of the lab to expose"
+            );
+        }
+        let row = choose(&spec.ports.unwrap_or_default(), port)
+            .map_err(|why| anyhow!("Service {namespace}/{name} {why}"))?;
+        let to = Self {
+            namespace,
+            service: name.to_owned(),
+            shown: shown(&row),
+            port: row.name.unwrap_or_default(),
+        };
+        to.endpoints(client).await?;
+        Ok(to)
+    }
+
+    /// The ready endpoints: address, and whose pod it is.
+    async fn endpoints(&self, client: &Client) -> Result<Vec<(SocketAddr, Option<String>)>> {
+        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &self.namespace);
+        let of = ListParams::default().labels(&format!("kubernetes.io/service-name={}", self.service));
+        let mut all = Vec::new();
+        for slice in slices.list(&of).await? {
+            let named = |row: &&k8s_openapi::api::discovery::v1::EndpointPort| {
+                row.name.clone().unwrap_or_default() == self.port
+            };
+            let port = slice.ports.iter().flatten().find(named).and_then(|row| row.port);
+            let Some(port) = port.and_then(|port| u16::try_from(port).ok()) else { continue };
+            for endpoint in slice.endpoints.into_iter().flatten() {
+                let ready = endpoint.conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+                let address = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok());
+                if let (true, Some(address)) = (ready, address) {
+                    all.push((SocketAddr::new(address, port), endpoint.node_name));
+                }
+            }
+        }
+        if all.is_empty() {
+            let Self { namespace, service, .. } = self;
+            bail!(
+                "Service {namespace}/{service} has no ready endpoint; kubectl -n {namespace} get endpointslices -l \
+                 kubernetes.io/service-name={service} shows what it has, and plumb lab wait waits for pods"
+            );
+        }
+        Ok(all)
+    }
+
+    async fn connect(&self, inside: &Inside, client: &Client, number: usize) -> Result<TcpStream> {
+        let all = self.endpoints(client).await?;
+        let (address, node) = all.get(number % all.len()).context("no endpoint")?;
+        let node = node.clone().unwrap_or_else(|| crate::plan::node_name(1));
+        let at = || format!("connect to {address} from {node}");
+        let holder = inside.living(&format!("hold-{node}")).with_context(at)?;
+        let netns = Netns::open(inside.proc(holder).join("ns/net")).with_context(at)?;
+        let new = if address.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
+        let socket = netns.run(new).with_context(at)?.with_context(at)?;
+        let connected = tokio::time::timeout(PATIENCE, socket.connect(*address)).await;
+        connected
+            .map_err(|_| anyhow!("no answer within {} s", PATIENCE.as_secs()))
+            .with_context(at)?
+            .with_context(at)
+    }
+}
+
+fn shown(port: &ServicePort) -> String {
+    match port.name.as_deref().filter(|name| !name.is_empty()) {
+        Some(name) => format!("{} ({name})", port.port),
+        None => port.port.to_string(),
+    }
+}
+
+/// The port that is meant, or why none is.
+fn choose(ports: &[ServicePort], asked: Option<&str>) -> Result<ServicePort, String> {
+    let tcp = |row: &&ServicePort| row.protocol.as_deref().unwrap_or("TCP") == "TCP";
+    let list = || {
+        let all: Vec<String> = ports.iter().filter(tcp).map(shown).collect();
+        if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+    };
+    let fits = |row: &&ServicePort| match asked {
+        None => true,
+        Some(asked) => {
+            asked.parse() == Ok(row.port)
+                || row.name.as_deref() == Some(asked)
+                || row.target_port == Some(IntOrString::String(asked.to_owned()))
+        }
+    };
+    let mut fitting = ports.iter().filter(tcp).filter(fits);
+    match (fitting.next(), fitting.next(), asked) {
+        (Some(row), None, _) => Ok(row.clone()),
+        (Some(row), Some(_), Some(_)) => Ok(row.clone()),
+        (Some(_), Some(_), None) => {
+            Err(format!("has several TCP ports; choose one as SERVICE:PORT: {}", list()))
+        }
+        (None, _, Some(asked)) => Err(format!("has no TCP port {asked:?}; it has {}", list())),
+        (None, _, None) => Err("has no TCP port; only TCP is exposed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_chosen_by_number_or_name_and_needs_no_choice_where_there_is_one() {
+        let port = |name: &str, port, protocol: &str| ServicePort {
+            name: Some(name.into()),
+            port,
+            protocol: Some(protocol.into()),
+            ..ServicePort::default()
+        };
+        let ports = [port("http", 80, "TCP"), port("metrics", 9090, "TCP"), port("dns", 53, "UDP")];
+        let chosen = |ports: &[ServicePort], asked| choose(ports, asked).map(|row| row.port);
+        assert_eq!(chosen(&ports, Some("metrics")), Ok(9090));
+        assert_eq!(chosen(&ports, Some("80")), Ok(80));
+        assert_eq!(chosen(&ports[..1], None), Ok(80));
+        let refused = |ports, asked| chosen(ports, asked).unwrap_err();
+        assert_eq!(
+            refused(&ports, None),
+            "has several TCP ports; choose one as SERVICE:PORT: 80 (http), 9090 (metrics)"
+        );
+        assert_eq!(refused(&ports, Some("dns")), "has no TCP port \"dns\"; it has 80 (http), 9090 (metrics)");
+        assert_eq!(refused(&ports[2..], None), "has no TCP port; only TCP is exposed");
+    }
+}
