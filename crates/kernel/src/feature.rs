@@ -12,8 +12,10 @@ use crate::error::Error;
 use crate::netns::Netns;
 
 mod attempt;
+mod grant;
 mod list;
 
+pub use grant::next_step;
 pub use list::{FEATURES, Feature, User};
 
 /// How an attempt ended.
@@ -43,7 +45,9 @@ pub fn probe(users: &[User]) -> Vec<Found> {
 fn outcome(done: Result<(), Refused>) -> Outcome {
     match done {
         Ok(()) => Outcome::There,
-        Err(Refused { errno: Some(libc::EPERM | libc::EACCES), answer }) => Outcome::Forbidden(answer),
+        Err(Refused { errno: Some(libc::EPERM | libc::EACCES | libc::EROFS), answer }) => {
+            Outcome::Forbidden(answer)
+        }
         Err(Refused { answer, .. }) => Outcome::Missing(answer),
     }
 }
@@ -97,12 +101,10 @@ impl Found {
 
     /// What to do about it.
     pub fn next_step(&self) -> Option<String> {
-        match self.outcome {
+        match &self.outcome {
             Outcome::There => None,
             Outcome::Missing(_) => Some(self.feature.remedy()),
-            Outcome::Forbidden(_) => {
-                Some("run as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN".to_owned())
-            }
+            Outcome::Forbidden(answer) => Some(next_step(answer)),
         }
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use apiserver::{Credentials, Identity};
 use kernel::feature::{User, probe, refusal};
 use kernel::mount::Mount;
-use kernel::process::{Ended, IdMap, Namespaces, Spawn};
+use kernel::process::{Ended, IdMap, Namespaces, Process, Spawn};
 use types::{Families, Family, IpNet};
 
 use super::{Options, check_nodes};
@@ -36,8 +36,7 @@ pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port on 127.0.0.1 for the API")?;
     let api_port = port.local_addr().context("find a free port")?.port();
     let families = options.families.unwrap_or_default();
-    let (name, allow_sources) =
-        (options.name.get(), options.allow_sources.clone().unwrap_or_default());
+    let (name, allow_sources) = (options.name.get(), options.allow_sources.clone().unwrap_or_default());
     Ok((Plan { name, nodes, families, allow_sources, api_port, data, cni }, port))
 }
 
@@ -61,23 +60,34 @@ fn plugin() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Whether this kernel can do what a lab asks of it: before anything is made. An ordinary user's lab has a user
-/// namespace of its own, so the question is asked in such a one, by another process.
+/// Whether this kernel can do what a lab asks of it: before anything is made. The question is asked by a process that is
+/// started as the anchor will be: in a PID namespace with a /proc of its own, and as an ordinary user in a user namespace.
 pub fn check_kernel(name: &str, families: Families) -> Result<()> {
     let (reader, writer) = std::io::pipe().context("make a pipe")?;
     let families = families.to_string();
-    let check = ["lab", "check", "--name", name, "--families", &families];
-    let mut spawn = Spawn::this_program()?.args(check).file(2, &writer)?;
-    if !kernel::own::is_root() {
-        let (uid, gid) = kernel::own::ids();
-        let root = |outside| [IdMap { inside: 0, outside, count: 1 }];
-        spawn = spawn.new_user_namespace(&root(uid), &root(gid));
-    }
-    let check = spawn.start().map_err(explain)?;
+    let check = || -> Result<Spawn, kernel::Error> {
+        let check = ["lab", "check", "--name", name, "--families", &families];
+        Spawn::this_program()?.args(check).file(2, &writer)
+    };
+    let check = match like_the_anchor(check()?)?.start() {
+        Ok(check) => check,
+        Err(error) if !kernel::own::is_root() => return Err(explain(name, error)),
+        // What root may not do, the check says best itself; where it finds nothing, this is all that is known.
+        Err(error) => {
+            let alone = check()?.start().map_err(|error| explain(name, error))?;
+            drop(writer);
+            return said(reader, &alone, || Err(explain(name, error)));
+        }
+    };
     drop(writer);
+    said(reader, &check, || Ok(()))
+}
+
+/// What the check found, or what is to be when it found nothing.
+fn said(reader: std::io::PipeReader, check: &Process, well: impl FnOnce() -> Result<()>) -> Result<()> {
     let said = std::io::read_to_string(reader).context("read what the check says")?;
     match check.wait().context("wait for the check")? {
-        Ended::Code(0) => Ok(()),
+        Ended::Code(0) => well(),
         _ => bail!("{}", said.trim_end()),
     }
 }
@@ -99,23 +109,29 @@ pub fn check(name: &str, families: Families) -> ExitCode {
 pub fn start(run: &RunDir, plan: &Plan) -> Result<()> {
     plan.write(run)?;
     kubeconfigs(run, plan)?;
-    let mut spawn = Spawn::this_program()?
+    let anchor = Spawn::this_program()?
         .args(["lab", "anchor", "--run"])
         .arg(run.path())
         .env("PLUMB_LAB", &plan.name)
-        .new_namespaces(Namespaces::PID | Namespaces::MOUNT)
-        .mount(Mount::private("/")?)
-        .mount(Mount::proc("/proc")?)
         .directory("/")
         .new_session()
         .output_to(run.log("anchor"))?;
-    if !kernel::own::is_root() {
-        let (uid, gid) = kernel::own::ids();
-        let root = |outside| [IdMap { inside: 0, outside, count: 1 }];
-        spawn = spawn.new_user_namespace(&root(uid), &root(gid));
-    }
-    let anchor = spawn.start().map_err(explain)?;
+    let anchor = like_the_anchor(anchor)?.start().map_err(|error| explain(&plan.name, error))?;
     adopt::note(&run.file("anchor"), &anchor)
+}
+
+/// Pid 1 of a PID namespace, which its /proc shows; an ordinary user's is root of a user namespace.
+fn like_the_anchor(spawn: Spawn) -> Result<Spawn, kernel::Error> {
+    let spawn = spawn
+        .new_namespaces(Namespaces::PID | Namespaces::MOUNT)
+        .mount(Mount::private("/")?)
+        .mount(Mount::proc("/proc")?);
+    if kernel::own::is_root() {
+        return Ok(spawn);
+    }
+    let (uid, gid) = kernel::own::ids();
+    let root = |outside| [IdMap { inside: 0, outside, count: 1 }];
+    Ok(spawn.new_user_namespace(&root(uid), &root(gid)))
 }
 
 /// A living lab: certificates and kubeconfigs may have been lost; processes are the supervisor's.
@@ -146,10 +162,11 @@ fn kubeconfigs(run: &RunDir, plan: &Plan) -> Result<()> {
 }
 
 /// Why an ordinary user may not make namespaces, and what helps.
-fn explain(error: kernel::Error) -> anyhow::Error {
+fn explain(name: &str, error: kernel::Error) -> anyhow::Error {
     let error = anyhow!(error).context("start the lab's own PID namespace");
     if kernel::own::is_root() {
-        return error.context("root may lack CAP_SYS_ADMIN here (a container?): run it privileged");
+        let next = kernel::feature::next_step(&format!("{error:#}"));
+        return error.context(format!("root may not do here what a lab needs\n  next: {next}"));
     }
     let value = |path: &str| std::fs::read_to_string(Path::new("/proc/sys").join(path)).unwrap_or_default();
     let cause = if value("kernel/apparmor_restrict_unprivileged_userns").trim() == "1" {
@@ -164,5 +181,5 @@ fn explain(error: kernel::Error) -> anyhow::Error {
     } else {
         "the kernel refuses user namespaces here (a container's seccomp profile?)"
     };
-    error.context(format!("{cause}\n  or run the lab as root: sudo plumb lab up"))
+    error.context(format!("{cause}\n  or run the lab as root: sudo plumb lab up --name {name}"))
 }
