@@ -17,6 +17,7 @@ mod life;
 mod network;
 mod operate;
 mod pcap;
+mod pipeline;
 mod resolvers;
 #[allow(dead_code, reason = "shared by the tiers, each of which uses its part")]
 mod said;
