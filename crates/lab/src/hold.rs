@@ -11,7 +11,8 @@
 //! ├─ etc            links to /.host/etc/*, but own:    cni/ resolv.conf hosts hostname
 //! ├─ var/lib        links to /.host/var/lib/*, but own: plumb/
 //! ├─ opt            links to /.host/opt/*, but own:    cni/bin/plumb-cni
-//! └─ .host/{etc,var,opt}
+//! ├─ .host/{etc,var,opt}
+//! └─ …              what `up --mount DIR:PATH` names
 //! ```
 //! Links rather than overlayfs: they need no kernel feature, work in a user namespace, and over a root that is
 //! an overlay itself.
@@ -27,6 +28,7 @@ use kernel::mount::Mount;
 
 use crate::plan::{self, Plan, node_address, node_number};
 use crate::rundir::RunDir;
+use crate::share::Share;
 
 /// `plumb lab hold`
 #[derive(clap::Args, Debug)]
@@ -89,6 +91,12 @@ impl Root<'_> {
                 bind(source, &self.at(".host").join(name))?;
             }
         }
+        for Share { from, at } in &self.plan.mounts {
+            let target = self.new.join(at.strip_prefix("/").unwrap_or(at));
+            // Of the machine it is there already: Share::parse.
+            make_dir(&target)?;
+            bind(from, &target)?;
+        }
         self.hide_the_lab()?;
         self.program(&files)?;
         self.etc(&files)?;
@@ -127,7 +135,13 @@ impl Root<'_> {
     fn hide_the_lab(&self) -> Result<()> {
         let Some(labs) = self.run.path().parent() else { return Ok(()) };
         let inside = labs.strip_prefix("/").unwrap_or(labs);
-        for shown in [self.new.join(inside), self.at(".host").join(inside)] {
+        let shared = self.plan.mounts.iter().filter_map(|Share { from, at }| {
+            // `from` is without links.
+            let labs = labs.canonicalize().unwrap_or_else(|_| labs.to_owned());
+            let inside = labs.strip_prefix(from).ok()?.to_owned();
+            Some(self.new.join(at.strip_prefix("/").unwrap_or(at)).join(inside))
+        });
+        for shown in [self.new.join(inside), self.at(".host").join(inside)].into_iter().chain(shared) {
             if shown.is_dir() {
                 Mount::tmpfs(shown, "mode=755")?.apply()?;
             }

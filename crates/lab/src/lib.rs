@@ -37,6 +37,7 @@ mod network;
 mod outside;
 pub mod plan;
 pub mod rundir;
+mod share;
 pub mod status;
 pub mod supervise;
 pub mod up;

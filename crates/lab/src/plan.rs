@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use types::{Families, Family};
 
 use crate::rundir::{RunDir, write_whole};
+use crate::share::Share;
 
 /// The underlay: 192.168.1.0/24, and where the lab has IPv6 fd00:192:168:1::/64 with the same last numbers.
 ///
@@ -42,6 +43,9 @@ pub struct Plan {
     /// The agents' `--allow-sources`; empty: none.
     #[serde(default)]
     pub allow_sources: String,
+    /// Directories of the machine that nodes and pods have at a path of their own.
+    #[serde(default)]
+    pub mounts: Vec<Share>,
     /// The API's port on the caller's loopback, kept over restarts so that kubeconfigs stay valid.
     pub api_port: u16,
     /// The API's database.

@@ -33,6 +33,10 @@ pub struct Options {
     allow_sources: Option<String>,
     #[command(flatten)]
     manifests: apply::Manifests,
+    /// Show a directory of this machine to all nodes and pods, as PATH and read-only for pods (may be given several
+    /// times) [default: none, or those of the running lab]
+    #[arg(long = "mount", value_name = "DIR:PATH")]
+    mounts: Vec<String>,
     /// Keep the API's objects in this directory, also after `down`
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -172,6 +176,16 @@ fn check_same(run: &RunDir, options: &Options) -> Result<()> {
             "lab {} runs with --allow-sources {:?} and cannot get {sources:?}; `plumb lab down --name {}` first",
             plan.name,
             plan.allow_sources,
+            plan.name
+        );
+    }
+    let mounts = launch::mounts(options)?;
+    if !mounts.is_empty() && mounts != plan.mounts {
+        let has: Vec<String> = plan.mounts.iter().map(ToString::to_string).collect();
+        bail!(
+            "lab {} runs with --mount {:?} and cannot get another; `plumb lab down --name {}` first",
+            plan.name,
+            has.join(" "),
             plan.name
         );
     }

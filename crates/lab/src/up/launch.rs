@@ -15,6 +15,7 @@ use super::{Options, check_nodes};
 use crate::adopt;
 use crate::plan::{self, API_PORT, Plan};
 use crate::rundir::RunDir;
+use crate::share::Share;
 
 /// What the lab is to be. The listener keeps the port chosen for the API until the API itself is about to take it.
 pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
@@ -24,6 +25,7 @@ pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
     if let Some(text) = options.allow_sources.iter().flat_map(|all| all.split(',')).find(nonsense) {
         bail!("--allow-sources {text:?} is neither an address nor a prefix; give such as 203.0.113.0/24");
     }
+    let mounts = mounts(options)?;
     let data = match &options.data {
         Some(dir) => {
             std::fs::create_dir_all(dir)
@@ -37,7 +39,12 @@ pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
     let api_port = port.local_addr().context("find a free port")?.port();
     let families = options.families.unwrap_or_default();
     let (name, allow_sources) = (options.name.get(), options.allow_sources.clone().unwrap_or_default());
-    Ok((Plan { name, nodes, families, allow_sources, api_port, data, cni }, port))
+    Ok((Plan { name, nodes, families, allow_sources, mounts, api_port, data, cni }, port))
+}
+
+/// `--mount`, read.
+pub fn mounts(options: &Options) -> Result<Vec<Share>> {
+    options.mounts.iter().map(|text| Share::parse(text)).collect()
 }
 
 /// The database in a data directory, by its full path: the lab's processes live in other directories.

@@ -89,11 +89,15 @@ impl Lab {
 
     /// `plumb lab <verb> --name <this> …`
     pub fn lab(&self, args: &[&str]) -> Output {
+        self.lab_command(args).output().expect("run plumb")
+    }
+
+    pub fn lab_command(&self, args: &[&str]) -> Command {
         let (verb, rest) = args.split_first().expect("a verb");
         let own = self.home.join("plumb");
         let mut command = self.command(if own.exists() { own } else { programs().join("plumb") });
         command.arg("lab").args(verb.split(' ')).args(["--name", &self.name]).args(rest);
-        command.output().expect("run plumb")
+        command
     }
 
     /// A program as the lab's user.

@@ -76,10 +76,48 @@ fn two_labs_run_side_by_side() {
     assert_eq!(two.ask(&["get", "nodes", "-o", "name"]), "node/node1\nnode/node2");
 }
 
+/// One's own program: the directory is in /tmp, where pods have their own.
+const APP: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: app}
+spec:
+  nodeName: node2
+  restartPolicy: Never
+  containers: [{name: c, image: host, command: [/app/bin/hello, world]}]
+"#;
+
+fn app(lab: &Lab) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = std::path::PathBuf::from(lab.path("app"));
+    std::fs::create_dir(&directory).expect("a directory");
+    let program = directory.join("hello");
+    std::fs::write(&program, "#!/bin/sh\necho hello $1; touch /app/bin/x\n").expect("a program");
+    for path in [&directory, &program] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("for everybody");
+    }
+    format!("{}:/app/bin", directory.display())
+}
+
 fn pods_run(user: User) {
-    let lab = Lab::up(user);
+    let lab = Lab::new(user);
+    let mount = app(&lab);
+    success(&lab.lab(&["up", "--mount", &mount]));
+    lab.apply(APP);
     lab.apply(PODS);
     wait_ready(&lab, &["pod/host", "pod/web"]);
+    await_that("the program of one's own has ended", || {
+        lab.field("pod/app", ".status.phase") == "Succeeded"
+            || lab.field("pod/app", ".status.phase") == "Failed"
+    });
+    let logs = lab.ask(&["logs", "app"]);
+    assert!(logs.contains("hello world") && logs.contains("Read-only file system"), "{logs}");
+    let (hidden, _) = mount.split_once(':').expect("DIR:PATH");
+    let shown = lab.kubectl(&["exec", "web", "--", "ls", hidden]);
+    assert!(!shown.status.success(), "/tmp of the machine is in a pod: {}", text(&shown.stdout));
+    let other = lab.lab(&["up", "--mount", "/usr:/app/bin"]);
+    assert!(text(&other.stderr).contains("cannot get another"), "{}", text(&other.stderr));
+    exposes(&lab);
     assert_eq!(lab.field("pod/host", ".status.podIP"), "192.168.1.10");
     assert!(lab.field("pod/web", ".status.podIP").starts_with("10.244.1."));
     // Two pipes: which is read first is chance, as in every runtime.
@@ -98,12 +136,42 @@ fn pods_run(user: User) {
     let outside = lab.ask(&["exec", "web", "--", "plumb", "demo", "get", "http://203.0.113.10/"]);
     assert!(outside.starts_with("outside 203.0.113.10:80 192.168.1.10:"), "{outside}");
 
-    lab.ask(&["delete", "pod", "host", "web"]);
+    lab.ask(&["delete", "pod", "host", "web", "app"]);
     await_that("nothing of the pods is left on the node", || {
         lab.in_node("node1", "ls /var/lib/plumb/kubelet /run/netns; ls /sys/class/net | grep veth || true")
             .trim()
             == "/run/netns:\n\n/var/lib/plumb/kubelet:"
     });
+}
+
+/// A Service at a port of the machine's own loopback.
+fn exposes(lab: &Lab) {
+    use std::io::{BufRead, BufReader, Read, Write};
+    lab.apply(
+        "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web}, ports: [{port: 80, targetPort: \
+         http}]}}",
+    );
+    lab.ask(&["label", "pod", "web", "app=web"]);
+    await_that("the Service has an endpoint", || {
+        lab.ask(&["get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o", "yaml"])
+            .contains("ready: true")
+    });
+    let mut exposing =
+        lab.lab_command(&["expose", "web"]).stdout(std::process::Stdio::piped()).spawn().expect("run plumb");
+    let mut line = String::new();
+    let mut out = BufReader::new(exposing.stdout.take().expect("piped"));
+    out.read_line(&mut line).expect("a line");
+    let address = line
+        .split_once("http://")
+        .and_then(|(_, rest)| rest.split(' ').next())
+        .expect("an address")
+        .to_owned();
+    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    write!(stream, "GET / HTTP/1.0\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    exposing.kill().and_then(|()| exposing.wait()).expect("it ends");
+    assert!(answer.contains("name=web"), "{answer}");
 }
 
 #[test]
