@@ -1,30 +1,29 @@
 //! The kernel as the loop sees it: believed state, small changes, and full comparison.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use compile::NetChange;
 use kernel::Rtnl;
-use kernel::conntrack::Conntrack;
 use kernel::net::{self, Scope};
 use kernel::nft::{ApplyError, Nft, Observed};
 use kstate::net::{NetState, PortOptions};
 use kstate::nft::{ElemData, ElemKey, Heir, Ruleset, TableId};
-use netlink::conntrack::Filter;
 use types::wire::{BRIDGE, TRACE_TABLE, VXLAN_DEVICE};
-use types::{Family, IfName, Mac, Protocol};
+use types::{Family, IfName, Mac};
 
 use crate::actual::{self, NetDrift};
 use crate::drops::Drops;
+use crate::flows::Flows;
 use crate::settings::Args;
 
 #[derive(Debug)]
 pub struct Datapath {
     nft: Nft,
     pub rtnl: Rtnl,
-    conntrack: Conntrack,
+    pub flows: Flows,
     /// What rtnetlink would say, as far as we know: the last look and what we did since.
     believed: NetState,
     /// The generation at which the kernel's tables were known to be right. As long as only we have raised it, they
@@ -70,9 +69,9 @@ impl Datapath {
     /// In the network namespace of the calling thread. `drops`: what rules have counted before they are rewritten.
     pub fn open(drops: Drops) -> Result<Self> {
         let believed = NetState::default();
-        let (nft, rtnl, conntrack) = (Nft::open()?, Rtnl::open()?, Conntrack::open()?);
+        let (nft, rtnl, flows) = (Nft::open()?, Rtnl::open()?, Flows::open()?);
         drops.open()?;
-        Ok(Self { nft, rtnl, conntrack, believed, right_at: None, uplinks: BTreeSet::new(), drops })
+        Ok(Self { nft, rtnl, flows, believed, right_at: None, uplinks: BTreeSet::new(), drops })
     }
 
     /// Marks our own transactions among those that the kernel tells of.
@@ -207,30 +206,6 @@ impl Datapath {
         }
         self.believed.edit(plan);
         Ok(())
-    }
-
-    /// Has the kernel forget UDP connections by who answers and what was asked for; how many there were.
-    pub fn forget_udp(&mut self, stale: impl Fn(SocketAddr, SocketAddr) -> bool) -> Result<usize> {
-        let filter = Filter { protocol: Some(Protocol::Udp.number()), ..Filter::default() };
-        let mut forgotten = 0;
-        for family in Family::ALL {
-            for entry in self.conntrack.entries(family, &filter)? {
-                if stale(entry.reply.src, entry.original.dst) && self.conntrack.delete(&entry)? {
-                    forgotten += 1;
-                }
-            }
-        }
-        Ok(forgotten)
-    }
-
-    /// Has the kernel forget the connections that this address began; how many there were.
-    pub fn forget_begun_by(&mut self, address: IpAddr) -> Result<usize> {
-        let filter = Filter { src: Some(address), ..Filter::default() };
-        let mut forgotten = 0;
-        for entry in self.conntrack.entries(Family::of(address), &filter)? {
-            forgotten += usize::from(self.conntrack.delete(&entry)?);
-        }
-        Ok(forgotten)
     }
 
     /// The MTU of the link that has this address.

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::confirm::{Answer, Doubt};
 use crate::node::Node;
+use crate::reaper::Reaped;
 
 /// Part of the kernel that somebody (we ourselves, perhaps) has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,8 +27,10 @@ impl Subsystem {
 pub enum Input {
     Watch(watch::Message),
     Cni(Box<CniInput>),
-    /// Links that the reaper deleted, or why it could not.
-    Unwired(Vec<String>, Result<(), kernel::Error>),
+    /// What the reaper deleted and had forgotten, or why it could not.
+    Reaped(Reaped),
+    /// What the API itself says of a pod that the watch does not show.
+    Confirmed(Doubt, Answer),
     KernelChanged(Subsystem),
     /// Drift is reported and not mended while paused.
     Pause(bool),

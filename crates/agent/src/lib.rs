@@ -8,6 +8,7 @@ mod api;
 pub mod bench;
 mod cleanup;
 mod clock;
+mod confirm;
 mod conflist;
 mod connections;
 mod datapath;
@@ -15,6 +16,7 @@ pub mod dns;
 mod drops;
 mod executables;
 pub mod fault;
+mod flows;
 mod follow;
 mod health;
 mod http;
@@ -139,6 +141,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
         store: store::Store::open(&args.data, &boot)?,
         reaper: reaper::Reaper::start(outbox.clone())?,
         tell: Tell::start(client.clone(), settings.node.clone(), Arc::clone(&metrics)),
+        confirm: confirm::Confirm::start(client.clone(), outbox.clone()),
         metrics: Arc::clone(&metrics),
         zone: zone.clone(),
         presence,

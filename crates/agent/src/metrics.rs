@@ -90,7 +90,7 @@ metrics! {
         "HTTP connections closed at once because their address, or all together, had too many";
     token_checks_refused: Counter = Counter::default(),
         "Tokens that the API server was not asked about because too many were being checked";
-    flows_forgotten: Counter = Counter::default(), "Connections forgotten: of UDP to endpoints that are gone, and those that the former owner of a pod's address began";
+    flows_forgotten: Counter = Counter::default(), "Connections forgotten: of UDP to endpoints that are gone, and those of pods that are gone and of further sources that pods no longer have";
 }
 
 impl std::fmt::Debug for Metrics {

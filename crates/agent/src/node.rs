@@ -28,6 +28,7 @@ use model::{Cluster, Event, Key, Kind};
 use tokio::sync::watch as signal;
 
 use crate::api::Api;
+use crate::confirm::Confirm;
 use crate::datapath::Datapath;
 use crate::dns::SharedZone;
 use crate::fault::Fault;
@@ -42,6 +43,7 @@ use crate::tell::Tell;
 
 pub use diagnose::Diagnoses;
 use dropped::Accounts;
+use flows::Former;
 use orphan::Orphans;
 pub use standing::Standing;
 use underlay::Underlay;
@@ -57,6 +59,7 @@ pub struct Base {
     pub datapath: Datapath,
     pub reaper: Reaper,
     pub tell: Tell,
+    pub confirm: Confirm,
     pub metrics: Arc<Metrics>,
     pub zone: SharedZone,
     /// At which addresses the node is, and whether everything is in place.
@@ -94,6 +97,7 @@ pub struct Node {
     /// Why the runtime cannot call us.
     uncalled: Option<Fault>,
     dropped: Accounts,
+    former: Former,
 }
 
 /// Subsystems whose state in the kernel may not be what we think.
@@ -151,6 +155,7 @@ impl Node {
             loose: Loose::default(),
             uncalled: None,
             dropped: Accounts::default(),
+            former: Former::default(),
         };
         node.reload();
         node
@@ -189,7 +194,8 @@ impl Node {
                 tracing::warn!(%error, next, "node {node} does not hear the API at {}", self.base.api.addresses);
             }
             Input::Cni(request) => self.cni(*request),
-            Input::Unwired(handles, result) => self.unwired(handles, result),
+            Input::Reaped(reaped) => self.reaped(reaped),
+            Input::Confirmed(doubt, answer) => self.confirmed(&doubt, answer),
             Input::KernelChanged(subsystem) => {
                 self.stale.suspected.insert(subsystem);
             }
@@ -208,6 +214,7 @@ impl Node {
         self.loose.tick();
         self.look_for_drops();
         self.look_for_orphans();
+        self.forget_vacated();
         let refresh = Duration::from_secs(self.base.settings.args.refresh);
         let time_to_look = self.last_look.elapsed() >= refresh;
         if time_to_look {

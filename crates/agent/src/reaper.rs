@@ -1,29 +1,59 @@
 //! Deletes veths, many at once: one alone waits 10 to 20 ms for RCU, a group of a hundred 0.5 ms each. While one
-//! deletion waits the next ones gather, so nobody has to guess a delay.
+//! deletion waits the next ones gather, so nobody has to guess a delay. Then the kernel forgets the connections of those
+//! who had them, which may have to look at every connection of the node: not on the loop's thread.
 
+use std::net::IpAddr;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use kernel::{Rtnl, veth};
-use types::IfName;
+use kernel::{Error, Rtnl, veth};
+use types::{IfName, IpNet};
 
+use crate::flows::{Flows, Part};
 use crate::inbox::{Input, Outbox};
 
 /// The queue's writing end. The thread ends with it.
 #[derive(Debug)]
-pub struct Reaper(mpsc::Sender<(String, IfName)>);
+pub struct Reaper(mpsc::Sender<Work>);
+
+#[derive(Debug)]
+enum Work {
+    Attachment(Doomed),
+    Vacated(Vec<IpAddr>),
+}
+
+/// An attachment that goes.
+#[derive(Debug)]
+pub struct Doomed {
+    pub handle: String,
+    pub host_if: IfName,
+    /// Where it could send from, as far as that is known.
+    pub sources: Vec<IpNet>,
+}
+
+/// What was done, together.
+#[derive(Debug)]
+pub struct Reaped {
+    pub handles: Vec<String>,
+    pub deleted: Result<(), Error>,
+    /// Addresses of pods of other nodes.
+    pub vacated: Vec<IpAddr>,
+    /// How many connections; nothing is forgotten while a veth is there.
+    pub forgotten: Result<usize, Error>,
+    pub forgetting: Duration,
+}
 
 impl Reaper {
     /// In the network namespace of the calling thread.
     pub fn start(outbox: Outbox) -> Result<Self> {
-        let mut rtnl = Rtnl::open()?;
-        let (sender, queue) = mpsc::channel::<(String, IfName)>();
+        let (mut rtnl, mut flows) = (Rtnl::open()?, Flows::open()?);
+        let (sender, queue) = mpsc::channel::<Work>();
         let work = move || {
             while let Ok(first) = queue.recv() {
-                let (handles, names): (Vec<_>, Vec<_>) =
-                    std::iter::once(first).chain(queue.try_iter()).unzip();
-                let result = veth::delete(&mut rtnl, &names).map(drop);
-                if !outbox.send_blocking(Input::Unwired(handles, result)) {
+                let all = std::iter::once(first).chain(queue.try_iter());
+                let reaped = reap(&mut rtnl, &mut flows, all);
+                if !outbox.send_blocking(Input::Reaped(reaped)) {
                     return;
                 }
             }
@@ -35,9 +65,37 @@ impl Reaper {
         Ok(Self(sender))
     }
 
-    /// Deletes a veth soon; [`Input::Unwired`] tells when.
-    pub fn delete(&self, handle: String, name: IfName) {
+    /// Deletes a veth soon, and has its connections forgotten; [`Input::Reaped`] tells when.
+    pub fn delete(&self, doomed: Doomed) {
         // The thread lives as long as the loop that reads its answers.
-        let _ = self.0.send((handle, name));
+        let _ = self.0.send(Work::Attachment(doomed));
     }
+
+    /// Has the connections of pods of other nodes forgotten that are gone.
+    pub fn forget(&self, vacated: Vec<IpAddr>) {
+        let _ = self.0.send(Work::Vacated(vacated));
+    }
+}
+
+fn reap(rtnl: &mut Rtnl, flows: &mut Flows, all: impl Iterator<Item = Work>) -> Reaped {
+    let (mut handles, mut names, mut sources, mut vacated) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for work in all {
+        match work {
+            Work::Attachment(doomed) => {
+                handles.push(doomed.handle);
+                names.push(doomed.host_if);
+                sources.extend(doomed.sources);
+            }
+            Work::Vacated(addresses) => vacated.extend(addresses),
+        }
+    }
+    let deleted = if names.is_empty() { Ok(()) } else { veth::delete(rtnl, &names).map(drop) };
+    let began = Instant::now();
+    // What a veth that is still there sends would begin them anew.
+    let sources = if deleted.is_ok() { sources } else { Vec::new() };
+    let elsewhere: Vec<IpNet> = vacated.iter().copied().map(IpNet::from).collect();
+    let forgotten = flows
+        .forget_of(&sources, Part::Any)
+        .and_then(|count| Ok(count + flows.forget_of(&elsewhere, Part::Began)?));
+    Reaped { handles, deleted, vacated, forgotten, forgetting: began.elapsed() }
 }

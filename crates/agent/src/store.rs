@@ -15,7 +15,7 @@ use ipam::Pool;
 use kernel::Netns;
 use model::{Attachment, HostPort};
 use serde::{Deserialize, Serialize};
-use types::{Family, IfName, Mac, ObjectName};
+use types::{Family, IfName, IpNet, Mac, ObjectName};
 
 /// One wired interface of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,10 @@ pub struct Record {
     /// Stays a record, so that an older agent, to which nothing is wired without a veth, gives the address back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut_off: bool,
+    /// Where else its pod may send from, or could, as long as flows from there may be known. Files of older versions have
+    /// none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<IpNet>,
 }
 
 impl Record {
@@ -54,6 +58,11 @@ impl Record {
     /// Whether the namespace that was wired still lies at its path.
     pub fn namespace_lives(&self) -> bool {
         namespace_id(&self.netns).is_some_and(|id| self.netns_id.is_none_or(|known| known == id))
+    }
+
+    /// Where its pod can send from.
+    pub fn sources(&self) -> impl Iterator<Item = IpNet> {
+        self.ips.iter().copied().map(IpNet::from).chain(self.further.iter().copied())
     }
 
     pub fn row(&self) -> Attachment {
@@ -154,6 +163,13 @@ impl Store {
         }
     }
 
+    /// Where else its pod may send from.
+    pub fn set_further(&mut self, handle: &str, further: Vec<IpNet>) {
+        if let Some(record) = self.content.records.get_mut(handle) {
+            record.further = further;
+        }
+    }
+
     pub fn insert(&mut self, record: Record) {
         self.content.records.insert(record.handle(), record);
     }
@@ -239,6 +255,7 @@ mod tests {
             }],
             grace: 30,
             cut_off: false,
+            further: Vec::new(),
         }
     }
 

@@ -91,6 +91,12 @@ impl Pool {
         gateway_of(&self.cidr)
     }
 
+    /// Whether the address is one for pods.
+    pub fn gives(&self, address: IpAddr) -> bool {
+        let (first, count) = usable(&self.cidr);
+        self.cidr.contains(&address) && distance(first, address) < count && address != self.gateway()
+    }
+
     /// How many addresses it has for pods: the gateway's is not one of them.
     pub fn size(&self) -> u128 {
         usable(&self.cidr).1 - 1
@@ -146,8 +152,7 @@ impl Pool {
             Some(own) => return refuse(format!("this container already has {own}")),
             None => self.wake(now),
         }
-        let (first, count) = usable(&self.cidr);
-        if !self.cidr.contains(&address) || distance(first, address) >= count || address == self.gateway() {
+        if !self.gives(address) {
             return refuse(format!("it is not one of the pod addresses of {}", self.cidr));
         }
         if let Some(handle) = self.leases.get(&address) {

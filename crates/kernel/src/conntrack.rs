@@ -5,7 +5,7 @@ use types::Family;
 
 use crate::error::Error;
 use crate::netns::Netns;
-use crate::socket::{NetlinkSocket, Received, Subsystem};
+use crate::socket::{NetlinkSocket, Received, Subsystem, refusal};
 
 /// NFNLGRP_CONNTRACK_NEW of include/uapi/linux/netfilter/nfnetlink.h.
 const BEGIN: u32 = 1;
@@ -29,10 +29,20 @@ impl Conntrack {
 
     /// The entries that match. Connections come and go meanwhile: this is no moment's picture.
     pub fn entries(&mut self, family: Family, filter: &Filter) -> Result<Vec<Entry>, Error> {
+        self.entries_that(family, filter, |_| true)
+    }
+
+    /// Of the entries that match, those that are wanted; of a large table only these are kept.
+    pub fn entries_that(
+        &mut self,
+        family: Family,
+        filter: &Filter,
+        wanted: impl Fn(&Entry) -> bool,
+    ) -> Result<Vec<Entry>, Error> {
         let (mut entries, mut failed) = (Vec::new(), None);
         let request = |writer: &mut _, seq| conntrack::dump(writer, seq, family, filter);
         self.socket.dump("conntrack entries", request, |message| match Entry::decode(&message) {
-            Some(Ok(entry)) if filter.matches(&entry) => entries.push(entry),
+            Some(Ok(entry)) if filter.matches(&entry) && wanted(&entry) => entries.push(entry),
             Some(Err(error)) => failed = Some(error),
             Some(Ok(_)) | None => {}
         })?;
@@ -71,7 +81,28 @@ impl Conntrack {
             Err(error) => Err(error),
         }
     }
+
+    /// The same of many; how many the kernel still knew.
+    pub fn delete_all(&mut self, entries: &[Entry]) -> Result<usize, Error> {
+        let mut forgotten = 0;
+        for entries in entries.chunks(TOGETHER) {
+            let mut batch = self.socket.batch();
+            for entry in entries {
+                batch.add(|writer, seq| conntrack::delete(writer, seq, entry));
+            }
+            let refused = self.socket.run(batch)?;
+            forgotten += entries.len() - refused.len();
+            if let Some((at, ack)) = refused.into_iter().find(|(_, ack)| ack.errno != libc::ENOENT) {
+                let entry = entries.get(at).map(ToString::to_string).unwrap_or_default();
+                return Err(refusal(format!("delete the conntrack entry {entry}"), ack));
+            }
+        }
+        Ok(forgotten)
+    }
 }
+
+/// So many deletions travel in one datagram: their acknowledgements fit into any receive buffer.
+const TOGETHER: usize = 128;
 
 /// Connections that begin from now on: also those that are forgotten before anybody looks, as a TCP connection that
 /// is reset at once is (nf_conntrack_proto_tcp.c). A kernel with `net.netfilter.nf_conntrack_events=0` tells of none.

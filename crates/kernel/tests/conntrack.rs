@@ -71,7 +71,13 @@ fn a_connection_is_seen_filtered_and_forgotten() {
             let after = conntrack.counted().expect("counters");
             assert!(after.invalid > before.invalid, "{before:?} {after:?}");
             let localhost = "127.0.0.1".parse().ok();
-            let dns = Filter { protocol: Some(17), dst: localhost, dst_port: Some(53), src: localhost };
+            let dns = Filter {
+                protocol: Some(17),
+                dst: localhost,
+                dst_port: Some(53),
+                src: localhost,
+                answerer: None,
+            };
             let found = conntrack.entries(Family::V4, &dns).expect("entries");
             let [entry] = found.as_slice() else { panic!("{found:?}") };
             assert_eq!(entry.original.src, client.local_addr().expect("its address"));
@@ -91,7 +97,13 @@ fn a_connection_is_seen_filtered_and_forgotten() {
                 six.send_to(b"question", destination).expect("send");
             }
             let localhost = "::1".parse().ok();
-            let dns = Filter { protocol: Some(17), dst: localhost, dst_port: Some(53), src: localhost };
+            let dns = Filter {
+                protocol: Some(17),
+                dst: localhost,
+                dst_port: Some(53),
+                src: localhost,
+                answerer: None,
+            };
             let found = conntrack.entries(Family::V6, &dns).expect("entries");
             let [of_six] = found.as_slice() else { panic!("{found:?}") };
             assert_eq!(of_six.original.src, six.local_addr().expect("its address"));
@@ -100,6 +112,45 @@ fn a_connection_is_seen_filtered_and_forgotten() {
             assert!(!conntrack.delete(entry).expect("delete again"));
             let left = conntrack.entries(Family::V4, &Filter::default()).expect("entries");
             assert_eq!(left.iter().map(|entry| entry.original.dst.port()).collect::<Vec<_>>(), [54]);
+        })
+        .expect("the test's body");
+}
+
+#[test]
+fn connections_are_found_by_who_answers_and_forgotten_together() {
+    let netns = Netns::fresh().expect("a network namespace");
+    netns
+        .run(|| {
+            for words in ["link set lo up", "address add fd00::2/128 dev lo nodad"] {
+                let done = Command::new("ip").args(words.split(' ')).status().expect("ip is installed");
+                assert!(done.success());
+            }
+            let desired = redirect(54);
+            Nft::open()
+                .expect("a socket")
+                .apply(&diff(&desired, &Ruleset::default()), &desired)
+                .expect("apply");
+            let mut conntrack = Conntrack::open().expect("a socket");
+            for (family, client, servers) in [
+                (Family::V4, "127.0.0.1:0", ["127.0.0.2", "127.0.0.3"]),
+                (Family::V6, "[::1]:0", ["fd00::2", "::1"]),
+            ] {
+                let client = UdpSocket::bind(client).expect("a client");
+                let servers = servers.map(|server| server.parse::<std::net::IpAddr>().expect("an address"));
+                for port in 1000..1300 {
+                    client.send_to(b"x", (servers[0], port)).expect("send");
+                }
+                client.send_to(b"x", (servers[1], 1000)).expect("send");
+                let answers = Filter { answerer: Some(servers[0]), ..Filter::default() };
+                let found = conntrack.entries(family, &answers).expect("entries");
+                assert_eq!(found.len(), 300, "{family}");
+                let even = |entry: &netlink::conntrack::Entry| entry.original.dst.port().is_multiple_of(2);
+                assert_eq!(conntrack.entries_that(family, &answers, even).expect("entries").len(), 150);
+                assert_eq!(conntrack.delete_all(&found[..10]).expect("delete"), 10);
+                assert_eq!(conntrack.delete_all(&found).expect("delete"), 290, "ten were forgotten already");
+                let left = conntrack.entries(family, &Filter::default()).expect("entries");
+                assert_eq!(left.iter().map(|e| e.reply.src.ip()).collect::<Vec<_>>(), [servers[1]]);
+            }
         })
         .expect("the test's body");
 }

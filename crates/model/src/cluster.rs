@@ -102,6 +102,8 @@ pub struct Cluster {
     sourced: BTreeSet<ObjectName>,
     /// Those of pods: the pods of a Deployment share them.
     labels: BTreeSet<Arc<Labels>>,
+    /// Addresses that pods no longer have, until somebody asks.
+    vacated: Vec<IpAddr>,
     done: BTreeSet<Kind>,
     /// Keys that a running list has not named yet.
     unseen: BTreeMap<Kind, BTreeSet<Key>>,
@@ -169,6 +171,11 @@ impl Cluster {
     /// Those with addresses beside their ClusterIPs; one may come several times.
     pub fn external_services(&self) -> impl Iterator<Item = &ObjectName> {
         self.claims.external()
+    }
+
+    /// Addresses that pods had and no longer have, since this was asked last.
+    pub fn take_vacated(&mut self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.vacated)
     }
 
     fn named<'a>(&'a self, names: &'a [ObjectName]) -> impl Iterator<Item = &'a Service> {
@@ -272,6 +279,11 @@ impl Cluster {
             None => _ = self.sourced.remove(&pod.key),
         }
         let before = self.pods.get(&pod.key).map(|pod| Arc::clone(&pod.labels));
+        if let Some(former) = self.pods.get(&pod.key) {
+            let kept = if pod.uid == former.uid { pod.own_addresses() } else { &[] };
+            let left = former.own_addresses().iter().filter(|address| !kept.contains(address));
+            self.vacated.extend(left);
+        }
         let changed = put(&mut self.pods, pod.key.clone(), pod);
         self.forget_labels(before);
         changed
@@ -325,7 +337,9 @@ impl Cluster {
             }
             Kind::Namespace => self.namespaces.remove(&*name.name).is_some(),
             Kind::Pod => {
-                let gone = self.pods.remove(name).map(|pod| pod.labels);
+                let gone = self.pods.remove(name);
+                self.vacated.extend(gone.iter().flat_map(|pod| pod.own_addresses()));
+                let gone = gone.map(|pod| pod.labels);
                 let was = gone.is_some();
                 self.sourced.remove(name);
                 self.forget_labels(gone);
@@ -407,6 +421,35 @@ mod tests {
         let mut cluster = Cluster::default();
         assert!(!cluster.apply(Event::Upsert(slice("s1", "a"))).is_empty());
         assert!(cluster.apply(Event::Upsert(slice("s1", "a"))).is_empty());
+    }
+
+    #[test]
+    fn addresses_are_vacated_once_when_their_pod_is_gone_ended_or_another() {
+        let pod = |uid: &str, addresses: &[u8], phase, host_network| {
+            let ips = addresses.iter().map(|last| [10, 244, 1, *last].into()).collect();
+            let key = ObjectName::new("shop", "web");
+            let pod = Pod { key, uid: uid.into(), ips, phase, host_network, ..Pod::default() };
+            Event::Upsert(Row::Pod(Box::new(pod)))
+        };
+        let gone = || Event::Delete(Key::new(Kind::Pod, ObjectName::new("shop", "web")));
+        let (runs, ended) = (crate::Phase::Running, crate::Phase::Succeeded);
+        let mut cluster = Cluster::default();
+        for (event, vacated) in [
+            (pod("a", &[2, 3], runs, false), &[][..]),
+            (pod("a", &[2], runs, false), &[3]),
+            (pod("b", &[2], runs, false), &[2]),
+            (pod("b", &[2], ended, false), &[2]),
+            (gone(), &[]),
+            (pod("c", &[4], runs, false), &[]),
+            (Event::Start(Kind::Pod), &[]),
+            (Event::Done(Kind::Pod), &[4]),
+            (pod("d", &[5], runs, true), &[]),
+            (gone(), &[]),
+        ] {
+            cluster.apply(event.clone());
+            let expected: Vec<IpAddr> = vacated.iter().map(|last| [10, 244, 1, *last].into()).collect();
+            assert_eq!(cluster.take_vacated(), expected, "{event:?}");
+        }
     }
 
     #[test]

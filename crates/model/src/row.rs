@@ -79,6 +79,13 @@ pub struct Pod {
     pub sources: Option<Box<Sources>>,
 }
 
+impl Pod {
+    /// That nobody else has meanwhile: none while it is the node, or has ended.
+    pub fn own_addresses(&self) -> &[IpAddr] {
+        if self.host_network || self.phase.finished() { &[] } else { &self.ips }
+    }
+}
+
 /// Where a pod asks to send from, beside its own addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {

@@ -128,8 +128,8 @@ fn read_tuple(tuple: Attributes<'_>) -> Option<Tuple> {
     })
 }
 
-/// Which entries to show: those whose original direction has all of what is given. The kernel sorts them out
-/// (5.8 and newer; before, [`Filter::matches`] does).
+/// Which entries to show: those whose original direction has all of what is given, and whose answers come from
+/// `answerer`. The kernel sorts them out (5.8 and newer; before, [`Filter::matches`] does).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     pub protocol: Option<u8>,
@@ -137,6 +137,8 @@ pub struct Filter {
     pub dst: Option<IpAddr>,
     /// Counts only together with `protocol`.
     pub dst_port: Option<u16>,
+    /// The source of the reply direction: where DNAT led, or `dst`.
+    pub answerer: Option<IpAddr>,
 }
 
 impl Filter {
@@ -146,6 +148,7 @@ impl Filter {
             && self.src.is_none_or(|src| src == tuple.src.ip())
             && self.dst.is_none_or(|dst| dst == tuple.dst.ip())
             && self.dst_port.is_none_or(|port| self.protocol.is_none() || port == tuple.dst.port())
+            && self.answerer.is_none_or(|answerer| answerer == entry.reply.src.ip())
     }
 
     fn flags(&self) -> u32 {
@@ -165,31 +168,39 @@ pub fn dump(writer: &mut Writer, seq: u32, family: Family, filter: &Filter) {
     // them the wrong way round), so those are left to `Filter::matches`.
     let filter = match family {
         Family::V4 => *filter,
-        Family::V6 => Filter { src: None, dst: None, ..*filter },
+        Family::V6 => Filter { src: None, dst: None, answerer: None, ..*filter },
     };
     let head = Head { kind: GET, flags: flags::DUMP, seq };
     let message = nfnetlink::open(writer, head, (family_number(family), 0));
+    let by_answerer = filter.answerer.map_or(0, |_| BY_SRC);
     if filter.flags() != 0 {
-        writer.nest(TUPLE_ORIGINAL, |w| {
-            if filter.src.is_some() || filter.dst.is_some() {
-                w.nest(1, |w| write_addresses(w, filter.src, filter.dst));
-            }
-            if let Some(protocol) = filter.protocol {
-                w.nest(2, |w| {
-                    w.u8(1, protocol);
-                    if let Some(port) = filter.dst_port {
-                        w.be16(3, port);
-                    }
-                });
-            }
-        });
+        writer.nest(TUPLE_ORIGINAL, |w| write_original(w, &filter));
+    }
+    if filter.answerer.is_some() {
+        writer.nest(TUPLE_REPLY, |w| w.nest(1, |w| write_addresses(w, filter.answerer, None)));
+    }
+    if filter.flags() | by_answerer != 0 {
         // CTA_FILTER_ORIG_FLAGS and, needed beside it, CTA_FILTER_REPLY_FLAGS.
         writer.nest(FILTER, |w| {
             w.u32(1, filter.flags());
-            w.u32(2, 0);
+            w.u32(2, by_answerer);
         });
     }
     writer.close_message(message);
+}
+
+fn write_original(w: &mut Writer, filter: &Filter) {
+    if filter.src.is_some() || filter.dst.is_some() {
+        w.nest(1, |w| write_addresses(w, filter.src, filter.dst));
+    }
+    if let Some(protocol) = filter.protocol {
+        w.nest(2, |w| {
+            w.u8(1, protocol);
+            if let Some(port) = filter.dst_port {
+                w.be16(3, port);
+            }
+        });
+    }
 }
 
 /// Asks to forget one entry, and for an acknowledgement; ENOENT when it is gone already.

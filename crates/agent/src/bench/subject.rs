@@ -176,7 +176,8 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
     Ok(Base {
         store: store::Store::open(&args.data, "bench")?,
         reaper: reaper::Reaper::start(outbox.clone())?,
-        tell: Tell::start(client, settings.node.clone(), Arc::clone(&metrics)),
+        tell: Tell::start(client.clone(), settings.node.clone(), Arc::clone(&metrics)),
+        confirm: crate::confirm::Confirm::start(client, outbox.clone()),
         metrics,
         zone,
         presence: state::channel(Presence::default()).0,

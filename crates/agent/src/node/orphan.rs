@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   namespace gone      its veth went with it: record, address and rules are given back
-//!   pod gone (from a    its veth is deleted, its rules go; the address is held while the namespace lives, in which
-//!   synced API)         it still is, and then rests
+//!   pod gone (from a    the API is asked for it (confirm.rs); then its veth is deleted, its rules go; the address is held
+//!   synced API)         while the namespace lives, in which it still is, and then rests
 //!   neither is known    nothing happens
 //! ```
 //! Both have to be seen twice, a grace apart: a DEL may be on its way.
@@ -16,6 +16,7 @@ use types::ObjectName;
 
 use super::Node;
 use crate::clock;
+use crate::confirm::{Answer, Doubt};
 use crate::store::Record;
 use crate::tell::Saying;
 
@@ -92,6 +93,8 @@ fn grace(record: &Record, patience: Duration) -> impl Fn(Lost) -> Duration {
 #[derive(Default)]
 pub struct Orphans {
     suspects: BTreeMap<String, Suspicion>,
+    /// The API is being asked for their pods.
+    doubted: BTreeSet<String>,
     /// Their veths are being deleted without a DEL.
     taken: BTreeSet<String>,
     looked: Option<Instant>,
@@ -115,7 +118,7 @@ impl Node {
         self.orphans.looked = Some(now);
         self.free_held();
         let before = std::mem::take(&mut self.orphans.suspects);
-        let mut doomed = Vec::new();
+        let (mut doomed, mut doubts) = (Vec::new(), Vec::new());
         for record in self.base.store.wired() {
             let handle = record.handle();
             if self.leaving.has(&handle) || self.wiring.iter().any(|wiring| wiring.handle() == handle) {
@@ -125,11 +128,48 @@ impl Node {
             match judge(lost, before.get(&handle).copied(), now, grace(record, self.orphan_grace())) {
                 Verdict::Keep => {}
                 Verdict::Suspect(suspicion) => drop(self.orphans.suspects.insert(handle, suspicion)),
+                Verdict::Release(suspicion) if suspicion.lost == Lost::Pod => {
+                    self.orphans.suspects.insert(handle.clone(), suspicion);
+                    let doubt = Doubt { handle, pod: record.pod.clone(), uid: record.uid.clone() };
+                    doubts.push(doubt);
+                }
                 Verdict::Release(suspicion) => doomed.push((record.clone(), suspicion)),
             }
         }
         for (record, suspicion) in doomed {
             self.release_orphan(&record, suspicion);
+        }
+        for doubt in doubts {
+            let handle = doubt.handle.clone();
+            if !self.orphans.doubted.contains(&handle) && self.base.confirm.ask(doubt) {
+                self.orphans.doubted.insert(handle);
+            }
+        }
+    }
+
+    /// What the watch does not show is believed to be gone only when the API itself says so. Else its time begins anew.
+    pub(super) fn confirmed(&mut self, doubt: &Doubt, answer: Answer) {
+        let Doubt { handle, pod, .. } = doubt;
+        self.orphans.doubted.remove(handle);
+        let suspicion = self.orphans.suspects.get(handle).filter(|suspicion| suspicion.lost == Lost::Pod);
+        let Some(suspicion) = suspicion.copied() else { return };
+        let record = self.base.store.wired().find(|record| record.handle() == *handle);
+        let record = record.filter(|record| record.pod == doubt.pod && record.uid == doubt.uid).cloned();
+        match (answer, record) {
+            _ if self.paused || self.leaving.has(handle) => {}
+            (Answer::Gone, Some(record)) if self.in_api(&record) == InApi::Gone => {
+                self.orphans.suspects.remove(handle);
+                self.release_orphan(&record, suspicion);
+            }
+            (Answer::Gone, _) => {}
+            (Answer::There, _) => {
+                self.orphans.suspects.remove(handle);
+                tracing::warn!(%handle, %pod, "kept: the API has the pod, and its watch does not show it");
+            }
+            (Answer::Unheard(why), _) => {
+                self.orphans.suspects.remove(handle);
+                tracing::warn!(%handle, %pod, why, "kept: the API cannot be asked for the pod, which its watch does not show");
+            }
         }
     }
 
@@ -305,6 +345,39 @@ mod tests {
         assert_eq!(grace(&record, Duration::from_secs(1))(Lost::Namespace), Duration::from_secs(1));
     }
 
+    /// A watch may be behind. What it does not show is cut off only when the API itself says that it is gone.
+    #[test]
+    fn a_pod_that_only_the_watch_does_not_show_stays_wired() {
+        crate::dns::tests::inside(async || {
+            let directory = std::env::temp_dir().join(format!("plumb-doubt-{}", std::process::id()));
+            let (mut node, _inbox) = crate::bench::held(&directory).unwrap();
+            let json = r#"{"container":"c","ifname":"eth0","netns":"/proc/self/ns/net","pod":{"namespace":"a","name":"web"},"uid":"u","ips":[],"host_if":"veth-c","mac":"00:00:00:00:00:00"}"#;
+            node.base.store.insert(serde_json::from_str(json).unwrap());
+            for kind in Kind::ALL {
+                node.cluster.apply(model::Event::Start(kind));
+                node.cluster.apply(model::Event::Done(kind));
+            }
+            let doubt = Doubt { handle: "c/eth0".into(), pod: ObjectName::new("a", "web"), uid: "u".into() };
+            let since = Instant::now();
+            let mut after = |doubt: &Doubt, answer: Answer| {
+                let suspicion = Suspicion { lost: Lost::Pod, since };
+                node.orphans.suspects.insert("c/eth0".into(), suspicion);
+                node.confirmed(doubt, answer);
+                (node.leaving.has("c/eth0"), node.orphans.suspects.contains_key("c/eth0"))
+            };
+            assert_eq!(after(&doubt, Answer::There), (false, false), "its time begins anew");
+            assert_eq!(
+                after(&doubt, Answer::Unheard("no answer".into())),
+                (false, false),
+                "its time begins anew"
+            );
+            let former = Doubt { uid: "before".into(), ..doubt.clone() };
+            assert_eq!(after(&former, Answer::Gone), (false, true), "that was another pod");
+            assert_eq!(after(&doubt, Answer::Gone), (true, false));
+            std::fs::remove_dir_all(&directory).unwrap();
+        });
+    }
+
     /// Veths are deleted many at once: what a runtime asks of one attachment says nothing about the others.
     #[test]
     fn an_address_is_held_whoever_else_leaves_at_the_same_time() {
@@ -322,7 +395,13 @@ mod tests {
             node.begin_del(&asked, reply);
             node.orphans.taken.insert("orphan/eth0".into());
             node.take_away("orphan/eth0".into());
-            node.unwired(vec!["asked/eth0".into(), "orphan/eth0".into()], Ok(()));
+            node.reaped(crate::reaper::Reaped {
+                handles: vec!["asked/eth0".into(), "orphan/eth0".into()],
+                deleted: Ok(()),
+                vacated: Vec::new(),
+                forgotten: Ok(0),
+                forgetting: Duration::ZERO,
+            });
             let left: Vec<(&String, bool)> =
                 node.base.store.records().iter().map(|(handle, record)| (handle, record.cut_off)).collect();
             assert_eq!(left, [(&"orphan/eth0".to_owned(), true)], "its namespace lives");

@@ -50,6 +50,7 @@ impl Node {
         let keys = Vec::from_iter(std::mem::take(&mut self.changed));
         self.loose.add(keys.len());
         let compiled = compiler.update(synced, &keys);
+        self.record_sources();
         if first {
             for subsystem in [Subsystem::Nft, Subsystem::Net] {
                 self.stale.failed.insert(subsystem, "not looked at yet".into());
@@ -59,10 +60,14 @@ impl Node {
         }
         self.repair();
         self.forget_stale_flows(&keys);
+        self.forget_lost_sources();
         self.answer_checks(&keys, first);
         self.base.zone.update(&self.cluster, &keys);
         self.compiled_diagnostics(&compiled);
         self.own_node();
+        if let Err(error) = self.look_for_former() {
+            tracing::warn!(%error, "flows of addresses that no pod has are not forgotten; ADD tries again");
+        }
         self.count_objects();
         self.publish();
     }
@@ -168,6 +173,7 @@ impl Node {
             let order: Vec<Family> = own.pod_cidrs.iter().map(Family::of_net).collect();
             let place = |pool: &Pool| order.iter().position(|f| *f == Family::of_net(&pool.cidr()));
             self.base.store.pools().sort_by_key(place);
+            self.former.look_again();
         }
         if changed && let Err(error) = self.base.store.save() {
             tracing::error!(error = format!("{error:#}"), "the address pool cannot be saved");

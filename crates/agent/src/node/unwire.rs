@@ -13,6 +13,7 @@ use super::Node;
 use super::wire::host_ifs;
 use crate::clock;
 use crate::inbox::{Subsystem, Verdict};
+use crate::reaper::{Doomed, Reaped};
 use crate::store::Record;
 
 /// Garbage collection leaves alone what was made so short a time ago: the runtime's list may be older.
@@ -72,22 +73,29 @@ impl Node {
             return;
         }
         let records = self.base.store.records();
-        let known = records.get(&handle).map(|record| record.host_if.clone());
+        let record = records.get(&handle);
+        let known = record.map(|record| record.host_if.clone());
+        let sources = record.into_iter().flat_map(Record::sources).collect();
         // Of a lost record: never the veth of another pod that came to have the name.
         let others = |name: &IfName| records.values().any(|record| record.host_if == *name);
         match known.or_else(|| host_ifs(&handle).find(|name| !others(name))) {
-            Some(name) => self.base.reaper.delete(handle, name),
+            Some(host_if) => self.base.reaper.delete(Doomed { handle, host_if, sources }),
             None => drop(self.leaving.0.remove(&handle)),
         }
     }
 
     /// The veths are gone, so nothing can use the addresses any more.
-    pub(super) fn unwired(&mut self, handles: Vec<String>, result: Result<(), kernel::Error>) {
+    pub(super) fn reaped(&mut self, reaped: Reaped) {
+        self.note_forgotten(&reaped);
+        let Reaped { handles, deleted, .. } = reaped;
+        if handles.is_empty() {
+            return;
+        }
         let now = clock::since_boot();
         let mut groups = Vec::new();
         for handle in handles {
             let waiting = self.leaving.0.remove(&handle).unwrap_or_default();
-            match &result {
+            match &deleted {
                 Ok(()) => {
                     // A runtime that asked for it, too, has the last word.
                     let asked = waiting.iter().any(|group| group.reply.is_some());

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!   ADD   address, record saved, attachment ─> model ─ settle: policies in the kernel ─> veth ─> reply
-//!   DEL   reaper deletes the veth (with others) ─> address released, record gone, model ─> reply
+//!   DEL   reaper deletes the veth (with others), has its flows forgotten ─> address released, record gone, model ─> reply
 //! ```
-//! A process killed between any two of these leaves either a record whose veth is missing (released at the next
-//! start) or a veth with its record (which DEL removes).
+//! A process killed between any two of these leaves either a record whose veth is missing (its flows are forgotten and it is
+//! released at the next start) or a veth with its record (which DEL removes).
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -171,6 +171,7 @@ impl Node {
             netns: attach.netns.clone().unwrap_or_default(),
             grace: self.cluster.pods.get(&pod).map_or(0, |pod| pod.grace),
             cut_off: false,
+            further: Vec::new(),
             pod,
             uid,
             ips,
@@ -321,6 +322,7 @@ impl Node {
 
     /// Gives everything of an attachment back: record, address, row.
     pub(super) fn forget(&mut self, handle: &str) {
+        self.doubt_flows(handle);
         self.base.store.release(handle, clock::since_boot());
         if let Err(error) = self.base.store.save() {
             tracing::error!(error = format!("{error:#}"), "attachments cannot be saved");

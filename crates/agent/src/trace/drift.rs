@@ -41,6 +41,7 @@ fn connections(flow: Flow) -> Result<Vec<Entry>> {
         src: Some(flow.source.ip()),
         dst: Some(flow.destination.ip()),
         dst_port: Some(flow.destination.port()),
+        ..Filter::default()
     };
     Ok(Conntrack::open()?.entries(Family::of(flow.source.ip()), &filter)?)
 }

@@ -113,8 +113,7 @@ impl Watch {
         let filter = Filter {
             protocol: Some(flow.protocol.number()),
             src: Some(flow.source.ip()),
-            dst: None,
-            dst_port: None,
+            ..Filter::default()
         };
         let is = |entry: &Entry| filter.matches(entry) && entry.original.src == flow.source;
         let begun = self.beginnings.last(is)?;

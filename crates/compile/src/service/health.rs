@@ -119,7 +119,7 @@ mod tests {
         };
         let found = plan("young").diagnostics;
         assert!(
-            found.iter().any(|found| found.message.ends_with("Service shop/web has it and is older")),
+            found.iter().any(|found| found.message.ends_with("Service shop/web has it and comes first")),
             "{found:?}"
         );
         assert!(plan("beside").diagnostics.is_empty());

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use kernel::{Netns, Rtnl};
 use serde_json::{Value, json};
+use types::Families;
 
 use super::figures::{Figure, Line, Table, median};
 use super::floor::{Bare, ROOM};
@@ -29,6 +30,15 @@ pub struct Args {
     /// Pods that are deleted at the same time, in the last step
     #[arg(long, default_value_t = 20)]
     burst: u32,
+    /// Connections that the node knows all the while, of each family
+    #[arg(long, default_value_t = 0)]
+    flows: u32,
+    /// Families of our pods' addresses: ipv4 or dual
+    #[arg(long, default_value = "ipv4")]
+    families: Families,
+    /// The program that is our agent, to compare versions [default: this one]
+    #[arg(long)]
+    agent: Option<PathBuf>,
     /// Our CNI executable [default: plumb-cni beside this program]
     #[arg(long)]
     cni: Option<PathBuf>,
@@ -101,7 +111,10 @@ const INSTALL: &str =
 pub fn run(args: &Args) -> Result<Table> {
     check(args)?;
     let pods = args.rounds + args.burst;
-    let rig = rig(pods)?;
+    let rig = rig(pods, args)?;
+    if args.flows > 0 {
+        rig.know_flows(args.flows)?;
+    }
     let config = json!({
         "cniVersion": "1.1.0", "name": "plumb", "type": "plumb-cni", "agentSocket": rig.path("agent.sock"),
     });
@@ -156,7 +169,9 @@ struct Times {
 }
 
 fn table(args: &Args, times: &Times, left_out: Option<String>) -> Table {
-    let mut table = Table::new(format!("{} pods, one after the other", args.rounds));
+    let flows =
+        if args.flows > 0 { format!(", {} connections of each family", args.flows) } else { String::new() };
+    let mut table = Table::new(format!("{} pods, one after the other{flows}", args.rounds));
     let exec = "before fork of the plugin → it has exited, answer read";
     let floors = [
         "a process that answers VERSION, and veth::create: pair, port, address, routes",
@@ -188,8 +203,8 @@ fn table(args: &Args, times: &Times, left_out: Option<String>) -> Table {
 }
 
 /// Every pod exists and is isolated by a policy before the agent starts, so ADD has rules to put in place.
-fn rig(pods: u32) -> Result<Rig> {
-    let mut rig = Rig::new()?;
+fn rig(pods: u32, args: &Args) -> Result<Rig> {
+    let mut rig = Rig::new(args.families)?;
     rig.request("POST", "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", &json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": { "name": "from-web" },
         "spec": {
@@ -204,7 +219,7 @@ fn rig(pods: u32) -> Result<Rig> {
             "spec": { "nodeName": "node1", "containers": [{ "name": "c", "image": "host", "command": ["/bin/true"] }] },
         }))?;
     }
-    rig.start_agent()?;
+    rig.start_agent(args.agent.as_deref())?;
     Ok(rig)
 }
 

@@ -5,7 +5,7 @@
 //!   node netns:   `plumb agent` ────────────────────────────────┘   plumb-cni ── agent.sock
 //! ```
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use kernel::process::{Namespaces, Process, Signal, Spawn};
 use kernel::{Netns, Rtnl, net};
 use kstate::net::{Op, Plan};
 use serde_json::{Value, json};
-use types::IfName;
+use types::wire::{DNS_IPS, POD_CIDRS, SERVICE_CIDRS};
+use types::{Families, IfName};
 
 const ADDRESS: &str = "192.168.1.10";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,6 +29,7 @@ pub struct Rig {
     agent: Option<Process>,
     client: kube::Client,
     runtime: tokio::runtime::Runtime,
+    families: Families,
 }
 
 /// A temporary directory that ends with the value.
@@ -58,8 +60,8 @@ impl Drop for Rig {
 }
 
 impl Rig {
-    /// Objects can be made before the agent lists them.
-    pub fn new() -> Result<Self> {
+    /// Objects can be made before the agent lists them. `families`: of the pods' addresses.
+    pub fn new(families: Families) -> Result<Self> {
         let netns = namespace()?;
         let directory = Directory::new("node")?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -70,12 +72,8 @@ impl Rig {
         let client = {
             let _guard = runtime.enter();
             let nodes = Arc::new(NoNodes);
-            let config = Config {
-                advertised: address,
-                families: Default::default(),
-                nodes,
-                credentials: Some(credentials.clone()),
-            };
+            let config =
+                Config { advertised: address, families, nodes, credentials: Some(credentials.clone()) };
             let api = Api::new(Store::in_memory(), config)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
             runtime.spawn(apiserver::serve(api.clone(), listener, credentials.clone()));
@@ -88,13 +86,15 @@ impl Rig {
             "https://127.0.0.1:6443",
             &identity,
         )?;
-        let rig = Self { netns, directory, agent: None, client, runtime };
+        let pods: Vec<&str> =
+            families.list().iter().map(|f| f.pick(["10.244.1.0/24", "fd00:10:244:1::/64"])).collect();
+        let rig = Self { netns, directory, agent: None, client, runtime, families };
         rig.request(
             "POST",
             "/api/v1/nodes",
             &json!({
                 "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node1" },
-                "spec": { "podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"] },
+                "spec": { "podCIDR": pods[..1].concat(), "podCIDRs": pods },
             }),
         )?;
         let status = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": ADDRESS }] } });
@@ -113,8 +113,9 @@ impl Rig {
         self.directory.0.join(name)
     }
 
-    /// Starts the agent and waits until it wires pods.
-    pub fn start_agent(&mut self) -> Result<()> {
+    /// Starts the agent, of this program or another one, and waits until it wires pods.
+    pub fn start_agent(&mut self, program: Option<&Path>) -> Result<()> {
+        let program = program.map_or_else(std::env::current_exe, |path| Ok(path.to_owned()))?;
         let path = |name: &str| self.path(name).display().to_string();
         let flags = [
             ("--node", "node1".to_owned()),
@@ -124,9 +125,15 @@ impl Rig {
             ("--socket", path("agent.sock")),
             ("--mtu", "1450".into()),
         ];
-        let agent = Spawn::program(std::env::current_exe()?)
+        let of_families = |all: [&'static str; 2]| {
+            self.families.list().iter().map(|family| family.pick(all)).collect::<Vec<_>>().join(",")
+        };
+        let ranges =
+            [("--cluster-cidr", POD_CIDRS), ("--service-cidr", SERVICE_CIDRS), ("--dns-ip", DNS_IPS)];
+        let agent = Spawn::program(&program)
             .arg("agent")
             .args(flags.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]))
+            .args(ranges.iter().flat_map(|(flag, all)| [(*flag).to_owned(), of_families(*all)]))
             .join(Namespaces::NET, &self.netns)?
             .output_to(self.path("agent.log"))?
             .start()?;
@@ -145,6 +152,38 @@ impl Rig {
         Ok(())
     }
 }
+
+impl Rig {
+    /// Has the node know so many connections of each family, for as long as it measures: of datagrams to nobody.
+    pub fn know_flows(&self, count: u32) -> Result<()> {
+        self.netns.run(|| {
+            let timeout = "/proc/sys/net/netfilter/nf_conntrack_udp_timeout";
+            std::fs::write(timeout, "86400").with_context(|| format!("write {timeout}"))?;
+            for family in self.families.list() {
+                let to: IpAddr = family.pick([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+                let mut socket = UdpSocket::bind((to, 0))?;
+                for number in 0..count {
+                    if number % PORTS == 0 {
+                        socket = UdpSocket::bind((to, 0))?;
+                    }
+                    socket.send_to(b"x", (to, (FIRST_PORT + number % PORTS) as u16))?;
+                }
+            }
+            let known = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count")?;
+            let (known, wanted): (usize, usize) =
+                (known.trim().parse()?, count as usize * self.families.list().len());
+            ensure!(
+                known >= wanted,
+                "conntrack holds {known} connections of {wanted}: see net.netfilter.nf_conntrack_max"
+            );
+            Ok(())
+        })?
+    }
+}
+
+/// Ports that one socket sends to.
+const FIRST_PORT: u32 = 12_000;
+const PORTS: u32 = 50_000;
 
 /// With `lo` up and the node's address on it.
 fn namespace() -> Result<Netns> {

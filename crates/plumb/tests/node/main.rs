@@ -11,6 +11,8 @@ mod clock;
 mod docker;
 mod drift;
 mod flood;
+mod former;
+mod further;
 mod gone;
 mod host_ports;
 mod locked;

@@ -158,7 +158,7 @@ impl Judge<'_> {
                 (format!("it is the ClusterIP of Service {owner}"), "use an address that no Service has")
             }
             Refusal::Holder(holder) => {
-                (format!("Service {holder} has it and is older"), "use another port or another address")
+                (format!("Service {holder} has it and comes first"), "use another port or another address")
             }
         };
         Diagnostic {
