@@ -92,6 +92,7 @@ mod tests {
             netns_id: None,
             grace: 30,
             cut_off: false,
+            further: Vec::new(),
         }
     }
 
