@@ -65,8 +65,7 @@ impl Process<'_> {
                 .to_owned();
         }
         format!(
-            "{text}, as in a container by default; start that with --privileged, or with {} --security-opt \
-             systempaths=unconfined (docs/containers.md)",
+            "{text}, as in a container by default; start that with --privileged, or with {} (docs/containers.md)",
             options.join(" ")
         )
     }
