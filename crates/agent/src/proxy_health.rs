@@ -23,15 +23,13 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::watch;
 use types::Family;
-use types::wire::PROXY_HEALTH_PORT as HEALTH;
+use types::wire::{PROXY_HEALTH_PORT as HEALTH, PROXY_MODE_PORT as MODE};
 
 use crate::follow::{Site, follow};
 use crate::inbox::Outbox;
 use crate::node::Node;
 use crate::serve::Door;
 
-/// Of kube-proxy's `--metrics-bind-address`.
-const MODE: u16 = 10249;
 /// A datapath that has not been right for this long is stale, as kube-proxy says it; at least four comparisons.
 const STALE: Duration = Duration::from_secs(120);
 /// A loop that does not answer for so long is not healthy.

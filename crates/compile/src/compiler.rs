@@ -171,7 +171,7 @@ impl Compiler {
                     dirty.net.own = true;
                     // Its zone chooses among endpoints (EP-05).
                     dirty.units.extend(cluster.services.keys().cloned().map(Unit::Service));
-                    // The API may be at its address, where no pod may have its port.
+                    // Services have ports at its addresses, and so may the API: no pod may have these.
                     dirty.units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));
                 }
             }
@@ -190,7 +190,7 @@ impl Compiler {
                 dirty.units.insert(Unit::Service(name.clone()));
                 if *name == service::reserved::api_service() {
                     // Where the API is, nobody else may be.
-                    dirty.units.extend(cluster.external_services().cloned().map(Unit::Service));
+                    dirty.units.extend(cluster.outward_services().cloned().map(Unit::Service));
                     dirty.units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));
                     dirty.units.insert(Unit::Base);
                 }

@@ -168,9 +168,9 @@ impl Cluster {
         self.named(self.claims.of_node_port(port))
     }
 
-    /// Those with addresses beside their ClusterIPs; one may come several times.
-    pub fn external_services(&self) -> impl Iterator<Item = &ObjectName> {
-        self.claims.external()
+    /// Those with addresses or ports of nodes beside their ClusterIPs; one may come several times.
+    pub fn outward_services(&self) -> impl Iterator<Item = &ObjectName> {
+        self.claims.outward()
     }
 
     /// Addresses that pods had and no longer have, since this was asked last.
@@ -184,7 +184,8 @@ impl Cluster {
 
     /// Takes one event and says which keys really changed: an upsert of an equal row changes nothing. When a
     /// slice moves from one service to another, both services' keys are in the answer; so are those of Services that
-    /// want an address or port of one that changed, and those that name an address which a node got or lost.
+    /// want an address or port of one that changed, those that name an address which a node got or lost, and attachments
+    /// with a host port of a number that one of them wants.
     pub fn apply(&mut self, event: Event) -> Vec<Key> {
         match event {
             Event::Start(kind) => {
@@ -231,26 +232,26 @@ impl Cluster {
             Row::Pod(r) => self.upsert_pod(r),
             Row::Service(r) => return self.upsert_service(key, r),
             Row::Policy(r) => put(&mut self.policies, r.key.clone(), r),
-            Row::Attachment(r) => put(&mut self.attachments, r.container.clone(), r),
+            Row::Attachment(r) => self.upsert_attachment(r),
             Row::EndpointSlice(r) => return self.upsert_slice(key, r),
         };
         if changed { vec![key] } else { Vec::new() }
     }
 
     fn upsert_node(&mut self, key: Key, node: Node) -> Vec<Key> {
-        let before = self.nodes.get(&node.name).map(|node| node.addresses.clone()).unwrap_or_default();
-        let now = node.addresses.clone();
+        let of = |node: &Node| node.every_address().collect::<Vec<_>>();
+        let (before, now) = (self.nodes.get(&node.name).map(of).unwrap_or_default(), of(&node));
         if !put(&mut self.nodes, node.name.clone(), node) {
             return Vec::new();
         }
         let turned =
             before.iter().filter(|ip| !now.contains(ip)).chain(now.iter().filter(|ip| !before.contains(ip)));
-        [key].into_iter().chain(self.claimants(turned)).collect()
+        [key].into_iter().chain(self.claimants(turned.copied())).collect()
     }
 
     /// Services that name any of these addresses.
-    fn claimants<'a>(&self, addresses: impl Iterator<Item = &'a IpAddr>) -> BTreeSet<Key> {
-        let names = addresses.flat_map(|address| self.claims.at(*address));
+    fn claimants(&self, addresses: impl Iterator<Item = IpAddr>) -> BTreeSet<Key> {
+        let names = addresses.flat_map(|address| self.claims.at(address));
         names.map(|name| Key::new(Kind::Service, name.clone())).collect()
     }
 
@@ -259,14 +260,29 @@ impl Cluster {
         if known == Some(&service) {
             return Vec::new();
         }
-        let mut rivals = self.claims.rivals(&service);
+        let mut rivals = self.rivals(&service);
         if let Some(known) = known {
-            rivals.extend(self.claims.rivals(known));
+            rivals.extend(self.rivals(known));
             self.claims.remove(known);
         }
         self.claims.insert(&service);
         self.services.insert(key.name.clone(), service);
-        [key].into_iter().chain(rivals.into_iter().map(|name| Key::new(Kind::Service, name))).collect()
+        [key].into_iter().chain(rivals).collect()
+    }
+
+    /// Whoever may get what this Service wants, or lose it.
+    fn rivals(&self, service: &Service) -> BTreeSet<Key> {
+        let services = self.claims.rivals(service).into_iter().map(|name| Key::new(Kind::Service, name));
+        let wired = self.claims.host_ports(service).map(|name| Key::new(Kind::Attachment, name.clone()));
+        services.chain(wired).collect()
+    }
+
+    fn upsert_attachment(&mut self, wired: Box<Attachment>) -> bool {
+        if let Some(known) = self.attachments.get(&wired.container) {
+            self.claims.remove_wired(known);
+        }
+        self.claims.insert_wired(&wired);
+        put(&mut self.attachments, wired.container.clone(), wired)
     }
 
     fn upsert_pod(&mut self, mut pod: Box<Pod>) -> bool {
@@ -332,7 +348,7 @@ impl Cluster {
         let gone = match key.kind {
             Kind::Node => {
                 let gone = self.nodes.remove(&*name.name);
-                changed.extend(self.claimants(gone.iter().flat_map(|node| &node.addresses)));
+                changed.extend(self.claimants(gone.iter().flat_map(Node::every_address)));
                 gone.is_some()
             }
             Kind::Namespace => self.namespaces.remove(&*name.name).is_some(),
@@ -349,13 +365,16 @@ impl Cluster {
                 let gone = self.services.remove(name);
                 if let Some(service) = &gone {
                     self.claims.remove(service);
-                    let rivals = self.claims.rivals(service).into_iter();
-                    changed.extend(rivals.map(|name| Key::new(Kind::Service, name)));
+                    changed.extend(self.rivals(service));
                 }
                 gone.is_some()
             }
             Kind::Policy => self.policies.remove(name).is_some(),
-            Kind::Attachment => self.attachments.remove(&*name.name).is_some(),
+            Kind::Attachment => {
+                let gone = self.attachments.remove(&*name.name);
+                gone.iter().for_each(|wired| self.claims.remove_wired(wired));
+                gone.is_some()
+            }
             Kind::EndpointSlice => {
                 changed = self.unlink_slice(name, None);
                 self.slices.remove(name).is_some()

@@ -86,13 +86,18 @@ fn not_empty(text: Option<&String>) -> Option<String> {
 
 pub fn node(node: &k8s::Node) -> Converted<Node> {
     let mut report = Report::new(Kind::Node, ObjectName::cluster(&node.metadata.name));
-    let addresses = node
-        .status
-        .addresses
-        .iter()
-        .filter(|address| address.kind == "InternalIP")
-        .filter_map(|a| report.parse("status.addresses", &a.address, "the address is ignored"))
-        .collect();
+    let (mut addresses, mut others) = (Vec::new(), Vec::new());
+    for address in &node.status.addresses {
+        let effect = "the address is ignored";
+        let mut read = || report.parse::<IpAddr>("status.addresses", &address.address, effect);
+        match &*address.kind {
+            "InternalIP" => addresses.extend(read()),
+            "ExternalIP" => others.extend(read()),
+            // Names, which may be addresses.
+            _ => others.extend(address.address.parse::<IpAddr>().ok()),
+        }
+    }
+    others.retain(|address| !addresses.contains(address));
     let spec = &node.spec;
     let cidrs: Vec<&String> = match spec.pod_cidrs.is_empty() {
         true => spec.pod_cidr.iter().filter(|cidr| !cidr.is_empty()).collect(),
@@ -115,7 +120,7 @@ pub fn node(node: &k8s::Node) -> Converted<Node> {
     let name = node.metadata.name.clone();
     let doomed = spec.taints.iter().any(|taint| taint.key == DOOMED);
     let leaving = doomed || node.metadata.deletion_timestamp.is_some();
-    report.done(Node { name, addresses, pod_cidrs, zone, vtep_mac, network_unavailable, leaving })
+    report.done(Node { name, addresses, others, pod_cidrs, zone, vtep_mac, network_unavailable, leaving })
 }
 
 /// The API server sets the label of the name; one that does not must not break selectors by name (NP-07).
@@ -231,9 +236,13 @@ mod tests {
         let json = r#"{"metadata":{"name":"n1","annotations":{"plumb.dev/vtep-mac":"02:00:00:00:00:01"}},
             "spec":{"podCIDR":"10.244.1.0/24"},
             "status":{"addresses":[{"type":"Hostname","address":"n1"},{"type":"InternalIP","address":"192.168.1.10"},
-                                   {"type":"InternalIP","address":"nonsense"}]}}"#;
+                                   {"type":"InternalIP","address":"nonsense"},
+                                   {"type":"ExternalIP","address":"203.0.113.7"},{"type":"ExternalIP","address":"2001:db8::7"},
+                                   {"type":"Hostname","address":"192.168.1.10"},{"type":"ExternalDNS","address":"198.51.100.7"}]}}"#;
         let converted = node(&serde_json::from_str(json).unwrap());
-        assert_eq!(converted.row.addresses, ["192.168.1.10".parse::<std::net::IpAddr>().unwrap()]);
+        let ips = |texts: &[&str]| texts.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
+        assert_eq!(converted.row.addresses, ips(&["192.168.1.10"]));
+        assert_eq!(converted.row.others, ips(&["203.0.113.7", "2001:db8::7", "198.51.100.7"]));
         assert_eq!(converted.row.pod_cidrs.len(), 1);
         assert_eq!(converted.row.vtep_mac.map(|m| m.to_string()).as_deref(), Some("02:00:00:00:00:01"));
         assert_eq!(converted.diagnostics.len(), 1);

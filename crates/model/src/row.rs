@@ -13,6 +13,9 @@ pub struct Node {
     pub name: String,
     /// InternalIPs, the primary first.
     pub addresses: Vec<IpAddr>,
+    /// What else its status says that it is reached at, ExternalIPs above all. Nobody is trusted for one of these: no
+    /// tunnel goes there, and no node is known by it.
+    pub others: Vec<IpAddr>,
     /// `spec.podCIDRs`; empty until the node CIDR controller has spoken.
     pub pod_cidrs: Vec<IpNet>,
     /// Label `topology.kubernetes.io/zone` (EP-05).
@@ -24,6 +27,13 @@ pub struct Node {
     pub network_unavailable: bool,
     /// It is being deleted, or the cluster autoscaler is about to.
     pub leaving: bool,
+}
+
+impl Node {
+    /// Of every type that its status names.
+    pub fn every_address(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().chain(&self.others).copied()
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -293,6 +303,10 @@ impl HostPort {
         self.host_ip.is_none_or(|ip| ip.is_unspecified() && Family::of(ip) == family)
     }
 
+    pub fn is(&self, protocol: Protocol, port: u16) -> bool {
+        (self.protocol, self.port) == (protocol, port)
+    }
+
     /// Whether it is reached at any address of a family at all.
     fn is_of(&self, family: Family) -> bool {
         self.host_ip.is_none_or(|ip| Family::of(ip) == family)
@@ -305,7 +319,7 @@ impl HostPort {
             let any = self.is_everywhere(*family) || other.is_everywhere(*family);
             both && (any || self.host_ip == other.host_ip)
         };
-        (self.protocol, self.port) == (other.protocol, other.port) && Family::ALL.iter().any(meet)
+        self.is(other.protocol, other.port) && Family::ALL.iter().any(meet)
     }
 }
 

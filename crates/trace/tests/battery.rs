@@ -235,6 +235,8 @@ fn the_battery_meets_every_fate() {
                 service.ports.iter().any(|port| (port.protocol, port.port) == (packet.protocol, packet.dport))
             });
             *counts.entry((family, "rivals")).or_insert(0) += usize::from(rivals.count() > 1);
+            let checked = withheld::is_health_check(&packet, &cluster, &place);
+            *counts.entry((family, "health check")).or_insert(0) += usize::from(checked);
             let refused = cluster.services_at(packet.dst).any(|service| withheld(&service));
             *counts.entry((family, "withheld")).or_insert(0) += usize::from(refused);
             match trace::reference::choose(&packet, &cluster, &place) {
@@ -274,7 +276,7 @@ fn the_battery_meets_every_fate() {
     let usual =
         ["local", "masqueraded", "direct", "translated", "rejected", "dropped", "node port", "host port"];
     let shut_out = "the source is not in loadBalancerSourceRanges";
-    let contests = ["rivals", "withheld", "further source", "closed to answers"];
+    let contests = ["rivals", "withheld", "health check", "further source", "closed to answers"];
     for kind in usual.into_iter().chain(contests).chain(policies.iter().map(String::as_str)).chain([shut_out])
     {
         for family in Family::ALL {

@@ -29,6 +29,8 @@ pub const DNS_PEER_PORT: u16 = 9476;
 pub const KUBELET_PORT: u16 = 10250;
 /// kube-proxy's port for health checks of a cloud's load balancers, where agents answer in its place.
 pub const PROXY_HEALTH_PORT: u16 = 10256;
+/// Where whoever is on the node asks which proxy it has.
+pub const PROXY_MODE_PORT: u16 = 10249;
 /// What runs on every node, at its own addresses, that no Service and no pod may take away there.
 pub const NODE_PORTS: [(Protocol, u16, &str); 6] = [
     (Protocol::Udp, VXLAN_PORT, "the nodes' tunnel"),
@@ -38,6 +40,10 @@ pub const NODE_PORTS: [(Protocol, u16, &str); 6] = [
     (Protocol::Tcp, KUBELET_PORT, "the kubelet"),
     (Protocol::Tcp, PROXY_HEALTH_PORT, "health checks of load balancers"),
 ];
+/// What runs on every node at 127.0.0.1, where no pod may take it away: `--healthz-port` of kubelets, and what kube-proxy
+/// has at its `--metrics-bind-address` and agents answer in its place.
+pub const LOOPBACK_PORTS: [(Protocol, u16, &str); 2] =
+    [(Protocol::Tcp, 10248, "the kubelet's health"), (Protocol::Tcp, PROXY_MODE_PORT, "kube-proxy's mode")];
 /// The agent's unix socket for the CNI executable and local tools, relative to the node's root.
 pub const AGENT_SOCKET: &str = "/run/plumb/agent.sock";
 /// Where a pod that is an agent finds its host's `/proc/sys`, writable (only `net` of it): its own is read-only.

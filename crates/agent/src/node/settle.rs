@@ -24,6 +24,9 @@ impl Node {
             Event::Upsert(Row::Node(mut row)) if row.name == *name => {
                 if let Some(known) = self.cluster.nodes.get(name) {
                     keep(&mut row.pod_cidrs, &known.pod_cidrs);
+                    if row.addresses.is_empty() {
+                        keep(&mut row.others, &known.others);
+                    }
                     keep(&mut row.addresses, &known.addresses);
                 }
                 self.base.presence.send_if_modified(|here| here.move_to(&row.addresses));

@@ -123,7 +123,7 @@ fn general_refusal((cluster, settings): (&Cluster, &Settings), net: &IpNet) -> O
         if let Some(pods) = node.pod_cidrs.iter().find(|cidr| meets(cidr)) {
             return Some(format!("overlaps the addresses of pods of node {}, {pods}", node.name));
         }
-        if let Some(address) = node.addresses.iter().find(|address| is_in(**address)) {
+        if let Some(address) = node.every_address().find(|address| is_in(*address)) {
             return Some(format!("holds {address}, an address of node {}", node.name));
         }
     }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use model::{Cluster, Key, Kind};
+use model::{Cluster, Key, Kind, Node};
 use types::wire::NODE_PORTS;
 use types::{Family, ObjectName, Protocol};
 
@@ -44,9 +44,9 @@ impl Turned {
     fn keep_own(&mut self, cluster: &Cluster) {
         let ports =
             NODE_PORTS.iter().filter(|(protocol, ..)| *protocol == Protocol::Udp).map(|(_, port, _)| *port);
-        for address in cluster.nodes.values().flat_map(|node| &node.addresses) {
+        for address in cluster.nodes.values().flat_map(Node::every_address) {
             for port in ports.clone() {
-                let own = SocketAddr::new(*address, port);
+                let own = SocketAddr::new(address, port);
                 self.0.entry(own).or_default().insert(own);
             }
         }
@@ -128,7 +128,7 @@ fn of_service(cluster: &Cluster, settings: &Settings, name: &ObjectName) -> Answ
 fn of_attachment(cluster: &Cluster, settings: &Settings, container: &str) -> Answerers {
     let Some(attachment) = cluster.attachments.get(container) else { return Answerers::new() };
     let node = cluster.nodes.get(&settings.node);
-    let of_node = node.into_iter().flat_map(|node| node.addresses.iter().copied());
+    let of_node = node.into_iter().flat_map(Node::every_address);
     let gateways = node.into_iter().flat_map(fabric::pod_subnets).map(|subnet| subnet.gateway);
     let own: Vec<IpAddr> = of_node.chain(gateways).chain([Ipv4Addr::LOCALHOST.into()]).collect();
     let fronts = settings.families().flat_map(|family| {
@@ -151,7 +151,7 @@ fn of_attachment(cluster: &Cluster, settings: &Settings, container: &str) -> Ans
 mod tests {
     use super::*;
     use model::{
-        Attachment, Endpoint, EndpointSlice, Event, HostPort, Node, Row, Service, ServicePort, ServiceType,
+        Attachment, Endpoint, EndpointSlice, Event, HostPort, Row, Service, ServicePort, ServiceType,
         SlicePort,
     };
     use types::{IfName, Mac};

@@ -7,22 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use model::{Cluster, Service};
 use types::{Family, ObjectName, Protocol};
 
-use super::plan::node_address;
-use super::reserved;
+use super::plan::plan;
 use crate::Settings;
 
-/// Where the node answers for a Service: at its address of each family that the Service has.
+/// Where the node answers for a Service: at its address of each family that the Service has, unless somebody else has the
+/// port there.
 pub fn fronts(cluster: &Cluster, settings: &Settings, name: &ObjectName) -> BTreeSet<SocketAddr> {
-    let Some(service) = cluster.services.get(name).filter(|service| !service.foreign_proxy) else {
-        return BTreeSet::new();
-    };
-    let Some(port) = service.health_check_port else { return BTreeSet::new() };
-    let has = |family: &Family| service.cluster_ips.iter().any(|ip| Family::of(*ip) == *family);
-    let families = settings.families().filter(has);
-    let at = families.filter_map(|family| node_address(cluster, settings, family));
-    let free =
-        |address: &IpAddr| reserved::front((cluster, settings), (*address, Protocol::Tcp, port)).is_none();
-    at.filter(free).map(|address| SocketAddr::new(address, port)).collect()
+    let asked = cluster.services.get(name).is_some_and(|service| service.health_check_port.is_some());
+    let families = settings.families().filter(|_| asked);
+    families.filter_map(|family| plan(cluster, settings, name, family)?.health).collect()
 }
 
 /// Whether a node that has this address answers the Service's health checks at this port of it.

@@ -4,13 +4,16 @@
 //!   any address of the node : port ──┐
 //!   one address of the node : port ──┴─> pod : containerPort      the pod sees who called, except the node and itself
 //! ```
-//! What Services lead to comes first, as where their rules and a port mapping are made by two programs.
+//! What Services lead to comes first, as where their rules and a port mapping are made by two programs; so does a port at
+//! which the node answers a Service's health checks (`plan/claims.rs`). The pod has the port at the node's other addresses,
+//! and an Event says whose it is at that one.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use model::{Attachment, Cluster, HostPort, Key, Kind};
-use types::{Family, Protocol};
+use types::{Family, ObjectName, Protocol};
 
+use super::plan::{holder, node_address};
 use super::reserved;
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
@@ -53,17 +56,37 @@ pub fn findings(node: (&Cluster, &Settings), attachment: &Attachment) -> Vec<Dia
         next_step: next_step.to_owned(),
     };
     let of_port = |asked: &HostPort| {
+        let other = |message| finding("spec.containers[].ports[].hostPort", message, "use another host port");
         if let Some(what) = reserved::host_port(node, asked) {
-            let message = format!("host port {asked} is not served: it is kept for {what}");
-            return Some(finding("spec.containers[].ports[].hostPort", message, "use another host port"));
+            return vec![other(format!("host port {asked} is not served: it is kept for {what}"))];
         }
-        (asked.host_ip == Some(Ipv6Addr::LOCALHOST.into())).then(|| {
+        if asked.host_ip == Some(Ipv6Addr::LOCALHOST.into()) {
             let message = format!("host port {asked} is not served: packets from ::1 cannot leave the node");
             let next_step = "use 127.0.0.1 or an address of the node";
-            finding("spec.containers[].ports[].hostIP", message, next_step)
-        })
+            return vec![finding("spec.containers[].ports[].hostIP", message, next_step)];
+        }
+        let lost = taken(node, attachment, asked).map(|(at, service)| {
+            other(format!("host port {asked} does not lead to this pod at {at}: Service {service} has it"))
+        });
+        lost.collect()
     };
-    attachment.host_ports.iter().filter_map(of_port).collect()
+    attachment.host_ports.iter().flat_map(of_port).collect()
+}
+
+/// Where Services come first, and which.
+fn taken<'a>(
+    (cluster, settings): (&'a Cluster, &'a Settings),
+    attachment: &'a Attachment,
+    asked: &'a HostPort,
+) -> impl Iterator<Item = (IpAddr, ObjectName)> + 'a {
+    let served = |family: &Family| attachment.ips.iter().any(|ip| Family::of(*ip) == *family);
+    settings.families().filter(served).filter_map(move |family| {
+        let named = asked.host_ip.filter(|ip| Family::of(*ip) == family && !ip.is_unspecified());
+        let everywhere = || asked.is_everywhere(family).then(|| node_address(cluster, settings, family));
+        let address = named.or_else(|| everywhere().flatten())?;
+        let at = (address, asked.protocol, asked.port);
+        Some((address, holder((cluster, settings), at, named.is_some())?))
+    })
 }
 
 #[cfg(test)]
@@ -102,11 +125,17 @@ mod tests {
             port(tcp, 6444, "127.0.0.1"),
             // An address of the API's that is some node's: this one's, if it can be had here at all.
             port(tcp, 8443, "192.168.1.100"),
+            // The API server of this node has all of its addresses.
+            port(tcp, 6443, "127.0.0.1"),
+            port(tcp, 6443, "203.0.113.10"),
+            port(tcp, 10248, ""),
+            port(tcp, 10249, "127.0.0.1"),
         ];
         let free = [
             port(tcp, 8472, ""),
             port(udp, 9475, ""),
-            port(tcp, 6443, "127.0.0.1"),
+            port(tcp, 10249, "192.168.1.10"),
+            port(tcp, 6444, "192.168.1.10"),
             port(udp, 6443, ""),
             port(tcp, 8443, ""),
             port(tcp, 8443, "192.168.1.10"),

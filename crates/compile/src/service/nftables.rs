@@ -34,6 +34,11 @@ pub fn fragment(plan: &ServicePlan, settings: &Settings, family: Family) -> Frag
             lead(&mut fragment, plan, port, front);
         }
     }
+    if let Some(at) = plan.health {
+        // Whoever wants the port after Services, such as a pod as its host port, is not asked.
+        let key = encode(&[at.ip().into(), Protocol::Tcp.into(), at.port().into()]);
+        fragment.element(FRONTENDS, key, ElemData::Verdict(Verdict::Accept));
+    }
     fragment
 }
 

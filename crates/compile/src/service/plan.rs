@@ -23,6 +23,7 @@ use choose::{Candidates, Choice};
 use claims::{Claim, Door, Judge};
 
 pub use choose::serves;
+pub use claims::holder;
 
 /// What one Service means on one node in one family: each has its own addresses and endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct ServicePlan {
     /// ClusterIPs of the family: a port of these that no port plan has is refused.
     pub addresses: Vec<IpAddr>,
     pub ports: Vec<PortPlan>,
+    /// Where the node itself answers health checks of load balancers (`health.rs`).
+    pub health: Option<SocketAddr>,
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -87,7 +90,7 @@ pub fn plan(
         service.cluster_ips.iter().copied().filter(|ip| Family::of(*ip) == family).collect();
     let external = external_addresses(service, family);
     let node = node_address(cluster, settings, family);
-    let judge = Judge { cluster, settings, service, node };
+    let judge = Judge { cluster, settings, service };
     let mut diagnostics = Vec::new();
     // An address that is listed twice, say as external IP and as the load balancer's, is one; the first counts.
     let mut known = BTreeSet::new();
@@ -117,9 +120,15 @@ pub fn plan(
         let (name, protocol) = (port.name.clone(), port.protocol);
         ports.push(PortPlan { name, protocol, fronts, affinity: service.affinity });
     }
+    let health = node.zip(service.health_check_port).filter(|_| !addresses.is_empty());
+    let health = health.filter(|(address, port)| {
+        let claim =
+            Claim { door: Door::HealthCheck, address: *address, protocol: Protocol::Tcp, port: *port };
+        known.insert((*address, Protocol::Tcp, *port)) && judge.grants(&claim, &mut diagnostics)
+    });
     findings(service, settings, &mut diagnostics);
-    diagnostics.extend(judge.health_check());
-    Some(ServicePlan { service: name.clone(), addresses, ports, diagnostics })
+    let health = health.map(SocketAddr::from);
+    Some(ServicePlan { service: name.clone(), addresses, ports, health, diagnostics })
 }
 
 /// Whether a proxy has anything to do with it (SVC-02).

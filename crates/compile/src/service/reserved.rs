@@ -1,11 +1,12 @@
 //! What no Service and no pod may take: how the node's own processes are reached, how they reach the API, and addresses
 //! that mean something else on every host.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use model::{Cluster, HostPort};
-use types::wire::NODE_PORTS;
-use types::{IpNet, ObjectName, Protocol};
+use types::wire::{LOOPBACK_PORTS, NODE_PORTS};
+use types::{Family, IpNet, ObjectName, Protocol};
 
 use crate::Settings;
 
@@ -19,34 +20,65 @@ pub fn api_service() -> ObjectName {
     ObjectName::new("default", "kubernetes")
 }
 
-/// Why no external address and no node port may be this; `None`: one may.
-pub fn front(
-    (cluster, settings): (&Cluster, &Settings),
-    (address, protocol, port): (IpAddr, Protocol, u16),
-) -> Option<&'static str> {
-    if protocol == Protocol::Tcp
-        && api_servers(cluster, settings).any(|at| at == SocketAddr::new(address, port))
-    {
-        return Some(API);
+/// What an address and port are kept for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept<'a> {
+    what: &'static str,
+    /// Whose status has the address.
+    node: Option<&'a str>,
+}
+
+impl fmt::Display for Kept<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what)?;
+        self.node.map_or(Ok(()), |node| write!(f, " of node {node}"))
     }
-    let of_nodes = cluster.nodes.values().any(|node| node.addresses.contains(&address));
-    let of_pods = !of_nodes && settings.cluster_cidrs.iter().any(|cidr: &IpNet| cidr.contains(&address));
-    // Nodes answer at their InternalIPs, and at the first addresses of their pods' ranges.
-    if of_pods { Some(PODS) } else { of_node(protocol, port).filter(|_| of_nodes) }
+}
+
+/// Why no external address and no node port may be this; `None`: one may.
+///
+/// A node may say of any address that it is its own, so that takes the few ports of [`NODE_PORTS`] from Services and no
+/// more: it makes no pod's address one that Services may have, and where the API is it says for itself alone.
+pub fn front<'a>(
+    (cluster, settings): (&'a Cluster, &Settings),
+    (address, protocol, port): (IpAddr, Protocol, u16),
+) -> Option<Kept<'a>> {
+    let nobodys = |what| Some(Kept { what, node: None });
+    let own = |ip: IpAddr| is_own((cluster, settings), ip);
+    let here = |at: &SocketAddr| at.ip() == address || own(at.ip()) && own(address);
+    if protocol == Protocol::Tcp && api_servers(cluster, settings).any(|at| at.port() == port && here(&at)) {
+        return nobodys(API);
+    }
+    if settings.cluster_cidrs.iter().any(|cidr: &IpNet| cidr.contains(&address)) {
+        return nobodys(PODS);
+    }
+    let what = of_node(protocol, port)?;
+    let mut nodes = cluster.nodes.values();
+    let by_tunnel = nodes.clone().find(|node| node.addresses.contains(&address));
+    let node = by_tunnel.or_else(|| nodes.find(|node| node.others.contains(&address)))?;
+    Some(Kept { what, node: Some(&node.name) })
 }
 
 /// Why no pod may have this port of the node.
-pub fn host_port((cluster, settings): (&Cluster, &Settings), asked: &HostPort) -> Option<&'static str> {
-    let everywhere = |ip: &IpAddr| asked.host_ip.is_none_or(|at| at.is_unspecified() || at == *ip);
-    let own = cluster.nodes.get(&settings.node).map(|node| node.addresses.as_slice()).unwrap_or_default();
-    // An address that a host port names is this node's, or it leads nowhere: one that several nodes have in turn, say.
-    let named = |at: &SocketAddr| asked.host_ip == Some(at.ip());
-    let here = |at: &SocketAddr| at.ip().is_loopback() || own.contains(&at.ip()) || named(at);
-    let api = asked.protocol == Protocol::Tcp
-        && api_servers(cluster, settings)
-            .filter(here)
-            .any(|at| at.port() == asked.port && everywhere(&at.ip()));
-    if api { Some(API) } else { of_node(asked.protocol, asked.port) }
+pub fn host_port(node: (&Cluster, &Settings), asked: &HostPort) -> Option<&'static str> {
+    let at_loopback = asked.is_everywhere(Family::V4) || asked.host_ip == Some(Ipv4Addr::LOCALHOST.into());
+    let local = LOOPBACK_PORTS.iter().filter(|_| at_loopback).find(|(p, n, _)| asked.is(*p, *n));
+    // An API server of this node listens at all of its addresses unless it is told otherwise (--bind-address of
+    // kube-apiserver); what is at its loopback address, there alone. An address that a host port names is this node's, or
+    // it leads nowhere: one that several nodes have in turn, say.
+    let met = |at: &SocketAddr| {
+        let everywhere = asked.host_ip.is_none_or(|ip| ip.is_unspecified());
+        asked.host_ip == Some(at.ip()) || is_own(node, at.ip()) || at.ip().is_loopback() && everywhere
+    };
+    if api_servers(node.0, node.1).any(|at| asked.is(Protocol::Tcp, at.port()) && met(&at)) {
+        return Some(API);
+    }
+    of_node(asked.protocol, asked.port).or(local.map(|(_, _, what)| *what))
+}
+
+fn is_own((cluster, settings): (&Cluster, &Settings), address: IpAddr) -> bool {
+    let own = cluster.nodes.get(&settings.node);
+    own.is_some_and(|node| node.every_address().any(|at| at == address))
 }
 
 fn of_node(protocol: Protocol, port: u16) -> Option<&'static str> {

@@ -1,5 +1,6 @@
 //! What keeps an agent to its own Node: rights by name cannot, since all agents are one account. The API server knows
-//! the node of each pod's token (KEP-4193), and refuses an agent's change of another Node.
+//! the node of each pod's token (KEP-4193), and refuses an agent's change of another Node, and of the addresses of its own:
+//! other agents believe these (docs/security.md).
 
 use serde_json::{Value, json};
 use types::wire::TOKEN_NODE;
@@ -11,6 +12,10 @@ pub fn own_node() -> [Value; 2] {
     let agent = format!("request.userInfo.username == 'system:serviceaccount:{NAMESPACE}:{NAME}'");
     // A token that is bound to no pod and no Node names none.
     let node = format!("request.userInfo.extra[?'{TOKEN_NODE}'][0].orValue('')");
+    // By name and value: nodes of both families have several of one type, which is the list's key.
+    let addresses = |object: &str| {
+        format!("{object}.?status.?addresses.orValue([]).map(one, one.type + ' ' + one.address)")
+    };
     let policy = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
@@ -24,11 +29,20 @@ pub fn own_node() -> [Value; 2] {
                 "resources": ["nodes", "nodes/status"],
             }]},
             "matchConditions": [{"name": "an-agent-of-plumb", "expression": agent}],
-            "variables": [{"name": "node", "expression": node}],
+            "variables": [
+                {"name": "node", "expression": node},
+                {"name": "addresses", "expression": addresses("object")},
+                {"name": "known", "expression": addresses("oldObject")},
+            ],
             "validations": [{
                 "expression": "object.metadata.name == variables.node",
                 "messageExpression": "'an agent of Plumb changes its own Node alone; this token is of node \"' + \
                                       variables.node + '\"'",
+                "reason": "Forbidden",
+            }, {
+                "expression": "oldObject != null && size(variables.addresses) == size(variables.known) && \
+                               variables.addresses.all(one, one in variables.known)",
+                "message": "an agent of Plumb does not say where its Node is reached",
                 "reason": "Forbidden",
             }],
         },

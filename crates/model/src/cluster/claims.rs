@@ -1,14 +1,17 @@
-//! Which Services name an address or a port of nodes: those are rivals where only one can have it.
+//! Which Services name an address or a port of nodes: those are rivals where only one can have it. Pods with host ports
+//! come after all of them, and have to know of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use types::{IpNet, ObjectName};
 
-use crate::row::Service;
+use crate::row::{Attachment, Service};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
+    /// Of a pod of this node; by its container.
+    HostPort(u16),
     /// As ClusterIP, external or load balancer's.
     Address(IpAddr),
     /// For health checks, too.
@@ -17,28 +20,42 @@ enum Claim {
     ExternalPort(u16),
 }
 
-/// Claim → names of Services, in order.
+/// Claim → names of Services, or of containers, in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims(BTreeMap<Claim, Vec<ObjectName>>);
 
 impl Claims {
     pub(super) fn insert(&mut self, service: &Service) {
-        for claim in of(service) {
-            let names = self.0.entry(claim).or_default();
-            if let Err(place) = names.binary_search(&service.key) {
-                names.reserve_exact(1); // most have one
-                names.insert(place, service.key.clone());
-            }
-        }
+        of(service).for_each(|claim| self.add(claim, &service.key));
     }
 
     pub(super) fn remove(&mut self, service: &Service) {
-        for claim in of(service) {
-            if let Some(names) = self.0.get_mut(&claim) {
-                names.retain(|name| *name != service.key);
-                if names.is_empty() {
-                    self.0.remove(&claim);
-                }
+        of(service).for_each(|claim| self.take(claim, &service.key));
+    }
+
+    pub(super) fn insert_wired(&mut self, wired: &Attachment) {
+        let container = ObjectName::cluster(&wired.container);
+        wired.host_ports.iter().for_each(|port| self.add(Claim::HostPort(port.port), &container));
+    }
+
+    pub(super) fn remove_wired(&mut self, wired: &Attachment) {
+        let container = ObjectName::cluster(&wired.container);
+        wired.host_ports.iter().for_each(|port| self.take(Claim::HostPort(port.port), &container));
+    }
+
+    fn add(&mut self, claim: Claim, name: &ObjectName) {
+        let names = self.0.entry(claim).or_default();
+        if let Err(place) = names.binary_search(name) {
+            names.reserve_exact(1); // most have one
+            names.insert(place, name.clone());
+        }
+    }
+
+    fn take(&mut self, claim: Claim, name: &ObjectName) {
+        if let Some(names) = self.0.get_mut(&claim) {
+            names.retain(|other| other != name);
+            if names.is_empty() {
+                self.0.remove(&claim);
             }
         }
     }
@@ -57,9 +74,9 @@ impl Claims {
         self.names(Claim::NodePort(port))
     }
 
-    /// Services that have addresses beside their ClusterIPs.
-    pub(super) fn external(&self) -> impl Iterator<Item = &ObjectName> {
-        self.0.range(Claim::ExternalPort(0)..).flat_map(|(_, names)| names)
+    /// Services that have addresses or ports of nodes beside their ClusterIPs.
+    pub(super) fn outward(&self) -> impl Iterator<Item = &ObjectName> {
+        self.0.range(Claim::NodePort(0)..).flat_map(|(_, names)| names)
     }
 
     /// Other Services that may want what this one does.
@@ -68,7 +85,7 @@ impl Claims {
         for claim in of(service) {
             // A node's address may be an external one, so its ports may be wanted as node ports, too.
             let across: &[ObjectName] = match claim {
-                Claim::Address(_) => &[],
+                Claim::Address(_) | Claim::HostPort(_) => &[],
                 Claim::NodePort(port) => self.names(Claim::ExternalPort(port)),
                 Claim::ExternalPort(port) => self.names(Claim::NodePort(port)),
             };
@@ -77,6 +94,14 @@ impl Claims {
             found.extend(same.iter().chain(across).filter(|name| **name != service.key).cloned());
         }
         found
+    }
+
+    /// Containers with a host port of a number that the Service wants at an address of this node, or may.
+    pub(super) fn host_ports(&self, service: &Service) -> impl Iterator<Item = &ObjectName> {
+        of(service).flat_map(|claim| match claim {
+            Claim::NodePort(port) | Claim::ExternalPort(port) => self.names(Claim::HostPort(port)),
+            Claim::Address(_) | Claim::HostPort(_) => &[],
+        })
     }
 
     fn names(&self, claim: Claim) -> &[ObjectName] {

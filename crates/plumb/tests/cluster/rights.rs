@@ -116,13 +116,7 @@ fn a_token_of_an_agent_changes_its_own_node_alone() {
         cluster.kubectl(&[&["--kubeconfig", path, &server], args].concat())
     };
     // By server-side apply: kubectl's patch reads the Node first, which agents may not.
-    let write = |token: &str, node: &str, part: &str| {
-        let what = match part {
-            "--subresource=status" => {
-                r#""status": {"conditions": [{"type": "Probe", "status": "True", "reason": "Probed"}]}"#
-            }
-            _ => r#""spec": {}"#,
-        };
+    let apply = |token: &str, node: &str, what: &str, part: &str| {
         let object = format!(
             r#"{{"apiVersion": "v1", "kind": "Node", "metadata": {{"name": "{node}", "annotations": {{"probe": "yes"}}}}, {what}}}"#
         );
@@ -132,6 +126,15 @@ fn a_token_of_an_agent_changes_its_own_node_alone() {
         let mut args = vec!["apply", "--server-side", "--validate=false", "--force-conflicts", "-f", file];
         args.extend(Some(part).filter(|part| !part.is_empty()));
         with(token, &args)
+    };
+    let write = |token: &str, node: &str, part: &str| {
+        let what = match part {
+            "--subresource=status" => {
+                r#""status": {"conditions": [{"type": "Probe", "status": "True", "reason": "Probed"}]}"#
+            }
+            _ => r#""spec": {}"#,
+        };
+        apply(token, node, what, part)
     };
     let (own, nobodys) = (cluster.agent_token(Some("node1")), cluster.agent_token(None));
     for part in ["", "--subresource=status"] {
@@ -146,6 +149,13 @@ fn a_token_of_an_agent_changes_its_own_node_alone() {
         assert!(done.ok, "{part}: {done:?}");
         let refused = write(&nobodys, "node1", part);
         assert!(!refused.ok, "{part}: a token without a node: {refused:?}");
+    }
+    // Others would believe it (docs/security.md).
+    for kind in ["InternalIP", "ExternalIP"] {
+        let moved =
+            format!(r#""status": {{"addresses": [{{"type": "{kind}", "address": "198.51.100.7"}}]}}"#);
+        let refused = format!("{:?}", apply(&own, "node1", &moved, "--subresource=status"));
+        assert!(refused.contains("does not say where its Node is reached"), "{kind}: {refused}");
     }
     let trace = ["-n", "kube-system", "create", "token", "plumb-trace"];
     let trace = cluster.kubectl_ok(&trace).trim().to_owned();

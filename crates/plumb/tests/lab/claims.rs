@@ -44,6 +44,7 @@ fn nobody_gets_what_is_somebodys() {
         external_addresses(&lab)
     });
     checks.check("no node port is one of them", || node_ports(&lab));
+    checks.check("no host port takes a Service's health checks or its node port", || health_checks(&lab));
     checks.check("only DNS passes policies at the cluster's DNS address", || dns_port(&lab));
 }
 
@@ -175,6 +176,36 @@ fn node_ports(lab: &Lab) {
         let said = lab.kubectl_fed(&["create", "-f", "-"], &service);
         assert!(!said.ok && said.err.contains("valid ports is 30000-32767"), "{number}: {said:?}");
     }
+}
+
+/// The node answers the checks at its own addresses, and the pod has the port at 127.0.0.1 all the same.
+fn health_checks(lab: &Lab) {
+    lab.apply(include_str!("claims/balanced.yaml"));
+    lab.wait_ready(NS);
+    let get = |url: &str| lab.node_demo("node1", &["get", url, "--timeout", "1"]);
+    for node in ["192.168.1.10", "[fd00:192:168:1::10]"] {
+        wait_for("the health checks", Duration::from_secs(60), || {
+            let url = format!("http://{node}:32100");
+            let all = [get(&url), lab.node_demo("node2", &["get", &url, "--timeout", "1"])];
+            if all.iter().all(|said| said.out.contains("localEndpoints")) {
+                Ok(())
+            } else {
+                Err(format!("{all:?}"))
+            }
+        });
+    }
+    assert!(get("http://127.0.0.1:32100").out.contains("name=liar1"), "there it is the pod's");
+    wait_for("the Events", Duration::from_secs(60), || {
+        let field = "--field-selector=involvedObject.name=liar1";
+        let said = lab.kubectl_ok(&["-n", NS, "get", "events", field, "-o", "jsonpath={.items[*].message}"]);
+        let told = |at: &&str| {
+            let at = format!(
+                "host port 32100/tcp does not lead to this pod at {at}: Service claims/d-checked has it"
+            );
+            !said.contains(&at)
+        };
+        ["192.168.1.10", "fd00:192:168:1::10"].into_iter().find(told).map_or(Ok(()), |_| Err(said.clone()))
+    });
 }
 
 /// A port more at the DNS address has the thief as its endpoint; `mute1` may send nowhere.

@@ -46,8 +46,10 @@ fn may_be_had(net: &IpNet, cluster: &Cluster, place: &Place) -> bool {
     let apart = |other: &IpNet| !net.contains(other) && !other.contains(net);
     let family = |other: &IpNet| Family::of_net(other) == Family::of_net(net);
     let nodes = || cluster.nodes.values();
-    let addresses =
-        nodes().flat_map(|node| &node.addresses).copied().chain(place.api.iter().map(|api| api.ip()));
+    let addresses = nodes()
+        .flat_map(|node| node.addresses.iter().chain(&node.others))
+        .copied()
+        .chain(place.api.iter().map(|api| api.ip()));
     let of_services = cluster.services.values().flat_map(|service| {
         service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips)
     });

@@ -40,7 +40,7 @@ enum Door {
     ClusterIp,
     /// NodePort, external IP or load balancer.
     External,
-    /// NodePort at the address of another node: it is not this node that answers.
+    /// NodePort at the address of another node, or at another of this one's: nothing here answers.
     OtherNode,
 }
 
@@ -112,12 +112,13 @@ fn proxied(cluster: &Cluster) -> impl Iterator<Item = &Service> {
 }
 
 /// Who is asked: the Service whose ClusterIP it is; else of those that want the address and port the one that was
-/// created first, and of equally old ones the first by name. A node port of another node is asked there, and of nobody
-/// here.
+/// created first, and of equally old ones the first by name. A node port of another node, or of another address of this
+/// one, is asked there, and of nobody here.
 fn asked<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<Asked<'a>> {
-    let is_at = |node: &model::Node| super::internal_ip(node, Family::of(packet.dst)) == Some(packet.dst);
-    let to_own = cluster.nodes.get(&place.node).is_some_and(&is_at);
-    let to_node = cluster.nodes.values().any(is_at);
+    let own =
+        cluster.nodes.get(&place.node).and_then(|node| super::internal_ip(node, Family::of(packet.dst)));
+    let to_own = own == Some(packet.dst);
+    let to_node = cluster.nodes.values().any(|node| withheld::is_at(node, packet.dst));
     let wanted = proxied(cluster).filter_map(|service| {
         let typed = matches!(service.kind, ServiceType::NodePort | ServiceType::LoadBalancer);
         let inside = service.cluster_ips.contains(&packet.dst);
@@ -152,7 +153,7 @@ fn host_port<'a>(
 ) -> Option<(&'a ObjectName, SocketAddr)> {
     // Packets from ::1 cannot leave a host, so nothing is promised there.
     let own = packet.dst != Ipv6Addr::LOCALHOST && super::is_own_address(packet.dst, cluster, place);
-    if !own || withheld::is_api(packet, cluster, place) {
+    if !own || withheld::is_api(packet, cluster, place) || withheld::is_health_check(packet, cluster, place) {
         return None;
     }
     let family = Family::of(packet.dst);

@@ -1,8 +1,8 @@
 //! What nobody gets by asking for it in an object: the ways by which nodes work, and addresses that are every host's.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use model::{Cluster, HostPort, Service, ServiceType};
+use model::{Cluster, HostPort, Node, Service, ServiceType};
 use types::{Family, Protocol};
 
 use crate::packet::{Packet, Place};
@@ -25,28 +25,46 @@ pub fn from_the_outside(
     if is_special(packet.dst) {
         return Some("it is an address of every host");
     }
-    if is_api(packet, cluster, place) {
+    if is_api(packet, cluster, place) || is_own_api(packet, cluster, place) {
         return Some("the API is there");
     }
     if an_older_service_answers_checks(packet, service, cluster) {
         return Some("an older Service's health checks are answered there");
     }
-    let nodes = cluster.nodes.values().any(|node| node.addresses.contains(&packet.dst));
-    if place.is_pod_address(packet.dst) && !nodes {
+    if place.is_pod_address(packet.dst) {
         return Some("it is an address of pods");
     }
+    let nodes = cluster.nodes.values().any(|node| is_at(node, packet.dst));
     (nodes && is_of_every_node(packet.protocol, packet.dport)).then_some("the node itself needs the port")
+}
+
+/// Whether the node says that it is reached there, be it as an ExternalIP: clouds translate that to the InternalIP.
+pub fn is_at(node: &Node, address: IpAddr) -> bool {
+    node.addresses.contains(&address) || node.others.contains(&address)
+}
+
+/// Whether the node itself answers health checks of some Service there, which no pod can have then.
+pub fn is_health_check(packet: &Packet, cluster: &Cluster, place: &Place) -> bool {
+    let family = Family::of(packet.dst);
+    let own = cluster.nodes.get(&place.node).and_then(|node| super::internal_ip(node, family));
+    let asked = |service: &&Service| {
+        service.health_check_port == Some(packet.dport)
+            && !service.foreign_proxy
+            && service.cluster_ips.iter().any(|ip| Family::of(*ip) == family)
+    };
+    let mut services = cluster.services.values().map(Box::as_ref).filter(asked);
+    let free = |service: &Service| from_the_outside(packet, service, cluster, place).is_none();
+    packet.protocol == Protocol::Tcp && own == Some(packet.dst) && services.any(free)
 }
 
 /// `healthCheckNodePort`: each node itself answers it, at its address of each family that the Service has.
 fn an_older_service_answers_checks(packet: &Packet, service: &Service, cluster: &Cluster) -> bool {
     let family = Family::of(packet.dst);
-    let mut nodes = cluster.nodes.values();
     let older = cluster.services.values().filter(|other| {
         (other.created, &other.key) < (service.created, &service.key) && !other.foreign_proxy
     });
     let mut asked = older.filter(|other| other.health_check_port == Some(packet.dport));
-    nodes.any(|node| super::internal_ip(node, family) == Some(packet.dst))
+    cluster.nodes.values().any(|node| is_at(node, packet.dst))
         && packet.protocol == Protocol::Tcp
         && asked.any(|other| other.cluster_ips.iter().any(|ip| Family::of(*ip) == family))
 }
@@ -56,14 +74,21 @@ pub fn from_pods(asked: &HostPort, cluster: &Cluster, place: &Place) -> Option<&
     if is_of_every_node(asked.protocol, asked.port) {
         return Some("the node itself needs the port");
     }
-    let known = place.api.iter().map(|api| (api.ip(), api.port()));
-    let here = known.chain(listed_apis(cluster)).any(|(address, port)| {
-        let own = cluster.nodes.get(&place.node).is_some_and(|node| node.addresses.contains(&address));
-        let meant = asked.host_ip.is_none_or(|ip| ip == address || ip.is_unspecified());
-        let of_node = own || address.is_loopback() || asked.host_ip == Some(address);
-        of_node && meant && port == asked.port
+    let mut known = place.api.iter().map(|api| (api.ip(), api.port())).chain(listed_apis(cluster));
+    let here = known.any(|(address, port)| {
+        let own = cluster.nodes.get(&place.node).is_some_and(|node| is_at(node, address));
+        let any = asked.host_ip.is_none_or(|ip| ip.is_unspecified());
+        // A server that has one of the node's addresses has them all.
+        let met = own || asked.host_ip == Some(address) || (address.is_loopback() && any);
+        met && port == asked.port
     });
-    (here && asked.protocol == Protocol::Tcp).then_some("the API is there")
+    if here && asked.protocol == Protocol::Tcp {
+        return Some("the API is there");
+    }
+    // /healthz of the kubelet, /proxyMode of kube-proxy.
+    let local = asked.host_ip.is_none_or(|ip| ip == Ipv4Addr::UNSPECIFIED || ip == Ipv4Addr::LOCALHOST);
+    (local && asked.protocol == Protocol::Tcp && [10248, 10249].contains(&asked.port))
+        .then_some("the node itself is asked there")
 }
 
 /// For an API server, which the node must reach.
@@ -71,6 +96,15 @@ pub fn is_api(packet: &Packet, cluster: &Cluster, place: &Place) -> bool {
     packet.protocol == Protocol::Tcp
         && (place.api.contains(&packet.destination())
             || listed_apis(cluster).contains(&(packet.dst, packet.dport)))
+}
+
+/// An API server of this node, at any of its addresses.
+fn is_own_api(packet: &Packet, cluster: &Cluster, place: &Place) -> bool {
+    let Some(node) = cluster.nodes.get(&place.node).filter(|node| is_at(node, packet.dst)) else {
+        return false;
+    };
+    let mut known = place.api.iter().map(|api| (api.ip(), api.port())).chain(listed_apis(cluster));
+    packet.protocol == Protocol::Tcp && known.any(|(at, port)| port == packet.dport && is_at(node, at))
 }
 
 /// The endpoints of default/kubernetes, which kube-apiserver keeps.

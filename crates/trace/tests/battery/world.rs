@@ -146,17 +146,34 @@ fn port() -> impl Strategy<Value = u16> {
 }
 
 fn node() -> impl Strategy<Value = Row> {
-    (0..NODES.len(), any::<bool>(), select(vec!["z1", "z2"])).prop_map(|(n, published, zone)| {
-        Row::Node(Node {
-            name: NODES[n].to_owned(),
-            addresses: Family::ALL.map(|family| node_ip(family, n)).to_vec(),
-            pod_cidrs: pod_cidrs(n),
-            zone: Some(zone.to_owned()),
-            vtep_mac: (published || n == 0).then_some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
-            network_unavailable: false,
-            leaving: false,
-        })
-    })
+    // An address that Services want, a pod's, a ClusterIP, another node's, a further source: a node may say so of any.
+    let others = |family: Family| {
+        let further = ip(family.pick(["198.18.0.7", "2001:db8:18::7"]));
+        select(vec![
+            external_ip(family, 0),
+            external_ip(family, 1),
+            external_ip(family, 3),
+            pod_ip(family, 5),
+            service_ip(family, 1),
+            node_ip(family, 1),
+            further,
+        ])
+    };
+    let others = vec(family().prop_flat_map(others), 0..3);
+    (0..NODES.len(), any::<bool>(), select(vec!["z1", "z2"]), others).prop_map(
+        |(n, published, zone, others)| {
+            Row::Node(Node {
+                name: NODES[n].to_owned(),
+                addresses: Family::ALL.map(|family| node_ip(family, n)).to_vec(),
+                others,
+                pod_cidrs: pod_cidrs(n),
+                zone: Some(zone.to_owned()),
+                vtep_mac: (published || n == 0).then_some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
+                network_unavailable: false,
+                leaving: false,
+            })
+        },
+    )
 }
 
 fn namespace() -> impl Strategy<Value = Row> {
@@ -276,7 +293,7 @@ fn source_ranges() -> impl Strategy<Value = Vec<IpNet>> {
 
 fn service_type() -> impl Strategy<Value = ServiceType> {
     use ServiceType::{ClusterIp, LoadBalancer, NodePort};
-    select(vec![ClusterIp, NodePort, NodePort, LoadBalancer])
+    select(vec![ClusterIp, NodePort, LoadBalancer, LoadBalancer])
 }
 
 fn service() -> impl Strategy<Value = Row> {

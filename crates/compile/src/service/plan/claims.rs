@@ -4,19 +4,20 @@
 //!   a ClusterIP           its Service's, with every port, whoever lists the address as external
 //!   external, node port   the oldest Service's; of equally old ones the first by name (L-07). So is the port of a node at
 //!                         which its health checks are answered. A node port is at every node, so whoever asks for the
-//!                         address of another node meets it here, too
+//!                         address of another node, of whatever type, meets it here, too
+//!   host port             a pod's, where no Service has it (`host_port.rs`): Services come first whatever their age, since
+//!                         they have the port on all nodes alike, and a pod's comes and goes with it
 //!   the node's own        nobody's (`reserved.rs`)
 //! ```
 
 use std::net::IpAddr;
 
-use model::{Cluster, Key, Kind, Service, ServicePort, ServiceType};
+use model::{Cluster, Key, Kind, Node, Service, ServicePort, ServiceType};
 use types::{Family, ObjectName, Protocol};
 
-use super::{is_proxied, node_port};
+use super::{is_proxied, node_address, node_port};
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::fabric::internal_ip;
 use crate::service::{health, reserved};
 
 /// How a Service has an address.
@@ -26,6 +27,8 @@ pub enum Door {
     ExternalIp,
     LoadBalancer,
     NodePort,
+    /// At which the node itself answers.
+    HealthCheck,
 }
 
 /// What a Service wants to have to itself.
@@ -41,7 +44,7 @@ pub struct Claim {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Refusal {
     Special(&'static str),
-    Reserved(&'static str),
+    Reserved(String),
     Dns,
     ClusterIp(ObjectName),
     Holder(ObjectName),
@@ -52,32 +55,20 @@ pub struct Judge<'a> {
     pub cluster: &'a Cluster,
     pub settings: &'a Settings,
     pub service: &'a Service,
-    /// The node's address that node ports are at.
-    pub node: Option<IpAddr>,
 }
 
 impl Judge<'_> {
     /// Whether the Service has it; if not, who has is said.
     pub fn grants(&self, claim: &Claim, diagnostics: &mut Vec<Diagnostic>) -> bool {
         let refusal = match claim.door {
-            Door::ClusterIp => self.older(claim, |other| other.cluster_ips.contains(&claim.address)),
-            Door::ExternalIp | Door::LoadBalancer | Door::NodePort => self.outside(claim),
+            Door::ClusterIp => {
+                let first = self.older(claim, |other| other.cluster_ips.contains(&claim.address));
+                first.map(|first| Refusal::Holder(first.key.clone()))
+            }
+            Door::ExternalIp | Door::LoadBalancer | Door::NodePort | Door::HealthCheck => self.outside(claim),
         };
         diagnostics.extend(refusal.as_ref().map(|refusal| self.finding(claim, refusal)));
         refusal.is_none()
-    }
-
-    /// What is said about a port for health checks that the node needs itself (`health.rs` does not answer there).
-    pub fn health_check(&self) -> Option<Diagnostic> {
-        let (address, port) = self.node.zip(self.service.health_check_port)?;
-        let what = reserved::front((self.cluster, self.settings), (address, Protocol::Tcp, port))?;
-        Some(Diagnostic {
-            object: Key::new(Kind::Service, self.service.key.clone()),
-            field: "spec.healthCheckNodePort".to_owned(),
-            severity: Severity::Warning,
-            message: format!("health checks are not answered: port {port} is kept for {what}"),
-            next_step: "use another port".to_owned(),
-        })
     }
 
     fn outside(&self, claim: &Claim) -> Option<Refusal> {
@@ -97,47 +88,33 @@ impl Judge<'_> {
             return Some(Refusal::ClusterIp(owner.key.clone()));
         }
         if let Some(what) = reserved::front((self.cluster, self.settings), (address, protocol, port)) {
-            return Some(Refusal::Reserved(what));
+            return Some(Refusal::Reserved(what.to_string()));
         }
-        let external = |other: &Service| {
-            other.external_ips.contains(&address) || other.load_balancer_ips.contains(&address)
-        };
-        let at_address = self.older(claim, external);
-        at_address.or_else(|| self.older_node_port(claim))
+        let at_address = self.older(claim, |other| is_external(other, address));
+        let older = at_address.into_iter().chain(self.older_node_port(claim));
+        older.min_by(|a, b| rank(a).cmp(&rank(b))).map(|first| Refusal::Holder(first.key.clone()))
     }
 
     /// An older Service that has the address and a port of this number.
-    fn older(&self, claim: &Claim, has: impl Fn(&Service) -> bool) -> Option<Refusal> {
+    fn older(&self, claim: &Claim, has: impl Fn(&Service) -> bool) -> Option<&Service> {
         let same = |port: &ServicePort| (port.protocol, port.port) == (claim.protocol, claim.port);
         let others = self.cluster.services_at(claim.address);
         self.oldest(others.filter(|other| has(other) && other.ports.iter().any(same)))
     }
 
-    fn older_node_port(&self, claim: &Claim) -> Option<Refusal> {
-        let family = Family::of(claim.address);
-        let mut nodes = self.cluster.nodes.values();
-        if !nodes.any(|node| internal_ip(node, family) == Some(claim.address)) {
-            return None;
-        }
+    fn older_node_port(&self, claim: &Claim) -> Option<&Service> {
         let others = self.cluster.services_of_node_port(claim.port);
-        let has = |other: &Service| {
-            let same = |port: &ServicePort| {
-                port.protocol == claim.protocol && node_port(other, port) == Some(claim.port)
-            };
-            other.ports.iter().any(same) || health::answers(other, claim.protocol, claim.address, claim.port)
-        };
-        self.oldest(others.filter(|other| has(other)))
+        let at = (claim.address, claim.protocol, claim.port);
+        let first = self.oldest(others.filter(|other| answers_at_nodes(other, at)))?;
+        // A cloud translates an ExternalIP to the InternalIP, where the node port is.
+        let of_node = |node: &Node| node.every_address().any(|own| own == claim.address);
+        self.cluster.nodes.values().any(of_node).then_some(first)
     }
 
     /// The first of these before ours; its own claims meet the same refusals as ours, of which there were none.
-    fn oldest<'b>(&self, others: impl Iterator<Item = &'b Service>) -> Option<Refusal> {
-        fn rank(service: &Service) -> (u64, &ObjectName) {
-            (service.created, &service.key)
-        }
+    fn oldest<'b>(&self, others: impl Iterator<Item = &'b Service>) -> Option<&'b Service> {
         let before = others.filter(|other| is_proxied(other) && rank(other) < rank(self.service));
-        before
-            .min_by_key(|other| (other.created, other.key.clone()))
-            .map(|first| Refusal::Holder(first.key.clone()))
+        before.min_by(|a, b| rank(a).cmp(&rank(b)))
     }
 
     fn finding(&self, claim: &Claim, refusal: &Refusal) -> Diagnostic {
@@ -147,6 +124,7 @@ impl Judge<'_> {
             Door::ExternalIp => "spec.externalIPs",
             Door::LoadBalancer => "status.loadBalancer.ingress[].ip",
             Door::NodePort => "spec.ports[].nodePort",
+            Door::HealthCheck => "spec.healthCheckNodePort",
         };
         let (why, next_step) = match refusal {
             Refusal::Special(what) => (format!("it is {what}"), "use an address that leads to the nodes"),
@@ -165,16 +143,59 @@ impl Judge<'_> {
             object: Key::new(Kind::Service, self.service.key.clone()),
             field: field.to_owned(),
             severity: Severity::Warning,
-            message: format!("{address}, port {port}/{protocol}, does not lead to this Service: {why}"),
+            message: match door {
+                Door::HealthCheck => {
+                    format!("health checks are not answered at {address}, port {port}: {why}")
+                }
+                _ => format!("{address}, port {port}/{protocol}, does not lead to this Service: {why}"),
+            },
             next_step: next_step.to_owned(),
         }
     }
 }
 
+fn rank(service: &Service) -> (u64, &ObjectName) {
+    (service.created, &service.key)
+}
+
+fn is_external(service: &Service, address: IpAddr) -> bool {
+    service.external_ips.contains(&address) || service.load_balancer_ips.contains(&address)
+}
+
+/// By a node port, or for health checks.
+fn answers_at_nodes(service: &Service, (address, protocol, number): (IpAddr, Protocol, u16)) -> bool {
+    let same = |port: &ServicePort| port.protocol == protocol && node_port(service, port) == Some(number);
+    service.ports.iter().any(same) || health::answers(service, protocol, address, number)
+}
+
+/// The Service that has a port of this node, before any pod that wants it as its host port.
+///
+/// `named`: the pod wants this one address. Of a pod that wants all of them an external address is one among others, and
+/// mostly its own Service's: load balancers that are made of host ports (k3s) have the nodes' addresses.
+pub fn holder(
+    (cluster, settings): (&Cluster, &Settings),
+    at: (IpAddr, Protocol, u16),
+    named: bool,
+) -> Option<ObjectName> {
+    let (address, protocol, port) = at;
+    let own = node_address(cluster, settings, Family::of(address)) == Some(address);
+    let by_port = cluster.services_of_node_port(port).filter(|_| own);
+    let by_port = by_port.filter(|service| answers_at_nodes(service, at));
+    let same = |wanted: &ServicePort| (wanted.protocol, wanted.port) == (protocol, port);
+    let by_address = cluster.services_at(address).filter(|_| named);
+    let by_address =
+        by_address.filter(|service| is_external(service, address) && service.ports.iter().any(same));
+    let all = by_port.chain(by_address).filter(|service| is_proxied(service));
+    let first = all.min_by(|a, b| rank(a).cmp(&rank(b)))?;
+    let claim = Claim { door: Door::NodePort, address, protocol, port };
+    let refused = Judge { cluster, settings, service: first }.outside(&claim);
+    refused.is_none().then(|| first.key.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{Event, Node, Row};
+    use model::{Event, Row};
 
     /// A node port is at each node: whoever asks for another node's address is refused here as there.
     #[test]
