@@ -134,8 +134,9 @@ impl Replies {
             payload.extend([0x78, 0x20]);
             payload.extend(adler32(&dictionary()).to_be_bytes());
         }
-        // A count of headers: 0.
-        payload.extend(stored(&[0; 4]));
+        // A count of headers: 0. The empty block flushes (Z_SYNC_FLUSH): Go's reader gives nothing out before it, and
+        // keeps for ever that the bytes ended early.
+        payload.extend([stored(&[0; 4]), stored(&[])].concat());
         control(SYN_REPLY, &payload)
     }
 }
@@ -204,7 +205,8 @@ fn pairs(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
         usize::try_from(u32::from_be_bytes(*number)).ok()
     }
     fn text(bytes: &mut &[u8]) -> Option<String> {
-        let (text, rest) = bytes.split_at_checked(number(bytes)?.min(bytes.len()))?;
+        let length = number(bytes)?;
+        let (text, rest) = bytes.split_at_checked(length)?;
         *bytes = rest;
         String::from_utf8(text.to_vec()).ok()
     }
@@ -330,6 +332,7 @@ mod tests {
         let mut replies = Replies::default();
         let (first, second) = (replies.reply(1), replies.reply(3));
         assert_eq!(first.get(12..18), Some(&[0x78, 0x20, 0xe3, 0xc6, 0xa7, 0xc2][..]));
+        assert!(first.ends_with(&[0, 0, 0xff, 0xff]) && second.ends_with(&[0, 0, 0xff, 0xff]));
         let mut headers = Headers::new();
         for packed in [first.get(12..), second.get(12..)] {
             assert_eq!(headers.unpack(packed.expect("headers")), Ok(BTreeMap::new()));

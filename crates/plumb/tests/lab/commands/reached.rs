@@ -161,7 +161,7 @@ fn proxied(lab: &Lab) {
     for path in [
         "/api/v1/namespaces/default/pods/island:8080/proxy/",
         "/api/v1/namespaces/default/services/island:80/proxy/",
-        "/api/v1/namespaces/default/services/http:island:http/proxy/x?y=1",
+        "/api/v1/namespaces/default/services/http:island:http/proxy/?y=1",
     ] {
         let said = raw(path);
         assert!(said.ok && said.out.contains("name=island"), "{path}: {said:?}");
