@@ -187,7 +187,7 @@ fn health_checks_are_claims_as_others() {
     };
     assert_eq!(answered(&cluster, "young"), 0);
     let told = said(&cluster, "young");
-    assert!(told.len() == 2 && told[0].contains("Service shop/balancer has it and is older"), "{told:?}");
+    assert!(told.len() == 2 && told[0].contains("Service shop/balancer has it and comes first"), "{told:?}");
     cluster.apply(put(service("oldest", 2, Some(31_000), vec![port(81, None)])));
     assert_eq!((answered(&cluster, "oldest"), answered(&cluster, "young")), (2, 0));
     let told = said(&cluster, "young");

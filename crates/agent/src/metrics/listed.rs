@@ -177,6 +177,7 @@ fn every_reason_of_an_event_is_explained() {
     ];
     const NO_REASONS: &[&str] = &[
         "ClusterIP",
+        "ExternalIP",
         "DoesNotExist",
         "EndpointSlice",
         "ExternalName",
