@@ -208,11 +208,12 @@ impl Datapath {
         Ok(())
     }
 
-    /// The MTU of the link that has this address.
-    pub fn mtu_at(&mut self, address: IpAddr) -> Option<u32> {
-        let rows = self.rtnl.addresses().ok()?;
-        let link = rows.iter().find(|row| row.address.addr() == address)?.link;
-        self.rtnl.links().ok()?.into_iter().find(|row| row.index == link)?.mtu
+    /// Whether a sysctl of ours has another value than at the last look: of most of them the kernel tells nobody.
+    pub fn sysctls_were_changed(&self, desired: &NetState) -> bool {
+        let differs = |path: &String| {
+            net::sysctl(path).is_ok_and(|now| now.as_ref() != self.believed.sysctls.get(path))
+        };
+        desired.sysctls.keys().any(differs)
     }
 
     /// A veth that was just made, as it should be, with its forwarding entry.

@@ -32,6 +32,8 @@ pub enum Input {
     /// What the API itself says of a pod that the watch does not show.
     Confirmed(Doubt, Answer),
     KernelChanged(Subsystem),
+    /// The machine's own links, addresses or routes are not what they were.
+    GroundChanged,
     /// Drift is reported and not mended while paused.
     Pause(bool),
     /// Time for what waits for time: deadlines, retries, the full comparison.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kernel::{net, nft};
+use kernel::net::{self, Change};
+use kernel::nft;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::actual;
@@ -28,12 +29,10 @@ pub fn start(outbox: Outbox, portid: u32, scope: net::Scope) -> Result<()> {
             let heard = listener.next().unwrap_or_else(|error| {
                 tracing::warn!(error = format!("{error:#}"), "listening to the kernel; looking anyway");
                 std::thread::sleep(GATHER);
-                vec![Subsystem::Nft, Subsystem::Net]
+                Heard { rules: true, links: true, ground: true }
             });
-            for subsystem in heard {
-                if !outbox.send_blocking(Input::KernelChanged(subsystem)) {
-                    return;
-                }
+            if !heard.inputs().into_iter().all(|input| outbox.send_blocking(input)) {
+                return;
             }
         }
     };
@@ -44,27 +43,45 @@ pub fn start(outbox: Outbox, portid: u32, scope: net::Scope) -> Result<()> {
     Ok(())
 }
 
+/// What is worth a look.
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    rules: bool,
+    links: bool,
+    ground: bool,
+}
+
+impl Heard {
+    fn inputs(self) -> Vec<Input> {
+        let ground = self.ground.then_some(Input::GroundChanged);
+        let ours = [(Subsystem::Nft, self.rules), (Subsystem::Net, self.links)];
+        let ours = ours.into_iter().filter(|(_, heard)| *heard);
+        ground.into_iter().chain(ours.map(|(subsystem, _)| Input::KernelChanged(subsystem))).collect()
+    }
+}
+
 impl Listener {
     /// Waits for something worth a look.
-    fn next(&mut self) -> Result<Vec<Subsystem>> {
+    fn next(&mut self) -> Result<Heard> {
         let mut fds = [PollFd::new(&self.rules, PollFlags::IN), PollFd::new(&self.links, PollFlags::IN)];
         rustix::io::retry_on_intr(|| poll(&mut fds, None)).context("wait for the kernel's notices")?;
-        let mut rules = self.rules.take()?;
-        let mut links = self.take_links()?;
-        if rules || links {
+        let mut heard = Heard::default();
+        self.take(&mut heard)?;
+        if heard.rules || heard.links || heard.ground {
             std::thread::sleep(GATHER);
-            rules |= self.rules.take()?;
-            links |= self.take_links()?;
-        }
-        let heard = [(Subsystem::Nft, rules), (Subsystem::Net, links)];
-        Ok(heard.into_iter().filter(|(_, heard)| *heard).map(|(subsystem, _)| subsystem).collect())
-    }
-
-    fn take_links(&mut self) -> Result<bool> {
-        let mut heard = false;
-        while let Some(batch) = self.links.hear()? {
-            heard |= !batch.is_empty();
+            self.take(&mut heard)?;
         }
         Ok(heard)
+    }
+
+    fn take(&mut self, heard: &mut Heard) -> Result<()> {
+        heard.rules |= self.rules.take()?;
+        while let Some(batch) = self.links.hear()? {
+            for change in batch {
+                heard.ground |= matches!(change, Change::Ground | Change::Overrun);
+                heard.links |= matches!(change, Change::Ours(_) | Change::Overrun);
+            }
+        }
+        Ok(())
     }
 }

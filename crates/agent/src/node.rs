@@ -7,7 +7,9 @@
 
 mod diagnose;
 mod dropped;
+mod fit;
 mod flows;
+mod ground;
 mod host_port;
 mod mend;
 mod orphan;
@@ -98,6 +100,10 @@ pub struct Node {
     uncalled: Option<Fault>,
     dropped: Accounts,
     former: Former,
+    /// Since when nodes lack what comes with joining, as long as that is no news.
+    joining: BTreeMap<compile::Diagnostic, Instant>,
+    /// The MTU that pods' own ends were made to have.
+    fitted: Option<u32>,
 }
 
 /// Subsystems whose state in the kernel may not be what we think.
@@ -156,6 +162,8 @@ impl Node {
             uncalled: None,
             dropped: Accounts::default(),
             former: Former::default(),
+            joining: BTreeMap::new(),
+            fitted: None,
         };
         node.reload();
         node
@@ -190,8 +198,9 @@ impl Node {
             Input::Watch(watch::Message::Trouble(kind, error)) => {
                 self.base.metrics.watch_trouble(&format!("{kind:?}"));
                 let (node, next) = (&self.base.settings.node, error.next_step(&self.api_host()));
-                self.standing.watch_broke(kind, Fault::new(error.to_string(), &next));
-                tracing::warn!(%error, next, "node {node} does not hear the API at {}", self.base.api.addresses);
+                if self.standing.watch_broke(kind, Fault::new(error.cause(), &next)) {
+                    tracing::warn!(%error, next, "node {node} does not hear the API at {}", self.base.api.addresses);
+                }
             }
             Input::Cni(request) => self.cni(*request),
             Input::Reaped(reaped) => self.reaped(reaped),
@@ -199,6 +208,7 @@ impl Node {
             Input::KernelChanged(subsystem) => {
                 self.stale.suspected.insert(subsystem);
             }
+            Input::GroundChanged => self.underlay.look_again(),
             Input::Pause(paused) => {
                 self.paused = paused;
                 self.base.metrics.paused(paused);
@@ -212,6 +222,11 @@ impl Node {
 
     fn tick(&mut self) {
         self.loose.tick();
+        let net = self.compiler.as_ref().map(Compiler::net);
+        if net.is_some_and(|net| self.base.datapath.sysctls_were_changed(net)) {
+            self.stale.suspected.insert(Subsystem::Net);
+        }
+        self.tell_who_does_not_join();
         self.look_for_drops();
         self.look_for_orphans();
         self.forget_vacated();
@@ -297,6 +312,11 @@ impl Node {
     /// Other nodes that packets of this one cannot reach.
     pub fn out_of_reach(&self) -> Vec<Fault> {
         self.underlay.out_of_reach().map(Fault::from).collect()
+    }
+
+    /// What this node needs of its machine and has not.
+    pub fn lacks(&self) -> Vec<Fault> {
+        self.underlay.lacks().map(Fault::from).collect()
     }
 
     /// Where the API is, in numbers.

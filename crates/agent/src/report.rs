@@ -40,6 +40,9 @@ pub struct NodeStatus {
     /// Other nodes that packets of this one cannot reach.
     #[serde(default)]
     pub out_of_reach: Vec<Fault>,
+    /// What the node needs of its machine and has not: addresses, links, ways to the outside.
+    #[serde(default)]
+    pub lacks: Vec<Fault>,
     /// Drift is told and not mended.
     pub paused: bool,
     pub pods: usize,
@@ -166,6 +169,7 @@ fn of_node(node: &Node) -> NodeStatus {
         datapath: datapath(node),
         trouble: node.trouble(),
         out_of_reach: node.out_of_reach(),
+        lacks: node.lacks(),
         paused: node.is_paused(),
         pods: node.records().count(),
         pod_cidrs: pools.iter().map(ipam::Pool::cidr).collect(),

@@ -6,7 +6,7 @@ use kstate::net::NetState;
 use kstate::nft::{Plan, Ruleset};
 use model::{Attachment, Cluster, Key, Kind, Synced};
 use types::wire::TABLE;
-use types::{Family, ObjectName};
+use types::{Family, IfName, ObjectName};
 
 use crate::diagnostic::Diagnostic;
 use crate::fabric::{self, Fabric, NetChange};
@@ -112,6 +112,18 @@ impl Compiler {
 
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The machine has other links to the outside, or an MTU of its own that is another one. Whether that makes a
+    /// difference to [`Compiler::net`].
+    pub fn stand_on(&mut self, cluster: Synced<'_>, mtu: u32, uplinks: &BTreeSet<IfName>) -> bool {
+        if (self.settings.mtu, &self.settings.uplinks) == (mtu, uplinks) {
+            return false;
+        }
+        (self.settings.mtu, self.settings.uplinks) = (mtu, uplinks.clone());
+        let own = fabric::Turned { own: true, ..fabric::Turned::default() };
+        // What is wrong with the Node has nothing to do with it.
+        self.fabric.update(&cluster, &self.settings, &own).changed != NetChange::Nothing
     }
 
     /// The tables as they should be, one for each family.

@@ -121,6 +121,7 @@ fn own_state(cluster: &Cluster, settings: &Settings) -> (NetState, Option<Wired>
     for subnet in &own.subnets {
         let gateway = IpNet::new(subnet.gateway, subnet.net.prefix_len()).unwrap_or(subnet.net);
         state.addresses.insert((bridge.clone(), gateway));
+        state.subnets.insert((bridge.clone(), gateway));
         state.addresses.insert((vxlan.clone(), IpNet::from(subnet.vtep)));
     }
     // A bridge has one entry for a MAC. ADD gives none twice.
@@ -212,6 +213,10 @@ const BRIDGE_FILTERS: [(&str, &str); 2] =
 /// `route_localnet` lets the node's own 127.0.0.1 reach a pod's host port through the bridge. It is there only while
 /// a pod has one, and the layout's chain `raw` keeps everybody else from these addresses.
 ///
+/// A packet is forwarded if the link that it comes by forwards (IN_DEV_FORWARD in `ip_route_input_slow`): `ip_forward`
+/// sets that of every link, and anybody may unset one. By the uplinks come answers of the outside to pods, and node ports.
+/// IPv6 knows only `all` (`ip6_forward`); a link on which it is switched off has no addresses and hears nothing.
+///
 /// Where pods may have further sources, the way back to these need not be the bridge: the greater of `all` and this one
 /// counts (IN_DEV_RPFILTER), and 2 asks only that there is a way (RFC 3704 §2.4). Who sends is looked at on each port.
 fn sysctls(cluster: &Cluster, settings: &Settings) -> BTreeMap<String, String> {
@@ -220,11 +225,15 @@ fn sysctls(cluster: &Cluster, settings: &Settings) -> BTreeMap<String, String> {
     let v4 = [
         ("net/ipv4/conf/cni0/route_localnet", if host_ports { "1" } else { "0" }),
         ("net/ipv4/ip_forward", "1"),
+        ("net/ipv4/conf/cni0/forwarding", "1"),
+        ("net/ipv4/conf/plumb.1/forwarding", "1"),
         ("net/ipv4/conf/all/send_redirects", "0"),
         ("net/ipv4/conf/cni0/send_redirects", "0"),
     ];
     let v6 = [
         ("net/ipv6/conf/all/forwarding", "1"),
+        ("net/ipv6/conf/cni0/disable_ipv6", "0"),
+        ("net/ipv6/conf/plumb.1/disable_ipv6", "0"),
         ("net/ipv6/conf/cni0/accept_ra", "0"),
         ("net/ipv6/conf/cni0/accept_dad", "0"),
         ("net/ipv6/conf/plumb.1/accept_ra", "0"),
@@ -237,5 +246,8 @@ fn sysctls(cluster: &Cluster, settings: &Settings) -> BTreeMap<String, String> {
         Family::V6 => v6.to_vec(),
     });
     let wanted = wanted.chain(BRIDGE_FILTERS);
-    wanted.map(|(path, value)| (path.to_owned(), value.to_owned())).collect()
+    let wanted = wanted.map(|(path, value)| (path.to_owned(), value.to_owned()));
+    let uplinks = settings.uplinks.iter().filter(|_| settings.families().any(|family| family == Family::V4));
+    let uplinks = uplinks.map(|link| (format!("net/ipv4/conf/{link}/forwarding"), "1".to_owned()));
+    wanted.chain(uplinks).collect()
 }

@@ -18,9 +18,10 @@ pub use compiler::{Compiled, Compiler, Desired, whole};
 pub use diagnostic::{Diagnostic, Severity};
 pub use fabric::{NetChange, tunnel_overhead, vtep_mac};
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use types::{Family, IpNet};
+use types::{Family, IfName, IpNet};
 
 /// What a node must know that no object says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Settings {
     pub api: Vec<SocketAddr>,
     /// MTU of pods, bridge and tunnel: that of the underlay less [`tunnel_overhead`].
     pub mtu: u32,
+    /// The machine's links that the node's own addresses are on.
+    pub uplinks: BTreeSet<IfName>,
 }
 
 impl Settings {
@@ -52,6 +55,7 @@ impl Settings {
             allow_sources: Vec::new(),
             api: Vec::new(),
             mtu,
+            uplinks: BTreeSet::new(),
         }
     }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 pub use apply::{Failure, apply};
 pub use changes::{Change, Changes};
 use kstate::net::NetState;
-pub use observe::observe;
+pub use observe::{observe, sysctl};
 use types::{IfName, IpNet};
 pub use uplink::{advertised_links, keep_advertisements};
 
@@ -44,7 +44,12 @@ impl Scope {
     /// Whether a link of this name is ours.
     pub fn has_link(&self, name: &str) -> bool {
         let is_veth = self.veth_prefix.as_deref().is_some_and(|prefix| name.starts_with(prefix));
-        is_veth || self.links.iter().any(|link| link.as_str() == name)
+        is_veth || self.is_named(name)
+    }
+
+    /// Whether a link is ours by its whole name.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.links.iter().any(|link| link.as_str() == name)
     }
 
     /// Whether an address on this link is ours.

@@ -63,6 +63,14 @@ impl Rtnl {
         self.rows("routes", dump, route::decode_route)
     }
 
+    /// Routes that the kernel made with addresses.
+    pub fn kernel_routes(&mut self, family: Family) -> Result<Vec<RouteRow>, Error> {
+        let dump = |writer: &mut _, seq| route::dump_routes(writer, seq, family, Some(route::RTPROT_KERNEL));
+        let mut rows = self.rows("routes of the kernel", dump, route::decode_route)?;
+        rows.retain(RouteRow::is_of_kernel);
+        Ok(rows)
+    }
+
     /// The neighbours on one link.
     pub fn neighbours(&mut self, link: u32) -> Result<Vec<NeighbourRow>, Error> {
         let dump = |writer: &mut _, seq| route::dump_neighbours(writer, seq, link);

@@ -14,7 +14,7 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use kstate::net::{Forward, PortOptions, Route, RouteKey, RouteKind};
+use kstate::net::{Forward, Link, LinkKind, PortOptions, Route, RouteKey, RouteKind};
 use netlink::message::Ack;
 use netlink::route::{self, PodPair};
 use types::{IfName, IpNet, Mac};
@@ -182,6 +182,22 @@ const MAIN_TABLE: u32 = 254;
 
 /// The link group in which links wait for their common deletion ("plmb").
 const DOOMED: u32 = 0x706c_6d62;
+
+/// Gives the end of a pair that lies in a namespace this MTU, if it has that of `before` or one that is too large. Whether
+/// that was so.
+pub fn fit(netns: &Netns, interface: &IfName, mtu: u32, before: Option<u32>) -> Result<bool, Error> {
+    let mut rtnl = Rtnl::open_in(netns)?;
+    let row = rtnl.links()?.into_iter().find(|row| row.name == *interface);
+    let differs = |has: u32| has > mtu || (has != mtu && before == Some(has));
+    let Some(row) = row.filter(|row| row.mtu.is_some_and(differs)) else { return Ok(false) };
+    let link = Link { kind: LinkKind::Veth, mac: None, mtu: Some(mtu), up: row.up, port: None };
+    let mut batch = rtnl.batch();
+    batch.add(|writer, seq| route::change_link(writer, seq, row.index, &link, None));
+    match rtnl.socket.run(batch)?.into_iter().next() {
+        Some((_, ack)) => Err(refusal(format!("give {interface} the MTU {mtu}"), ack)),
+        None => Ok(true),
+    }
+}
 
 /// Deletes links (a veth's peer goes with it); those that are gone already are no error. Returns how many
 /// there were. Many together cost about half a millisecond each, one alone 10 to 20 ms (RCU): collect them.

@@ -45,7 +45,9 @@ fn node_state(n: u8, m: u8) -> NetState {
     let tunnel = LinkKind::Vxlan { vni: Vni(1), local, port: 8472 };
     state.links.insert(name("cni0"), link(LinkKind::Bridge, &format!("0a:58:0a:f4:{n:02x}:01")));
     state.links.insert(name("plumb.1"), link(tunnel, &vtep_mac(n).to_string()));
-    state.addresses.insert((name("cni0"), net(&format!("10.244.{n}.1/24"))));
+    let gateway = (name("cni0"), net(&format!("10.244.{n}.1/24")));
+    state.subnets.insert(gateway.clone());
+    state.addresses.insert(gateway);
     state.addresses.insert((name("plumb.1"), net(&format!("10.244.{n}.0/32"))));
     state.addresses.insert((name("lo"), net("10.96.0.10/32")));
     state.neighbours.insert((name("plumb.1"), ip(&format!("10.244.{m}.0"))), vtep_mac(m));
@@ -102,6 +104,7 @@ fn ipv6_and_unreachable_routes_are_observed_as_applied() {
         desired.links.insert(name("plumb6"), link(tunnel, "0e:00:00:00:00:06"));
         desired.links.insert(name("br6"), link(LinkKind::Bridge, "0a:58:00:00:00:06"));
         desired.addresses.insert((name("br6"), net("fd00:1::1/64")));
+        desired.subnets.insert((name("br6"), net("fd00:1::1/64")));
         desired.neighbours.insert((name("plumb6"), ip("fd00:2::")), Mac([2; 6]));
         desired.fdb.insert((name("plumb6"), Mac([2; 6])), node("fd00::2"));
         let route = |text| RouteKey { dst: net(text), table: 254 };
@@ -145,6 +148,7 @@ fn faults_are_heard_and_mended() {
             vec![Op::ChangeLink { name: name("cni0"), link: bridge }],
             vec![Op::ChangeLink { name: name("plumb.1"), link: other_mac }],
             vec![Op::DeleteLink { name: name("plumb.1") }],
+            vec![Op::SetSysctl { path: "net/ipv4/ip_forward".into(), value: "0".into() }],
             vec![
                 Op::DeleteLink { name: name("plumb.1") },
                 Op::AddLink { name: name("plumb.1"), link: device },
@@ -326,6 +330,33 @@ fn a_foreign_route_in_our_place_is_heard_and_replaced() {
         let at_key = rtnl.all_routes(types::Family::V4).expect("routes").into_iter();
         let protocols: Vec<u8> = at_key.filter(|row| row.key == key).map(|row| row.protocol).collect();
         assert_eq!(protocols, [kstate::net::ROUTE_PROTOCOL]);
+    };
+    Netns::fresh().expect("fresh").run(work).expect("run");
+}
+
+/// The kernel makes it with the address, and nobody makes it again.
+#[test]
+fn a_route_to_the_pods_that_is_gone_is_heard_and_made_again() {
+    let work = || {
+        let mut desired = node_state(1, 2);
+        for own in ["10.244.1.1/24", "fd00:1::1/64"] {
+            desired.addresses.insert((name("cni0"), net(own)));
+            desired.subnets.insert((name("cni0"), net(own)));
+        }
+        make_so(&desired);
+        let mut changes = Changes::listen(Scope::of(&desired)).expect("listen");
+        let mut rtnl = Rtnl::open().expect("open");
+        for (family, gone) in [("-4", "10.244.1.0/24"), ("-6", "fd00:1::/64")] {
+            while changes.hear().expect("drain").is_some() {}
+            let deleted =
+                std::process::Command::new("ip").args([family, "route", "del", gone, "dev", "cni0"]).status();
+            assert!(deleted.expect("ip runs").success());
+            assert!(heard(&mut changes), "nothing was heard of {gone}");
+            let actual = observe(&mut rtnl, &Scope::of(&desired)).expect("observe");
+            let plan = diff(&desired, &actual).to_string();
+            assert_eq!(plan, format!("+ route {gone} dev cni0 proto kernel\n"));
+            make_so(&desired);
+        }
     };
     Netns::fresh().expect("fresh").run(work).expect("run");
 }

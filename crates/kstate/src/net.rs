@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use types::{IfName, IpNet, Mac, Vni};
 
-pub use diff::{diff, diff_of, is_of_module, lost_veths, sysctl_link};
+pub use diff::{diff, diff_of, has_subnet, is_of_module, lost_veths, sysctl_link};
 pub use port::{BridgePort, Forward, PortOptions};
 
 /// The route protocol number that marks our routes (`ip route` shows `proto 112`).
@@ -23,6 +23,9 @@ pub struct NetState {
     pub links: BTreeMap<IfName, Link>,
     /// Addresses on links that we own, and ours on `lo`.
     pub addresses: BTreeSet<(IfName, IpNet)>,
+    /// Of these addresses, those whose network is routed to the link: the kernel makes that route with the address, and
+    /// somebody may take it away alone.
+    pub subnets: BTreeSet<(IfName, IpNet)>,
     pub routes: BTreeMap<RouteKey, Route>,
     pub neighbours: BTreeMap<(IfName, IpAddr), Mac>,
     /// Static forwarding entries of VXLAN devices (inner destination MAC → outer destination) and of ports of bridges.
@@ -105,6 +108,11 @@ pub enum Op {
         address: IpNet,
     },
     DeleteAddress {
+        link: IfName,
+        address: IpNet,
+    },
+    /// The route to the network of an address that is there.
+    SetSubnet {
         link: IfName,
         address: IpNet,
     },

@@ -43,12 +43,10 @@ pub fn wire(plan: &Plan, holders: &Holders) -> Result<()> {
     for node in plan.node_names() {
         let number = node_number(&node).context("a node has a number")?;
         let netns = netns(&node)?;
-        let made = cable(&mut underlay, &node, &netns, &on_underlay(families, |f| node_address(number, f))?)?;
+        cable(&mut underlay, &node, &netns, &on_underlay(families, |f| node_address(number, f))?)?;
         // The gateway itself has nowhere further to go.
-        if made {
-            let mut rtnl = Rtnl::open_in(&netns)?;
-            families.iter().try_for_each(|family| default_route(&mut rtnl, *family))?;
-        }
+        let mut rtnl = Rtnl::open_in(&netns)?;
+        families.iter().try_for_each(|family| default_route(&mut rtnl, *family))?;
     }
     Ok(())
 }
@@ -68,17 +66,25 @@ fn bridge(underlay: &mut Rtnl, addresses: &[IpNet]) -> Result<()> {
             underlay.index(&name).context("br0 vanished right after it was made")?
         }
     };
-    change(underlay, "bring lo up", |writer, seq| route::set_up(writer, seq, LOOPBACK, true))?;
+    for (what, index) in [("bring lo up", LOOPBACK), ("bring br0 up", index)] {
+        change(underlay, what, |writer, seq| route::set_up(writer, seq, index, true))?;
+    }
     addresses.iter().try_for_each(|own| address(underlay, index, *own))
 }
 
-/// A veth pair from br0 to `eth0` of the namespace; one that exists there is complete (made all or nothing). The
-/// underlay's end alone says nothing: the kernel takes its time to remove the pair of a namespace that has ended.
-/// Whether it was made.
-fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, addresses: &[IpNet]) -> Result<bool> {
+/// A veth pair from br0 to `eth0` of the namespace. One that exists there was made all or nothing: what somebody has taken
+/// away since is given back, and what he has added stays. The underlay's end alone says nothing: the kernel takes its time
+/// to remove the pair of a namespace that has ended.
+fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, addresses: &[IpNet]) -> Result<()> {
     let (host, interface, bridge) = (IfName::new(name)?, IfName::new("eth0")?, IfName::new("br0")?);
-    if Rtnl::open_in(netns)?.index(&interface).is_some() {
-        return Ok(false);
+    let mut inner = Rtnl::open_in(netns)?;
+    if let Some(index) = inner.index(&interface) {
+        let outer = underlay.index(&host);
+        for (rtnl, index) in [(underlay, outer), (&mut inner, Some(index))] {
+            let Some(index) = index else { continue };
+            change(rtnl, &format!("bring {name} up"), |writer, seq| route::set_up(writer, seq, index, true))?;
+        }
+        return addresses.iter().try_for_each(|own| address(&mut inner, index, *own));
     }
     veth::delete(underlay, std::slice::from_ref(&host))?;
     veth::create(
@@ -97,12 +103,15 @@ fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, addresses: &[IpNet]) ->
         },
     )
     .with_context(|| format!("connect {name} to the underlay"))?;
-    Ok(true)
+    Ok(())
 }
 
 /// Of the administrator's kind: the agent takes routes of its own protocol for its own.
 fn default_route(rtnl: &mut Rtnl, family: Family) -> Result<()> {
     let key = RouteKey { dst: family.pick(["0.0.0.0/0", "::/0"]).parse()?, table: MAIN_TABLE };
+    if rtnl.all_routes(family)?.iter().any(|row| row.key == key && row.route.kind == RouteKind::Unicast) {
+        return Ok(());
+    }
     let via = Some(plan::gateway(family));
     let value = Route { dev: None, via, onlink: false, src: None, kind: RouteKind::Unicast };
     change(rtnl, "add the default route", |writer, seq| {

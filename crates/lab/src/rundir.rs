@@ -52,6 +52,11 @@ impl RunDir {
         self.0.join("stopped").join(process)
     }
 
+    /// There while `plumb lab up` waits for the supervisor to wire the lab as it should be.
+    pub fn rewire(&self) -> PathBuf {
+        self.0.join("rewire")
+    }
+
     pub fn log(&self, process: &str) -> PathBuf {
         self.0.join("log").join(format!("{process}.log"))
     }

@@ -62,6 +62,7 @@ async fn supervise(run: &RunDir, plan: &Plan, status: &StatusFile) -> Result<()>
         futures::future::select_ok(ends).await
     };
     tokio::select! {
+        mended = mend(run, plan, &holders) => mended,
         lost = lost => {
             let (name, _) = lost?;
             bail!("the process that holds the namespaces of {name} ended; they are made anew")
@@ -71,6 +72,19 @@ async fn supervise(run: &RunDir, plan: &Plan, status: &StatusFile) -> Result<()>
             Ok(Ok(())) => bail!("a service gave up"),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Wires the lab again whenever `plumb lab up` asks for it: what somebody has taken down in a node is up again. Only then,
+/// since a lab is there to be broken.
+async fn mend(run: &RunDir, plan: &Plan, holders: &Holders) -> Result<()> {
+    loop {
+        if run.rewire().exists() {
+            network::wire(plan, holders)?;
+            // Whoever asked may have given up.
+            let _ = std::fs::remove_file(run.rewire());
+        }
+        tokio::time::sleep(service::GLANCE).await;
     }
 }
 

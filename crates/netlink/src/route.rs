@@ -8,6 +8,7 @@
 mod address;
 mod link;
 mod neighbour;
+mod netconf;
 mod notice;
 #[cfg(test)]
 mod roundtrip;
@@ -22,8 +23,12 @@ pub use neighbour::{
     NeighbourRow, decode_neighbour, delete_fdb, delete_neighbour, dump_bridge_fdb, dump_fdb, dump_neighbours,
     set_fdb, set_neighbour,
 };
+pub use netconf::{NetconfRow, Of, decode_netconf};
 pub use notice::{Notice, decode_notice};
-pub use routes::{RouteRow, add_route, add_static_route, decode_route, delete_route, dump_routes, set_route};
+pub use routes::{
+    RTPROT_KERNEL, RouteRow, add_route, add_static_route, decode_route, delete_route, dump_routes, set_route,
+    set_subnet_route,
+};
 
 use crate::message::Head;
 
@@ -41,15 +46,18 @@ pub const RTM_GETROUTE: u16 = 26;
 pub const RTM_NEWNEIGH: u16 = 28;
 pub const RTM_DELNEIGH: u16 = 29;
 pub const RTM_GETNEIGH: u16 = 30;
+pub const RTM_NEWNETCONF: u16 = 80;
 
 /// Multicast groups whose notices tell of what [`kstate::net::NetState`] holds.
-pub const GROUPS: [u32; 6] = [
+pub const GROUPS: [u32; 8] = [
     1,  // RTNLGRP_LINK
     3,  // RTNLGRP_NEIGH, forwarding entries too
     5,  // RTNLGRP_IPV4_IFADDR
     7,  // RTNLGRP_IPV4_ROUTE
     9,  // RTNLGRP_IPV6_IFADDR
     11, // RTNLGRP_IPV6_ROUTE
+    24, // RTNLGRP_IPV4_NETCONF
+    25, // RTNLGRP_IPV6_NETCONF
 ];
 
 pub(crate) const AF_UNSPEC: u8 = 0;

@@ -77,6 +77,7 @@ impl Scenario {
             allow_sources: self.allow_sources.iter().map(|net| net.parse().expect("a prefix")).collect(),
             api: vec!["192.168.1.2:6443".parse().expect("an address")],
             mtu: 1450,
+            uplinks: BTreeSet::new(),
         }
     }
 

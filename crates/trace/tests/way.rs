@@ -110,7 +110,16 @@ fn desired(cluster: &Cluster, node: &str) -> Desired {
     let Place { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = place(node);
     whole(
         cluster.synced().expect("synced"),
-        Settings { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, mtu: 1450 },
+        Settings {
+            node,
+            cluster_cidrs,
+            service_cidrs,
+            dns_ips,
+            allow_sources,
+            api,
+            mtu: 1450,
+            uplinks: Default::default(),
+        },
     )
 }
 

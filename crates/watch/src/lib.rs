@@ -50,6 +50,14 @@ pub enum WatchError {
 }
 
 impl WatchError {
+    /// Why, without which watch it was: the same for all that break for one reason.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Broken { source, .. } => causes(source),
+            Self::Get { source, .. } => source.to_string(),
+        }
+    }
+
     /// What a person does about it; `host`: the API server's.
     pub fn next_step(&self, host: &str) -> String {
         let refusal = match self {

@@ -1,12 +1,16 @@
 //! What is wrong with objects: told once as an Event, in the log, and counted while it holds.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use compile::{Compiled, Severity};
 use model::{Diagnostic, Key, Kind};
 
 use super::Node;
 use crate::tell::Saying;
+
+/// A node that joins has its addresses and its agent by then; images may have to be fetched.
+pub(super) const JOINING: Duration = Duration::from_secs(30);
 
 /// Findings of the conversion, by object; those of the compiler are kept by the compiler.
 #[derive(Debug, Default)]
@@ -16,6 +20,11 @@ impl Diagnoses {
     pub fn all(&self) -> impl Iterator<Item = &Diagnostic> {
         self.0.values().flatten()
     }
+}
+
+/// What a Node lacks whose agent and controllers are about to see to it: an alarm to nobody. `plumb status` has it at once.
+fn is_of_joining(finding: &compile::Diagnostic) -> bool {
+    finding.object.kind == Kind::Node && finding.severity == Severity::Warning
 }
 
 impl Node {
@@ -45,13 +54,26 @@ impl Node {
             }
         }
         for finding in &compiled.raised {
-            self.raise(finding);
+            match is_of_joining(finding) {
+                true => drop(self.joining.insert(finding.clone(), Instant::now())),
+                false => self.raise(finding),
+            }
             self.standing.found.insert(finding.clone());
         }
         for finding in &compiled.cleared {
             self.standing.found.remove(finding);
-            tracing::info!("no longer: {finding}");
+            if self.joining.remove(finding).is_none() {
+                tracing::info!("no longer: {finding}");
+            }
         }
+    }
+
+    /// With every tick: who has not joined by now has not just begun to.
+    pub(super) fn tell_who_does_not_join(&mut self) {
+        let (late, young) =
+            std::mem::take(&mut self.joining).into_iter().partition(|(_, since)| since.elapsed() >= JOINING);
+        self.joining = young;
+        late.iter().for_each(|(finding, _): (&compile::Diagnostic, _)| self.raise(finding));
     }
 
     /// In the log and on the object.

@@ -84,6 +84,7 @@ impl Node {
                 let (mut steps, lost) = self.base.datapath.converge_net(compiler.net())?;
                 self.note_ports();
                 lost.iter().filter_map(|name| self.rewire(name)).for_each(|step| steps.add(step));
+                self.fit_pods().into_iter().for_each(|step| steps.add(step));
                 Ok(steps)
             }
         }

@@ -111,13 +111,9 @@ impl Node {
             return false;
         };
         // Without the address nothing is made; `look_for_ways` says so.
-        let Some(mtu) = self.base.datapath.mtu_at(underlay) else { return false };
-        let addresses = own.map(|node| node.addresses.as_slice()).unwrap_or_default();
-        if let Err(error) = self.base.datapath.learn_uplinks(addresses) {
-            tracing::warn!(error = format!("{error:#}"), "which links hear of routers is not known");
-        }
+        let Some(mtu) = self.mtu_on(underlay) else { return false };
+        self.learn_uplinks();
         let args = &self.base.settings.args;
-        let mtu = args.mtu.unwrap_or_else(|| mtu.saturating_sub(compile::tunnel_overhead(underlay)));
         self.compiler = Some(Compiler::new(compile::Settings {
             node: self.base.settings.node.clone(),
             cluster_cidrs: args.cluster_cidrs.clone(),
@@ -126,6 +122,7 @@ impl Node {
             allow_sources: self.base.settings.allow_sources.clone(),
             api: self.base.api.sockets.clone(),
             mtu,
+            uplinks: self.underlay.ground().uplinks(),
         }));
         self.base.metrics.synced(true);
         tracing::info!(node = self.base.settings.node, %underlay, mtu, "everything is listed; the datapath follows");

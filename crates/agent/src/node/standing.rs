@@ -13,6 +13,9 @@ use crate::inbox::Subsystem;
 /// A watch that breaks is tried again within 10 s: one that has not broken for so long stands.
 const RECENT: Duration = Duration::from_secs(45);
 
+/// One cause is said again in the log after this long.
+const REMINDER: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Default)]
 pub struct Standing {
     /// When the kernel was last made, or found, what it should be.
@@ -20,6 +23,8 @@ pub struct Standing {
     /// Steps that would mend what differs: there while the agent is paused.
     drift: BTreeMap<Subsystem, Steps>,
     watches: BTreeMap<Kind, (Instant, Fault)>,
+    /// Why watches break, as the log has it.
+    told: Option<(Instant, Fault)>,
     /// The compiler's findings that hold.
     pub(super) found: BTreeSet<compile::Diagnostic>,
 }
@@ -39,8 +44,16 @@ impl Standing {
         }
     }
 
-    pub(super) fn watch_broke(&mut self, kind: Kind, fault: Fault) {
-        self.watches.insert(kind, (Instant::now(), fault));
+    /// Whether that is news: all watches break where one does for the API's sake, and again with every try.
+    pub(super) fn watch_broke(&mut self, kind: Kind, fault: Fault) -> bool {
+        let now = Instant::now();
+        let known = self.told.as_ref();
+        let is_news = known.is_none_or(|(at, told)| *told != fault || now.duration_since(*at) > REMINDER);
+        if is_news {
+            self.told = Some((now, fault.clone()));
+        }
+        self.watches.insert(kind, (now, fault));
+        is_news
     }
 
     /// How long ago both were right; `None`: one never was.
@@ -92,7 +105,10 @@ mod tests {
     fn a_watch_that_broke_just_now_is_named() {
         let mut standing = Standing::default();
         let fault = Fault::new("connection refused", "see that it runs");
-        standing.watch_broke(Kind::Pod, fault.clone());
+        assert!(standing.watch_broke(Kind::Pod, fault.clone()));
         assert_eq!(standing.broken_watches().collect::<Vec<_>>(), [(Kind::Pod, &fault)]);
+        assert!(!standing.watch_broke(Kind::Node, fault.clone()), "the same cause");
+        assert!(standing.watch_broke(Kind::Pod, Fault::new("forbidden", "give it the right")), "another");
+        assert_eq!(standing.broken_watches().count(), 2);
     }
 }

@@ -5,6 +5,7 @@
 //!   InternalIP on no interface, or in a range of pods or Services ─> nothing is made (or, later, changed less): 503
 //!   pod CIDR outside of --cluster-cidr                            ─> the same
 //!   no way to a peer           ─> all else works: told, and its state stays, for the way may come at any moment
+//!   what else the machine lacks ─> the same (ground.rs)
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,19 +19,26 @@ use types::wire::VXLAN_PORT;
 use types::{Family, IpNet, ObjectName};
 
 use super::Node;
+use super::diagnose::JOINING;
+use super::ground::{Ground, too_large};
 
-/// While nothing is wrong: nobody tells us of routes that are not ours. What is wrong is looked at with every tick.
+/// While nothing is wrong: the kernel tells of most that changes, and of IPv4 routes that go with their link of none (fib_flush).
+/// What is wrong is looked at with every tick.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What is over sooner is no news: a kubelet reports a Node's addresses after it has made the Node.
+/// What is over sooner is no news.
 const LASTING: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub struct Underlay {
     looked: Option<Instant>,
     in_the_way: Option<Diagnostic>,
-    /// By peer.
-    out_of_reach: BTreeMap<String, Diagnostic>,
+    /// That is what a kubelet is about to see to.
+    joins: bool,
+    /// By peer, and the family in which it is.
+    out_of_reach: BTreeMap<(String, Family), Diagnostic>,
+    ground: Ground,
+    lacks: Vec<Diagnostic>,
     /// Since when each holds, and whether it was told.
     known: BTreeMap<Diagnostic, (Instant, bool)>,
 }
@@ -45,10 +53,24 @@ impl Underlay {
         self.out_of_reach.values()
     }
 
+    /// What the node needs of its machine and has not.
+    pub fn lacks(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.lacks.iter()
+    }
+
+    pub fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
+    /// Something may be different now.
+    pub fn look_again(&mut self) {
+        self.looked = None;
+    }
+
     /// What holds now, with what is remembered of it, and what of it no longer holds although it was told.
     fn remember(&mut self, mut before: BTreeMap<Diagnostic, (Instant, bool)>) -> Vec<Diagnostic> {
         let now = Instant::now();
-        let holds = self.out_of_reach.values().chain(&self.in_the_way).cloned();
+        let holds = self.out_of_reach.values().chain(&self.lacks).chain(&self.in_the_way).cloned();
         self.known = holds
             .map(|finding| {
                 let seen = before.remove(&finding).unwrap_or((now, false));
@@ -61,8 +83,10 @@ impl Underlay {
     /// What has lasted and was not told yet; it counts as told from now on.
     fn news(&mut self) -> Vec<Diagnostic> {
         let mut news = Vec::new();
+        let joins = self.in_the_way.as_ref().filter(|_| self.joins);
         for (finding, (since, told)) in &mut self.known {
-            if !*told && since.elapsed() >= LASTING {
+            let patience = if joins == Some(finding) { JOINING } else { LASTING };
+            if !*told && since.elapsed() >= patience {
                 *told = true;
                 news.push(finding.clone());
             }
@@ -86,6 +110,9 @@ impl Node {
         }
         // One that joins five thousand waits for no look at them all.
         let all = due || turned.contains(&self.base.settings.node);
+        if all {
+            self.look_at_ground();
+        }
         let mut ways = self.ways((!all).then_some(&turned));
         let over = ways.remember(std::mem::take(&mut self.underlay.known));
         let news = ways.news();
@@ -93,45 +120,71 @@ impl Node {
         self.base.metrics.diagnostics("Node", news.len() as i64 - over.len() as i64);
         news.iter().for_each(|finding| self.raise(finding));
         over.iter().for_each(|finding| tracing::info!("no longer: {finding}"));
+        if all {
+            self.follow_ground();
+        }
+    }
+
+    fn look_at_ground(&mut self) {
+        let addresses = self.cluster.nodes.get(&self.base.settings.node).map(|node| node.addresses.clone());
+        let (addresses, anew) = (addresses.unwrap_or_default(), self.underlay.looked.is_none());
+        let looked = Ground::look(&mut self.base.datapath.rtnl, &addresses, &self.underlay.ground, anew);
+        match looked {
+            Ok(ground) => self.underlay.ground = ground,
+            Err(error) => tracing::warn!(%error, "the machine's links are not known; looking again"),
+        }
     }
 
     /// `only`: what is known of other peers holds until they are looked at again.
-    fn ways(&self, only: Option<&BTreeSet<String>>) -> Underlay {
+    fn ways(&mut self, only: Option<&BTreeSet<String>>) -> Underlay {
         let looked = if only.is_some() { self.underlay.looked } else { Some(Instant::now()) };
-        let mut found = Underlay { looked, ..Underlay::default() };
+        let ground = std::mem::take(&mut self.underlay.ground);
+        let mut found = Underlay { looked, ground, ..Underlay::default() };
+        let args = &self.base.settings.args;
         let name = &self.base.settings.node;
-        let Some(own) = self.cluster.nodes.get(name).and_then(fabric::underlay_ip) else {
-            found.in_the_way = Some(no_internal_ip(name, self.cluster.nodes.contains_key(name)));
+        let Some(node) = self.cluster.nodes.get(name) else {
+            found.in_the_way = Some(no_internal_ip(name, false));
+            found.joins = true;
             return found;
         };
-        let socket = match UdpSocket::bind((own, 0)) {
+        let Some(own) = fabric::underlay_ip(node) else {
+            found.in_the_way = Some(no_internal_ip(name, true));
+            found.joins = true;
+            return found;
+        };
+        let bind = |ip: IpAddr| UdpSocket::bind((ip, 0));
+        let tunnel = match bind(own) {
             Ok(socket) => socket,
             Err(error) => {
                 found.in_the_way = Some(not_here(name, own, &error));
                 return found;
             }
         };
-        let args = &self.base.settings.args;
-        found.in_the_way = self
-            .cluster
-            .nodes
-            .get(name)
-            .and_then(|node| misfit(node, &args.cluster_cidrs, &args.service_cidrs));
+        found.in_the_way = misfit(node, &args.cluster_cidrs, &args.service_cidrs);
+        found.lacks = found.ground.lacks(name, &node.addresses, Some(own));
+        found.lacks.extend(too_large(name, args.mtu, own, &found.ground));
+        // Nodes speak to each other, and to pods of the host's network, in every family that they have.
+        let other = fabric::internal_ip(node, Family::of(own).pick([Family::V6, Family::V4]))
+            .and_then(|ip| Some((ip, bind(ip).ok()?)));
+        let sockets = [(own, tunnel)].into_iter().chain(other);
         let nodes = &self.cluster.nodes;
         let peers: Vec<&model::Node> = match only {
             Some(names) => {
-                let others = self.underlay.out_of_reach.iter().filter(|(peer, _)| !names.contains(*peer));
+                let others = self.underlay.out_of_reach.iter().filter(|((peer, _), _)| !names.contains(peer));
                 found.out_of_reach.extend(others.map(|(peer, finding)| (peer.clone(), finding.clone())));
                 names.iter().filter_map(|name| nodes.get(name)).collect()
             }
             None => nodes.values().filter(|peer| peer.name != *name).collect(),
         };
-        for peer in peers {
-            let Some(address) = fabric::internal_ip(peer, Family::of(own)) else { continue };
-            if let Err(error) = socket.connect((address, VXLAN_PORT)) {
-                found
-                    .out_of_reach
-                    .insert(peer.name.clone(), no_way(name, own, (&peer.name, address), &error));
+        for (from, socket) in sockets {
+            let family = Family::of(from);
+            for peer in &peers {
+                let Some(address) = fabric::internal_ip(peer, family) else { continue };
+                if let Err(error) = socket.connect((address, VXLAN_PORT)) {
+                    let tunnel = from == own;
+                    let finding = no_way((name, from), (&peer.name, address), &error, tunnel);
+                    found.out_of_reach.insert((peer.name.clone(), family), finding);
+                }
             }
         }
         found
@@ -147,13 +200,13 @@ fn misfit(node: &model::Node, pods: &[IpNet], services: &[IpNet]) -> Option<Diag
         let hit = |address: &&IpAddr| ranges.iter().any(|range| range.contains(*address));
         if let Some(address) = node.addresses.iter().find(hit) {
             let message = format!("its address {address} lies in {flag} {}", joined(ranges));
-            return Some(about(&node.name, Severity::Error, message, next.to_owned()));
+            return Some(misfits(&node.name, message, next.to_owned()));
         }
     }
     let known = |cidr: &IpNet| pods.iter().any(|range| range.contains(cidr));
     let cidr = node.pod_cidrs.iter().find(|cidr| !known(cidr))?;
     let message = format!("its pod CIDR {cidr} is not in --cluster-cidr {}", joined(pods));
-    let found = about(&node.name, Severity::Error, message, next.to_owned());
+    let found = misfits(&node.name, message, next.to_owned());
     Some(Diagnostic { field: "spec.podCIDRs".to_owned(), ..found })
 }
 
@@ -161,16 +214,31 @@ fn joined(ranges: &[IpNet]) -> String {
     ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-fn about(node: &str, severity: Severity, message: String, next_step: String) -> Diagnostic {
-    let object = Key::new(Kind::Node, ObjectName::cluster(node));
-    Diagnostic { object, field: "status.addresses".to_owned(), severity, message, next_step }
+fn misfits(node: &str, message: String, next_step: String) -> Diagnostic {
+    Diagnostic { severity: Severity::Error, ..about(node, "status.addresses", message, next_step) }
+}
+
+/// What is wrong with this node and stops nothing else.
+pub(super) fn about(
+    node: &str,
+    field: &str,
+    message: impl Into<String>,
+    next_step: impl Into<String>,
+) -> Diagnostic {
+    Diagnostic {
+        object: Key::new(Kind::Node, ObjectName::cluster(node)),
+        field: field.to_owned(),
+        severity: Severity::Warning,
+        message: message.into(),
+        next_step: next_step.into(),
+    }
 }
 
 fn no_internal_ip(node: &str, is_known: bool) -> Diagnostic {
     let message =
         if is_known { "the Node has no InternalIP" } else { "the API has no such Node, so no InternalIP" };
     let next = "start its kubelet, or give it --node-ip; the agent waits";
-    about(node, Severity::Error, format!("{message}: nothing is made here"), next.to_owned())
+    misfits(node, format!("{message}: nothing is made here"), next.to_owned())
 }
 
 fn not_here(node: &str, own: IpAddr, error: &io::Error) -> Diagnostic {
@@ -181,16 +249,22 @@ fn not_here(node: &str, own: IpAddr, error: &io::Error) -> Diagnostic {
         "give the address to an interface (ip address add {own}/PREFIX dev INTERFACE), or the kubelet the right one \
          (--node-ip); the agent waits"
     );
-    about(node, Severity::Error, message, next)
+    misfits(node, message, next)
 }
 
-fn no_way(node: &str, own: IpAddr, (peer, address): (&str, IpAddr), error: &io::Error) -> Diagnostic {
-    let message = format!(
-        "no route from {own} to node {peer} at {address} ({error}): its pods are out of reach from here"
-    );
+/// `tunnel`: in the family that it goes by; else only the nodes themselves are concerned.
+fn no_way(
+    (node, own): (&str, IpAddr),
+    (peer, address): (&str, IpAddr),
+    error: &io::Error,
+    tunnel: bool,
+) -> Diagnostic {
+    let what =
+        if tunnel { "its pods are out of reach from here" } else { "nodes do not reach each other there" };
+    let message = format!("no route from {own} to node {peer} at {address} ({error}): {what}");
     let next =
         format!("give this machine the route (ip route get {address} from {own} shows what is lacking)");
-    about(node, Severity::Warning, message, next)
+    about(node, "status.addresses", message, next)
 }
 
 #[cfg(test)]

@@ -7,14 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result};
 use kernel::conntrack::Conntrack;
 use kernel::net::Scope;
-use kstate::net::{Forward, NetState, Op as NetOp};
+use kstate::net::{Forward, NetState, Op as NetOp, sysctl_link};
 use kstate::nft::{ElemKey, Op as NftOp};
 use netlink::conntrack::{Entry, Filter};
 use trace::exchange::Flow;
 use trace::hop::{Fact, Hop, Stage};
 use trace::{Sighting, View};
 use types::wire::{BRIDGE, TABLE, VXLAN_DEVICE};
-use types::{Family, IfName, Mac};
+use types::{Family, IfName, IpNet, Mac};
 
 use crate::actual::Actual;
 
@@ -75,6 +75,9 @@ fn describe(op: &NetOp, actual: &NetState) -> String {
         }
         NetOp::AddLink { name, link } => format!("{name} should be {link}{}", instead(None)),
         NetOp::AddAddress { link, address } => format!("{link} should have {address}{}", instead(None)),
+        NetOp::SetSubnet { link, address } => {
+            format!("the route {} should be dev {link}{}", address.trunc(), instead(None))
+        }
         NetOp::SetRoute { key, route } => {
             let found = actual.routes.get(key).map(|found| found.to_string());
             format!("the route {key} should be {route}{}", instead(found))
@@ -137,6 +140,8 @@ pub fn dns_socket(address: SocketAddr) -> bool {
     let table = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
     table.lines().any(|line| line.split_whitespace().nth(1) == Some(wanted.as_str()))
 }
+
+const SYSCTLS: [&str; 2] = ["net/ipv4/", "net/ipv6/"];
 
 /// The next hop in the tunnel.
 #[derive(Debug)]
@@ -248,6 +253,7 @@ impl<'a> Concern<'a> {
                 self.link(name)
             }
             NetOp::AddAddress { link, .. } | NetOp::DeleteAddress { link, .. } => self.link(link),
+            NetOp::SetSubnet { address, .. } => self.subnet(*address),
             NetOp::SetRoute { key, .. } | NetOp::DeleteRoute { key } => {
                 let leads = |to: Option<IpAddr>| to.is_some_and(|to| key.dst.contains(&to));
                 let forth = leads(self.destination).then_some(Stage::Route);
@@ -262,10 +268,36 @@ impl<'a> Concern<'a> {
             NetOp::SetFdb { mac, .. } | NetOp::DeleteFdb { mac, .. } => {
                 self.peer(|peer| peer.mac == Some(*mac))
             }
-            NetOp::SetSysctl { .. } => {
-                self.destination.map(|_| Stage::Route).or(self.client.map(|_| Stage::Node))
-            }
+            NetOp::SetSysctl { path, .. } => self.sysctl(path),
         }
+    }
+
+    /// What a link's sysctls say holds for packets that come by it.
+    fn sysctl(&self, path: &str) -> Option<Stage> {
+        let of_family = Family::ALL.into_iter().find(|family| path.starts_with(family.pick(SYSCTLS)));
+        if of_family.is_some_and(|family| self.family.is_some_and(|own| own != family)) {
+            return None;
+        }
+        let outside = !self.tunnelled && self.target_veth.is_none();
+        match sysctl_link(path) {
+            None => self.destination.map(|_| Stage::Route).or(self.client.map(|_| Stage::Node)),
+            Some(BRIDGE) => {
+                self.source_veth.map(|_| Stage::Route).or(self.target_veth.map(|_| Stage::Return))
+            }
+            Some(VXLAN_DEVICE) if self.arrives_by_tunnel => Some(Stage::Node),
+            Some(VXLAN_DEVICE) => self.tunnelled.then_some(Stage::Return),
+            Some(_) => self.source_veth.filter(|_| outside).map(|_| Stage::Return),
+        }
+    }
+
+    /// The way to the pods of this node: to the packet's own, or back to who asks.
+    fn subnet(&self, address: IpNet) -> Option<Stage> {
+        if self.family.is_some_and(|family| family != Family::of_net(&address)) {
+            return None;
+        }
+        let forth = self.destination.is_some_and(|to| address.contains(&to)).then_some(Stage::Route);
+        let here = self.target_veth.map(|_| Stage::Node);
+        forth.or(here).or(self.source_veth.map(|_| Stage::Return))
     }
 
     /// The last step to a pod: forth, or back to who asks.

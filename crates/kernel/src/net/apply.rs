@@ -102,6 +102,7 @@ fn add_entry(batch: &mut Batch, op: &Op, index: Option<u32>) {
     batch.add(|writer, seq| match op {
         Op::AddAddress { address, .. } => route::add_address(writer, seq, link, *address),
         Op::DeleteAddress { address, .. } => route::delete_address(writer, seq, link, *address),
+        Op::SetSubnet { address, .. } => route::set_subnet_route(writer, seq, link, *address),
         Op::SetRoute { key, route } => route::set_route(writer, seq, key, route, index),
         Op::DeleteRoute { key } => route::delete_route(writer, seq, key),
         Op::SetNeighbour { ip, mac, .. } => route::set_neighbour(writer, seq, link, *ip, *mac),

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use netlink::route::{GROUPS, LinkRow, NeighbourRow, Notice, decode_notice};
+use kstate::net::ROUTE_PROTOCOL;
+use netlink::route::{GROUPS, LinkRow, NeighbourRow, Notice, Of, RouteRow, decode_notice};
 use types::IfName;
 
 use super::Scope;
@@ -17,6 +18,8 @@ use crate::socket::{NetlinkSocket, Received, Subsystem};
 pub enum Change {
     /// Something of ours, or in its place, changed: observe and compare. Our own changes are heard as well.
     Ours(Notice),
+    /// Of the machine, which is not ours and carries us: its other links, their addresses, routes of others.
+    Ground,
     /// Too much at once, some of it lost: observe and compare.
     Overrun,
 }
@@ -58,6 +61,10 @@ impl Names {
         self.by_index.get(&index).map_or("", IfName::as_str)
     }
 
+    fn of_route(&self, row: &RouteRow) -> &str {
+        row.link.map_or("", |link| self.get(link))
+    }
+
     /// Whether a neighbour is or was permanent. What pods have the kernel learn comes and goes, and is nobody's wish.
     fn was_set(&mut self, row: &NeighbourRow, gone: bool) -> bool {
         let Some(key) = row.ip.map(|ip| (row.link, ip)).filter(|_| self.wires.contains(&row.link)) else {
@@ -93,6 +100,9 @@ impl Changes {
         let (scope, names) = (&self.scope, &mut self.names);
         let received = self.socket.receive(|message| {
             let Some(notice) = decode_notice(&message) else { return };
+            if is_ground(&notice, scope, names) && !changes.contains(&Change::Ground) {
+                changes.push(Change::Ground);
+            }
             if is_ours(&notice, scope, names) {
                 changes.push(Change::Ours(notice.clone()));
             }
@@ -117,18 +127,49 @@ fn is_ours(notice: &Notice, scope: &Scope, names: &mut Names) -> bool {
         Notice::Address(row, _) => {
             scope.has_address(names.get(row.link), row.address) && !row.is_link_local_v6()
         }
+        // To the network of an address: it comes and goes with that, and may go without.
+        Notice::Route(row, _) if row.is_of_kernel() => {
+            scope.is_named(names.of_route(row)) && !is_link_local(row)
+        }
         // Ours, or any other that somebody made: it may have taken the place of ours.
-        Notice::Route(row, _) => row.protocol != RTPROT_KERNEL,
+        Notice::Route(..) => true,
         // Of a tunnel, or of a pod's port: what a bridge learns, and its own addresses, are none of ours.
         Notice::Neighbour(row, _) if row.fdb => {
             row.forward().is_some() && scope.has_link(names.get(row.link))
         }
         Notice::Neighbour(row, gone) => names.was_set(row, *gone) && scope.has_link(names.get(row.link)),
+        Notice::Sysctl(row) => match row.of {
+            Of::All => true,
+            Of::Default => false,
+            // A pod's veth takes no part in them: its packets come by the bridge. A new link has no name yet.
+            Of::Link(index) => {
+                let name = names.get(index);
+                is_uplink(name, scope) || scope.is_named(name)
+            }
+        },
     }
 }
 
-/// Routes that the kernel makes with an address.
-const RTPROT_KERNEL: u8 = 2;
+/// What is not ours, and may be what the node stands on.
+fn is_ground(notice: &Notice, scope: &Scope, names: &Names) -> bool {
+    match notice {
+        Notice::Link(row, _) => !row.of_bridge && is_uplink(row.name.as_str(), scope),
+        Notice::Address(row, _) => !row.is_link_local_v6() && is_uplink(names.get(row.link), scope),
+        Notice::Route(row, _) if row.is_of_kernel() => {
+            !is_link_local(row) && is_uplink(names.of_route(row), scope)
+        }
+        Notice::Route(row, _) => row.protocol != ROUTE_PROTOCOL,
+        Notice::Neighbour(..) | Notice::Sysctl(_) => false,
+    }
+}
+
+fn is_uplink(name: &str, scope: &Scope) -> bool {
+    !name.is_empty() && !scope.has_link(name)
+}
+
+fn is_link_local(row: &RouteRow) -> bool {
+    matches!(row.key.dst.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
 
 impl AsFd for Changes {
     fn as_fd(&self) -> BorrowedFd<'_> {

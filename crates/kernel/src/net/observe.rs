@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kstate::net::{BridgePort, Link, LinkKind, NetState, ROUTE_PROTOCOL};
+use kstate::net::{BridgePort, Link, LinkKind, NetState, ROUTE_PROTOCOL, has_subnet};
 use netlink::route::LinkRow;
 use types::{Family, IfName};
 
@@ -41,6 +41,14 @@ pub fn observe(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState, Error> {
         }
     }
     for family in Family::ALL {
+        for row in rtnl.kernel_routes(family)? {
+            let Some(name) = row.link.and_then(|index| names.get(&index)) else { continue };
+            let of_it = state.addresses.iter().filter(|(link, address)| {
+                link == name && has_subnet(*address) && address.trunc() == row.key.dst
+            });
+            let of_it: Vec<_> = of_it.cloned().collect();
+            state.subnets.extend(of_it);
+        }
         for row in rtnl.routes(family)? {
             // The kernel filters by protocol where it checks strictly (since 4.20).
             if row.protocol == ROUTE_PROTOCOL {
@@ -80,13 +88,15 @@ fn observe_neighbours(rtnl: &mut Rtnl, row: &LinkRow, state: &mut NetState) -> R
 
 /// Sysctls that do not exist (their link is not there yet) are left out.
 fn sysctls(paths: &BTreeSet<String>) -> Result<BTreeMap<String, String>, Error> {
-    let mut values = BTreeMap::new();
-    for path in paths {
-        match std::fs::read_to_string(format!("/proc/sys/{path}")) {
-            Ok(value) => drop(values.insert(path.clone(), value.trim_end().to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::system(format!("read the sysctl {path}"), error)),
-        }
+    let read = |path: &String| Some(sysctl(path).transpose()?.map(|value| (path.clone(), value)));
+    paths.iter().filter_map(read).collect()
+}
+
+/// The value of one in the calling thread's namespace, if it is there. The path is relative, with slashes.
+pub fn sysctl(path: &str) -> Result<Option<String>, Error> {
+    match std::fs::read_to_string(format!("/proc/sys/{path}")) {
+        Ok(value) => Ok(Some(value.trim_end().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::system(format!("read the sysctl {path}"), error)),
     }
-    Ok(values)
 }

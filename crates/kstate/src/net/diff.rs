@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use types::IfName;
+use types::{IfName, IpNet};
 
 use super::{BridgePort, Forward, Link, LinkKind, NetState, Op, Plan, Route, Touched};
 
@@ -57,6 +57,11 @@ pub fn sysctl_link(path: &str) -> Option<&str> {
     let family = (parts.next()?, parts.next()?, parts.next()?);
     let per_link = family.0 == "net" && (family.2 == "conf" || family.2 == "neigh");
     parts.next().filter(|name| per_link && *name != "all" && *name != "default")
+}
+
+/// Whether the kernel makes a route with this address: to other hosts of its network.
+pub fn has_subnet(address: IpNet) -> bool {
+    address.prefix_len() < address.max_prefix_len()
 }
 
 /// Whether a sysctl is there only while a module is, which other programs load at any time (br_netfilter's): where
@@ -125,7 +130,8 @@ impl Planner<'_> {
             which(path)
                 && actual != Some(value)
                 && (actual.is_some() || !is_of_module(path))
-                && link.is_none_or(|link| self.is_there(&link))
+                // Nor of a foreign link that is away.
+                && link.is_none_or(|link| actual.is_some() || self.now.links.contains_key(&link))
         });
         let ops = wanted.map(|(path, value)| Op::SetSysctl { path: path.clone(), value: value.clone() });
         let ops = ops.collect();
@@ -175,6 +181,11 @@ impl Planner<'_> {
         let (desired, mut ops) = (self.desired, Vec::new());
         for (link, address) in desired.addresses.difference(&self.now.addresses) {
             ops.push(Op::AddAddress { link: link.clone(), address: *address });
+        }
+        // An address that is added brings its own.
+        let lost = desired.subnets.difference(&self.now.subnets);
+        for (link, address) in lost.filter(|subnet| self.now.addresses.contains(*subnet)) {
+            ops.push(Op::SetSubnet { link: link.clone(), address: *address });
         }
         for ((link, ip), mac) in missing(&desired.neighbours, &self.now.neighbours) {
             ops.push(Op::SetNeighbour { link: link.clone(), ip: *ip, mac: *mac });
@@ -260,6 +271,7 @@ impl Op {
             Self::AddLink { link, .. } => link.port.as_ref().map(|port| &port.bridge),
             Self::ChangeLink { name, .. } | Self::DeleteLink { name } => Some(name),
             Self::AddAddress { link, .. }
+            | Self::SetSubnet { link, .. }
             | Self::DeleteAddress { link, .. }
             | Self::SetNeighbour { link, .. }
             | Self::DeleteNeighbour { link, .. }
@@ -276,8 +288,16 @@ impl Op {
             Self::AddLink { name, link } => drop(state.links.insert(name.clone(), link.clone())),
             Self::ChangeLink { name, link } => change_link(state, name, link),
             Self::DeleteLink { name } => delete_link(state, name),
-            Self::AddAddress { link, address } => drop(state.addresses.insert((link.clone(), *address))),
-            Self::DeleteAddress { link, address } => drop(state.addresses.remove(&(link.clone(), *address))),
+            Self::AddAddress { link, address } => {
+                state.addresses.insert((link.clone(), *address));
+                state.subnets.extend(has_subnet(*address).then(|| (link.clone(), *address)));
+            }
+            Self::SetSubnet { link, address } => drop(state.subnets.insert((link.clone(), *address))),
+            Self::DeleteAddress { link, address } => {
+                let key = (link.clone(), *address);
+                state.addresses.remove(&key);
+                state.subnets.remove(&key);
+            }
             Self::SetRoute { key, route } => drop(state.routes.insert(key.clone(), route.clone())),
             Self::DeleteRoute { key } => drop(state.routes.remove(key)),
             Self::SetNeighbour { link, ip, mac } => drop(state.neighbours.insert((link.clone(), *ip), *mac)),
@@ -301,6 +321,7 @@ fn change_link(state: &mut NetState, name: &IfName, wanted: &Link) {
         // neigh_ifdown, fib_disable_ip.
         state.neighbours.retain(|(link, _), _| link != name);
         state.routes.retain(|_, route| route.dev.as_ref() != Some(name));
+        state.subnets.retain(|(link, _)| link != name);
     }
     if link.bridge() != changed.bridge() {
         state.fdb.retain(|(link, _), to| link != name || *to != Forward::Port);
@@ -311,6 +332,7 @@ fn change_link(state: &mut NetState, name: &IfName, wanted: &Link) {
 fn delete_link(state: &mut NetState, name: &IfName) {
     state.links.remove(name);
     state.addresses.retain(|(link, _)| link != name);
+    state.subnets.retain(|(link, _)| link != name);
     state.neighbours.retain(|(link, _), _| link != name);
     state.fdb.retain(|(link, _), _| link != name);
     state.routes.retain(|_, route| route.dev.as_ref() != Some(name));

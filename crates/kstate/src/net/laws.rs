@@ -86,6 +86,7 @@ fn state() -> impl Strategy<Value = NetState> {
             let mac = |last| Mac([2, 0, 0, 0, 1, last]);
             let forward = |which| if which < 4 { Forward::Node(ip(which)) } else { Forward::Port };
             well_formed(NetState {
+                subnets: BTreeSet::new(),
                 links,
                 addresses: addresses
                     .into_iter()

@@ -61,6 +61,9 @@ impl fmt::Display for Op {
             Self::ChangeLink { name, link } => write!(f, "~ link {name} {link}"),
             Self::DeleteLink { name } => write!(f, "- link {name}"),
             Self::AddAddress { link, address } => write!(f, "+ address {address} dev {link}"),
+            Self::SetSubnet { link, address } => {
+                write!(f, "+ route {} dev {link} proto kernel", address.trunc())
+            }
             Self::DeleteAddress { link, address } => write!(f, "- address {address} dev {link}"),
             Self::SetRoute { key, route } => write!(f, "+ route {key} {route}"),
             Self::DeleteRoute { key } => write!(f, "- route {key}"),
@@ -89,6 +92,9 @@ impl fmt::Display for NetState {
         }
         for (link, address) in &self.addresses {
             writeln!(f, "address {address} dev {link}")?;
+        }
+        for (link, address) in &self.subnets {
+            writeln!(f, "route {} dev {link} proto kernel", address.trunc())?;
         }
         for ((link, ip), mac) in &self.neighbours {
             writeln!(f, "neighbour {ip} {mac} dev {link}")?;

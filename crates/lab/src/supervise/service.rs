@@ -20,8 +20,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// … doubling up to this while it keeps ending within [`SETTLED`].
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const SETTLED: Duration = Duration::from_secs(5);
-/// How soon `plumb lab agent start` is noticed.
-const GLANCE: Duration = Duration::from_millis(20);
+/// How soon `plumb lab agent start` and `plumb lab up` are noticed.
+pub const GLANCE: Duration = Duration::from_millis(20);
 
 /// One process and how to start it.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use apiserver::{Credentials, Identity};
@@ -141,11 +142,24 @@ fn like_the_anchor(spawn: Spawn) -> Result<Spawn, kernel::Error> {
     Ok(spawn.new_user_namespace(&root(uid), &root(gid)))
 }
 
-/// A living lab: certificates and kubeconfigs may have been lost; processes are the supervisor's.
+/// The supervisor wires a lab in milliseconds; one that is just being started again after its end takes more.
+const REWIRED: Duration = Duration::from_secs(10);
+
+/// A living lab: certificates and kubeconfigs may have been lost, links and routes of its nodes taken away; processes are
+/// the supervisor's, which wires, too.
 pub fn mend(run: &RunDir) -> Result<()> {
     let plan = Plan::read(run)?;
     run.create(&plan.node_names())?;
-    kubeconfigs(run, &plan)
+    kubeconfigs(run, &plan)?;
+    let asked = run.rewire();
+    std::fs::write(&asked, "").with_context(|| format!("write {}", asked.display()))?;
+    let deadline = Instant::now() + REWIRED;
+    while asked.exists() && Instant::now() < deadline && adopt::anchor(run)?.is_some() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // That of an earlier version knows no such request; whether all is well shows by what is waited for next.
+    let _ = std::fs::remove_file(&asked);
+    Ok(())
 }
 
 fn kubeconfigs(run: &RunDir, plan: &Plan) -> Result<()> {

@@ -9,6 +9,7 @@ use super::{AF_BRIDGE, AF_UNSPEC, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, head};
 use crate::message::{Attributes, Message, Writer, flags, u32_at};
 
 const IFF_UP: u32 = 1;
+const IFF_LOWER_UP: u32 = 1 << 16;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
@@ -221,6 +222,8 @@ pub struct LinkRow {
     pub mac: Option<Mac>,
     pub mtu: Option<u32>,
     pub up: bool,
+    /// Something answers at the other end of the cable.
+    pub carrier: bool,
     /// Index of the bridge (or other upper device).
     pub master: Option<u32>,
     /// Index of the peer of a veth, in the namespace `peer_netns`.
@@ -257,6 +260,7 @@ pub fn decode_link(message: &Message<'_>) -> Option<LinkRow> {
         mac: attributes.find(IFLA_ADDRESS).and_then(|attribute| attribute.mac()),
         mtu: number(IFLA_MTU),
         up: u32_at(fixed, 8)? & IFF_UP != 0,
+        carrier: u32_at(fixed, 8)? & IFF_LOWER_UP != 0,
         master: number(IFLA_MASTER).filter(|index| *index != 0),
         peer: number(IFLA_LINK).filter(|index| *index != 0),
         peer_netns: number(IFLA_LINK_NETNSID).map(|id| i32::from_ne_bytes(id.to_ne_bytes())),

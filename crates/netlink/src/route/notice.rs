@@ -1,9 +1,9 @@
 //! What the kernel says by itself on the multicast groups [`super::GROUPS`].
 
 use super::{
-    AddressRow, LinkRow, NeighbourRow, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWADDR,
-    RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RouteRow, decode_address, decode_link, decode_neighbour,
-    decode_route,
+    AddressRow, LinkRow, NeighbourRow, NetconfRow, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELROUTE,
+    RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF, RTM_NEWROUTE, RouteRow, decode_address,
+    decode_link, decode_neighbour, decode_netconf, decode_route,
 };
 use crate::message::Message;
 
@@ -14,6 +14,8 @@ pub enum Notice {
     Address(AddressRow, bool),
     Route(RouteRow, bool),
     Neighbour(NeighbourRow, bool),
+    /// A sysctl has another value.
+    Sysctl(NetconfRow),
 }
 
 /// `None` for messages that tell of nothing we hold.
@@ -25,6 +27,7 @@ pub fn decode_notice(message: &Message<'_>) -> Option<Notice> {
         RTM_NEWNEIGH | RTM_DELNEIGH => {
             Notice::Neighbour(decode_neighbour(message)?, message.kind == RTM_DELNEIGH)
         }
+        RTM_NEWNETCONF => Notice::Sysctl(decode_netconf(message)?),
         _ => return None,
     })
 }
@@ -37,7 +40,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(kind in 16_u16..32, body in prop::collection::vec(any::<u8>(), 0..120)) {
+        fn no_bytes_panic(kind in prop_oneof![16_u16..32, Just(RTM_NEWNETCONF)], body in prop::collection::vec(any::<u8>(), 0..120)) {
             let _ = decode_notice(&Message { kind, flags: 0, seq: 0, portid: 0, body: &body });
         }
     }

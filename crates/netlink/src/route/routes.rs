@@ -1,5 +1,7 @@
 //! Routes: RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE.
 
+use std::net::IpAddr;
+
 use kstate::net::{ROUTE_PROTOCOL, Route, RouteKey, RouteKind};
 use types::IpNet;
 
@@ -9,11 +11,17 @@ use crate::message::{Message, Writer, flags, u32_at};
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTNH_F_ONLINK: u32 = 4;
+const RT_TABLE_MAIN: u32 = 254;
+/// The metric of the kernel's own routes (include/net/ip6_route.h).
+const IP6_RT_PRIO_ADDRCONF: u32 = 256;
 const RTM_F_CLONED: u32 = 0x200;
+/// Of routes that the kernel makes with an address.
+pub const RTPROT_KERNEL: u8 = 2;
 const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 const RTN_UNREACHABLE: u8 = 7;
@@ -42,6 +50,16 @@ pub fn add_static_route(writer: &mut Writer, seq: u32, key: &RouteKey, route: &R
     write_route(writer, (flags, seq), key, route, (index, RTPROT_STATIC));
 }
 
+/// The route to the network of an address on a link, as the kernel makes it with the address, in place of what is there.
+pub fn set_subnet_route(writer: &mut Writer, seq: u32, index: u32, address: IpNet) {
+    let flags = flags::CREATE | flags::REPLACE | flags::ACK;
+    let key = RouteKey { dst: address.trunc(), table: RT_TABLE_MAIN };
+    // The kernel's own of IPv6 prefers no source.
+    let src = Some(address.addr()).filter(IpAddr::is_ipv4);
+    let route = Route { dev: None, via: None, onlink: false, src, kind: RouteKind::Unicast };
+    write_route(writer, (flags, seq), &key, &route, (Some(index), RTPROT_KERNEL));
+}
+
 fn write_route(
     writer: &mut Writer,
     (flags, seq): (u16, u32),
@@ -62,6 +80,9 @@ fn write_route(
         }
         if let Some(src) = route.src {
             writer.ip(RTA_PREFSRC, src);
+        }
+        if protocol == RTPROT_KERNEL && key.dst.addr().is_ipv6() {
+            writer.u32(RTA_PRIORITY, IP6_RT_PRIO_ADDRCONF);
         }
         if let Some(index) = index {
             writer.u32(RTA_OIF, index);
@@ -107,6 +128,13 @@ pub struct RouteRow {
     pub link: Option<u32>,
     /// `dev` is empty: the index is in `link`.
     pub route: Route,
+}
+
+impl RouteRow {
+    /// Made by the kernel with an address.
+    pub fn is_of_kernel(&self) -> bool {
+        self.protocol == RTPROT_KERNEL
+    }
 }
 
 /// `None` for what we never make and cannot say: other kinds, several next hops, cached copies.

@@ -38,13 +38,27 @@ pub fn problems(node: &str, answer: &Result<NodeStatus, String>) -> Vec<Problem>
     };
     let found =
         [trouble(status), paused(node, status), drift(status), sync(status), full(status), dns(status)];
+    let lacks = status.lacks.iter().map(|fault| told("uplink", fault));
     let ways = status.out_of_reach.iter().map(|fault| told("no route", fault));
-    let watches = status.watches.iter().map(|broken| Problem {
+    found.into_iter().flatten().chain(lacks).chain(ways).chain(watches(status)).collect()
+}
+
+/// One line for one cause: where the API is away, every watch of it is broken. Refusals differ by their objects only.
+fn watches(status: &NodeStatus) -> Vec<Problem> {
+    let mut causes: BTreeMap<&str, (Vec<&str>, &str)> = BTreeMap::new();
+    for broken in &status.watches {
+        let next = broken.next.as_deref().unwrap_or(ANY_WATCH);
+        causes.entry(next).or_insert_with(|| (Vec::new(), &broken.error)).0.push(&broken.kind);
+    }
+    let told = |(next, (kinds, error)): (&str, (Vec<&str>, &str))| Problem {
         word: "API",
-        what: format!("its watch of {} is broken: {}", broken.kind, broken.error),
-        next: broken.next.clone().unwrap_or_else(|| ANY_WATCH.to_owned()),
-    });
-    found.into_iter().flatten().chain(ways).chain(watches).collect()
+        what: match &kinds[..] {
+            [kind] => format!("its watch of {kind} is broken: {error}"),
+            _ => format!("its watches of {} are broken: {error}", kinds.join(", ")),
+        },
+        next: next.to_owned(),
+    };
+    causes.into_iter().map(told).collect()
 }
 
 /// Of an older agent, which says no next step of its own.
@@ -137,6 +151,18 @@ pub fn notes(lines: &[NodeLine]) -> Vec<String> {
         let each = versions.iter().map(|(version, nodes)| format!("{version} on {}", nodes.join(", ")));
         notes.push(format!("agents of several versions: {}", each.collect::<Vec<_>>().join("; ")));
     }
+    let mut mtus: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+    for (node, agent) in agents() {
+        mtus.entry(agent.datapath.mtu.unwrap_or_default()).or_default().push(node);
+    }
+    mtus.remove(&0);
+    if mtus.len() > 1 {
+        let each = mtus.iter().map(|(mtu, nodes)| format!("{mtu} on {}", nodes.join(", ")));
+        notes.push(format!(
+            "pods have MTUs of their nodes' uplinks, which differ: {}; large datagrams to the smaller may be lost",
+            each.collect::<Vec<_>>().join("; ")
+        ));
+    }
     for (node, agent) in agents() {
         notes.extend(agent.held.iter().map(|held| format!("node {node}: {held}")));
     }
@@ -159,6 +185,7 @@ mod tests {
             datapath: Datapath { kind: "nftables".into(), tables: vec!["ip plumb".into()], mtu: Some(1450) },
             trouble: None,
             out_of_reach: Vec::new(),
+            lacks: Vec::new(),
             paused: false,
             pods: 3,
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
@@ -183,9 +210,10 @@ mod tests {
     #[test]
     fn each_fault_is_named_alone_and_has_a_next_step() {
         type Plant = fn(&mut NodeStatus);
-        let cases: [(&str, Plant); 8] = [
+        let cases: [(&str, Plant); 9] = [
             ("degraded", |status| status.trouble = Some(Fault::new("no pod CIDR yet", "set it"))),
             ("no route", |status| status.out_of_reach = vec![Fault::new("no route to b", "give it")]),
+            ("uplink", |status| status.lacks = vec![Fault::new("no default route", "give it")]),
             ("paused", |status| status.paused = true),
             ("drift", |status| {
                 status.drift =
@@ -209,6 +237,27 @@ mod tests {
         }
         let silent = problems("node1", &Err("connection refused".into()));
         assert!(silent[0].what.contains("connection refused") && silent[0].next.contains("node1"));
+    }
+
+    #[test]
+    fn one_api_that_is_away_is_one_line() {
+        let broken = |kind: &str, error: &str, next: &str| BrokenWatch {
+            kind: kind.into(),
+            error: error.into(),
+            next: Some(next.into()),
+        };
+        let watches = ["Node", "Pod", "Service"].map(|kind| broken(kind, "refused", "see that it runs"));
+        let forbidden = broken("Policy", "403 Forbidden", "give it the right");
+        let status = NodeStatus { watches: watches.into_iter().chain([forbidden]).collect(), ..healthy() };
+        let found: Vec<String> =
+            problems("node1", &Ok(status)).into_iter().map(|problem| problem.what).collect();
+        assert_eq!(
+            found,
+            [
+                "its watch of Policy is broken: 403 Forbidden",
+                "its watches of Node, Pod, Service are broken: refused"
+            ]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use types::Families;
 
 use crate::stage::{Node, Stage, wait_for};
 
@@ -60,6 +61,91 @@ fn what_others_change_is_mended_and_told() {
     let told = wait_for("an Event says so", || Some(stage.events("DriftMended")).filter(|e| e.len() >= 5));
     assert!(told.iter().any(|message| message.contains("10.244.2.0/24")), "{told:#?}");
     assert!(node.metrics().contains("plumb_drift_mended_total{subsystem=\"nft\"}"));
+}
+
+/// Forwarding and its kin: of some the kernel tells, others are looked at every second.
+#[test]
+fn sysctls_and_routes_that_packets_need_are_mended() {
+    let stage = Stage::of(2, Families::Dual);
+    let node = &stage.nodes[0];
+    wait_for("the tunnel's peer is known", || node.run("ip route").contains("10.244.2.0/24").then_some(()));
+    wait_for("the uplink is known", || {
+        node.metrics().contains("plumb_looks_total{subsystem=\"net\"}").then_some(())
+    });
+    let forwarding = "sysctl net.ipv4.ip_forward net.ipv4.conf.all.forwarding net.ipv4.conf.cni0.forwarding \
+                      net.ipv4.conf.plumb/1.forwarding net.ipv4.conf.eth0.forwarding net.ipv6.conf.all.forwarding";
+    for (broken, look) in [
+        ("sysctl -qw net.ipv4.ip_forward=0", forwarding),
+        ("sysctl -qw net.ipv4.conf.cni0.forwarding=0", forwarding),
+        ("sysctl -qw net.ipv4.conf.plumb/1.forwarding=0", forwarding),
+        ("sysctl -qw net.ipv4.conf.eth0.forwarding=0", forwarding),
+        ("sysctl -qw net.ipv6.conf.all.forwarding=0", forwarding),
+        ("sysctl -qw net.ipv4.conf.cni0.send_redirects=1", "sysctl net.ipv4.conf.cni0.send_redirects"),
+        ("sysctl -qw net.ipv6.conf.cni0.disable_ipv6=1", "ip -6 -o address show dev cni0 scope global"),
+        ("sysctl -qw net.ipv6.conf.plumb/1.disable_ipv6=1", "ip -6 route show dev plumb.1 proto 112"),
+        ("ip route del 10.244.1.0/24 dev cni0", "ip route show dev cni0"),
+        ("ip -6 route del fd00:10:244:1::/64 dev cni0", "ip -6 -o route get fd00:10:244:1::9"),
+        ("ip route replace unreachable 10.244.1.0/24", "ip route show dev cni0"),
+    ] {
+        let took = mended(node, broken, look);
+        println!("{broken}: {took:?}");
+    }
+    let told = wait_for("an Event says so", || {
+        let told = stage.events("DriftMended");
+        let all = ["ip_forward = 1", "conf/eth0/forwarding = 1", "route 10.244.1.0/24 dev cni0"];
+        all.iter().all(|words| told.iter().any(|message| message.contains(words))).then_some(told)
+    });
+    assert!(told.iter().all(|message| !message.contains("rp_filter")), "{told:#?}");
+}
+
+/// What is ours follows the MTU of the machine's link, in pods too; while paused it is drift.
+#[test]
+fn the_mtu_of_the_uplink_is_followed() {
+    let stage = Stage::new(2);
+    let (pod, ip) = stage.wired(0, "web");
+    let (far, _) = stage.wired(1, "far");
+    let _server = crate::stage::listen(&pod, 8080);
+    let node = &stage.nodes[0];
+    wait_for("the tunnel's peer is known", || node.run("ip route").contains("10.244.2.0/24").then_some(()));
+    let inside = || {
+        let look = || std::process::Command::new("ip").args(["-o", "link", "show", "eth0"]).output();
+        String::from_utf8(pod.netns.run(look).unwrap().unwrap().stdout).unwrap()
+    };
+    let has = |mtu: &str| {
+        let links = ["cni0", "plumb.1"].map(|link| node.run(&format!("ip -o link show {link}")));
+        let pods = node.run("ip -o link show master cni0");
+        links.iter().chain([&pods, &inside()]).all(|line| line.contains(&format!("mtu {mtu} ")))
+    };
+    wait_for("that of the beginning", || has("1450").then_some(()));
+    for (uplink, ours) in [("1400", "1350"), ("1500", "1450")] {
+        let began = Instant::now();
+        node.run(&format!("ip link set eth0 mtu {uplink}"));
+        wait_for("it is followed", || has(ours).then_some(()));
+        println!("an uplink of {uplink}: followed after {:?}", began.elapsed());
+        assert!(crate::stage::connects(&far.netns, std::net::SocketAddr::new(ip, 8080)));
+    }
+    node.ask("POST", "/v1/pause", &json!({ "paused": true }).to_string()).unwrap();
+    node.run("ip link set eth0 mtu 1400");
+    wait_for("it is drift", || stands(node, "net"));
+    node.run("sysctl -qw net.ipv4.conf.cni0.route_localnet=1");
+    node.run("sysctl -qw net.ipv4.ip_forward=0");
+    wait_for("an Event names all", || {
+        let told = stage.events("DriftSeen");
+        let all = ["~ link cni0 bridge", "ip_forward = 1"];
+        all.iter().all(|words| told.iter().any(|message| message.contains(words))).then_some(())
+    });
+    assert!(has("1450"), "a paused agent changes nothing");
+    node.ask("POST", "/v1/pause", &json!({ "paused": false }).to_string()).unwrap();
+    wait_for("it is mended", || has("1350").then_some(()));
+    wait_for("and forwards", || node.run("sysctl -n net.ipv4.ip_forward").starts_with('1').then_some(()));
+}
+
+/// What differs now, as metrics have it.
+fn stands(node: &Node, subsystem: &str) -> Option<()> {
+    let series = format!("plumb_drift{{subsystem=\"{subsystem}\"}} ");
+    let metrics = node.metrics();
+    let steps = metrics.lines().find_map(|line| line.strip_prefix(&series))?;
+    (steps != "0").then_some(())
 }
 
 /// How often the agent has read that part of the kernel as a whole.

@@ -1,8 +1,11 @@
-//! A machine that lives on router advertisements becomes a node, which forwards, and keeps what it has by them.
+//! What the machine gives its node: one that lives on router advertisements keeps what it has by them, and what others take
+//! away from the machine is said.
 
 use std::process::Command;
 
-use crate::stage::{Stage, wait_for};
+use types::Families;
+
+use crate::stage::{Node, Stage, wait_for};
 
 /// One advertisement (RFC 4861, 4.2) from the bridge of the underlay: a default router for half an hour. The kernel
 /// fills in the checksum.
@@ -50,4 +53,47 @@ fn an_uplink_that_lives_on_router_advertisements_keeps_its_default_route() {
         advertise(&stage);
         (!routes(&stage).is_empty()).then_some(())
     });
+}
+
+fn log(node: &Node) -> String {
+    std::fs::read_to_string(node.dir.join("agent.log")).unwrap()
+}
+
+/// `ip link set eth0 down`, then `up`: addresses of IPv4 and the routes to their networks come again by themselves, IPv6
+/// addresses and default routes are lost for good.
+#[test]
+fn what_an_uplink_loses_when_it_goes_down_is_said() {
+    let stage = Stage::of(2, Families::Dual);
+    let node = &stage.nodes[0];
+    wait_for("the tunnel's peer is known", || node.run("ip route").contains("10.244.2.0/24").then_some(()));
+    node.run("ip route add default via 192.168.1.2");
+    node.run("ip -6 route add default via fd00:192:168:1::2");
+    for family in ["IPv4", "IPv6"] {
+        let known = format!("the way to the outside by {family} is default via");
+        wait_for(&known, || log(node).contains(&known).then_some(()));
+    }
+    node.run("ip link set eth0 down");
+    wait_for("the link is down", || log(node).contains("its uplink eth0 is down").then_some(()));
+    node.run("ip link set eth0 up");
+    let lacks = [
+        "had an IPv4 route to the outside (default via 192.168.1.2 dev eth0)",
+        "had an IPv6 route to the outside (default via fd00:192:168:1::2 dev eth0)",
+        "its InternalIP fd00:192:168:1::10 is on no interface",
+    ];
+    for words in lacks {
+        let told =
+            wait_for(words, || stage.events("NetworkDegraded").into_iter().find(|told| told.contains(words)));
+        assert!(told.contains("ip -6 route replace default") || !words.contains("IPv6 route"), "{told}");
+    }
+    wait_for("the link is up", || {
+        log(node).contains("no longer: node node1: uplink: its uplink eth0").then_some(())
+    });
+    // With what was said to do all is well again.
+    node.run("ip address add fd00:192:168:1::10/64 dev eth0 nodad");
+    node.run("ip route replace default via 192.168.1.2 dev eth0");
+    node.run("ip -6 route replace default via fd00:192:168:1::2 dev eth0");
+    for words in lacks {
+        let over = || log(node).lines().any(|line| line.contains("no longer") && line.contains(words));
+        wait_for(&format!("over: {words}"), || over().then_some(()));
+    }
 }

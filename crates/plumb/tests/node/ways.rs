@@ -124,7 +124,7 @@ fn a_node_that_has_anothers_tunnel_address_is_refused_by_its_name() {
         let mut told = stage.events("NetworkFailed").into_iter();
         told.find(|told| words.iter().all(|word| told.contains(word)))
     });
-    assert!(log(node).contains("node a-rival"), "{told}");
+    wait_for(&told, || log(node).contains("node a-rival").then_some(()));
     assert_eq!(tunnel(), before, "the other's packets go where they went");
     assert!(!node.run("ip route").contains("10.244.9.0/24"));
     // It is another's no more.

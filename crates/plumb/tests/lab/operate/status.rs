@@ -1,7 +1,7 @@
 //! `plumb status`: well, and each thing that can be wrong.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -33,6 +33,13 @@ fn status_names_what_is_wrong_and_the_next_step() {
         let yaml = operate(&lab, &["status", "--output", "yaml"]);
         assert!(yaml.ok && yaml.out.starts_with("---\nok: true\nnodes:\n- node: node1\n"), "{yaml:?}");
     });
+    checks.check("its own start is no alarm", || {
+        let events = lab.get(&["events", "-A"]);
+        let warns =
+            |event: &&Value| event["source"]["component"] == "plumb-agent" && event["type"] == "Warning";
+        let told: Vec<&Value> = events["items"].as_array().into_iter().flatten().filter(warns).collect();
+        assert!(told.is_empty(), "{told:#?}");
+    });
     checks.check("as kubectl plumb, with kubectl's flags", || as_plugin(&lab));
     checks.check("drift that nobody mends", || {
         lab.lab_ok(&["agent", "pause", "node1"]);
@@ -57,6 +64,33 @@ fn status_names_what_is_wrong_and_the_next_step() {
         lab.node_ok("node1", &["ip", "route", "del", "unreachable", "192.168.1.11"]);
         assert!(says(&lab, "node1", &[]).ok);
     });
+    checks.check("what the machine has lost, and `lab up` gives back", || {
+        lab.node_ok("node1", &["sh", "-c", "ip link set eth0 down && ip link set eth0 up"]);
+        let said = says(&lab, "node1", &["uplink"]);
+        assert!(!said.ok, "{said:?}");
+        for part in
+            ["default via 192.168.1.1 dev eth0", "next: ip route replace default", "wrong on 1 of 2 nodes"]
+        {
+            assert!(said.out.contains(part), "{part}: {said:?}");
+        }
+        let said = lab.lab(&["up"]);
+        assert!(said.ok, "{said:?}");
+        assert!(says(&lab, "node1", &[]).ok);
+        assert!(lab.node_ok("node1", &["ip", "route"]).contains("default via 192.168.1.1"));
+    });
+    checks.check("a machine that forwards nothing, and whose packets are smaller", || {
+        lab.lab_ok(&["agent", "pause", "node1"]);
+        lab.node_ok("node1", &["sysctl", "-qw", "net.ipv4.ip_forward=0"]);
+        lab.node_ok("node1", &["ip", "link", "set", "eth0", "mtu", "1400"]);
+        let said = says(&lab, "node1", &["paused", "drift"]);
+        for part in ["ip_forward = 1", "mtu 1350", "1350 on node1; 1450 on node2"] {
+            assert!(said.out.contains(part), "{part}: {said:?}");
+        }
+        lab.node_ok("node1", &["ip", "link", "set", "eth0", "mtu", "1500"]);
+        lab.lab_ok(&["agent", "resume", "node1"]);
+        assert!(says(&lab, "node1", &[]).ok);
+        assert_eq!(lab.node_ok("node1", &["sysctl", "-n", "net.ipv4.ip_forward"]).trim(), "1");
+    });
     checks.check("DNS away", || {
         lab.lab_ok(&["agent", "pause", "node1", "--no-dns"]);
         let said = says(&lab, "node1", &["paused", "DNS"]);
@@ -71,6 +105,12 @@ fn status_names_what_is_wrong_and_the_next_step() {
         for part in ["Connection refused", "spec.nodeName=node2", "wrong on 1 of 2 nodes"] {
             assert!(said.out.contains(part), "{part}: {said:?}");
         }
+        // What is tested meanwhile says so, too, and leaves nothing.
+        let began = Instant::now();
+        let test = ["connectivity", "test", "--patience", "5", "--nodes", "node2", "--only", "pod-to-pod"];
+        operate(&lab, &test).refused(&["Ready", "✗ node2: the agent does not answer", "Connection refused"]);
+        println!("with an agent away: over after {:?}", began.elapsed());
+        lab.kubectl(&["get", "namespace", "plumb-connectivity"]).refused(&["NotFound"]);
         lab.lab_ok(&["agent", "start", "node2"]);
         assert!(says(&lab, "node2", &[]).ok);
     });

@@ -1,0 +1,33 @@
+//! A machine's MTU that changes at run time, as far as it concerns pods that are there: their own ends lie in their
+//! namespaces, where no comparison of the node's links looks.
+
+use kernel::{Netns, veth};
+
+use super::Node;
+
+impl Node {
+    /// Has pods' ends follow those on the node; what was done. One that a pod has made smaller stays so.
+    pub(super) fn fit_pods(&mut self) -> Vec<String> {
+        let Some(mtu) = self.compiler.as_ref().map(|compiler| compiler.settings().mtu) else {
+            return Vec::new();
+        };
+        let before = self.fitted.replace(mtu);
+        if before == Some(mtu) {
+            return Vec::new();
+        }
+        let mut steps = Vec::new();
+        for record in self.base.store.wired().filter(|record| record.namespace_lives()) {
+            let fitted =
+                Netns::open(&record.netns).and_then(|netns| veth::fit(&netns, &record.ifname, mtu, before));
+            match fitted {
+                Ok(true) => steps.push(format!("~ {} of pod {}: mtu {mtu}", record.ifname, record.pod)),
+                Ok(false) => {}
+                // It ended meanwhile, or is not seen from here.
+                Err(error) => {
+                    tracing::warn!(pod = %record.pod, %error, "the pod keeps its MTU: larger packets than {mtu} may be lost");
+                }
+            }
+        }
+        steps
+    }
+}

@@ -1,0 +1,261 @@
+//! What the node needs of its machine and does not own: the links that have its addresses, up and with an MTU, and a way to
+//! the outside where there was one. Others set these and Plumb puts none of it back; it sees at once that it is gone, says
+//! so, and follows what it can.
+//!
+//! ```text
+//!   address on no link, link down or without carrier, default route gone, too small for --mtu ─> lacks: status, Event
+//!   another MTU, other links ─> what is ours follows (Node::follow_ground)
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
+use compile::{Diagnostic, fabric};
+use kernel::Rtnl;
+use kstate::net::RouteKind;
+use netlink::route::LinkRow;
+use types::{Family, IfName};
+
+use super::Node;
+use super::underlay::about;
+use crate::inbox::Subsystem;
+
+/// The machine as it was at the last look.
+#[derive(Clone, Debug, Default)]
+pub struct Ground {
+    /// By the node's addresses, as far as they are on a link.
+    uplinks: BTreeMap<IpAddr, Uplink>,
+    /// To the outside.
+    ways: BTreeMap<Family, Way>,
+    /// What was there and is no more, with what the kernel says instead.
+    lost: BTreeMap<Family, (Way, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Uplink {
+    name: IfName,
+    up: bool,
+    carrier: bool,
+    mtu: Option<u32>,
+}
+
+/// A default route, as far as it is one of one gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Way {
+    via: Option<IpAddr>,
+    dev: Option<IfName>,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let via = self.via.iter().map(|via| format!(" via {via}"));
+        let dev = self.dev.iter().map(|dev| format!(" dev {dev}"));
+        write!(f, "default{}", via.chain(dev).collect::<String>())
+    }
+}
+
+impl From<&LinkRow> for Uplink {
+    fn from(row: &LinkRow) -> Self {
+        Self { name: row.name.clone(), up: row.up, carrier: row.carrier, mtu: row.mtu }
+    }
+}
+
+/// Addresses for documentation, which nobody has (RFC 5737, RFC 3849): only a default route leads there.
+fn outside(family: Family) -> IpAddr {
+    family.pick([
+        Ipv4Addr::new(198, 51, 100, 1).into(),
+        Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
+    ])
+}
+
+/// Whether a packet would leave: the kernel looks the route up, nothing is sent.
+fn leads_outside(family: Family) -> io::Result<()> {
+    let any: IpAddr = family.pick([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]);
+    UdpSocket::bind((any, 0))?.connect((outside(family), 9))
+}
+
+impl Ground {
+    /// What is there now; what was there is remembered from look to look. `anew`: a route may be another one.
+    pub fn look(
+        rtnl: &mut Rtnl,
+        addresses: &[IpAddr],
+        before: &Self,
+        anew: bool,
+    ) -> Result<Self, kernel::Error> {
+        let links = rtnl.links()?;
+        let link_of = |index: u32| links.iter().find(|row| row.index == index);
+        let of_node = rtnl.addresses()?.into_iter().filter(|row| addresses.contains(&row.address.addr()));
+        let uplinks =
+            of_node.filter_map(|row| Some((row.address.addr(), link_of(row.link)?.into()))).collect();
+        let mut ground = Self { uplinks, ..Self::default() };
+        for family in
+            Family::ALL.into_iter().filter(|family| addresses.iter().any(|ip| Family::of(*ip) == *family))
+        {
+            let known = before.ways.get(&family);
+            match (leads_outside(family), known) {
+                (Ok(()), Some(way)) if !anew => drop(ground.ways.insert(family, way.clone())),
+                (Ok(()), _) => {
+                    let is_default = |row: &netlink::route::RouteRow| {
+                        row.key.dst.prefix_len() == 0
+                            && row.key.table == fabric::MAIN_TABLE
+                            && row.route.kind == RouteKind::Unicast
+                    };
+                    let found = rtnl.all_routes(family)?.into_iter().find(is_default);
+                    let way = found.map(|row| Way {
+                        via: row.route.via,
+                        dev: row.link.and_then(link_of).map(|link| link.name.clone()),
+                    });
+                    let way = way.unwrap_or_default();
+                    if known != Some(&way) {
+                        tracing::info!("the way to the outside by {family} is {way}");
+                    }
+                    ground.ways.insert(family, way);
+                }
+                (Err(error), known) => {
+                    let lost = known.or(before.lost.get(&family).map(|(way, _)| way));
+                    ground.lost.extend(lost.map(|way| (family, (way.clone(), error.to_string()))));
+                }
+            }
+        }
+        Ok(ground)
+    }
+
+    /// Packets of the node and of its pods leave by these.
+    pub fn uplinks(&self) -> BTreeSet<IfName> {
+        let of_addresses = self.uplinks.values().map(|uplink| &uplink.name);
+        of_addresses.chain(self.ways.values().filter_map(|way| way.dev.as_ref())).cloned().collect()
+    }
+
+    /// Of the link that has this address.
+    pub fn mtu_at(&self, address: IpAddr) -> Option<u32> {
+        self.uplinks.get(&address)?.mtu
+    }
+
+    /// What of `addresses` and of what was there is missing. The tunnel's own address is missed elsewhere: without it nothing
+    /// is made.
+    pub fn lacks(&self, node: &str, addresses: &[IpAddr], tunnel: Option<IpAddr>) -> Vec<Diagnostic> {
+        let mut lacks = Vec::new();
+        for address in addresses.iter().filter(|ip| tunnel != Some(**ip) && !self.uplinks.contains_key(*ip)) {
+            let message = format!(
+                "its InternalIP {address} is on no interface of this machine: nobody reaches it there"
+            );
+            let next = format!(
+                "give it back (ip address add {address}/PREFIX dev INTERFACE; an interface that goes down loses its IPv6 \
+                 addresses), or see what the machine's network service says"
+            );
+            lacks.push(about(node, "status.addresses", message, next));
+        }
+        let links: BTreeMap<&IfName, &Uplink> =
+            self.uplinks.values().map(|uplink| (&uplink.name, uplink)).collect();
+        for (name, uplink) in links {
+            let (state, next) = match (uplink.up, uplink.carrier) {
+                (true, true) => continue,
+                (false, _) => ("is down", format!("ip link set {name} up")),
+                (true, false) => ("has no carrier", format!("see the cable, or the other end of {name}")),
+            };
+            let message = format!("its uplink {name} {state}: it reaches no other node by it");
+            lacks.push(about(node, "uplink", message, next));
+        }
+        for (family, (way, error)) in &self.lost {
+            let flag = family.pick(["", " -6"]);
+            let message = format!(
+                "it had an {family} route to the outside ({way}) and has none ({error}): it and its pods reach only the \
+                 networks that it has routes to"
+            );
+            let next = match way.via.is_some() || way.dev.is_some() {
+                true => format!("ip{flag} route replace {way}"),
+                false => "see what the machine's network service says".to_owned(),
+            };
+            lacks.push(about(
+                node,
+                "uplink",
+                message,
+                format!("{next}; if it is meant so, start the agent anew"),
+            ));
+        }
+        lacks
+    }
+}
+
+/// An MTU that was asked for and does not fit the link that carries it.
+pub fn too_large(node: &str, asked: Option<u32>, underlay: IpAddr, ground: &Ground) -> Option<Diagnostic> {
+    let (asked, has) = (asked?, ground.mtu_at(underlay)?);
+    let needed = asked.saturating_add(compile::tunnel_overhead(underlay));
+    (needed > has).then(|| {
+        let message = format!(
+            "--mtu {asked} needs {needed} bytes for packets in the tunnel, and its uplink has an MTU of {has}: full-size \
+             packets are lost"
+        );
+        about(node, "uplink", message, "leave --mtu out, which then follows the uplink, or give a smaller one")
+    })
+}
+
+impl Node {
+    /// What is ours follows the machine's links: an MTU that has changed, addresses that are on another one.
+    pub(super) fn follow_ground(&mut self) {
+        let Some(own) = self.cluster.nodes.get(&self.base.settings.node) else { return };
+        let Some(underlay) = fabric::underlay_ip(own) else { return };
+        let ground = self.underlay.ground();
+        let (Some(mtu), Some(synced)) = (self.mtu_on(underlay), self.cluster.synced()) else { return };
+        let uplinks = ground.uplinks();
+        let Some(compiler) = &mut self.compiler else { return };
+        if compiler.stand_on(synced, mtu, &uplinks) {
+            tracing::info!(mtu, ?uplinks, "the machine's links have changed; the datapath follows");
+            self.stale.suspected.insert(Subsystem::Net);
+            self.learn_uplinks();
+        }
+    }
+
+    /// Of pods, bridge and tunnel.
+    pub(super) fn mtu_on(&self, underlay: IpAddr) -> Option<u32> {
+        let of_link = self.underlay.ground().mtu_at(underlay)?;
+        let fits = || of_link.saturating_sub(compile::tunnel_overhead(underlay));
+        Some(self.base.settings.args.mtu.unwrap_or_else(fits))
+    }
+
+    /// Which of the machine's links live on router advertisements.
+    pub(super) fn learn_uplinks(&mut self) {
+        let own = self.cluster.nodes.get(&self.base.settings.node);
+        let addresses = own.map(|node| node.addresses.as_slice()).unwrap_or_default();
+        if let Err(error) = self.base.datapath.learn_uplinks(addresses) {
+            tracing::warn!(error = format!("{error:#}"), "which links hear of routers is not known");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ground(up: bool, carrier: bool) -> Ground {
+        let name = IfName::new("eth0").unwrap();
+        let uplink = Uplink { name, up, carrier, mtu: Some(1400) };
+        Ground { uplinks: [("192.168.1.10".parse().unwrap(), uplink)].into(), ..Ground::default() }
+    }
+
+    #[test]
+    fn a_link_that_carries_nothing_is_named() {
+        let addresses: [IpAddr; 2] = ["192.168.1.10", "fd00::10"].map(|text| text.parse().unwrap());
+        let said = |ground: Ground| -> Vec<String> {
+            let lacks = ground.lacks("node1", &addresses, Some(addresses[0]));
+            lacks.iter().map(|lack| format!("{}; {}", lack.what(), lack.next_step)).collect()
+        };
+        let [address] = &said(ground(true, true))[..] else { panic!("one is missing") };
+        assert!(address.contains("its InternalIP fd00::10 is on no interface"), "{address}");
+        for (up, words) in [(false, "eth0 is down"), (true, "eth0 has no carrier")] {
+            let said = said(ground(up, false));
+            assert!(said.len() == 2 && said[1].contains(words), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn an_mtu_that_does_not_fit_its_uplink_is_named() {
+        let underlay = "192.168.1.10".parse().unwrap();
+        let said = |asked| too_large("node1", asked, underlay, &ground(true, true)).map(|found| found.what());
+        assert_eq!((said(None), said(Some(1350))), (None, None));
+        let found = said(Some(1351)).unwrap_or_default();
+        assert!(found.contains("--mtu 1351 needs 1401 bytes") && found.contains("1400"), "{found}");
+    }
+}
