@@ -178,15 +178,28 @@ async fn start(test: Test) -> Result<ExitCode> {
         _ = interrupt.recv() => None,
         _ = end.recv() => None,
     };
+    let mut left = None;
     if test.keep {
         progress.step(&format!("kept: kubectl delete namespace {} removes it", test.namespace));
     } else {
         progress.step(&format!("removing the namespace {}", test.namespace));
-        tokio::select! {
-            removed = stage.remove() => removed?,
+        let stuck = if matches!(outcome, Some(Err(_))) { stage::FAILED } else { stage::STUCK };
+        let removed = tokio::select! {
+            removed = stage.remove(stuck) => removed,
             _ = interrupt.recv() => bail!("interrupted again: kubectl delete namespace {} does the rest", test.namespace),
-        }
+        };
+        left = match removed {
+            Ok(forced) if forced.is_empty() => None,
+            Ok(forced) => Some(format!(
+                "taken out of the API by force, since nobody ended them: {}; their nodes do once they can",
+                forced.join(", ")
+            )),
+            // What went wrong before it is the cause, or weighs more.
+            Err(error) if matches!(outcome, Some(Err(_))) => Some(format!("{error:#}")),
+            Err(error) => return Err(error),
+        };
     }
+    left.iter().for_each(|left| progress.step(left));
     let Some(report) = outcome else {
         progress.step("interrupted; nothing is left behind");
         return Ok(ExitCode::from(INTERRUPTED));
@@ -205,10 +218,9 @@ async fn perform(test: &Test, client: &Client, stage: &Stage, progress: &mut Pro
     let (places, not_ready) = stage::nodes(client, &test.nodes, |words| progress.step(words)).await?;
     if places.is_empty() {
         let words = not_ready.iter().map(|node| format!("{}: {}", node.name_any(), ready::node_says(node)));
-        bail!(
-            "no node is Ready ({}); plumb status tells of their agents",
-            words.collect::<Vec<_>>().join("; ")
-        );
+        let words = words.collect::<Vec<_>>().join("; ");
+        let causes = stage.wrong_on(&not_ready.iter().map(ResourceExt::name_any).collect()).await;
+        bail!("no node is Ready ({words}){}", causes.unwrap_or_default());
     }
     let mut cast = hire(test, client).await?;
     cast.places = places;

@@ -1,6 +1,6 @@
 //! The namespace of a test: made, filled, waited for, read, and removed again whatever happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use types::wire::VTEP_MAC_ANNOTATION;
 
 use super::cast::{OWNER, Place};
 use crate::demo::probe::Outcome;
-use crate::ready;
+use crate::{ready, status};
 
 /// Between two looks at the API.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -26,6 +26,10 @@ const GLANCE: Duration = Duration::from_millis(200);
 const ACCOUNT: Duration = Duration::from_secs(20);
 /// A kubelet says Ready within its 10 s of telling its status after it has a network.
 const KUBELET: Duration = Duration::from_secs(15);
+/// Pods that are still there after this long have nobody to end them …
+pub const STUCK: Duration = Duration::from_secs(40);
+/// … which is likely from the beginning where they did not even start.
+pub const FAILED: Duration = Duration::from_secs(5);
 /// A namespace that is not gone by then is left to the cluster.
 const REMOVAL: Duration = Duration::from_secs(90);
 
@@ -47,7 +51,7 @@ impl Stage {
             if found.labels().get(OWNER.0).map(String::as_str) != Some(OWNER.1) {
                 bail!("the namespace {namespace} is not one of this test's; give another with -n");
             }
-            stage.remove().await.context("remove what a test before left behind")?;
+            stage.remove(FAILED).await.context("remove what a test before left behind")?;
         }
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": {
             OWNER.0: OWNER.1,
@@ -61,24 +65,43 @@ impl Stage {
         Ok(stage)
     }
 
-    pub async fn remove(&self) -> Result<()> {
+    /// The pods that had to be taken out of the API by force: where nobody ends them, the namespace would stay for ever.
+    pub async fn remove(&self, stuck: Duration) -> Result<Vec<String>> {
         let api: Api<Namespace> = Api::all(self.client.clone());
         let name = &self.namespace;
         let what = || format!("delete the namespace {name}; kubectl delete namespace {name} tries again");
         match api.delete(name, &DeleteParams::default()).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Vec::new()),
             other => drop(other.with_context(what)?),
         }
-        let deadline = Instant::now() + REMOVAL;
+        let began = Instant::now();
+        let mut forced = Vec::new();
         while api.get_opt(name).await.with_context(what)?.is_some() {
-            if Instant::now() > deadline {
+            if began.elapsed() > stuck && forced.is_empty() {
+                forced = self.force().await.with_context(what)?;
+            }
+            if began.elapsed() > REMOVAL {
                 bail!(
                     "the namespace {name} is still there after {REMOVAL:?}: kubectl get namespace {name} -o yaml says why"
                 );
             }
             tokio::time::sleep(GLANCE).await;
         }
-        Ok(())
+        Ok(forced)
+    }
+
+    /// As `kubectl delete pod --force` does it; their node ends them once it can.
+    async fn force(&self) -> Result<Vec<String>> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut forced = Vec::new();
+        for pod in api.list(&ListParams::default()).await?.items {
+            match api.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => forced.push(format!("{} on {}", pod.name_any(), node_of(&pod))),
+            }
+        }
+        Ok(forced)
     }
 
     /// Makes one object and gives it as the API made it.
@@ -131,15 +154,29 @@ impl Stage {
             }
             if Instant::now() > deadline {
                 let each: Vec<String> = missing.iter().map(|pod| waits_for(pod)).collect();
-                bail!(
-                    "after {patience:?} these pods are not Ready: {}; kubectl -n {} describe pod tells more (--keep \
-                     leaves them there)",
-                    each.join("; "),
-                    self.namespace
-                );
+                let (each, namespace) = (each.join("; "), &self.namespace);
+                let on: BTreeSet<String> = missing.iter().map(|pod| node_of(pod)).collect();
+                let next = match self.wrong_on(&on).await {
+                    Some(causes) => causes,
+                    None => {
+                        format!("; kubectl -n {namespace} describe pod tells more (--keep leaves them there)")
+                    }
+                };
+                bail!("after {patience:?} these pods are not Ready: {each}{next}");
             }
             tokio::time::sleep(GLANCE).await;
         }
+    }
+
+    /// What `plumb status` says of these nodes, in its form.
+    pub async fn wrong_on(&self, nodes: &BTreeSet<String>) -> Option<String> {
+        let status = status::look(&self.client).await.ok()?;
+        let lines = status.nodes.iter().filter(|line| nodes.contains(&line.node));
+        let wrong = lines.flat_map(|line| line.problems.iter().map(move |problem| (&line.node, problem)));
+        let told: Vec<String> = wrong
+            .map(|(node, wrong)| format!("\n✗ {node}: {}\n  next: {}", wrong.what, wrong.next))
+            .collect();
+        (!told.is_empty()).then(|| told.concat())
     }
 
     /// What a probe has said so far. An unreadable log is an empty one: the caller waits.
@@ -219,11 +256,15 @@ fn waits_for(pod: &Pod) -> String {
     let status = pod.status.clone().unwrap_or_default();
     let waiting = status.container_statuses.iter().flatten().find_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        Some(format!("{}: {}", waiting.reason.clone()?, waiting.message.clone().unwrap_or_default()))
+        let said = [waiting.reason.clone(), waiting.message.clone()].into_iter().flatten();
+        Some(said.filter(|words| !words.is_empty()).collect::<Vec<_>>().join(": "))
     });
     let phase = status.phase.unwrap_or_else(|| "without a status".to_owned());
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-    format!("{} on {node} ({})", pod.name_any(), waiting.unwrap_or(phase))
+    format!("{} on {} ({})", pod.name_any(), node_of(pod), waiting.unwrap_or(phase))
+}
+
+fn node_of(pod: &Pod) -> String {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default()
 }
 
 /// Addresses of a Service that the API has made.
