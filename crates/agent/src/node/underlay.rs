@@ -22,8 +22,8 @@ use super::Node;
 use super::diagnose::JOINING;
 use super::ground::{Ground, too_large};
 
-/// While nothing is wrong: the kernel tells of most that changes, and of IPv4 routes that go with their link of none (fib_flush).
-/// What is wrong is looked at with every tick.
+/// While nothing is wrong: the kernel tells of most that changes, but not of IPv4 routes that go with their link
+/// (fib_flush). What is wrong is looked at with every tick.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// What is over sooner is no news.
