@@ -57,8 +57,12 @@ async fn container_exec(
     request: Request,
 ) -> Response {
     let query = Query::parse(query.as_deref().unwrap_or_default());
-    match find(&records, &target, false) {
-        Ok(run) => exec::respond(run, &query, request),
+    let running = find(&records, &target, false).and_then(|run| match run.process() {
+        Some(process) => Ok((run, process)),
+        None => Err(not_running(&run, &target)),
+    });
+    match running {
+        Ok((run, process)) => exec::respond(run, process, &query, request),
         Err(why) => (StatusCode::NOT_FOUND, why).into_response(),
     }
 }
@@ -81,6 +85,14 @@ fn of_pod(records: &Records, namespace: &str, pod: &str) -> Result<PodRecord, St
         record.sandbox().is_some_and(|sandbox| sandbox.namespace == namespace && sandbox.name == pod)
     });
     found.ok_or_else(|| format!("pod {namespace}/{pod} does not run on this node"))
+}
+
+fn not_running(run: &ContainerRecord, (namespace, pod, container): &(String, String, String)) -> String {
+    let how = run.exit().map(|exit| format!("; it ended with exit code {}", exit.code)).unwrap_or_default();
+    format!(
+        "container {container:?} of pod {namespace}/{pod} is not running{how}: `kubectl -n {namespace} describe pod \
+         {pod}` and `kubectl -n {namespace} logs {pod} -c {container} --previous` say why"
+    )
 }
 
 /// The newest run of the container, or the one before.

@@ -70,6 +70,13 @@ impl WatchError {
                           auth whoami` works with"
                 .into(),
             Some(403) => "give it the rights of the ClusterRole plumb (deploy/plumb.yaml)".into(),
+            Some(410) => "nothing: the revision to go on from is gone, as after a compaction or a restored backup, and the \
+                          agent lists everything anew by itself"
+                .into(),
+            // It answers, so the way to it is right.
+            Some(code) => format!(
+                "the API server itself answers {code}: `kubectl get --raw '/readyz?verbose'` and its log say why"
+            ),
             _ if is_of_another_time(&self.to_string()) => {
                 "the clocks of this machine and of the certificate's maker differ: compare `date` with another machine's \
                  and set it right (timedatectl, chronyc makestep), and the agent goes on by itself; if it is right, renew \
@@ -200,9 +207,11 @@ async fn follow<K: RowOf, T: From<Message>>(
             Err(error) if refuses_streaming(&error) => {
                 stream = stream_of::<K>(client, InitialListStrategy::ListWatch);
             }
-            // kube-rs would ask for the same revision again, for ever.
+            // No trouble of anybody's: what happened meanwhile is listed. kube-rs would ask for the same revision again,
+            // for ever.
             Err(error) if is_too_old(&error) => {
                 stream = stream_of::<K>(client, InitialListStrategy::StreamingList);
+                tokio::time::sleep(FIRST).await;
             }
             // Whether the server hangs shows when the watch is begun again, which the next round does.
             Err(error) if only_was_quiet(&error) => {}
@@ -231,9 +240,13 @@ fn refuses_streaming(error: &watcher::Error) -> bool {
     matches!(status.code, 400 | 422) && status.message.contains("sendInitialEvents")
 }
 
-/// The revision to go on from is gone, said by the answer's status and not by an event of the watch.
+/// The revision to go on from is gone: said by the answer's status, or by an event of a watch that was begun.
 fn is_too_old(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        watcher::Error::WatchError(status) => status.code == 410,
+        _ => false,
+    }
 }
 
 /// Nothing came in a watch that was begun, for as long as the client waits: its own deadline, and no error number of the
@@ -309,6 +322,24 @@ mod tests {
         let waits: Vec<u64> = (0..20).map(|_| backoff.next().as_millis() as u64).collect();
         assert!((100..=125).contains(&waits[0]), "{waits:?}");
         assert!((3_200..=4_000).contains(&waits[19]), "{waits:?}");
+    }
+
+    #[test]
+    fn what_to_do_depends_on_who_refused() {
+        let status = |code: u16| {
+            let status = kube::core::Status { code, ..kube::core::Status::default() };
+            watcher::Error::WatchError(Box::new(status))
+        };
+        let step = |source: watcher::Error| {
+            let broken = WatchError::Broken { kind: Kind::Pod, source: Box::new(source), retry: FIRST };
+            broken.next_step("api.test")
+        };
+        assert!(is_too_old(&status(410)) && !is_too_old(&status(500)));
+        for (code, word) in [(410, "by itself"), (500, "readyz"), (403, "ClusterRole"), (401, "token")] {
+            let step = step(status(code));
+            assert!(step.contains(word) && !step.contains("ip route get"), "{code}: {step}");
+        }
+        assert!(step(watcher::Error::NoResourceVersion).contains("ip route get api.test"));
     }
 
     #[test]

@@ -37,27 +37,31 @@ where
     let mut parts = incoming.parts;
     let offered = parts.headers.get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|v| v.to_str().ok());
     if parts.method != Method::GET || !offered.is_some_and(|o| o.split(',').any(|p| p.trim() == PROTOCOL)) {
-        // kubectl tries SPDY after any refusal; what was wrong with the first try must not be hidden by this.
-        kubelet(call, &place(call).await?.node).await?;
+        // kubectl tries SPDY after any refusal; what was wrong with the first try must not be hidden by this. Of an exec
+        // without a command the kubelet says so only where the container runs.
+        match open(call, &place(call).await?, false).await {
+            Err(refused) if refused.code == 400 => {}
+            other => drop(other?),
+        }
         return Err(Failure::bad_request(format!(
             "the lab's API speaks exec only over WebSocket with {PROTOCOL}: use kubectl 1.30 or newer"
         )));
     }
     let place = place(call).await?;
-    let node = open(call, &place).await?;
+    let node = open(call, &place, true).await?;
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
     let upgrade = upgrade.map_err(|e| Failure::bad_request(format!("WebSocket upgrade: {e}")))?;
     let response = upgrade.protocols([PROTOCOL]).on_upgrade(|client| bridge(client, node));
     Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
 }
 
-/// Starts the command at the kubelet.
-async fn open(call: &Call, place: &Place) -> Result<Upgraded, Failure> {
+/// Starts the command at the kubelet, or asks only whether one can be started.
+async fn open(call: &Call, place: &Place, start: bool) -> Result<Upgraded, Failure> {
     let mut path = format!("/exec/{}/{}/{}", call.namespace, call.name, encode(&place.container));
     let mut separator = '?';
     let flags = ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| call.query.is_true(flag));
     let flags = flags.map(|flag| format!("{flag}=true"));
-    let words = call.query.all("command").map(|word| format!("command={}", encode(word)));
+    let words = call.query.all("command").filter(|_| start).map(|word| format!("command={}", encode(word)));
     for parameter in words.chain(flags) {
         path.push(separator);
         path.push_str(&parameter);

@@ -44,7 +44,13 @@ struct Wish {
     tty: bool,
 }
 
-pub(super) fn respond(run: ContainerRecord, query: &Query, mut request: Request) -> Response {
+/// `container`: the container's own process.
+pub(super) fn respond(
+    run: ContainerRecord,
+    container: Process,
+    query: &Query,
+    mut request: Request,
+) -> Response {
     let wish = Wish {
         command: query.all("command").to_vec(),
         stdin: query.flag("stdin"),
@@ -56,9 +62,6 @@ pub(super) fn respond(run: ContainerRecord, query: &Query, mut request: Request)
         return (StatusCode::BAD_REQUEST, "you must specify at least one command for the container")
             .into_response();
     }
-    let Some(container) = run.process() else {
-        return (StatusCode::NOT_FOUND, "the container is not running").into_response();
-    };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgrade.await {
