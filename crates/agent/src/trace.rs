@@ -6,13 +6,16 @@
 //! account `kube-system/plumb-trace` with the audience `plumb`, which the API server confirms ([`token`]).
 
 mod drift;
+mod files;
 mod frames;
 mod guards;
+mod names;
 mod resolve;
 mod send;
 mod token;
 mod views;
 mod watch;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,9 +29,8 @@ use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use kernel::probe::Probe;
 use tokio::sync::Mutex;
-use trace::exchange::{Arm, Ask, Collect, Collected, Flow, Open, Opened, Refusal, Send};
+use trace::exchange::{Arm, Ask, AskNames, Collect, Collected, Flow, Open, Opened, Refusal, Send};
 use types::{Family, IfName, ObjectName};
 
 use crate::serve::Caller;
@@ -64,7 +66,8 @@ struct Running {
 struct Start {
     pod: ObjectName,
     ask: Ask,
-    probe: Option<Probe>,
+    /// With where its packet is to go.
+    probe: Option<(send::Sender, SocketAddr)>,
 }
 
 impl Traces {
@@ -79,6 +82,7 @@ impl Traces {
             .route("/arm", post(Self::post_arm))
             .route("/send", post(Self::post_send))
             .route("/collect", post(Self::post_collect))
+            .route("/names", post(Self::post_names))
             .with_state(self)
     }
 
@@ -98,6 +102,10 @@ impl Traces {
         answer(this.collect(collect).await)
     }
 
+    async fn post_names(State(this): State<Self>, Json(asked): Json<AskNames>) -> Response {
+        answer(names::names(&this.views, asked).await)
+    }
+
     /// Resolves in the pod, takes the source port and begins to watch.
     async fn open(&self, open: Open) -> Result<Opened> {
         let Open { pod, ask, source_port } = open;
@@ -106,8 +114,8 @@ impl Traces {
         let mut probe = None;
         let mut flow = None;
         if let Some(address) = resolution.address {
-            let source = wired.ips.iter().copied().find(|ip| ip.is_ipv4() == address.is_ipv4());
-            let source = source.with_context(|| {
+            let alike = || wired.ips.iter().copied().find(|ip| ip.is_ipv4() == address.is_ipv4());
+            let source = trace::expect::own::source(address).or_else(alike).with_context(|| {
                 format!(
                     "pod {pod} has no {} address to reach {address}; it has {:?}",
                     Family::of(address),
@@ -118,7 +126,7 @@ impl Traces {
                 send::reserve(&wired, SocketAddr::new(source, source_port.unwrap_or(0)), ask.protocol)?;
             let destination = SocketAddr::new(address, ask.port);
             flow = Some(Flow { protocol: ask.protocol, source: made.source(), destination });
-            probe = Some(made);
+            probe = Some((made, send::scoped(&wired, destination, &ask)?));
         }
         let candidates = match flow {
             Some(flow) => self.views.candidates(flow).await?,
@@ -176,9 +184,9 @@ impl Traces {
         let (Some(flow), Some(watch), Some(start)) = (running.flow, running.watch, running.start) else {
             bail!("trace {} has no address to send to: its name did not resolve", send.id);
         };
-        let probe = start.probe.context("the trace's port is gone")?;
+        let (probe, to) = start.probe.context("the trace's port is gone")?;
         let timeout = Duration::from_millis(send.timeout_ms.clamp(10, 10_000));
-        let sent = send::send(probe, flow, start.ask, timeout).await?;
+        let sent = send::send(probe, (flow, to), start.ask, timeout).await?;
         let mut sightings = vec![sent];
         let seen = watch.finish().await?;
         sightings.extend(seen.sightings);

@@ -6,6 +6,8 @@
 pub mod answer;
 pub mod cache;
 pub mod explain;
+pub mod hosts;
+pub mod listing;
 pub mod message;
 pub mod name;
 pub mod query;
@@ -17,6 +19,8 @@ pub mod zone;
 pub use answer::{Outcome, Transport};
 pub use cache::Cache;
 pub use explain::{Finding, Step};
+pub use hosts::Hosts;
+pub use listing::Listed;
 pub use message::{Data, Record, Reply};
 pub use name::{Name, NameError};
 pub use query::{Fault, Query, Rcode, Type};

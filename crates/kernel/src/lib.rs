@@ -5,6 +5,7 @@
 
 pub mod capture;
 pub mod conntrack;
+pub mod echo;
 pub mod error;
 pub mod feature;
 pub mod memory;

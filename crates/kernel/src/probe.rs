@@ -127,7 +127,7 @@ pub enum Answer {
 }
 
 /// Whether the socket became ready in time; a signal in between costs no time.
-fn ready(socket: &impl AsFd, flags: PollFlags, timeout: Duration) -> Result<bool, Error> {
+pub(crate) fn ready(socket: &impl AsFd, flags: PollFlags, timeout: Duration) -> Result<bool, Error> {
     let end = Instant::now() + timeout;
     loop {
         let left = end.saturating_duration_since(Instant::now());

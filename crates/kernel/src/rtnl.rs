@@ -1,7 +1,7 @@
 //! An rtnetlink socket with the questions that everybody asks: links, addresses, routes.
 
 use kstate::net::ROUTE_PROTOCOL;
-use netlink::route::{self, AddressRow, LinkRow, NeighbourRow, RouteRow};
+use netlink::route::{self, AddressRow, LinkRow, Lookup, NeighbourRow, RouteRow};
 use types::{Family, IfName};
 
 use crate::error::Error;
@@ -69,6 +69,17 @@ impl Rtnl {
         let mut rows = self.rows("routes of the kernel", dump, route::decode_route)?;
         rows.retain(RouteRow::is_of_kernel);
         Ok(rows)
+    }
+
+    /// The index of the link that such a packet would leave by. An error is what would drop it: ENETUNREACH where there is
+    /// no route, EHOSTUNREACH where the link that it comes by does not forward, EXDEV where its source is not believed.
+    pub fn way(&mut self, lookup: &Lookup) -> Result<u32, Error> {
+        let seq = self.socket.next_seq();
+        let mut way = None;
+        let what = format!("look up the route to {}", lookup.to);
+        let request = |writer: &mut _| route::get_route(writer, seq, lookup);
+        self.socket.ask(&what, seq, request, |message| way = way.or(route::decode_way(&message)))?;
+        way.ok_or_else(|| Error::Answer { what, why: "it names no link".into() })
     }
 
     /// The neighbours on one link.

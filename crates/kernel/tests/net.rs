@@ -10,6 +10,7 @@ use kernel::{Netns, Rtnl};
 use kstate::net::{
     BridgePort, Forward, Link, LinkKind, NetState, Op, Plan, PortOptions, Route, RouteKey, RouteKind, diff,
 };
+use netlink::route::Lookup;
 use types::{IfName, IpNet, Mac, Vni};
 
 fn name(text: &str) -> IfName {
@@ -475,4 +476,26 @@ fn two_nodes_exchange_datagrams_over_the_tunnel() {
     assert_eq!((length, from.ip()), (1422, ip("10.244.1.1")));
     server.send_to(b"back", from).expect("answer");
     assert_eq!(client.recv_from(&mut buffer).expect("receive").1.ip(), ip("10.244.2.1"));
+}
+
+/// What drops a packet at the routing decision is told as such.
+#[test]
+fn a_route_is_looked_up_as_the_kernel_would_for_a_packet() {
+    let work = || {
+        make_so(&node_state(1, 2));
+        let mut rtnl = Rtnl::open().expect("open");
+        let [bridge, tunnel] = ["cni0", "plumb.1"].map(|link| rtnl.index(&name(link)).expect("a link"));
+        let from_pod = |to| Lookup { from: Some(ip("10.244.1.5")), to: ip(to), iif: Some(bridge) };
+        let mut way = |lookup: &Lookup| rtnl.way(lookup).map_err(|error| error.errno());
+        assert_eq!(way(&from_pod("10.244.2.9")), Ok(tunnel));
+        assert_eq!(way(&from_pod("10.244.1.9")), Ok(bridge));
+        assert_eq!(way(&Lookup { from: None, to: ip("10.244.1.9"), iif: None }), Ok(bridge));
+        assert_eq!(way(&from_pod("203.0.113.10")), Err(Some(libc::ENETUNREACH)));
+        std::fs::write("/proc/sys/net/ipv4/conf/cni0/rp_filter", "1").expect("ask for the source's way");
+        let forged = Lookup { from: Some(ip("10.244.2.5")), ..from_pod("10.244.1.9") };
+        assert_eq!(way(&forged), Err(Some(libc::EXDEV)));
+        std::fs::write("/proc/sys/net/ipv4/conf/cni0/forwarding", "0").expect("forward nothing");
+        assert_eq!(way(&from_pod("10.244.2.9")), Err(Some(libc::EHOSTUNREACH)));
+    };
+    Netns::fresh().expect("fresh").run(work).expect("run");
 }

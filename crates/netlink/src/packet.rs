@@ -133,6 +133,17 @@ impl<'a> Packet<'a> {
         Some((SocketAddr::new(self.src, src), SocketAddr::new(self.dst, dst)))
     }
 
+    /// Of an echo: whether it is the request, and its identifier.
+    pub fn echo(&self) -> Option<(bool, u16)> {
+        let Transport::Icmp { kind, rest: [a, b, ..], .. } = self.transport else { return None };
+        let id = u16::from_be_bytes([a, b]);
+        match (kind, self.src.is_ipv4()) {
+            (8, true) | (128, false) => Some((true, id)),
+            (0, true) | (129, false) => Some((false, id)),
+            _ => None,
+        }
+    }
+
     /// What travels inside when this is a VXLAN packet to the given port (RFC 7348 §5).
     pub fn vxlan(&self, port: u16) -> Option<(Vni, Frame<'a>)> {
         let Transport::Udp { dst, payload, .. } = self.transport else { return None };

@@ -6,6 +6,7 @@
 mod ask;
 mod call;
 mod http;
+mod ping;
 pub mod probe;
 mod resolve;
 mod serve;
@@ -54,6 +55,8 @@ enum Command {
         #[command(flatten)]
         patience: Patience,
     },
+    /// Send echo requests, for pods of images that have no ping of their own.
+    Ping(ping::Ping),
     /// Look a name up as a resolver does and print every step and record.
     Dns {
         name: String,
@@ -128,6 +131,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Command::Udp { target, say, every: Some(every), patience } => {
             call::udp_flow(&target, &say, Duration::from_millis(every), patience.duration())
         }
+        Command::Ping(ping) => ping::run(&ping),
         Command::Dns { name, kind, server, patience } => call::dns(&name, &kind, server, patience.duration()),
         Command::Ask(ask) => ask::run(&ask, Patience { timeout: ask.timeout }.duration()),
         Command::Loop { url, every, count, patience } => {

@@ -13,6 +13,7 @@ extern crate kernel;
 mod bench;
 mod connectivity;
 mod demo;
+mod dns;
 mod features;
 mod reach;
 mod ready;
@@ -44,6 +45,8 @@ enum Command {
     Agent(agent::Args),
     /// Send a real packet from a pod and follow it hop by hop, beside what the model expects.
     Trace(trace::Args),
+    /// What a pod can resolve and how it is found, or one name step by step.
+    Dns(dns::Args),
     /// Each node's agent, datapath, sync, drift and DNS; what is wrong, and the next step.
     Status(status::Args),
     /// What Plumb asks of the kernel, and whether this one can do it.
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Connectivity(args) => connectivity::run(args),
         Command::Sysdump(args) => sysdump::run(args),
         Command::Trace(args) => trace::run(args),
+        Command::Dns(args) => dns::run(args),
         Command::Features(args) => features::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(args),

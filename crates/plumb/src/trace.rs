@@ -4,29 +4,31 @@
 //! what kubectl needs and nothing more: a kubeconfig with the rights that docs/trace.md names.
 
 mod ask;
+mod follow;
 mod show;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use ::trace::exchange::{Arm, Collect, Collected, Open, Opened, Send};
+use ::trace::exchange::{Open, Opened};
 use ::trace::{Fact, Hop, HopResult, Observed, Outcome, Stage, compare, way_back};
 use anyhow::{Context, Result, bail};
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 use serde::Serialize;
 use types::{Family, ObjectName};
 
 use crate::reach::Nodes;
+use follow::{Followed, follow};
 
 /// `plumb trace`
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
     /// The pod that sends: NAMESPACE/NAME, or NAME with -n; a Deployment's name stands for one of its pods
     pod: String,
-    /// Where to: http://HOST[:PORT][/PATH], HOST:PORT, or an address (then TCP to port 80)
+    /// Where to: http://HOST[:PORT][/PATH], HOST:PORT, an address (then TCP to port 80), or ping:HOST
     target: String,
     /// Send UDP instead of TCP
     #[arg(long)]
@@ -43,6 +45,9 @@ pub struct Args {
     /// Milliseconds to wait for an answer
     #[arg(long, default_value_t = 1000)]
     timeout: u64,
+    /// Exit with 0 only if it ends so, and with 1 otherwise
+    #[arg(long, value_name = "END")]
+    expect: Option<Conclusion>,
     /// The way back hop by hop, and what each node saw
     #[arg(long)]
     full: bool,
@@ -67,6 +72,8 @@ pub struct Report {
     pub of: usize,
     /// The first hop at which they do not.
     pub broken: Option<Broken>,
+    /// Nodes of the way that could not be asked, and why.
+    pub not_asked: BTreeMap<String, String>,
     pub conclusion: Conclusion,
     /// From the command to the end, in milliseconds.
     pub took_ms: u64,
@@ -78,7 +85,10 @@ impl Report {
     pub fn in_short(&self) -> String {
         match &self.broken {
             Some(Broken { n, stage, node, why }) => format!("hop {n} ({} on {node}): {why}", stage.word()),
-            None => format!("model and kernel agree at {} of {}: {:?}", self.agree, self.of, self.conclusion),
+            None => {
+                let end = self.conclusion.word();
+                format!("model and kernel agree at {} of {}: {end}", self.agree, self.of)
+            }
         }
     }
 }
@@ -93,7 +103,7 @@ pub struct Broken {
 }
 
 /// What the model expects at the end, or that it was wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Conclusion {
     /// The packet arrives and is answered.
@@ -105,7 +115,20 @@ pub enum Conclusion {
     /// There is no such name: nothing was sent.
     NoName,
     /// Model and kernel differ.
+    #[value(skip)]
     Broken,
+}
+
+impl Conclusion {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Denied => "denied",
+            Self::Refused => "refused",
+            Self::NoName => "no-name",
+            Self::Broken => "broken",
+        }
+    }
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
@@ -122,12 +145,7 @@ async fn trace(args: Args) -> Result<ExitCode> {
         _ => None,
     };
     let (client, _) = args.reach.connect(None).await?;
-    let pod = match (args.pod.contains('/'), &args.namespace) {
-        (false, Some(namespace)) => format!("{namespace}/{}", args.pod),
-        (false, None) => format!("{}/{}", client.default_namespace(), args.pod),
-        (true, _) => args.pod.clone(),
-    };
-    let (pod, node) = find(&client, &pod).await?;
+    let (pod, node) = find(&client, &args.pod, args.namespace.as_deref()).await?;
     let nodes = Nodes::new(client).await?;
     let open = Open { pod, ask, source_port: args.source_port };
     let mut report = walk(&nodes, &node, open, (&args.target, args.timeout)).await?;
@@ -137,7 +155,14 @@ async fn trace(args: Args) -> Result<ExitCode> {
     } else {
         print!("{}", show::Shown { report: &report, full: args.full });
     }
-    Ok(if report.broken.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let as_wanted = match args.expect {
+        None => report.broken.is_none(),
+        Some(wanted) => wanted == report.conclusion,
+    };
+    if let Some(wanted) = args.expect.filter(|_| !as_wanted) {
+        eprintln!("expected: {}, and it is {}", wanted.word(), report.conclusion.word());
+    }
+    Ok(if as_wanted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// One trace from a pod whose node is known.
@@ -153,16 +178,21 @@ pub async fn trace_from(
 }
 
 async fn walk(nodes: &Nodes, node: &str, open: Open, (target, timeout): (&str, u64)) -> Result<Report> {
-    let opened: Opened = nodes.post(node, "open", &open).await?;
-    let parts = match opened.flow {
-        Some(_) => follow(nodes, node, &opened, timeout).await?,
-        None => Vec::new(),
+    let at = || format!("trace from {}, which its own node {node} has to begin", open.pod);
+    let opened: Opened = nodes.post(node, "open", &open).await.with_context(at)?;
+    let followed = match opened.flow {
+        Some(flow) => follow(nodes, node, (&opened, flow), timeout).await?,
+        None => Followed::default(),
     };
-    Ok(report(open.pod, target, &opened, parts))
+    Ok(report(open.pod, target, &opened, followed))
 }
 
 /// The pod and its node. A name that is no pod's may be that of a Deployment, whose pods begin with it.
-async fn find(client: &Client, text: &str) -> Result<(ObjectName, String)> {
+pub async fn find(client: &Client, pod: &str, namespace: Option<&str>) -> Result<(ObjectName, String)> {
+    let text = match pod.contains('/') {
+        false => format!("{}/{pod}", namespace.unwrap_or(client.default_namespace())),
+        true => pod.to_owned(),
+    };
     let Some((namespace, name)) = text.split_once('/') else {
         bail!("{text:?} is not NAMESPACE/NAME; `kubectl get pods -A` lists pods");
     };
@@ -185,31 +215,11 @@ async fn find(client: &Client, text: &str) -> Result<(ObjectName, String)> {
     Ok((full, node))
 }
 
-/// Sends the packet and asks every node that it came to.
-async fn follow(nodes: &Nodes, node: &str, opened: &Opened, timeout_ms: u64) -> Result<Vec<Collected>> {
-    let id = opened.id.clone();
-    if let Some(flow) = opened.flow {
-        let arm = Arm { id: id.clone(), flow };
-        let armed = opened.candidates.iter().map(|candidate| nodes.post::<_, ()>(candidate, "arm", &arm));
-        futures::future::try_join_all(armed).await?;
-    }
-    let sent: Collected = nodes.post(node, "send", &Send { id: id.clone(), timeout_ms }).await?;
-    let onward = sent.expected.onward.clone();
-    let mut parts = vec![sent];
-    for candidate in &opened.candidates {
-        let onward = onward.clone().filter(|onward| onward.node == *candidate);
-        let part: Option<Collected> =
-            nodes.post(candidate, "collect", &Collect { id: id.clone(), onward }).await?;
-        parts.extend(part);
-    }
-    Ok(parts)
-}
-
-fn report(pod: ObjectName, target: &str, opened: &Opened, parts: Vec<Collected>) -> Report {
+fn report(pod: ObjectName, target: &str, opened: &Opened, followed: Followed) -> Report {
     let mut expected: Vec<_> = opened.resolve.iter().cloned().collect();
     let mut observed = BTreeMap::new();
     observed.insert(opened.node.clone(), opened.resolved.clone());
-    for part in parts {
+    for part in followed.parts {
         expected.extend(part.expected.hops);
         observed.entry(part.observed.node).or_insert_with(Vec::new).extend(part.observed.sightings);
     }
@@ -231,6 +241,7 @@ fn report(pod: ObjectName, target: &str, opened: &Opened, parts: Vec<Collected>)
         of: hops.len(),
         conclusion: if broken.is_some() { Conclusion::Broken } else { conclude(&expected) },
         broken,
+        not_asked: followed.not_asked,
         took_ms: 0,
         hops,
         observed,

@@ -24,12 +24,9 @@ pub fn way_back(hops: &[Hop]) -> Option<Hop> {
             let text = format!("{veth} → {BRIDGE} → {tunnel}");
             let glimpses = vec![before(veth.as_str(), Way::In), before(VXLAN_DEVICE, Way::Out)];
             steps.push(Step { word: "veth".into(), node: node.into(), text, glimpses });
-            let (out, back) = (tunnelled(Way::Out, source_before), tunnelled(Way::In, source_before));
-            let text = tunnel_text(hops);
-            steps.push(Step { word: "tunnel".into(), node: node.into(), text, glimpses: vec![out] });
-            let text = format!("eth0 → {VXLAN_DEVICE}");
-            let glimpses = vec![back, before(VXLAN_DEVICE, Way::In)];
-            steps.push(Step { word: "tunnel".into(), node: home.into(), text, glimpses });
+            let (text, glimpses) = (tunnel_text(hops), vec![tunnelled(Way::Out, source_before)]);
+            steps.push(Step { word: "tunnel".into(), node: node.into(), text, glimpses });
+            steps.push(home_by_tunnel(home, source_before));
         }
         Some((node, None, veth)) => {
             let glimpses = vec![before(veth.as_str(), Way::In)];
@@ -40,6 +37,9 @@ pub fn way_back(hops: &[Hop]) -> Option<Hop> {
                 glimpses,
             });
         }
+        None if hops.iter().any(|hop| matches!(hop.fact, Fact::Unasked { .. })) => {
+            steps.push(home_by_tunnel(home, source_before));
+        }
         None => {}
     }
     if let Some(text) = rewrite(hops, source_before, source) {
@@ -49,6 +49,12 @@ pub fn way_back(hops: &[Hop]) -> Option<Hop> {
     let text = format!("{BRIDGE} → {host_if} → eth0");
     steps.push(Step { word: "veth".into(), node: home.into(), text, glimpses });
     Some(Hop::new(Stage::Return, home, Fact::Return { source, source_before, steps }))
+}
+
+/// Out of the tunnel, on the sender's node.
+fn home_by_tunnel(home: &str, source: SocketAddr) -> Step {
+    let glimpses = vec![tunnelled(Way::In, source), glimpse(VXLAN_DEVICE, Way::In, source)];
+    Step { word: "tunnel".into(), node: home.into(), text: format!("eth0 → {VXLAN_DEVICE}"), glimpses }
 }
 
 /// Who answers, and through which veth to whom, as what.

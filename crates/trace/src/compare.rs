@@ -26,8 +26,16 @@ pub struct HopResult {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 pub enum Outcome {
-    Agree { seen: String },
-    Disagree { why: String },
+    Agree {
+        seen: String,
+    },
+    Disagree {
+        why: String,
+    },
+    /// Nobody could tell, and the answer came back all the same.
+    NotAsked {
+        why: String,
+    },
     NotReached,
 }
 
@@ -39,11 +47,13 @@ pub fn compare(expected: &[Hop], observed: &[Observed]) -> Vec<HopResult> {
     let judged: Vec<Judged> = expected.iter().map(|hop| evidence.judge(hop)).collect();
     let broken = broken(expected, &judged, &evidence);
     let mut clock = Clock::default();
+    let is_unasked = |at| expected.get(at).is_some_and(|hop: &Hop| matches!(hop.fact, Fact::Unasked { .. }));
     let outcome = |(at, judged): (usize, Judged)| match (broken, judged) {
         (Some(broken), Err(why)) if at == broken => Outcome::Disagree { why },
         (Some(broken), Ok(_)) if at > broken && !evidence.answered() => Outcome::NotReached,
         // An error before the broken hop is a consequence too: the question for a name goes the same way.
         (_, Err(_)) => Outcome::NotReached,
+        (_, Ok(why)) if is_unasked(at) => Outcome::NotAsked { why },
         (_, Ok(seen)) => Outcome::Agree { seen },
     };
     let outcomes: Vec<Outcome> = judged.into_iter().enumerate().map(outcome).collect();

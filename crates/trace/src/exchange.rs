@@ -9,7 +9,7 @@
 //!     collect ───────────────────────────────────────────────────────> expected and observed there
 //! ```
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use types::{Family, ObjectName, Protocol};
@@ -86,6 +86,52 @@ pub struct Collect {
 pub struct Collected {
     pub expected: Expected,
     pub observed: Observed,
+}
+
+/// What a pod can resolve, or what becomes of one name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskNames {
+    pub pod: ObjectName,
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    pub node: String,
+    /// Of the pod's /etc/resolv.conf.
+    pub servers: Vec<IpAddr>,
+    pub search: Vec<String>,
+    pub ndots: u32,
+    /// The pod's /etc/hosts.
+    pub hosts: Vec<(IpAddr, Vec<String>)>,
+    /// Where no name was given: all of the cluster.
+    pub known: Vec<KnownName>,
+    /// Where one was: what the pod's resolver hears, name by name.
+    pub tried: Vec<TriedName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownName {
+    /// As short as the pod may say it, and at which step of the search it is found.
+    pub name: String,
+    pub step: usize,
+    pub full_name: String,
+    pub addresses: Vec<IpAddr>,
+    pub alias: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriedName {
+    pub full_name: String,
+    pub step: usize,
+    pub family: Family,
+    /// What the zone says of it.
+    pub expected: String,
+    /// The answer.
+    pub addresses: Vec<IpAddr>,
+    pub error: Option<String>,
+    pub agrees: bool,
+    pub micros: u64,
 }
 
 /// A refusal, with what to do about it.

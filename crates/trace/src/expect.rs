@@ -1,6 +1,9 @@
 //! The way that a packet from a pod should take, hop by hop, from the cluster and the desired state of a node.
 //! [`departure`] is what the pod's node knows; [`arrival`] continues it on the node of the destination.
 
+mod elsewhere;
+pub mod own;
+
 use std::net::{IpAddr, SocketAddr};
 
 use kstate::net::{LinkKind, NetState};
@@ -47,6 +50,9 @@ pub struct Expected {
     pub hops: Vec<Hop>,
     /// The node that the packet goes on to, and as what.
     pub onward: Option<Onward>,
+    /// What this node expects of that one, for when it cannot be asked. Agents of earlier versions do not tell.
+    #[serde(default)]
+    pub elsewhere: Vec<Hop>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +66,10 @@ pub struct Onward {
 /// The hops up to where the packet leaves this node, or its pod on this node; the pod must be wired here.
 pub fn departure(view: &View<'_>, pod: &ObjectName, target: &Target) -> Option<Expected> {
     let attachment = view.cluster.attachments.values().find(|a| a.pod == *pod)?;
+    let node = &view.place.node;
+    if let Some(hops) = own::hops(node, attachment, (target.protocol, target.destination)) {
+        return Some(Expected { hops, onward: None, elsewhere: Vec::new() });
+    }
     let source = attachment.ips.iter().copied().find(|ip| ip.is_ipv4() == target.destination.is_ipv4())?;
     let packet = Packet {
         iif: IfName::new(BRIDGE).ok(),
@@ -73,23 +83,30 @@ pub fn departure(view: &View<'_>, pod: &ObjectName, target: &Target) -> Option<E
     let mut way = Way { view, packet, hops: Vec::new() };
     way.start(attachment);
     let onward = way.go(target);
-    Some(Expected { hops: way.hops, onward })
+    let elsewhere = onward.iter().flat_map(|onward| elsewhere::hops(view, onward)).collect();
+    Some(Expected { hops: way.hops, onward, elsewhere })
 }
 
 /// The hops on the node of the destination.
 pub fn arrival(view: &View<'_>, onward: &Onward) -> Expected {
-    let packet = Packet {
-        iif: IfName::new(VXLAN_DEVICE).ok(),
-        src: onward.source.ip(),
-        dst: onward.destination.ip(),
-        protocol: onward.protocol,
-        sport: onward.source.port(),
-        dport: onward.destination.port(),
-        ct: CtState::New,
-    };
-    let mut way = Way { view, packet, hops: Vec::new() };
+    let mut way = Way { view, packet: onward.packet(), hops: Vec::new() };
     way.arrive(onward.destination, IfName::new(VXLAN_DEVICE).ok());
-    Expected { hops: way.hops, onward: None }
+    Expected { hops: way.hops, onward: None, elsewhere: Vec::new() }
+}
+
+impl Onward {
+    /// As it comes out of the tunnel.
+    fn packet(&self) -> Packet {
+        Packet {
+            iif: IfName::new(VXLAN_DEVICE).ok(),
+            src: self.source.ip(),
+            dst: self.destination.ip(),
+            protocol: self.protocol,
+            sport: self.source.port(),
+            dport: self.destination.port(),
+            ct: CtState::New,
+        }
+    }
 }
 
 struct Way<'a, 'v> {
@@ -115,6 +132,10 @@ impl Way<'_, '_> {
 
     /// From the service on; yields the node that the packet goes on to.
     fn go(&mut self, target: &Target) -> Option<Onward> {
+        if own::is_of_link(target.destination.ip()) {
+            self.taken_by_node(target.destination);
+            return None;
+        }
         let to = self.service(target)?;
         let view = self.view;
         let local: Vec<IpAddr> =
@@ -124,9 +145,7 @@ impl Way<'_, '_> {
             return None;
         }
         let Some(exit) = eval::route_of(view.net, &local, to.ip()) else {
-            self.push(Stage::Route, Fact::LocalRoute { destination: to });
-            let on = Some(view.place.node.clone());
-            self.push(Stage::Pod, Fact::Pod { pod: None, destination: to, on });
+            self.taken_by_node(to);
             return None;
         };
         self.push(Stage::Route, route_fact(to.ip(), &exit));
@@ -147,6 +166,12 @@ impl Way<'_, '_> {
         None
     }
 
+    fn taken_by_node(&mut self, to: SocketAddr) {
+        self.push(Stage::Route, Fact::LocalRoute { destination: to });
+        let on = Some(self.view.place.node.clone());
+        self.push(Stage::Pod, Fact::Pod { pod: None, destination: to, on });
+    }
+
     /// The destination after the service's choice; `None` when it ends here.
     fn service(&mut self, target: &Target) -> Option<SocketAddr> {
         let frontend = target.destination;
@@ -160,7 +185,7 @@ impl Way<'_, '_> {
         let fact = match reference::choose(&self.packet, self.view.cluster, self.view.place) {
             Choice::NotAService if self.is_for_nodes(frontend) => only_nodes(frontend),
             Choice::NotAService => {
-                self.push(Stage::Service, direct("stays"));
+                self.push(Stage::Service, direct(own::remark(frontend.ip())));
                 return Some(frontend);
             }
             Choice::Endpoints { service, port, endpoints } => {
@@ -179,6 +204,7 @@ impl Way<'_, '_> {
                 let protocol = self.packet.protocol;
                 let has = |p: &model::ServicePort| p.port == frontend.port() && p.protocol == protocol;
                 let why = match known.is_some_and(|known| known.ports.iter().any(has)) {
+                    _ if protocol == Protocol::Icmp => not_pinged(&service),
                     true => format!("{service} has no ready endpoint"),
                     false => format!("{service} has no port {}/{protocol}", frontend.port()),
                 };
@@ -300,6 +326,13 @@ impl Way<'_, '_> {
             self.push(Stage::Pod, Fact::Pod { pod: Some(pod), destination: to, on });
         }
     }
+}
+
+fn not_pinged(service: &ObjectName) -> String {
+    format!(
+        "no interface has a ClusterIP: rules translate the ports of {service} and nothing else, so that nobody is there to \
+         answer an echo; ask for one of its ports, or ping its pods"
+    )
 }
 
 fn only_nodes(frontend: SocketAddr) -> Fact {

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use types::{IfName, IpNet, Mac, ObjectName, Protocol};
 
+use crate::expect::own;
 use crate::observed::Way;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -103,6 +104,12 @@ pub enum Fact {
         of: usize,
         /// The cluster has no such name, so that the node's own resolvers decide.
         upstream: bool,
+        /// The name is there, and why it has no address of the family that is asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lacks: Option<String>,
+        /// From the pod's own /etc/hosts, which is read before anybody is asked.
+        #[serde(default)]
+        in_file: bool,
     },
     Socket {
         protocol: Protocol,
@@ -113,6 +120,12 @@ pub enum Fact {
         pod: ObjectName,
         host_if: IfName,
         bridge: IfName,
+    },
+    /// Nothing leaves the pod.
+    Own {
+        host_if: IfName,
+        destination: SocketAddr,
+        why: String,
     },
     /// Not a Service: the destination stays.
     Direct {
@@ -177,6 +190,10 @@ pub enum Fact {
         from: Option<IfName>,
         bridge: IfName,
         host_if: IfName,
+    },
+    /// What happens on this node only its agent knows, and that could not be asked.
+    Unasked {
+        why: String,
     },
     /// Who is to answer.
     Pod {
@@ -247,23 +264,26 @@ impl fmt::Display for RuleMiss {
 impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Resolve { name, lacks: Some(why), .. } => write!(f, "{name} has no {why}"),
             Self::Resolve { name, addresses, .. } if addresses.is_empty() => {
                 write!(f, "{name} is no name of the cluster")
             }
+            Self::Resolve { name, addresses, in_file: true, .. } => write!(f, "{name} → {}", list(addresses)),
             Self::Resolve { name, full_name, addresses, .. } => {
                 let kind = if addresses.iter().any(IpAddr::is_ipv6) { "AAAA" } else { "A" };
                 write!(f, "{name} → {full_name}, {kind} {}", list(addresses))
             }
-            Self::Socket { source, destination, .. } => write!(f, "{source} → {destination}"),
+            Self::Socket { source, destination, .. } => write!(f, "{source} → {}", shown(destination)),
             Self::Veth { host_if, bridge, .. } => write!(f, "eth0 → {host_if} on {bridge}"),
-            Self::Direct { destination, why } => write!(f, "none, {destination} {why}"),
+            Self::Own { destination, why, .. } => write!(f, "none, {} is {why}", destination.ip()),
+            Self::Direct { destination, why } => write!(f, "none, {} {why}", shown(destination)),
             Self::Service { service, port, endpoint, .. } => {
                 let port = if port.is_empty() { String::new() } else { format!(":{port}") };
                 write!(f, "{service}{port} → {endpoint}")
             }
             Self::Refused { frontend, rejected, why, .. } => {
                 let word = if *rejected { "rejected" } else { "dropped" };
-                write!(f, "{frontend} is {word}: {why}")
+                write!(f, "{} is {word}: {why}", shown(frontend))
             }
             Self::Route { prefix: None, .. } => f.write_str("none of Plumb's, the node's own"),
             Self::Route { prefix: Some(prefix), via, dev, onlink, .. } => {
@@ -276,6 +296,13 @@ impl fmt::Display for Fact {
                 }
                 f.write_str(if *onlink { " onlink" } else { "" })
             }
+            Self::LocalRoute { destination } if own::is_of_link(destination.ip()) => {
+                write!(
+                    f,
+                    "none, {} is of the pod's link alone, whose other end is the node",
+                    destination.ip()
+                )
+            }
             Self::LocalRoute { destination } => write!(f, "{} is the node itself", destination.ip()),
             Self::Policy { .. } => self.fmt_policy(f),
             Self::Masq { masquerade: false, why, .. } => write!(f, "no, {why}"),
@@ -286,13 +313,16 @@ impl fmt::Display for Fact {
             }
             Self::Node { from: Some(from), bridge, host_if } => write!(f, "{from} → {bridge} → {host_if}"),
             Self::Node { from: None, bridge, host_if } => write!(f, "{bridge} → {host_if}"),
+            Self::Unasked { .. } => f.write_str("could not be asked"),
             Self::Pod { pod: Some(pod), .. } => write!(f, "{pod}"),
-            Self::Pod { pod: None, destination, on: Some(node) } => write!(f, "{destination} on {node}"),
-            Self::Pod { pod: None, destination, on: None } => write!(f, "{destination}"),
-            Self::Return { source_before, source, .. } if source == source_before => {
-                write!(f, "the same way from {source}")
+            Self::Pod { pod: None, destination, on: Some(node) } => {
+                write!(f, "{} on {node}", shown(destination))
             }
-            Self::Return { source, .. } => write!(f, "the same way, shown as {source}"),
+            Self::Pod { pod: None, destination, on: None } => f.write_str(&shown(destination)),
+            Self::Return { source_before, source, .. } if source == source_before => {
+                write!(f, "the same way from {}", shown(source))
+            }
+            Self::Return { source, .. } => write!(f, "the same way, shown as {}", shown(source)),
         }
     }
 }
@@ -301,6 +331,7 @@ impl Fact {
     /// What belongs beside the text: how, of how many, by what.
     pub fn detail(&self) -> String {
         match self {
+            Self::Resolve { in_file: true, .. } => "the pod's /etc/hosts".to_owned(),
             Self::Resolve { step: 0, .. } => String::new(),
             Self::Resolve { step, of, .. } if step == of => "as written".to_owned(),
             Self::Resolve { step, of, .. } => format!("search step {step} of {}", of - 1),
@@ -336,6 +367,14 @@ impl Fact {
             Self::Policy { misses, allowed: false, .. } => misses,
             _ => &[],
         }
+    }
+}
+
+/// Without the port where there is none, as of an echo.
+pub(crate) fn shown(address: &SocketAddr) -> String {
+    match address.port() {
+        0 => address.ip().to_string(),
+        _ => address.to_string(),
     }
 }
 

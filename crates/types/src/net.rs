@@ -122,7 +122,7 @@ impl fmt::Display for Family {
     }
 }
 
-/// A transport that Kubernetes knows. Absent in an object means TCP.
+/// A transport that Kubernetes knows, absent in an object means TCP; or the echo that a trace sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
@@ -130,17 +130,26 @@ pub enum Protocol {
     Tcp,
     Udp,
     Sctp,
+    /// Named by no object. An echo's identifier stands where the others have the sender's port.
+    Icmp,
 }
 
 impl Protocol {
+    /// Those of objects.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
-    /// The IANA protocol number, as in the IP header.
+    /// The IANA protocol number, as in the IP header; of ICMP that of IPv4.
     pub fn number(self) -> u8 {
+        self.number_in(Family::V4)
+    }
+
+    /// The number in packets of a family.
+    pub fn number_in(self, family: Family) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
             Self::Sctp => 132,
+            Self::Icmp => family.pick([1, 58]),
         }
     }
 
@@ -155,6 +164,7 @@ impl fmt::Display for Protocol {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
             Self::Sctp => "sctp",
+            Self::Icmp => "icmp",
         })
     }
 }

@@ -14,7 +14,7 @@ use trace::exchange::Flow;
 use trace::hop::{Fact, Hop, Stage};
 use trace::{Sighting, View};
 use types::wire::{BRIDGE, TABLE, VXLAN_DEVICE};
-use types::{Family, IfName, IpNet, Mac};
+use types::{Family, IfName, IpNet, Mac, Protocol};
 
 use crate::actual::Actual;
 
@@ -37,10 +37,10 @@ impl Seen {
 /// The client's connections to the flow's destination.
 fn connections(flow: Flow) -> Result<Vec<Entry>> {
     let filter = Filter {
-        protocol: Some(flow.protocol.number()),
+        protocol: Some(flow.protocol.number_in(Family::of(flow.source.ip()))),
         src: Some(flow.source.ip()),
         dst: Some(flow.destination.ip()),
-        dst_port: Some(flow.destination.port()),
+        dst_port: (flow.protocol != Protocol::Icmp).then(|| flow.destination.port()),
         ..Filter::default()
     };
     Ok(Conntrack::open()?.entries(Family::of(flow.source.ip()), &filter)?)

@@ -1,7 +1,7 @@
 //! The flow's frames on every interface of the node, as captures show them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use kernel::Rtnl;
@@ -11,7 +11,7 @@ use trace::Sighting;
 use trace::exchange::Flow;
 use trace::observed::{Outer, Seen, Tuple, Way};
 use types::wire::VXLAN_PORT;
-use types::{IfName, Protocol};
+use types::{Family, IfName, Protocol};
 
 /// Frames that one trace reports at most: a connection's first packets are what is asked for.
 const MOST: usize = 256;
@@ -28,7 +28,7 @@ impl Frames {
     /// Everything of the flow by its client's port, whatever its addresses become on the way. Masquerade changes
     /// the port as well: packets of `masqueraded` addresses are captured whole, and told apart afterwards.
     pub fn open(flow: Flow, masqueraded: Vec<IpAddr>) -> Result<Self> {
-        let protocol = Some(flow.protocol.number());
+        let protocol = Some(flow.protocol.number_in(Family::of(flow.source.ip())));
         let ports = vec![flow.source.port()];
         let by_port = Filter { addresses: Vec::new(), ports, protocol, tunnel: Some(VXLAN_PORT) };
         let by_address = Filter { addresses: masqueraded, ports: Vec::new(), protocol, tunnel: None };
@@ -106,7 +106,12 @@ fn sighting(
 }
 
 pub fn addresses(packet: &Packet<'_>) -> Option<Seen> {
-    let (source, destination) = packet.sockets()?;
     let bytes = u32::try_from(packet.length).unwrap_or(u32::MAX);
+    if let Some((request, id)) = packet.echo() {
+        let [from, to] = if request { [id, 0] } else { [0, id] };
+        let (source, destination) = (SocketAddr::new(packet.src, from), SocketAddr::new(packet.dst, to));
+        return Some(Seen { protocol: Protocol::Icmp, source, destination, bytes });
+    }
+    let (source, destination) = packet.sockets()?;
     Some(Seen { protocol: Protocol::from_number(packet.protocol())?, source, destination, bytes })
 }

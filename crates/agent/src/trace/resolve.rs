@@ -1,23 +1,24 @@
 //! The first hop: what the resolver inside the pod says to the name, beside what the model says.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use dns::query::{Rcode, Type};
-use dns::{Data, Finding, Name, ResolvConf, message};
+use dns::{Data, Finding, Hosts, Name, ResolvConf, Step, message};
 use kernel::Netns;
 use kernel::probe::{Answer, Probe};
+use model::Cluster;
 use trace::exchange::Ask;
 use trace::hop::{Fact, Hop, Stage};
 use trace::observed::Sighting;
-use types::Family;
+use types::{Family, ObjectName};
 
+use super::files::{self, Files};
 use super::views::{Views, Wired};
 use super::watch::now;
+use super::ways;
 
 /// How long one server is waited for; a resolver of the C library waits 5 s, a person does not.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -31,19 +32,33 @@ pub struct Resolution {
 }
 
 pub async fn resolve(views: &Views, wired: &Wired, ask: &Ask) -> Result<Resolution> {
-    if let Ok(address) = ask.host.parse() {
+    let literal = ask.host.split_once('%').map_or(ask.host.as_str(), |(address, _)| address);
+    if let Ok(address) = literal.parse() {
         return Ok(Resolution { address: Some(address), ..Resolution::default() });
     }
     let netns = wired.netns.clone();
-    let conf = tokio::task::spawn_blocking(move || conf_of(&netns)).await?;
-    let conf = match conf {
-        Some(conf) => conf,
-        None => views.usual_conf(&wired.pod),
+    let files = tokio::task::spawn_blocking(move || files::of(&netns)).await?;
+    let Files { conf, hosts } = match files {
+        Some(files) => files,
+        None => views.usual_files(wired),
     };
-    let (family, fact) = chosen(views, wired, ask, &conf);
+    let families = families(wired, ask);
+    if let Some(in_file) = in_file(views.node(), &ask.host, &hosts, &families) {
+        return Ok(in_file);
+    }
+    let (family, steps) = chosen(views, &ask.host, &conf, &families);
+    let fact = expected(&ask.host, &conf, &steps, views.lacks(&steps, family).await?);
     let expected = Some(Hop::new(Stage::Resolve, views.node(), fact));
     let (host, netns) = (ask.host.clone(), wired.netns.clone());
-    let mut seen = vec![tokio::task::spawn_blocking(move || look_up(&netns, &host, &conf, family)).await??];
+    let ours = conf.servers.iter().filter(|server| views.is_dns(**server));
+    let pod = |server: &IpAddr| wired.ips.iter().find(|ip| ip.is_ipv4() == server.is_ipv4());
+    let legs: Vec<_> = ours.filter_map(|server| Some(ways::answer(*server, *pod(server)?))).collect();
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut seen = vec![look_up(&netns, &host, &conf, family)?];
+        seen.extend(ways::look(&legs, None)?);
+        Ok::<_, anyhow::Error>(seen)
+    });
+    let mut seen = asked.await??;
     seen.extend(views.dns_drift());
     let answered = seen.iter().find_map(|sighting| match sighting {
         Sighting::Resolved { addresses, .. } => addresses.first().copied(),
@@ -57,63 +72,91 @@ pub async fn resolve(views: &Views, wired: &Wired, ask: &Ask) -> Result<Resoluti
     Ok(Resolution { address, expected, seen })
 }
 
-/// The family to ask for: the one that is wanted, or the pod's first in which the cluster knows the name.
-fn chosen(views: &Views, wired: &Wired, ask: &Ask, conf: &ResolvConf) -> (Family, Fact) {
+/// Those to ask for, in this order: the one that is wanted, or the pod's.
+fn families(wired: &Wired, ask: &Ask) -> Vec<Family> {
     let mut families: Vec<Family> = match ask.family {
         Some(family) => vec![family],
         None => wired.ips.iter().map(|ip| Family::of(*ip)).collect(),
     };
     families.dedup();
-    let explained = |family: Family| (family, views.explain(&ask.host, conf, family));
-    let known =
-        |(_, fact): &(Family, Fact)| matches!(fact, Fact::Resolve { addresses, .. } if !addresses.is_empty());
+    families
+}
+
+/// A name of the pod's own file is found before anybody is asked (`hosts: files dns`, nsswitch.conf(5)).
+fn in_file(node: &str, host: &str, hosts: &Hosts, families: &[Family]) -> Option<Resolution> {
+    let known = hosts.addresses(host);
+    let of = |family: &Family| known.iter().copied().find(|address| Family::of(*address) == *family);
+    let address = families.iter().find_map(of)?;
+    let fact = Fact::Resolve {
+        name: host.to_owned(),
+        full_name: host.to_owned(),
+        addresses: vec![address],
+        step: 0,
+        of: 0,
+        upstream: false,
+        lacks: None,
+        in_file: true,
+    };
+    let seen = Sighting::Resolved {
+        at: now(),
+        micros: 0,
+        full_name: host.to_owned(),
+        addresses: vec![address],
+        step: 0,
+        error: None,
+    };
+    let expected = Some(Hop::new(Stage::Resolve, node, fact));
+    Some(Resolution { address: Some(address), expected, seen: vec![seen] })
+}
+
+/// The first family in which the cluster knows the name, or the first of all, and what it says of it.
+fn chosen(views: &Views, host: &str, conf: &ResolvConf, families: &[Family]) -> (Family, Vec<Step>) {
+    let explained = |family: Family| (family, views.explain(host, conf, family));
+    let known = |(_, steps): &(Family, Vec<Step>)| {
+        steps.iter().any(|step| matches!(&step.finding, Finding::Addresses { .. }))
+    };
     let found = families.iter().copied().map(explained).find(known);
     found.unwrap_or_else(|| explained(families.first().copied().unwrap_or(Family::V4)))
 }
 
-/// What the model expects of a name: the step that answers.
-pub fn expected(name: &str, conf: &ResolvConf, steps: &[dns::Step]) -> Fact {
+/// What the model expects of a name: the step that answers. `lacks`: what the name has not, if it is there.
+pub fn expected(name: &str, conf: &ResolvConf, steps: &[Step], lacks: Option<String>) -> Fact {
     let of = conf.candidates(name).len();
     let upstream = steps.iter().any(|step| matches!(step.finding, Finding::Upstream { .. }));
     let found = steps.iter().zip(1..).find_map(|(step, n)| match &step.finding {
         Finding::Addresses { addresses, .. } => Some((n, step.name.clone(), addresses.clone())),
         _ => None,
     });
-    let name = name.to_owned();
+    let (name, in_file) = (name.to_owned(), false);
     match found {
         Some((step, full_name, addresses)) => {
-            Fact::Resolve { name, full_name, addresses, step, of, upstream: false }
+            Fact::Resolve { name, full_name, addresses, step, of, upstream: false, lacks: None, in_file }
         }
         None => {
-            Fact::Resolve { name, full_name: String::new(), addresses: Vec::new(), step: 0, of, upstream }
+            let (full_name, addresses) = (String::new(), Vec::new());
+            Fact::Resolve { name, full_name, addresses, step: 0, of, upstream, lacks, in_file }
         }
     }
 }
 
-/// The resolv.conf that processes of the pod see: that of any process in its network namespace with a mount
-/// namespace of its own. `None` where there is none (a pod that only sleeps in its sandbox).
-fn conf_of(netns: &std::path::Path) -> Option<ResolvConf> {
-    let inode = fs::metadata(netns).ok()?.ino();
-    let own_root = fs::metadata("/proc/self/ns/mnt").ok()?.ino();
-    let same = |path: PathBuf, inode: u64| fs::metadata(path).is_ok_and(|meta| meta.ino() == inode);
-    for entry in fs::read_dir("/proc").ok()?.flatten() {
-        let process = entry.path();
-        if !entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit())
-            || !same(process.join("ns/net"), inode)
-            || same(process.join("ns/mnt"), own_root)
-        {
-            continue;
-        }
-        let conf =
-            fs::read_to_string(process.join("root/etc/resolv.conf")).map(|text| ResolvConf::parse(&text));
-        if let Ok(conf) = conf
-            && !conf.servers.is_empty()
-            && !conf.search.is_empty()
-        {
-            return Some(conf);
-        }
+/// Why a Service's name has no address of the family that was asked for.
+pub fn other_families(service: &ObjectName, cluster: &Cluster) -> Option<String> {
+    let row = cluster.services.get(service)?;
+    let list = |addresses: &mut dyn Iterator<Item = IpAddr>| {
+        let families: BTreeSet<String> = addresses.map(|ip| Family::of(ip).to_string()).collect();
+        families.into_iter().collect::<Vec<_>>().join(", ")
+    };
+    if !row.headless {
+        return Some(format!("ipFamilies: {}", list(&mut row.cluster_ips.iter().copied())));
     }
-    None
+    let ends = cluster.slices_of(service).flat_map(|slice| &slice.endpoints);
+    let ready = ends.filter(|end| end.ready || row.publish_not_ready);
+    let found = list(&mut ready.map(|end| end.address));
+    Some(if found.is_empty() {
+        "a headless Service, and none of its pods is ready".to_owned()
+    } else {
+        format!("a headless Service, and those of its pods are {found}")
+    })
 }
 
 /// Asks as glibc would: the search list in order, A or AAAA records, the first server that answers.
@@ -141,7 +184,12 @@ fn look_up(netns: &std::path::Path, host: &str, conf: &ResolvConf, family: Famil
 }
 
 /// Addresses of one name; an inner error is the resolver's and ends the search.
-fn ask(netns: &Netns, name: &str, conf: &ResolvConf, family: Family) -> Result<Result<Vec<IpAddr>, String>> {
+pub fn ask(
+    netns: &Netns,
+    name: &str,
+    conf: &ResolvConf,
+    family: Family,
+) -> Result<Result<Vec<IpAddr>, String>> {
     let Ok(wire) = Name::parse(name) else { return Ok(Err("it is no name".to_owned())) };
     let id = kernel::udp::random().context("choose a query's id")? as u16;
     let query = message::encode_query(id, &wire, family.pick([Type::A, Type::AAAA]));

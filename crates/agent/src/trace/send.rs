@@ -1,26 +1,44 @@
 //! Sends the traced packet: one real connection from inside the pod's network namespace.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, SocketAddrV6, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use kernel::Netns;
+use kernel::echo::Echo;
 use kernel::probe::{Answer, Connected, Probe};
+use kernel::{Netns, Rtnl};
 use trace::exchange::{Ask, Flow};
 use trace::observed::{Sighting, SocketEnd};
-use types::Protocol;
+use types::{IfName, Protocol};
 
 use super::views::Wired;
 use super::watch::now;
 
+/// A socket of the pod that has sent nothing yet.
+#[derive(Debug)]
+pub enum Sender {
+    Probe(Probe),
+    Echo(Echo),
+}
+
+impl Sender {
+    pub fn source(&self) -> SocketAddr {
+        match self {
+            Self::Probe(probe) => probe.source(),
+            Self::Echo(echo) => echo.source(),
+        }
+    }
+}
+
 /// Takes the source port, before anything is sent.
-pub fn reserve(wired: &Wired, source: SocketAddr, protocol: Protocol) -> Result<Probe> {
+pub fn reserve(wired: &Wired, source: SocketAddr, protocol: Protocol) -> Result<Sender> {
     let netns =
         Netns::open(&wired.netns).with_context(|| format!("pod {}: open its namespace", wired.pod))?;
     let probe = match protocol {
-        Protocol::Tcp => Probe::tcp(&netns, source),
-        Protocol::Udp => Probe::udp(&netns, source),
+        Protocol::Tcp => Probe::tcp(&netns, source).map(Sender::Probe),
+        Protocol::Udp => Probe::udp(&netns, source).map(Sender::Probe),
+        Protocol::Icmp => Echo::open(&netns, source).map(Sender::Echo),
         Protocol::Sctp => bail!("a trace sends TCP or UDP; SCTP needs a client in the pod"),
     };
     probe.with_context(|| format!("pod {}: take a source port", wired.pod))
@@ -30,18 +48,35 @@ pub fn reserve(wired: &Wired, source: SocketAddr, protocol: Protocol) -> Result<
 /// would leave after a second (RFC 6298 §2).
 const CONNECTING: Duration = Duration::from_millis(400);
 
-pub async fn send(probe: Probe, flow: Flow, ask: Ask, timeout: Duration) -> Result<Sighting> {
+/// The destination, with the pod's link where it is of that alone.
+pub fn scoped(wired: &Wired, to: SocketAddr, ask: &Ask) -> Result<SocketAddr> {
+    let (SocketAddr::V6(v6), Some((_, link))) = (to, ask.host.split_once('%')) else { return Ok(to) };
+    let index = Rtnl::open_in(&Netns::open(&wired.netns)?)?.index(&IfName::new(link)?);
+    let index = index.with_context(|| format!("pod {} has no link {link}", wired.pod))?;
+    Ok(SocketAddrV6::new(*v6.ip(), v6.port(), 0, index).into())
+}
+
+/// `to`: the flow's destination, as [`scoped`] has it.
+pub async fn send(
+    sender: Sender,
+    (flow, to): (Flow, SocketAddr),
+    ask: Ask,
+    timeout: Duration,
+) -> Result<Sighting> {
     let sent = tokio::task::spawn_blocking(move || {
         let (at, started) = (now(), Instant::now());
-        let end = match flow.protocol {
-            Protocol::Udp => datagram(
-                probe.exchange(flow.destination, b"plumb trace\n", timeout.min(CONNECTING))?,
-                started,
-            ),
-            _ => {
-                let connected = probe.connect(flow.destination, timeout.min(CONNECTING))?;
-                stream(connected, &ask, started, timeout)?
+        let patience = timeout.min(CONNECTING);
+        let end = match sender {
+            Sender::Echo(echo) => match datagram(echo.exchange(to, 1, patience)?, started) {
+                SocketEnd::Answered { micros, .. } => {
+                    SocketEnd::Answered { text: "echo reply".to_owned(), micros }
+                }
+                other => other,
+            },
+            Sender::Probe(probe) if flow.protocol == Protocol::Udp => {
+                datagram(probe.exchange(to, b"plumb trace\n", patience)?, started)
             }
+            Sender::Probe(probe) => stream(probe.connect(to, patience)?, &ask, started, timeout)?,
         };
         Ok::<_, kernel::Error>((at, end))
     });

@@ -8,17 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use dns::ResolvConf;
 use dns::query::Type;
+use dns::{Finding, Hosts, Listed, ResolvConf, Step};
 use trace::exchange::Flow;
 use trace::expect::Onward;
-use trace::hop::{Fact, Stage};
+use trace::hop::Stage;
 use trace::reference::{self, Choice};
 use trace::{Expected, Packet, Place, Sighting, Target, View};
 use types::wire::BRIDGE;
 use types::{Family, IfName, ObjectName};
 
-use super::{drift, resolve};
+use super::files::Files;
+use super::{drift, resolve, ways};
 use crate::dns::SharedZone;
 use crate::inbox::Outbox;
 use crate::node::Node;
@@ -126,9 +127,21 @@ impl Views {
             let expected = trace::departure(&view, &name, &target)?;
             let mut found = drift::find(&view, &seen, &expected.hops, None);
             found.extend(drift::stale(&seen.connections, &expected.hops, flow));
-            Some((expected, found))
+            let legs = ways::departure(compiler.net(), &expected.hops);
+            Some((expected, found, legs))
         });
-        looked.await?.with_context(|| format!("node {} has no whole picture of the cluster yet", self.node))
+        let (expected, mut found, legs) = looked.await?.with_context(|| self.not_yet())?;
+        let netns = self.wired(pod).await?.netns;
+        let look = move || {
+            let first = (netns.as_path(), flow.source.ip(), flow.destination.ip());
+            ways::look(&legs, Some(first))
+        };
+        found.extend(tokio::task::spawn_blocking(look).await??);
+        Ok((expected, found))
+    }
+
+    fn not_yet(&self) -> String {
+        format!("node {} has no whole picture of the cluster yet", self.node)
     }
 
     /// The same on the node that the packet went on to.
@@ -140,16 +153,19 @@ impl Views {
             let view =
                 View { cluster: node.cluster(), nft: compiler.nft(), net: compiler.net(), place: &place };
             let expected = trace::arrival(&view, &onward);
-            let found = drift::find(&view, &seen, &expected.hops, Some(onward.source.ip()));
-            Some((expected, found))
+            let ends = (onward.source.ip(), onward.destination.ip());
+            let found = drift::find(&view, &seen, &expected.hops, Some(ends.0));
+            Some((expected, found, ways::arrival(compiler.net(), ends)))
         });
-        looked.await?.with_context(|| format!("node {} has no whole picture of the cluster yet", self.node))
+        let (expected, mut found, legs) = looked.await?.with_context(|| self.not_yet())?;
+        found.extend(tokio::task::spawn_blocking(move || ways::look(&legs, None)).await??);
+        Ok((expected, found))
     }
 
     async fn observe(&self, client: Option<Flow>) -> Result<drift::Seen> {
         let scope = self.ask(|node| node.compiler().map(|compiler| crate::actual::scope(compiler.net())));
         let Some(scope) = scope.await? else {
-            bail!("node {} has no whole picture of the cluster yet", self.node);
+            bail!(self.not_yet());
         };
         tokio::task::spawn_blocking(move || drift::Seen::observe(&scope, client)).await?
     }
@@ -160,16 +176,65 @@ impl Views {
     }
 
     /// What the zone says of a name.
-    pub fn explain(&self, name: &str, conf: &ResolvConf, family: Family) -> Fact {
+    pub fn explain(&self, name: &str, conf: &ResolvConf, family: Family) -> Vec<Step> {
         let kind = family.pick([Type::A, Type::AAAA]);
-        resolve::expected(name, conf, &self.zone.read().explain(name, conf, kind))
+        self.zone.read().explain(name, conf, kind)
     }
 
-    /// A pod's resolv.conf as `dnsPolicy: ClusterFirst` has it.
-    pub fn usual_conf(&self, pod: &ObjectName) -> ResolvConf {
-        let domain = self.zone.read().settings().domain.to_string().trim_end_matches('.').to_owned();
+    /// What the first of these names has not that is there, by the Service that it is of: `IPv6 address (ipFamilies: IPv4)`.
+    pub async fn lacks(&self, steps: &[Step], family: Family) -> Result<Option<String>> {
+        for step in steps {
+            let lacks = self.lacks_at(&step.name, &step.finding, family).await?;
+            if lacks.is_some() {
+                return Ok(lacks);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same of one whole name. A headless Service without ready pods has none (NXDOMAIN).
+    pub async fn lacks_at(&self, name: &str, finding: &Finding, family: Family) -> Result<Option<String>> {
+        if !matches!(finding, Finding::NoData | Finding::NoName) {
+            return Ok(None);
+        }
+        let (domain, name) = (self.domain(), name.trim_end_matches('.').to_owned());
+        let why = self.ask(move |node| {
+            let (service, namespace) = name.strip_suffix(&format!(".svc.{domain}"))?.split_once('.')?;
+            resolve::other_families(&ObjectName::new(namespace, service), node.cluster())
+        });
+        Ok(match (why.await?, finding) {
+            (Some(why), _) => Some(format!("{family} address ({why})")),
+            (None, Finding::NoData) => Some(format!("{family} address")),
+            (None, _) => None,
+        })
+    }
+
+    /// What the zone says of one whole name.
+    pub fn finding(&self, name: &str, family: Family) -> Finding {
+        self.zone.read().finding(name, family.pick([Type::A, Type::AAAA]))
+    }
+
+    pub fn listing(&self) -> Vec<Listed> {
+        self.zone.read().listing()
+    }
+
+    fn domain(&self) -> String {
+        self.zone.read().settings().domain.to_string().trim_end_matches('.').to_owned()
+    }
+
+    /// A pod's files as `dnsPolicy: ClusterFirst` and every kubelet have them.
+    pub fn usual_files(&self, wired: &Wired) -> Files {
+        let (domain, pod) = (self.domain(), &wired.pod);
         let search = vec![format!("{}.svc.{domain}", pod.namespace), format!("svc.{domain}"), domain];
-        ResolvConf { servers: self.dns.iter().map(SocketAddr::ip).collect(), search, ndots: 5 }
+        let conf = ResolvConf { servers: self.dns.iter().map(SocketAddr::ip).collect(), search, ndots: 5 };
+        let own = wired.ips.iter().map(|ip| format!("{ip} {}\n", pod.name));
+        let own: String = own.collect();
+        Files { conf, hosts: Hosts::parse(&format!("127.0.0.1 localhost\n::1 localhost\n{own}")) }
+    }
+
+    /// Whether the cluster's DNS has this address.
+    pub fn is_dns(&self, address: IpAddr) -> bool {
+        self.dns.iter().any(|dns| dns.ip() == address)
     }
 
     /// Whether this node's own DNS server listens.

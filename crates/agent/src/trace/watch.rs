@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 use kernel::Rtnl;
 use kernel::conntrack::{Beginnings, Conntrack};
 use kernel::nft::{Nft, Notice, Observed, TraceEvents};
-use kstate::nft::build::{self, encode, rule};
+use kstate::nft::build::{self, Value, encode, rule};
 use kstate::nft::key::{Part, address, load};
 use kstate::nft::{
     BaseChain, ChainKind, ElemData, ElemKey, Field, Hook, Op, Plan, Reg, Ruleset, Set, SetData, TableId,
@@ -32,7 +32,7 @@ use trace::Sighting;
 use trace::exchange::Flow;
 use trace::observed::{Decision, Seen, Tuple};
 
-use types::{Family, IfName};
+use types::{Family, IfName, Protocol};
 
 use super::frames::Frames;
 use super::guards::Guards;
@@ -111,15 +111,14 @@ impl Watch {
     fn connection(&mut self) -> Result<Option<(Tuple, Tuple)>> {
         let flow = self.flow;
         let filter = Filter {
-            protocol: Some(flow.protocol.number()),
+            protocol: Some(flow.protocol.number_in(Family::of(flow.source.ip()))),
             src: Some(flow.source.ip()),
             ..Filter::default()
         };
-        let is = |entry: &Entry| filter.matches(entry) && entry.original.src == flow.source;
+        let is = |entry: &Entry| filter.matches(entry) && tuple(entry.original).source == flow.source;
         let begun = self.beginnings.last(is)?;
         let entries = Conntrack::open()?.entries(Family::of(flow.source.ip()), &filter)?;
         let entry = entries.into_iter().find(is).or(begun);
-        let tuple = |tuple: netlink::conntrack::Tuple| Tuple { source: tuple.src, destination: tuple.dst };
         Ok(entry.map(|entry| (tuple(entry.original), tuple(entry.reply))))
     }
 
@@ -155,6 +154,17 @@ impl Watch {
         }
         Ok(rules)
     }
+}
+
+/// An echo's identifier stands where the asking side's port is, as in [`super::frames::addresses`].
+fn tuple(tuple: netlink::conntrack::Tuple) -> Tuple {
+    let (mut source, mut destination) = (tuple.src, tuple.dst);
+    match tuple.icmp {
+        Some(icmp) if [8, 128].contains(&icmp.kind) => source.set_port(icmp.id),
+        Some(icmp) => destination.set_port(icmp.id),
+        None => {}
+    }
+    Tuple { source, destination }
 }
 
 /// The hooks in the order in which a packet meets them.
@@ -306,7 +316,13 @@ fn table(flow: Flow) -> TableId {
 
 fn key(flow: Flow) -> ElemKey {
     let Flow { source, protocol, .. } = flow;
-    ElemKey::point(encode(&[source.ip().into(), protocol.into(), source.port().into()]))
+    let number = Value::Proto(protocol.number_in(family(flow)));
+    // An echo begins with its type and code; an answer's second word is a checksum, so that no rule is seen for it.
+    let first = match protocol {
+        Protocol::Icmp => family(flow).pick([8, 128]) << 8,
+        _ => source.port(),
+    };
+    ElemKey::point(encode(&[source.ip().into(), number, first.into()]))
 }
 
 fn table_plan(family: Family) -> Plan {

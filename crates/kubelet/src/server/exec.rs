@@ -33,6 +33,8 @@ const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 /// kubectl sends at most 32 KiB at once; more than this is not kubectl.
 const LONGEST: u32 = 1 << 20;
+/// Where ping(8) is: containers see the machine's own files.
+const PINGS: [&str; 3] = ["/bin/ping", "/usr/bin/ping", "/sbin/ping"];
 const LINGER: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
@@ -162,9 +164,14 @@ fn start(run: &ContainerRecord, container: &Process, wish: &Wish) -> Result<(Pro
         | Namespaces::PID
         | Namespaces::MOUNT
         | Namespaces::CGROUP;
-    // The demo image's own program has no file in the container.
-    let own = program == "plumb" && spec.program.is_none();
-    let spawn = if own { Spawn::this_program()?.argv0("plumb") } else { Spawn::program(program) };
+    // The demo image's own program has no file in the container, and speaks for ping where the machine has none.
+    let spawn = match (program.as_str(), &spec.program) {
+        ("plumb", None) => Spawn::this_program()?.argv0("plumb"),
+        ("ping", None) if !PINGS.iter().any(|file| Path::new(file).exists()) => {
+            Spawn::this_program()?.argv0("plumb").args(["demo", "ping"])
+        }
+        _ => Spawn::program(program),
+    };
     let mut spawn = spawn
         .args(args)
         .clear_env()

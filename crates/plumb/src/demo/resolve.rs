@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use dns::cache::Message;
-use dns::{Data, Name, Rcode, Reply, ResolvConf, Type, message};
+use dns::{Data, Hosts, Name, Rcode, Reply, ResolvConf, Type, message};
 
 /// What one name of the search came to.
 #[derive(Clone, Debug)]
@@ -57,6 +57,11 @@ impl Resolver {
 
     /// Every address of a host, which may be one itself.
     pub fn addresses(&self, host: &str) -> Result<Vec<IpAddr>> {
+        let file = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        let own = Hosts::parse(&file).addresses(host);
+        if !own.is_empty() {
+            return Ok(own);
+        }
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }

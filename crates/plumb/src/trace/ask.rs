@@ -7,7 +7,11 @@ use trace::exchange::Ask;
 use types::Protocol;
 
 /// `http://HOST[:PORT][/PATH]`, `https://…` (a connection, no request), `HOST:PORT`, `[V6]:PORT`, or an address.
+/// `ping:HOST` asks for an echo.
 pub fn parse(text: &str, udp: bool) -> Result<Ask> {
+    if let Some(host) = text.strip_prefix("ping:") {
+        return echo(text, host, udp);
+    }
     let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
     let (scheme, rest) = text.split_once("://").map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
@@ -28,14 +32,39 @@ pub fn parse(text: &str, udp: bool) -> Result<Ask> {
         (Some(Ok(port)), _) if port > 0 => port,
         (Some(_), _) => bail!("{text:?}: the port is not a number from 1 to 65535"),
         (None, Some(usual)) => usual,
-        (None, None) if host.parse::<IpAddr>().is_ok() => 80,
+        (None, None) if address(host).is_some() => 80,
         (None, None) => bail!("{text:?} has no port: give HOST:PORT or http://HOST"),
     };
+    let http_path = (scheme == Some("http")).then(|| path.to_owned());
+    Ok(Ask { host: host_of(text, host)?, port, protocol, family: None, http_path })
+}
+
+fn echo(text: &str, host: &str, udp: bool) -> Result<Ask> {
+    let (host, port) = split(host);
+    if udp || port.is_some() || host.contains('/') {
+        bail!("{text:?}: an echo travels over ICMP, which has neither ports nor paths; give ping:HOST");
+    }
+    Ok(Ask { host: host_of(text, host)?, port: 0, protocol: Protocol::Icmp, family: None, http_path: None })
+}
+
+fn host_of(text: &str, host: &str) -> Result<String> {
     if host.is_empty() {
         bail!("{text:?} has no host");
     }
-    let http_path = (scheme == Some("http")).then(|| path.to_owned());
-    Ok(Ask { host: host.to_owned(), port, protocol, family: None, http_path })
+    if let Some(IpAddr::V6(of_link)) = address(host).filter(|_| !host.ends_with("%eth0"))
+        && of_link.is_unicast_link_local()
+    {
+        bail!(
+            "{host} is link-local: each link has such addresses, and without one a program in the pod gets EINVAL; the \
+             pod's is eth0: {of_link}%eth0"
+        );
+    }
+    Ok(host.to_owned())
+}
+
+/// With the link of a link-local one behind it (RFC 4007 §11).
+fn address(host: &str) -> Option<IpAddr> {
+    host.split('%').next().unwrap_or_default().parse().ok()
 }
 
 fn split(authority: &str) -> (&str, Option<&str>) {
@@ -64,6 +93,11 @@ mod tests {
             ("10.96.14.7", "10.96.14.7", 80, None),
             ("[fd00::1]:53", "fd00::1", 53, None),
             ("fd00::1", "fd00::1", 80, None),
+            ("fe80::1%eth0", "fe80::1%eth0", 80, None),
+            ("ping:db", "db", 0, None),
+            ("ping:fd00::1", "fd00::1", 0, None),
+            ("ping:[fd00::1]", "fd00::1", 0, None),
+            ("[fe80::1%eth0]:53", "fe80::1%eth0", 53, None),
         ] {
             let ask = parse(text, false).unwrap();
             assert_eq!((ask.host.as_str(), ask.port, ask.http_path.as_deref()), (host, port, path), "{text}");
@@ -78,10 +112,14 @@ mod tests {
             ("ftp://x", "ftp"),
             ("http://:80", "no host"),
             ("db:1/x", "http://"),
+            ("ping:db:80", "ping:HOST"),
+            ("ping:", "no host"),
+            ("fe80::1", "fe80::1%eth0"),
+            ("[fe80::1%lo]:80", "fe80::1%eth0"),
         ] {
             let error = parse(text, false).unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");
         }
-        assert!(parse("http://x", true).is_err());
+        assert!(parse("http://x", true).is_err() && parse("ping:x", true).is_err());
     }
 }

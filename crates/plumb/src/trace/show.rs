@@ -73,6 +73,7 @@ impl Shown<'_> {
         let (mark, why) = match &result.outcome {
             Outcome::Agree { .. } => (' ', None),
             Outcome::Disagree { why } => ('✗', Some(format!("✗ {why}"))),
+            Outcome::NotAsked { why } => ('?', Some(format!("? {why}"))),
             Outcome::NotReached => ('·', None),
         };
         let mut text = text(result);
@@ -86,7 +87,7 @@ impl Shown<'_> {
             word: word(result),
             text,
             detail: hop.fact.detail(),
-            took: result.took,
+            took: result.took.filter(|took| *took > 0),
             below,
         };
         let steps = match &hop.fact {
@@ -121,7 +122,7 @@ impl Shown<'_> {
     }
 
     fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { agree, of, broken, conclusion, took_ms, .. } = self.report;
+        let Report { agree, of, broken, not_asked, conclusion, took_ms, .. } = self.report;
         match (broken, conclusion) {
             (Some(broken), _) => write!(
                 f,
@@ -136,9 +137,10 @@ impl Shown<'_> {
             (None, Conclusion::Refused) => {
                 write!(f, "model and kernel agree at {agree} of {of}: the packet ends where it should")
             }
-            (None, Conclusion::NoName) => write!(f, "there is no such name; nothing was sent"),
+            (None, Conclusion::NoName) => write!(f, "there is no address for it; nothing was sent"),
             (None, _) => write!(f, "model and kernel agree at {agree} of {of}"),
         }?;
+        not_asked.keys().try_for_each(|node| write!(f, "; {node} could not be asked"))?;
         writeln!(f, "; traced in {:.2} s", *took_ms as f64 / 1e3)
     }
 }
@@ -158,7 +160,9 @@ fn text(result: &HopResult) -> String {
     let text = &result.hop.text;
     let Outcome::Agree { seen } = &result.outcome else { return text.clone() };
     match &result.hop.fact {
-        Fact::Resolve { addresses, .. } if addresses.is_empty() => format!("{text}, {seen}"),
+        Fact::Resolve { addresses, .. } if addresses.is_empty() && !seen.is_empty() => {
+            format!("{text}, {seen}")
+        }
         Fact::Socket { .. } => seen.clone(),
         Fact::Route { prefix: None, .. } => format!("{text}: {seen}"),
         Fact::Masq { masquerade: true, .. } => format!("yes, {seen}"),

@@ -5,6 +5,9 @@
 //!   node2  far talk closed
 //! ```
 
+mod away;
+mod ground;
+mod habits;
 mod list;
 mod tells;
 
@@ -15,6 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::cluster::{Checks, Kubectl, Lab, Said, plumb, run, wait_for};
+use ground::GROUND;
 use list::{FAULTS, Fault};
 
 const NS: &str = "way";
@@ -61,6 +65,8 @@ impl Stage {
             ("$TARGET", fact(&far, "node", "host_if")),
             ("$BESIDE", fact(&near, "node", "host_if")),
             ("$FAR", self.lab.pod_ip(NS, "far")),
+            ("$CLOSED", self.lab.pod_ip(NS, "closed")),
+            ("$NEAR", self.lab.pod_ip(NS, "near")),
             ("$WEB", self.lab.pod_ip(NS, "web")),
         ]);
     }
@@ -108,15 +114,16 @@ impl Stage {
     fn named(&self, fault: &Fault) {
         let more: &[&str] =
             if fault.name.contains("conntrack") { &["--source-port", STALE_PORT] } else { &[] };
+        let target = self.filled(fault.target);
         self.pause(&[]);
         self.run(fault.node, fault.plant);
-        let report = self.trace(fault.target, more);
-        only(&report, fault.hop);
+        let report = self.trace(&target, more);
         if !fault.undo.is_empty() {
             self.run(fault.node, fault.undo);
         }
         self.resume();
-        wait_for("it agrees again", Duration::from_secs(30), || self.whole(fault.target, more));
+        only(&report, fault.hop);
+        wait_for("it agrees again", Duration::from_secs(30), || self.whole(&target, more));
     }
 
     /// Nobody holds the agent back: what it was before comes again, and is told. How soon.
@@ -199,7 +206,7 @@ fn only(report: &Value, (n, stage, node): (u64, &str, &str)) {
 fn a_trace_names_the_hop_of_each_planted_fault_and_agents_mend_what_is_ours() {
     let stage = Stage::up();
     let mut checks = Checks::default();
-    for fault in FAULTS {
+    for fault in FAULTS.iter().chain(GROUND) {
         checks.check(&format!("named: {}", fault.name), || stage.named(fault));
     }
     checks.check("named: DNS socket", || {
@@ -212,6 +219,7 @@ fn a_trace_names_the_hop_of_each_planted_fault_and_agents_mend_what_is_ours() {
         stage.resume();
         wait_for("it agrees again", Duration::from_secs(30), || stage.whole(FAR, &[]));
     });
+    away::checks(&stage, &mut checks);
     let mut took = Vec::new();
     for fault in FAULTS.iter().filter(|fault| !fault.look.is_empty()) {
         checks.check(&format!("mended: {}", fault.name), || took.push(stage.mended(fault)));

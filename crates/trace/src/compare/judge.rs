@@ -7,7 +7,7 @@ use types::wire::{BRIDGE, VXLAN_DEVICE};
 
 use super::Judged;
 use super::evidence::{Evidence, is_end};
-use crate::hop::{Fact, Hop, Stage};
+use crate::hop::{Fact, Hop, Stage, shown};
 use crate::observed::{COUNTED, Decision, Sighting, SocketEnd, Way};
 
 /// The table that our rules are in; a drop in any other is a stranger's.
@@ -28,9 +28,12 @@ impl<'a> Evidence<'a> {
             return judge_drop(hop, rule);
         }
         match &hop.fact {
-            Fact::Resolve { addresses, upstream, .. } => self.resolve(&hop.node, addresses, *upstream),
+            Fact::Resolve { addresses, upstream, lacks, .. } => {
+                self.resolve(&hop.node, addresses, (*upstream, lacks.is_some()))
+            }
             Fact::Socket { source, .. } => self.socket(&hop.node, *source),
             Fact::Veth { host_if, bridge, .. } => self.veth(&hop.node, host_if, bridge),
+            Fact::Own { host_if, .. } => self.own(&hop.node, host_if),
             Fact::Direct { destination, .. } => self.translation(&hop.node, &[*destination]),
             Fact::Service { choices, .. } => self.translation(&hop.node, choices),
             Fact::Refused { rejected, .. } => self.refused(*rejected),
@@ -40,6 +43,7 @@ impl<'a> Evidence<'a> {
             Fact::Masq { source, masquerade, .. } => self.masq(&hop.node, *source, *masquerade),
             Fact::Tunnel { .. } => self.tunnel(hop),
             Fact::Node { from, host_if, .. } => self.node(&hop.node, from.as_ref(), host_if),
+            Fact::Unasked { why } => self.unasked(&hop.node, why),
             Fact::Pod { .. } => self.pod(),
             Fact::Return { .. } => self.way_back(hop),
         }
@@ -91,12 +95,13 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    fn resolve(&self, node: &str, expected: &[IpAddr], upstream: bool) -> Judged {
+    fn resolve(&self, node: &str, expected: &[IpAddr], (upstream, lacks): (bool, bool)) -> Judged {
         for sighting in self.sightings(node) {
             let Sighting::Resolved { full_name, addresses, error, .. } = sighting else { continue };
             let right = addresses.iter().any(|address| expected.contains(address));
             return match error {
                 Some(error) => Err(error.clone()),
+                None if addresses.is_empty() && expected.is_empty() && lacks => Ok(String::new()),
                 None if addresses.is_empty() && expected.is_empty() && upstream => {
                     Ok("and an upstream resolver knows none".to_owned())
                 }
@@ -116,7 +121,7 @@ impl<'a> Evidence<'a> {
         for sighting in self.sightings(node) {
             if let Sighting::Sent { source, destination, .. } = sighting {
                 return if source.ip() == expected {
-                    Ok(format!("{source} → {destination}"))
+                    Ok(format!("{source} → {}", shown(destination)))
                 } else {
                     Err(format!("the pod sent from {}, and its address is {expected}", source.ip()))
                 };
@@ -133,6 +138,13 @@ impl<'a> Evidence<'a> {
             (false, false) => Err(format!(
                 "nothing came out of {host_if}: has the pod a default route, and is its eth0 up?"
             )),
+        }
+    }
+
+    fn own(&self, node: &str, host_if: &IfName) -> Judged {
+        match self.forth(node).find(|frame| frame.dev == host_if) {
+            Some(frame) => Err(format!("it left the pod, for {}", frame.packet.destination)),
+            None => Ok("nothing left the pod".to_owned()),
         }
     }
 
@@ -156,8 +168,18 @@ impl<'a> Evidence<'a> {
             Some(to) if Some(to) == frontend => Err(format!("{to} was not translated")),
             Some(to) => Err(format!("it was sent to {to}, which is none of its endpoints")),
             None if self.answered() => Ok("answered".to_owned()),
+            // A translation is told of when the packet has passed the routing decision, which is the next hop's.
+            None if self.accepted(node) => Ok("not seen any more after it".to_owned()),
             None => Err("not seen any more after prerouting".to_owned()),
         }
+    }
+
+    /// The last that is known of the packet: our own rules before routing let it pass.
+    fn accepted(&self, node: &str) -> bool {
+        let last = self.decisions(node).filter(|rule| rule.hook == "prerouting").last();
+        last.is_some_and(|rule| {
+            rule.table == OUR_TABLE && rule.verdict.split(' ').any(|word| word == "accept")
+        })
     }
 
     fn refused(&self, rejected: bool) -> Judged {
@@ -295,8 +317,19 @@ impl<'a> Evidence<'a> {
                 Err(format!("it did not go out by {host_if}"))
             };
         }
-        shrunk(came().map(|f| f.packet.bytes).max(), out().map(|f| f.packet.bytes).max(), host_if)?;
+        // From a pod of the same node it came by the bridge.
+        let entered =
+            self.forth(node).filter(|f| f.way == Way::In && (from.is_none() || Some(f.dev) == from));
+        shrunk(entered.map(|f| f.packet.bytes).max(), out().map(|f| f.packet.bytes).max(), host_if)?;
         Ok(format!("→ {host_if}"))
+    }
+
+    /// An answer shows that the packet got through, silence leaves every cause on that node possible.
+    fn unasked(&self, node: &str, why: &str) -> Judged {
+        if self.answered() || self.end() == Some(&SocketEnd::Refused) || self.answer_seen() {
+            return Ok(why.to_owned());
+        }
+        Err(format!("no answer came, and {node} could not be asked what it saw: {why}"))
     }
 
     fn pod(&self) -> Judged {

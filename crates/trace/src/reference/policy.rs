@@ -75,30 +75,17 @@ pub fn judge(
     };
     let own = local_pod(subject, cluster);
     let attachment = own.or_else(|| further::speaker(subject, cluster, place))?;
-    let mut judgement = Judgement {
-        pod: attachment.pod.clone(),
-        isolated_by: Vec::new(),
-        by: None,
-        misses: Vec::new(),
-        unknown: false,
-    };
-    let here = cluster.policies.values().filter(|policy| {
-        policy.key.namespace == attachment.pod.namespace && rules(policy, direction).is_some()
-    });
-    let known = cluster.pods.get(&attachment.pod);
-    let Some(pod) = known.filter(|pod| attachment.uid.is_empty() || pod.uid == attachment.uid) else {
-        judgement.unknown = here.count() > 0;
-        return Some(judgement);
-    };
     let question = Question { cluster, other, to, protocol: packet.protocol, direction };
-    for policy in here.filter(|policy| policy.pods.matches(&pod.labels)) {
-        judgement.isolated_by.push(policy.key.clone());
-        question.ask(policy, &mut judgement);
-    }
-    if judgement.by.is_some() {
-        judgement.misses.clear();
-    }
-    Some(judgement)
+    Some(question.about(&attachment.pod, &attachment.uid))
+}
+
+/// What the policies of a pod of another node say to who comes to it, as far as the objects tell. `None`: no pod has the
+/// address.
+pub fn judge_elsewhere(packet: &Packet, to: SocketAddr, cluster: &Cluster) -> Option<Judgement> {
+    let (other, protocol) = (packet.src, packet.protocol);
+    let question = Question { cluster, other, to, protocol, direction: Direction::Ingress };
+    let pod = question.pods_at(to.ip()).next()?;
+    Some(question.about(&pod.key, &pod.uid))
 }
 
 /// One connection, as a policy sees it.
@@ -111,6 +98,32 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
+    fn about(&self, pod: &ObjectName, uid: &str) -> Judgement {
+        let mut judgement = Judgement {
+            pod: pod.clone(),
+            isolated_by: Vec::new(),
+            by: None,
+            misses: Vec::new(),
+            unknown: false,
+        };
+        let here = self.cluster.policies.values().filter(|policy| {
+            policy.key.namespace == pod.namespace && rules(policy, self.direction).is_some()
+        });
+        let known = self.cluster.pods.get(pod);
+        let Some(known) = known.filter(|pod| uid.is_empty() || pod.uid == uid) else {
+            judgement.unknown = here.count() > 0;
+            return judgement;
+        };
+        for policy in here.filter(|policy| policy.pods.matches(&known.labels)) {
+            judgement.isolated_by.push(policy.key.clone());
+            self.ask(policy, &mut judgement);
+        }
+        if judgement.by.is_some() {
+            judgement.misses.clear();
+        }
+        judgement
+    }
+
     fn ask(&self, policy: &Policy, judgement: &mut Judgement) {
         let rules = rules(policy, self.direction).map(Vec::as_slice).unwrap_or_default();
         let mut miss = |rule: usize, why: String| {

@@ -125,7 +125,7 @@ fn is_of_every_node(protocol: Protocol, port: u16) -> bool {
     match protocol {
         Protocol::Tcp => [9475, 9476, 10250, 10256].contains(&port),
         Protocol::Udp => [8472, 9476].contains(&port),
-        Protocol::Sctp => false,
+        Protocol::Sctp | Protocol::Icmp => false,
     }
 }
 

@@ -19,16 +19,16 @@ pub struct Fault {
 }
 
 /// Something of ours on node1 that a packet to the far pod meets.
-const fn fault(name: &'static str, hop: (u64, &'static str, &'static str), plant: &'static str) -> Fault {
+pub const fn fault(name: &'static str, hop: (u64, &'static str, &'static str), plant: &'static str) -> Fault {
     Fault { name, node: "node1", plant, undo: "", target: FAR, hop, look: "", told: "" }
 }
 
 impl Fault {
-    const fn on(self, node: &'static str) -> Self {
+    pub const fn on(self, node: &'static str) -> Self {
         Self { node, ..self }
     }
 
-    const fn towards(self, target: &'static str) -> Self {
+    pub const fn towards(self, target: &'static str) -> Self {
         Self { target, ..self }
     }
 
@@ -36,7 +36,7 @@ impl Fault {
         Self { look, told, ..self }
     }
 
-    const fn undone_by(self, undo: &'static str) -> Self {
+    pub const fn undone_by(self, undo: &'static str) -> Self {
         Self { undo, ..self }
     }
 }
@@ -58,12 +58,13 @@ macro_rules! stranger {
         .undone_by("nft delete table ip stranger")
     };
 }
+pub(super) use stranger;
 
-const TUNNEL: (u64, &str, &str) = (8, "tunnel", "node1");
+pub const TUNNEL: (u64, &str, &str) = (8, "tunnel", "node1");
 const SERVICE: (u64, &str, &str) = (4, "service", "node1");
-const SOURCE: (u64, &str, &str) = (3, "veth", "node1");
-const ARRIVAL: (u64, &str, &str) = (9, "node", "node2");
-const RETURN: (u64, &str, &str) = (12, "return", "node1");
+pub const SOURCE: (u64, &str, &str) = (3, "veth", "node1");
+pub const ARRIVAL: (u64, &str, &str) = (9, "node", "node2");
+pub const RETURN: (u64, &str, &str) = (12, "return", "node1");
 const FDB: &str = "bridge fdb show dev plumb.1";
 const ELEMENT: &str = "nft get element ip plumb ep { 0x0 . $VIP . tcp . 8080 }";
 const PORT: &str =

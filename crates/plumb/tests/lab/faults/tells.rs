@@ -1,6 +1,6 @@
 //! Where nothing is broken: the whole way, or where it rightly ends.
 
-use super::{FAR, Stage, only};
+use super::{FAR, Stage, habits, only};
 use crate::cluster::Checks;
 
 #[test]
@@ -55,8 +55,68 @@ fn a_trace_tells_the_whole_way_or_where_it_ends() {
             assert!(said.out.contains(part), "{part}: {} {report:#}", said.out);
         }
     });
+    checks.check("the end that is expected decides the exit code", || {
+        for (target, end) in [
+            (FAR, "delivered"),
+            ("http://closed:8080", "denied"),
+            ("empty:80", "refused"),
+            ("http://nosuch.way.svc.cluster.local", "no-name"),
+        ] {
+            for wanted in ["delivered", "denied", "refused", "no-name"] {
+                let said = stage.plumb(&["trace", "way/web", target, "--expect", wanted]);
+                assert_eq!(said.ok, wanted == end, "{target} {wanted}: {said:?}");
+                let told = format!("expected: {wanted}, and it is {end}");
+                assert_eq!(said.err.contains(&told), wanted != end, "{said:?}");
+            }
+        }
+    });
+    checks.check("to itself, by its own addresses", || own(&stage));
+    checks.check("of a link", || of_the_link(&stage));
+    checks.check("a name without an address of the family", || {
+        let report = stage.concludes(FAR, &["-6"], "no-name");
+        let text = &report["hops"][0]["hop"]["text"];
+        assert_eq!(text, "far has no IPv6 address (ipFamilies: IPv4)", "{report:#}");
+        let report = stage.concludes("heads:8080", &["-6"], "no-name");
+        let text = report["hops"][0]["hop"]["text"].as_str().unwrap_or_default();
+        assert!(text.contains("headless Service, and those of its pods are IPv4"), "{report:#}");
+        let report = stage.concludes("nobodys:8080", &[], "no-name");
+        let text = report["hops"][0]["hop"]["text"].as_str().unwrap_or_default();
+        assert!(text.contains("none of its pods is ready"), "{report:#}");
+    });
+    habits::checks(&stage, &mut checks);
     checks.check("what cannot be traced is named", || {
+        stage.plumb(&["trace", "way/web", "fe80::1"]).refused(&["link-local", "fe80::1%eth0"]);
         stage.plumb(&["trace", "way/nobody", FAR]).refused(&["way/nobody", "kubectl get pods -n way"]);
         stage.plumb(&["trace", "way/web", "far"]).refused(&["no port", "HOST:PORT"]);
     });
+}
+
+/// Nothing leaves the pod, and a closed port is told as that of any other pod.
+fn own(stage: &Stage) {
+    let own = stage.filled("$WEB:8080");
+    for target in ["127.0.0.1:8080", "http://localhost:8080", "0.0.0.0:8080", own.as_str()] {
+        let report = stage.concludes(target, &[], "delivered");
+        let hops: Vec<&str> = stages(&report);
+        assert!(hops.ends_with(&["socket", "veth", "pod"]), "{target}: {report:#}");
+    }
+    let said = stage.plumb(&["trace", "way/web", "http://localhost:8080"]);
+    for part in ["localhost → 127.0.0.1", "/etc/hosts", "the pod's own loopback", "way/web, HTTP 200"] {
+        assert!(said.out.contains(part), "{part}: {said:?}");
+    }
+    let report = stage.trace("127.0.0.1:81", &[]);
+    only(&report, (11, "pod", "node1"));
+    assert_eq!(report["broken"]["why"], "reached, and nobody listens on this port", "{report:#}");
+}
+
+fn stages(report: &serde_json::Value) -> Vec<&str> {
+    let hops = report["hops"].as_array().into_iter().flatten();
+    hops.filter_map(|hop| hop["hop"]["stage"].as_str()).collect()
+}
+
+/// An IPv4 one goes the way of every address outside; an IPv6 one ends at the other end of the pod's link.
+fn of_the_link(stage: &Stage) {
+    let report = stage.trace("169.254.169.254:80", &[]);
+    only(&report, (11, "pod", "node1"));
+    let said = stage.plumb(&["trace", "way/web", "169.254.169.254:80"]);
+    assert!(said.out.contains("it is link-local, and Linux forwards it"), "{said:?}");
 }

@@ -1,6 +1,8 @@
 //! The expected way of a packet reads as a person would tell it, and comparing it with what was seen names the hop at
 //! fault.
 
+mod elsewhere;
+
 use std::net::SocketAddr;
 
 use compile::{Desired, Settings, whole};
@@ -10,7 +12,8 @@ use model::{
 };
 use trace::observed::{Outer, Seen, SocketEnd, Tuple, Way};
 use trace::{
-    Hop, Observed, Outcome, Place, Sighting, Stage, Target, View, arrival, compare, departure, way_back,
+    Expected, Hop, Observed, Outcome, Place, Sighting, Stage, Target, View, arrival, compare, departure,
+    way_back,
 };
 use types::{IfName, Labels, Mac, ObjectName, Protocol, Selector};
 
@@ -123,16 +126,22 @@ fn desired(cluster: &Cluster, node: &str) -> Desired {
     )
 }
 
-/// Both nodes' parts of web → payments.
-fn expected(allowed: &str) -> Vec<Hop> {
-    let (here, there) = (cluster("node1", allowed), cluster("node2", allowed));
-    let (state, peer) = (desired(&here, "node1"), desired(&there, "node2"));
-    let (place1, place2) = (place("node1"), place("node2"));
-    let view = View { cluster: &here, nft: &state.nft, net: &state.net, place: &place1 };
+/// web → payments, as node1 knows it.
+fn start(allowed: &str) -> Expected {
+    let here = cluster("node1", allowed);
+    let (state, place) = (desired(&here, "node1"), place("node1"));
+    let view = View { cluster: &here, nft: &state.nft, net: &state.net, place: &place };
     let target =
         Target { protocol: Protocol::Tcp, destination: to("10.96.14.7:8080"), sport: 41224, endpoint: None };
-    let start = departure(&view, &name("shop/web"), &target).expect("the pod is wired here");
-    let view = View { cluster: &there, nft: &peer.nft, net: &peer.net, place: &place2 };
+    departure(&view, &name("shop/web"), &target).expect("the pod is wired here")
+}
+
+/// Both nodes' parts of it.
+fn expected(allowed: &str) -> Vec<Hop> {
+    let start = start(allowed);
+    let there = cluster("node2", allowed);
+    let (peer, place) = (desired(&there, "node2"), place("node2"));
+    let view = View { cluster: &there, nft: &peer.nft, net: &peer.net, place: &place };
     let end = arrival(&view, &start.onward.expect("a peer node"));
     let mut hops: Vec<Hop> = start.hops.into_iter().chain(end.hops).collect();
     hops.extend(way_back(&hops));
@@ -285,6 +294,8 @@ fn a_dead_veth_is_blamed_before_the_resolver() {
             step: 1,
             of: 4,
             upstream: false,
+            lacks: None,
+            in_file: false,
         },
     );
     let hops: Vec<Hop> = std::iter::once(name).chain(expected("web")).collect();

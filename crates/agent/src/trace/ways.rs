@@ -1,0 +1,211 @@
+//! What the way needs of the node and Plumb does not own: that the kernel has a route for each leg at all, and that the
+//! wire takes what the tunnel sends. The kernel is asked as for the packet itself, so that what it would drop without a
+//! word has a name.
+
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use kernel::{Netns, Rtnl};
+use kstate::net::{LinkKind, NetState};
+use netlink::route::Lookup;
+use trace::Sighting;
+use trace::expect::own;
+use trace::hop::{Fact, Hop, Stage};
+use types::wire::{BRIDGE, VXLAN_DEVICE};
+use types::{Family, IfName};
+
+/// One leg of the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leg {
+    pub stage: Stage,
+    pub from: Option<IpAddr>,
+    pub to: IpAddr,
+    /// The link that the packet comes by.
+    pub by: Option<IfName>,
+    /// The one that it should leave by.
+    pub out: Option<IfName>,
+    /// What the link that it leaves by should take, and the hop that breaks if it does not.
+    pub size: Option<(u32, Stage)>,
+}
+
+impl Leg {
+    fn new(stage: Stage, from: IpAddr, to: IpAddr) -> Self {
+        Self { stage, from: Some(from), to, by: None, out: None, size: None }
+    }
+
+    fn by(self, link: &str) -> Self {
+        Self { by: IfName::new(link).ok(), ..self }
+    }
+
+    fn out(self, link: Option<IfName>) -> Self {
+        Self { out: link, ..self }
+    }
+}
+
+/// What the node's own DNS answers a pod.
+pub fn answer(server: IpAddr, pod: IpAddr) -> Leg {
+    Leg::new(Stage::Resolve, server, pod).out(IfName::new(BRIDGE).ok())
+}
+
+/// On the sender's node: there, and the answer's last leg.
+pub fn departure(net: &NetState, hops: &[Hop]) -> Vec<Leg> {
+    let mut legs = Vec::new();
+    let socket = hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Socket { source, .. } => Some(*source),
+        _ => None,
+    });
+    let Some(pod) = socket else { return legs };
+    for hop in hops {
+        match &hop.fact {
+            Fact::Route { destination, dev, .. } => {
+                legs.push(Leg::new(Stage::Route, pod, *destination).by(BRIDGE).out(dev.clone()));
+                if let Some(dev) = dev {
+                    let back = Leg::new(Stage::Return, *destination, pod).by(dev.as_str());
+                    legs.push(back.out(IfName::new(BRIDGE).ok()));
+                }
+            }
+            Fact::Tunnel { .. } => legs.extend(tunnel(net, pod_of(hops), Stage::Tunnel, Stage::Tunnel)),
+            _ => {}
+        }
+    }
+    legs
+}
+
+/// On the node of the destination: on to the pod, and the answer's way into the tunnel.
+pub fn arrival(net: &NetState, (client, pod): (IpAddr, IpAddr)) -> Vec<Leg> {
+    let bridge = IfName::new(BRIDGE).ok();
+    let mut legs = vec![
+        Leg::new(Stage::Node, client, pod).by(VXLAN_DEVICE).out(bridge),
+        Leg::new(Stage::Return, pod, client).by(BRIDGE).out(IfName::new(VXLAN_DEVICE).ok()),
+    ];
+    // What comes by a link that is too small is lost as what would leave by it.
+    legs.extend(tunnel(net, Some(client), Stage::Return, Stage::Node));
+    legs
+}
+
+/// Where the packet goes on to.
+fn pod_of(hops: &[Hop]) -> Option<IpAddr> {
+    hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Route { destination, .. } => Some(*destination),
+        _ => None,
+    })
+}
+
+/// The outside of the tunnel towards a pod.
+fn tunnel(net: &NetState, to: Option<IpAddr>, stage: Stage, small: Stage) -> Option<Leg> {
+    let to = to?;
+    let of_pod = |key: &&kstate::net::RouteKey| key.dst.contains(&to);
+    let route = net.routes.get(net.routes.keys().find(of_pod)?)?;
+    let (dev, via) = (route.dev.clone()?, route.via?);
+    let mac = *net.neighbours.get(&(dev.clone(), via))?;
+    let node = net.fdb.get(&(dev.clone(), mac))?.node()?;
+    let link = net.links.get(&dev)?;
+    let LinkKind::Vxlan { local, .. } = link.kind else { return None };
+    let size = link.mtu.map(|mtu| (mtu + compile::tunnel_overhead(local), small));
+    Some(Leg { size, ..Leg::new(stage, local, node) })
+}
+
+/// What is wrong with these, and with the pod's own first step to `frontend`.
+pub fn look(legs: &[Leg], pod: Option<(&Path, IpAddr, IpAddr)>) -> Result<Vec<Sighting>> {
+    let mut rtnl = Rtnl::open()?;
+    let links = rtnl.links().context("read the links")?;
+    let name = |index: u32| links.iter().find(|row| row.index == index).map(|row| row.name.clone());
+    let mut found = Vec::new();
+    for leg in legs {
+        let iif = match &leg.by {
+            Some(by) => match rtnl.index(by) {
+                Some(index) => Some(index),
+                // That it is gone is told as such.
+                None => continue,
+            },
+            None => None,
+        };
+        let way = rtnl.way(&Lookup { from: leg.from, to: leg.to, iif });
+        let wrong = match &way {
+            Ok(index) => match (name(*index), &leg.out) {
+                (Some(dev), Some(out)) if dev != *out => Some(format!("goes out by {dev} instead of {out}")),
+                _ => None,
+            },
+            Err(error) => why(kind(error), leg),
+        };
+        found.extend(wrong.map(|why| drift(leg.stage, format!("{} {why}; {}", said(leg), ask_again(leg)))));
+        let small = way.ok().and_then(|index| links.iter().find(|row| row.index == index));
+        found.extend(small.and_then(|row| too_small(row.name.as_str(), row.mtu?, leg.size?)));
+    }
+    // Of a link-local address the link is asked for, and no route.
+    if let Some((netns, from, to)) = pod.filter(|(_, _, to)| !own::is_of_link(*to)) {
+        found.extend(first_step(netns, from, to)?);
+    }
+    Ok(found)
+}
+
+fn kind(error: &kernel::Error) -> Option<ErrorKind> {
+    error.errno().map(|errno| std::io::Error::from_raw_os_error(errno).kind())
+}
+
+fn drift(stage: Stage, text: String) -> Sighting {
+    Sighting::Drift { stage, text }
+}
+
+fn said(leg: &Leg) -> String {
+    let from = leg.from.map(|from| format!(" from {from}")).unwrap_or_default();
+    let by = leg.by.as_ref().map(|by| format!(", coming by {by},")).unwrap_or_default();
+    format!("a packet{from} to {}{by}", leg.to)
+}
+
+fn ask_again(leg: &Leg) -> String {
+    let from = leg.from.map(|from| format!(" from {from}")).unwrap_or_default();
+    let iif = leg.by.as_ref().map(|by| format!(" iif {by}")).unwrap_or_default();
+    format!("`ip route get {}{from}{iif}` on the node says the same", leg.to)
+}
+
+/// The errors of `ip_route_input_slow` and `ip_route_output_key` (net/ipv4/route.c) in words. Others say nothing of the way.
+fn why(kind: Option<ErrorKind>, leg: &Leg) -> Option<String> {
+    let conf = |by: &IfName, what: &str| {
+        format!("net/{}/conf/{by}/{what}", Family::of(leg.to).pick(["ipv4", "ipv6"]))
+    };
+    match (kind, &leg.by) {
+        (Some(ErrorKind::NetworkUnreachable), _) => {
+            Some("finds no route: the node has none for it".to_owned())
+        }
+        (Some(ErrorKind::HostUnreachable), Some(by)) => Some(format!(
+            "is not forwarded: {} is 0, or the route to it is `unreachable`",
+            conf(by, "forwarding")
+        )),
+        (Some(ErrorKind::HostUnreachable), None) => Some("meets a route that says unreachable".to_owned()),
+        (Some(ErrorKind::PermissionDenied), _) => {
+            Some("meets a route or a rule that prohibits it".to_owned())
+        }
+        (Some(ErrorKind::CrossesDevices), Some(by)) => Some(format!(
+            "is dropped, since the way back to its source is another and {} asks for this one",
+            conf(by, "rp_filter")
+        )),
+        (Some(ErrorKind::InvalidInput), _) => {
+            Some("meets a blackhole route, or its source is none that may come here".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn too_small(dev: &str, mtu: u32, (needed, stage): (u32, Stage)) -> Option<Sighting> {
+    let text = || {
+        format!(
+            "{dev} has an MTU of {mtu}, and full packets of the tunnel have {needed} bytes: those are lost; \
+             `ip link set {dev} mtu {needed}` on the node, or a smaller `mtu` for all agents, mends it"
+        )
+    };
+    (mtu < needed).then(|| drift(stage, text()))
+}
+
+/// Whether the pod itself knows where to send to.
+fn first_step(netns: &Path, from: IpAddr, to: IpAddr) -> Result<Option<Sighting>> {
+    let mut rtnl = Rtnl::open_in(&Netns::open(netns)?)?;
+    let none = match rtnl.way(&Lookup { from: Some(from), to, iif: None }) {
+        Err(error) => kind(&error) == Some(ErrorKind::NetworkUnreachable),
+        Ok(_) => false,
+    };
+    let text = || format!("the pod itself has no route to {to}: `ip route` in it shows what is left");
+    Ok(none.then(|| drift(Stage::Veth, text())))
+}
