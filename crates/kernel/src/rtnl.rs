@@ -72,7 +72,7 @@ impl Rtnl {
     }
 
     /// The index of the link that such a packet would leave by. An error is what would drop it: ENETUNREACH where there is
-    /// no route, EHOSTUNREACH where the link that it comes by does not forward, EXDEV where its source is not believed.
+    /// no route, EHOSTUNREACH where the link that it comes by does not forward, EINVAL or EXDEV where its source is not believed.
     pub fn way(&mut self, lookup: &Lookup) -> Result<u32, Error> {
         let seq = self.socket.next_seq();
         let mut way = None;

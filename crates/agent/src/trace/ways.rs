@@ -178,13 +178,12 @@ fn why(kind: Option<ErrorKind>, leg: &Leg) -> Option<String> {
         (Some(ErrorKind::PermissionDenied), _) => {
             Some("meets a route or a rule that prohibits it".to_owned())
         }
-        (Some(ErrorKind::CrossesDevices), Some(by)) => Some(format!(
-            "is dropped, since the way back to its source is another and {} asks for this one",
+        // Which of the two depends on the kernel.
+        (Some(ErrorKind::InvalidInput | ErrorKind::CrossesDevices), Some(by)) => Some(format!(
+            "is dropped: the route to it is `blackhole`, or the way back to its source is another and {} asks for this one",
             conf(by, "rp_filter")
         )),
-        (Some(ErrorKind::InvalidInput), _) => {
-            Some("meets a blackhole route, or its source is none that may come here".to_owned())
-        }
+        (Some(ErrorKind::InvalidInput), None) => Some("meets a blackhole route".to_owned()),
         _ => None,
     }
 }
