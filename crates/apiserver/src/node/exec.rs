@@ -15,7 +15,7 @@ use http::{Method, Response, header};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Place, Upgraded, kubelet, place, upgraded};
+use super::{Place, Upgraded, place, upgraded};
 use crate::api::{Body, BodyError};
 use crate::query::encode;
 use crate::request::{Call, Incoming};
