@@ -59,7 +59,8 @@ def test(seed, without, only, tests):
 def matrix(combinations):
     """The tests of combinations, one part for each."""
     environments = {name: {"PLUMB_COMBINATIONS": name} for name in combinations}
-    return [downloads(), *build(Wanted((), environments, None, COMBINED))]
+    parts = build(Wanted((), environments, None, COMBINED))
+    return [downloads(), *(part for part in parts if part.name not in ("image", "compile-tests"))]
 
 
 def command(name, words, lane="build", needs=(), again=""):
@@ -81,9 +82,17 @@ def build(wanted):
             "cp", "target/release/plumb", "target/release/plumb-cni", str(PROGRAMS)]],
             again=f"{words} --release --bins", quiet=True),
         command("image", "./run image", needs=("programs",)),
-        Part("compile-tests", "build", [[*words.split(), "--all-targets", "--message-format", "json-render-diagnostics"]],
-             environment=lints(), more=wanted.executables, again="./run check", quiet=True),
+        # The tiers that wait begin while the rest is compiled.
+        compiled("compile-tiers", [f"--test={name.partition('/')[2]}" for name in SLOW], wanted.tiers),
+        compiled("compile-tests", ["--all-targets"], wanted.others, ["nice", "-n", "10"]),
     ]
+
+
+def compiled(name, targets, more, before=()):
+    """Test executables, of the whole workspace in both parts: cargo chooses the features of crates by what is asked for."""
+    words = "cargo build --locked --workspace --message-format json-render-diagnostics".split()
+    return Part(name, "build", [[*before, *words, *sorted(set(targets))]], environment=lints(), more=more,
+                again="./run check", quiet=True)
 
 
 def lints():
@@ -107,8 +116,10 @@ class Wanted:
             return []
         if name in by_name:
             todo = [name]
+        elif name in SLOW:
+            todo = ["compile-tiers", *SLOW[name][2]]
         else:
-            todo = ["compile-tests", *(SLOW[name][2] if name in SLOW else ())]
+            todo = ["compile-tests"]
         needed = set()
         while todo:
             part = by_name.get(todo.pop())
@@ -117,13 +128,19 @@ class Wanted:
                 todo.extend(part.needs)
         return [part for part in parts if part.name in needed]
 
-    def executables(self, lines):
+    def tiers(self, lines):
+        return self.executables(lines, lambda name: name in SLOW)
+
+    def others(self, lines):
+        return self.executables(lines, lambda name: name not in SLOW)
+
+    def executables(self, lines, takes):
         found = []
         for line in lines:
             message = json.loads(line)
             if message.get("reason") != "compiler-artifact" or not message.get("executable"):
                 continue
-            if message["profile"]["test"]:
+            if message["profile"]["test"] and takes(name_of(message)):
                 found.extend(self.parts_of(message))
         return found
 

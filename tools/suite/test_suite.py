@@ -240,10 +240,12 @@ class Words(unittest.TestCase):
     def test_a_failure_in_combinations_is_repeated_with_the_same_ones(self):
         message = {"manifest_path": str(parts.TOP / "crates/plumb/Cargo.toml"), "executable": "lab",
                    "target": {"kind": ["test"], "name": "lab"}, "profile": {"test": True}}
-        compile_tests = next(part for part in parts.test(7, [], None, []) if part.name == "compile-tests")
+        lines = [parts.json.dumps({"reason": "compiler-artifact", **message})]
         with mock.patch.dict(os.environ):
             os.environ.pop("PLUMB_COMBINATIONS", None)
-            [part] = compile_tests.more([parts.json.dumps({"reason": "compiler-artifact", **message})])
+            compiles = {part.name: part for part in parts.test(7, [], None, []) if part.more}
+            [part] = compiles["compile-tiers"].more(lines)
+        self.assertEqual(compiles["compile-tests"].more(lines), [], "it is a part already")
         self.assertEqual(part.again.format("combinations::a"), "./run test --seed 7 plumb/lab combinations::a")
 
 
