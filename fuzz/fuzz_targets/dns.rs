@@ -14,7 +14,8 @@ use libfuzzer_sys::fuzz_target;
 mod world;
 
 static ZONE: LazyLock<Zone> = LazyLock::new(|| {
-    let objects: serde_json::Value = serde_json::from_str(include_str!("../seeds/objects/shop.json")).expect("the seed is JSON");
+    let objects: serde_json::Value =
+        serde_json::from_str(include_str!("../seeds/objects/shop.json")).expect("the seed is JSON");
     let settings = Settings {
         addresses: vec!["10.96.0.10".parse().expect("an address")],
         ranges: vec!["10.244.0.0/16".parse().expect("a range"), "10.96.0.0/12".parse().expect("a range")],

@@ -21,7 +21,9 @@ fuzz_target!(|data: &[u8]| {
     for attribute in attributes(data) {
         let _ = attribute.nested().count();
     }
-    for packet in [Packet::parse(data), Frame::parse(data).and_then(|frame| frame.packet())].into_iter().flatten() {
+    for packet in
+        [Packet::parse(data), Frame::parse(data).and_then(|frame| frame.packet())].into_iter().flatten()
+    {
         let _ = (packet.sockets(), packet.quoted(), packet.vxlan(8472).and_then(|(_, frame)| frame.packet()));
     }
 });

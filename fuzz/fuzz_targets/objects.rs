@@ -22,6 +22,7 @@ fn settings() -> Settings {
         allow_sources: ["198.18.0.0/15", "2001:db8::/32"].map(|net| net.parse().expect("a prefix")).into(),
         api: Vec::new(),
         mtu: 1450,
+        uplinks: std::collections::BTreeSet::new(),
     }
 }
 
@@ -44,7 +45,8 @@ fn attachment(row: &Row) -> Option<Row> {
 
 fuzz_target!(|data: &[u8]| {
     let Ok(objects) = serde_json::from_slice(data) else { return };
-    let rows: Vec<Row> = world::rows(&objects).flat_map(|row| [attachment(&row), Some(row)]).flatten().collect();
+    let rows: Vec<Row> =
+        world::rows(&objects).flat_map(|row| [attachment(&row), Some(row)]).flatten().collect();
 
     let mut cluster = world::listed(Vec::new());
     let mut compiler = Compiler::new(settings());

@@ -336,6 +336,7 @@ impl<'a> Concern<'a> {
             | "no_pod" | "away" | "pod_to_tunnel" => Some(self.bridge_hop.unwrap_or(Stage::Veth)),
             "from_wire" | "inner" | "tunnel" | "from_tunnel" => self.arrives_by_tunnel.then_some(Stage::Node),
             "postrouting" => Some(Stage::Masq),
+            "sent" => self.forth.as_ref().map(|_| Stage::Tunnel),
             "astray" => Some(Stage::Route),
             "forward" | "unusual" if self.egress => Some(Stage::Egress),
             "forward" | "unusual" => Some(Stage::Ingress),

@@ -39,6 +39,9 @@ where
         kind if *kind == SERVICE => service(call)?,
         _ => node(call)?,
     };
+    if means_another(to.ip()) {
+        return Err(Failure::bad_request(format!("address not allowed: {whom} at {to}")));
+    }
     let nodes = &call.api.inner.config.nodes;
     let dialled = match of {
         Some(node) => nodes.pod(&node, to),
@@ -82,6 +85,16 @@ fn split(text: &str, default: u16) -> Result<(&str, u16), Failure> {
     };
     let port = port.parse().map_err(|_| Failure::bad_request(format!("{text:?} is not NAME:PORT")))?;
     Ok((name, port))
+}
+
+/// Addresses that are another machine's on each: no API server dials what an object says of them (IsProxyableIP,
+/// pkg/proxy/util/utils.go).
+fn means_another(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.segments()[0] & 0xffc0 == 0xfe80,
+    };
+    link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast()
 }
 
 fn node(call: &Call) -> Result<Destination, Failure> {

@@ -5,6 +5,7 @@
 //!                     ├─ veth… ─── nothing: pods come by the bridge
 //!                     ├─ plumb.1 ─ what the tunnel let in; never to the tunnel's port
 //!                     └─ others ── UDP 8472? ─> from a node, and inside only its own ── no address of a pod or Service
+//!   output (raw) ── what goes into the tunnel is no flow, nor is what comes by it
 //!   forward ── no pod and no Service leads to the tunnel's port of another node; nobody has the address: say so
 //!   input ──── no Service leads to the tunnel's port of this node; a segment of no connection is not answered
 //! ```
@@ -91,6 +92,7 @@ pub fn base(cluster: &Cluster, settings: &Settings) -> Fragment {
         ("from_port", regular(Cause::PastBridge.dropped_by_port().into())),
         ("from_tunnel", regular(vec![Cause::TunnelToTunnel.dropped(to_own_vxlan())])),
         ("from_wire", regular(from_wire(settings))),
+        ("sent", hooked(Hook::Output, BEFORE_CONNTRACK, sent())),
         (INNER, regular(tunnels(cluster, settings).into_iter().map(inner_source).collect())),
         (TUNNEL, regular(tunnel())),
         ("onward", hooked(Hook::Forward, BEFORE_POLICIES, onward(&further))),
@@ -246,6 +248,16 @@ fn tunnels(cluster: &Cluster, settings: &Settings) -> BTreeSet<(Family, Family, 
     found.into_iter().flat_map(by_outer).collect()
 }
 
+/// The tunnel's packets are no flows: conntrack would translate them by a flow of a pod that was masqueraded to the tunnel's
+/// port, and each node would remember every flow twice.
+fn sent() -> Vec<Rule> {
+    let to = |family: Family| {
+        let node = [build::daddr(family, R0), build::lookup(family.pick(NODES), R0), build::notrack()];
+        rule("the tunnel's", to_vxlan().into_iter().chain(of_family(family)).chain(node))
+    };
+    Family::ALL.map(to).into()
+}
+
 /// Comes here what [`INNER`] did not let in.
 fn tunnel() -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
@@ -272,7 +284,8 @@ fn inner_source((outer, inner, length): (Family, Family, u8)) -> Rule {
     let (offset, len) = inner.pick([(12, 4), (8, 16)]);
     let pair = [build::saddr(outer, R0), transport(at, INNER_AT + offset, len)];
     let exprs = of_family(outer).into_iter().chain(kind).chain(pair).chain(mask(at, inner, length));
-    rule("", exprs.chain([build::lookup(inside(outer, inner, length), R0), build::accept()]))
+    let own = build::lookup(inside(outer, inner, length), R0);
+    rule("", exprs.chain([own, build::notrack(), build::accept()]))
 }
 
 fn mask(reg: Reg, family: Family, length: u8) -> Option<Expr> {

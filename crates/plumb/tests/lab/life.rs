@@ -146,7 +146,7 @@ fn exhausted(lab: &Lab) {
 /// is its own too.
 fn refused_after(setup: &str, args: &str) -> Said {
     let script = format!(
-        "mount -t tmpfs tmpfs /run && {setup} \"$0\" lab up {args}; code=$?; ls -R /run >&2; exit $code"
+        "mount -t tmpfs tmpfs /run && {setup} \"$0\" lab {args}; code=$?; ls -R /run >&2; exit $code"
     );
     let mut command = Command::new("unshare");
     let said = run(command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).arg(plumb()));
@@ -155,7 +155,7 @@ fn refused_after(setup: &str, args: &str) -> Said {
 }
 
 fn named(name: &str) -> String {
-    format!("--name {name}")
+    format!("up --name {name}")
 }
 
 fn no_permission() {
@@ -184,11 +184,12 @@ fn no_feature() {
     ]);
 }
 
+/// What `lab up` has asked before anything else. It asks with a /proc of its own, in which nothing can be hidden.
 fn no_ipv6() {
     let name = fresh_name();
     let setup = "mount --no-mtab -t tmpfs tmpfs /proc/sys/net/ipv6 && env";
     for families in ["dual", "ipv6"] {
-        let said = refused_after(setup, &format!("--name {name} --families {families}"));
+        let said = refused_after(setup, &format!("check --name {name} --families {families}"));
         said.refused(&[
             &format!("lab {name} cannot work"),
             "ipv6 (pods with IPv6 addresses) is missing",

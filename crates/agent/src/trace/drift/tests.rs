@@ -41,6 +41,7 @@ fn every_chain_that_a_pods_packet_meets_belongs_to_a_stage() {
         "from_tunnel",
         "local",
         "to_tunnel",
+        "sent",
         "service_to_tunnel",
         "from_port",
         "errors",

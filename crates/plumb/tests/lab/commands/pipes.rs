@@ -98,6 +98,7 @@ fn calls(lab: &Lab, path: &str) -> Vec<Command> {
         "lab exec" => of_lab("node1 sh -c :"),
         "lab agent stop" | "lab agent start" | "lab agent pause" | "lab agent resume" => of_lab("node2"),
         "trace" => all([of_cluster("shop/web http://payments:8080"), of_cluster("shop/web db:5432 --json")]),
+        "dns" => all([of_cluster("shop/web"), of_cluster("shop/web payments")]),
         "status" => all([of_cluster(""), of_cluster("--watch"), of_cluster("--watch -o json")]),
         "features" => all([of_cluster(""), of_cluster("-o json")]),
         "connectivity test" => of_cluster("--list"),

@@ -8,8 +8,6 @@ const BESIDE: (u64, &str, &str) = (9, "node", "node1");
 const NEAR: &str = "http://near:8080";
 const OUTSIDE: &str = "203.0.113.10:80";
 const FORWARD_NOT: &str = "sysctl -qw net.ipv4.ip_forward=0";
-const SMALL: &str = "ip link set eth0 mtu 1400";
-const WHOLE: &str = "ip link set eth0 mtu 1500";
 
 pub const GROUND: &[Fault] = &[
     fault("forwarding off, to another node", ROUTE, FORWARD_NOT),
@@ -51,8 +49,6 @@ pub const GROUND: &[Fault] = &[
     fault("route to the other node's pods lost", ARRIVAL, "ip route del 10.244.2.0/24 dev cni0")
         .on("node2")
         .undone_by("ip route add 10.244.2.0/24 dev cni0 proto kernel scope link src 10.244.2.1"),
-    fault("MTU of the node too small", TUNNEL, SMALL).undone_by(WHOLE),
-    fault("MTU of the other node too small", ARRIVAL, SMALL).on("node2").undone_by(WHOLE),
     // What others of the list are between two nodes.
     fault("MTU of a veth, on one node", BESIDE, "ip link set $BESIDE mtu 1000").towards(NEAR),
     fault("destination's neighbour gone, on one node", BESIDE, "ip neigh del $NEAR dev cni0").towards(NEAR),
