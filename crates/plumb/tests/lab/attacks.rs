@@ -310,6 +310,13 @@ fn tunnels(siege: &Siege, family: Family) {
         siege.outside(&send);
     });
     assert_eq!(seen, BTreeSet::new());
+    // What the nodes themselves sent each other meanwhile is no flow, which a flow of a pod could be taken for.
+    for node in ["node1", "node2"] {
+        let known = siege.lab.node_ok(node, &["conntrack", "-L", "-p", "udp"]);
+        let tunnel = |line: &&str| NODES.iter().flatten().any(|ip| line.contains(&format!("src={ip} ")));
+        let of_nodes = known.lines().filter(|line| line.contains("dport=8472 ")).filter(tunnel);
+        assert_eq!(of_nodes.collect::<Vec<_>>(), Vec::<&str>::new(), "{node}");
+    }
 }
 
 /// friend1 has asked victim1 from port 40000, so its node knows of that.
