@@ -79,7 +79,7 @@ def build(wanted):
     return [
         # Copies, because the image links the programs anew, in their place, while tests run.
         Part("programs", "build", [f"{words} --release --bins".split(), ["mkdir", "-p", str(PROGRAMS)], [
-            "cp", "target/release/plumb", "target/release/plumb-cni", str(PROGRAMS)]],
+            "cp", "--remove-destination", "target/release/plumb", "target/release/plumb-cni", str(PROGRAMS)]],
             again=f"{words} --release --bins", quiet=True),
         command("image", "./run image", needs=("programs",)),
         # The tiers that wait begin while the rest is compiled.
