@@ -3,8 +3,8 @@
 A part is ready when the parts that it needs have passed. A part whose needs failed does not run, and says so. At the
 deadline everything that runs is ended, and what did not come to its end is reported by name.
 
-A test of processes, timers and packets that failed beside all others is run once more, alone, after everything else. If
-it passes then, it is unsteady: named, with what it said, but no failure of the run.
+A test of processes, timers and packets that failed beside all others is run once more, alone, after everything else. It
+stays a failure of the run; one that passes alone is called unsteady, which says where to look.
 """
 
 import os
@@ -21,7 +21,7 @@ RESULT = re.compile(r"^test (\S+)(?: - .*)? \.\.\. (ok|FAILED|ignored)")
 SUMMARY = re.compile(r"^test result: (?:ok|FAILED)\. (\d+) passed; (\d+) failed; (\d+) ignored")
 RUNNING = re.compile(r"^running (\d+) tests?$")
 GRACE = 10  # seconds between SIGTERM and SIGKILL
-UNSTEADY = 3  # tests of a run that may be; if more failed, none is tried again
+UNSTEADY = 3  # tests of a run that are tried alone; if more failed, none is
 # A group, so that a command can be ended with all that it started. Where Python can, the session stays the person's own:
 # in another, sudo would ask for the password again.
 GROUP = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
@@ -55,7 +55,7 @@ class Part:
     ignored: int = 0
     sums: tuple = (0, 0, 0)  # of the test programs that have ended
     failures: list = field(default_factory=list)
-    unsteady: list = field(default_factory=list)  # failures that passed alone
+    unsteady: list = field(default_factory=list)  # of the failures, those that passed alone
     why: str = ""
     log: Path = None
     process: subprocess.Popen = None
@@ -92,7 +92,10 @@ class Suite:
                     threads[-1].start()
                 if all(part.over for part in self.parts):
                     if tried is not None:
-                        self._settle_unsteady(tried)
+                        for part, test, alone in tried:
+                            self.parts.remove(alone)
+                            if alone.state == "passed" and alone.passed:
+                                part.unsteady.append(test)
                         break
                     tried = self._once_more()
                     self.parts.extend(alone for _, _, alone in tried)
@@ -127,17 +130,6 @@ class Suite:
             return []
         return [(part, test, Part(f"{part.name} {test}", "alone", [part.once_more(test)], directory=part.directory,
                                   environment=part.environment, again=part.again.format(test))) for part, test in tests]
-
-    def _settle_unsteady(self, tried):
-        """What passed alone was no failure of its part."""
-        for part, test, alone in tried:
-            self.parts.remove(alone)
-            if alone.state == "passed" and alone.passed:
-                part.failures.remove(test)
-                part.unsteady.append(test)
-                part.failed, part.passed = part.failed - 1, part.passed + 1
-            if not part.failed and part.begun == part.ended:
-                part.state = "passed"
 
     def _settle(self, part, state, why=""):
         part.state, part.why = state, why

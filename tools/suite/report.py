@@ -117,19 +117,19 @@ class Report:
             self.alone(part, "  ")
         unsteady = [(part, test) for part in suite.parts for test in part.unsteady]
         for part, test in unsteady:
-            self.print(f"unsteady: {part.name} {test} failed beside others, passed alone; why: {part.log}")
+            self.print(f"unsteady: {part.name} {test} failed beside others and passed alone; why: {part.log}")
         passed = sum(part.passed for part in suite.parts)
         ignored = sum(part.ignored for part in suite.parts)
         # A part that failed as a whole, or did not come to its end, counts as one.
         failed = sum(part.failed or 1 for part in broken) + sum(part.failed + 1 for part in lost)
         skipped = f", {ignored} skipped" if ignored else ""
-        again = f", {len(unsteady)} unsteady" if unsteady else ""
-        self.print(f"\n{passed} passed, {failed} failed{skipped}{again}")
+        again = f" ({len(unsteady)} of these passed alone)" if unsteady else ""
+        self.print(f"\n{passed} passed, {failed} failed{again}{skipped}")
 
 
 def row(name, took, cpu, parts):
     tests = sum(part.passed + part.failed for part in parts)
-    states = {part.state for part in parts} - {"passed"} | {"unsteady" for part in parts if part.unsteady}
+    states = {part.state for part in parts} - {"passed"}
     return name, clock(took), clock(cpu), tests or "", "  " + ", ".join(sorted(states)) if states else ""
 
 

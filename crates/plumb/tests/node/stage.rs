@@ -17,7 +17,7 @@ use kstate::net::{Link, LinkKind, Op, Plan, PortOptions};
 use serde_json::{Value, json};
 use types::{Families, Family, IfName, IpNet};
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The API has two addresses; agents know the first, unless a test's flags say otherwise.
 pub const API: [&str; 2] = ["192.168.1.2:6443", "192.168.1.2:6444"];
