@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use types::wire::SERVICE_NAME;
 use types::{Labels, ObjectName, Protocol, Selector};
 
 use crate::brain::Settings;
@@ -22,7 +23,6 @@ use crate::view::{
 use crate::world::World;
 use crate::write::{Decision, Write};
 
-pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";

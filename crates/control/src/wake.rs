@@ -27,7 +27,7 @@ pub fn wake(world: &World, change: &Change) -> BTreeSet<(Brain, Key)> {
         Kind::Service => add(&mut woken, Brain::EndpointSlice, change.kind, name),
         Kind::EndpointSlice => {
             for row in rows(change) {
-                if let Some(service) = row.meta().labels.get(crate::endpoint_slice::SERVICE_NAME) {
+                if let Some(service) = row.meta().labels.get(types::wire::SERVICE_NAME) {
                     let service = name.sibling(service);
                     add(&mut woken, Brain::EndpointSlice, Kind::Service, &service);
                 }

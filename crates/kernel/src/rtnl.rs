@@ -1,7 +1,7 @@
 //! An rtnetlink socket with the questions that everybody asks: links, addresses, routes.
 
 use kstate::net::ROUTE_PROTOCOL;
-use netlink::route::{self, AddressRow, LinkRow, Lookup, NeighbourRow, RouteRow};
+use netlink::route::{self, AddressRow, LinkRow, Lookup, NeighbourRow, RouteRow, Way};
 use types::{Family, IfName};
 
 use crate::error::Error;
@@ -71,9 +71,9 @@ impl Rtnl {
         Ok(rows)
     }
 
-    /// The index of the link that such a packet would leave by. An error is what would drop it: ENETUNREACH where there is
+    /// Where such a packet would leave. An error is what would drop it: ENETUNREACH where there is
     /// no route, EHOSTUNREACH where the link that it comes by does not forward, EINVAL or EXDEV where its source is not believed.
-    pub fn way(&mut self, lookup: &Lookup) -> Result<u32, Error> {
+    pub fn way(&mut self, lookup: &Lookup) -> Result<Way, Error> {
         let seq = self.socket.next_seq();
         let mut way = None;
         let what = format!("look up the route to {}", lookup.to);

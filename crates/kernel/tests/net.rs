@@ -486,7 +486,7 @@ fn a_route_is_looked_up_as_the_kernel_would_for_a_packet() {
         let mut rtnl = Rtnl::open().expect("open");
         let [bridge, tunnel] = ["cni0", "plumb.1"].map(|link| rtnl.index(&name(link)).expect("a link"));
         let from_pod = |to| Lookup { from: Some(ip("10.244.1.5")), to: ip(to), iif: Some(bridge) };
-        let mut way = |lookup: &Lookup| rtnl.way(lookup).map_err(|error| error.errno());
+        let mut way = |lookup: &Lookup| rtnl.way(lookup).map(|way| way.link).map_err(|error| error.errno());
         assert_eq!(way(&from_pod("10.244.2.9")), Ok(tunnel));
         assert_eq!(way(&from_pod("10.244.1.9")), Ok(bridge));
         assert_eq!(way(&Lookup { from: None, to: ip("10.244.1.9"), iif: None }), Ok(bridge));

@@ -20,7 +20,7 @@ pub use link::{
     LinkRow, PodPair, add_link, add_pod_pair, change_link, decode_link, delete_group, delete_link,
     dump_links, get_link, set_group, set_port, set_up,
 };
-pub use lookup::{Lookup, decode_way, get_route};
+pub use lookup::{Lookup, Way, decode_way, get_route};
 pub use neighbour::{
     NeighbourRow, decode_neighbour, delete_fdb, delete_neighbour, dump_bridge_fdb, dump_fdb, dump_neighbours,
     set_fdb, set_neighbour,

@@ -72,6 +72,8 @@ pub const DNS_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 pub const SOURCES_ANNOTATION: &str = "plumb.dev/allowed-sources";
 /// Annotation on a Node: hardware address of its VTEP.
 pub const VTEP_MAC_ANNOTATION: &str = "plumb.dev/vtep-mac";
+/// The label by which an EndpointSlice belongs to a Service.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// The kubelet's unix socket inside a node: `GET /containerLogs/{ns}/{pod}/{container}` with the query of kubectl's
 /// `log`, and `POST /exec/{ns}/{pod}/{container}` with that of `exec`, upgraded (`Upgrade: plumb-exec`, 101) to frames

@@ -23,6 +23,8 @@ use super::FRESH;
 const SHARE: u32 = 20;
 /// More chains than this are read with their tables.
 const ONE_BY_ONE: usize = 16;
+/// So many rules that are gone are nothing to look for.
+const STALE: usize = 64;
 
 /// The counters of this node; clones are of one.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +35,8 @@ struct State {
     nft: Option<Nft>,
     fresh_until: Option<Instant>,
     rules: BTreeMap<(TableId, u64), u64>,
+    /// How many of them the last look at all of them found.
+    found: usize,
     totals: BTreeMap<Refusal, u64>,
 }
 
@@ -65,7 +69,7 @@ impl Refusals {
     pub fn keep_before(&self, plan: &Plan) {
         let Some(chains) = rewritten(plan) else { return };
         let mut state = self.state();
-        match chains.len() > ONE_BY_ONE {
+        match chains.len() > ONE_BY_ONE || state.is_stale() {
             true => state.look(),
             false => state.look_at(&chains),
         }
@@ -96,10 +100,7 @@ impl State {
         let Some(nft) = &mut self.nft else { return };
         let looked = tables().iter().map(|table| nft.counted_rules(table)).collect::<Result<Vec<_>, _>>();
         match looked {
-            Ok(rules) => {
-                let before = std::mem::take(&mut self.rules);
-                self.add(&before, rules.concat());
-            }
+            Ok(rules) => self.keep(rules.concat()),
             Err(error) => tracing::debug!(%error, "what rules refused cannot be read"),
         }
         self.fresh_until = Some(Instant::now() + FRESH.max(began.elapsed() * SHARE));
@@ -114,17 +115,28 @@ impl State {
                 Err(error) => tracing::debug!(%error, chain, "what a chain refused cannot be read"),
             }
         }
-        let before = self.rules.clone();
-        self.add(&before, rules);
+        self.add(rules);
+    }
+
+    /// Most of what is known is of rules that are gone: each plan leaves some, and only a look at all finds out.
+    fn is_stale(&self) -> bool {
+        self.rules.len() > 2 * self.found + STALE
+    }
+
+    /// These are all that there are.
+    fn keep(&mut self, rules: Vec<CountedRule>) {
+        let there: BTreeSet<_> = rules.iter().map(|rule| (rule.table.clone(), rule.handle)).collect();
+        self.add(rules);
+        self.rules.retain(|rule, _| there.contains(rule));
+        self.found = self.rules.len();
     }
 
     /// A rule that was not there before has counted all that it shows; one that shows less than before was made anew.
-    fn add(&mut self, before: &BTreeMap<(TableId, u64), u64>, rules: Vec<CountedRule>) {
+    fn add(&mut self, rules: Vec<CountedRule>) {
         for CountedRule { table, handle, comment, packets, .. } in rules {
             let Some(refusal) = Refusal::of_comment(&comment) else { continue };
-            let known = before.get(&(table.clone(), handle)).copied().filter(|known| *known <= packets);
+            let known = self.rules.insert((table, handle), packets).filter(|known| *known <= packets);
             *self.totals.entry(refusal).or_default() += packets - known.unwrap_or_default();
-            self.rules.insert((table, handle), packets);
         }
     }
 }
@@ -144,8 +156,11 @@ mod tests {
     fn totals_grow_over_chains_that_are_made_anew() {
         let mut state = State::default();
         let mut total = |all: bool, rules: Vec<CountedRule>| {
-            let before = if all { std::mem::take(&mut state.rules) } else { state.rules.clone() };
-            state.add(&before, rules);
+            if all {
+                state.keep(rules)
+            } else {
+                state.add(rules)
+            }
             state.totals.get(&Refusal::Ingress).copied().unwrap_or_default()
         };
         assert_eq!(total(true, vec![counted(3, DENY, 5), counted(4, "no endpoint", 9)]), 5);
@@ -154,6 +169,22 @@ mod tests {
         assert_eq!(total(true, vec![counted(9, DENY, 1), counted(4, "no endpoint", 9)]), 8);
         assert_eq!(total(true, vec![counted(9, DENY, 0)]), 8, "the table was made anew");
         assert_eq!(state.totals.get(&Refusal::NoEndpoint), Some(&9));
+    }
+
+    /// Nobody scrapes, and policies come and go.
+    #[test]
+    fn what_is_known_of_rules_that_are_gone_has_an_end() {
+        let mut state = State::default();
+        let mut most = 0;
+        for handle in 0..10_000 {
+            match state.is_stale() {
+                true => state.keep(vec![counted(handle, DENY, 1)]),
+                false => state.add(vec![counted(handle, DENY, 1)]),
+            }
+            most = most.max(state.rules.len());
+        }
+        assert!(most < 2 * STALE, "{most}");
+        assert_eq!(state.totals.get(&Refusal::Ingress), Some(&10_000));
     }
 
     #[test]

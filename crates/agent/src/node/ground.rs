@@ -14,8 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use compile::{Diagnostic, fabric};
 use kernel::Rtnl;
-use kstate::net::RouteKind;
-use netlink::route::LinkRow;
+use netlink::route::{LinkRow, Lookup};
 use types::{Family, IfName};
 
 use super::Node;
@@ -41,7 +40,7 @@ struct Uplink {
     mtu: Option<u32>,
 }
 
-/// A default route, as far as it is one of one gateway.
+/// Where packets to the outside leave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Way {
     via: Option<IpAddr>,
@@ -77,43 +76,29 @@ fn leads_outside(family: Family) -> io::Result<()> {
 }
 
 impl Ground {
-    /// What is there now; what was there is remembered from look to look. `anew`: a route may be another one.
-    pub fn look(
-        rtnl: &mut Rtnl,
-        addresses: &[IpAddr],
-        before: &Self,
-        anew: bool,
-    ) -> Result<Self, kernel::Error> {
+    /// What is there now; what was there is remembered from look to look.
+    pub fn look(rtnl: &mut Rtnl, addresses: &[IpAddr], before: &Self) -> Result<Self, kernel::Error> {
         let links = rtnl.links()?;
         let link_of = |index: u32| links.iter().find(|row| row.index == index);
         let of_node = rtnl.addresses()?.into_iter().filter(|row| addresses.contains(&row.address.addr()));
         let uplinks =
             of_node.filter_map(|row| Some((row.address.addr(), link_of(row.link)?.into()))).collect();
         let mut ground = Self { uplinks, ..Self::default() };
-        for family in
-            Family::ALL.into_iter().filter(|family| addresses.iter().any(|ip| Family::of(*ip) == *family))
-        {
+        let families: BTreeSet<Family> = addresses.iter().copied().map(Family::of).collect();
+        for family in families {
             let known = before.ways.get(&family);
-            match (leads_outside(family), known) {
-                (Ok(()), Some(way)) if !anew => drop(ground.ways.insert(family, way.clone())),
-                (Ok(()), _) => {
-                    let is_default = |row: &netlink::route::RouteRow| {
-                        row.key.dst.prefix_len() == 0
-                            && row.key.table == fabric::MAIN_TABLE
-                            && row.route.kind == RouteKind::Unicast
-                    };
-                    let found = rtnl.all_routes(family)?.into_iter().find(is_default);
-                    let way = found.map(|row| Way {
-                        via: row.route.via,
-                        dev: row.link.and_then(link_of).map(|link| link.name.clone()),
-                    });
-                    let way = way.unwrap_or_default();
+            match leads_outside(family) {
+                Ok(()) => {
+                    // One question: a node that speaks BGP has a million routes.
+                    let found = rtnl.way(&Lookup { from: None, to: outside(family), iif: None })?;
+                    let dev = link_of(found.link).map(|link| link.name.clone());
+                    let way = Way { via: found.via, dev };
                     if known != Some(&way) {
                         tracing::info!("the way to the outside by {family} is {way}");
                     }
                     ground.ways.insert(family, way);
                 }
-                (Err(error), known) => {
+                Err(error) => {
                     let lost = known.or(before.lost.get(&family).map(|(way, _)| way));
                     ground.lost.extend(lost.map(|way| (family, (way.clone(), error.to_string()))));
                 }

@@ -127,9 +127,8 @@ impl Node {
 
     fn look_at_ground(&mut self) {
         let addresses = self.cluster.nodes.get(&self.base.settings.node).map(|node| node.addresses.clone());
-        let (addresses, anew) = (addresses.unwrap_or_default(), self.underlay.looked.is_none());
-        let looked = Ground::look(&mut self.base.datapath.rtnl, &addresses, &self.underlay.ground, anew);
-        match looked {
+        let (addresses, rtnl) = (addresses.unwrap_or_default(), &mut self.base.datapath.rtnl);
+        match Ground::look(rtnl, &addresses, &self.underlay.ground) {
             Ok(ground) => self.underlay.ground = ground,
             Err(error) => tracing::warn!(%error, "the machine's links are not known; looking again"),
         }

@@ -124,14 +124,14 @@ pub fn look(legs: &[Leg], pod: Option<(&Path, IpAddr, IpAddr)>) -> Result<Vec<Si
         };
         let way = rtnl.way(&Lookup { from: leg.from, to: leg.to, iif });
         let wrong = match &way {
-            Ok(index) => match (name(*index), &leg.out) {
+            Ok(way) => match (name(way.link), &leg.out) {
                 (Some(dev), Some(out)) if dev != *out => Some(format!("goes out by {dev} instead of {out}")),
                 _ => None,
             },
             Err(error) => why(kind(error), leg),
         };
         found.extend(wrong.map(|why| drift(leg.stage, format!("{} {why}; {}", said(leg), ask_again(leg)))));
-        let small = way.ok().and_then(|index| links.iter().find(|row| row.index == index));
+        let small = way.ok().and_then(|way| links.iter().find(|row| row.index == way.link));
         found.extend(small.and_then(|row| too_small(row.name.as_str(), row.mtu?, leg.size?)));
     }
     // Of a link-local address the link is asked for, and no route.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
+use types::wire::SERVICE_NAME;
 
 use super::{PATIENCE, forward, unreachable_node};
 use crate::api::{Body, BodyError};
@@ -156,9 +157,6 @@ fn service(call: &Call) -> Result<Destination, Failure> {
     let place = chance.subsec_micros() as usize % all.len();
     Ok(all.swap_remove(place))
 }
-
-/// The label by which an EndpointSlice belongs to a Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// The ready pods of a slice that has a port of this name.
 fn endpoints(slice: &Value, service: &str, port: &str) -> Vec<Destination> {

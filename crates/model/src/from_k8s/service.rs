@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use types::wire::SERVICE_NAME;
 use types::{IpNet, ObjectName};
 
 use super::{Converted, Report, not_empty};
@@ -13,7 +14,6 @@ use crate::row::{
 const FOREIGN_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 /// Of EndpointSlices: kube-proxy 1.36 does not look at the Service's own (cmd/kube-proxy/app/server.go); names are answered.
 const HEADLESS: &str = "service.kubernetes.io/headless";
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The API's default timeout of ClientIP affinity, in seconds.
 const AFFINITY_TIMEOUT: u32 = 10_800;
 

@@ -9,6 +9,7 @@ const RTA_DST: u16 = 1;
 const RTA_SRC: u16 = 2;
 const RTA_IIF: u16 = 3;
 const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
 const LENGTH: usize = 12; // struct rtmsg
 
 /// A packet as far as routing looks at it.
@@ -38,8 +39,18 @@ pub fn get_route(writer: &mut Writer, seq: u32, lookup: &Lookup) {
     });
 }
 
-/// The index of the link that the packet leaves by, of an answer to [`get_route`].
-pub fn decode_way(message: &Message<'_>) -> Option<u32> {
+/// Where a packet leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Index of the link.
+    pub link: u32,
+    /// The router, where there is one.
+    pub via: Option<IpAddr>,
+}
+
+/// Of an answer to [`get_route`].
+pub fn decode_way(message: &Message<'_>) -> Option<Way> {
     let (_, attributes) = message.split(LENGTH)?;
-    attributes.find(RTA_OIF)?.u32()
+    let via = attributes.find(RTA_GATEWAY).and_then(|attribute| attribute.ip());
+    Some(Way { link: attributes.find(RTA_OIF)?.u32()?, via })
 }
