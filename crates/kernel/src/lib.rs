@@ -4,6 +4,7 @@
 //! Read first: [`netns::Netns`], [`process::Spawn`], [`veth::PodVeth`].
 
 pub mod capture;
+pub mod checksums;
 pub mod conntrack;
 pub mod echo;
 pub mod error;

@@ -1,7 +1,7 @@
 //! An rtnetlink socket with the questions that everybody asks: links, addresses, routes.
 
 use kstate::net::ROUTE_PROTOCOL;
-use netlink::route::{self, AddressRow, LinkRow, Lookup, NeighbourRow, RouteRow, Way};
+use netlink::route::{self, AddressRow, LinkRow, Lookup, NeighbourRow, ProgramRow, RouteRow, Way};
 use types::{Family, IfName};
 
 use crate::error::Error;
@@ -98,6 +98,12 @@ impl Rtnl {
     pub fn bridge_fdb(&mut self, bridge: u32) -> Result<Vec<NeighbourRow>, Error> {
         let dump = |writer: &mut _, seq| route::dump_bridge_fdb(writer, seq, bridge);
         self.rows("forwarding entries of a bridge", dump, route::decode_neighbour)
+    }
+
+    /// Our programs at what comes by one link.
+    pub fn programs(&mut self, link: u32) -> Result<Vec<ProgramRow>, Error> {
+        let dump = |writer: &mut _, seq| route::dump_programs(writer, seq, link);
+        self.rows("programs of a link", dump, route::decode_program)
     }
 
     /// The socket itself, for requests that have no method here.

@@ -7,8 +7,8 @@
 //!   1 datagram: pair (peer born in the pod's            default via 10.244.1.1
 //!     netns, host side up and in the bridge),       3rd datagram: eth0 up, addresses, routes
 //!     options of the port
-//!   2nd: where the bridge is not to learn, the
-//!     forwarding entry, which is by index
+//!   2nd, by index: where the bridge is not to learn,
+//!     the forwarding entry; the port's program
 //! ```
 
 use std::net::IpAddr;
@@ -19,6 +19,7 @@ use netlink::message::Ack;
 use netlink::route::{self, PodPair};
 use types::{IfName, IpNet, Mac};
 
+use crate::checksums;
 use crate::error::Error;
 use crate::netns::Netns;
 use crate::rtnl::Rtnl;
@@ -128,15 +129,25 @@ fn finish(rtnl: &mut Rtnl, veth: &PodVeth<'_>) -> Result<Created, Error> {
     Ok(Created { host_index, pod_index })
 }
 
-/// Before the pod can send: a locked port takes nothing from a MAC that has no entry.
+/// Before the pod can send: a locked port takes nothing from a MAC that has no entry, and nothing gets past the program.
 fn tell_bridge(rtnl: &mut Rtnl, veth: &PodVeth<'_>, host_index: u32) -> Result<(), Error> {
-    let learns = veth.bridge.is_none_or(|port| port.options.has(PortOptions::LEARNING));
-    let Some(mac) = veth.mac.filter(|_| !learns) else { return Ok(()) };
+    let Some(port) = veth.bridge else { return Ok(()) };
     let mut batch = rtnl.batch();
-    batch.add(|writer, seq| route::set_fdb(writer, seq, host_index, mac, Forward::Port));
-    match rtnl.socket.run(batch)?.into_iter().next() {
-        Some((_, ack)) => Err(refusal(format!("add the forwarding entry {mac} of {}", veth.host), ack)),
-        None => Ok(()),
+    let learns = port.options.has(PortOptions::LEARNING);
+    let entry = veth.mac.filter(|_| !learns);
+    if let Some(mac) = entry {
+        batch.add(|writer, seq| route::set_fdb(writer, seq, host_index, mac, Forward::Port));
+    }
+    if let (true, Ok(program)) = (port.options.has(PortOptions::CHECKSUMS), checksums::program()) {
+        program.put(&mut batch, host_index);
+    }
+    let refused = rtnl.socket.run(batch)?;
+    match (refused.into_iter().find(|(_, ack)| !checksums::is_done(ack)), entry) {
+        (Some((0, ack)), Some(mac)) => {
+            Err(refusal(format!("add the forwarding entry {mac} of {}", veth.host), ack))
+        }
+        (Some((_, ack)), _) => Err(refusal(format!("put the program for checksums at {}", veth.host), ack)),
+        (None, _) => Ok(()),
     }
 }
 

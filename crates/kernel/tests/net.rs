@@ -234,8 +234,13 @@ fn what_keeps_a_pod_in_its_place_is_heard_and_mended() {
         let learning =
             [PortOptions::LEARNING, PortOptions::FLOOD, PortOptions::MCAST_FLOOD, PortOptions::BCAST_FLOOD];
         let options = learning.map(|option| PortOptions::OF_POD.and(option)).into_iter();
-        let options =
-            options.chain([PortOptions::ISOLATED, PortOptions::LOCKED, PortOptions::GROUP_FWD].map(without));
+        let ours =
+            [PortOptions::ISOLATED, PortOptions::LOCKED, PortOptions::GROUP_FWD, PortOptions::CHECKSUMS];
+        // An ordinary user can have no program.
+        let ours = ours
+            .into_iter()
+            .filter(|option| *option != PortOptions::CHECKSUMS || kernel::checksums::program().is_ok());
+        let options = options.chain(ours.map(without));
         faults
             .extend(options.map(|options| Op::ChangeLink { name: host.clone(), link: link(port(options)) }));
         for fault in faults {
@@ -428,7 +433,10 @@ fn a_pods_port_is_mended_but_a_lost_veth_is_not_made() {
         scope.veth_prefix = Some("veth".into());
         let actual = observe(&mut rtnl, &scope).expect("observe");
         let plan = diff(&desired, &actual);
-        assert_eq!(plan.to_string(), "~ link veth1 veth up port of cni0, isolated locked group_fwd\n");
+        assert_eq!(
+            plan.to_string(),
+            "~ link veth1 veth up port of cni0, isolated locked group_fwd checksums\n"
+        );
         assert!(apply(&mut rtnl, &plan).expect("apply").is_empty());
         let actual = observe(&mut rtnl, &scope).expect("observe");
         let mended = actual.links.get(&name("veth1")).expect("veth1");

@@ -11,6 +11,7 @@ mod lookup;
 mod neighbour;
 mod netconf;
 mod notice;
+mod program;
 #[cfg(test)]
 mod roundtrip;
 mod routes;
@@ -27,6 +28,7 @@ pub use neighbour::{
 };
 pub use netconf::{NetconfRow, Of, decode_netconf};
 pub use notice::{Notice, decode_notice};
+pub use program::{ProgramRow, add_clsact, decode_program, delete_program, dump_programs, set_program};
 pub use routes::{
     RTPROT_KERNEL, RouteRow, add_route, add_static_route, decode_route, delete_route, dump_routes, set_route,
     set_subnet_route,
@@ -48,12 +50,17 @@ pub const RTM_GETROUTE: u16 = 26;
 pub const RTM_NEWNEIGH: u16 = 28;
 pub const RTM_DELNEIGH: u16 = 29;
 pub const RTM_GETNEIGH: u16 = 30;
+pub const RTM_NEWQDISC: u16 = 36;
+pub const RTM_NEWTFILTER: u16 = 44;
+pub const RTM_DELTFILTER: u16 = 45;
+pub const RTM_GETTFILTER: u16 = 46;
 pub const RTM_NEWNETCONF: u16 = 80;
 
 /// Multicast groups whose notices tell of what [`kstate::net::NetState`] holds.
-pub const GROUPS: [u32; 8] = [
+pub const GROUPS: [u32; 9] = [
     1,  // RTNLGRP_LINK
     3,  // RTNLGRP_NEIGH, forwarding entries too
+    4,  // RTNLGRP_TC, programs
     5,  // RTNLGRP_IPV4_IFADDR
     7,  // RTNLGRP_IPV4_ROUTE
     9,  // RTNLGRP_IPV6_IFADDR

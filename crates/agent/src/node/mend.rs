@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use compile::{Diagnostic, Severity};
+use kstate::net::PortOptions;
 use model::{Key, Kind};
 use types::{IfName, ObjectName};
 
@@ -105,18 +106,31 @@ impl Node {
     /// A kernel without some option of a pod's port does without it: the node works, with one guard less.
     fn note_ports(&mut self) {
         let unknown = self.base.datapath.unknown_port_options();
-        if unknown.is_empty() {
-            return;
+        let of_bridges = unknown.without(PortOptions::CHECKSUMS);
+        if !of_bridges.is_empty() {
+            let message = format!(
+                "its bridges have no ports that are {of_bridges}; the table bridge plumb alone keeps pods from each \
+                 other's hardware addresses"
+            );
+            self.note_kernel(message, "Linux 5.18 or later has them".to_owned());
         }
+        if let (true, Err(missing)) = (unknown.has(PortOptions::CHECKSUMS), kernel::checksums::program()) {
+            let message = format!(
+                "its pods' ports cannot look where checksums are to be filled in ({missing}); a pod with CAP_NET_RAW can have \
+                 the kernel change a packet behind sources and policies"
+            );
+            let next = "a kernel with that, or pods without NET_RAW (docs/security.md)";
+            self.note_kernel(message, next.to_owned());
+        }
+    }
+
+    fn note_kernel(&mut self, message: String, next_step: String) {
         let finding = Diagnostic {
             object: Key::new(Kind::Node, ObjectName::cluster(&self.base.settings.node)),
             field: "kernel".to_owned(),
             severity: Severity::Note,
-            message: format!(
-                "its bridges have no ports that are {unknown}; the table bridge plumb alone keeps pods from each \
-                 other's hardware addresses"
-            ),
-            next_step: "Linux 5.18 or later has them".to_owned(),
+            message,
+            next_step,
         };
         if self.standing.found.insert(finding.clone()) {
             self.raise(&finding);

@@ -72,6 +72,7 @@ causes! {
     AdvertisedAddress, "advertised_address", Ports, Port, "an advertised address that is not the pod's";
     LinkLocal, "link_local_source", Ports, Port, "a link-local source, and no neighbour discovery";
     FrameType, "frame_type", Ports, Port, "neither IPv4, IPv6 nor ARP";
+    ChecksumPlace, "checksum_place", Ports, Port, "a checksum to be written where the packet has none";
     PastBridge, "past_bridge", Links, Port, "a pod, past the bridge";
     PodToTunnel, "pod_to_tunnel", Links, Pod, "a pod, to a tunnel's port";
     UnknownPod, "unknown_pod", Links, Unknown, "by the pods' bridge, and no pod of this node";

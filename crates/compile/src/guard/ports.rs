@@ -6,6 +6,9 @@
 //!                               ├─ IPv6 ── port . MAC . source          @senders6, @link6 for ND and MLD
 //!                               │        those of further.rs, of a port that has them
 //!                               └─ anything else, tagged frames too: drop
+//!
+//! A frame whose checksum would be written to a wrong place has been marked and tagged at the port itself, so that these rules
+//! need not ask each frame (crates/kernel/bpf/checksums.bpf.c).
 //! ```
 //!
 //! Frames to the bridge group's own addresses (01:80:c2:00:00:00 to …0f) would come to the IP stack by the port itself, past
@@ -40,6 +43,9 @@ const R0: Reg = Reg(0);
 /// After the port's name, and after the MAC.
 const MAC: Reg = Reg(4);
 const ADDRESS: Reg = Reg(6);
+/// Of frames that the program at the port turns away ("plmb"): nothing else marks what comes out of a veth, for a mark
+/// stays behind in the namespace that set it (skb_scrub_packet).
+const MISPLACED_MARK: u32 = 0x706c_6d62;
 /// EtherTypes.
 const IPV4: [u8; 2] = [0x08, 0x00];
 const ARP: [u8; 2] = [0x08, 0x06];
@@ -77,6 +83,7 @@ pub fn base() -> Fragment {
         ("discovery", regular(discovery())),
         ("adverts", regular(adverts())),
         ("targets", regular(targets())),
+        ("misplaced", regular(or_drop([], Cause::ChecksumPlace))),
     ];
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
     fragment
@@ -112,6 +119,7 @@ fn frames() -> Vec<Rule> {
         carries(IPV4, "ipv4_frames"),
         carries(IPV6, "ipv6_frames"),
         carries(ARP, "arp_frames"),
+        rule("", [build::mark(R0), build::is(R0, MISPLACED_MARK), build::goto("misplaced")]),
     ];
     or_drop(rules, Cause::FrameType)
 }

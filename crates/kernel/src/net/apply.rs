@@ -1,10 +1,11 @@
 //! Performing a plan. Everything is tried; what fails is named, and the rest goes on (law 5).
 
-use kstate::net::{BridgePort, Link, LinkKind, Op, Plan};
+use kstate::net::{BridgePort, Link, LinkKind, Op, Plan, PortOptions};
 use netlink::message::Ack;
 use netlink::route;
 use types::IfName;
 
+use crate::checksums;
 use crate::error::Error;
 use crate::rtnl::Rtnl;
 use crate::socket::{Batch, refusal};
@@ -152,7 +153,30 @@ fn change_link(rtnl: &mut Rtnl, name: &IfName, link: &Link) -> Result<(), Error>
         if let Some(port) = &link.port {
             batch.add(|writer, seq| route::set_port(writer, seq, name, port.options));
         }
-    })
+    })?;
+    match &link.port {
+        Some(port) if link.kind == LinkKind::Veth => set_program(rtnl, index, port.options),
+        _ => Ok(()),
+    }
+}
+
+/// The program of a port. Where the machine can have none, nothing is missed: what is observed says so.
+fn set_program(rtnl: &mut Rtnl, index: u32, options: PortOptions) -> Result<(), Error> {
+    let Ok(program) = checksums::program() else { return Ok(()) };
+    let wanted = options.has(PortOptions::CHECKSUMS);
+    if program.is_at(rtnl, index)? == wanted {
+        return Ok(());
+    }
+    let mut batch = rtnl.batch();
+    match wanted {
+        true => program.put(&mut batch, index),
+        false => batch.add(|writer, seq| route::delete_program(writer, seq, index)),
+    }
+    let refused = rtnl.socket.run(batch)?;
+    match refused.into_iter().find(|(_, ack)| !checksums::is_done(ack)) {
+        None => Ok(()),
+        Some((_, ack)) => Err(refusal("the kernel refuses the program for checksums", ack)),
+    }
 }
 
 fn bridge_index(rtnl: &Rtnl, port: &BridgePort) -> Result<u32, Error> {

@@ -138,6 +138,7 @@ fn is_ours(notice: &Notice, scope: &Scope, names: &mut Names) -> bool {
             row.forward().is_some() && scope.has_link(names.get(row.link))
         }
         Notice::Neighbour(row, gone) => names.was_set(row, *gone) && scope.has_link(names.get(row.link)),
+        Notice::Program(row, _) => scope.has_link(names.get(row.link)),
         Notice::Sysctl(row) => match row.of {
             Of::All => true,
             Of::Default => false,
@@ -159,7 +160,7 @@ fn is_ground(notice: &Notice, scope: &Scope, names: &Names) -> bool {
             !is_link_local(row) && is_uplink(names.of_route(row), scope)
         }
         Notice::Route(row, _) => row.protocol != ROUTE_PROTOCOL,
-        Notice::Neighbour(..) | Notice::Sysctl(_) => false,
+        Notice::Neighbour(..) | Notice::Program(..) | Notice::Sysctl(_) => false,
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kstate::net::{BridgePort, Link, LinkKind, NetState, ROUTE_PROTOCOL, has_subnet};
+use kstate::net::{BridgePort, Link, LinkKind, NetState, PortOptions, ROUTE_PROTOCOL, has_subnet};
 use netlink::route::LinkRow;
 use types::{Family, IfName};
 
 use super::Scope;
+use crate::checksums;
 use crate::error::Error;
 use crate::rtnl::Rtnl;
 
@@ -16,7 +17,10 @@ pub fn observe(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState, Error> {
     let names: BTreeMap<u32, IfName> = rows.iter().map(|row| (row.index, row.name.clone())).collect();
     let mut state = NetState::default();
     for row in rows.iter().filter(|row| scope.has_link(row.name.as_str())) {
-        let Some(link) = link(row, &names) else { continue };
+        let Some(mut link) = link(row, &names) else { continue };
+        if let (LinkKind::Veth, Some(port)) = (&link.kind, &mut link.port) {
+            observe_program(rtnl, row.index, port)?;
+        }
         let fdb = match link.kind {
             LinkKind::Vxlan { .. } => rtnl.fdb(row.index)?,
             LinkKind::Bridge => rtnl.bridge_fdb(row.index)?,
@@ -74,6 +78,16 @@ fn link(row: &LinkRow, names: &BTreeMap<u32, IfName>) -> Option<Link> {
             BridgePort { bridge: bridge.clone(), options, unknown }
         }),
     })
+}
+
+fn observe_program(rtnl: &mut Rtnl, link: u32, port: &mut BridgePort) -> Result<(), Error> {
+    let set = match checksums::program() {
+        Err(_) => &mut port.unknown,
+        Ok(program) if program.is_at(rtnl, link)? => &mut port.options,
+        Ok(_) => return Ok(()),
+    };
+    *set = set.and(PortOptions::CHECKSUMS);
+    Ok(())
 }
 
 /// Permanent ones; others were learned.

@@ -217,13 +217,13 @@ fn a_port_gets_its_entry_before_its_lock_and_its_lock_once_it_is_a_port() {
     assert_eq!(
         diff(&desired, &actual).to_string(),
         "+ fdb 02:02:02:02:02:02 static dev veth1\n\
-         ~ link veth1 veth up port of cni0, isolated locked group_fwd\n\
+         ~ link veth1 veth up port of cni0, isolated locked group_fwd checksums\n\
          + neighbour 10.244.0.4 02:02:02:02:02:02 dev cni0\n"
     );
     actual.links.insert(name(3), Link { port: None, ..pods_port(PortOptions::OF_POD) });
     assert_eq!(
         diff(&desired, &actual).to_string(),
-        "~ link veth1 veth up port of cni0, isolated locked group_fwd\n\
+        "~ link veth1 veth up port of cni0, isolated locked group_fwd checksums\n\
          + neighbour 10.244.0.4 02:02:02:02:02:02 dev cni0\n\
          + fdb 02:02:02:02:02:02 static dev veth1\n"
     );

@@ -43,14 +43,18 @@ impl PortOptions {
     /// other. Else they come to the port's own link, past the hooks of the bridge and its lock.
     pub const GROUP_FWD: Self = Self(1 << 6);
 
+    /// A program at the port's entrance turns frames away whose checksum would be filled in where they have none
+    /// (`kernel::checksums`). No option of bridges, and with a port all the same.
+    pub const CHECKSUMS: Self = Self(1 << 7);
+
     /// What a new port has.
     pub const OF_KERNEL: Self = Self::LEARNING.and(Self::FLOOD).and(Self::MCAST_FLOOD).and(Self::BCAST_FLOOD);
 
     /// What a pod's port has. The node knows where each pod is, and pods ask nobody but the bridge itself: nothing is to
     /// be learned, and no frame is for everybody.
-    pub const OF_POD: Self = Self::ISOLATED.and(Self::LOCKED).and(Self::GROUP_FWD);
+    pub const OF_POD: Self = Self::ISOLATED.and(Self::LOCKED).and(Self::GROUP_FWD).and(Self::CHECKSUMS);
 
-    pub const NAMES: [(Self, &'static str); 7] = [
+    pub const NAMES: [(Self, &'static str); 8] = [
         (Self::ISOLATED, "isolated"),
         (Self::LOCKED, "locked"),
         (Self::LEARNING, "learning"),
@@ -58,6 +62,7 @@ impl PortOptions {
         (Self::MCAST_FLOOD, "mcast_flood"),
         (Self::BCAST_FLOOD, "bcast_flood"),
         (Self::GROUP_FWD, "group_fwd"),
+        (Self::CHECKSUMS, "checksums"),
     ];
 
     #[must_use]

@@ -1,9 +1,10 @@
 //! What the kernel says by itself on the multicast groups [`super::GROUPS`].
 
 use super::{
-    AddressRow, LinkRow, NeighbourRow, NetconfRow, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELROUTE,
-    RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF, RTM_NEWROUTE, RouteRow, decode_address,
-    decode_link, decode_neighbour, decode_netconf, decode_route,
+    AddressRow, LinkRow, NeighbourRow, NetconfRow, ProgramRow, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH,
+    RTM_DELROUTE, RTM_DELTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF, RTM_NEWROUTE,
+    RTM_NEWTFILTER, RouteRow, decode_address, decode_link, decode_neighbour, decode_netconf, decode_program,
+    decode_route,
 };
 use crate::message::Message;
 
@@ -14,6 +15,7 @@ pub enum Notice {
     Address(AddressRow, bool),
     Route(RouteRow, bool),
     Neighbour(NeighbourRow, bool),
+    Program(ProgramRow, bool),
     /// A sysctl has another value.
     Sysctl(NetconfRow),
 }
@@ -26,6 +28,9 @@ pub fn decode_notice(message: &Message<'_>) -> Option<Notice> {
         RTM_NEWROUTE | RTM_DELROUTE => Notice::Route(decode_route(message)?, message.kind == RTM_DELROUTE),
         RTM_NEWNEIGH | RTM_DELNEIGH => {
             Notice::Neighbour(decode_neighbour(message)?, message.kind == RTM_DELNEIGH)
+        }
+        RTM_NEWTFILTER | RTM_DELTFILTER => {
+            Notice::Program(decode_program(message)?, message.kind == RTM_DELTFILTER)
         }
         RTM_NEWNETCONF => Notice::Sysctl(decode_netconf(message)?),
         _ => return None,
@@ -40,7 +45,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(kind in prop_oneof![16_u16..32, Just(RTM_NEWNETCONF)], body in prop::collection::vec(any::<u8>(), 0..120)) {
+        fn no_bytes_panic(kind in prop_oneof![16_u16..48, Just(RTM_NEWNETCONF)], body in prop::collection::vec(any::<u8>(), 0..120)) {
             let _ = decode_notice(&Message { kind, flags: 0, seq: 0, portid: 0, body: &body });
         }
     }

@@ -21,6 +21,7 @@ use crate::cluster::{Checks, Kubectl, Lab, run, wait_for};
 
 mod astray;
 mod closed;
+mod misplaced;
 mod own;
 mod sources;
 
@@ -47,6 +48,7 @@ fn nobody_passes_by_forging() {
         check("an error about a flow of others is no part of it", errors);
         check("nobody takes another's place on the bridge", places);
         check("a frame to the bridge group is a frame as any other", locked::groups);
+        check("no checksum is written where a packet has none", misplaced::checksums);
         check("no pod says how large a packet of the node may be", own::path_mtu);
         check("the node hears what it sends to a group by the pods' bridge", own::groups);
         check("a segment out of the window ends no masqueraded connection", beyond_the_window);

@@ -35,6 +35,10 @@ fn what_others_change_is_mended_and_told() {
     let neighbour = node.run(settled);
     let neighbour = neighbour.split(' ').next().unwrap();
     let sorted = "nft -s list table ip plumb";
+    let filter = format!("tc filter show dev {veth} ingress");
+    let program = (format!("tc qdisc del dev {veth} clsact"), filter.as_str());
+    // An ordinary user can have none.
+    let program = kernel::checksums::program().is_ok().then_some((program.0.as_str(), program.1));
     for (broken, look) in [
         ("ip route del 10.244.2.0/24", "ip route"),
         ("ip neigh del 10.244.2.0 dev plumb.1", "ip neigh show dev plumb.1 nud permanent"),
@@ -54,7 +58,10 @@ fn what_others_change_is_mended_and_told() {
         ("nft flush chain ip plumb postrouting", sorted),
         ("nft add rule ip plumb forward drop", sorted),
         ("nft delete table ip plumb", sorted),
-    ] {
+    ]
+    .into_iter()
+    .chain(program)
+    {
         let took = mended(node, broken, look);
         println!("{broken}: {took:?}");
     }

@@ -48,6 +48,7 @@ fn every_chain_that_a_pods_packet_meets_belongs_to_a_stage() {
         "discovery",
         "adverts",
         "targets",
+        "misplaced",
     ];
     let concern = Concern::default();
     for (id, table) in &tables().tables {

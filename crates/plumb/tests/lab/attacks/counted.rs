@@ -106,6 +106,10 @@ fn from_pods(siege: &Siege, family: Family) -> Vec<Attack> {
         attack("past_bridge", framed(&beside)),
         attack("frame_type", framed("raw.send(to + me + b'\\x88\\xb5' + b'.' * 60)")),
         attack(
+            "checksum_place",
+            format!("misplace({:?}, {me:?}, {victim:?}, 'misplaced', 'port', 9002)", GATEWAYS[0]),
+        ),
+        attack(
             "pod_to_tunnel",
             format!("tunnel([('own', {:?}, 8472, {victim:?}, {me:?})])", family.pick(NODES[0])),
         ),

@@ -73,6 +73,9 @@ const ENTRY: &str = "bridge fdb show brport $SOURCE | grep -w static";
 /// Permanent ones.
 const NEIGHBOURS: &str = "ip neigh show dev cni0 nud permanent | sort";
 
+/// Which the agents of an ordinary user's lab cannot load.
+pub const NO_PROGRAM: &str = "source's port without its program";
+
 /// Along the way of a packet.
 pub const FAULTS: &[Fault] = &[
     fault("FDB entry gone", TUNNEL, "bridge fdb del $MAC dev plumb.1 self").seen(FDB, "fdb $MAC"),
@@ -122,6 +125,8 @@ pub const FAULTS: &[Fault] = &[
     fault("source's port not isolated", SOURCE, "bridge link set dev $SOURCE isolated off")
         .seen(PORT, "$SOURCE"),
     fault("source's port not locked", SOURCE, "bridge link set dev $SOURCE locked off").seen(PORT, "$SOURCE"),
+    fault(NO_PROGRAM, SOURCE, "tc qdisc del dev $SOURCE clsact")
+        .seen("tc filter show dev $SOURCE ingress | grep -o plumb_checksums", "$SOURCE"),
     fault("source's port learns", SOURCE, "bridge link set dev $SOURCE learning on").seen(PORT, "$SOURCE"),
     fault(
         "source's entry in the bridge gone",

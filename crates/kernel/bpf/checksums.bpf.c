@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//
+// At the node's end of a pod's veth, before anything has read the frame: whether the kernel would write a checksum
+// where there is none.
+//
+//   pod: packet socket, PACKET_VNET_HDR             guards read the frame         on the way out
+//   ┌──────┬─────────┬─────┬─────────┐              as it is now                  (ip_do_fragment, a NIC)
+//   │ MAC  │ IP from │ UDP │ payload │──────────────────────────────────────────> skb_checksum_help() writes
+//   └──────┴────^────┴──^──┴─────────┘                                            16 bits at csum_start + csum_offset
+//               any place that the pod names
+//
+// A frame whose checksum is to be filled in (CHECKSUM_PARTIAL, linux/skbuff.h) is good where the place is the checksum of
+// its own TCP, UDP, SCTP or DCCP header, or behind a UDP header or that of a protocol that nobody here looks into, as tunnels
+// of pods have it. A fragment has none: whoever cuts a packet fills its checksum in before (ip_do_fragment, ip6_fragment).
+//
+// What is not good is marked and gets a VLAN tag, with which the guard of the bridge drops and counts it. Without that guard
+// nobody takes the tag.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define SECTION(name) __attribute__((section(name), used))
+#define INLINE static inline __attribute__((always_inline))
+
+// linux/bpf.h: enum bpf_func_id.
+static long (*const bpf_skb_vlan_push)(void *skb, u16 protocol, u16 tci) = (void *)18;
+static long (*const bpf_skb_load_bytes)(const void *skb, u32 offset, void *to, u32 length) = (void *)26;
+static long (*const bpf_probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
+
+// What is read of the kernel's own struct, at the offsets that its BTF gives.
+struct sk_buff {
+	u8 ip_summed : 2;
+	u16 csum_start;
+	u16 csum_offset;
+	u16 mac_header;
+} __attribute__((preserve_access_index));
+
+// linux/bpf.h, as far as it is needed.
+struct __sk_buff {
+	u32 len;
+	u32 pkt_type;
+	u32 mark;
+	u32 queue_mapping;
+	u32 protocol;
+};
+
+enum { CHECKSUM_PARTIAL = 3 };               // linux/skbuff.h
+enum { TC_ACT_UNSPEC = -1, TC_ACT_SHOT = 2 }; // linux/pkt_cls.h
+enum { ETHERNET = 14, IPV4 = 0x0800, IPV6 = 0x86dd, VLAN = 0x8100, IPV6_HEADER = 40 };
+enum { HOP_BY_HOP = 0, TCP = 6, UDP = 17, DCCP = 33, ROUTING = 43, DESTINATION = 60, SCTP = 132, UDP_LITE = 136 };
+enum { ICMP = 1, IGMP = 2, FRAGMENT = 44, AUTHENTICATION = 51, ICMPV6 = 58 };
+enum { MOST_EXTENSIONS = 4, LEAST_INNER = 20 };
+
+// compile::guard::ports has both.
+enum { MARK = 0x706c6d62, RESERVED_VID = 0xfff };
+
+// Both in bytes from the frame's start.
+struct place {
+	u32 start;
+	u32 at;
+};
+
+#define READ(to, from) bpf_probe_read_kernel(&(to), sizeof(to), &(from))
+
+#define FIELD(field, what) __builtin_preserve_field_info(field, what)
+enum { BYTE_OFFSET = 0, BYTE_SIZE = 1, LSHIFT_U64 = 4, RSHIFT_U64 = 5 };
+
+INLINE u32 summed(const struct sk_buff *skb)
+{
+	u64 value = 0;
+	bpf_probe_read_kernel(&value, FIELD(skb->ip_summed, BYTE_SIZE),
+			      (const char *)skb + FIELD(skb->ip_summed, BYTE_OFFSET));
+	value <<= FIELD(skb->ip_summed, LSHIFT_U64);
+	return value >> FIELD(skb->ip_summed, RSHIFT_U64);
+}
+
+INLINE struct place place_of(const struct sk_buff *skb)
+{
+	u16 start = 0, offset = 0, mac = 0;
+	READ(start, skb->csum_start);
+	READ(offset, skb->csum_offset);
+	READ(mac, skb->mac_header);
+	return (struct place){ .start = start - mac, .at = start + offset - mac };
+}
+
+// `header`: where that of the transport begins.
+INLINE int is_good(u8 protocol, u32 header, struct place place)
+{
+	switch (protocol) {
+	case TCP:
+		return place.start == header && place.at == header + 16;
+	case UDP:
+	case UDP_LITE:
+		return (place.start == header && place.at == header + 6) || place.start >= header + 8;
+	case SCTP:
+		return place.start == header && place.at == header + 8;
+	case DCCP:
+		return place.start == header && place.at == header + 6;
+	case ICMP:
+	case IGMP:
+	case FRAGMENT:
+	case AUTHENTICATION:
+	case ICMPV6:
+		return 0;
+	default:
+		return place.start >= header && place.at >= header + LEAST_INNER;
+	}
+}
+
+INLINE int is_good_ipv4(struct __sk_buff *ctx, struct place place)
+{
+	u8 ip[20];
+	if (bpf_skb_load_bytes(ctx, ETHERNET, ip, sizeof(ip)))
+		return 0;
+	// More fragments, or an offset.
+	if ((ip[6] & 0x3f) | ip[7])
+		return 0;
+	return is_good(ip[9], ETHERNET + (ip[0] & 0xf) * 4, place);
+}
+
+INLINE int is_good_ipv6(struct __sk_buff *ctx, struct place place)
+{
+	u32 header = ETHERNET + IPV6_HEADER;
+	u8 next[2];
+	if (bpf_skb_load_bytes(ctx, ETHERNET + 6, &next, 1))
+		return 0;
+#pragma unroll
+	for (int i = 0; i < MOST_EXTENSIONS; i++) {
+		u8 protocol = next[0];
+		if (protocol != HOP_BY_HOP && protocol != ROUTING && protocol != DESTINATION)
+			return is_good(protocol, header, place);
+		if (bpf_skb_load_bytes(ctx, header, next, sizeof(next)))
+			return 0;
+		header += (next[1] + 1) * 8;
+	}
+	return 0;
+}
+
+SECTION("classifier") int plumb_checksums(struct __sk_buff *ctx)
+{
+	const struct sk_buff *skb = (const void *)ctx;
+	if (summed(skb) != CHECKSUM_PARTIAL)
+		return TC_ACT_UNSPEC;
+	struct place place = place_of(skb);
+	int good = 0;
+	if (ctx->protocol == __builtin_bswap16(IPV4))
+		good = is_good_ipv4(ctx, place);
+	else if (ctx->protocol == __builtin_bswap16(IPV6))
+		good = is_good_ipv6(ctx, place);
+	if (good)
+		return TC_ACT_UNSPEC;
+	ctx->mark = MARK;
+	return bpf_skb_vlan_push(ctx, __builtin_bswap16(VLAN), RESERVED_VID) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
+// What reads the kernel's memory must say that it may be linked with it.
+char the_license[] SECTION("license") = "GPL";

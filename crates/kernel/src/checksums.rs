@@ -1,0 +1,102 @@
+//! The program at pods' ports that turns frames away whose checksum would be filled in where they have none
+//! (`bpf/checksums.bpf.c`): loaded once by each process, found again by its tag.
+//!
+//! A link keeps the program when nobody holds it open any more, and takes it along when it goes.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use aya::programs::{ProgramError, ProgramType, SchedClassifier};
+use aya::{Ebpf, EbpfError};
+use netlink::message::Ack;
+use netlink::route;
+
+use crate::error::Error;
+use crate::netns::Netns;
+use crate::rtnl::Rtnl;
+use crate::socket::{Batch, refusal};
+
+/// As `tc filter show dev VETH ingress` and `bpftool prog` name it.
+const NAME: &str = "plumb_checksums";
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/checksums.o"));
+
+/// The loaded program.
+#[derive(Debug)]
+pub struct Program {
+    fd: OwnedFd,
+    tag: [u8; 8],
+}
+
+/// Why this machine has none: in words, with what it takes.
+pub type Missing = str;
+
+/// Loads it at the first call (about 0.1 s: the kernel's types are read, 5 MB), blocking.
+pub fn program() -> Result<&'static Program, &'static Missing> {
+    static PROGRAM: OnceLock<Result<Program, String>> = OnceLock::new();
+    PROGRAM.get_or_init(load).as_ref().map_err(String::as_str)
+}
+
+/// As the kernel says what it knows of its own structs.
+const TYPES: &str = "/sys/kernel/btf/vmlinux";
+
+fn load() -> Result<Program, String> {
+    // Before anything is read: an ordinary user in a namespace of his own may not.
+    match aya::sys::is_program_supported(ProgramType::SchedClassifier) {
+        Ok(true) => {}
+        Ok(false) => return Err("the kernel knows no such programs (CONFIG_BPF_SYSCALL)".into()),
+        Err(error) => return Err(format!("BPF takes CAP_SYS_ADMIN outside of user namespaces: {error}")),
+    }
+    if !Path::new(TYPES).exists() {
+        return Err(format!("there is no {TYPES} (CONFIG_DEBUG_INFO_BTF)"));
+    }
+    let program = open().map_err(|error| format!("the kernel refuses the program: {error}"))?;
+    try_out(&program).map_err(|error| {
+        format!("links take no program (CONFIG_NET_CLS_BPF, CONFIG_NET_SCH_INGRESS): {error}")
+    })?;
+    Ok(program)
+}
+
+fn open() -> Result<Program, EbpfError> {
+    let mut object = Ebpf::load(OBJECT)?;
+    let program: &mut SchedClassifier =
+        object.program_mut(NAME).ok_or(ProgramError::NotLoaded)?.try_into()?;
+    program.load()?;
+    let tag = program.info()?.tag().to_be_bytes();
+    let fd = program.fd()?.as_fd().try_clone_to_owned().map_err(ProgramError::IOError)?;
+    Ok(Program { fd, tag })
+}
+
+/// On a link of nobody's.
+fn try_out(program: &Program) -> Result<(), Error> {
+    const LOOPBACK: u32 = 1;
+    Netns::fresh()?.run(|| {
+        let mut rtnl = Rtnl::open()?;
+        let mut batch = rtnl.batch();
+        program.put(&mut batch, LOOPBACK);
+        let refused = rtnl.socket.run(batch)?;
+        match refused.into_iter().find(|(_, ack)| !is_done(ack)) {
+            Some((_, ack)) => Err(refusal("put it at a link", ack)),
+            None if program.is_at(&mut rtnl, LOOPBACK)? => Ok(()),
+            None => Err(Error::Answer { what: "ask a link for it".into(), why: "it has none".into() }),
+        }
+    })?
+}
+
+impl Program {
+    /// Adds what puts it at a link, in the place of an older one. [`is_done`] knows which refusals are none.
+    pub(crate) fn put(&self, batch: &mut Batch, link: u32) {
+        batch.add(|writer, seq| route::add_clsact(writer, seq, link));
+        batch.add(|writer, seq| route::set_program(writer, seq, link, (NAME, self.fd.as_raw_fd())));
+    }
+
+    /// Whether this very one is at a link.
+    pub(crate) fn is_at(&self, rtnl: &mut Rtnl, link: u32) -> Result<bool, Error> {
+        Ok(rtnl.programs(link)?.iter().any(|row| row.tag == Some(self.tag)))
+    }
+}
+
+/// Whether the room for programs is only there already.
+pub(crate) fn is_done(ack: &Ack) -> bool {
+    ack.errno == libc::EEXIST
+}
