@@ -67,6 +67,8 @@ pub async fn run(args: Args) -> Result<()> {
     let settings = Settings::new(args)?;
     serve::raise_file_limit();
     check_kernel(&settings)?;
+    // While the API's objects come: the first port asks for it.
+    drop(tokio::task::spawn_blocking(kernel::checksums::program));
     let dns = state::Sender::new(Names::Served);
     let ended = start(settings, dns.clone()).await?;
     tokio::select! {

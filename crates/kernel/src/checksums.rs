@@ -51,6 +51,8 @@ fn load() -> Result<Program, String> {
         return Err(format!("there is no {TYPES} (CONFIG_DEBUG_INFO_BTF)"));
     }
     let program = open().map_err(|error| format!("the kernel refuses the program: {error}"))?;
+    // The types took 20 MB.
+    crate::memory::give_back();
     try_out(&program).map_err(|error| {
         format!("links take no program (CONFIG_NET_CLS_BPF, CONFIG_NET_SCH_INGRESS): {error}")
     })?;
