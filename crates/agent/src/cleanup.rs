@@ -33,6 +33,9 @@ pub fn cleanup(args: &Args) -> Result<Vec<String>> {
         anyhow::bail!("{first} ({} of {} steps failed)", failures.len(), plan.ops().count());
     }
     gone.extend(plan.ops().map(|op| op.to_string()));
+    let links =
+        kernel::checksums::leave(&mut datapath.rtnl).context("take the programs from the machine's links")?;
+    gone.extend(links.iter().map(|link| format!("- program plumb_checksums at {link}")));
     if let Some(directory) = &args.cni_bin_dir {
         executables::withdraw(directory)?;
     }

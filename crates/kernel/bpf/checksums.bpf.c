@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //
-// At the node's end of a pod's veth, before anything has read the frame: whether the kernel would write a checksum
+// At the node's end of a pod's veth, and at the node's own links, before anything has read the frame: whether the kernel would write a checksum
 // where there is none.
 //
 //   pod: packet socket, PACKET_VNET_HDR             guards read the frame         on the way out
@@ -13,8 +13,10 @@
 // its own TCP, UDP, SCTP or DCCP header, or behind a UDP header or that of a protocol that nobody here looks into, as tunnels
 // of pods have it. A fragment has none: whoever cuts a packet fills its checksum in before (ip_do_fragment, ip6_fragment).
 //
-// What is not good is marked and gets a VLAN tag, with which the guard of the bridge drops and counts it. Without that guard
-// nobody takes the tag.
+// A link between virtual machines or namespaces hands such a frame on as it is, so a machine outside can do it, too.
+//
+// What is not good is marked and gets a VLAN tag, with which the guard of the bridge drops and counts it. Elsewhere nobody takes
+// the tag, and the packet counts as another host's (skb_vlan_push, __netif_receive_skb_core).
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -51,7 +53,7 @@ enum { TC_ACT_UNSPEC = -1, TC_ACT_SHOT = 2 }; // linux/pkt_cls.h
 enum { ETHERNET = 14, IPV4 = 0x0800, IPV6 = 0x86dd, VLAN = 0x8100, IPV6_HEADER = 40 };
 enum { HOP_BY_HOP = 0, TCP = 6, UDP = 17, DCCP = 33, ROUTING = 43, DESTINATION = 60, SCTP = 132, UDP_LITE = 136 };
 enum { ICMP = 1, IGMP = 2, FRAGMENT = 44, AUTHENTICATION = 51, ICMPV6 = 58 };
-enum { MOST_EXTENSIONS = 4, LEAST_INNER = 20 };
+enum { MOST_EXTENSIONS = 8, LEAST_INNER = 20 };
 
 // compile::guard::ports has both.
 enum { MARK = 0x706c6d62, RESERVED_VID = 0xfff };
@@ -127,7 +129,7 @@ INLINE int is_good_ipv6(struct __sk_buff *ctx, struct place place)
 	if (bpf_skb_load_bytes(ctx, ETHERNET + 6, &next, 1))
 		return 0;
 #pragma unroll
-	for (int i = 0; i < MOST_EXTENSIONS; i++) {
+	for (int i = 0; i <= MOST_EXTENSIONS; i++) {
 		u8 protocol = next[0];
 		if (protocol != HOP_BY_HOP && protocol != ROUTING && protocol != DESTINATION)
 			return is_good(protocol, header, place);

@@ -1,4 +1,4 @@
-//! The program at pods' ports that turns frames away whose checksum would be filled in where they have none
+//! The program at pods' ports, and at the node's own links, that turns frames away whose checksum would be filled in where they have none
 //! (`bpf/checksums.bpf.c`): loaded once by each process, found again by its tag.
 //!
 //! A link keeps the program when nobody holds it open any more, and takes it along when it goes.
@@ -11,6 +11,7 @@ use aya::programs::{ProgramError, ProgramType, SchedClassifier};
 use aya::{Ebpf, EbpfError};
 use netlink::message::Ack;
 use netlink::route;
+use types::IfName;
 
 use crate::error::Error;
 use crate::netns::Netns;
@@ -96,6 +97,38 @@ impl Program {
     pub(crate) fn is_at(&self, rtnl: &mut Rtnl, link: u32) -> Result<bool, Error> {
         Ok(rtnl.programs(link)?.iter().any(|row| row.tag == Some(self.tag)))
     }
+}
+
+/// Puts it at a link that is not ours, where it is not there yet. Whether it was put there.
+pub fn guard(rtnl: &mut Rtnl, link: &IfName) -> Result<bool, Error> {
+    let (Ok(program), Some(index)) = (program(), rtnl.index(link)) else { return Ok(false) };
+    if program.is_at(rtnl, index)? {
+        return Ok(false);
+    }
+    let mut batch = rtnl.batch();
+    program.put(&mut batch, index);
+    match rtnl.socket.run(batch)?.into_iter().find(|(_, ack)| !is_done(ack)) {
+        Some((_, ack)) => Err(refusal(format!("put the program for checksums at {link}"), ack)),
+        None => Ok(true),
+    }
+}
+
+/// Takes it from all links. Their room for programs stays: others may use it. From which.
+pub fn leave(rtnl: &mut Rtnl) -> Result<Vec<IfName>, Error> {
+    let mut left = Vec::new();
+    for row in rtnl.links()? {
+        if rtnl.programs(row.index)?.is_empty() {
+            continue;
+        }
+        let mut batch = rtnl.batch();
+        batch.add(|writer, seq| route::delete_program(writer, seq, row.index));
+        if let Some((_, ack)) = rtnl.socket.run(batch)?.into_iter().find(|(_, ack)| ack.errno != libc::ENODEV)
+        {
+            return Err(refusal(format!("take the program for checksums from {}", row.name), ack));
+        }
+        left.push(row.name);
+    }
+    Ok(left)
 }
 
 /// Whether the room for programs is only there already.

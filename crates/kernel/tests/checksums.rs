@@ -49,7 +49,25 @@ fn stage() -> (Netns, Netns) {
         loopback: true,
     };
     veth::create(&mut rtnl, &veth).expect("create");
+    begin((&node, &pod));
     (node, pod)
+}
+
+/// Waits until the port forwards: the bridge hears a moment later that there is a carrier (net/core/link_watch.c).
+fn begin((node, pod): (&Netns, &Netns)) {
+    let case = Case { v6: false, protocol: UDP, before: NO_OPTIONS, place: (34, 6), good: true, ident: 1 };
+    let mut receiver = node.run(|| receiver(false, UDP)).expect("run");
+    let soon = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
+    set(&receiver, (libc::SOL_SOCKET, libc::SO_RCVTIMEO), &soon);
+    let mut raw = pod.run(sender).expect("run");
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        send(&mut raw, None, &case.frame(&body(0), (0, false)));
+        if receiver.read(&mut [0; 2000]).is_ok() {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "nothing arrives");
+    }
 }
 
 fn socket(family: i32, kind: i32, protocol: i32) -> File {
@@ -201,6 +219,9 @@ fn cases() -> Vec<Case> {
     let v4 = |protocol, place, good| case(false, (protocol, NO_OPTIONS), place, good);
     let v6 = |protocol, place, good| case(true, (protocol, NO_OPTIONS), place, good);
     const TO_UDP: &[u8] = &[UDP, 0, 1, 4, 0, 0, 0, 0];
+    const MORE: [u8; 8] = [60, 0, 1, 4, 0, 0, 0, 0];
+    const EIGHT: [[u8; 8]; 8] = [MORE, MORE, MORE, MORE, MORE, MORE, MORE, [UDP, 0, 1, 4, 0, 0, 0, 0]];
+    const EIGHT_TO_UDP: &[u8] = EIGHT.as_flattened();
     vec![
         v4(UDP, (34, 6), true),
         v4(UDP, (34, 2), false),
@@ -231,6 +252,8 @@ fn cases() -> Vec<Case> {
         v6(TCP, (54, 2), false),
         case(true, (UDP, TO_UDP), (62, 6), true),
         case(true, (UDP, TO_UDP), (54, 6), false),
+        case(true, (UDP, EIGHT_TO_UDP), (118, 6), true),
+        case(true, (UDP, EIGHT_TO_UDP), (110, 6), false),
     ]
 }
 

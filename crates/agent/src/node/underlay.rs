@@ -132,6 +132,20 @@ impl Node {
             Ok(ground) => self.underlay.ground = ground,
             Err(error) => tracing::warn!(%error, "the machine's links are not known; looking again"),
         }
+        if !self.paused {
+            self.guard_uplinks();
+        }
+    }
+
+    /// A link that is a veth or a network card of a virtual machine hands on what is to be filled in, as pods' do.
+    fn guard_uplinks(&mut self) {
+        for link in self.underlay.ground.uplinks() {
+            match kernel::checksums::guard(&mut self.base.datapath.rtnl, &link) {
+                Ok(false) => {}
+                Ok(true) => tracing::info!(%link, "a program looks where checksums are to be filled in"),
+                Err(error) => tracing::warn!(%error, "nobody looks where checksums are to be filled in"),
+            }
+        }
     }
 
     /// `only`: what is known of other peers holds until they are looked at again.

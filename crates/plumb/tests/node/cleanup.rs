@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::stage::{Node, Stage};
+use crate::stage::{Node, Stage, wait_for};
 
 /// In the node's own network namespace.
 fn cleanup(node: &Node) -> Output {
@@ -24,6 +24,16 @@ fn a_killed_agents_node_is_clean_afterwards() {
     node.run("nft add table ip plumb_trace");
     node.run("nft add table ip6 plumb_trace");
     node.run("nft add table ip theirs");
+    let addresses = node.run("ip -o -4 addr");
+    let uplink = addresses.lines().find(|line| line.contains(" 192.168.1.10/")).unwrap();
+    let uplink = uplink.split_ascii_whitespace().nth(1).unwrap();
+    let filters = format!("tc filter show dev {uplink} ingress");
+    // An ordinary user can have no program.
+    if kernel::checksums::program().is_ok() {
+        wait_for("the node's own link has its program", || {
+            node.run(&filters).contains("plumb_checksums").then_some(())
+        });
+    }
     node.kill();
     let done = cleanup(node);
     assert!(done.status.success(), "{done:?}");
@@ -34,6 +44,7 @@ fn a_killed_agents_node_is_clean_afterwards() {
         assert!(!node.run(look).contains(word), "{look}: {}", node.run(look));
     }
     assert_eq!(node.run("ip route show proto 112"), "");
+    assert!(!node.run(&filters).contains("plumb_checksums"), "{}", node.run(&filters));
     assert!(!node.dir.join("net.d/10-plumb.conflist").exists());
     assert!(!node.dir.join("data").exists());
     let again = cleanup(node);

@@ -107,7 +107,10 @@ fn from_pods(siege: &Siege, family: Family) -> Vec<Attack> {
         attack("frame_type", framed("raw.send(to + me + b'\\x88\\xb5' + b'.' * 60)")),
         attack(
             "checksum_place",
-            format!("misplace({:?}, {me:?}, {victim:?}, 'misplaced', 'port', 9002)", GATEWAYS[0]),
+            format!(
+                "misplace(gateway_mac({:?}), {me:?}, {victim:?}, 'misplaced', 'port', 9002)",
+                GATEWAYS[0]
+            ),
         ),
         attack(
             "pod_to_tunnel",

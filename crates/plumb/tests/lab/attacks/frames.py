@@ -130,15 +130,17 @@ def offloading():
     return raw
 
 # A datagram in two fragments, in which the sum over `source` or `port` and all behind it is just what is wanted there when
-# they have been put together. IPv6 loses the 8 bytes of the fragment's header by that.
-def misplace(gateway, src, dst, word, field, wanted):
-    raw, me, to, six = offloading(), own_mac(), gateway_mac(gateway), ":" in src
-    data = struct.pack("!HHHH", 40000, 9001, 0, 0) + mark(word) + b"." * (len(word) % 2) + b"." * 60
+# they have been put together. IPv6 loses the 8 bytes of the fragment's header by that. `became`: where it is sent on to, whose
+# address NAT adds to the sum in the datagram's own checksum (inet_proto_csum_replace4).
+def misplace(to, src, dst, word, field, wanted, dport=9001, became=None):
+    raw, me, six = offloading(), own_mac(), ":" in src
+    data = struct.pack("!HHHH", 40000, dport, 0, 0) + mark(word) + b"." * (len(word) % 2) + b"." * 60
     data = data[:4] + struct.pack("!H", len(data) + 2) + data[6:]
     covered, place = {
         "source": (packed(src)[-2:] + packed(dst) + data, 36 if six else 28),
-        "port": (data[2:], 56 if six else 36),
+        "port": (struct.pack("!H", 9001) + data[4:], 56 if six else 36),
     }[field]
+    if became: covered += packed(became) + bytes(byte ^ 255 for byte in packed(dst))
     data += struct.pack("!H", ((~wanted & 0xFFFF) - (~sum16(covered) & 0xFFFF)) % 0xFFFF)
     for at, more in ((0, 1), (48, 0)):
         part = data[at : at + 48] if more else data[at:]

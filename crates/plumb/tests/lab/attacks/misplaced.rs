@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use types::Family;
 
-use super::{GATEWAYS, Siege};
+use super::{GATEWAYS, NODES, Siege};
 use crate::cluster::{Kubectl, wait_for};
 
 const PROGRAM: &str = "plumb_checksums";
@@ -17,7 +17,10 @@ pub fn checksums(siege: &Siege, family: Family) {
     let friend = format!("struct.unpack('!H', packed({:?})[-2:])[0]", ip("friend1"));
     let misplace = |from: &str, to: &str, word: &str, place: &str| {
         let (src, dst) = (ip(from), ip(to));
-        siege.python(from, &format!("misplace({:?}, {src:?}, {dst:?}, {word:?}, {place})", GATEWAYS[0]));
+        siege.python(
+            from,
+            &format!("misplace(gateway_mac({:?}), {src:?}, {dst:?}, {word:?}, {place})", GATEWAYS[0]),
+        );
     };
     let attack = || {
         siege.seen(&["victim1", "victim2"], family, || {
@@ -44,6 +47,37 @@ pub fn checksums(siege: &Siege, family: Family) {
     });
     assert_eq!(attack(), BTreeSet::new());
     honest(siege, family);
+    from_outside(siege, family);
+}
+
+/// A machine on the nodes' network, which hands on what is to be filled in: to a port that is closed, by a node port that leads
+/// to an open one.
+fn from_outside(siege: &Siege, family: Family) {
+    let own_mac = siege.lab.node_ok("node1", &["cat", "/sys/class/net/eth0/address"]);
+    let (node, pod) = (family.pick(NODES[0]), siege.ip("mute1", family));
+    let me = family.pick(["192.168.1.1", "fd00:192:168:1::1"]);
+    let misplace = format!(
+        "misplace(mac({:?}), {me:?}, {node:?}, 'closed-port', 'port', 9002, 30475, {pod:?})",
+        own_mac.trim()
+    );
+    // In fragments; those of IPv6 are larger than a pod's packets may be, and the sender would be told so first.
+    let length = family.pick([3000, 1000]);
+    let honest = format!("say({node:?}, 30475, 'open-port', 40000, {length})");
+    let attack = || {
+        siege.seen(&["mute1"], family, || {
+            siege.outside(&misplace);
+            siege.outside(&honest);
+        })
+    };
+    siege.lab.lab_ok(&["agent", "pause", "node1"]);
+    siege.lab.node_ok("node1", &["tc", "qdisc", "del", "dev", "eth0", "clsact"]);
+    let both = BTreeSet::from(["open-port", "closed-port"].map(str::to_owned));
+    assert_eq!(attack(), both, "without the program the kernel changes the port");
+    siege.lab.lab_ok(&["agent", "resume", "node1"]);
+    wait_for("the program is back at the node's link", Duration::from_secs(60), || {
+        siege.has_program("eth0").then_some(()).ok_or_else(|| siege.filters("eth0"))
+    });
+    assert_eq!(attack(), BTreeSet::from(["open-port".to_owned()]));
 }
 
 /// Checksums that are filled in where they belong arrive, and what a pod's own kernel cuts into fragments.
