@@ -3,11 +3,11 @@
 //!
 //! ```text
 //!   GET /metrics ─ no TLS ─> 403      no token, or a wrong one ─> 401      RBAC does not let it ─> 403
+//!                                     the API server could not be asked ─> 503
 //! ```
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
@@ -19,7 +19,7 @@ use k8s_openapi::api::authorization::v1::{
 use kube::api::PostParams;
 use prometheus_client::metrics::counter::Counter;
 
-use crate::reviews::Reviews;
+use crate::reviews::{Refused, Reviews};
 use crate::serve::{Caller, Encrypted};
 
 /// What RBAC calls it.
@@ -34,41 +34,34 @@ pub struct Readers {
     reviews: Reviews,
 }
 
-/// The token is somebody's who may not.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{0} may not get /metrics: bind it to a ClusterRole with nonResourceURLs [/metrics] and the verb get"
-)]
-struct Denied(String);
-
 impl Readers {
     /// `refused` counts the tokens that the API server was not asked about.
     pub fn new(client: kube::Client, refused: Counter) -> Self {
         Self { client, reviews: Reviews::new(REMEMBER, refused) }
     }
 
-    async fn check(&self, token: &str, caller: Caller) -> Result<()> {
+    async fn check(&self, token: &str, caller: Caller) -> Result<(), Refused> {
         self.reviews.check(token, caller, self.review(token)).await
     }
 
-    async fn review(&self, token: &str) -> Result<()> {
+    async fn review(&self, token: &str) -> Result<(), Refused> {
         let spec = TokenReviewSpec { audiences: None, token: token.to_owned() };
         let review = TokenReview { spec, ..TokenReview::default() };
         let answer = kube::Api::<TokenReview>::all(self.client.clone())
             .create(&PostParams::default(), &review)
             .await
-            .context("ask the API server about the token of a scrape (TokenReview)")?;
+            .map_err(unasked("about the token of a scrape (TokenReview)"))?;
         let status = answer.status.unwrap_or_default();
         let (true, Some(user)) = (status.authenticated == Some(true), status.user) else {
-            bail!(
+            return Err(Refused::Wrong(format!(
                 "the API server does not confirm the token: {}",
                 status.error.unwrap_or_else(|| "it is unknown, expired, or for another audience".into())
-            );
+            )));
         };
         self.may_read(user).await
     }
 
-    async fn may_read(&self, user: UserInfo) -> Result<()> {
+    async fn may_read(&self, user: UserInfo) -> Result<(), Refused> {
         let name = user.username.clone().unwrap_or_default();
         let spec = SubjectAccessReviewSpec {
             user: user.username,
@@ -85,10 +78,12 @@ impl Readers {
         let answer = kube::Api::<SubjectAccessReview>::all(self.client.clone())
             .create(&PostParams::default(), &review)
             .await
-            .context("ask the API server who may read metrics (SubjectAccessReview)")?;
+            .map_err(unasked("who may read metrics (SubjectAccessReview)"))?;
         match answer.status.is_some_and(|status| status.allowed) {
             true => Ok(()),
-            false => Err(Denied(name).into()),
+            false => Err(Refused::Denied(format!(
+                "{name} may not get /metrics: bind it to a ClusterRole with nonResourceURLs [/metrics] and the verb get"
+            ))),
         }
     }
 }
@@ -106,11 +101,15 @@ pub async fn check(readers: Readers, request: Request, next: Next) -> Response {
     let caller = request.extensions().get().copied().unwrap_or(Caller(None));
     match readers.check(token, caller).await {
         Ok(()) => next.run(request).await,
-        Err(error) => match error.downcast_ref::<Denied>() {
-            Some(denied) => (StatusCode::FORBIDDEN, format!("{denied}\n")).into_response(),
-            None => unauthorized(format!("{error:#}\n")),
-        },
+        Err(Refused::Wrong(why)) => unauthorized(format!("{why}\n")),
+        Err(Refused::Denied(why)) => (StatusCode::FORBIDDEN, format!("{why}\n")).into_response(),
+        Err(Refused::Unknown(why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
+}
+
+/// What the API server did not say.
+pub(crate) fn unasked(what: &'static str) -> impl FnOnce(kube::Error) -> Refused {
+    move |error| Refused::Unknown(format!("ask the API server {what}: {:#}", anyhow::Error::new(error)))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

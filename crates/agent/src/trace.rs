@@ -33,6 +33,7 @@ use tokio::sync::Mutex;
 use trace::exchange::{Arm, Ask, AskNames, Collect, Collected, Flow, Open, Opened, Refusal, Send};
 use types::{Family, IfName, ObjectName};
 
+use crate::reviews::Refused;
 use crate::serve::Caller;
 
 pub use token::Tokens;
@@ -227,6 +228,7 @@ pub async fn check(tokens: Tokens, request: Request, next: Next) -> Response {
     let caller = request.extensions().get().copied().unwrap_or(Caller(None));
     match tokens.check(token, caller).await {
         Ok(()) => next.run(request).await,
-        Err(error) => refuse(StatusCode::UNAUTHORIZED, format!("{error:#}")),
+        Err(why @ Refused::Unknown(_)) => refuse(StatusCode::SERVICE_UNAVAILABLE, why.to_string()),
+        Err(why) => refuse(StatusCode::UNAUTHORIZED, why.to_string()),
     }
 }

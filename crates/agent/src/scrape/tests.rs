@@ -22,7 +22,8 @@ use crate::{http as site, inbox};
 const HERE: &str = "192.168.1.10:9475";
 const PROMETHEUS: &str = "system:serviceaccount:monitoring:prometheus";
 
-/// Knows the tokens of Prometheus, who may read metrics, and of somebody who may not.
+/// Knows the tokens of Prometheus, who may read metrics, and of somebody who may not. About that of nobody it says
+/// nothing.
 fn answer(asked: &Value) -> Value {
     match asked["kind"].as_str() {
         Some("TokenReview") => match asked["spec"]["token"].as_str() {
@@ -53,9 +54,11 @@ fn api() -> (kube::Client, Arc<AtomicU64>) {
             let bytes = request.into_body().collect_bytes().await.expect("a review");
             let mut review: Value = serde_json::from_slice(&bytes).expect("JSON");
             review["status"] = answer(&review);
-            Ok::<_, std::convert::Infallible>(http::Response::new(Body::from(
-                review.to_string().into_bytes(),
-            )))
+            let mut response = http::Response::new(Body::from(review.to_string().into_bytes()));
+            if review["spec"]["token"] == "nobody" {
+                *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+            }
+            Ok::<_, std::convert::Infallible>(response)
         }
     });
     (kube::Client::new(service, "default"), asked)
@@ -97,6 +100,10 @@ async fn ask(encrypted: bool, path: &str, authorization: &str) -> String {
     said
 }
 
+fn without_date(answer: &str) -> String {
+    answer.lines().filter(|line| !line.starts_with("date: ")).collect::<Vec<_>>().join("\n")
+}
+
 fn bearing(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
@@ -112,6 +119,7 @@ fn metrics_are_for_those_who_may_read_them_and_come_by_tls() {
             (true, bearing(""), 401, "show a token"),
             (true, bearing("guessed"), 401, "does not confirm the token"),
             (true, bearing("somebody"), 403, "somebody may not get /metrics: bind it to a ClusterRole"),
+            (true, bearing("nobody"), 503, "ask the API server about the token"),
             (true, bearing("prometheus"), 200, "plumb_build_info{"),
         ] {
             let said = ask(encrypted, "/metrics", &authorization).await;
@@ -122,6 +130,13 @@ fn metrics_are_for_those_who_may_read_them_and_come_by_tls() {
         let before = asked.load(Ordering::Relaxed);
         assert!(ask(true, "/metrics", &bearing("prometheus")).await.starts_with("HTTP/1.1 200"));
         assert_eq!(asked.load(Ordering::Relaxed), before, "who may is remembered");
+        for token in ["guessed", "somebody"] {
+            let first = without_date(&ask(true, "/metrics", &bearing(token)).await);
+            let code = if token == "somebody" { 403 } else { 401 };
+            assert!(first.starts_with(&format!("HTTP/1.1 {code} ")), "who may not is remembered: {first}");
+            assert!(first.contains("this answer holds for"), "{first}");
+            assert_eq!(without_date(&ask(true, "/metrics", &bearing(token)).await), first, "and as what");
+        }
         // The kubelet's probe has no token and no TLS; nobody runs the loop that it asks for.
         for encrypted in [false, true] {
             let said = ask(encrypted, "/healthz", "").await;

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::PostParams;
 use prometheus_client::metrics::counter::Counter;
 use types::wire::{TOKEN_NODE, TRACE_ACCOUNT as ACCOUNT, TRACE_AUDIENCE as AUDIENCE};
 
-use crate::reviews::Reviews;
+use crate::reviews::{Refused, Reviews};
+use crate::scrape::unasked;
 use crate::serve::Caller;
 
 /// The header that carries the token: the API server's proxy keeps `Authorization` to itself.
@@ -36,57 +36,57 @@ impl Tokens {
         Self { client, node: node.into(), reviews: Reviews::new(REMEMBER, refused) }
     }
 
-    pub async fn check(&self, token: &str, caller: Caller) -> Result<()> {
+    pub async fn check(&self, token: &str, caller: Caller) -> Result<(), Refused> {
         if token.is_empty() {
-            bail!(
+            return Err(Refused::Wrong(format!(
                 "no {HEADER} header: give a token of the service account kube-system/{ACCOUNT} for the audience \
                  {AUDIENCE} (`kubectl -n kube-system create token {ACCOUNT} --audience {AUDIENCE} --bound-object-kind \
                  Node --bound-object-name {}`)",
                 self.node
-            );
+            )));
         }
         self.reviews.check(token, caller, self.review(token)).await
     }
 
-    async fn review(&self, token: &str) -> Result<()> {
+    async fn review(&self, token: &str) -> Result<(), Refused> {
         let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.into()]), token: token.to_owned() };
         let review = TokenReview { spec, ..TokenReview::default() };
         let answer = kube::Api::<TokenReview>::all(self.client.clone())
             .create(&PostParams::default(), &review)
             .await
-            .context("ask the API server about the token of a trace (TokenReview)")?;
-        judge(answer.status.unwrap_or_default(), &self.node)
+            .map_err(unasked("about the token of a trace (TokenReview)"))?;
+        judge(answer.status.unwrap_or_default(), &self.node).map_err(Refused::Wrong)
     }
 }
 
-/// What the API server says of a token, and whether that is enough for this node.
-fn judge(status: TokenReviewStatus, node: &str) -> Result<()> {
+/// What the API server says of a token, and whether that is enough for this node; else why not.
+fn judge(status: TokenReviewStatus, node: &str) -> Result<(), String> {
     let audiences = status.audiences.unwrap_or_default();
     let user = status.user.unwrap_or_default();
     let name = user.username.unwrap_or_default();
     if status.authenticated != Some(true) || !audiences.iter().any(|audience| audience == AUDIENCE) {
-        bail!(
+        return Err(format!(
             "the API server does not confirm the token: {}; make a new one",
             status.error.unwrap_or_else(|| "it is unknown, expired, or for another audience".into())
-        );
+        ));
     }
     if name == AGENTS {
-        bail!(
+        return Err(format!(
             "the token is {name}'s, which earlier versions of plumb show: use a plumb of this agent's version ({})",
             env!("CARGO_PKG_VERSION")
-        );
+        ));
     }
     if name.strip_prefix(SUBJECT) != Some(ACCOUNT) {
-        bail!("the token is {name}'s; a trace needs one of {SUBJECT}{ACCOUNT}");
+        return Err(format!("the token is {name}'s; a trace needs one of {SUBJECT}{ACCOUNT}"));
     }
     let bound = user.extra.unwrap_or_default().remove(TOKEN_NODE).unwrap_or_default();
     if !bound.iter().any(|bound| bound == node) {
         let bound =
             if bound.is_empty() { "no node".to_owned() } else { format!("node {}", bound.join(", ")) };
-        bail!(
+        return Err(format!(
             "the token is bound to {bound}; make one for this node (`kubectl -n kube-system create token {ACCOUNT} \
              --audience {AUDIENCE} --bound-object-kind Node --bound-object-name {node}`)"
-        );
+        ));
     }
     Ok(())
 }
@@ -149,7 +149,9 @@ mod tests {
         }
         tokens.check("right", Caller(None)).await.expect("another caller's token is confirmed");
         let guessed = guessing.await.expect("all are answered");
-        assert!(guessed.iter().all(Result::is_err));
+        let asked_about = guessed.iter().filter(|guess| matches!(guess, Err(Refused::Wrong(_)))).count();
+        let unasked = guessed.iter().filter(|guess| matches!(guess, Err(Refused::Unknown(_)))).count();
+        assert_eq!((asked_about, unasked), (UNDER_WAY.1, 200 - UNDER_WAY.1));
         assert_eq!(refused.get(), 200 - UNDER_WAY.1 as u64);
         assert_eq!(asked.load(Ordering::Relaxed), UNDER_WAY.1 as u64 + 1);
         tokens.check("right", GUESSER).await.expect("it is remembered");
@@ -159,8 +161,10 @@ mod tests {
     #[tokio::test]
     async fn a_wrong_token_is_asked_about_once() {
         let (tokens, asked, _) = api();
-        for _ in 0..3 {
-            assert!(tokens.check("wrong", GUESSER).await.is_err());
+        let first = tokens.check("wrong", GUESSER).await.expect_err("it is wrong");
+        assert!(first.to_string().ends_with("make a new one; this answer holds for 10s"), "{first}");
+        for _ in 0..2 {
+            assert_eq!(tokens.check("wrong", GUESSER).await, Err(first.clone()));
         }
         assert_eq!(asked.load(Ordering::Relaxed), 1);
     }
@@ -174,7 +178,7 @@ mod tests {
             user: Some(user),
             ..TokenReviewStatus::default()
         };
-        judge(status, "node1").map_or_else(|error| error.to_string(), |()| "taken".to_owned())
+        judge(status, "node1").map_or_else(|why| why, |()| "taken".to_owned())
     }
 
     #[test]
@@ -194,6 +198,6 @@ mod tests {
             assert!(said.contains(why), "{name} {audience} {node:?}: {said}");
         }
         let unknown = judge(TokenReviewStatus::default(), "node1").expect_err("nobody");
-        assert!(unknown.to_string().contains("does not confirm"), "{unknown}");
+        assert!(unknown.contains("does not confirm"), "{unknown}");
     }
 }
