@@ -191,9 +191,15 @@ fn of_environment() -> Option<Uri> {
 pub fn server(text: &str) -> Result<Uri> {
     let text = text.trim();
     let whole = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
-    let wrong = || format!("{text:?} is not an address of an API server; expected https://HOST:PORT");
+    let wrong =
+        || format!("{text:?} is not an address of an API server; expected such as https://192.0.2.10:6443");
     let uri: Uri = whole.parse().with_context(wrong)?;
-    if uri.host().is_none_or(str::is_empty) || !matches!(uri.scheme_str(), Some("https" | "http")) {
+    // Of a port that is none, the library says that there is none.
+    let port = uri.authority().is_some_and(|authority| {
+        authority.as_str() == authority.host() || authority.port_u16().is_some_and(|port| port > 0)
+    });
+    let host = uri.host().is_some_and(|host| !host.is_empty());
+    if !host || !port || !matches!(uri.scheme_str(), Some("https" | "http")) {
         bail!(wrong());
     }
     Ok(uri)

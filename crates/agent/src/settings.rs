@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
+use clap::builder::RangedU64ValueParser;
 use clap::{Args as ClapArgs, FromArgMatches};
 use ipnet::IpNet;
-use types::Family;
+use model::Ranges;
+use types::range;
 use types::wire::{DNS_IPS, POD_CIDRS, SERVICE_CIDRS};
 
 /// `plumb agent`
@@ -41,7 +43,8 @@ pub struct Args {
         long = "cluster-cidr",
         env = "PLUMB_CLUSTER_CIDR",
         default_value = POD_CIDRS[0],
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = range::lenient
     )]
     pub cluster_cidrs: Vec<IpNet>,
     /// Addresses of Services, one range for each family
@@ -49,11 +52,18 @@ pub struct Args {
         long = "service-cidr",
         env = "PLUMB_SERVICE_CIDR",
         default_value = SERVICE_CIDRS[0],
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = range::lenient
     )]
     pub service_cidrs: Vec<IpNet>,
     /// Where pods ask for names, one address for each family
-    #[arg(long = "dns-ip", env = "PLUMB_DNS_IP", default_value = DNS_IPS[0], value_delimiter = ',')]
+    #[arg(
+        long = "dns-ip",
+        env = "PLUMB_DNS_IP",
+        default_value = DNS_IPS[0],
+        value_delimiter = ',',
+        value_parser = range::address
+    )]
     pub dns_ips: Vec<IpAddr>,
     /// The cluster's domain
     #[arg(long, env = "PLUMB_CLUSTER_DOMAIN", default_value = "cluster.local")]
@@ -66,11 +76,11 @@ pub struct Args {
     #[arg(long, env = "PLUMB_MTU")]
     pub mtu: Option<u32>,
     /// Seconds that a released pod address rests before it is given out again
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = seconds(0))]
     pub cool_down: u64,
     /// Seconds after which an attachment is released without a DEL when the API no longer has its pod, beyond the pod's
     /// own grace period; at most 10 when its network namespace is gone
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = seconds(0))]
     pub orphan_grace: u64,
     /// Answer what kube-proxy answers: health checks of load balancers at port 10256 of all addresses, and
     /// 127.0.0.1:10249/proxyMode
@@ -92,8 +102,13 @@ pub struct Args {
     pub metrics_cert_dir: PathBuf,
     /// Seconds between two full comparisons of the kernel with what it should be (a backstop: changes by
     /// others are seen at once)
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = seconds(1))]
     pub refresh: u64,
+}
+
+/// Not so many that no clock could count them: up to a year.
+fn seconds(least: u64) -> RangedU64ValueParser {
+    RangedU64ValueParser::new().range(least..=366 * 86_400)
 }
 
 /// Settings that fit together.
@@ -113,43 +128,20 @@ impl Settings {
         if args.node.is_empty() {
             bail!("--node is empty; give the name of this machine's Node object (kubectl get nodes)");
         }
-        for ip in &args.dns_ips {
-            if !args.service_cidrs.iter().any(|cidr| cidr.contains(ip)) {
-                let cidrs = list(&args.service_cidrs);
-                bail!(
-                    "--dns-ip {ip} is not in --service-cidr {cidrs}; give the clusterIP of kube-system/kube-dns"
-                );
-            }
-        }
-        for (pods, services) in
-            args.cluster_cidrs.iter().flat_map(|p| args.service_cidrs.iter().map(move |s| (p, s)))
-        {
-            if pods.contains(services) || services.contains(pods) {
-                bail!("--cluster-cidr {pods} and --service-cidr {services} overlap; give ranges that do not");
-            }
-        }
-        for (flag, ranges) in [("cluster-cidr", &args.cluster_cidrs), ("service-cidr", &args.service_cidrs)] {
-            if let Some(family) = Family::several(ranges.iter().map(Family::of_net)) {
-                bail!("--{flag} {} has more than one {family} range; give one of each family", list(ranges));
-            }
-        }
-        if let Some(family) = Family::several(args.dns_ips.iter().copied().map(Family::of)) {
-            let ips = list(&args.dns_ips);
-            bail!("--dns-ip {ips} has more than one {family} address; give one of each family");
-        }
+        let ranges = Ranges { pods: &args.cluster_cidrs, services: &args.service_cidrs, dns: &args.dns_ips };
+        ranges.fit().and_then(|()| args.mtu.map_or(Ok(()), |mtu| ranges.mtu(mtu))).map_err(Error::msg)?;
         let allow_sources = args.allow_sources.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
         let allow_sources = allow_sources.map(source).collect::<Result<_>>()?;
         Ok(Self { node: args.node.clone(), allow_sources, args })
     }
 }
 
-/// An address or a prefix.
+/// An address or a prefix, whose bits beyond its length are cut off.
 fn source(text: &str) -> Result<IpNet> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
     let Ok(net) = address.or_else(|_| text.parse::<IpNet>()) else {
-        bail!(
-            "--allow-sources {text} is neither an address nor a prefix; give such as 203.0.113.0/24,2001:db8::/48"
-        );
+        let error = range::source(text).map(drop).err().map(|error| error.to_string()).unwrap_or_default();
+        bail!("--allow-sources {error}");
     };
     Ok(net.trunc())
 }
@@ -162,10 +154,6 @@ impl Args {
         let command = Self::augment_args(clap::Command::new("agent")).no_binary_name(true);
         Self::from_arg_matches(&command.try_get_matches_from(flags)?)
     }
-}
-
-fn list<T: ToString>(items: &[T]) -> String {
-    items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -201,12 +189,30 @@ mod tests {
     fn ranges_that_do_not_fit_are_named() {
         for (flags, word) in [
             (["--dns-ip", "10.1.0.1"], "10.1.0.1"),
-            (["--service-cidr", "10.244.0.0/16"], "--dns-ip"),
+            (["--mtu", "9"], "--mtu 9"),
+            (
+                ["--cluster-cidr", "10.244.0.0"],
+                "\"10.244.0.0\" is not a range of addresses: it has no length",
+            ),
+            (["--cluster-cidr", "127.0.0.0/8"], "127.0.0.0/8 is each host's own"),
+            (["--service-cidr", "services"], "--service-cidr"),
+            (["--dns-ip", "10.96.0.10/32"], "--dns-ip"),
+            (["--refresh", "0"], "0 is not in 1.."),
+            (["--cool-down", "18446744073709551615"], "--cool-down"),
+            (["--service-cidr", "10.244.0.0/16"], "overlap"),
+            (["--service-cidr", "10.97.0.0/16"], "--dns-ip"),
             (["--cluster-cidr", "10.96.0.0/11"], "overlap"),
             (["--cluster-cidr", "10.1.0.0/16,10.2.0.0/16"], "more than one IPv4"),
         ] {
             let error = settings(&flags).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    /// A chart may say `clusterCIDR: 10.244.3.7/16`, as kube-controller-manager takes it.
+    #[test]
+    fn bits_beyond_a_ranges_length_mean_nothing() {
+        let args = settings(&["--cluster-cidr", "10.1.2.3/16,fd00::7/48"]).unwrap().args;
+        assert_eq!(args.cluster_cidrs, ["10.1.0.0/16", "fd00::/48"].map(|net| net.parse().unwrap()));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -14,12 +14,16 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, ResourceExt};
+use model::Ranges;
+use model::ranges::joined;
 use serde_json::Value;
 use types::Family;
+use types::range::overlap;
 use types::wire::{POD_CIDRS, SERVICE_CIDRS};
 
 use crate::connect::explain;
 use crate::findings::Finding;
+use crate::given::{PODS, SERVICES};
 use crate::manifest::{DNS_SERVICE, LABEL, NAME, NAMESPACE};
 
 /// What was asked for on the command line; everything else is found out.
@@ -100,6 +104,7 @@ pub async fn find(client: &Client, wanted: &Wanted) -> Result<Found> {
     found.overlaps();
     found.dns(client, wanted).await?;
     found.one_of_each_family();
+    found.families_meet();
     found.servers(client, wanted).await?;
     found.others(client).await?;
     Ok(found)
@@ -125,19 +130,6 @@ fn networking(kubeadm: Option<&str>, field: &str) -> Option<String> {
     value["networking"][field].as_str().map(str::to_owned).filter(|text| !text.is_empty())
 }
 
-pub fn ranges(text: &str, flag: &str) -> Result<Vec<IpNet>> {
-    let one = |word: &str| {
-        word.trim()
-            .parse()
-            .map_err(|_| anyhow!("{flag} {word:?} is not a range; expected such as 10.244.0.0/16"))
-    };
-    text.split(',').map(one).collect()
-}
-
-pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
-}
-
 /// Without those that lie in another: ServiceCIDRs may overlap (KEP-1880).
 fn widest(ranges: &[IpNet]) -> Vec<IpNet> {
     let mut widest: Vec<IpNet> = Vec::new();
@@ -151,16 +143,12 @@ fn widest(ranges: &[IpNet]) -> Vec<IpNet> {
 }
 
 /// The tenth after a range's own address, which kubeadm gives the cluster's DNS.
-fn usual_dns(range: &IpNet) -> Option<IpAddr> {
+pub fn usual_dns(range: &IpNet) -> Option<IpAddr> {
     let address = match range.network() {
         IpAddr::V4(first) => IpAddr::from(Ipv4Addr::from(u32::from(first).checked_add(10)?)),
         IpAddr::V6(first) => IpAddr::from(Ipv6Addr::from(u128::from(first).checked_add(10)?)),
     };
     range.contains(&address).then_some(address)
-}
-
-pub fn joined<T: ToString>(items: &[T]) -> String {
-    items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
 impl Found {
@@ -184,7 +172,7 @@ impl Found {
             assigned.extend(cidrs.iter().filter_map(|cidr| cidr.parse::<IpNet>().ok()));
         }
         let given = wanted.cluster_cidr.clone().or_else(|| networking(kubeadm, "podSubnet"));
-        self.cluster_cidrs = ranges(given.as_deref().unwrap_or(POD_CIDRS[0]), "--cluster-cidr")?;
+        self.cluster_cidrs = PODS.found(given.as_deref().unwrap_or(POD_CIDRS[0]))?;
         let inside = |cidr: &IpNet| self.cluster_cidrs.iter().any(|range| range.contains(cidr));
         if let Some(outside) = assigned.iter().find(|cidr| !inside(cidr)) {
             self.findings.push(Finding::fatal(
@@ -211,7 +199,7 @@ impl Found {
         }
         let listed = (!listed.is_empty()).then(|| listed.join(","));
         let text = given.or(listed).or_else(|| networking(kubeadm, "serviceSubnet"));
-        let all = ranges(text.as_deref().unwrap_or(SERVICE_CIDRS[0]), "--service-cidr")?;
+        let all = SERVICES.found(text.as_deref().unwrap_or(SERVICE_CIDRS[0]))?;
         self.service_cidrs = widest(&all);
         let kubernetes: Api<Service> = Api::namespaced(client.clone(), "default");
         let service =
@@ -277,6 +265,15 @@ impl Found {
         }
     }
 
+    fn families_meet(&mut self) {
+        let ranges = Ranges { pods: &self.cluster_cidrs, services: &self.service_cidrs, dns: &self.dns_ips };
+        if let Err(why) = ranges.meet() {
+            let object = "the ranges of pods, Services and DNS";
+            let next = "the flags of the controller manager, the API server and the kubelets have to be of one family";
+            self.findings.push(Finding::fatal(object, why, next));
+        }
+    }
+
     /// What the kubelets tell pods to ask; else the Service's address; else what kubeadm would take.
     async fn dns(&mut self, client: &Client, wanted: &Wanted) -> Result<()> {
         let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
@@ -294,7 +291,11 @@ impl Found {
         let usual = || self.service_cidrs.first().and_then(usual_dns).map(|ip| ip.to_string());
         let text =
             wanted.dns_ip.clone().or(of_kubelet.clone()).or(holds.clone()).or_else(usual).unwrap_or_default();
-        for ip in crate::given::addresses(&text)? {
+        for word in text.split(',').map(str::trim) {
+            // One that was given has been read before.
+            let ip: IpAddr = word
+                .parse()
+                .with_context(|| format!("the cluster's DNS address {word:?} is none; give --dns-ip"))?;
             if !self.service_cidrs.iter().any(|range| range.contains(&ip)) {
                 self.findings.push(Finding::fatal(
                     format!("the DNS address {ip}"),
@@ -435,7 +436,7 @@ mod tests {
     use super::*;
 
     fn nets(text: &str) -> Vec<IpNet> {
-        ranges(text, "--x").unwrap()
+        PODS.found(text).unwrap()
     }
 
     #[test]

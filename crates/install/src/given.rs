@@ -2,22 +2,36 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Error, Result, anyhow, bail, ensure};
 use ipnet::IpNet;
-use types::Family;
+use model::Ranges;
+use model::ranges::joined;
+use types::wire::{POD_CIDRS, SERVICE_CIDRS};
+use types::{Family, offset, range};
 
-use crate::cluster::{joined, overlap, ranges};
+use crate::cluster::usual_dns;
 use crate::findings::WORDS;
 use crate::install::Args;
 use crate::settings::Settings;
 
-/// Each value by itself; how they fit together, a cluster may still have to say.
+/// Each value by itself, and those that were given together; how they fit the rest, a cluster may still have to say.
 pub fn check(args: &Args) -> Result<()> {
     let wanted = &args.wanted;
-    for (flag, text) in [("--cluster-cidr", &wanted.cluster_cidr), ("--service-cidr", &wanted.service_cidr)] {
-        text.as_deref().map(|text| ranges(text, flag)).transpose()?;
+    let of = |text: &Option<String>, what: &Given| text.as_deref().map(|text| what.read(text)).transpose();
+    let pods = of(&wanted.cluster_cidr, &PODS)?.unwrap_or_default();
+    let services = of(&wanted.service_cidr, &SERVICES)?;
+    let dns = wanted.dns_ip.as_deref().map(addresses).transpose()?.unwrap_or_default();
+    let ranges = Ranges { pods: &pods, services: services.as_deref().unwrap_or_default(), dns: &dns };
+    // Where Services are, the cluster says.
+    let known = if services.is_some() { ranges } else { Ranges { dns: &[], ..ranges } };
+    known.fit().and_then(|()| ranges.meet()).map_err(Error::msg)?;
+    if let Some(family) = Family::several(dns.iter().copied().map(Family::of)) {
+        bail!("--dns-ip {} has more than one {family} address; give one of each family", joined(&dns));
     }
-    wanted.dns_ip.as_deref().map(addresses).transpose()?;
+    // 0 is what nobody has chosen.
+    if let Some(mtu) = args.mtu.filter(|mtu| *mtu != 0) {
+        ranges.mtu(mtu).map_err(Error::msg)?;
+    }
     if let Some(domain) = &wanted.cluster_domain {
         ensure!(
             is_domain(domain),
@@ -32,14 +46,7 @@ pub fn check(args: &Args) -> Result<()> {
         );
     }
     for source in args.allow_sources.split(',').map(str::trim).filter(|text| !text.is_empty()) {
-        ensure!(
-            source.parse::<IpNet>().is_ok() || source.parse::<IpAddr>().is_ok(),
-            "--allow-sources {source:?} is neither an address nor a prefix; give such as 203.0.113.0/24"
-        );
-    }
-    // Every host takes 576 bytes (RFC 791); 0 is what nobody has chosen.
-    if let Some(mtu) = args.mtu.filter(|mtu| *mtu != 0) {
-        ensure!((576..=65_535).contains(&mtu), "--mtu {mtu} is none; give 576 to 65535, or leave it out");
+        range::source(source).map_err(|error| anyhow!("--allow-sources {error}"))?;
     }
     for (flag, path) in [
         ("--cni-bin-dir", &args.cni_bin_dir),
@@ -60,40 +67,85 @@ pub fn check(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Settings that no cluster completes fit together, or no agent would start with them.
+/// Settings that no cluster completes fit together, or no agent would work with them.
 pub fn fit(settings: &Settings) -> Result<()> {
-    let pods = ranges(&settings.cluster_cidr, "--cluster-cidr")?;
-    let services = ranges(&settings.service_cidr, "--service-cidr")?;
+    let (pods, services) = (PODS.read(&settings.cluster_cidr)?, SERVICES.read(&settings.service_cidr)?);
     let dns = addresses(&settings.dns_ip)?;
-    for (flag, families) in [
-        ("--cluster-cidr", pods.iter().map(Family::of_net).collect::<Vec<_>>()),
-        ("--service-cidr", services.iter().map(Family::of_net).collect()),
-        ("--dns-ip", dns.iter().copied().map(Family::of).collect()),
-    ] {
-        if let Some(family) = Family::several(families) {
-            bail!("{flag} has more than one of {family}; give one of each family");
-        }
+    let ranges = Ranges { pods: &pods, services: &services, dns: &dns };
+    ranges.fit().and_then(|()| ranges.meet()).map_err(Error::msg)?;
+    if let Some(mtu) = settings.mtu.parse().ok().filter(|mtu| *mtu != 0) {
+        ranges.mtu(mtu).map_err(Error::msg)?;
     }
-    if let Some((a, b)) =
-        pods.iter().flat_map(|a| services.iter().map(move |b| (a, b))).find(|(a, b)| overlap(a, b))
-    {
-        bail!("--cluster-cidr {a} and --service-cidr {b} overlap; give ranges that do not");
-    }
-    if let Some(ip) = dns.iter().find(|ip| !services.iter().any(|range| range.contains(*ip))) {
-        bail!(
-            "--dns-ip {ip} is not in --service-cidr {}; give the address that the kubelets have as clusterDNS",
-            joined(&services)
-        );
+    for range in &services {
+        dns.iter().filter(|ip| range.contains(*ip)).try_for_each(|ip| is_free(*ip, range))?;
     }
     Ok(())
 }
 
+/// Which addresses of their range Services never have, or another one has.
+fn is_free(dns: IpAddr, range: &IpNet) -> Result<()> {
+    let whose = match dns {
+        ip if ip == range.network() => "the range's first address, which no Service has",
+        ip if ip == offset(range.network(), 1) => "the API's own, of Service default/kubernetes",
+        ip if ip.is_ipv4() && ip == range.broadcast() => "the range's last address, which no Service has",
+        _ => return Ok(()),
+    };
+    let usual = usual_dns(range).map(|ip| format!(", such as {ip}")).unwrap_or_default();
+    bail!("--dns-ip {dns} is {whose}; give the one that the kubelets have as clusterDNS{usual}")
+}
+
+/// A flag that takes one range of each family.
+pub struct Given {
+    pub flag: &'static str,
+    /// So many bits of an address are the pods' or the Services' at least.
+    bits: u8,
+    why: &'static str,
+    instead: [&'static str; 2],
+}
+
+/// kubeadm wants 14 addresses for pods (MinimumAddressesInPodSubnet).
+pub const PODS: Given = Given {
+    flag: "--cluster-cidr",
+    bits: 4,
+    why: "each node takes a part of it for its pods",
+    instead: POD_CIDRS,
+};
+/// The API server wants 8 (ServiceIPRange).
+pub const SERVICES: Given =
+    Given { flag: "--service-cidr", bits: 3, why: "each Service takes one", instead: SERVICE_CIDRS };
+
+impl Given {
+    /// What somebody typed.
+    pub fn read(&self, text: &str) -> Result<Vec<IpNet>> {
+        let nets: Vec<IpNet> =
+            text.split(',').map(|word| self.of(range::range(word))).collect::<Result<_>>()?;
+        for net in &nets {
+            let bits = net.max_prefix_len() - net.prefix_len();
+            ensure!(
+                bits >= self.bits,
+                "{} {net} has {} addresses, and {}; give one such as {}",
+                self.flag,
+                1u32 << bits,
+                self.why,
+                Family::of_net(net).pick(self.instead)
+            );
+        }
+        Ok(nets)
+    }
+
+    /// What a program of Kubernetes was told: it does not mind bits beyond a range's length.
+    pub fn found(&self, text: &str) -> Result<Vec<IpNet>> {
+        text.split(',').map(|word| self.of(range::lenient(word))).collect()
+    }
+
+    fn of<T>(&self, read: Result<T, impl std::fmt::Display>) -> Result<T> {
+        read.map_err(|error| anyhow!("{} {error}", self.flag))
+    }
+}
+
 /// `--dns-ip`.
 pub fn addresses(text: &str) -> Result<Vec<IpAddr>> {
-    let one = |word: &str| {
-        let address = word.trim().parse();
-        address.with_context(|| format!("--dns-ip {word:?} is not an address; give such as 10.96.0.10"))
-    };
+    let one = |word: &str| range::address(word).map_err(|error| anyhow!("--dns-ip {error}"));
     text.split(',').map(one).collect()
 }
 
@@ -136,8 +188,15 @@ mod tests {
     fn what_is_no_value_of_its_flag_is_refused_by_both() {
         for (flag, bad, good) in [
             ("--cluster-cidr", "garbage", "10.1.0.0/16,fd00::/48"),
+            ("--cluster-cidr", "10.1.2.3/16", "10.1.0.0/16"),
+            ("--cluster-cidr", "10.1.0.0/30", "10.1.0.0/28"),
+            ("--cluster-cidr", "127.0.0.0/8", "fd00::/124"),
             ("--service-cidr", "10.96.0.0", "10.96.0.0/12"),
+            ("--service-cidr", "10.96.0.1/12", "10.96.0.0/12, fd00::/112"),
+            ("--service-cidr", "10.96.0.0/30", "10.96.0.0/29"),
             ("--dns-ip", "10.96.0", "10.96.0.10,fd00:10:96::a"),
+            ("--dns-ip", "10.96.0.10/32", "10.96.0.10"),
+            ("--dns-ip", "127.0.0.53", "10.0.0.10"),
             ("--cluster-domain", "no domain", "corp.example"),
             (
                 "--api-servers",
@@ -145,7 +204,9 @@ mod tests {
                 "https://192.0.2.1:6443,api.example:6443,[2001:db8::1]:6443",
             ),
             ("--allow-sources", "203.0.113.0-9", "203.0.113.0/24,2001:db8::1"),
+            ("--allow-sources", "203.0.113.9/24", "203.0.113.9"),
             ("--mtu", "12", "1400"),
+            ("--mtu", "65536", "0"),
             ("--cni-bin-dir", "bin", "/opt/cni/bin"),
             ("--cni-conf-dir", "net.d", "/etc/cni/net.d"),
             ("--kubernetes-dir", "", "/etc/kubernetes"),
@@ -159,7 +220,31 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_no_agent_would_start_with_are_refused() {
+    fn what_was_given_together_fits_before_a_cluster_is_asked() {
+        for (flags, words) in [
+            (
+                &["--cluster-cidr", "10.1.0.0/16,10.2.0.0/16"][..],
+                "10.1.0.0/16,10.2.0.0/16 has more than one IPv4",
+            ),
+            (&["--dns-ip", "10.96.0.10,10.96.0.11"], "--dns-ip 10.96.0.10,10.96.0.11 has more than one IPv4"),
+            (&["--cluster-cidr", "10.96.1.0/24", "--service-cidr", "10.96.0.0/12"], "overlap"),
+            (
+                &["--cluster-cidr", "10.1.0.0/16", "--service-cidr", "fd00::/112"],
+                "--service-cidr fd00::/112 has no IPv4",
+            ),
+            (&["--cluster-cidr", "fd00::/48", "--dns-ip", "10.96.0.10"], "--dns-ip 10.96.0.10 has no IPv6"),
+            (&["--service-cidr", "10.1.0.0/16", "--dns-ip", "10.96.0.10"], "--dns-ip 10.96.0.10 is not in"),
+            (&["--cluster-cidr", "fd00::/48", "--mtu", "1000"], "--mtu 1000 is none for pods with IPv6"),
+        ] {
+            let error = check(&args(flags)).unwrap_err().to_string();
+            assert!(error.contains(words), "{flags:?}: {error}");
+        }
+        // Where Services are, is found in the cluster.
+        check(&args(&["--cluster-cidr", "10.1.0.0/16", "--dns-ip", "10.43.0.10"])).unwrap();
+    }
+
+    #[test]
+    fn settings_that_no_agent_would_work_with_are_refused() {
         fit(&Settings::default()).unwrap();
         let of = |change: fn(&mut Settings)| {
             let mut settings = Settings::default();
@@ -168,6 +253,18 @@ mod tests {
         };
         assert!(of(|s| s.dns_ip = "10.1.0.1".into()).contains("--dns-ip 10.1.0.1 is not in"));
         assert!(of(|s| s.cluster_cidr = "10.96.0.0/11".into()).contains("overlap"));
-        assert!(of(|s| s.cluster_cidr = "10.1.0.0/16,10.2.0.0/16".into()).contains("more than one of IPv4"));
+        assert!(of(|s| s.cluster_cidr = "10.1.0.0/16,10.2.0.0/16".into()).contains("more than one IPv4"));
+        assert!(
+            of(|s| s.cluster_cidr = "fd00::/48".into()).contains("such as --service-cidr fd00:10:96::/112")
+        );
+        for (ip, whose) in
+            [("10.96.0.0", "first address"), ("10.96.0.1", "the API's"), ("10.111.255.255", "last")]
+        {
+            let mut settings = Settings { dns_ip: ip.into(), ..Settings::default() };
+            let error = fit(&settings).unwrap_err().to_string();
+            assert!(error.contains(whose) && error.ends_with("such as 10.96.0.10"), "{error}");
+            settings.dns_ip = "10.96.0.2".into();
+            fit(&settings).unwrap();
+        }
     }
 }

@@ -13,9 +13,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use kube::Client;
+use model::ranges::joined;
 use serde_json::Value;
 
-use crate::cluster::{self, Found, Wanted, joined};
+use crate::cluster::{self, Found, Wanted};
 use crate::connect::{Reach, SILENCE, explain};
 use crate::findings::Finding;
 use crate::jobs::{self, Job, Outcome};
@@ -89,7 +90,7 @@ pub struct Target {
     #[arg(long)]
     pub image: Option<String>,
     /// Seconds to wait for nodes
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
 }
 

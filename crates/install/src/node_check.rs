@@ -211,7 +211,7 @@ fn dropping(node: &str, ranges: &[IpNet], table: &TableId, chain: &str) -> Findi
             let_through_docker(ranges)
         )
     } else {
-        let ranges = crate::cluster::joined(ranges).replace(',', " and ");
+        let ranges = model::ranges::joined(ranges).replace(',', " and ");
         format!("on {node}: nft add chain {table} {chain} '{{ policy accept; }}', or allow {ranges} there")
     };
     Finding::of(

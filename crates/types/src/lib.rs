@@ -7,6 +7,7 @@ pub mod choice;
 pub mod labels;
 pub mod name;
 pub mod net;
+pub mod range;
 pub mod selector;
 pub mod shares;
 pub mod wire;

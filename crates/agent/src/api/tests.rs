@@ -25,8 +25,8 @@ fn an_address_may_be_short() {
     ] {
         assert_eq!(server(text).unwrap().to_string(), whole);
     }
-    for wrong in ["", "ftp://x", "https://", "a b"] {
-        assert!(server(wrong).unwrap_err().to_string().contains("https://HOST:PORT"), "{wrong}");
+    for wrong in ["", "ftp://x", "https://", "a b", "192.0.2.1:https", "https://192.0.2.1:0"] {
+        assert!(server(wrong).unwrap_err().to_string().contains("https://192.0.2.10:6443"), "{wrong}");
     }
 }
 

@@ -14,8 +14,9 @@ pub mod rules;
 use std::net::IpAddr;
 
 use model::{Attachment, Cluster, Key, Kind, Pod};
+use types::range::overlap;
 use types::wire::SOURCES_ANNOTATION;
-use types::{Family, IpNet};
+use types::{Family, IpNet, range};
 
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
@@ -23,20 +24,6 @@ use crate::service::reserved;
 
 /// So many prefixes are granted to a pod at most: its own packets meet them one after the other.
 const MOST: usize = 64;
-
-/// What is no host's own, or means something else on each (RFC 6890).
-const SPECIAL: [&str; 10] = [
-    "0.0.0.0/8",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "224.0.0.0/4",
-    "255.255.255.255/32",
-    "::/128",
-    "::1/128",
-    "::ffff:0:0/96",
-    "fe80::/10",
-    "ff00::/8",
-];
 
 /// What a pod may send from in a family, beside its own addresses; no two overlap.
 pub fn granted(node: (&Cluster, &Settings), attachment: &Attachment, family: Family) -> Vec<IpNet> {
@@ -110,7 +97,7 @@ fn general_refusal((cluster, settings): (&Cluster, &Settings), net: &IpNet) -> O
     if !settings.families().any(|family| family == Family::of_net(net)) {
         return Some(format!("is {}, of which pods have no addresses here", Family::of_net(net)));
     }
-    if SPECIAL.iter().filter_map(|special| special.parse().ok()).any(|special| meets(&special)) {
+    if range::special(net).is_some() {
         return Some("holds special addresses (loopback, link-local, multicast or none)".to_owned());
     }
     if let Some(pods) = settings.cluster_cidrs.iter().find(|cidr| meets(cidr)) {
@@ -132,8 +119,4 @@ fn general_refusal((cluster, settings): (&Cluster, &Settings), net: &IpNet) -> O
     }
     let api = reserved::api_servers(cluster, settings).find(|api| is_in(api.ip()));
     api.map(|api| format!("holds {}, where the Kubernetes API is", api.ip()))
-}
-
-fn overlap(one: &IpNet, other: &IpNet) -> bool {
-    one.contains(other) || other.contains(one)
 }

@@ -1,6 +1,6 @@
 //! From nothing to a running anchor.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use apiserver::{Credentials, Identity};
 use kernel::feature::{User, probe, refusal};
 use kernel::mount::Mount;
 use kernel::process::{Ended, IdMap, Namespaces, Process, Spawn};
-use types::{Families, Family, IpNet};
+use types::{Families, Family, range};
 
 use super::{Options, check_nodes};
 use crate::adopt;
@@ -22,9 +22,8 @@ use crate::share::Share;
 pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
     let nodes = check_nodes(options.nodes.unwrap_or(2))?;
     let cni = plugin()?;
-    let nonsense = |text: &&str| text.parse::<IpNet>().is_err() && text.parse::<IpAddr>().is_err();
-    if let Some(text) = options.allow_sources.iter().flat_map(|all| all.split(',')).find(nonsense) {
-        bail!("--allow-sources {text:?} is neither an address nor a prefix; give such as 203.0.113.0/24");
+    for text in options.allow_sources.iter().flat_map(|all| all.split(',')) {
+        range::source(text).map_err(|error| anyhow!("--allow-sources {error}"))?;
     }
     let mounts = mounts(options)?;
     let data = match &options.data {

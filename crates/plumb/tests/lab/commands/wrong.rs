@@ -18,9 +18,19 @@ fn alone(words: &[&str]) -> Command {
 
 fn install() {
     let plumb_says = |words: &[&str]| run(&mut alone(words));
-    for (flag, value) in
-        [("--cluster-cidr", "garbage"), ("--mtu", "9"), ("--allow-sources", "x"), ("--accept", "all")]
-    {
+    for (flag, value) in [
+        ("--cluster-cidr", "garbage"),
+        ("--cluster-cidr", "10.1.2.3/16"),
+        ("--cluster-cidr", "10.1.0.0/30"),
+        ("--cluster-cidr", "10.1.0.0/16,10.2.0.0/16"),
+        ("--service-cidr", "10.96.0.7/12"),
+        ("--dns-ip", "10.96.0.10/32"),
+        ("--api-servers", "192.0.2.1:https"),
+        ("--mtu", "9"),
+        ("--allow-sources", "203.0.113.9/24"),
+        ("--timeout", "0"),
+        ("--accept", "all"),
+    ] {
         let said = plumb_says(&["install", "--print", flag, value]);
         said.refused(&[flag, value]);
         assert_eq!(said.out, "", "{flag} {value}");
@@ -29,6 +39,15 @@ fn install() {
     }
     plumb_says(&["install", "--print", "--dns-ip", "10.1.0.1"])
         .refused(&["--dns-ip 10.1.0.1 is not in --service-cidr"]);
+    for (flags, words) in [
+        (&["--cluster-cidr", "10.100.0.0/16"][..], "--service-cidr 10.96.0.0/12 overlap"),
+        (&["--cluster-cidr", "fd00:10:244::/48"], "such as --service-cidr fd00:10:96::/112"),
+        (&["--dns-ip", "10.96.0.1"], "--dns-ip 10.96.0.1 is the API's own"),
+    ] {
+        let said = plumb_says(&[&["install", "--print"], flags].concat());
+        said.refused(&[words]);
+        assert_eq!(said.out, "", "{flags:?}");
+    }
     assert!(plumb_says(&["install", "--print", "--cluster-cidr", "10.1.0.0/16"]).ok);
 }
 
