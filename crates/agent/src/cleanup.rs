@@ -2,22 +2,48 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use kernel::net::{self, Scope};
 use kstate::net::NetState;
-use types::IfName;
-use types::wire::{BRIDGE, VXLAN_DEVICE};
+use types::wire::{BRIDGE, DNS_IPS, VXLAN_DEVICE};
+use types::{IfName, range};
 
 use crate::datapath::Datapath;
 use crate::drops::Drops;
-use crate::settings::Args;
 use crate::{conflist, executables, only_agent};
+
+/// `plumb node-cleanup`
+#[derive(Clone, Debug, clap::Args)]
+pub struct CleanupArgs {
+    /// Where the agent kept what outlives it
+    #[arg(long, default_value = "/var/lib/plumb")]
+    data: PathBuf,
+    /// Where the runtime looks for network configurations
+    #[arg(long, default_value = "/etc/cni/net.d")]
+    cni_conf_dir: PathBuf,
+    /// Where the runtime looks for CNI executables [default: they stay]
+    #[arg(long, env = "PLUMB_CNI_BIN_DIR")]
+    cni_bin_dir: Option<PathBuf>,
+    /// The agent's unix socket
+    #[arg(long, default_value = types::wire::AGENT_SOCKET)]
+    socket: PathBuf,
+    /// Where pods asked for names, one address for each family
+    #[arg(
+        long = "dns-ip",
+        env = "PLUMB_DNS_IP",
+        default_value = DNS_IPS[0],
+        value_delimiter = ',',
+        value_parser = range::address
+    )]
+    dns_ips: Vec<IpAddr>,
+}
 
 /// First what runtimes look at, so that nothing new begins; last what tells whose the rest is, so that it can be
 /// run again after a failure. How many things went, in words.
-pub fn cleanup(args: &Args) -> Result<Vec<String>> {
+pub fn cleanup(args: &CleanupArgs) -> Result<Vec<String>> {
     let mut gone = Vec::new();
     let only = only_agent(&args.data)?;
     conflist::withdraw(&args.cni_conf_dir)?;

@@ -57,7 +57,7 @@ use crate::node::{Base, Node};
 use crate::server::Served;
 use crate::tell::Tell;
 
-pub use cleanup::cleanup;
+pub use cleanup::{CleanupArgs, cleanup};
 pub use settings::{Args, Settings};
 
 /// Runs the node's agent until it is told to stop (SIGTERM, SIGINT). What it put into the kernel stays.

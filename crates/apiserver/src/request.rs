@@ -280,7 +280,8 @@ where
 /// `kubectl version`: the level of the API that is imitated, and that it is not the real one.
 fn version() -> Value {
     json!({
-        "major": "1", "minor": "36", "gitVersion": concat!("v1.36.0+plumb.", env!("CARGO_PKG_VERSION")),
+        "major": "1", "minor": "36",
+        "gitVersion": format!("v1.36.0{}{}", types::wire::LAB_VERSION, env!("CARGO_PKG_VERSION")),
         "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "none (Rust)", "compiler": "rustc", "platform": "linux/amd64",
     })

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use types::wire::LAB_VERSION;
 
 /// How long the API server may be silent where nothing is watched.
 pub(crate) const SILENCE: Duration = Duration::from_secs(30);
@@ -35,6 +36,21 @@ impl Reach {
             Ok(_) => Ok((client, server)),
             Err(error) => Err(explain(error, &format!("the API server {server}"))),
         }
+    }
+
+    /// [`Self::connect`] to a cluster that agents were or can be installed in; a lab is none.
+    pub async fn connect_to_cluster(&self) -> Result<(Client, String)> {
+        let (client, server) = self.connect(Some(SILENCE)).await?;
+        let version =
+            client.apiserver_version().await.map_err(|error| explain(error, "the API's version"))?;
+        if version.git_version.contains(LAB_VERSION) {
+            bail!(
+                "the cluster at {server} is a lab, which brings its network along: `plumb lab up` starts its agents, `plumb \
+                 lab agent stop NODE` ends one, and `plumb lab down` removes all of it (--name NAME, as `plumb lab list` \
+                 has it); --kubeconfig and --context choose another cluster"
+            );
+        }
+        Ok((client, server))
     }
 
     async fn config(&self) -> Result<Config> {

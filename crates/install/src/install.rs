@@ -17,7 +17,7 @@ use model::ranges::joined;
 use serde_json::Value;
 
 use crate::cluster::{self, Found, Wanted};
-use crate::connect::{Reach, SILENCE, explain};
+use crate::connect::{Reach, explain};
 use crate::findings::Finding;
 use crate::jobs::{self, Job, Outcome};
 use crate::manifest::{self, NAMESPACE};
@@ -117,7 +117,7 @@ pub async fn install(args: &Args) -> Result<ExitCode> {
         print!("{}", files::yaml(&settings)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let (client, server) = args.target.reach.connect(Some(SILENCE)).await?;
+    let (client, server) = args.target.reach.connect_to_cluster().await?;
     println!("Cluster {server}");
     let found = cluster::find(&client, &args.wanted).await?;
     fill(&mut settings, &found);

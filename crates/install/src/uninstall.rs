@@ -19,7 +19,7 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use types::wire::VTEP_MAC_ANNOTATION;
 
-use crate::connect::{SILENCE, explain};
+use crate::connect::explain;
 use crate::install::Target;
 use crate::jobs::{self, Job, Outcome};
 use crate::manifest::{self, LABEL, NAME, NAMESPACE};
@@ -38,7 +38,7 @@ pub struct Args {
 }
 
 pub async fn uninstall(args: &Args) -> Result<ExitCode> {
-    let (client, server) = args.target.reach.connect(Some(SILENCE)).await?;
+    let (client, server) = args.target.reach.connect_to_cluster().await?;
     println!("Cluster {server}");
     let mut settings = of_cluster(&client).await?;
     args.target.image(&mut settings)?;
@@ -148,16 +148,32 @@ async fn clean(client: &Client, settings: &Settings, args: &Args) -> Result<()> 
     if left.is_empty() {
         return Ok(());
     }
+    let by_hand = by_hand(settings);
     let list: String = left
         .iter()
         .map(|(name, why)| {
             format!(
-                "\n  {name}: {why}\n    mend it and run this again; or run `plumb node-cleanup --node {name}` on it; or, \
-                 if it never comes back, give --without {name}"
+                "\n  {name}: {why}\n    mend it and run this again; or, where the machine runs and its kubelet does not, run \
+                 `{by_hand}` on it, and give --without {name} here; or, if it never comes back, --without {name} alone"
             )
         })
         .collect();
     bail!("these nodes are not clean, and the objects of the installation stay until they are:{list}")
+}
+
+/// What does on a machine what the short pod does there.
+fn by_hand(settings: &Settings) -> String {
+    let usual = Settings::default();
+    let mut command = format!("plumb node-cleanup --cni-bin-dir {}", settings.cni_bin_dir);
+    for (flag, value, usual) in [
+        ("--cni-conf-dir", &settings.cni_conf_dir, &usual.cni_conf_dir),
+        ("--dns-ip", &settings.dns_ip, &usual.dns_ip),
+    ] {
+        if value != usual {
+            command.push_str(&format!(" {flag} {value}"));
+        }
+    }
+    command
 }
 
 const ASK: Duration = Duration::from_millis(500);
@@ -198,4 +214,23 @@ async fn forget(nodes: &Api<Node>, name: &str) -> Result<()> {
     let patch = Patch::Merge(json!({ "metadata": { "annotations": { VTEP_MAC_ANNOTATION: null } } }));
     let done = nodes.patch_metadata(name, &PatchParams::default(), &patch).await;
     done.map(drop).map_err(|error| explain(error, &format!("node {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_cleaned_by_hand_with_what_its_agent_was_told() {
+        assert_eq!(by_hand(&Settings::default()), "plumb node-cleanup --cni-bin-dir /opt/cni/bin");
+        let k3s = Settings {
+            cni_bin_dir: "/k3s/bin".into(),
+            cni_conf_dir: "/k3s/net.d".into(),
+            dns_ip: "10.43.0.10".into(),
+            ..Settings::default()
+        };
+        let said = by_hand(&k3s);
+        let right = "plumb node-cleanup --cni-bin-dir /k3s/bin --cni-conf-dir /k3s/net.d --dns-ip 10.43.0.10";
+        assert_eq!(said, right);
+    }
 }

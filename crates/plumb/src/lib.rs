@@ -41,6 +41,8 @@ enum Command {
     Install(install::Args),
     /// Take Plumb out of the cluster, kernel state on every node included.
     Uninstall(install::UninstallArgs),
+    /// Take everything of Plumb from this machine, where `plumb uninstall` cannot (its agent must have ended).
+    NodeCleanup(agent::CleanupArgs),
     /// A node's network: routes, services, policies, DNS and CNI, from the Kubernetes API to the kernel.
     Agent(agent::Args),
     /// Send a real packet from a pod and follow it hop by hop, beside what the model expects.
@@ -65,9 +67,6 @@ enum Command {
     /// Look at this node before Plumb is installed (run by `plumb install` in a pod).
     #[command(hide = true)]
     NodeCheck(install::node_check::Args),
-    /// Take everything of Plumb from this node (its agent must have ended).
-    #[command(hide = true)]
-    NodeCleanup(agent::Args),
     /// The small kubelet of one lab node.
     #[command(hide = true)]
     Kubelet(kubelet::Args),
@@ -145,7 +144,7 @@ fn logged<W: std::io::Write + 'static>(
     run()
 }
 
-fn clean_up(args: &agent::Args) -> anyhow::Result<ExitCode> {
+fn clean_up(args: &agent::CleanupArgs) -> anyhow::Result<ExitCode> {
     for step in agent::cleanup(args)? {
         println!("{step}");
     }

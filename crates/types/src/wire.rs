@@ -44,6 +44,8 @@ pub const NODE_PORTS: [(Protocol, u16, &str); 6] = [
 /// has at its `--metrics-bind-address` and agents answer in its place.
 pub const LOOPBACK_PORTS: [(Protocol, u16, &str); 2] =
     [(Protocol::Tcp, 10248, "the kubelet's health"), (Protocol::Tcp, PROXY_MODE_PORT, "kube-proxy's mode")];
+/// What the version of a lab's API has after that of Kubernetes, before that of Plumb.
+pub const LAB_VERSION: &str = "+plumb.";
 /// The agent's unix socket for the CNI executable and local tools, relative to the node's root.
 pub const AGENT_SOCKET: &str = "/run/plumb/agent.sock";
 /// Where a pod that is an agent finds its host's `/proc/sys`, writable (only `net` of it): its own is read-only.

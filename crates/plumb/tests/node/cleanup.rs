@@ -8,7 +8,7 @@ use crate::stage::{Node, Stage, wait_for};
 fn cleanup(node: &Node) -> Output {
     let path = |name: &str| node.dir.join(name).display().to_string();
     let mut command = Command::new(crate::said::plumb());
-    command.args(["node-cleanup", "--node", &node.name, "--data", &path("data")]);
+    command.args(["node-cleanup", "--data", &path("data")]);
     command.args(["--cni-conf-dir", &path("net.d"), "--socket", &path("agent.sock")]);
     node.netns.run(move || command.output()).unwrap().unwrap()
 }

@@ -106,6 +106,8 @@ fn calls(lab: &Lab, path: &str) -> Vec<Command> {
         "install" => of_cluster("--print"),
         // Of a lab it would be the end.
         "uninstall" | "agent" => vec![alone(&words(path), &["--kubeconfig", "/dev/null"])],
+        // Of a machine of Plumb's.
+        "node-cleanup" => vec![alone(&words(path), &["--data", "/dev/null/none"])],
         // The machine's name is printed before what is refused.
         "bench dns" => of_cluster("--services 10 --rounds 1 --millis 1"),
         "bench endpoints" => of_cluster("--services 0"),

@@ -6,6 +6,7 @@ use crate::cluster::{Checks, Lab, fresh_name, plumb, run};
 
 pub fn checks(lab: &Lab, checks: &mut Checks) {
     checks.check("wrong settings of an installation", install);
+    checks.check("an installation in a lab, and its end", || in_lab(lab));
     checks.check("a reference that cannot be measured", bench);
     checks.check("an archive that cannot be written", || sysdump(lab));
 }
@@ -49,6 +50,16 @@ fn install() {
         assert_eq!(said.out, "", "{flags:?}");
     }
     assert!(plumb_says(&["install", "--print", "--cluster-cidr", "10.1.0.0/16"]).ok);
+}
+
+/// Agents of a lab are nobody's DaemonSet: neither is anything made, nor taken away.
+fn in_lab(lab: &Lab) {
+    for command in ["install", "uninstall"] {
+        let said = run(alone(&[command]).env("KUBECONFIG", &lab.kubeconfig));
+        said.refused(&["is a lab", "plumb lab down", "--name", "plumb lab list"]);
+        assert_eq!(said.out, "", "{command}");
+        assert!(!said.err.contains("node-cleanup"), "{said:?}");
+    }
 }
 
 fn bench() {
