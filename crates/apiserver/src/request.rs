@@ -175,6 +175,10 @@ fn instead_of(sub: &str) -> &'static str {
     match sub {
         "attach" => "use `kubectl logs -f` to read its output, or `kubectl exec -i` to run a command in it",
         "eviction" => "use `kubectl delete pod`",
+        "ephemeralcontainers" => {
+            "no container is added to a pod that runs. Use `kubectl exec POD -- COMMAND`; for the machine's own programs \
+             beside another image, create the pod with a second container of `image: host`"
+        }
         _ => "delete the pod and create it as it should be",
     }
 }

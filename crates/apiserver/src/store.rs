@@ -22,9 +22,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 use types::Labels;
 
-use crate::Error;
 use crate::kind::{KINDS, Kind};
 use crate::status::Failure;
+use crate::{Error, defaults};
 use ring::Ring;
 pub use ring::{Change, Event};
 
@@ -115,7 +115,7 @@ impl Store {
         let revision = loaded.revision.max(1);
         let mut objects = BTreeMap::new();
         for (key, revision, raw) in loaded.objects {
-            let object: Value = serde_json::from_slice(&raw).map_err(|e| Error::StoredObject {
+            let (object, raw) = read(&key, raw).map_err(|e| Error::StoredObject {
                 path: path.to_owned(),
                 cause: format!("{} {}/{}: {e}", key.resource, key.namespace, key.name),
             })?;
@@ -330,6 +330,18 @@ impl Transaction<'_> {
         self.changes.push(Pending { key, stored: stored.clone(), removes });
         Ok(stored)
     }
+}
+
+/// What an earlier version stored lacks defaults that this one has: it gets them as it is read, or every change of it would
+/// be one of these, too. kube-apiserver reads from etcd likewise.
+fn read(key: &Key, raw: Bytes) -> serde_json::Result<(Value, Bytes)> {
+    let stored: Value = serde_json::from_slice(&raw)?;
+    let mut object = stored.clone();
+    if let Some(kind) = kind_of(key) {
+        defaults::apply(kind, &mut object);
+    }
+    let raw = if object == stored { raw } else { serde_json::to_vec(&object)?.into() };
+    Ok((object, raw))
 }
 
 fn kind_of(key: &Key) -> Option<&'static Kind> {

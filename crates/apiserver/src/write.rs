@@ -6,7 +6,9 @@ use http::{HeaderValue, Response};
 use serde_json::{Value, json};
 
 use crate::api::Body;
-use crate::kind::{DEPLOYMENT, EVENT, Kind, NAMESPACE, NEW_EVENT, POD, SERVICE, SERVICE_ACCOUNT};
+use crate::kind::{
+    DEPLOYMENT, EVENT, Kind, NAMESPACE, NEW_EVENT, POD, REPLICA_SET, SERVICE, SERVICE_ACCOUNT,
+};
 use crate::object::{at, is_being_deleted, keep, map_in, metadata, name_type, root, text};
 use crate::patch::Format;
 use crate::request::Call;
@@ -299,6 +301,7 @@ fn stamp(call: &Call, object: &mut Value) -> Result<(), Failure> {
             map.insert("status".to_owned(), json!({"phase": "Active"}));
         }
         k if *k == SERVICE => _ = map.insert("status".to_owned(), json!({"loadBalancer": {}})),
+        k if *k == REPLICA_SET => _ = map.insert("status".to_owned(), json!({"replicas": 0})),
         k if k.group == DEPLOYMENT.group => _ = map.insert("status".to_owned(), json!({})),
         _ => {}
     }

@@ -307,3 +307,30 @@ async fn a_hundred_pods_fit_in_sixty_megabytes() {
     let kilobytes: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
     assert!(kilobytes < 60_000, "{kilobytes} kB");
 }
+
+/// What a version without a default has stored, this one reads with it: else no change of such a pod would be allowed.
+#[tokio::test]
+async fn what_an_earlier_version_stored_has_this_ones_defaults() {
+    let scratch = scratch("earlier");
+    let path = scratch.0.join("state.db");
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "old", "namespace": "default",
+        "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z", "generation": 1},
+        "spec": {"nodeName": "node1", "containers": [{"name": "main", "image": "host"}]},
+        "status": {"phase": "Pending"}});
+    {
+        let store = Store::open(&path).expect("a store");
+        let key = apiserver::store::Key::new(&apiserver::kind::POD, "default", "old");
+        let ((), revision) = store.write(|tx| tx.put(key, pod).map(drop)).expect("written");
+        store.settled(revision).await.expect("on disk");
+    }
+    let api = api(Store::open(&path).expect("opened again"));
+    let pods = "/api/v1/namespaces/default/pods/old";
+    let (_, read) = ask(&api, Method::GET, pods, Value::Null).await;
+    assert_eq!((&read["spec"]["securityContext"], &read["metadata"]["generation"]), (&json!({}), &json!(1)));
+    let status = json!({"status": {"phase": "Running"}});
+    let (code, said) = ask(&api, Method::PATCH, &format!("{pods}/status"), status).await;
+    assert_eq!(
+        (code, &said["status"]["phase"], &said["metadata"]["generation"]),
+        (200, &json!("Running"), &json!(1))
+    );
+}

@@ -44,6 +44,7 @@ macro_rules! on_each_stack {
 mod ask;
 #[allow(dead_code, reason = "the vocabulary of all tests; not every part of it is in use at every time")]
 mod cluster;
+mod defaults;
 mod endpoints;
 mod host_ports;
 mod install;
