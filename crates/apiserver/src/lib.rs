@@ -43,5 +43,6 @@ pub use api::{Api, Body, Config};
 pub use credentials::{Credentials, Identity};
 pub use dial::{NoNodes, NodeDial, Stream};
 pub use error::Error;
+pub use patch::manifest;
 pub use serve::serve;
 pub use store::Store;

@@ -1,6 +1,7 @@
 //! The three patch formats: JSON patch (RFC 6902), merge patch (RFC 7386), strategic merge patch.
 
 mod json;
+pub mod manifest;
 mod strategic;
 
 use serde_json::Value;

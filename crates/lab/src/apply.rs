@@ -1,19 +1,22 @@
-//! `-f manifest…`: reads YAML or JSON, and applies it through the API.
+//! `-f manifest…`: reads YAML or JSON, and applies it through the API as `kubectl apply` does.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use apiserver::kind::KINDS;
-use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
-use kube::core::GroupVersionKind;
-use kube::discovery::Scope;
-use kube::{Client, ResourceExt};
+use apiserver::kind::{KINDS, Kind};
+use apiserver::manifest;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Client, Resource, ResourceExt};
+use serde_json::Value;
 
 /// One object of a manifest, and where it stands.
 #[derive(Clone, Debug)]
 pub struct Item {
     pub object: DynamicObject,
+    /// As it was written.
+    said: Value,
     kind: GroupVersionKind,
     origin: String,
 }
@@ -23,14 +26,14 @@ impl Item {
         &self.kind.kind
     }
 
-    /// Whether the lab's API has such objects at all.
-    fn check(&self) -> Result<()> {
+    /// As the lab's API has such objects, or that it has none.
+    fn row(&self) -> Result<&'static Kind> {
         let GroupVersionKind { group, version, kind } = &self.kind;
-        let served = || KINDS.iter().filter(|row| row.kind == kind);
-        if served().any(|row| row.group == group && row.version == version) {
-            return Ok(());
+        let served = || KINDS.into_iter().filter(|row| row.kind == kind);
+        if let Some(row) = served().find(|row| row.group == group && row.version == version) {
+            return Ok(row);
         }
-        let instead: Vec<String> = served().map(|row| row.api_version()).collect();
+        let instead: Vec<String> = served().map(Kind::api_version).collect();
         match instead.as_slice() {
             [] => {
                 let mut kinds: Vec<&str> = KINDS.iter().map(|row| row.kind).collect();
@@ -76,21 +79,34 @@ pub fn read(given: &Manifests) -> Result<Vec<Item>> {
     }
     let mut items = Vec::new();
     for path in &given.files {
+        let (mut found, said) = (Vec::new(), format!("-f {}", path.display()));
         if path.as_os_str() == INPUT {
             let text = std::io::read_to_string(std::io::stdin()).context("read the standard input")?;
-            items.extend(parse("the standard input", &text)?);
-            continue;
+            found.extend(parse("the standard input", &text)?);
+        } else {
+            for file in files(path)? {
+                let text = std::fs::read_to_string(&file)
+                    .with_context(|| format!("read the manifest {}", file.display()))?;
+                found.extend(parse(&file.display().to_string(), &text)?);
+            }
         }
-        for file in files(path)? {
-            let text = std::fs::read_to_string(&file)
-                .with_context(|| format!("read the manifest {}", file.display()))?;
-            items.extend(parse(&file.display().to_string(), &text)?);
-        }
+        items.extend(some(found, &said)?);
     }
     for directory in &given.kustomizations {
-        items.extend(parse(&format!("-k {}", directory.display()), &kustomize(directory)?)?);
+        let said = format!("-k {}", directory.display());
+        items.extend(some(parse(&said, &kustomize(directory)?)?, &said)?);
     }
-    items.iter().try_for_each(Item::check)?;
+    items.iter().try_for_each(|item| item.row().map(drop))?;
+    Ok(items)
+}
+
+/// Whoever gives manifests without an object has given others than he meant, such as those of a command that failed.
+fn some(items: Vec<Item>, said: &str) -> Result<Vec<Item>> {
+    if items.is_empty() {
+        bail!(
+            "{said}: there is no object in it, only white space and comments; leave it out, or give a manifest"
+        );
+    }
     Ok(items)
 }
 
@@ -162,32 +178,39 @@ fn item(value: serde_json::Value, origin: String) -> Result<Item> {
         Some((group, version)) => GroupVersionKind::gvk(group, version, &kind),
         None => GroupVersionKind::gvk("", &version, &kind),
     };
-    let object = serde_json::from_value(value).with_context(|| origin.clone())?;
-    Ok(Item { object, kind, origin })
+    let object = serde_json::from_value(value.clone()).with_context(|| origin.clone())?;
+    Ok(Item { object, said: value, kind, origin })
 }
 
-/// Creates the object, or merges the manifest into the one that is there; returns a line as kubectl prints it.
+/// Creates the object, or makes the one that is there what the manifest says; returns a line as kubectl prints it. A later
+/// `kubectl apply` finds what it wants to know: what this manifest said.
 pub async fn apply(client: &Client, item: &Item) -> Result<String> {
-    let (resource, capabilities) = kube::discovery::oneshot::pinned_kind(client, &item.kind)
-        .await
-        .with_context(|| format!("{}: kind {} is not served", item.origin, item.kind.kind))?;
+    let row = item.row()?;
+    let resource = ApiResource::from_gvk_with_plural(&item.kind, row.plural);
     let name = item.object.name_any();
-    let api: Api<DynamicObject> = match capabilities.scope {
-        Scope::Cluster => Api::all_with(client.clone(), &resource),
-        Scope::Namespaced => {
-            let namespace = item.object.namespace().unwrap_or_else(|| "default".into());
-            Api::namespaced_with(client.clone(), &namespace, &resource)
-        }
+    let namespace = row.namespaced.then(|| item.object.namespace().unwrap_or_else(|| "default".into()));
+    let api: Api<DynamicObject> = match &namespace {
+        None => Api::all_with(client.clone(), &resource),
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
     };
     let what = item.to_string();
     let refused = || format!("{}: {what}", item.origin);
-    let Some(existing) = api.get_opt(&name).await.with_context(refused)? else {
-        api.create(&PostParams::default(), &item.object).await.with_context(refused)?;
+    let manifest = manifest::annotated(row, &item.said);
+    let Some(there) = api.get_opt(&name).await.with_context(refused)? else {
+        // A field that does not exist is refused, as by kubectl.
+        let url = DynamicObject::url_path(&resource, namespace.as_deref());
+        let request = http::Request::post(format!("{url}?fieldValidation=Strict"))
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(serde_json::to_vec(&manifest)?)?;
+        client.request::<DynamicObject>(request).await.with_context(refused)?;
         return Ok(format!("{what} created"));
     };
-    let merged =
-        api.patch(&name, &PatchParams::default(), &Patch::Merge(&item.object)).await.with_context(refused)?;
-    let changed = merged.resource_version() != existing.resource_version();
+    let Some(patch) = manifest::changes(row, &manifest, &serde_json::to_value(&there)?) else {
+        return Ok(format!("{what} unchanged"));
+    };
+    let strict = PatchParams::default().validation_strict();
+    let patched = api.patch(&name, &strict, &Patch::Strategic(&patch)).await.with_context(refused)?;
+    let changed = patched.resource_version() != there.resource_version();
     Ok(format!("{what} {}", if changed { "configured" } else { "unchanged" }))
 }
 
@@ -205,6 +228,14 @@ mod tests {
     }
 
     #[test]
+    fn manifests_without_an_object_are_none() {
+        for text in ["", "\n", "# Nothing.\n---\n---\n", "apiVersion: v1\nkind: List\nitems: []\n"] {
+            let error = some(parse("x.yaml", text).expect("valid"), "-f x.yaml").expect_err(text);
+            assert!(error.to_string().starts_with("-f x.yaml: there is no object in it"), "{error}");
+        }
+    }
+
+    #[test]
     fn errors_name_the_file_and_the_field() {
         let error = parse("x.yaml", "kind: Pod\nmetadata: {name: a}\n").expect_err("no apiVersion");
         assert_eq!(error.to_string(), "x.yaml, document 1: the object has no apiVersion");
@@ -215,7 +246,8 @@ mod tests {
     fn what_a_lab_has_no_objects_of_is_refused_before_it_is_started() {
         let refused = |version: &str, kind: &str| {
             let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n");
-            parse("x.yaml", &text).expect("valid").remove(0).check().map_err(|error| error.to_string())
+            let item = parse("x.yaml", &text).expect("valid").remove(0);
+            item.row().map(drop).map_err(|error| error.to_string())
         };
         assert_eq!(refused("apps/v1", "Deployment"), Ok(()));
         assert_eq!(

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
 
 use crate::inside::Inside;
 use crate::up::{Progress, wait, workloads};
@@ -16,7 +18,7 @@ pub struct Options {
     #[command(flatten)]
     name: Name,
     /// Seconds to wait
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     timeout: u64,
     /// Only what is in this namespace [default: in all]
     #[arg(short, long)]
@@ -33,9 +35,19 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             wait::nodes_ready(&inside.run, deadline, &progress).await?;
             let client = client::admin(&inside.run).await?;
             let mut done = BTreeSet::new();
+            let namespace = options.namespace.as_deref();
+            if let Some(namespace) = namespace {
+                is_there(&client, namespace).await?;
+            }
             // What comes while it is waited for is waited for, too.
             loop {
-                let all = workloads::all(&client, options.namespace.as_deref()).await?;
+                let all = workloads::all(&client, namespace).await?;
+                if let (Some(namespace), true, true) = (namespace, all.is_empty(), done.is_empty()) {
+                    bail!(
+                        "namespace {namespace} has nothing to wait for, no Deployment and no Pod of its own; kubectl get \
+                         deployments,pods -A shows where some are"
+                    );
+                }
                 let new: Vec<_> = all.into_iter().filter(|workload| done.insert(workload.clone())).collect();
                 if new.is_empty() {
                     return Ok(ExitCode::SUCCESS);
@@ -44,4 +56,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             }
         },
     )
+}
+
+/// Of a namespace that is not there an API lists nothing, as of one that is empty.
+async fn is_there(client: &Client, namespace: &str) -> Result<()> {
+    let all: Api<Namespace> = Api::all(client.clone());
+    match all.get_opt(namespace).await.with_context(|| format!("look for namespace {namespace}"))? {
+        Some(_) => Ok(()),
+        None => bail!("there is no namespace {namespace}; kubectl get namespaces shows those that are"),
+    }
 }

@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 use crate::schema::{Merge, Type, named};
 use crate::status::Failure;
 
-const ORDER: &str = "$setElementOrder/";
-const FROM_LIST: &str = "$deleteFromPrimitiveList/";
+pub(super) const ORDER: &str = "$setElementOrder/";
+pub(super) const FROM_LIST: &str = "$deleteFromPrimitiveList/";
 
 /// Patches an object of the named type in place.
 pub(super) fn apply(type_name: &'static str, target: &mut Value, patch: &Value) -> Result<(), Failure> {
@@ -64,7 +64,7 @@ fn map(
     Ok(())
 }
 
-fn merge_of(shape: Option<&str>, field: &str) -> Merge {
+pub(super) fn merge_of(shape: Option<&str>, field: &str) -> Merge {
     shape.and_then(named).and_then(|s| s.field(field)).map_or(Merge::Replace, |f| f.merge)
 }
 
@@ -207,7 +207,7 @@ fn plain(patch: &Map<String, Value>) -> impl Iterator<Item = (String, Value)> {
     patch.iter().filter(|(name, _)| !name.starts_with('$')).map(|(n, v)| (n.clone(), v.clone()))
 }
 
-fn struct_of(ty: &Type) -> Option<&'static str> {
+pub(super) fn struct_of(ty: &Type) -> Option<&'static str> {
     match ty {
         Type::Struct(name) => Some(name),
         Type::List(inner) => struct_of(inner),

@@ -14,6 +14,9 @@ pub fn checks(lab: &Lab, checks: &mut Checks) {
         .check("`-k DIR` applies a kustomization, and says what it wants where there is no kubectl", || {
             kustomization(lab)
         });
+    checks.check("`kubectl apply` goes on where `lab up -f` has begun, and the other way round", || {
+        applied_by_both(lab);
+    });
     checks.check("manifests that cannot be applied are refused before a lab is started", refused);
 }
 
@@ -25,6 +28,68 @@ fn input(lab: &Lab) {
     let said: Said = feed(&mut at(lab, &["lab", "up", "-f", "-"]), config("fed").as_bytes());
     assert!(said.ok && said.out.contains("configmap/fed created"), "{said:?}");
     lab.kubectl_ok(&["get", "configmap", "fed"]);
+}
+
+/// Two ports of one number, a list of containers with defaults in it, and a label that goes.
+const BOTH: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: both, namespace: default, labels: {stays: "1", goes: "1"}}
+spec:
+  selector: {app: both}
+  ports: [{name: udp, port: 53, protocol: UDP}, {name: tcp, port: 53}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: both, namespace: default}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: both}}
+  template:
+    metadata: {labels: {app: both}}
+    spec:
+      containers:
+      - {name: main, image: plumb.local/demo, args: [serve, --http, "8080"], env: [{name: GOES, value: "1"}]}
+"#;
+
+fn applied_by_both(lab: &Lab) {
+    let up = |text: &str| feed(&mut at(lab, &["lab", "up", "-f", "-"]), text.as_bytes());
+    let apply = |text: &str| {
+        let said = lab.kubectl_fed(&["apply", "-f", "-"], text);
+        assert!(said.ok && said.err.is_empty(), "kubectl apply is silent beside its result: {said:?}");
+        said.out
+    };
+    let result = |of: &str| ["service", "deployment.apps"].map(|kind| format!("{kind}/both {of}"));
+    let said = up(BOTH);
+    assert!(said.ok && result("created").iter().all(|line| said.out.contains(line)), "{said:?}");
+    assert_eq!(apply(BOTH).lines().collect::<Vec<_>>(), result("unchanged"));
+    let said = up(BOTH);
+    assert!(said.ok && result("unchanged").iter().all(|line| said.out.contains(line)), "{said:?}");
+
+    // What somebody else wrote stays; what a manifest had and has no longer goes, whoever applies it.
+    lab.kubectl_ok(&["label", "service", "both", "theirs=1"]);
+    lab.kubectl_ok(&["set", "env", "deployment/both", "THEIRS=1"]);
+    let labels = || lab.kubectl_ok(&["get", "service", "both", "-o", "jsonpath={.metadata.labels}"]);
+    let env = || {
+        let path = "jsonpath={.spec.template.spec.containers[*].env[*].name}";
+        lab.kubectl_ok(&["get", "deployment", "both", "-o", path])
+    };
+    let less = BOTH.replace(r#", goes: "1""#, "");
+    assert_eq!(apply(&less).lines().next(), Some("service/both configured"));
+    assert_eq!(labels(), r#"{"stays":"1","theirs":"1"}"#);
+    let least = less.replace(r#", env: [{name: GOES, value: "1"}]"#, r#", env: [{name: ADDED, value: "1"}]"#);
+    let said = up(&least.replace("port: 53}]", "port: 54}]"));
+    assert!(said.ok && result("configured").iter().all(|line| said.out.contains(line)), "{said:?}");
+    assert_eq!((labels().as_str(), env().as_str()), (r#"{"stays":"1","theirs":"1"}"#, "THEIRS ADDED"));
+    let ports = lab.kubectl_ok(&["get", "service", "both", "-o", "jsonpath={.spec.ports[*].port}"]);
+    assert_eq!(ports, "53 54");
+    lab.kubectl_ok(&["delete", "service,deployment", "both"]);
+    // As kubectl, it takes no field that does not exist.
+    up(&config("misspelt").replace("metadata", "dada: {}\nmetadata")).refused(&[
+        "the standard input, document 1",
+        "unknown field",
+        "dada",
+    ]);
 }
 
 fn directory(lab: &Lab) {
@@ -75,9 +140,13 @@ fn refused() {
     let old = "apiVersion: apps/v1beta1\nkind: Deployment\nmetadata: {name: a}\n";
     up(&["-f", "-"], old).refused(&["a lab has Deployment as apps/v1"]);
     up(&["-f", "-", "-f", "-"], "").refused(&["-f - is given twice"]);
+    for nothing in ["", "# A command that failed before the pipe.\n---\n"] {
+        up(&["-f", "-"], nothing).refused(&["-f -: there is no object in it"]);
+    }
     let data = std::env::temp_dir().join(&name);
     let path = data.to_str().expect("plain");
-    up(&["--data", path, "--allow-sources", "all"], "").refused(&["--allow-sources \"all\" is neither"]);
+    up(&["--data", path, "--allow-sources", "all"], "")
+        .refused(&["--allow-sources \"all\" is not an address"]);
     assert!(!data.exists(), "{path} was made");
     run(Command::new(plumb()).args(["lab", "status", "--name", &name])).refused(&["is not running"]);
 }

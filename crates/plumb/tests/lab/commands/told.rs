@@ -76,6 +76,11 @@ fn wait(lab: &Lab) {
     lab.apply(SLOW);
     run(&mut at(lab, &["lab", "wait", "--timeout", "1"]))
         .refused(&["pod default/slow is not Ready after 1 s", "kubectl -n default describe pod slow"]);
+    run(&mut at(lab, &["lab", "wait", "-n", "nosuch"]))
+        .refused(&["there is no namespace nosuch", "kubectl get namespaces"]);
+    run(&mut at(lab, &["lab", "wait", "-n", "kube-public"]))
+        .refused(&["namespace kube-public has nothing to wait for"]);
+    run(&mut at(lab, &["lab", "wait", "--timeout", "18446744073709551615"])).refused(&["--timeout"]);
     // What is in another namespace is nobody's who asks for one.
     ok(lab, &["lab", "wait", "--timeout", "30", "-n", "shop"]);
     let waiting =
