@@ -1,5 +1,6 @@
 //! What a node answers: logs and exec through its kubelet's socket, its own ports by the proxies of Node and Pod.
 
+mod client;
 mod exec;
 mod forward;
 mod proxy;

@@ -2,6 +2,7 @@
 
 mod exec;
 mod forward;
+mod line;
 mod logs;
 
 use std::collections::HashMap;

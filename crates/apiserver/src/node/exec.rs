@@ -10,11 +10,13 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::StreamExt;
 use http::{Method, Response, header};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 
+use super::client::tell;
 use super::{Place, Upgraded, place, upgraded};
 use crate::api::{Body, BodyError};
 use crate::query::encode;
@@ -72,7 +74,8 @@ async fn open(call: &Call, place: &Place, start: bool) -> Result<Upgraded, Failu
 
 /// Copies messages both ways until the kubelet has sent its last.
 async fn bridge(client: WebSocket, node: Upgraded) {
-    let (mut to_client, mut from_client) = client.split();
+    let (to_client, mut from_client) = client.split();
+    let (out, messages) = mpsc::channel(16);
     let (mut from_node, mut to_node) = tokio::io::split(node);
     let inward = async {
         while let Some(Ok(message)) = from_client.next().await {
@@ -92,13 +95,23 @@ async fn bridge(client: WebSocket, node: Upgraded) {
         // The client is gone; the kubelet learns it by the end of the stream and ends the command.
         let _ = to_node.shutdown().await;
     };
-    let outward = async {
+    let told = async move {
         while let Some(frame) = read_frame(&mut from_node).await {
-            if to_client.send(Message::Binary(frame)).await.is_err() {
+            if out.send(Message::Binary(frame)).await.is_err() {
                 return;
             }
         }
-        let _ = to_client.send(Message::Close(Some(CloseFrame { code: 1000, reason: "".into() }))).await;
+        let close = CloseFrame { code: 1000, reason: "".into() };
+        let _ = out.send(Message::Close(Some(close))).await;
+        drop(out);
+        std::future::pending().await
+    };
+    // Whatever the command takes or says: with its client the command goes.
+    let outward = async {
+        tokio::select! {
+            () = told => {}
+            () = tell(to_client, messages) => {}
+        }
     };
     tokio::pin!(inward, outward);
     tokio::select! {

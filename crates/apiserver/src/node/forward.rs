@@ -11,7 +11,8 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::StreamExt;
+use futures::stream::SplitStream;
 use http::{Method, Response, header};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use types::wire::FORWARD_PROTOCOL;
 
+use super::client::tell;
 use super::spdy::{self, Decoder, Frame, Replies};
 use super::{node_of, upgraded};
 use crate::api::{Body, BodyError};
@@ -57,19 +59,12 @@ struct Pod {
     call: Call,
 }
 
-/// Until the client goes; with it go all connections.
+/// Until the client goes; with it go all connections, also those whose pod does not read.
 async fn bridge(client: WebSocket, pod: Arc<Pod>) {
-    let (mut to_client, mut from_client) = client.split();
-    let (out, mut frames) = mpsc::channel::<Vec<u8>>(64);
-    let writer = tokio::spawn(async move {
-        while let Some(frame) = frames.recv().await {
-            if to_client.send(Message::Binary(frame.into())).await.is_err() {
-                return;
-            }
-        }
-        let _ = to_client.close().await;
-    });
-    let mut session = Session {
+    let (to_client, from_client) = client.split();
+    let (out, messages) = mpsc::channel(64);
+    let mut writer = tokio::spawn(tell(to_client, messages));
+    let session = Session {
         pod,
         out,
         replies: Replies::default(),
@@ -77,29 +72,18 @@ async fn bridge(client: WebSocket, pod: Arc<Pod>) {
         connections: HashMap::new(),
         tasks: JoinSet::new(),
     };
-    let mut decoder = Decoder::new();
-    'messages: while let Some(Ok(message)) = from_client.next().await {
-        let Message::Binary(bytes) = message else { continue };
-        decoder.push(&bytes);
-        loop {
-            match decoder.next() {
-                Ok(Some(Frame::GoAway)) => break 'messages,
-                Ok(Some(frame)) => session.take(frame).await,
-                Ok(None) => break,
-                Err(error) => {
-                    tracing::debug!(%error, "a port-forward ended");
-                    break 'messages;
-                }
-            }
-        }
+    let gone = tokio::select! {
+        () = session.read(from_client) => false,
+        _ = &mut writer => true,
+    };
+    if !gone {
+        let _ = writer.await;
     }
-    drop(session);
-    let _ = writer.await;
 }
 
 struct Session {
     pod: Arc<Pod>,
-    out: mpsc::Sender<Vec<u8>>,
+    out: mpsc::Sender<Message>,
     replies: Replies,
     /// The error stream of each `requestid`.
     errors: HashMap<String, u32>,
@@ -117,6 +101,26 @@ struct Connection {
 }
 
 impl Session {
+    /// Until the client closes its side.
+    async fn read(mut self, mut client: SplitStream<WebSocket>) {
+        let mut decoder = Decoder::new();
+        while let Some(Ok(message)) = client.next().await {
+            let Message::Binary(bytes) = message else { continue };
+            decoder.push(&bytes);
+            loop {
+                match decoder.next() {
+                    Ok(Some(Frame::GoAway)) => return,
+                    Ok(Some(frame)) => self.take(frame).await,
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "a port-forward ended");
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
     async fn take(&mut self, frame: Frame) {
         match frame {
             Frame::Open { stream, headers, last } => self.open(stream, &headers, last).await,
@@ -171,8 +175,8 @@ impl Session {
     }
 
     async fn send(&self, frame: Vec<u8>) {
-        // Without a writer the client is gone, which the reader learns itself.
-        let _ = self.out.send(frame).await;
+        // Without a writer the client is gone.
+        let _ = self.out.send(binary(frame)).await;
     }
 }
 
@@ -180,7 +184,7 @@ impl Session {
 struct Streams {
     data: u32,
     error: Option<u32>,
-    out: mpsc::Sender<Vec<u8>>,
+    out: mpsc::Sender<Message>,
 }
 
 impl Streams {
@@ -189,9 +193,13 @@ impl Streams {
         let why = why.unwrap_or_default();
         let error = self.error.map(|stream| spdy::data(stream, why.as_bytes(), true));
         for frame in error.into_iter().chain([spdy::data(self.data, &[], true)]) {
-            let _ = self.out.send(frame).await;
+            let _ = self.out.send(binary(frame)).await;
         }
     }
+}
+
+fn binary(frame: Vec<u8>) -> Message {
+    Message::Binary(frame.into())
 }
 
 /// Copies both ways until the pod's side has ended.
@@ -217,7 +225,7 @@ async fn connection(
         let mut buffer = vec![0; PIECE];
         while let Ok(length @ 1..) = from_pod.read(&mut buffer).await {
             let frame = spdy::data(streams.data, buffer.get(..length).unwrap_or_default(), false);
-            if streams.out.send(frame).await.is_err() {
+            if streams.out.send(binary(frame)).await.is_err() {
                 return;
             }
         }

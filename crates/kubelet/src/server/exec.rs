@@ -9,16 +9,17 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, StatusCode};
-use hyper_util::rt::TokioIo;
 use kernel::own::Terminal;
 use kernel::process::{Ended, Namespaces, Process, Signal, Spawn};
 use serde_json::{Value, json};
 use tokio::fs::File;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use types::wire::EXEC_PROTOCOL;
 
 use super::Query;
+use super::line::{self, FromApi};
 use crate::record::{self, ContainerRecord};
 use crate::root;
 use crate::runtime::ended;
@@ -66,9 +67,9 @@ pub(super) fn respond(
     }
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        match upgrade.await {
-            Ok(stream) => {
-                if let Err(error) = converse(&run, &container, wish, TokioIo::new(stream)).await {
+        match line::upgraded(upgrade).await {
+            Ok(line) => {
+                if let Err(error) = converse(&run, &container, wish, line).await {
                     tracing::debug!("an exec ended early: {error:#}");
                 }
             }
@@ -88,11 +89,12 @@ struct Streams {
     terminal: Option<OwnedFd>,
 }
 
-async fn converse<S>(run: &ContainerRecord, container: &Process, wish: Wish, stream: S) -> Result<()>
-where
-    S: AsyncRead + AsyncWrite + Send + 'static,
-{
-    let (mut reader, mut writer) = tokio::io::split(stream);
+async fn converse(
+    run: &ContainerRecord,
+    container: &Process,
+    wish: Wish,
+    (mut reader, mut writer): (FromApi, OwnedWriteHalf),
+) -> Result<()> {
     let (process, streams) = match start(run, container, &wish) {
         Ok(started) => started,
         Err(error) => {
@@ -123,9 +125,14 @@ where
         Ok(())
     };
     let ended = tokio::select! {
-        ended = finish(&process, output) => ended?,
-        () = hung_up => None,
+        ended = finish(&process, output) => ended,
+        () = hung_up => Ok(None),
     };
+    if ended.is_err() {
+        // What it says reaches nobody any more.
+        let _ = process.signal(Signal::KILL);
+    }
+    let ended = ended?;
     let code = ended.map_or(137, Ended::code);
     let status = if code == 0 {
         json!({"metadata": {}, "status": "Success"})
@@ -223,23 +230,25 @@ fn start(run: &ContainerRecord, container: &Process, wish: &Wish) -> Result<(Pro
     Ok((spawn.start()?, streams))
 }
 
-async fn take_input<R: AsyncRead + Unpin>(reader: &mut R, stdin: Option<File>, terminal: Option<OwnedFd>) {
+/// Until the API sends no more, or is gone while the command takes nothing.
+async fn take_input(reader: &mut FromApi, stdin: Option<File>, terminal: Option<OwnedFd>) {
     let mut stdin = stdin;
-    while let Ok(length) = reader.read_u32().await {
+    while let Ok(length) = reader.0.read_u32().await {
         if length == 0 || length > LONGEST {
             return;
         }
         let mut frame = vec![0; length as usize];
-        if reader.read_exact(&mut frame).await.is_err() {
+        if reader.0.read_exact(&mut frame).await.is_err() {
             return;
         }
         let Some((channel, payload)) = frame.split_first() else { return };
         match (*channel, payload.first()) {
             (STDIN, _) => {
-                if let Some(file) = &mut stdin
-                    && (file.write_all(payload).await.is_err() || file.flush().await.is_err())
-                {
-                    stdin = None;
+                let Some(file) = &mut stdin else { continue };
+                let given = async { file.write_all(payload).await.is_ok() && file.flush().await.is_ok() };
+                tokio::select! {
+                    taken = given => if !taken { stdin = None },
+                    () = reader.gone() => return,
                 }
             }
             (CLOSE, Some(&STDIN)) => stdin = None,

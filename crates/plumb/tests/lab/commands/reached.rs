@@ -39,6 +39,9 @@ pub fn checks(lab: &Lab, checks: &mut Checks) {
     lab.wait_ready("default");
     checks.check("`lab expose` leads from 127.0.0.1 to the Service's pods", || exposed(lab));
     checks.check("`kubectl port-forward` to a pod, a Deployment and a Service", || forwarded(lab));
+    checks.check("a killed kubectl takes its connections and commands along, whoever does not read", || {
+        killed(lab);
+    });
     checks.check("the API's proxies of pods and Services", || proxied(lab));
 }
 
@@ -154,6 +157,79 @@ fn forwarded(lab: &Lab) {
     said.read_line(&mut line).expect("a line");
     assert!(nothing.is_empty() && line.contains("port 81 of pod default/island"), "{line}");
     assert!(line.contains("Connection refused"), "{line}");
+}
+
+/// A server that takes no connection out of the kernel's queue, and so reads nothing.
+const DEAF: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: deaf, namespace: default}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: host
+    command: [python3, -c, "import socket, time; server = socket.create_server(('', 9)); time.sleep(1e6)"]
+    readinessProbe: {tcpSocket: {port: 9}, periodSeconds: 1}
+"#;
+/// In /proc/net/tcp the server's port, and the state of connections that live.
+const ITS_PORT: &str = ":0009 ";
+const ESTABLISHED: &str = " 01 ";
+/// Nobody else sleeps so long.
+const SLEEP: &str = "987654";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes without end, until nobody takes them any more.
+fn pour(mut into: impl Write + Send + 'static) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || while into.write_all(&[0; 1 << 16]).is_ok() {})
+}
+
+fn killed(lab: &Lab) {
+    lab.apply(DEAF);
+    lab.wait_ready("default");
+    let connections = || {
+        // The node's probes come and go at the pod's own address; these are at its loopback.
+        let table = lab.kubectl_ok(&["exec", "deaf", "--", "cat", "/proc/net/tcp"]);
+        let ours = |line: &&str| {
+            let (local, rest) = line.split_once("0100007F").unwrap_or_default();
+            rest.starts_with(ITS_PORT) && local.contains(':') && line.contains(ESTABLISHED)
+        };
+        table.lines().filter(ours).count()
+    };
+    let mut forward = lab.kubectl_command();
+    forward.args(["port-forward", "pod/deaf", ":9"]);
+    let mut forward = serving(&mut forward);
+    let pouring = pour(TcpStream::connect(&forward.address).expect("kubectl listens"));
+    wait_for("the connection", PATIENCE, || match connections() {
+        1 => Ok(()),
+        other => Err(format!("{other} connections")),
+    });
+    let sleeps = || {
+        let found =
+            lab.kubectl_ok(&["exec", "deaf", "--", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]);
+        found.contains(&format!("sleep {SLEEP}"))
+    };
+    let mut exec = lab.kubectl_command();
+    exec.args(["exec", "-i", "deaf", "--", "sleep", SLEEP]);
+    let mut exec = exec.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("kubectl starts");
+    let feeding = pour(exec.stdin.take().expect("piped"));
+    wait_for("the command", PATIENCE, || if sleeps() { Ok(()) } else { Err("no sleep".to_owned()) });
+
+    for kubectl in [&mut forward.child, &mut exec] {
+        kubectl.kill().expect("it lives");
+        kubectl.wait().expect("killed");
+    }
+    for writer in [pouring, feeding] {
+        writer.join().expect("nobody takes more");
+    }
+    wait_for("the end of the connection", PATIENCE, || match connections() {
+        0 => Ok(()),
+        other => Err(format!("{other} connections")),
+    });
+    wait_for("the end of the command", PATIENCE, || {
+        if sleeps() { Err(format!("sleep {SLEEP}")) } else { Ok(()) }
+    });
+    lab.kubectl_ok(&["delete", "pod", "deaf", "--now"]);
 }
 
 fn proxied(lab: &Lab) {
