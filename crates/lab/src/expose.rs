@@ -6,9 +6,11 @@
 //! Each connection goes to the next ready endpoint, from its own node, as the kubelet reaches it: no policy is met, as with
 //! kubectl port-forward.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::{Service, ServicePort};
@@ -67,7 +69,7 @@ async fn serve(inside: Inside, listener: std::net::TcpListener, options: &Option
         "http://{at} leads to Service {}/{} port {}, until this command is ended",
         to.namespace, to.service, to.shown
     );
-    let places = std::rc::Rc::new((inside, client, to));
+    let places = Rc::new((inside, client, to));
     let tasks = tokio::task::LocalSet::new();
     tasks
         .run_until(async {
@@ -77,7 +79,7 @@ async fn serve(inside: Inside, listener: std::net::TcpListener, options: &Option
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
-                let places = std::rc::Rc::clone(&places);
+                let places = Rc::clone(&places);
                 tokio::task::spawn_local(async move {
                     let (inside, client, to) = &*places;
                     match to.connect(inside, client, number).await {
@@ -91,6 +93,12 @@ async fn serve(inside: Inside, listener: std::net::TcpListener, options: &Option
     Ok(ExitCode::SUCCESS)
 }
 
+/// A browser's many connections at once are one question to the API.
+const LATELY: Duration = Duration::from_secs(1);
+
+/// A ready endpoint, and on which node it is.
+type Endpoint = (SocketAddr, Option<String>);
+
 /// A port of a Service.
 struct To {
     namespace: String,
@@ -98,6 +106,8 @@ struct To {
     /// As EndpointSlices name it.
     port: String,
     shown: String,
+    /// Since when they are known.
+    known: RefCell<Option<(Instant, Rc<[Endpoint]>)>>,
 }
 
 impl To {
@@ -128,13 +138,13 @@ impl To {
             service: name.to_owned(),
             shown: shown(&row),
             port: row.name.unwrap_or_default(),
+            known: RefCell::default(),
         };
         to.endpoints(client).await?;
         Ok(to)
     }
 
-    /// The ready endpoints: address, and whose pod it is.
-    async fn endpoints(&self, client: &Client) -> Result<Vec<(SocketAddr, Option<String>)>> {
+    async fn endpoints(&self, client: &Client) -> Result<Vec<Endpoint>> {
         let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &self.namespace);
         let of = ListParams::default().labels(&format!("kubernetes.io/service-name={}", self.service));
         let mut all = Vec::new();
@@ -162,9 +172,31 @@ impl To {
         Ok(all)
     }
 
+    /// The ready endpoints, and whether they are those of a moment ago.
+    async fn lately(&self, client: &Client) -> Result<(Rc<[Endpoint]>, bool)> {
+        let known = self.known.borrow().clone();
+        if let Some((_, all)) = known.filter(|(since, _)| since.elapsed() < LATELY) {
+            return Ok((all, true));
+        }
+        let all: Rc<[Endpoint]> = self.endpoints(client).await?.into();
+        self.known.replace(Some((Instant::now(), Rc::clone(&all))));
+        Ok((all, false))
+    }
+
+    /// To the next endpoint. One of a moment ago that takes no connection may have gone since: then the API is asked.
     async fn connect(&self, inside: &Inside, client: &Client, number: usize) -> Result<TcpStream> {
-        let all = self.endpoints(client).await?;
-        let (address, node) = all.get(number % all.len()).context("no endpoint")?;
+        let (all, former) = self.lately(client).await?;
+        match Self::dial(inside, &all, number).await {
+            Err(_) if former => {
+                self.known.take();
+                Self::dial(inside, &self.lately(client).await?.0, number).await
+            }
+            done => done,
+        }
+    }
+
+    async fn dial(inside: &Inside, all: &[Endpoint], number: usize) -> Result<TcpStream> {
+        let (address, node) = all.get(number % all.len().max(1)).context("no endpoint")?;
         let node = node.clone().unwrap_or_else(|| crate::plan::node_name(1));
         let at = || format!("connect to {address} from {node}");
         let holder = inside.living(&format!("hold-{node}")).with_context(at)?;
@@ -215,7 +247,62 @@ fn choose(ports: &[ServicePort], asked: Option<&str>) -> Result<ServicePort, Str
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use apiserver::{Config, NoNodes, Store};
+    use kube::api::PostParams;
+    use serde_json::json;
+
     use super::*;
+
+    /// An API without nodes, and how often EndpointSlices were asked for.
+    fn api() -> (Client, Arc<AtomicUsize>) {
+        let config = Config {
+            advertised: ([192, 168, 1, 2], 6443).into(),
+            families: types::Families::Ipv4,
+            nodes: Arc::new(NoNodes),
+            credentials: None,
+        };
+        let api = apiserver::Api::new(Store::in_memory(), config).expect("seeds");
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let counted = tower::util::MapRequest::new(api, move |request: http::Request<kube::client::Body>| {
+            if request.method() == http::Method::GET && request.uri().path().ends_with("/endpointslices") {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            request
+        });
+        (Client::new(counted, "default"), asked)
+    }
+
+    #[tokio::test]
+    async fn many_connections_at_once_are_one_question_to_the_api() {
+        let (client, asked) = api();
+        let slice = json!({"metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["10.244.1.5"], "nodeName": "node1"}],
+            "ports": [{"name": "", "port": 8080}]});
+        let slices: Api<EndpointSlice> = Api::default_namespaced(client.clone());
+        let slice = serde_json::from_value(slice).expect("a slice");
+        slices.create(&PostParams::default(), &slice).await.expect("made");
+        let to = To {
+            namespace: "default".into(),
+            service: "web".into(),
+            port: String::new(),
+            shown: "80".into(),
+            known: RefCell::default(),
+        };
+        let mut formers = 0;
+        for _ in 0..50 {
+            let (all, former) = to.lately(&client).await.expect("endpoints");
+            assert_eq!(*all, [(([10, 244, 1, 5], 8080).into(), Some("node1".to_owned()))]);
+            formers += usize::from(former);
+        }
+        // A machine that is busy with other things may take longer than a moment for all of them.
+        assert!(formers > 0 && asked.load(Ordering::Relaxed) + formers == 50, "{formers}");
+        to.known.take();
+        assert!(!to.lately(&client).await.expect("endpoints").1, "forgotten is asked anew");
+    }
 
     #[test]
     fn a_port_is_chosen_by_number_or_name_and_needs_no_choice_where_there_is_one() {
