@@ -15,6 +15,8 @@ const RECENT: Duration = Duration::from_secs(45);
 
 /// One cause is said again in the log after this long.
 const REMINDER: Duration = Duration::from_secs(60);
+/// So many causes are said within that time: words that are never the same twice fill no log.
+const CAUSES: usize = 16;
 
 #[derive(Debug, Default)]
 pub struct Standing {
@@ -23,8 +25,8 @@ pub struct Standing {
     /// Steps that would mend what differs: there while the agent is paused.
     drift: BTreeMap<Subsystem, Steps>,
     watches: BTreeMap<Kind, (Instant, Fault)>,
-    /// Why watches break, as the log has it.
-    told: Option<(Instant, Fault)>,
+    /// Why watches broke within [`REMINDER`], as the log has it.
+    told: Vec<(Instant, String)>,
     /// The compiler's findings that hold.
     pub(super) found: BTreeSet<compile::Diagnostic>,
 }
@@ -47,12 +49,18 @@ impl Standing {
     /// Whether that is news: all watches break where one does for the API's sake, and again with every try.
     pub(super) fn watch_broke(&mut self, kind: Kind, fault: Fault) -> bool {
         let now = Instant::now();
-        let known = self.told.as_ref();
-        let is_news = known.is_none_or(|(at, told)| *told != fault || now.duration_since(*at) > REMINDER);
-        if is_news {
-            self.told = Some((now, fault.clone()));
-        }
+        let is_news = self.is_news(&fault.what, now);
         self.watches.insert(kind, (now, fault));
+        is_news
+    }
+
+    fn is_news(&mut self, why: &str, now: Instant) -> bool {
+        self.told.retain(|(at, _)| now.duration_since(*at) < REMINDER);
+        let cause = cause(why);
+        let is_news = self.told.len() < CAUSES && !self.told.iter().any(|(_, told)| *told == cause);
+        if is_news {
+            self.told.push((now, cause));
+        }
         is_news
     }
 
@@ -77,6 +85,19 @@ impl Standing {
     pub fn findings(&self) -> impl Iterator<Item = &compile::Diagnostic> {
         self.found.iter()
     }
+}
+
+/// The words without their numbers: a revision or a port that differs makes no other cause.
+fn cause(why: &str) -> String {
+    let mut cause = String::with_capacity(why.len());
+    for char in why.chars() {
+        match char.is_ascii_digit() {
+            true if cause.ends_with('0') => {}
+            true => cause.push('0'),
+            false => cause.push(char),
+        }
+    }
+    cause
 }
 
 #[cfg(test)]
@@ -110,5 +131,24 @@ mod tests {
         assert!(!standing.watch_broke(Kind::Node, fault.clone()), "the same cause");
         assert!(standing.watch_broke(Kind::Pod, Fault::new("forbidden", "give it the right")), "another");
         assert_eq!(standing.broken_watches().count(), 2);
+    }
+
+    /// Watches break for two reasons in turn while an API server comes up behind a load balancer.
+    #[test]
+    fn each_cause_is_said_once_a_minute_however_they_alternate() {
+        let (mut standing, start) = (Standing::default(), Instant::now());
+        let (refused, expired) = ("connection refused", "too old resource version: ");
+        let mut said = Vec::new();
+        for second in 0..130_u64 {
+            let revision = format!("{expired}{second}");
+            let why = if second % 2 == 0 { refused } else { &revision };
+            if standing.is_news(why, start + Duration::from_secs(second)) {
+                said.push(second);
+            }
+        }
+        assert_eq!(said, [0, 1, 60, 61, 120, 121]);
+        let letters = |number: usize| "x".repeat(number + 1);
+        let news = (0..100).filter(|n| standing.is_news(&letters(*n), start + Duration::from_secs(1000)));
+        assert_eq!(news.count(), CAUSES);
     }
 }
