@@ -14,6 +14,7 @@ mod host_port;
 mod mend;
 mod orphan;
 mod settle;
+mod sources;
 mod standing;
 mod underlay;
 mod unwire;
@@ -47,6 +48,7 @@ pub use diagnose::Diagnoses;
 use dropped::Accounts;
 use flows::Former;
 use orphan::Orphans;
+use sources::Sources;
 pub use standing::Standing;
 use underlay::Underlay;
 use unwire::{Departures, Group};
@@ -100,6 +102,7 @@ pub struct Node {
     uncalled: Option<Fault>,
     dropped: Accounts,
     former: Former,
+    sources: Sources,
     /// Since when nodes lack what comes with joining, as long as that is no news.
     joining: BTreeMap<compile::Diagnostic, Instant>,
     /// The MTU that pods' own ends were made to have.
@@ -162,6 +165,7 @@ impl Node {
             uncalled: None,
             dropped: Accounts::default(),
             former: Former::default(),
+            sources: Sources::default(),
             joining: BTreeMap::new(),
             fitted: None,
         };
@@ -180,6 +184,7 @@ impl Node {
             self.retry_waiting();
             self.settle();
             self.finish_wiring();
+            self.forget_vacated();
             self.departed.clear();
             self.mend();
         }
@@ -229,7 +234,7 @@ impl Node {
         self.tell_who_does_not_join();
         self.look_for_drops();
         self.look_for_orphans();
-        self.forget_vacated();
+        self.look_after_sources();
         let refresh = Duration::from_secs(self.base.settings.args.refresh);
         let time_to_look = self.last_look.elapsed() >= refresh;
         if time_to_look {

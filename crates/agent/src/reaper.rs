@@ -2,7 +2,6 @@
 //! deletion waits the next ones gather, so nobody has to guess a delay. Then the kernel forgets the connections of those
 //! who had them, which may have to look at every connection of the node: not on the loop's thread.
 
-use std::net::IpAddr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,8 @@ pub struct Reaper(mpsc::Sender<Work>);
 #[derive(Debug)]
 enum Work {
     Attachment(Doomed),
-    Vacated(Vec<IpAddr>),
+    Vacated(Vec<IpNet>),
+    Lost(Vec<IpNet>),
 }
 
 /// An attachment that goes.
@@ -28,17 +28,19 @@ enum Work {
 pub struct Doomed {
     pub handle: String,
     pub host_if: IfName,
-    /// Where it could send from, as far as that is known.
+    /// Where it alone could send from, as far as that is known.
     pub sources: Vec<IpNet>,
 }
 
 /// What was done, together.
 #[derive(Debug)]
 pub struct Reaped {
-    pub handles: Vec<String>,
+    pub gone: Vec<Doomed>,
     pub deleted: Result<(), Error>,
     /// Addresses of pods of other nodes.
-    pub vacated: Vec<IpAddr>,
+    pub vacated: Vec<IpNet>,
+    /// Further sources of pods of this node.
+    pub lost: Vec<IpNet>,
     /// How many connections; nothing is forgotten while a veth is there.
     pub forgotten: Result<usize, Error>,
     pub forgetting: Duration,
@@ -71,31 +73,34 @@ impl Reaper {
         let _ = self.0.send(Work::Attachment(doomed));
     }
 
-    /// Has the connections of pods of other nodes forgotten that are gone.
-    pub fn forget(&self, vacated: Vec<IpAddr>) {
+    /// Has what pods of other nodes began forgotten that no longer have these addresses.
+    pub fn forget_vacated(&self, vacated: Vec<IpNet>) {
         let _ = self.0.send(Work::Vacated(vacated));
+    }
+
+    /// Has the connections of pods of this node forgotten that no longer have these further sources.
+    pub fn forget_lost(&self, lost: Vec<IpNet>) {
+        let _ = self.0.send(Work::Lost(lost));
     }
 }
 
 fn reap(rtnl: &mut Rtnl, flows: &mut Flows, all: impl Iterator<Item = Work>) -> Reaped {
-    let (mut handles, mut names, mut sources, mut vacated) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut gone, mut vacated, mut lost) = (Vec::new(), Vec::new(), Vec::new());
     for work in all {
         match work {
-            Work::Attachment(doomed) => {
-                handles.push(doomed.handle);
-                names.push(doomed.host_if);
-                sources.extend(doomed.sources);
-            }
-            Work::Vacated(addresses) => vacated.extend(addresses),
+            Work::Attachment(doomed) => gone.push(doomed),
+            Work::Vacated(nets) => vacated.extend(nets),
+            Work::Lost(nets) => lost.extend(nets),
         }
     }
+    let names: Vec<IfName> = gone.iter().map(|doomed| doomed.host_if.clone()).collect();
     let deleted = if names.is_empty() { Ok(()) } else { veth::delete(rtnl, &names).map(drop) };
     let began = Instant::now();
     // What a veth that is still there sends would begin them anew.
-    let sources = if deleted.is_ok() { sources } else { Vec::new() };
-    let elsewhere: Vec<IpNet> = vacated.iter().copied().map(IpNet::from).collect();
+    let of_gone = gone.iter().filter(|_| deleted.is_ok()).flat_map(|doomed| &doomed.sources);
+    let sources: Vec<IpNet> = of_gone.chain(&lost).copied().collect();
     let forgotten = flows
         .forget_of(&sources, Part::Any)
-        .and_then(|count| Ok(count + flows.forget_of(&elsewhere, Part::Began)?));
-    Reaped { handles, deleted, vacated, forgotten, forgetting: began.elapsed() }
+        .and_then(|count| Ok(count + flows.forget_of(&vacated, Part::Began)?));
+    Reaped { gone, deleted, vacated, lost, forgotten, forgetting: began.elapsed() }
 }

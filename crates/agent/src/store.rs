@@ -1,11 +1,16 @@
-//! What must outlive the process: the address pool and who is wired to what, in one file.
+//! What must outlive the process: the address pool and who is wired to what, in one file, and in a second one from where
+//! pods could send that no longer can.
 //!
-//! A killed process loses nothing: the file is replaced by rename, and what was written lies in the kernel's page
-//! cache. A machine that lost power needs nothing of it: its pods' namespaces are gone. So the file carries the
+//! A killed process loses nothing: a file is replaced by rename, and what was written lies in the kernel's page
+//! cache. A machine that lost power needs nothing of it: its pods' namespaces are gone. So each file carries the
 //! boot's id in its name, files of other boots are dropped (plugins#252), and there is no fsync, which would cost
 //! every ADD milliseconds for nothing.
 
-use std::collections::BTreeMap;
+mod lost;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +20,9 @@ use ipam::Pool;
 use kernel::Netns;
 use model::{Attachment, HostPort};
 use serde::{Deserialize, Serialize};
-use types::{Family, IfName, IpNet, Mac, ObjectName};
+use types::{Family, IfName, IpNet, Mac, ObjectName, without};
+
+use lost::Lost;
 
 /// One wired interface of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +50,8 @@ pub struct Record {
     /// Stays a record, so that an older agent, to which nothing is wired without a veth, gives the address back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut_off: bool,
-    /// Where else its pod may send from, or could, as long as flows from there may be known. Files of older versions have
-    /// none.
+    /// Where else its pod may send from; files of older versions have none, or also where it could. What it may no
+    /// longer, [`Store::lost`] has until the kernel knows no flow from there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub further: Vec<IpNet>,
 }
@@ -74,6 +81,7 @@ impl Record {
             host_if: self.host_if.clone(),
             mac: self.mac,
             host_ports: self.host_ports.clone(),
+            withheld: Vec::new(),
         }
     }
 }
@@ -111,6 +119,7 @@ impl From<Former> for Content {
 pub struct Store {
     path: PathBuf,
     content: Content,
+    lost: Lost,
 }
 
 impl Store {
@@ -118,15 +127,18 @@ impl Store {
     pub fn open(directory: &Path, boot: &str) -> Result<Self> {
         let at = || format!("{}: make the data directory", directory.display());
         fs::create_dir_all(directory).with_context(at)?;
-        let name = format!("attachments-{}.json", boot.trim());
-        drop_other_boots(directory, &name)?;
-        let path = directory.join(name);
+        let names = FILES.map(|file| format!("{file}{}.json", boot.trim()));
+        drop_other_boots(directory, &names)?;
+        let [path, lost] = names.map(|name| directory.join(name));
         let content = match fs::read(&path) {
             Ok(bytes) => parse(&path, &bytes)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Content::default(),
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
-        Ok(Self { path, content })
+        let mut store = Self { path, content, lost: Lost::open(lost)? };
+        let held = store.held();
+        store.lost.leave(&held);
+        Ok(store)
     }
 
     /// In the order of families that the node's Node object has.
@@ -163,11 +175,50 @@ impl Store {
         }
     }
 
-    /// Where else its pod may send from.
+    /// Where else its pod may send from, after it may more.
     pub fn set_further(&mut self, handle: &str, further: Vec<IpNet>) {
         if let Some(record) = self.content.records.get_mut(handle) {
             record.further = further;
         }
+    }
+
+    /// The same after it may less.
+    pub fn narrow(&mut self, handle: &str, further: Vec<IpNet>) {
+        if let Some(record) = self.content.records.get_mut(handle) {
+            let had = std::mem::replace(&mut record.further, further);
+            let held = self.held();
+            self.lost.add(&had, &held);
+        }
+    }
+
+    /// Further sources that no pod of this node has, where the kernel may know flows all the same.
+    pub fn lost(&self) -> &BTreeSet<IpNet> {
+        self.lost.nets()
+    }
+
+    /// The kernel knows no flows from there any more.
+    pub fn forgotten(&mut self, lost: &[IpNet]) {
+        self.lost.remove(lost);
+    }
+
+    /// The same, of what one attachment had that is gone.
+    pub fn forgotten_of(&mut self, handle: &str, sources: &[IpNet]) {
+        if let Some(record) = self.content.records.get_mut(handle) {
+            record.further = record.further.iter().flat_map(|net| without(*net, sources)).collect();
+        }
+    }
+
+    /// Where only this attachment can send from: another interface of its pod may share its further sources.
+    pub fn sources_of(&self, handle: &str) -> Vec<IpNet> {
+        let Some(record) = self.content.records.get(handle) else { return Vec::new() };
+        let others = self.wired().filter(|other| other.handle() != handle);
+        let shared: Vec<IpNet> = others.flat_map(|other| other.further.iter().copied()).collect();
+        record.sources().flat_map(|net| without(net, &shared)).collect()
+    }
+
+    /// All further sources that attachments have.
+    fn held(&self) -> Vec<IpNet> {
+        self.wired().flat_map(|record| record.further.iter().copied()).collect()
     }
 
     pub fn insert(&mut self, record: Record) {
@@ -179,16 +230,27 @@ impl Store {
         for pool in &mut self.content.pools {
             pool.release(handle, now);
         }
-        self.content.records.remove(handle)
+        let record = self.content.records.remove(handle)?;
+        let held = self.held();
+        self.lost.add(&record.further, &held);
+        Some(record)
     }
 
-    /// Replaces the file.
-    pub fn save(&self) -> Result<()> {
-        let fresh = self.path.with_extension("new");
-        let bytes = serde_json::to_vec(&self.content)?;
-        fs::write(&fresh, bytes).with_context(|| format!("write {}", fresh.display()))?;
-        fs::rename(&fresh, &self.path).with_context(|| format!("replace {}", self.path.display()))
+    /// Replaces the files. What is lost comes first: a process that is killed in between has it twice, and never not at
+    /// all.
+    pub fn save(&mut self) -> Result<()> {
+        self.lost.save()?;
+        replace(&self.path, &serde_json::to_vec(&self.content)?)
     }
+}
+
+/// How the files' names begin; the boot's id follows.
+const FILES: [&str; 2] = ["attachments-", "sources-"];
+
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, bytes).with_context(|| format!("write {}", fresh.display()))?;
+    fs::rename(&fresh, path).with_context(|| format!("replace {}", path.display()))
 }
 
 /// Addresses that live pods have must not be given out again, so nothing is guessed.
@@ -204,135 +266,15 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Content> {
     }
 }
 
-fn drop_other_boots(directory: &Path, current: &str) -> Result<()> {
+fn drop_other_boots(directory: &Path, current: &[String]) -> Result<()> {
     let at = || format!("read the data directory {}", directory.display());
     for entry in fs::read_dir(directory).with_context(at)? {
         let entry = entry.with_context(at)?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("attachments-") && name.ends_with(".json") && name != current {
+        let ours = FILES.iter().any(|file| name.starts_with(file)) && name.ends_with(".json");
+        if ours && !current.contains(&name) {
             fs::remove_file(entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    struct Dir(PathBuf);
-
-    impl Dir {
-        fn new(name: &str) -> Self {
-            Self(std::env::temp_dir().join(format!("plumb-store-{name}-{}", std::process::id())))
-        }
-    }
-
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    fn record(container: &str, ip: IpAddr) -> Record {
-        Record {
-            container: container.into(),
-            ifname: IfName::new("eth0").unwrap(),
-            netns: "/proc/7/ns/net".into(),
-            netns_id: Some((4, 4_026_532_008)),
-            pod: ObjectName::new("shop", "web"),
-            uid: "u".into(),
-            ips: vec![ip],
-            host_if: IfName::new("veth1").unwrap(),
-            mac: Mac::default(),
-            host_ports: vec![HostPort {
-                protocol: types::Protocol::Udp,
-                port: 53,
-                container_port: 5353,
-                host_ip: Some(ip),
-            }],
-            grace: 30,
-            cut_off: false,
-            further: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_killed_agent_comes_back_with_the_same_attachments() {
-        let dir = Dir::new("same");
-        let mut store = Store::open(&dir.0, "boot1\n").unwrap();
-        let mut pool = Pool::new("10.244.1.0/24".parse().unwrap(), Duration::from_secs(30));
-        let ip = pool.allocate("c1/eth0", Duration::ZERO).unwrap();
-        store.pools().push(pool.clone());
-        store.insert(record("c1", ip));
-        store.save().unwrap();
-        let mut again = Store::open(&dir.0, "boot1").unwrap();
-        assert_eq!(again.records().get("c1/eth0"), Some(&record("c1", ip)));
-        assert_eq!(again.pool(Family::V4), Some(&mut pool));
-    }
-
-    /// What an agent wrote when nodes had one family: an upgrade must not take addresses from pods that run.
-    const FORMER: &str = r#"{"pool":{"cidr":"10.244.1.0/24","cool_down":{"secs":30,"nanos":0},"leases":{"10.244.1.2":"c1/eth0"},"resting":{"10.244.1.3":{"secs":1700000000,"nanos":0}},"last":"10.244.1.3"},"records":{"c1/eth0":{"container":"c1","ifname":"eth0","netns":"/proc/7/ns/net","pod":{"namespace":"shop","name":"web"},"uid":"u","ips":["10.244.1.2"],"host_if":"veth1","mac":"00:00:00:00:00:00"}}}"#;
-
-    #[test]
-    fn the_file_of_an_earlier_agent_is_read_and_written_anew() {
-        let dir = Dir::new("former");
-        fs::create_dir_all(&dir.0).unwrap();
-        fs::write(dir.0.join("attachments-b.json"), FORMER).unwrap();
-        let mut store = Store::open(&dir.0, "b").unwrap();
-        let ip = "10.244.1.2".parse().unwrap();
-        let former = Record { host_ports: Vec::new(), netns_id: None, grace: 0, ..record("c1", ip) };
-        assert_eq!(store.records().get("c1/eth0"), Some(&former));
-        let pool = store.pool(Family::V4).unwrap();
-        assert_eq!(pool.lease_of("c1/eth0"), Some(ip));
-        // Its times were those of the wall clock: the rest ends all the same, one cool-down from now.
-        let taken = |pool: &mut Pool, address: &str, now| {
-            pool.allocate_this("c2/eth0", address.parse().unwrap(), Duration::from_secs(now)).is_err()
-        };
-        assert!(taken(pool, "10.244.1.2", 100) && taken(pool, "10.244.1.3", 100));
-        assert!(taken(pool, "10.244.1.2", 131) && !taken(pool, "10.244.1.3", 131));
-        store.save().unwrap();
-        let again = Store::open(&dir.0, "b").unwrap();
-        assert_eq!(again.known_pools(), store.known_pools());
-    }
-
-    #[test]
-    fn a_file_of_a_version_without_host_ports_is_read() {
-        let mut record = serde_json::to_value(record("c1", [10, 244, 1, 4].into())).unwrap();
-        record.as_object_mut().unwrap().remove("host_ports").unwrap();
-        assert_eq!(serde_json::from_value::<Record>(record).unwrap().host_ports, []);
-    }
-
-    #[test]
-    fn a_reboot_frees_every_address() {
-        let dir = Dir::new("reboot");
-        Store::open(&dir.0, "boot1").unwrap().save().unwrap();
-        let again = Store::open(&dir.0, "boot2").unwrap();
-        assert!(again.records().is_empty());
-        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_broken_file_is_named_and_never_taken_for_an_empty_one() {
-        let dir = Dir::new("broken");
-        fs::create_dir_all(&dir.0).unwrap();
-        fs::write(dir.0.join("attachments-b.json"), "{").unwrap();
-        let error = Store::open(&dir.0, "b").unwrap_err().to_string();
-        assert!(error.contains("attachments-b.json") && error.contains("Delete the pods"), "{error}");
-    }
-
-    #[test]
-    fn releasing_gives_the_address_back_once() {
-        let dir = Dir::new("release");
-        let mut store = Store::open(&dir.0, "b").unwrap();
-        let mut pool = Pool::new("10.244.1.0/24".parse().unwrap(), Duration::from_secs(30));
-        let ip = pool.allocate("c1/eth0", Duration::ZERO).unwrap();
-        store.pools().push(pool);
-        store.insert(record("c1", ip));
-        assert!(store.release("c1/eth0", Duration::from_secs(1)).is_some());
-        assert!(store.release("c1/eth0", Duration::from_secs(1)).is_none());
-        assert_eq!(store.pool(Family::V4).map(|pool| pool.leases().count()), Some(0));
-    }
 }

@@ -81,6 +81,7 @@ fn wired(ports: &[(u16, &str)]) -> Attachment {
         host_if: IfName::new("veth1").unwrap(),
         mac: Mac::default(),
         host_ports: ports.iter().map(host_port).collect(),
+        withheld: Vec::new(),
     }
 }
 

@@ -36,6 +36,7 @@ fn pod() -> Event {
         host_if: IfName::new("veth1").unwrap(),
         mac: Mac([0x0a, 0x58, 10, 244, 1, 4]),
         host_ports: Vec::new(),
+        withheld: Vec::new(),
     })))
 }
 
@@ -137,6 +138,18 @@ fn further_sources_come_and_go_with_the_annotation_and_with_whom_they_belong_to(
         has(&wider, "198.18.0.0-198.18.255.255") && has(&wider, "delete set inet plumb further4_"),
         "{wider:#?}"
     );
+    // What the node withholds for a while is no source, and no fault either.
+    let withholds = |net: Option<&str>| {
+        let Event::Upsert(Row::Attachment(mut row)) = pod() else { panic!("an attachment") };
+        row.withheld = net.map(|net| net.parse().unwrap()).into_iter().collect();
+        Event::Upsert(Row::Attachment(row))
+    };
+    let found: Vec<_> = compiler.diagnostics().cloned().collect();
+    let less = cost(&mut cluster, &mut compiler, withholds(Some("198.18.128.0/17")));
+    assert!(has(&less, "198.18.0.0-198.18.127.255") && !has(&less, "198.18.255.255"), "{less:#?}");
+    assert!(compiler.diagnostics().eq(&found));
+    let all = cost(&mut cluster, &mut compiler, withholds(None));
+    assert!(has(&all, "198.18.0.0-198.18.255.255"), "{all:#?}");
     let service = Service {
         key: ObjectName::new("b", "s"),
         external_ips: vec!["198.18.9.9".parse().unwrap()],

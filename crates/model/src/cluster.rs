@@ -1,6 +1,7 @@
 //! The maps of rows, and the witness that they are whole.
 
 mod claims;
+mod vacated;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,6 +10,8 @@ use std::sync::Arc;
 use types::{IpNet, Labels, ObjectName};
 
 use crate::row::{Attachment, EndpointSlice, Namespace, Node, Pod, Policy, Service};
+
+pub use vacated::Vacated;
 
 /// The sources. [`Cluster::synced`] waits for each of them, the node's own attachments included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,8 +105,8 @@ pub struct Cluster {
     sourced: BTreeSet<ObjectName>,
     /// Those of pods: the pods of a Deployment share them.
     labels: BTreeSet<Arc<Labels>>,
-    /// Addresses that pods no longer have, until somebody asks.
-    vacated: Vec<IpAddr>,
+    /// What pods have left behind, until somebody asks.
+    vacated: Vacated,
     done: BTreeSet<Kind>,
     /// Keys that a running list has not named yet.
     unseen: BTreeMap<Kind, BTreeSet<Key>>,
@@ -174,7 +177,7 @@ impl Cluster {
     }
 
     /// Addresses that pods had and no longer have, since this was asked last.
-    pub fn take_vacated(&mut self) -> Vec<IpAddr> {
+    pub fn take_vacated(&mut self) -> Vacated {
         std::mem::take(&mut self.vacated)
     }
 
@@ -296,9 +299,7 @@ impl Cluster {
         }
         let before = self.pods.get(&pod.key).map(|pod| Arc::clone(&pod.labels));
         if let Some(former) = self.pods.get(&pod.key) {
-            let kept = if pod.uid == former.uid { pod.own_addresses() } else { &[] };
-            let left = former.own_addresses().iter().filter(|address| !kept.contains(address));
-            self.vacated.extend(left);
+            self.vacated.add(former, Some(&*pod));
         }
         let changed = put(&mut self.pods, pod.key.clone(), pod);
         self.forget_labels(before);
@@ -354,7 +355,7 @@ impl Cluster {
             Kind::Namespace => self.namespaces.remove(&*name.name).is_some(),
             Kind::Pod => {
                 let gone = self.pods.remove(name);
-                self.vacated.extend(gone.iter().flat_map(|pod| pod.own_addresses()));
+                gone.iter().for_each(|pod| self.vacated.add(pod, None));
                 let gone = gone.map(|pod| pod.labels);
                 let was = gone.is_some();
                 self.sourced.remove(name);
@@ -440,35 +441,6 @@ mod tests {
         let mut cluster = Cluster::default();
         assert!(!cluster.apply(Event::Upsert(slice("s1", "a"))).is_empty());
         assert!(cluster.apply(Event::Upsert(slice("s1", "a"))).is_empty());
-    }
-
-    #[test]
-    fn addresses_are_vacated_once_when_their_pod_is_gone_ended_or_another() {
-        let pod = |uid: &str, addresses: &[u8], phase, host_network| {
-            let ips = addresses.iter().map(|last| [10, 244, 1, *last].into()).collect();
-            let key = ObjectName::new("shop", "web");
-            let pod = Pod { key, uid: uid.into(), ips, phase, host_network, ..Pod::default() };
-            Event::Upsert(Row::Pod(Box::new(pod)))
-        };
-        let gone = || Event::Delete(Key::new(Kind::Pod, ObjectName::new("shop", "web")));
-        let (runs, ended) = (crate::Phase::Running, crate::Phase::Succeeded);
-        let mut cluster = Cluster::default();
-        for (event, vacated) in [
-            (pod("a", &[2, 3], runs, false), &[][..]),
-            (pod("a", &[2], runs, false), &[3]),
-            (pod("b", &[2], runs, false), &[2]),
-            (pod("b", &[2], ended, false), &[2]),
-            (gone(), &[]),
-            (pod("c", &[4], runs, false), &[]),
-            (Event::Start(Kind::Pod), &[]),
-            (Event::Done(Kind::Pod), &[4]),
-            (pod("d", &[5], runs, true), &[]),
-            (gone(), &[]),
-        ] {
-            cluster.apply(event.clone());
-            let expected: Vec<IpAddr> = vacated.iter().map(|last| [10, 244, 1, *last].into()).collect();
-            assert_eq!(cluster.take_vacated(), expected, "{event:?}");
-        }
     }
 
     #[test]

@@ -94,6 +94,12 @@ impl Pod {
     pub fn own_addresses(&self) -> &[IpAddr] {
         if self.host_network || self.phase.finished() { &[] } else { &self.ips }
     }
+
+    /// Where else it asks to send from, as long as it can send at all.
+    pub fn further_sources(&self) -> &[IpNet] {
+        let ends = self.host_network || self.phase.finished();
+        self.sources.as_ref().filter(|_| !ends).map_or(&[], |sources| &sources.nets)
+    }
 }
 
 /// Where a pod asks to send from, beside its own addresses.
@@ -285,6 +291,9 @@ pub struct Attachment {
     pub mac: Mac,
     /// Ports of the node that lead to this pod, as the runtime asked for them.
     pub host_ports: Vec<HostPort>,
+    /// Further sources that its pod does not get yet: the node could not record that it has them, or has still to forget
+    /// what another pod began from there.
+    pub withheld: Vec<IpNet>,
 }
 
 /// A `hostPort` of a container (the CNI capability `portMappings`).

@@ -41,6 +41,7 @@ fn cluster(affinity: Option<u32>, endpoints: &[&str]) -> Cluster {
             host_if: IfName::new(&format!("veth{last}")).expect("a name"),
             mac: Mac::default(),
             host_ports: Vec::new(),
+            withheld: Vec::new(),
         }))));
     }
     cluster.apply(Event::Upsert(Row::Service(Box::new(Service {

@@ -172,6 +172,7 @@ fn no_host_port_takes_an_address_of_the_apis_that_moves_to_its_node() {
         host_if: IfName::new("veth").expect("a name"),
         mac: Mac::default(),
         host_ports: vec![port(81)],
+        withheld: Vec::new(),
     }))));
     let desired = whole(cluster.synced().expect("all kinds are done"), settings());
     for family in Family::ALL {

@@ -173,6 +173,7 @@ fn cluster(manifests: Vec<Value>, node: &str, diagnostics: &mut BTreeSet<String>
             host_if: IfName::new(&format!("veth{}", hash8(&pod.key.to_string()))).expect("a name"),
             mac: Mac::default(),
             host_ports: ports.get(&pod.key).cloned().unwrap_or_default(),
+            withheld: Vec::new(),
         })
         .collect();
     // Endpoints on the node whose pods are not written out.
@@ -188,6 +189,7 @@ fn cluster(manifests: Vec<Value>, node: &str, diagnostics: &mut BTreeSet<String>
         host_if: IfName::new(&format!("veth{}", hash8(&ip.to_string()))).expect("a name"),
         mac: Mac::default(),
         host_ports: Vec::new(),
+        withheld: Vec::new(),
     });
     let attachments: Vec<_> = attachments.into_iter().chain(unwritten).collect();
     for attachment in attachments {

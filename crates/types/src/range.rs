@@ -25,6 +25,19 @@ pub fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
 }
 
+/// What of a prefix lies in none of the others.
+pub fn without(net: IpNet, others: &[IpNet]) -> Vec<IpNet> {
+    let near: Vec<IpNet> = others.iter().copied().filter(|other| overlap(other, &net)).collect();
+    if near.is_empty() {
+        return vec![net];
+    }
+    if near.iter().any(|other| other.contains(&net)) {
+        return Vec::new();
+    }
+    let halves = net.subnets(net.prefix_len() + 1).into_iter().flatten();
+    halves.flat_map(|half| without(half, &near)).collect()
+}
+
 /// Which addresses of the range are no host's, and what they are.
 pub fn special(net: &IpNet) -> Option<(IpNet, &'static str)> {
     let mut all = SPECIAL.iter().filter_map(|(range, what)| Some((range.parse::<IpNet>().ok()?, *what)));
@@ -98,7 +111,10 @@ pub fn source(text: &str) -> Result<IpNet, ParseError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::net::{Family, offset};
 
     fn said<T: ToString>(of: impl Fn(&str) -> Result<T, ParseError>, text: &str) -> String {
         of(text).map_or_else(|error| error.to_string(), |value| value.to_string())
@@ -170,6 +186,33 @@ mod tests {
             ("224.0.0.251", "224.0.0.0/4 is for multicast"),
         ] {
             assert!(said(source, text).contains(why), "{text}");
+        }
+    }
+
+    /// In few addresses, so that they meet.
+    fn net() -> impl Strategy<Value = IpNet> {
+        (any::<u8>(), 24..=32_u8, any::<bool>()).prop_map(|(last, length, v4)| {
+            let text = match v4 {
+                true => format!("10.0.0.{last}/{length}"),
+                false => format!("fd00::{last:x}/{}", length + 96),
+            };
+            text.parse::<IpNet>().unwrap().trunc()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_of_a_prefix_is_all_that_the_others_do_not_have(
+            net in net(),
+            others in prop::collection::vec(net(), 0..6),
+        ) {
+            let left = without(net, &others);
+            let first = Family::of_net(&net).pick(["10.0.0.0", "fd00::"]).parse().unwrap();
+            for address in (0..256).map(|by| offset(first, by)) {
+                let expected = net.contains(&address) && !others.iter().any(|other| other.contains(&address));
+                let times = left.iter().filter(|left| left.contains(&address)).count();
+                prop_assert_eq!(times, usize::from(expected), "{} in {:?}", address, left);
+            }
         }
     }
 }

@@ -5,21 +5,23 @@
 //!   DEL    veth deleted ─> its flows forgotten (reaper) ─> address released
 //!   start  addresses of our pools that no veth has ─> their flows forgotten ─> first ADD
 //! ```
+//! Further sources are in sources.rs.
+//!
 //! So an address that nobody has has no flows, whenever a process is killed and whatever an agent of before did. Where the
 //! kernel refused to forget, ADD does not give the address to anybody before it has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use cni::{Code, Error};
 use compile::guard::further;
-use model::Key;
+use model::{Key, Vacated};
+use types::range::{overlap, without};
 use types::{Family, IpNet};
 
 use super::Node;
 use crate::flows::Part;
-use crate::inbox::Subsystem;
 use crate::reaper::Reaped;
 use crate::store::Record;
 
@@ -29,12 +31,10 @@ pub struct Former {
     /// All of the pools were looked at. What was released since then was forgotten, or is in `unsure`.
     looked: bool,
     unsure: BTreeSet<IpAddr>,
-    /// Of pods of other nodes that are gone.
-    vacated: BTreeSet<IpAddr>,
+    /// Of pods of other nodes that no longer have them: their own addresses, and further sources.
+    vacated: BTreeSet<IpNet>,
     /// Not before then are they looked for.
     rest: Option<Instant>,
-    /// What each attachment may send from, beside its own addresses, by the rules that are being applied.
-    granted: BTreeMap<String, Vec<IpNet>>,
 }
 
 /// Longer than forgetting ever takes.
@@ -58,11 +58,13 @@ impl Node {
             self.former.rest = Some(Instant::now() + reaped.forgetting * SHARE);
         }
         match &reaped.forgotten {
-            Ok(count) => self.count_forgotten(*count, "flows of pods that are gone were forgotten"),
+            Ok(count) => {
+                self.count_forgotten(*count, "flows of addresses that pods no longer have were forgotten")
+            }
             Err(error) => {
-                tracing::warn!(%error, "flows of pods that are gone are not forgotten; their addresses wait until they are");
-                for handle in &reaped.handles {
-                    self.doubt_flows(handle);
+                tracing::warn!(%error, "flows of addresses that pods no longer have are not forgotten; nobody here gets one before they are");
+                for doomed in &reaped.gone {
+                    self.doubt_flows(&doomed.handle);
                 }
                 self.former.vacated.extend(&reaped.vacated);
             }
@@ -125,100 +127,58 @@ impl Node {
     }
 
     /// Flows that pods of other nodes began with pods of ours: who has their addresses next did not begin them, and what our
-    /// pods send there must meet their own policies.
+    /// pods send there must meet their own policies. What somebody has again by now may be his own, and nothing tells
+    /// his flows from those of before: they are left alone.
     pub(super) fn forget_vacated(&mut self) {
-        self.former.vacated.extend(self.cluster.take_vacated());
-        let now = Instant::now();
-        if self.former.rest.is_some_and(|until| now < until) {
+        if self.compiler.is_none() {
             return;
         }
-        let Some(compiler) = &self.compiler else { return };
+        let left = self.cluster.take_vacated();
+        let elsewhere = self.elsewhere(&left);
+        self.former.vacated.extend(elsewhere);
+        let now = Instant::now();
+        if self.former.vacated.is_empty() || self.former.rest.is_some_and(|until| now < until) {
+            return;
+        }
+        let vacated = std::mem::take(&mut self.former.vacated);
+        let held = self.held_by_pods(&vacated);
+        let nobodys: Vec<IpNet> = vacated.iter().flat_map(|net| without(*net, &held)).collect();
+        if !nobodys.is_empty() {
+            self.former.rest = Some(now + LONG);
+            self.base.reaper.forget_vacated(nobodys);
+        }
+    }
+
+    /// Those of other nodes' pods. Of its own the node knows by itself when they are gone, and a pod that asks for a source
+    /// that no pod may have never had it.
+    fn elsewhere(&self, left: &Vacated) -> Vec<IpNet> {
+        let Some(compiler) = &self.compiler else { return Vec::new() };
         let of_pods = &compiler.settings().cluster_cidrs;
         let pools = self.base.store.known_pools();
-        let elsewhere = |ip: &IpAddr| {
-            of_pods.iter().any(|net| net.contains(ip)) && !pools.iter().any(|pool| pool.cidr().contains(ip))
-        };
-        let vacated: Vec<IpAddr> =
-            std::mem::take(&mut self.former.vacated).into_iter().filter(elsewhere).collect();
-        if !vacated.is_empty() {
-            self.former.rest = Some(now + LONG);
-            self.base.reaper.forget(vacated);
-        }
+        let addresses = left.addresses.iter().filter(|ip| {
+            of_pods.iter().any(|net| net.contains(*ip)) && !pools.iter().any(|pool| pool.cidr().contains(*ip))
+        });
+        let node = (&self.cluster, compiler.settings());
+        let sources = left
+            .sources
+            .iter()
+            .filter(|(of, net)| *of != self.base.settings.node && further::may_be_had(node, net));
+        let sources = sources.map(|(_, net)| *net);
+        addresses.copied().map(IpNet::from).chain(sources).collect()
     }
 
-    /// Before the rules are applied, so that none is ever in the kernel that no record has.
-    pub(super) fn record_sources(&mut self) {
-        self.former.granted = self.granted();
-        let mut grew = false;
-        for (handle, nets) in &self.former.granted {
-            let Some(record) = self.base.store.records().get(handle) else { continue };
-            let more: Vec<IpNet> = nets.iter().filter(|net| !record.further.contains(net)).copied().collect();
-            if !more.is_empty() {
-                let all = record.further.iter().copied().chain(more).collect();
-                self.base.store.set_further(handle, all);
-                grew = true;
-            }
-        }
-        if grew {
-            self.save_sources();
-        }
-    }
-
-    fn granted(&self) -> BTreeMap<String, Vec<IpNet>> {
-        let Some(compiler) = &self.compiler else { return BTreeMap::new() };
-        let asking = self.cluster.pods_with_sources();
-        let attachments = self.cluster.attachments.values().filter(|one| asking.contains(&one.pod));
-        attachments
-            .map(|one| {
-                let of = |family| further::granted((&self.cluster, compiler.settings()), one, family);
-                (one.container.clone(), Family::ALL.into_iter().flat_map(of).collect())
-            })
-            .collect()
-    }
-
-    /// After the rules were applied: flows from where a pod may send no longer. Who may now did not begin them.
-    pub(super) fn forget_lost_sources(&mut self) {
-        if self.stale.failed.contains_key(&Subsystem::Nft) {
-            return;
-        }
-        let granted = |handle: &str| self.former.granted.get(handle).map(Vec::as_slice).unwrap_or_default();
-        let had = self.base.store.records().iter().map(|(handle, record)| (handle, &record.further));
-        let lost: Vec<(String, Vec<IpNet>, Vec<IpNet>)> = had
-            .map(|(handle, had)| (handle, had, granted(handle)))
-            .filter(|(_, had, has)| had.iter().any(|net| !has.contains(net)))
-            .map(|(handle, had, has)| (handle.clone(), had.clone(), has.to_vec()))
-            .collect();
-        if lost.is_empty() {
-            return;
-        }
-        let within = |nets: &[IpNet], ip: IpAddr| nets.iter().any(|net| net.contains(&ip));
-        let is_lost = |ip: IpAddr| lost.iter().any(|(_, had, has)| within(had, ip) && !within(has, ip));
-        let flows = &mut self.base.datapath.flows;
-        let done: Result<usize, kernel::Error> = Family::ALL
-            .into_iter()
-            .try_fold(0, |count, family| Ok(count + flows.forget_where(family, Part::Any, is_lost)?));
-        match done {
-            Ok(count) => {
-                self.count_forgotten(
-                    count,
-                    "flows from further sources that pods no longer have were forgotten",
-                );
-                for (handle, _, has) in lost {
-                    self.base.store.set_further(&handle, has);
-                }
-                self.save_sources();
-            }
-            // They stay in the records, so the next round tries again.
-            Err(error) => {
-                tracing::warn!(%error, "flows from further sources that pods no longer have go on");
-            }
-        }
-    }
-
-    fn save_sources(&self) {
-        if let Err(error) = self.base.store.save() {
-            tracing::error!(error = format!("{error:#}"), "pods' further sources cannot be recorded");
-        }
+    /// What of this pods have, as far as the API shows it.
+    fn held_by_pods(&self, vacated: &BTreeSet<IpNet>) -> Vec<IpNet> {
+        let Some(compiler) = &self.compiler else { return Vec::new() };
+        let cluster = &self.cluster;
+        let own = cluster.pods.values().flat_map(|pod| pod.own_addresses().iter().copied().map(IpNet::from));
+        let asking = cluster.pods_with_sources().iter().filter_map(|name| cluster.pods.get(name));
+        let sources = asking.filter(|pod| pod.node.is_some()).flat_map(|pod| pod.further_sources().iter());
+        let sources = sources.filter(|net| {
+            let wanted = vacated.iter().any(|vacated| overlap(vacated, net));
+            wanted && further::may_be_had((cluster, compiler.settings()), net)
+        });
+        own.filter(|net| vacated.contains(net)).chain(sources.copied()).collect()
     }
 
     /// After the rules lead elsewhere.

@@ -395,10 +395,16 @@ mod tests {
             node.begin_del(&asked, reply);
             node.orphans.taken.insert("orphan/eth0".into());
             node.take_away("orphan/eth0".into());
+            let doomed = |container: &str| crate::reaper::Doomed {
+                handle: format!("{container}/eth0"),
+                host_if: types::IfName::new(&format!("veth-{container}")).unwrap(),
+                sources: Vec::new(),
+            };
             node.reaped(crate::reaper::Reaped {
-                handles: vec!["asked/eth0".into(), "orphan/eth0".into()],
+                gone: ["asked", "orphan"].map(doomed).into(),
                 deleted: Ok(()),
                 vacated: Vec::new(),
+                lost: Vec::new(),
                 forgotten: Ok(0),
                 forgetting: Duration::ZERO,
             });

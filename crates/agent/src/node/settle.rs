@@ -46,14 +46,16 @@ impl Node {
     /// Compiles what changed and applies it; before everything is listed nothing happens.
     pub(super) fn settle(&mut self) {
         let first = self.compiler.is_none() && self.begin();
-        let (Some(synced), Some(compiler)) = (self.cluster.synced(), self.compiler.as_mut()) else { return };
         if self.changed.is_empty() && !first {
             return;
         }
+        if self.compiler.is_some() {
+            self.grant_sources();
+        }
+        let (Some(synced), Some(compiler)) = (self.cluster.synced(), self.compiler.as_mut()) else { return };
         let keys = Vec::from_iter(std::mem::take(&mut self.changed));
         self.loose.add(keys.len());
         let compiled = compiler.update(synced, &keys);
-        self.record_sources();
         if first {
             for subsystem in [Subsystem::Nft, Subsystem::Net] {
                 self.stale.failed.insert(subsystem, "not looked at yet".into());
@@ -63,7 +65,7 @@ impl Node {
         }
         self.repair();
         self.forget_stale_flows(&keys);
-        self.forget_lost_sources();
+        self.lose_sources();
         self.answer_checks(&keys, first);
         self.base.zone.update(&self.cluster, &keys);
         self.compiled_diagnostics(&compiled);

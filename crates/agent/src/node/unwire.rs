@@ -73,9 +73,8 @@ impl Node {
             return;
         }
         let records = self.base.store.records();
-        let record = records.get(&handle);
-        let known = record.map(|record| record.host_if.clone());
-        let sources = record.into_iter().flat_map(Record::sources).collect();
+        let known = records.get(&handle).map(|record| record.host_if.clone());
+        let sources = self.base.store.sources_of(&handle);
         // Of a lost record: never the veth of another pod that came to have the name.
         let others = |name: &IfName| records.values().any(|record| record.host_if == *name);
         match known.or_else(|| host_ifs(&handle).find(|name| !others(name))) {
@@ -87,13 +86,14 @@ impl Node {
     /// The veths are gone, so nothing can use the addresses any more.
     pub(super) fn reaped(&mut self, reaped: Reaped) {
         self.note_forgotten(&reaped);
-        let Reaped { handles, deleted, .. } = reaped;
-        if handles.is_empty() {
+        self.note_forgotten_sources(&reaped);
+        let Reaped { gone, deleted, lost, .. } = reaped;
+        if gone.is_empty() && lost.is_empty() {
             return;
         }
         let now = clock::since_boot();
         let mut groups = Vec::new();
-        for handle in handles {
+        for Doomed { handle, .. } in gone {
             let waiting = self.leaving.0.remove(&handle).unwrap_or_default();
             match &deleted {
                 Ok(()) => {

@@ -354,6 +354,7 @@ mod tests {
             host_if: IfName::new(&format!("veth{number}")).unwrap(),
             mac: Mac([2, 0, 0, 0, 0, last]),
             host_ports: Vec::new(),
+            withheld: Vec::new(),
         }))
     }
 

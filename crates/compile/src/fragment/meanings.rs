@@ -139,6 +139,7 @@ mod tests {
             host_if: IfName::new("veth1").unwrap(),
             mac: Mac::default(),
             host_ports: Vec::new(),
+            withheld: Vec::new(),
         };
         policy::nftables::attachment_fragment(&cluster, &attachment, Family::V4)
     }

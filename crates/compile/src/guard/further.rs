@@ -14,7 +14,7 @@ pub mod rules;
 use std::net::IpAddr;
 
 use model::{Attachment, Cluster, Key, Kind, Pod};
-use types::range::overlap;
+use types::range::{overlap, without};
 use types::wire::SOURCES_ANNOTATION;
 use types::{Family, IpNet, range};
 
@@ -27,10 +27,28 @@ const MOST: usize = 64;
 
 /// What a pod may send from in a family, beside its own addresses; no two overlap.
 pub fn granted(node: (&Cluster, &Settings), attachment: &Attachment, family: Family) -> Vec<IpNet> {
-    let asked = asked(node.0, attachment).into_iter().flatten();
-    let of_family = asked.filter(|net| Family::of_net(net) == family);
-    let all = of_family.filter(|net| refusal(node, attachment, net).is_none()).copied().collect();
-    IpNet::aggregate(&all)
+    let all = asked_and_allowed(node, attachment, family);
+    IpNet::aggregate(&all.flat_map(|net| without(net, &attachment.withheld)).collect())
+}
+
+/// The same, whether or not its node withholds some of it for a while.
+pub fn due(node: (&Cluster, &Settings), attachment: &Attachment, family: Family) -> Vec<IpNet> {
+    IpNet::aggregate(&asked_and_allowed(node, attachment, family).collect())
+}
+
+fn asked_and_allowed<'a>(
+    node: (&'a Cluster, &'a Settings),
+    attachment: &'a Attachment,
+    family: Family,
+) -> impl Iterator<Item = IpNet> + 'a {
+    let asked = asked(node.0, attachment).into_iter().flatten().copied();
+    let of_family = asked.filter(move |net| Family::of_net(net) == family);
+    of_family.filter(move |net| refusal(node, attachment, net).is_none())
+}
+
+/// Whether some pod of this cluster may have it.
+pub fn may_be_had(node: (&Cluster, &Settings), net: &IpNet) -> bool {
+    general_refusal(node, net).is_none()
 }
 
 /// What the pod asks for, as far as it counts at all.

@@ -275,6 +275,7 @@ mod tests {
             host_if: IfName::new("veth1").unwrap(),
             mac: Mac::default(),
             host_ports: vec![port],
+            withheld: Vec::new(),
         };
         let keys = cluster.apply(Event::Upsert(Row::Attachment(Box::new(attachment))));
         let pod: &[&str] = &["10.244.1.9:70"];

@@ -148,6 +148,7 @@ mod tests {
             host_if: IfName::new("veth1").unwrap(),
             mac: Mac::default(),
             host_ports: taken.iter().chain(&free).cloned().collect(),
+            withheld: Vec::new(),
         };
         let (mut cluster, settings) = (Cluster::default(), settings());
         let addresses = vec!["192.168.1.10".parse().unwrap()];
@@ -186,6 +187,7 @@ mod tests {
                 port(4, "127.0.0.1"),
                 port(5, "::1"),
             ],
+            withheld: Vec::new(),
         };
         let (cluster, settings) = (Cluster::default(), settings());
         let node = (&cluster, &settings);

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kernel::capture::{Capture, Direction, Filter};
@@ -235,6 +236,25 @@ enum End {
     Before,
 }
 
+/// What the node has written of its attachments.
+fn store(node: &Node) -> (PathBuf, Value) {
+    let mut files = std::fs::read_dir(node.dir.join("data")).unwrap().map(|entry| entry.unwrap().path());
+    let is_store = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("attachments-") && name.ends_with(".json")
+    };
+    let file = files.find(is_store).unwrap();
+    let store = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    (file, store)
+}
+
+/// As it goes with its namespace, while no agent runs.
+pub fn lose_link(node: &Node, pod: &str) {
+    let (_, store) = store(node);
+    let record = &store["records"][format!("id-{pod}/eth0")];
+    node.run(&format!("ip link delete {}", record["host_if"].as_str().unwrap()));
+}
+
 fn end(stage: &mut Stage, former: &Wired, how: End) {
     let node = &mut stage.nodes[0];
     if let End::Del = how {
@@ -243,11 +263,8 @@ fn end(stage: &mut Stage, former: &Wired, how: End) {
         return;
     }
     node.kill();
-    let mut files = std::fs::read_dir(node.dir.join("data")).unwrap().map(|entry| entry.unwrap().path());
-    let file = files.find(|path| path.extension().is_some_and(|kind| kind == "json")).unwrap();
-    let mut store: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    let record = &store["records"]["id-former/eth0"];
-    node.run(&format!("ip link delete {}", record["host_if"].as_str().unwrap()));
+    lose_link(node, "former");
+    let (file, mut store) = store(node);
     assert!(began(node, &former.ips) > 0, "nobody has forgotten anything yet");
     if let End::Before = how {
         store["records"].as_object_mut().unwrap().remove("id-former/eth0").unwrap();
@@ -281,6 +298,37 @@ fn what_a_gone_pod_began_reaches_nobody_who_has_its_address_next() {
     }
 }
 
+/// As a kubelet writes them.
+fn shows(stage: &Stage, pod: &str, ips: [IpAddr; 2]) {
+    let status = json!({ "phase": "Running", "podIP": ips[0], "podIPs": ips.map(|ip| json!({ "ip": ip })) });
+    stage.patch(&format!("/api/v1/namespaces/default/pods/{pod}/status"), &json!({ "status": status }));
+}
+
+/// A kubelet may take long to have the API forget a pod whose network it has ended (volumes that are busy).
+#[test]
+fn what_a_pod_began_goes_on_when_the_api_forgets_late_who_had_its_address_before() {
+    let stage = Stage::of(2, Families::Dual);
+    let mut peers = [Peer::new(wired(&stage, 1, "far", None, || {}))];
+    let former = wired(&stage, 0, "former", None, || {});
+    let ips = former.ips;
+    shows(&stage, "former", ips);
+    stage.nodes[0].del(&former.pod).unwrap();
+    drop(former);
+    let heir = wired(&stage, 0, "heir", Some(ips), || {});
+    shows(&stage, "heir", ips);
+    let _open = begin(&heir.pod, ips, &mut peers);
+    let known = began(&stage.nodes[1], &ips);
+    assert_eq!(known, 2 * (1 + STREAMS));
+    let other = wired(&stage, 0, "other", None, || {});
+    shows(&stage, "other", other.ips);
+    let _open_too = begin(&other.pod, other.ips, &mut peers);
+    for pod in ["former", "other"] {
+        stage.delete(&format!("/api/v1/namespaces/default/pods/{pod}?gracePeriodSeconds=0"));
+    }
+    wait_for("the other node has heard of both", || (began(&stage.nodes[1], &other.ips) == 0).then_some(()));
+    assert_eq!(began(&stage.nodes[1], &ips), known, "they are those of who has the addresses now");
+}
+
 /// What it says in a conversation that somebody began with it is no answer to who has his address next.
 #[test]
 fn a_pod_that_may_send_nothing_goes_on_with_nobody_whose_address_another_node_gives_to_another_pod() {
@@ -291,8 +339,7 @@ fn a_pod_that_may_send_nothing_goes_on_with_nobody_whose_address_another_node_gi
     let mut peers = [Peer::new(wired(&stage, 1, "far", None, || {}))];
     let former = wired(&stage, 0, "former", None, || {});
     let ips = former.ips;
-    let status = json!({ "phase": "Running", "podIP": ips[0], "podIPs": ips.map(|ip| json!({ "ip": ip })) });
-    stage.patch("/api/v1/namespaces/default/pods/former/status", &json!({ "status": status }));
+    shows(&stage, "former", ips);
     let open = begin(&former.pod, ips, &mut peers);
     stage.nodes[0].del(&former.pod).unwrap();
     drop((open, former));

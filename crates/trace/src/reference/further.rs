@@ -4,18 +4,20 @@
 use std::net::IpAddr;
 
 use model::{Attachment, Cluster, Pod};
+use types::range::overlap;
 use types::{Family, IpNet};
 
 use crate::packet::Place;
 
-/// The oldest pod of the node that has it.
+/// The oldest pod of the node that has it, unless the node withholds it for a while.
 pub fn speaker<'a>(address: IpAddr, cluster: &'a Cluster, place: &Place) -> Option<&'a Attachment> {
     let mut found: Option<(&Pod, &Attachment)> = None;
     for net in candidates(cluster, place).filter(|(_, _, net)| net.contains(&address)) {
         let (pod, attachment, asked) = net;
-        let taken = candidates(cluster, place)
-            .any(|(other, _, net)| age(other) < age(pod) && (net.contains(asked) || asked.contains(net)));
-        if !taken && found.is_none_or(|(before, _)| age(pod) < age(before)) {
+        let taken =
+            candidates(cluster, place).any(|(other, _, net)| age(other) < age(pod) && overlap(net, asked));
+        let withheld = attachment.withheld.iter().any(|net| net.contains(&address));
+        if !taken && !withheld && found.is_none_or(|(before, _)| age(pod) < age(before)) {
             found = Some((pod, attachment));
         }
     }

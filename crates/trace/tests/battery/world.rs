@@ -83,7 +83,7 @@ pub fn allow_sources() -> Vec<IpNet> {
 }
 
 /// Some of these no pod may have: they are a node's, or hold what a Service wants for itself.
-fn sources() -> impl Strategy<Value = Option<Box<Sources>>> {
+fn source() -> impl Strategy<Value = IpNet> {
     let net = select(vec![
         "198.18.0.7/32",
         "198.18.0.0/24",
@@ -95,8 +95,12 @@ fn sources() -> impl Strategy<Value = Option<Box<Sources>>> {
         "2001:db8:18::/48",
         "2001:db8::/32",
     ]);
-    let nets = vec(net.prop_map(|net| net.parse().expect("a prefix")), 1..4);
-    let asked = (0..3_u64, nets).prop_map(|(created, nets)| Box::new(Sources { created, nets }));
+    net.prop_map(|net| net.parse().expect("a prefix"))
+}
+
+fn sources() -> impl Strategy<Value = Option<Box<Sources>>> {
+    let asked =
+        (0..3_u64, vec(source(), 1..4)).prop_map(|(created, nets)| Box::new(Sources { created, nets }));
     prop_oneof![2 => Just(None), 1 => asked.prop_map(Some)]
 }
 
@@ -238,7 +242,8 @@ fn host_ports() -> impl Strategy<Value = Vec<HostPort>> {
 }
 
 fn attachment() -> impl Strategy<Value = Row> {
-    (0..4_usize, host_ports()).prop_map(|(n, host_ports)| {
+    let withheld = prop_oneof![3 => Just(Vec::new()), 1 => source().prop_map(|net| vec![net])];
+    (0..4_usize, host_ports(), withheld).prop_map(|(n, host_ports, withheld)| {
         Row::Attachment(Box::new(Attachment {
             container: format!("c{n}"),
             pod: pod_name(n),
@@ -247,6 +252,7 @@ fn attachment() -> impl Strategy<Value = Row> {
             host_if: IfName::new(&format!("veth{n}")).expect("a name"),
             mac: Mac::default(),
             host_ports,
+            withheld,
         }))
     })
 }

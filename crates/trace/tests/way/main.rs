@@ -67,6 +67,7 @@ fn cluster(node: &str, allowed: &str) -> Cluster {
                 host_if: dev("veth1"),
                 mac: Mac::default(),
                 host_ports: Vec::new(),
+                withheld: Vec::new(),
             })));
         }
     }

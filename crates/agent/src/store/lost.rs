@@ -1,0 +1,90 @@
+//! Further sources that no pod of this node has any more, as long as the kernel may know flows from there.
+//!
+//! In a file of their own: an agent of an earlier version refuses the attachments' file when it holds a word that is new,
+//! and does not look at this one.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use types::{IpNet, without};
+
+use super::replace;
+
+#[derive(Debug)]
+pub struct Lost {
+    path: PathBuf,
+    nets: BTreeSet<IpNet>,
+    /// As the file has them.
+    written: BTreeSet<IpNet>,
+}
+
+/// What the file holds. A later version may say more in it.
+#[derive(Default, Serialize, Deserialize)]
+struct Content {
+    lost: BTreeSet<IpNet>,
+}
+
+impl Lost {
+    pub fn open(path: PathBuf) -> Result<Self> {
+        let nets = match fs::read(&path) {
+            Ok(bytes) => parse(&path, &bytes)?.lost,
+            Err(error) if error.kind() == ErrorKind::NotFound => BTreeSet::new(),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        Ok(Self { path, written: nets.clone(), nets })
+    }
+
+    pub fn nets(&self) -> &BTreeSet<IpNet> {
+        &self.nets
+    }
+
+    /// `held`: what pods have. It is theirs, and nothing of it is lost.
+    pub fn add(&mut self, nets: &[IpNet], held: &[IpNet]) {
+        self.nets.extend(nets.iter().flat_map(|net| without(*net, held)));
+    }
+
+    /// An agent of an earlier version gave some of it to pods, whose own flows are there by now.
+    pub fn leave(&mut self, held: &[IpNet]) {
+        let nets = std::mem::take(&mut self.nets);
+        self.nets.extend(nets.into_iter().flat_map(|net| without(net, held)));
+    }
+
+    /// The kernel knows no flow from there.
+    pub fn remove(&mut self, nets: &[IpNet]) {
+        self.nets.retain(|net| !nets.contains(net));
+    }
+
+    pub fn save(&mut self) -> Result<()> {
+        if self.nets == self.written {
+            return Ok(());
+        }
+        if self.nets.is_empty() {
+            match fs::remove_file(&self.path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {}", self.path.display()));
+                }
+                _ => {}
+            }
+        } else {
+            replace(&self.path, &serde_json::to_vec(&Content { lost: self.nets.clone() })?)?;
+        }
+        self.written.clone_from(&self.nets);
+        Ok(())
+    }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Content> {
+    match serde_json::from_slice(bytes) {
+        Ok(content) => Ok(content),
+        Err(error) => bail!(
+            "{}: cannot be read: {error}. It says from which further sources pods of this node have sent; only a damaged \
+             disk or an edit breaks it. Have the kernel forget its connections (conntrack -F), remove the file, and start \
+             the agent again",
+            path.display()
+        ),
+    }
+}
