@@ -9,8 +9,8 @@ use kernel::conntrack::Conntrack;
 use netlink::conntrack::{Entry, Filter};
 use types::{Family, IpNet, Protocol};
 
-/// So many addresses are asked for one by one, each by two filters of the kernel; of more everything is read once.
-const FEW: usize = 8;
+/// So many walks through all that the kernel knows, by filters of its own, cost about what reading it once does.
+const WALKS: usize = 4;
 
 /// What an address has to do with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,8 @@ impl Flows {
                 of_family.partition(|net| net.prefix_len() == net.max_prefix_len());
             let single: BTreeSet<IpAddr> = single.iter().map(IpNet::addr).collect();
             // The kernel's filter by IPv6 addresses is of no use (netlink's conntrack.rs says why).
-            let by_filter = family == Family::V4 && single.len() <= FEW && wide.is_empty();
+            let walks = single.len() * if part == Part::Any { 2 } else { 1 };
+            let by_filter = family == Family::V4 && walks <= WALKS && wide.is_empty();
             if by_filter {
                 for address in single {
                     count += self.forget_one(address, part)?;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::confirm::{Answer, Doubt};
+use crate::forgetter::Forgot;
 use crate::node::Node;
 use crate::reaper::Reaped;
 
@@ -27,8 +28,10 @@ impl Subsystem {
 pub enum Input {
     Watch(watch::Message),
     Cni(Box<CniInput>),
-    /// What the reaper deleted and had forgotten, or why it could not.
+    /// What the reaper deleted, or why it could not.
     Reaped(Reaped),
+    /// What the kernel was to forget, and whether it has.
+    Forgot(Forgot),
     /// What the API itself says of a pod that the watch does not show.
     Confirmed(Doubt, Answer),
     KernelChanged(Subsystem),

@@ -18,6 +18,7 @@ mod executables;
 pub mod fault;
 mod flows;
 mod follow;
+mod forgetter;
 mod health;
 mod http;
 pub mod inbox;
@@ -142,6 +143,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     let base = Base {
         store: store::Store::open(&args.data, &boot)?,
         reaper: reaper::Reaper::start(outbox.clone())?,
+        forgetter: forgetter::Forgetter::start(outbox.clone())?,
         tell: Tell::start(client.clone(), settings.node.clone(), Arc::clone(&metrics)),
         confirm: confirm::Confirm::start(client.clone(), outbox.clone()),
         metrics: Arc::clone(&metrics),

@@ -35,6 +35,7 @@ use crate::confirm::Confirm;
 use crate::datapath::Datapath;
 use crate::dns::SharedZone;
 use crate::fault::Fault;
+use crate::forgetter::Forgetter;
 use crate::health::Wanted;
 use crate::inbox::{CniInput, Inbox, Input, Subsystem};
 use crate::metrics::Metrics;
@@ -62,6 +63,7 @@ pub struct Base {
     pub store: Store,
     pub datapath: Datapath,
     pub reaper: Reaper,
+    pub forgetter: Forgetter,
     pub tell: Tell,
     pub confirm: Confirm,
     pub metrics: Arc<Metrics>,
@@ -184,7 +186,7 @@ impl Node {
             self.retry_waiting();
             self.settle();
             self.finish_wiring();
-            self.forget_vacated();
+            self.have_forgotten();
             self.departed.clear();
             self.mend();
         }
@@ -209,6 +211,7 @@ impl Node {
             }
             Input::Cni(request) => self.cni(*request),
             Input::Reaped(reaped) => self.reaped(reaped),
+            Input::Forgot(forgot) => self.forgot(&forgot),
             Input::Confirmed(doubt, answer) => self.confirmed(&doubt, answer),
             Input::KernelChanged(subsystem) => {
                 self.stale.suspected.insert(subsystem);

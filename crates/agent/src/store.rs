@@ -20,7 +20,7 @@ use ipam::Pool;
 use kernel::Netns;
 use model::{Attachment, HostPort};
 use serde::{Deserialize, Serialize};
-use types::{Family, IfName, IpNet, Mac, ObjectName, without};
+use types::{Family, IfName, IpNet, Mac, ObjectName};
 
 use lost::Lost;
 
@@ -65,11 +65,6 @@ impl Record {
     /// Whether the namespace that was wired still lies at its path.
     pub fn namespace_lives(&self) -> bool {
         namespace_id(&self.netns).is_some_and(|id| self.netns_id.is_none_or(|known| known == id))
-    }
-
-    /// Where its pod can send from.
-    pub fn sources(&self) -> impl Iterator<Item = IpNet> {
-        self.ips.iter().copied().map(IpNet::from).chain(self.further.iter().copied())
     }
 
     pub fn row(&self) -> Attachment {
@@ -196,24 +191,9 @@ impl Store {
         self.lost.nets()
     }
 
-    /// The kernel knows no flows from there any more.
-    pub fn forgotten(&mut self, lost: &[IpNet]) {
-        self.lost.remove(lost);
-    }
-
-    /// The same, of what one attachment had that is gone.
-    pub fn forgotten_of(&mut self, handle: &str, sources: &[IpNet]) {
-        if let Some(record) = self.content.records.get_mut(handle) {
-            record.further = record.further.iter().flat_map(|net| without(*net, sources)).collect();
-        }
-    }
-
-    /// Where only this attachment can send from: another interface of its pod may share its further sources.
-    pub fn sources_of(&self, handle: &str) -> Vec<IpNet> {
-        let Some(record) = self.content.records.get(handle) else { return Vec::new() };
-        let others = self.wired().filter(|other| other.handle() != handle);
-        let shared: Vec<IpNet> = others.flat_map(|other| other.further.iter().copied()).collect();
-        record.sources().flat_map(|net| without(net, &shared)).collect()
+    /// The kernel knows no flows from there any more. Whether any of it was lost.
+    pub fn forgotten(&mut self, nets: &[IpNet]) -> bool {
+        self.lost.remove(nets)
     }
 
     /// All further sources that attachments have.

@@ -165,7 +165,7 @@ impl Filter {
 /// Asks for all entries of a family that match.
 pub fn dump(writer: &mut Writer, seq: u32, family: Family, filter: &Filter) {
     // The kernel leaves out just the entries whose IPv6 addresses are equal (ctnetlink_filter_match_tuple compares
-    // them the wrong way round), so those are left to `Filter::matches`.
+    // them the wrong way round; 5.8 to 6.18, measured there), so those are left to `Filter::matches`.
     let filter = match family {
         Family::V4 => *filter,
         Family::V6 => Filter { src: None, dst: None, answerer: None, ..*filter },

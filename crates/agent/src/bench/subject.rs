@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::network::Presence;
 use crate::node::{Base, Node};
 use crate::tell::Tell;
-use crate::{Args, Settings, datapath, dns::SharedZone, listen, reaper, store};
+use crate::{Args, Settings, datapath, dns::SharedZone, forgetter, listen, reaper, store};
 
 pub const NODE: &str = "node1";
 
@@ -176,6 +176,7 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
     Ok(Base {
         store: store::Store::open(&args.data, "bench")?,
         reaper: reaper::Reaper::start(outbox.clone())?,
+        forgetter: forgetter::Forgetter::start(outbox.clone())?,
         tell: Tell::start(client.clone(), settings.node.clone(), Arc::clone(&metrics)),
         confirm: crate::confirm::Confirm::start(client, outbox.clone()),
         metrics,

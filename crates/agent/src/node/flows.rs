@@ -2,13 +2,13 @@
 //! them.
 //!
 //! ```text
-//!   DEL    veth deleted ─> its flows forgotten (reaper) ─> address released
+//!   DEL    veth deleted ─> address released ─┐
+//!   a further source is lost (sources.rs) ───┼─> flows forgotten (forgetter) ─> anybody's
+//!   a pod of another node is gone ───────────┘
 //!   start  addresses of our pools that no veth has ─> their flows forgotten ─> first ADD
 //! ```
-//! Further sources are in sources.rs.
-//!
-//! So an address that nobody has has no flows, whenever a process is killed and whatever an agent of before did. Where the
-//! kernel refused to forget, ADD does not give the address to anybody before it has.
+//! So whoever gets an address finds no flow there, whenever a process is killed and whatever an agent of before did. Where
+//! the kernel refuses to forget, nobody of this node gets it before it has.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ use types::{Family, IpNet};
 
 use super::Node;
 use crate::flows::Part;
-use crate::reaper::Reaped;
+use crate::forgetter::{Forgot, Owed};
 use crate::store::Record;
 
 /// Addresses that nobody has, whose flows the kernel may know all the same.
@@ -33,14 +33,18 @@ pub struct Former {
     unsure: BTreeSet<IpAddr>,
     /// Of pods of other nodes that no longer have them: their own addresses, and further sources.
     vacated: BTreeSet<IpNet>,
-    /// Not before then are they looked for.
+    /// The kernel is being asked.
+    asked: bool,
+    /// Not before then is it asked again.
     rest: Option<Instant>,
 }
 
-/// Longer than forgetting ever takes.
-const LONG: Duration = Duration::from_secs(30);
-/// So many times as long as it took the flows of other nodes' pods are left alone.
+/// So many times as long as it took the kernel is asked nothing more: what comes together is forgotten together.
 const SHARE: u32 = 20;
+/// That is over sooner than an address has rested.
+const LONGEST: Duration = Duration::from_secs(2);
+/// After a refusal.
+const AGAIN: Duration = Duration::from_secs(1);
 
 impl Former {
     /// Addresses come from elsewhere now: their flows may be those of another node's pods.
@@ -50,28 +54,48 @@ impl Former {
 }
 
 impl Node {
-    /// Of who went. A flow is judged by who began it, so what its other end goes on sending would pass as answers, to a
-    /// pod that asked for nothing and may let nobody in. From now on it begins flows of its own, which meet the policies of
-    /// who has the address.
-    pub(super) fn note_forgotten(&mut self, reaped: &Reaped) {
-        if !reaped.vacated.is_empty() {
-            self.former.rest = Some(Instant::now() + reaped.forgetting * SHARE);
+    /// With every round: of who went. A flow is judged by who began it, so what its other end goes on sending would pass as
+    /// answers, to a pod that asked for nothing and may let nobody in. From now on it begins flows of its own, which meet
+    /// the policies of who has the address.
+    pub(super) fn have_forgotten(&mut self) {
+        if self.compiler.is_none() {
+            return;
         }
-        match &reaped.forgotten {
-            Ok(count) => {
-                self.count_forgotten(*count, "flows of addresses that pods no longer have were forgotten")
-            }
-            Err(error) => {
-                tracing::warn!(%error, "flows of addresses that pods no longer have are not forgotten; nobody here gets one before they are");
-                for doomed in &reaped.gone {
-                    self.doubt_flows(&doomed.handle);
-                }
-                self.former.vacated.extend(&reaped.vacated);
-            }
+        let left = self.cluster.take_vacated();
+        let elsewhere = self.elsewhere(&left);
+        self.former.vacated.extend(elsewhere);
+        let resting = self.former.rest.is_some_and(|until| Instant::now() < until);
+        if self.former.asked || resting {
+            return;
+        }
+        let own = self.former.unsure.iter().copied().map(IpNet::from);
+        let any = own.chain(self.base.store.lost().iter().copied()).collect();
+        let owed = Owed { any, began: self.nobodys() };
+        if owed != Owed::default() {
+            self.former.asked = true;
+            self.base.forgetter.forget(owed);
         }
     }
 
-    /// It may have been there for a moment.
+    pub(super) fn forgot(&mut self, Forgot { owed, done, took }: &Forgot) {
+        self.former.asked = false;
+        let rest = match done {
+            Ok(count) => {
+                self.count_forgotten(*count, "flows of addresses that pods no longer have were forgotten");
+                self.former.unsure.retain(|ip| !owed.any.contains(&IpNet::from(*ip)));
+                self.sources_are_forgotten(&owed.any);
+                (*took * SHARE).min(LONGEST)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "flows of addresses that pods no longer have are not forgotten; nobody here gets one before they are");
+                self.former.vacated.extend(&owed.began);
+                AGAIN
+            }
+        };
+        self.former.rest = Some(Instant::now() + rest);
+    }
+
+    /// Its pod may have been there, if only for a moment.
     pub(super) fn doubt_flows(&mut self, handle: &str) {
         let record = self.base.store.records().get(handle);
         self.former.unsure.extend(record.into_iter().flat_map(|record| record.ips.iter().copied()));
@@ -106,47 +130,28 @@ impl Node {
 
     /// Before a pod is wired.
     pub(super) fn forget_former(&mut self, record: &Record) -> Result<(), Error> {
-        let done = self.look_for_former().and_then(|()| {
-            let unsure = &mut self.former.unsure;
-            if !record.ips.iter().any(|ip| unsure.contains(ip)) {
-                return Ok(());
-            }
-            let sources: Vec<_> = record.sources().collect();
-            let count = self.base.datapath.flows.forget_of(&sources, Part::Any)?;
-            unsure.retain(|ip| !record.ips.contains(ip));
-            self.count_forgotten(count, "flows of who had the pod's address before were forgotten");
-            Ok(())
-        });
-        done.map_err(|error: kernel::Error| {
-            let msg = format!(
-                "flows of who had the addresses of pod {} before are not forgotten: {error}",
-                record.pod
-            );
-            Error::new(Code::Kernel, msg, "the runtime will try again")
-        })
+        let msg = |why: &str| {
+            format!("flows of who had the addresses of pod {} before are not forgotten{why}", record.pod)
+        };
+        let details = "the runtime will try again";
+        let done = self.look_for_former();
+        done.map_err(|error| Error::new(Code::Kernel, msg(&format!(": {error}")), details))?;
+        match record.ips.iter().any(|ip| self.former.unsure.contains(ip)) {
+            true => Err(Error::new(Code::TryAgainLater, msg(" yet"), details)),
+            false => Ok(()),
+        }
     }
 
     /// Flows that pods of other nodes began with pods of ours: who has their addresses next did not begin them, and what our
     /// pods send there must meet their own policies. What somebody has again by now may be his own, and nothing tells
     /// his flows from those of before: they are left alone.
-    pub(super) fn forget_vacated(&mut self) {
-        if self.compiler.is_none() {
-            return;
-        }
-        let left = self.cluster.take_vacated();
-        let elsewhere = self.elsewhere(&left);
-        self.former.vacated.extend(elsewhere);
-        let now = Instant::now();
-        if self.former.vacated.is_empty() || self.former.rest.is_some_and(|until| now < until) {
-            return;
-        }
+    fn nobodys(&mut self) -> Vec<IpNet> {
         let vacated = std::mem::take(&mut self.former.vacated);
-        let held = self.held_by_pods(&vacated);
-        let nobodys: Vec<IpNet> = vacated.iter().flat_map(|net| without(*net, &held)).collect();
-        if !nobodys.is_empty() {
-            self.former.rest = Some(now + LONG);
-            self.base.reaper.forget_vacated(nobodys);
+        if vacated.is_empty() {
+            return Vec::new();
         }
+        let held = self.held_by_pods(&vacated);
+        vacated.iter().flat_map(|net| without(*net, &held)).collect()
     }
 
     /// Those of other nodes' pods. Of its own the node knows by itself when they are gone, and a pod that asks for a source
@@ -192,5 +197,40 @@ impl Node {
             Ok(count) => self.count_forgotten(count, "UDP flows to endpoints that are gone were forgotten"),
             Err(error) => tracing::warn!(%error, "UDP flows may lead to endpoints that are gone"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_wired_where_flows_of_who_was_there_before_may_be_known() {
+        let directory = std::env::temp_dir().join(format!("plumb-former-{}", std::process::id()));
+        crate::dns::tests::inside(async || {
+            let (mut node, _inbox) = crate::bench::held(&directory).unwrap();
+            let json = r#"{"container":"c","ifname":"eth0","netns":"/n","pod":{"namespace":"a","name":"web"},"uid":"u","ips":["10.244.1.4","fd00::4"],"host_if":"veth-c","mac":"00:00:00:00:00:00"}"#;
+            let record: Record = serde_json::from_str(json).unwrap();
+            node.base.store.insert(record.clone());
+            assert!(node.forget_former(&record).is_ok());
+            let handles = vec![record.handle()];
+            node.reaped(crate::reaper::Reaped { handles, deleted: Ok(()) });
+            let ready = |node: &mut Node| node.forget_former(&record).map_err(|error| error.code);
+            assert_eq!(ready(&mut node), Err(Code::TryAgainLater));
+            let any =
+                |ips: &[&str]| ips.iter().map(|ip| IpNet::from(ip.parse::<IpAddr>().unwrap())).collect();
+            for (ips, done, expected) in [
+                (&["10.244.1.4", "fd00::4"][..], false, Err(Code::TryAgainLater)),
+                (&["10.244.1.4"], true, Err(Code::TryAgainLater)),
+                (&["fd00::4"], true, Ok(())),
+            ] {
+                let refusal = || kernel::Error::Answer { what: "dump".into(), why: "a test".into() };
+                let done = if done { Ok(1) } else { Err(refusal()) };
+                let owed = Owed { any: any(ips), began: Vec::new() };
+                node.forgot(&Forgot { owed, done, took: Duration::ZERO });
+                assert_eq!(ready(&mut node), expected, "{ips:?}");
+            }
+        });
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

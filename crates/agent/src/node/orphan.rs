@@ -395,18 +395,9 @@ mod tests {
             node.begin_del(&asked, reply);
             node.orphans.taken.insert("orphan/eth0".into());
             node.take_away("orphan/eth0".into());
-            let doomed = |container: &str| crate::reaper::Doomed {
-                handle: format!("{container}/eth0"),
-                host_if: types::IfName::new(&format!("veth-{container}")).unwrap(),
-                sources: Vec::new(),
-            };
             node.reaped(crate::reaper::Reaped {
-                gone: ["asked", "orphan"].map(doomed).into(),
+                handles: vec!["asked/eth0".into(), "orphan/eth0".into()],
                 deleted: Ok(()),
-                vacated: Vec::new(),
-                lost: Vec::new(),
-                forgotten: Ok(0),
-                forgetting: Duration::ZERO,
             });
             let left: Vec<(&String, bool)> =
                 node.base.store.records().iter().map(|(handle, record)| (handle, record.cut_off)).collect();

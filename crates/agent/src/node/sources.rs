@@ -4,7 +4,7 @@
 //! ```text
 //!   due (guard/further.rs) ─┬─ lost, or another's still ─> withheld
 //!                           └─ recorded ─────────────────> rules
-//!   due no longer ─> rules ─> recorded as lost ─> its flows forgotten (reaper) ─> anybody's
+//!   due no longer ─> rules ─> recorded as lost ─> its flows forgotten (flows.rs) ─> anybody's
 //! ```
 //! So a pod that gets one has no flow there that it did not begin, nothing that it begins is forgotten, and no process that is
 //! killed in between leaves a source whose flows nobody forgets.
@@ -13,7 +13,6 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
 
 use compile::guard::further;
 use compile::{Diagnostic, Severity};
@@ -23,7 +22,6 @@ use types::{Family, IpNet, ObjectName, without};
 
 use super::Node;
 use crate::inbox::Subsystem;
-use crate::reaper::Reaped;
 
 /// By attachment.
 type Nets = BTreeMap<String, Vec<IpNet>>;
@@ -32,10 +30,6 @@ type Nets = BTreeMap<String, Vec<IpNet>>;
 pub struct Sources {
     /// What each attachment may send from, beside its own addresses, by the rules that are being applied.
     granted: Nets,
-    /// The kernel is being asked to forget.
-    asked: bool,
-    /// Not before then is it asked again.
-    rest: Option<Instant>,
     /// What cannot be granted because it cannot be recorded.
     unrecorded: BTreeSet<Diagnostic>,
 }
@@ -84,9 +78,6 @@ fn cannot_record(pod: &ObjectName, nets: &[IpNet], error: &anyhow::Error) -> Dia
         next_step: "see that the agent's data directory is writable and has room".to_owned(),
     }
 }
-
-/// Between two tries of what did not work.
-const REST: Duration = Duration::from_secs(1);
 
 impl Node {
     /// Before the rules are compiled: who gets what. What a pod gets is recorded first, so that the kernel never has a rule
@@ -199,46 +190,25 @@ impl Node {
                 );
             }
         }
-        self.forget_lost();
     }
 
-    /// Has the flows forgotten that were begun from lost sources, or go to them.
-    fn forget_lost(&mut self) {
-        let resting = self.sources.rest.is_some_and(|until| Instant::now() < until);
-        let lost = self.base.store.lost();
-        if !lost.is_empty() && !self.sources.asked && !resting && self.compiler.is_some() {
-            self.base.reaper.forget_lost(lost.iter().copied().collect());
-            self.sources.asked = true;
-        }
-    }
-
-    /// With every tick: what waits for another try.
+    /// With every tick: what could not be recorded.
     pub(super) fn look_after_sources(&mut self) {
-        self.forget_lost();
-        let resting = self.sources.rest.is_some_and(|until| Instant::now() < until);
-        if !self.sources.unrecorded.is_empty() && !resting {
-            self.sources.rest = Some(Instant::now() + REST);
+        if !self.sources.unrecorded.is_empty() {
             self.grant_withheld();
         }
     }
 
     /// The kernel has forgotten what was begun from these, so others may have them.
-    pub(super) fn note_forgotten_sources(&mut self, reaped: &Reaped) {
-        if !reaped.lost.is_empty() {
-            self.sources.asked = false;
-        }
-        if reaped.forgotten.is_err() {
-            self.sources.rest = Some(Instant::now() + REST);
-            return;
-        }
-        if reaped.deleted.is_ok() {
-            for doomed in &reaped.gone {
-                self.base.store.forgotten_of(&doomed.handle, &doomed.sources);
-            }
-        }
-        if !reaped.lost.is_empty() {
-            self.base.store.forgotten(&reaped.lost);
+    pub(super) fn sources_are_forgotten(&mut self, nets: &[IpNet]) {
+        if self.base.store.forgotten(nets) {
             self.grant_withheld();
+            if let Err(error) = self.base.store.save() {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "that further sources are nobody's any more cannot be recorded"
+                );
+            }
         }
     }
 

@@ -74,29 +74,23 @@ impl Node {
         }
         let records = self.base.store.records();
         let known = records.get(&handle).map(|record| record.host_if.clone());
-        let sources = self.base.store.sources_of(&handle);
         // Of a lost record: never the veth of another pod that came to have the name.
         let others = |name: &IfName| records.values().any(|record| record.host_if == *name);
         match known.or_else(|| host_ifs(&handle).find(|name| !others(name))) {
-            Some(host_if) => self.base.reaper.delete(Doomed { handle, host_if, sources }),
+            Some(host_if) => self.base.reaper.delete(Doomed { handle, host_if }),
             None => drop(self.leaving.0.remove(&handle)),
         }
     }
 
-    /// The veths are gone, so nothing can use the addresses any more.
-    pub(super) fn reaped(&mut self, reaped: Reaped) {
-        self.note_forgotten(&reaped);
-        self.note_forgotten_sources(&reaped);
-        let Reaped { gone, deleted, lost, .. } = reaped;
-        if gone.is_empty() && lost.is_empty() {
-            return;
-        }
+    /// The veths are gone, so nothing can use the addresses any more. Nobody gets one before its flows are forgotten.
+    pub(super) fn reaped(&mut self, Reaped { handles, deleted }: Reaped) {
         let now = clock::since_boot();
         let mut groups = Vec::new();
-        for Doomed { handle, .. } in gone {
+        for handle in handles {
             let waiting = self.leaving.0.remove(&handle).unwrap_or_default();
             match &deleted {
                 Ok(()) => {
+                    self.doubt_flows(&handle);
                     // A runtime that asked for it, too, has the last word.
                     let asked = waiting.iter().any(|group| group.reply.is_some());
                     let held = self.orphans.was_taken(&handle) && !asked && self.hold_address(&handle);

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!   ADD   address, record saved, attachment ─> model ─ settle: policies in the kernel ─> veth ─> reply
-//!   DEL   reaper deletes the veth (with others), has its flows forgotten ─> address released, record gone, model ─> reply
+//!   DEL   reaper deletes the veth (with others) ─> address released, record gone, model ─> reply
 //! ```
-//! A process killed between any two of these leaves either a record whose veth is missing (its flows are forgotten and it is
-//! released at the next start) or a veth with its record (which DEL removes).
+//! A process killed between any two of these leaves either a record whose veth is missing (it is released at the next start)
+//! or a veth with its record (which DEL removes). Flows are forgotten before anybody has the address next (flows.rs).
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -53,9 +53,11 @@ impl Lost {
         self.nets.extend(nets.into_iter().flat_map(|net| without(net, held)));
     }
 
-    /// The kernel knows no flow from there.
-    pub fn remove(&mut self, nets: &[IpNet]) {
+    /// The kernel knows no flow from there. Whether there was any of it.
+    pub fn remove(&mut self, nets: &[IpNet]) -> bool {
+        let before = self.nets.len();
         self.nets.retain(|net| !nets.contains(net));
+        self.nets.len() < before
     }
 
     pub fn save(&mut self) -> Result<()> {

@@ -259,7 +259,7 @@ fn end(stage: &mut Stage, former: &Wired, how: End) {
     let node = &mut stage.nodes[0];
     if let End::Del = how {
         node.del(&former.pod).unwrap();
-        assert_eq!(began(node, &former.ips), 0, "DEL answers when nothing of it is left");
+        wait_for("nothing of it is left", || (began(node, &former.ips) == 0).then_some(()));
         return;
     }
     node.kill();

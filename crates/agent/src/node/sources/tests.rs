@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use compile::Compiler;
 use model::{Pod, Sources as Asked};
@@ -7,6 +8,7 @@ use proptest::prelude::*;
 use types::{number, offset};
 
 use super::*;
+use crate::forgetter::{Forgot, Owed};
 use crate::inbox::Inbox;
 use crate::store::{Record, Store};
 
@@ -109,14 +111,9 @@ impl Scene {
     }
 
     fn forgets(&mut self, done: Result<usize, kernel::Error>) {
-        self.node.reaped(Reaped {
-            gone: Vec::new(),
-            deleted: Ok(()),
-            vacated: Vec::new(),
-            lost: self.node.base.store.lost().iter().copied().collect(),
-            forgotten: done,
-            forgetting: Duration::ZERO,
-        });
+        let any = self.node.base.store.lost().iter().copied().collect();
+        let owed = Owed { any, began: Vec::new() };
+        self.node.forgot(&Forgot { owed, done, took: Duration::ZERO });
     }
 }
 
