@@ -17,8 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use compile::guard::further;
 use compile::{Diagnostic, Severity};
 use model::{Event, Key, Kind, Row};
+use types::range::without;
 use types::wire::SOURCES_ANNOTATION;
-use types::{Family, IpNet, ObjectName, without};
+use types::{Family, IpNet, ObjectName};
 
 use super::Node;
 use crate::inbox::Subsystem;

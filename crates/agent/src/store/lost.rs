@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use types::{IpNet, without};
+use types::IpNet;
+use types::range::without;
 
 use super::replace;
 
