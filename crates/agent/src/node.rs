@@ -209,6 +209,7 @@ impl Node {
                     tracing::warn!(%error, next, "node {node} does not hear the API at {}", self.base.api.addresses);
                 }
             }
+            Input::Watch(watch::Message::Answered(kind)) => self.standing.watch_answered(kind),
             Input::Cni(request) => self.cni(*request),
             Input::Reaped(reaped) => self.reaped(reaped),
             Input::Forgot(forgot) => self.forgot(&forgot),

@@ -39,6 +39,8 @@ pub enum Message {
     Diagnosed(Key, Vec<Diagnostic>),
     /// A watch broke and will be tried again. Nothing is withdrawn.
     Trouble(Kind, WatchError),
+    /// The server answers a watch again that broke, whether anything has changed meanwhile or not.
+    Answered(Kind),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +90,7 @@ impl WatchError {
                  kubeconfig's certificate-authority"
                     .into()
             }
-            _ => format!("see that this machine has a route to it (ip route get {host}) and that it runs"),
+            _ => format!("see that it runs, and that this machine has a route to it: `ip route get {host}`"),
         }
     }
 }
@@ -138,27 +140,27 @@ fn causes(error: &watcher::Error) -> String {
 /// Follows every kind until the receiver is dropped. What else goes the same way is `T`'s business: each message wakes
 /// its reader, and a list has tens of thousands.
 pub async fn run<T: From<Message>>(client: Client, out: mpsc::Sender<T>) {
-    let (answered, returned) = watch::channel(());
-    let client = telling(client, answered);
+    let any = watch::Sender::new(());
     futures::join!(
-        follow::<k8s::Node, T>(&client, &out, &returned),
-        follow::<k8s::Namespace, T>(&client, &out, &returned),
-        follow::<k8s::Pod, T>(&client, &out, &returned),
-        follow::<k8s::Service, T>(&client, &out, &returned),
-        follow::<k8s::EndpointSlice, T>(&client, &out, &returned),
-        follow::<k8s::NetworkPolicy, T>(&client, &out, &returned),
+        follow::<k8s::Node, T>(&client, &out, &any),
+        follow::<k8s::Namespace, T>(&client, &out, &any),
+        follow::<k8s::Pod, T>(&client, &out, &any),
+        follow::<k8s::Service, T>(&client, &out, &any),
+        follow::<k8s::EndpointSlice, T>(&client, &out, &any),
+        follow::<k8s::NetworkPolicy, T>(&client, &out, &any),
     );
 }
 
-/// The same client, that says when the server has answered: a watch that goes on yields nothing until something changes.
-fn telling(client: Client, answered: watch::Sender<()>) -> Client {
-    let namespace = client.default_namespace().to_owned();
+/// The same client, that says each of these when the server has answered: a watch that goes on yields nothing until
+/// something changes.
+fn telling(client: &Client, answered: [watch::Sender<()>; 2]) -> Client {
+    let (client, namespace) = (client.clone(), client.default_namespace().to_owned());
     let service = service_fn(move |request: Request<Body>| {
         let (client, answered) = (client.clone(), answered.clone());
         async move {
             let answer = client.send(request).await;
             if answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
-                answered.send_replace(());
+                answered.iter().for_each(|told| told.send_replace(()));
             }
             answer
         }
@@ -182,19 +184,34 @@ fn stream_of<T: RowOf>(client: &Client, strategy: InitialListStrategy) -> Events
     Box::pin(watcher::watcher(Api::all(client.clone()), config))
 }
 
-/// Streaming lists (no page is ever whole in memory) until the server says that it does not know them. `returned`: the
-/// server has answered another watch, so that this one need not wait longer.
-async fn follow<K: RowOf, T: From<Message>>(
-    client: &Client,
-    out: &mpsc::Sender<T>,
-    returned: &watch::Receiver<()>,
-) {
+/// Streaming lists (no page is ever whole in memory) until the server says that it does not know them. `any`: the
+/// server has answered some watch, so that another need not wait longer.
+async fn follow<K: RowOf, T: From<Message>>(client: &Client, out: &mpsc::Sender<T>, any: &watch::Sender<()>) {
+    let (own, mut answered) = watch::channel(());
+    let client = &telling(client, [own, any.clone()]);
     let mut stream = stream_of::<K>(client, InitialListStrategy::StreamingList);
     let mut backoff = Backoff::default();
     let mut diagnosed = BTreeSet::new();
-    while let Some(item) = stream.next().await {
+    let mut broken = false;
+    loop {
+        let item = tokio::select! {
+            biased;
+            Ok(()) = answered.changed(), if broken => None,
+            item = stream.next() => match item {
+                Some(item) => Some(item),
+                None => return,
+            },
+        };
+        // An event shows it, too: not every error ends the connection.
+        if broken && item.as_ref().is_none_or(is_heard) {
+            broken = false;
+            if out.send(Message::Answered(K::ROW).into()).await.is_err() {
+                return;
+            }
+        }
         match item {
-            Ok(event) => {
+            None => {}
+            Some(Ok(event)) => {
                 if !matches!(event, watcher::Event::Init) {
                     backoff = Backoff::default();
                 }
@@ -204,33 +221,44 @@ async fn follow<K: RowOf, T: From<Message>>(
                     }
                 }
             }
-            Err(error) if refuses_streaming(&error) => {
+            Some(Err(error)) if refuses_streaming(&error) => {
                 stream = stream_of::<K>(client, InitialListStrategy::ListWatch);
             }
             // No trouble of anybody's: what happened meanwhile is listed. kube-rs would ask for the same revision again,
             // for ever.
-            Err(error) if is_too_old(&error) => {
+            Some(Err(error)) if is_too_old(&error) => {
                 stream = stream_of::<K>(client, InitialListStrategy::StreamingList);
                 tokio::time::sleep(FIRST).await;
             }
             // Whether the server hangs shows when the watch is begun again, which the next round does.
-            Err(error) if only_was_quiet(&error) => {}
-            Err(error) => {
-                let mut returned = returned.clone();
-                returned.mark_unchanged();
-                let retry = backoff.next();
+            Some(Err(error)) if only_was_quiet(&error) => {}
+            Some(Err(error)) => {
+                let (retry, returned) = (backoff.next(), any.subscribe());
                 let source = Box::new(error);
                 let trouble = WatchError::Broken { kind: K::ROW, source, retry };
                 if out.send(Message::Trouble(K::ROW, trouble).into()).await.is_err() {
                     return;
                 }
-                tokio::time::sleep(FIRST).await; // a server that breaks every watch it begins is not asked without end
-                tokio::select! {
-                    () = tokio::time::sleep(retry.saturating_sub(FIRST)) => {}
-                    _ = returned.changed() => {}
-                }
+                // What was answered before it broke tells nothing.
+                answered.mark_unchanged();
+                broken = true;
+                rest(retry, returned).await;
             }
         }
+    }
+}
+
+/// Whether the watch goes on: `Init` comes before anything is asked.
+fn is_heard<T>(item: &Result<watcher::Event<T>, watcher::Error>) -> bool {
+    matches!(item, Ok(event) if !matches!(event, watcher::Event::Init))
+}
+
+/// Until the time for the next try, or until the server answers another watch.
+async fn rest(retry: Duration, mut returned: watch::Receiver<()>) {
+    tokio::time::sleep(FIRST).await; // a server that breaks every watch it begins is not asked without end
+    tokio::select! {
+        () = tokio::time::sleep(retry.saturating_sub(FIRST)) => {}
+        _ = returned.changed() => {}
     }
 }
 

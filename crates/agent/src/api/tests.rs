@@ -184,6 +184,50 @@ async fn a_quiet_watch_is_begun_again_before_anybody_hears_of_it() {
     assert!(said.contains("it hangs or is overloaded"), "{said}");
 }
 
+/// Says nonsense in the first watch of each kind, where a chunk's size should be, and nothing in those that are begun then.
+fn breaking() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut kinds, mut taken) = (std::collections::BTreeSet::new(), Vec::new());
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut head = [0; 4096];
+            let read = stream.read(&mut head).unwrap_or_default();
+            let path =
+                String::from_utf8_lossy(&head[..read]).split('?').next().unwrap_or_default().to_owned();
+            let _ = stream.write_all(BEGUN);
+            if kinds.insert(path) {
+                let _ = stream.write_all(b"nonsense\r\n");
+            }
+            taken.push(stream);
+        }
+    });
+    address
+}
+
+/// Nothing changes in the cluster, so that no event shows it.
+#[tokio::test]
+async fn a_watch_that_is_answered_again_says_so() {
+    let client = patient(connect::PATIENCE, &[breaking()]).remove(0);
+    let (out, mut messages) = tokio::sync::mpsc::channel(64);
+    let said = async {
+        let mut said = std::collections::BTreeMap::new();
+        while said.len() < 6 || said.values().any(|broken| *broken) {
+            match messages.recv().await.unwrap() {
+                watch::Message::Trouble(kind, _) => drop(said.insert(kind, true)),
+                watch::Message::Answered(kind) => {
+                    assert_eq!(said.insert(kind, false), Some(true), "{kind:?} was not broken");
+                }
+                _ => {}
+            }
+        }
+    };
+    tokio::select! {
+        said = tokio::time::timeout(Duration::from_secs(60), said) => said.expect("all are answered again"),
+        () = watch::run(client, out) => panic!("the watches ended"),
+    }
+}
+
 fn clients(addresses: &[std::net::SocketAddr]) -> Vec<Client> {
     patient(connect::PATIENCE, addresses)
 }

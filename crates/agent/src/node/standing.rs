@@ -10,9 +10,6 @@ use crate::datapath::Steps;
 use crate::fault::Fault;
 use crate::inbox::Subsystem;
 
-/// A watch that breaks is tried again within 10 s: one that has not broken for so long stands.
-const RECENT: Duration = Duration::from_secs(45);
-
 /// One cause is said again in the log after this long.
 const REMINDER: Duration = Duration::from_secs(60);
 /// So many causes are said within that time: words that are never the same twice fill no log.
@@ -24,7 +21,8 @@ pub struct Standing {
     right: BTreeMap<Subsystem, Instant>,
     /// Steps that would mend what differs: there while the agent is paused.
     drift: BTreeMap<Subsystem, Steps>,
-    watches: BTreeMap<Kind, (Instant, Fault)>,
+    /// Watches that broke and have not been answered since.
+    watches: BTreeMap<Kind, Fault>,
     /// Why watches broke within [`REMINDER`], as the log has it.
     told: Vec<(Instant, String)>,
     /// The compiler's findings that hold.
@@ -50,7 +48,7 @@ impl Standing {
     pub(super) fn watch_broke(&mut self, kind: Kind, fault: Fault) -> bool {
         let now = Instant::now();
         let is_news = self.is_news(&fault.what, now);
-        self.watches.insert(kind, (now, fault));
+        self.watches.insert(kind, fault);
         is_news
     }
 
@@ -64,6 +62,10 @@ impl Standing {
         is_news
     }
 
+    pub(super) fn watch_answered(&mut self, kind: Kind) {
+        self.watches.remove(&kind);
+    }
+
     /// How long ago both were right; `None`: one never was.
     pub fn since_right(&self) -> Option<Duration> {
         let ages = [Subsystem::Nft, Subsystem::Net]
@@ -75,10 +77,9 @@ impl Standing {
         self.drift.iter().map(|(subsystem, steps)| (*subsystem, steps))
     }
 
-    /// Watches that are broken now, as far as that can be known.
+    /// Watches that are broken now.
     pub fn broken_watches(&self) -> impl Iterator<Item = (Kind, &Fault)> {
-        let recent = self.watches.iter().filter(|(_, (at, _))| at.elapsed() < RECENT);
-        recent.map(|(kind, (_, fault))| (*kind, fault))
+        self.watches.iter().map(|(kind, fault)| (*kind, fault))
     }
 
     /// What is wrong with objects, in the compiler's words.
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_that_broke_just_now_is_named() {
+    fn a_watch_is_broken_until_it_is_answered() {
         let mut standing = Standing::default();
         let fault = Fault::new("connection refused", "see that it runs");
         assert!(standing.watch_broke(Kind::Pod, fault.clone()));
@@ -131,6 +132,10 @@ mod tests {
         assert!(!standing.watch_broke(Kind::Node, fault.clone()), "the same cause");
         assert!(standing.watch_broke(Kind::Pod, Fault::new("forbidden", "give it the right")), "another");
         assert_eq!(standing.broken_watches().count(), 2);
+        standing.watch_answered(Kind::Pod);
+        assert_eq!(standing.broken_watches().collect::<Vec<_>>(), [(Kind::Node, &fault)]);
+        standing.watch_answered(Kind::Node);
+        assert_eq!(standing.broken_watches().count(), 0);
     }
 
     /// Watches break for two reasons in turn while an API server comes up behind a load balancer.
