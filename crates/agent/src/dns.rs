@@ -26,7 +26,7 @@ use model::{Cluster, Key, Kind};
 use tokio::sync::watch;
 
 pub use counters::{Count, Counters};
-pub use face::DnsFace;
+pub use face::{DnsFace, PAUSED};
 
 /// Where to serve and whom to ask.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use compile::Diagnostic;
 use serde::{Deserialize, Serialize};
 
 /// What a person does where nobody knows better.
-const READ_LOG: &str = "read the agent's log from its first error on; plumb sysdump collects it";
+pub const READ_LOG: &str = "read the agent's log from its first error on; `plumb sysdump` collects it";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Told")]

@@ -114,7 +114,7 @@ async fn keep_dns(
                     now = wanted.wait_for(|wanted| *wanted != Names::Served) => match now.map(|now| *now) {
                         Ok(Names::Paused) => {
                             tracing::warn!("DNS is paused: other nodes answer this node's pods");
-                            "it is paused"
+                            dns::PAUSED
                         }
                         _ => "it ends",
                     },

@@ -75,10 +75,18 @@ fn answer(env: BTreeMap<String, String>, stdin: &[u8]) -> Reply {
             _ => Code::TryAgainLater,
         };
         let msg = format!("Plumb's agent does not answer at {socket}: {trouble}");
-        let details = "the runtime will try again; if it goes on, look whether the agent runs on this node \
-                       (kubectl -n kube-system get pods -o wide, or plumb lab status)";
-        refuse(&Error::new(code, msg, details), version)
+        refuse(&Error::new(code, msg, next_step()), version)
     })
+}
+
+/// In a lab the kubelet passes on what lab and node this is.
+fn next_step() -> String {
+    let told = |name: &str| std::env::var(name).ok();
+    let look = match (told(types::wire::LAB_VARIABLE), told(types::wire::NODE_VARIABLE)) {
+        (Some(lab), Some(node)) => format!("start it: plumb lab agent start --name {lab} {node}"),
+        _ => "look whether the agent runs on this node: kubectl -n kube-system get pods -o wide".to_owned(),
+    };
+    format!("the runtime will try again; if it goes on, {look}")
 }
 
 /// A wrong CNI_NETNS would take the host's own network apart: refused before anything is done.

@@ -23,6 +23,13 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// The same for another command, each flag with a blank before it.
+    pub fn flags(&self) -> String {
+        let file = self.kubeconfig.iter().map(|path| ("kubeconfig", path.to_string_lossy().into_owned()));
+        let context = self.context.iter().map(|name| ("context", name.clone()));
+        file.chain(context).map(|(flag, value)| format!(" --{flag} {}", quoted(&value))).collect()
+    }
+
     /// A client that the API server has answered, and the server's URL. `silence` is how long every further answer may
     /// stay away, `None` that of the library, with which watches can rest.
     pub async fn connect(&self, silence: Option<Duration>) -> Result<(Client, String)> {
@@ -70,6 +77,15 @@ impl Reach {
     }
 }
 
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// The object, the likely cause and the next step.
 pub fn explain(error: kube::Error, what: &str) -> anyhow::Error {
     let next = match &error {
@@ -109,4 +125,23 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_can_be_given_again() {
+        let reach = |kubeconfig: Option<&str>, context: Option<&str>| Reach {
+            kubeconfig: kubeconfig.map(PathBuf::from),
+            context: context.map(str::to_owned),
+        };
+        assert_eq!(reach(None, None).flags(), "");
+        assert_eq!(reach(Some("/etc/a.conf"), None).flags(), " --kubeconfig /etc/a.conf");
+        assert_eq!(
+            reach(Some("my own/it's"), Some("admin@b")).flags(),
+            r" --kubeconfig 'my own/it'\''s' --context admin@b"
+        );
+    }
 }

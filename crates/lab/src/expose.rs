@@ -62,7 +62,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 async fn serve(inside: Inside, listener: std::net::TcpListener, options: &Options) -> Result<ExitCode> {
     let client = client::admin(&inside.run).await?;
-    let to = To::find(&client, options).await?;
+    let to = To::find(&client, &inside, options).await?;
     let listener = TcpListener::from_std(listener).context("listen")?;
     let at = listener.local_addr().context("listen")?;
     println!(
@@ -108,11 +108,15 @@ struct To {
     shown: String,
     /// Since when they are known.
     known: RefCell<Option<(Instant, Rc<[Endpoint]>)>>,
+    /// kubectl of this lab, for messages.
+    kubectl: String,
+    lab: String,
 }
 
 impl To {
     /// Everything that can be wrong with what was asked for, before anybody connects.
-    async fn find(client: &Client, options: &Options) -> Result<Self> {
+    async fn find(client: &Client, inside: &Inside, options: &Options) -> Result<Self> {
+        let kubectl = format!("kubectl --kubeconfig {}", inside.run.kubeconfig().display());
         let (namespace, rest) = match options.service.split_once('/') {
             Some((namespace, rest)) => (namespace.to_owned(), rest),
             None => (options.namespace.clone(), options.service.as_str()),
@@ -123,7 +127,7 @@ impl To {
         };
         let services: Api<Service> = Api::namespaced(client.clone(), &namespace);
         let service = services.get_opt(name).await?.with_context(|| {
-            format!("there is no Service {namespace}/{name}; kubectl get services -A shows those that are")
+            format!("there is no Service {namespace}/{name}; {kubectl} get services -A shows those that are")
         })?;
         let spec = service.spec.unwrap_or_default();
         if spec.type_.as_deref() == Some("ExternalName") {
@@ -139,6 +143,8 @@ impl To {
             shown: shown(&row),
             port: row.name.unwrap_or_default(),
             known: RefCell::default(),
+            kubectl,
+            lab: inside.plan.name.clone(),
         };
         to.endpoints(client).await?;
         Ok(to)
@@ -163,10 +169,10 @@ impl To {
             }
         }
         if all.is_empty() {
-            let Self { namespace, service, .. } = self;
+            let Self { namespace, service, kubectl, lab, .. } = self;
             bail!(
-                "Service {namespace}/{service} has no ready endpoint; kubectl -n {namespace} get endpointslices -l \
-                 kubernetes.io/service-name={service} shows what it has, and plumb lab wait waits for pods"
+                "Service {namespace}/{service} has no ready endpoint; {kubectl} -n {namespace} get endpointslices -l \
+                 kubernetes.io/service-name={service} shows what it has, and plumb lab wait --name {lab} waits for pods"
             );
         }
         Ok(all)

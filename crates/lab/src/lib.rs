@@ -29,6 +29,7 @@ mod client;
 pub mod down;
 pub mod exec;
 mod expose;
+mod found;
 pub mod hold;
 pub mod inside;
 mod list;
@@ -47,6 +48,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+
+pub use found::Found;
 
 /// `plumb lab …`
 #[derive(clap::Args, Debug)]

@@ -58,7 +58,13 @@ pub fn running() -> Vec<String> {
     rows.filter(|row| row.state != ENDED).map(|row| row.name).collect()
 }
 
-fn rows() -> Result<Vec<Row>> {
+/// The names of the labs whose API has this port, whether they run or not.
+pub fn at_port(port: u16) -> Vec<String> {
+    let plans = plans().unwrap_or_default().into_iter();
+    plans.filter(|(_, plan)| plan.api_port == port).map(|(_, plan)| plan.name).collect()
+}
+
+fn plans() -> Result<Vec<(RunDir, Plan)>> {
     let base = rundir::base()?;
     let entries = match std::fs::read_dir(&base) {
         Ok(entries) => entries,
@@ -66,11 +72,14 @@ fn rows() -> Result<Vec<Row>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("list {}", base.display())),
     };
+    let runs = entries.flatten().map(|entry| RunDir::at(entry.path()));
+    // Without what is no lab, and one that begins or ends this moment.
+    Ok(runs.filter_map(|run| Plan::read(&run).ok().map(|plan| (run, plan))).collect())
+}
+
+fn rows() -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for entry in entries.flatten() {
-        let run = RunDir::at(entry.path());
-        // What is no lab, and one that begins or ends this moment.
-        let Ok(plan) = Plan::read(&run) else { continue };
+    for (run, plan) in plans()? {
         rows.push(Row {
             name: plan.name,
             state: if adopt::anchor(&run)?.is_some() { "running" } else { ENDED },

@@ -30,7 +30,7 @@ const OUTSIDE: [IpAddr; 2] = [
 pub const MAX_NODES: u8 = 100;
 
 /// Marks every process that belongs to a node (agent, kubelet, pause, shim): they go when the node goes.
-pub const NODE_VARIABLE: &str = "PLUMB_NODE";
+pub use types::wire::NODE_VARIABLE;
 
 /// What the whole lab agrees on.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]

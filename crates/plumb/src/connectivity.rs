@@ -27,6 +27,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use types::ObjectName;
 
+use crate::advice::Cluster;
 use crate::demo::probe::{Check, Outcome};
 use crate::{ready, trace};
 use cast::Cast;
@@ -68,7 +69,7 @@ struct Test {
     #[arg(long)]
     json: bool,
     /// The namespace to make
-    #[arg(long, short, default_value = "plumb-connectivity")]
+    #[arg(long, short, default_value = NAMESPACE)]
     namespace: String,
     /// An image with `plumb` on its PATH [default: that of the DaemonSet kube-system/plumb; in a lab, which has
     /// none, plumb.local/demo]
@@ -97,6 +98,7 @@ struct Test {
     reach: install::Reach,
 }
 
+const NAMESPACE: &str = "plumb-connectivity";
 const LAB_IMAGE: &str = "plumb.local/demo";
 /// Where a lab's outside answers, and the name that it knows (`lab::plan`, `lab::outside::dns`).
 const LAB_OUTSIDE: [&str; 2] = ["203.0.113.10:80", "[2001:db8::10]:80"];
@@ -166,27 +168,28 @@ fn matches(pattern: &str, name: &str) -> bool {
 /// Removes everything again, also when it is interrupted or fails.
 async fn start(test: Test) -> Result<ExitCode> {
     let (mut interrupt, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let (client, _) = test.reach.connect(None).await?;
+    let cluster = Cluster::connect(&test.reach).await?;
     let mut progress = Progress::new(test.json);
     let stage = tokio::select! {
-        stage = Stage::open(client.clone(), &test.namespace) => stage?,
+        stage = Stage::open(cluster.clone(), &test.namespace) => stage?,
         _ = interrupt.recv() => return Ok(ExitCode::from(INTERRUPTED)),
     };
     let began = Instant::now();
     let outcome = tokio::select! {
-        report = perform(&test, &client, &stage, &mut progress) => Some(report),
+        report = perform(&test, &stage, &mut progress) => Some(report),
         _ = interrupt.recv() => None,
         _ = end.recv() => None,
     };
     let mut left = None;
+    let by_hand = || cluster.advice.kubectl(&format!("delete namespace {}", test.namespace));
     if test.keep {
-        progress.step(&format!("kept: kubectl delete namespace {} removes it", test.namespace));
+        progress.step(&format!("kept: {} removes it", by_hand()));
     } else {
         progress.step(&format!("removing the namespace {}", test.namespace));
         let stuck = if matches!(outcome, Some(Err(_))) { stage::FAILED } else { stage::STUCK };
         let removed = tokio::select! {
             removed = stage.remove(stuck) => removed,
-            _ = interrupt.recv() => bail!("interrupted again: kubectl delete namespace {} does the rest", test.namespace),
+            _ = interrupt.recv() => bail!("interrupted again: {} does the rest", by_hand()),
         };
         left = match removed {
             Ok(forced) if forced.is_empty() => None,
@@ -214,15 +217,16 @@ async fn start(test: Test) -> Result<ExitCode> {
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn perform(test: &Test, client: &Client, stage: &Stage, progress: &mut Progress) -> Result<Report> {
-    let (places, not_ready) = stage::nodes(client, &test.nodes, |words| progress.step(words)).await?;
+async fn perform(test: &Test, stage: &Stage, progress: &mut Progress) -> Result<Report> {
+    let cluster = &stage.cluster;
+    let (places, not_ready) = stage::nodes(cluster, &test.nodes, |words| progress.step(words)).await?;
     if places.is_empty() {
         let words = not_ready.iter().map(|node| format!("{}: {}", node.name_any(), ready::node_says(node)));
         let words = words.collect::<Vec<_>>().join("; ");
         let causes = stage.wrong_on(&not_ready.iter().map(ResourceExt::name_any).collect()).await;
         bail!("no node is Ready ({words}){}", causes.unwrap_or_default());
     }
-    let mut cast = hire(test, client).await?;
+    let mut cast = hire(test, &cluster.client).await?;
     cast.places = places;
     progress.step(&format!(
         "{} nodes; Services and policies in namespace {}",
@@ -243,7 +247,7 @@ async fn perform(test: &Test, client: &Client, stage: &Stage, progress: &mut Pro
     plan.leave_out(&outcomes);
     let mut checks: Vec<Done> =
         plan.checks.iter().map(|check| done(check, outcomes.get(&check.id))).collect();
-    find_causes(client, stage, (&plan.checks, &mut checks), progress).await;
+    find_causes(stage, (&plan.checks, &mut checks), progress).await;
     let dual = cast.families().len() > 1;
     Ok(Report { ok: checks.iter().all(|done| done.ok), checks, skipped: plan.skipped, took_ms: 0, dual })
 }
@@ -372,12 +376,7 @@ fn done(planned: &Planned, outcome: Option<&Outcome>) -> Done {
 }
 
 /// Traces what failed, while its pods are there.
-async fn find_causes(
-    client: &Client,
-    stage: &Stage,
-    (planned, checks): (&[Planned], &mut [Done]),
-    progress: &mut Progress,
-) {
+async fn find_causes(stage: &Stage, (planned, checks): (&[Planned], &mut [Done]), progress: &mut Progress) {
     let failed = checks.iter().filter(|done| !done.ok).count();
     if failed > 0 {
         progress.step(&format!("{failed} checks failed; tracing"));
@@ -386,13 +385,19 @@ async fn find_causes(
     for (planned, done) in planned.iter().zip(checks.iter_mut()).filter(|(_, done)| !done.ok) {
         let Some((target, udp)) = planned.trace() else { continue };
         let flag = if udp { " --udp" } else { "" };
-        let command = format!("plumb trace {}/{} {target}{flag}", stage.namespace, planned.pod);
-        done.trace = Some(format!("plumb connectivity test --only {} --keep, then {command}", planned.test));
+        let advice = &stage.cluster.advice;
+        let elsewhere = match stage.namespace.as_str() {
+            NAMESPACE => String::new(),
+            namespace => format!(" -n {namespace}"),
+        };
+        let again = advice.plumb(&format!("connectivity test --only {} --keep{elsewhere}", planned.test));
+        let command = advice.plumb(&format!("trace {}/{} {target}{flag}", stage.namespace, planned.pod));
+        done.trace = Some(format!("{again}; {command}"));
         if traced < TRACED {
             traced += 1;
             let pod = ObjectName::new(&stage.namespace, &planned.pod);
             done.finding =
-                Some(match trace::trace_from(client.clone(), pod, &planned.on, (&target, udp)).await {
+                Some(match trace::trace_from(&stage.cluster, pod, &planned.on, (&target, udp)).await {
                     Ok(report) => report.in_short(),
                     Err(error) => format!("{error:#}"),
                 });

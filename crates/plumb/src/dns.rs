@@ -7,6 +7,7 @@ use ::trace::exchange::{AskNames, KnownName, Names, TriedName};
 use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 
+use crate::advice::Cluster;
 use crate::reach::Nodes;
 use crate::trace::find;
 
@@ -34,9 +35,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn ask(args: Args) -> Result<ExitCode> {
-    let (client, _) = args.reach.connect(None).await?;
-    let (pod, node) = find(&client, &args.pod, args.namespace.as_deref()).await?;
-    let nodes = Nodes::new(client).await?;
+    let cluster = Cluster::connect(&args.reach).await?;
+    let (pod, node) = find(&cluster, &args.pod, args.namespace.as_deref()).await?;
+    let nodes = Nodes::new(&cluster).await?;
     let at = || format!("ask what {pod} can resolve, which its own node {node} has to say");
     let asked = AskNames { pod: pod.clone(), name: args.name.clone() };
     let names: Names = nodes.post(&node, "names", &asked).await.with_context(at)?;

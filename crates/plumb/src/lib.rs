@@ -10,6 +10,7 @@
 #[macro_use]
 extern crate kernel;
 
+mod advice;
 mod bench;
 mod connectivity;
 mod demo;

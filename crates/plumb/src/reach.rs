@@ -3,6 +3,7 @@
 //! pod (docs/security.md).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -19,6 +20,7 @@ use tokio::sync::Mutex;
 use trace::exchange::Refusal;
 use types::wire::{AGENT_LABELS, AGENT_NAMESPACE, AGENT_PORT, TRACE_ACCOUNT, TRACE_AUDIENCE};
 
+use crate::advice::{Advice, Cluster};
 use crate::ready;
 
 /// Seconds that a token lives: the least that Kubernetes gives.
@@ -47,16 +49,14 @@ impl Agents {
         Self(Arc::new(pods.into_iter().filter_map(named).collect()))
     }
 
+    /// The agent's pod on this node.
+    pub fn pod(&self, node: &str) -> Option<&str> {
+        self.0.get(node).map(String::as_str)
+    }
+
     /// The path of something that the agent of this node serves.
     pub fn path(&self, node: &str, path: &str) -> Result<String> {
-        let pod = self.0.get(node).with_context(|| {
-            format!(
-                "node {node} has no pod of Plumb's agent; `kubectl -n {AGENT_NAMESPACE} get pods -l \
-                 app.kubernetes.io/component=agent -o wide` shows which nodes have one, and `kubectl -n \
-                 {AGENT_NAMESPACE} describe daemonset plumb` why one has not; a lab of an earlier version has none: end it \
-                 (plumb lab down) and start it anew"
-            )
-        })?;
+        let pod = self.pod(node).ok_or_else(|| Away(format!("node {node} has no pod of Plumb's agent")))?;
         Ok(format!("/api/v1/namespaces/{AGENT_NAMESPACE}/pods/{pod}:{AGENT_PORT}/proxy/{path}"))
     }
 }
@@ -68,6 +68,7 @@ const LIST: &str = "list the pods of the agents (`list` on pods in kube-system; 
 #[derive(Clone)]
 pub struct Nodes {
     client: Client,
+    advice: Advice,
     agents: Agents,
     /// By node: what one agent is shown opens no other's.
     tokens: Arc<Mutex<BTreeMap<String, String>>>,
@@ -75,12 +76,23 @@ pub struct Nodes {
 
 impl Nodes {
     /// Finds the agents, and whether tokens for them can be made at all.
-    pub async fn new(client: Client) -> Result<Self> {
-        let mut nodes = Self { client, agents: Agents(Arc::default()), tokens: Arc::default() };
+    pub async fn new(Cluster { client, advice }: &Cluster) -> Result<Self> {
+        let (client, advice) = (client.clone(), advice.clone());
+        let mut nodes = Self { client, advice, agents: Agents(Arc::default()), tokens: Arc::default() };
         // For nobody: no agent takes it.
         nodes.make("plumb-check", None).await.map_err(|error| explain(error, &TRACE_ACCOUNT))?;
         nodes.agents = Agents::find(&nodes.client).await?;
         Ok(nodes)
+    }
+
+    /// What to do about an agent that does not answer.
+    pub fn silent(&self, node: &str) -> String {
+        self.advice.silent(node, self.agents.pod(node))
+    }
+
+    /// The agent's pod on this node.
+    pub fn pod(&self, node: &str) -> Option<&str> {
+        self.agents.pod(node)
     }
 
     /// A token for the agent of one node, bound to its Node (KEP-4193).
@@ -120,10 +132,15 @@ impl Nodes {
         body: &T,
     ) -> Result<R> {
         let path = format!("v1/trace/{verb}");
-        self.ask(Method::POST, node, &path, serde_json::to_vec(body)?).await
+        self.ask(Method::POST, node, &path, serde_json::to_vec(body)?).await.map_err(|error| {
+            match error.is::<Away>() {
+                true => anyhow!("{error}; next: {}", self.silent(node)),
+                false => error,
+            }
+        })
     }
 
-    /// What the agent tells of its node.
+    /// What the agent tells of its node. Of one that is away [`Self::silent`] says what to do.
     pub async fn get<R: DeserializeOwned>(&self, node: &str, path: &str) -> Result<R> {
         self.ask(Method::GET, node, path, Vec::new()).await
     }
@@ -155,19 +172,31 @@ impl Nodes {
                 let status_object: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
                 let told = status_object["message"].as_str().map(str::to_owned);
                 let told = told.unwrap_or_else(|| String::from_utf8_lossy(&bytes).trim().to_owned());
-                let next = match status {
+                let told = format!("{}: {status}: {told}", at());
+                match status {
                     // Earlier versions asked the Node.
-                    StatusCode::FORBIDDEN => {
-                        "whoever asks needs `get` and `create` on pods/proxy in kube-system, and no longer nodes/proxy \
-                         (docs/trace.md has a Role)"
-                    }
-                    _ => "is the agent there running?",
-                };
-                bail!("{}: {status}: {told}; {next}", at())
+                    StatusCode::FORBIDDEN => bail!(
+                        "{told}; whoever asks needs `get` and `create` on pods/proxy in kube-system, and no longer \
+                         nodes/proxy (docs/trace.md has a Role)"
+                    ),
+                    _ => Err(Away(told).into()),
+                }
             }
         }
     }
 }
+
+/// Why an agent cannot be asked: it is not there, or does not answer.
+#[derive(Debug)]
+struct Away(String);
+
+impl fmt::Display for Away {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Away {}
 
 /// `of`: the account or the node that a token was wanted for.
 fn explain(error: kube::Error, of: &dyn std::fmt::Display) -> anyhow::Error {
@@ -221,10 +250,6 @@ mod tests {
             let path = format!("/api/v1/namespaces/kube-system/pods/{name}:9475/proxy/v1/x");
             assert_eq!(agents.path(node, "v1/x").unwrap(), path);
         }
-        let none = agents.path("d", "v1/x").unwrap_err().to_string();
-        assert!(
-            none.contains("node d has no pod") && none.contains("kubectl -n kube-system get pods"),
-            "{none}"
-        );
+        assert!(agents.path("d", "v1/x").unwrap_err().is::<Away>());
     }
 }

@@ -16,11 +16,13 @@ use clap::ValueEnum;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde::Serialize;
 
+use crate::advice::Cluster;
 use crate::reach::Nodes;
 
+use judge::About;
 pub use judge::Problem;
 
 /// `plumb status`
@@ -72,9 +74,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn status(args: &Args) -> Result<ExitCode> {
-    let (client, _) = args.reach.connect(None).await?;
+    let cluster = Cluster::connect(&args.reach).await?;
     loop {
-        let status = look(&client).await?;
+        let status = look(&cluster).await?;
         print(&status, args)?;
         if !args.watch || !kernel::out::heard() {
             return Ok(if status.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -84,28 +86,32 @@ async fn status(args: &Args) -> Result<ExitCode> {
 }
 
 /// Asks every node.
-pub async fn look(client: &Client) -> Result<Status> {
-    let listed = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
+pub async fn look(cluster: &Cluster) -> Result<Status> {
+    let listed = Api::<Node>::all(cluster.client.clone()).list(&ListParams::default()).await;
     let nodes = listed.map_err(|error| install::explain(error, "list the nodes of the cluster"))?.items;
     if nodes.is_empty() {
-        bail!("the cluster has no nodes; `kubectl get nodes` shows them once a kubelet has registered one");
+        bail!(
+            "the cluster has no nodes; `{}` shows them once a kubelet has registered one",
+            cluster.advice.kubectl("get nodes")
+        );
     }
     // A fresh token in every round: it lives for ten minutes, a watch for hours.
-    let agents = Nodes::new(client.clone()).await?;
-    let asked = nodes.iter().map(|node| ask(&agents, node.name_any()));
+    let agents = Nodes::new(cluster).await?;
+    let asked = nodes.iter().map(|node| ask((cluster, &agents), node.name_any()));
     let lines: Vec<NodeLine> = futures::stream::iter(asked).buffered(AT_ONCE).collect().await;
     let notes = judge::notes(&lines);
     Ok(Status { ok: lines.iter().all(|line| line.problems.is_empty()), nodes: lines, notes })
 }
 
-async fn ask(agents: &Nodes, node: String) -> NodeLine {
+async fn ask((cluster, agents): (&Cluster, &Nodes), node: String) -> NodeLine {
     let asked = tokio::time::timeout(PATIENCE, agents.get::<NodeStatus>(&node, "v1/node/status")).await;
     let answer = match asked {
         Ok(Ok(status)) => Ok(status),
         Ok(Err(error)) => Err(format!("{error:#}")),
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
     };
-    let problems = judge::problems(&node, &answer);
+    let about = About { node: &node, pod: agents.pod(&node), advice: &cluster.advice };
+    let problems = about.problems(&answer);
     NodeLine { node, agent: answer.ok(), problems }
 }
 

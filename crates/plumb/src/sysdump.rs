@@ -26,6 +26,7 @@ use install::image::tar::Archive;
 use kube::Client;
 use serde_json::{Value, json};
 
+use crate::advice::Cluster;
 use crate::reach::Nodes;
 use crate::status;
 use reduce::Blots;
@@ -60,22 +61,22 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn dump(args: &Args) -> Result<ExitCode> {
-    let (client, _) = args.reach.connect(None).await?;
+    let cluster = Cluster::connect(&args.reach).await?;
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let path = args.output.clone().unwrap_or_else(|| format!("plumb-sysdump-{seconds}.tar.gz").into());
     let mut files = Files::default();
-    let api = get(&client, "/version").await?;
+    let api = get(&cluster.client, "/version").await?;
     // Where it cannot be written, a large cluster is not asked for everything first.
     let mut file = create(&path).with_context(|| format!("write {}", path.display()))?;
     let versions = json!({ "plumb": env!("CARGO_PKG_VERSION"), "api": api, "time": seconds });
     files.json("versions.json", &versions)?;
     for (kind, path) in KINDS {
-        match get(&client, path).await {
+        match get(&cluster.client, path).await {
             Ok(list) => files.objects(kind, &list)?,
             Err(error) => files.failures.push(format!("{kind}: {error:#}")),
         }
     }
-    if let Err(error) = files.nodes(&client).await {
+    if let Err(error) = files.nodes(&cluster).await {
         files.failures.push(format!("nodes' own view: {error:#}"));
     }
     let count = files.texts.len();
@@ -118,10 +119,10 @@ impl Files {
         self.json(&format!("objects/{kind}.json"), &Value::Array(kept))
     }
 
-    async fn nodes(&mut self, client: &Client) -> Result<()> {
-        let status = status::look(client).await?;
+    async fn nodes(&mut self, cluster: &Cluster) -> Result<()> {
+        let status = status::look(cluster).await?;
         self.json("status.json", &serde_json::to_value(&status)?)?;
-        let agents = Nodes::new(client.clone()).await?;
+        let agents = Nodes::new(cluster).await?;
         let asked = status.nodes.iter().map(|line| {
             let agents = &agents;
             async move {

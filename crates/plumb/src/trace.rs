@@ -16,10 +16,11 @@ use ::trace::{Fact, Hop, HopResult, Observed, Outcome, Stage, compare, way_back}
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client};
+use kube::Api;
 use serde::Serialize;
 use types::{Family, ObjectName};
 
+use crate::advice::Cluster;
 use crate::reach::Nodes;
 use follow::{Followed, follow};
 
@@ -144,9 +145,9 @@ async fn trace(args: Args) -> Result<ExitCode> {
         (_, true) => Some(Family::V6),
         _ => None,
     };
-    let (client, _) = args.reach.connect(None).await?;
-    let (pod, node) = find(&client, &args.pod, args.namespace.as_deref()).await?;
-    let nodes = Nodes::new(client).await?;
+    let cluster = Cluster::connect(&args.reach).await?;
+    let (pod, node) = find(&cluster, &args.pod, args.namespace.as_deref()).await?;
+    let nodes = Nodes::new(&cluster).await?;
     let open = Open { pod, ask, source_port: args.source_port };
     let mut report = walk(&nodes, &node, open, (&args.target, args.timeout)).await?;
     report.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -167,12 +168,12 @@ async fn trace(args: Args) -> Result<ExitCode> {
 
 /// One trace from a pod whose node is known.
 pub async fn trace_from(
-    client: Client,
+    cluster: &Cluster,
     pod: ObjectName,
     node: &str,
     (target, udp): (&str, bool),
 ) -> Result<Report> {
-    let nodes = Nodes::new(client).await?;
+    let nodes = Nodes::new(cluster).await?;
     let open = Open { pod, ask: ask::parse(target, udp)?, source_port: None };
     walk(&nodes, node, open, (target, 1000)).await
 }
@@ -188,13 +189,17 @@ async fn walk(nodes: &Nodes, node: &str, open: Open, (target, timeout): (&str, u
 }
 
 /// The pod and its node. A name that is no pod's may be that of a Deployment, whose pods begin with it.
-pub async fn find(client: &Client, pod: &str, namespace: Option<&str>) -> Result<(ObjectName, String)> {
+pub async fn find(
+    Cluster { client, advice }: &Cluster,
+    pod: &str,
+    namespace: Option<&str>,
+) -> Result<(ObjectName, String)> {
     let text = match pod.contains('/') {
         false => format!("{}/{pod}", namespace.unwrap_or(client.default_namespace())),
         true => pod.to_owned(),
     };
     let Some((namespace, name)) = text.split_once('/') else {
-        bail!("{text:?} is not NAMESPACE/NAME; `kubectl get pods -A` lists pods");
+        bail!("{text:?} is not NAMESPACE/NAME; `{}` lists pods", advice.kubectl("get pods -A"));
     };
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let listed = api.list(&kube::api::ListParams::default()).await;
@@ -206,11 +211,13 @@ pub async fn find(client: &Client, pod: &str, namespace: Option<&str>) -> Result
         rest.split('-').count() <= 2 && !rest.is_empty() && pod.metadata.owner_references.is_some()
     };
     let pod = pods.iter().find(named).or_else(|| pods.iter().find(owned)).with_context(|| {
-        format!("there is no pod {text}, and no Deployment of that name; `kubectl get pods -n {namespace}` lists pods")
+        let list = advice.kubectl(&format!("get pods -n {namespace}"));
+        format!("there is no pod {text}, and no Deployment of that name; `{list}` lists pods")
     })?;
     let full = ObjectName::new(namespace, pod.metadata.name.clone().unwrap_or_default());
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).with_context(|| {
-        format!("pod {full} is on no node yet; `kubectl -n {namespace} describe pod {}` says why", full.name)
+        let describe = advice.kubectl(&format!("-n {namespace} describe pod {}", full.name));
+        format!("pod {full} is on no node yet; `{describe}` says why")
     })?;
     Ok((full, node))
 }

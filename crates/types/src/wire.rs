@@ -50,6 +50,13 @@ pub const LAB_VERSION: &str = "+plumb.";
 pub const AGENT_SOCKET: &str = "/run/plumb/agent.sock";
 /// Where a pod that is an agent finds its host's `/proc/sys`, writable (only `net` of it): its own is read-only.
 pub const HOST_SYSCTLS: &str = "/host/proc/sys";
+/// In the environment of all that runs in a lab: its name; and of what belongs to one of its nodes, that node's name.
+pub const LAB_VARIABLE: &str = "PLUMB_LAB";
+pub const NODE_VARIABLE: &str = "PLUMB_NODE";
+/// Where a lab's node has this program for its kubelet, and pods of the demo image for whoever has a shell in them; below
+/// it what stands in for programs that the machine may lack.
+pub const PROGRAM_DIR: &str = "/run/program";
+pub const SPARE_DIR: &str = "/run/program/spare";
 /// The network configuration that agents write for the container runtime.
 pub const CONFLIST: &str = "10-plumb.conflist";
 /// Where agents look for the certificate of their metrics, and a pod that is one finds the Secret with it.

@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::counters::{Count, Counters};
 
+/// Why DNS does not serve on a node whose agent was told not to.
+pub const PAUSED: &str = "it is paused";
+
 #[derive(Clone, Debug, Default)]
 pub struct DnsFace(Arc<Mutex<State>>);
 
@@ -69,9 +72,9 @@ mod tests {
             face.serves(&["10.96.0.10:53".parse().unwrap()], Arc::clone(&counters));
             (0..queries).for_each(|_| counters.add(Count::UdpQueries));
             assert!(face.serving().is_ok());
-            face.is_away("paused");
+            face.is_away(PAUSED);
         }
         assert_eq!(face.total(Count::UdpQueries), 3);
-        assert_eq!(face.serving(), Err("paused".to_owned()));
+        assert_eq!(face.serving(), Err(PAUSED.to_owned()));
     }
 }

@@ -137,7 +137,7 @@ impl Ground {
         for (name, uplink) in links {
             let (state, next) = match (uplink.up, uplink.carrier) {
                 (true, true) => continue,
-                (false, _) => ("is down", format!("ip link set {name} up")),
+                (false, _) => ("is down", format!("`ip link set {name} up`")),
                 (true, false) => ("has no carrier", format!("see the cable, or the other end of {name}")),
             };
             let message = format!("its uplink {name} {state}: it reaches no other node by it");
@@ -150,7 +150,7 @@ impl Ground {
                  networks that it has routes to"
             );
             let next = match way.via.is_some() || way.dev.is_some() {
-                true => format!("ip{flag} route replace {way}"),
+                true => format!("`ip{flag} route replace {way}`"),
                 false => "see what the machine's network service says".to_owned(),
             };
             lacks.push(about(

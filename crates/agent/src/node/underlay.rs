@@ -276,7 +276,7 @@ fn no_way(
         if tunnel { "its pods are out of reach from here" } else { "nodes do not reach each other there" };
     let message = format!("no route from {own} to node {peer} at {address} ({error}): {what}");
     let next =
-        format!("give this machine the route (ip route get {address} from {own} shows what is lacking)");
+        format!("give this machine the route: `ip route get {address} from {own}` shows what is lacking");
     about(node, "status.addresses", message, next)
 }
 

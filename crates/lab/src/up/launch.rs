@@ -119,7 +119,7 @@ pub fn start(run: &RunDir, plan: &Plan) -> Result<()> {
     let anchor = Spawn::this_program()?
         .args(["lab", "anchor", "--run"])
         .arg(run.path())
-        .env("PLUMB_LAB", &plan.name)
+        .env(types::wire::LAB_VARIABLE, &plan.name)
         .directory("/")
         .new_session()
         .output_to(run.log("anchor"))?;

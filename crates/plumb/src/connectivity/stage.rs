@@ -17,6 +17,7 @@ use types::IpNet;
 use types::wire::VTEP_MAC_ANNOTATION;
 
 use super::cast::{OWNER, Place};
+use crate::advice::Cluster;
 use crate::demo::probe::Outcome;
 use crate::{ready, status};
 
@@ -35,15 +36,15 @@ const REMOVAL: Duration = Duration::from_secs(90);
 
 #[derive(Clone)]
 pub struct Stage {
-    client: Client,
+    pub cluster: Cluster,
     pub namespace: String,
 }
 
 impl Stage {
     /// Makes the namespace; one that an interrupted test left behind goes first.
-    pub async fn open(client: Client, namespace: &str) -> Result<Self> {
-        let stage = Self { client, namespace: namespace.to_owned() };
-        let api: Api<Namespace> = Api::all(stage.client.clone());
+    pub async fn open(cluster: Cluster, namespace: &str) -> Result<Self> {
+        let stage = Self { cluster, namespace: namespace.to_owned() };
+        let api: Api<Namespace> = Api::all(stage.client());
         let found = api.get_opt(namespace).await;
         let found =
             found.map_err(|error| install::explain(error, &format!("look for the namespace {namespace}")))?;
@@ -65,11 +66,17 @@ impl Stage {
         Ok(stage)
     }
 
+    fn client(&self) -> Client {
+        self.cluster.client.clone()
+    }
+
     /// The pods that had to be taken out of the API by force: where nobody ends them, the namespace would stay for ever.
     pub async fn remove(&self, stuck: Duration) -> Result<Vec<String>> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
+        let api: Api<Namespace> = Api::all(self.client());
         let name = &self.namespace;
-        let what = || format!("delete the namespace {name}; kubectl delete namespace {name} tries again");
+        let kubectl = |words: &str| self.cluster.advice.kubectl(words);
+        let again = || kubectl(&format!("delete namespace {name}"));
+        let what = || format!("delete the namespace {name}; {} tries again", again());
         match api.delete(name, &DeleteParams::default()).await {
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Vec::new()),
             other => drop(other.with_context(what)?),
@@ -81,9 +88,8 @@ impl Stage {
                 forced = self.force().await.with_context(what)?;
             }
             if began.elapsed() > REMOVAL {
-                bail!(
-                    "the namespace {name} is still there after {REMOVAL:?}: kubectl get namespace {name} -o yaml says why"
-                );
+                let look = kubectl(&format!("get namespace {name} -o yaml"));
+                bail!("the namespace {name} is still there after {REMOVAL:?}: {look} says why");
             }
             tokio::time::sleep(GLANCE).await;
         }
@@ -92,7 +98,7 @@ impl Stage {
 
     /// As `kubectl delete pod --force` does it; their node ends them once it can.
     async fn force(&self) -> Result<Vec<String>> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let api: Api<Pod> = Api::namespaced(self.client(), &self.namespace);
         let mut forced = Vec::new();
         for pod in api.list(&ListParams::default()).await?.items {
             match api.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await {
@@ -122,7 +128,7 @@ impl Stage {
             + std::fmt::Debug,
     {
         let what = || format!("make {} {}", K::kind(&()).to_lowercase(), object["metadata"]["name"]);
-        let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
+        let api: Api<K> = Api::namespaced(self.client(), &self.namespace);
         let typed = serde_json::from_value(object.clone())?;
         let deadline = Instant::now() + ACCOUNT;
         loop {
@@ -140,7 +146,7 @@ impl Stage {
 
     /// Waits until these pods are Ready (or, of the host network, run) and gives their addresses.
     pub async fn ready(&self, names: &[String], patience: Duration) -> Result<BTreeMap<String, Vec<IpAddr>>> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let api: Api<Pod> = Api::namespaced(self.client(), &self.namespace);
         let deadline = Instant::now() + patience;
         loop {
             let pods = api.list(&ListParams::default()).await.context("list the pods of the test")?.items;
@@ -159,7 +165,8 @@ impl Stage {
                 let next = match self.wrong_on(&on).await {
                     Some(causes) => causes,
                     None => {
-                        format!("; kubectl -n {namespace} describe pod tells more (--keep leaves them there)")
+                        let describe = self.cluster.advice.kubectl(&format!("-n {namespace} describe pod"));
+                        format!("; {describe} tells more (--keep leaves them there)")
                     }
                 };
                 bail!("after {patience:?} these pods are not Ready: {each}{next}");
@@ -170,7 +177,7 @@ impl Stage {
 
     /// What `plumb status` says of these nodes, in its form.
     pub async fn wrong_on(&self, nodes: &BTreeSet<String>) -> Option<String> {
-        let status = status::look(&self.client).await.ok()?;
+        let status = status::look(&self.cluster).await.ok()?;
         let lines = status.nodes.iter().filter(|line| nodes.contains(&line.node));
         let wrong = lines.flat_map(|line| line.problems.iter().map(move |problem| (&line.node, problem)));
         let told: Vec<String> = wrong
@@ -181,7 +188,7 @@ impl Stage {
 
     /// What a probe has said so far. An unreadable log is an empty one: the caller waits.
     pub async fn outcomes(&self, pod: &str) -> Vec<Outcome> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let api: Api<Pod> = Api::namespaced(self.client(), &self.namespace);
         let params = LogParams { container: Some("probe".to_owned()), ..LogParams::default() };
         let text = api.logs(pod, &params).await.unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
@@ -196,14 +203,14 @@ fn is_early(status: &kube::core::Status) -> bool {
 /// The nodes that are Ready, and those that are not. Kubelets that are about to say Ready are given a moment; `tell`
 /// says so.
 pub async fn nodes(
-    client: &Client,
+    cluster: &Cluster,
     only: &[String],
     mut tell: impl FnMut(&str),
 ) -> Result<(Vec<Place>, Vec<Node>)> {
     let began = Instant::now();
     let mut told = false;
     let (present, not) = loop {
-        let nodes = chosen(client, only).await?;
+        let nodes = chosen(cluster, only).await?;
         let soon = |node: &&Node| !ready::node(node) && ready::node_may_be_soon(node);
         let names: Vec<String> = nodes.iter().filter(soon).map(ResourceExt::name_any).collect();
         if names.is_empty() || began.elapsed() > KUBELET {
@@ -225,11 +232,11 @@ pub async fn nodes(
     Ok((present.iter().enumerate().map(place).collect(), not))
 }
 
-async fn chosen(client: &Client, only: &[String]) -> Result<Vec<Node>> {
+async fn chosen(Cluster { client, advice }: &Cluster, only: &[String]) -> Result<Vec<Node>> {
     let nodes =
         Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("list the nodes")?;
     if let Some(unknown) = only.iter().find(|name| nodes.iter().all(|node| node.name_any() != **name)) {
-        bail!("the cluster has no node {unknown}; kubectl get nodes lists them");
+        bail!("the cluster has no node {unknown}; {} lists them", advice.kubectl("get nodes"));
     }
     Ok(nodes.into_iter().filter(|node| only.is_empty() || only.contains(&node.name_any())).collect())
 }

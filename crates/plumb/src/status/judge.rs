@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent::fault::Fault;
+use agent::fault::{Fault, READ_LOG};
 use agent::report::NodeStatus;
 use serde::Serialize;
 
 use super::NodeLine;
+use crate::advice::Advice;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -20,103 +21,134 @@ pub struct Problem {
 /// Comparisons that may be missed before the loop counts as stuck.
 const MISSED: u64 = 3;
 
-/// Everything that is wrong on a node.
-pub fn problems(node: &str, answer: &Result<NodeStatus, String>) -> Vec<Problem> {
-    let status = match answer {
-        Ok(status) => status,
-        Err(error) => {
-            let next = format!(
-                "kubectl -n kube-system get pods -o wide --field-selector spec.nodeName={node}, then that pod's log \
-                 (in a lab: plumb lab status)"
-            );
-            return vec![Problem {
-                word: "no answer",
-                what: format!("the agent does not answer: {error}"),
-                next,
-            }];
-        }
-    };
-    let found =
-        [trouble(status), paused(node, status), drift(status), sync(status), full(status), dns(status)];
-    let lacks = status.lacks.iter().map(|fault| told("uplink", fault));
-    let ways = status.out_of_reach.iter().map(|fault| told("no route", fault));
-    found.into_iter().flatten().chain(lacks).chain(ways).chain(watches(status)).collect()
+/// The node that is judged, and how commands speak of it.
+#[derive(Clone, Copy)]
+pub struct About<'a> {
+    pub node: &'a str,
+    /// The agent's.
+    pub pod: Option<&'a str>,
+    pub advice: &'a Advice,
 }
 
-/// One line for one cause: where the API is away, every watch of it is broken. Refusals differ by their objects only.
-fn watches(status: &NodeStatus) -> Vec<Problem> {
-    let mut causes: BTreeMap<&str, (Vec<&str>, &str)> = BTreeMap::new();
-    for broken in &status.watches {
-        let next = broken.next.as_deref().unwrap_or(ANY_WATCH);
-        causes.entry(next).or_insert_with(|| (Vec::new(), &broken.error)).0.push(&broken.kind);
+impl About<'_> {
+    /// Everything that is wrong on a node.
+    pub fn problems(self, answer: &Result<NodeStatus, String>) -> Vec<Problem> {
+        let status = match answer {
+            Ok(status) => status,
+            Err(error) => {
+                return vec![Problem {
+                    word: "no answer",
+                    what: format!("the agent does not answer: {error}"),
+                    next: self.advice.silent(self.node, self.pod),
+                }];
+            }
+        };
+        let trouble = status.trouble.as_ref().map(|fault| self.told("degraded", fault));
+        let found = [
+            trouble,
+            self.paused(status),
+            self.drift(status),
+            self.sync(status),
+            full(status),
+            self.dns(status),
+        ];
+        let lacks = status.lacks.iter().map(|fault| self.lack(fault));
+        let ways = status.out_of_reach.iter().map(|fault| self.told("no route", fault));
+        found.into_iter().flatten().chain(lacks).chain(ways).chain(self.watches(status)).collect()
     }
-    let told = |(next, (kinds, error)): (&str, (Vec<&str>, &str))| Problem {
-        word: "API",
-        what: match &kinds[..] {
-            [kind] => format!("its watch of {kind} is broken: {error}"),
-            _ => format!("its watches of {} are broken: {error}", kinds.join(", ")),
-        },
-        next: next.to_owned(),
-    };
-    causes.into_iter().map(told).collect()
+
+    /// One line for one cause: where the API is away, every watch of it is broken. Refusals differ by their objects only.
+    fn watches(self, status: &NodeStatus) -> Vec<Problem> {
+        let mut causes: BTreeMap<&str, (Vec<&str>, &str)> = BTreeMap::new();
+        for broken in &status.watches {
+            let next = broken.next.as_deref().unwrap_or(ANY_WATCH);
+            causes.entry(next).or_insert_with(|| (Vec::new(), &broken.error)).0.push(&broken.kind);
+        }
+        let told = |(next, (kinds, error)): (&str, (Vec<&str>, &str))| Problem {
+            word: "API",
+            what: match &kinds[..] {
+                [kind] => format!("its watch of {kind} is broken: {error}"),
+                _ => format!("its watches of {} are broken: {error}", kinds.join(", ")),
+            },
+            next: self.advice.of_agent(self.node, next),
+        };
+        causes.into_iter().map(told).collect()
+    }
+
+    fn told(self, word: &'static str, fault: &Fault) -> Problem {
+        let next = match fault.next == READ_LOG {
+            true => self.advice.log(self.node, self.pod),
+            false => self.advice.of_agent(self.node, &fault.next),
+        };
+        Problem { word, what: fault.what.clone(), next }
+    }
+
+    /// What a machine has lost of its own, a lab gives back.
+    fn lack(self, fault: &Fault) -> Problem {
+        let told = self.told("uplink", fault);
+        Problem { next: self.advice.rewire().unwrap_or(told.next), ..told }
+    }
+
+    fn paused(self, status: &NodeStatus) -> Option<Problem> {
+        status.paused.then(|| Problem {
+            word: "paused",
+            what: "the agent is paused: what others change is told and not put back".to_owned(),
+            next: self.advice.resume(self.node),
+        })
+    }
+
+    fn drift(self, status: &NodeStatus) -> Option<Problem> {
+        let steps: usize = status.drift.iter().map(|drift| drift.steps).sum();
+        (steps > 0).then(|| {
+            let first: Vec<&str> = status
+                .drift
+                .iter()
+                .flat_map(|drift| &drift.first)
+                .filter_map(|step| step.lines().next())
+                .collect();
+            let what =
+                format!("the kernel differs from what it should be in {steps} steps: {}", first.join("; "));
+            // Paused, it mends nothing; otherwise somebody changes it again and again.
+            let events = || {
+                self.advice.kubectl(&format!("get events --field-selector involvedObject.name={}", self.node))
+            };
+            let next = if status.paused { self.advice.resume(self.node) } else { events() };
+            Problem { word: "drift", what, next }
+        })
+    }
+
+    fn sync(self, status: &NodeStatus) -> Option<Problem> {
+        // Drift and trouble say more than their age.
+        if status.trouble.is_some() || !status.drift.is_empty() {
+            return None;
+        }
+        let age = status.last_sync?;
+        let late = status.refresh.saturating_mul(MISSED).saturating_add(5);
+        (age > late).then(|| Problem {
+            word: "late",
+            what: format!(
+                "the kernel was last compared with the model {age} s ago, and should be every {} s: the node's loop is \
+                 stuck, or starved of CPU",
+                status.refresh
+            ),
+            next: self.advice.log(self.node, self.pod),
+        })
+    }
+
+    fn dns(self, status: &NodeStatus) -> Option<Problem> {
+        let error = status.dns.error.as_ref()?;
+        let next = match error == agent::dns::PAUSED {
+            true => self.advice.resume(self.node),
+            false => self.advice.on_node(self.node, "ss -lunp 'sport = :53'"),
+        };
+        let what = format!("DNS does not serve here, other nodes answer its pods: {error}");
+        Some(Problem { word: "DNS", what, next })
+    }
 }
 
 /// Of an older agent, which says no next step of its own.
 const ANY_WATCH: &str =
     "see that this node reaches the API server and that kube-system/plumb may list and watch";
-
-fn told(word: &'static str, fault: &Fault) -> Problem {
-    Problem { word, what: fault.what.clone(), next: fault.next.clone() }
-}
-
-fn trouble(status: &NodeStatus) -> Option<Problem> {
-    status.trouble.as_ref().map(|fault| told("degraded", fault))
-}
-
-fn paused(node: &str, status: &NodeStatus) -> Option<Problem> {
-    status.paused.then(|| Problem {
-        word: "paused",
-        what: "the agent is paused: what others change is told and not put back".to_owned(),
-        next: format!(
-            "plumb lab agent resume {node}; on a cluster, POST {{\"paused\":false}} to /v1/pause of the agent's socket"
-        ),
-    })
-}
-
-fn drift(status: &NodeStatus) -> Option<Problem> {
-    let steps: usize = status.drift.iter().map(|drift| drift.steps).sum();
-    (steps > 0).then(|| {
-        let first: Vec<&str> = status
-            .drift
-            .iter()
-            .flat_map(|drift| &drift.first)
-            .filter_map(|step| step.lines().next())
-            .collect();
-        Problem {
-            word: "drift",
-            what: format!("the kernel differs from what it should be in {steps} steps: {}", first.join("; ")),
-            next: "resume the agent, which mends it, or find out who changes it (Events of the Node)"
-                .to_owned(),
-        }
-    })
-}
-
-fn sync(status: &NodeStatus) -> Option<Problem> {
-    // Drift and trouble say more than their age.
-    if status.trouble.is_some() || !status.drift.is_empty() {
-        return None;
-    }
-    let age = status.last_sync?;
-    let late = status.refresh.saturating_mul(MISSED).saturating_add(5);
-    (age > late).then(|| Problem {
-        word: "late",
-        what: format!(
-            "the kernel was last compared with the model {age} s ago, and should be every {} s",
-            status.refresh
-        ),
-        next: "the node's loop is stuck or starved: look at its CPU, then at its log".to_owned(),
-    })
-}
 
 fn full(status: &NodeStatus) -> Option<Problem> {
     let pods = u64::try_from(status.pods).unwrap_or(u64::MAX);
@@ -127,15 +159,6 @@ fn full(status: &NodeStatus) -> Option<Problem> {
             status.pod_addresses
         ),
         next: "move pods to other nodes, or lower the kubelet's maxPods below that".to_owned(),
-    })
-}
-
-fn dns(status: &NodeStatus) -> Option<Problem> {
-    let error = status.dns.error.as_ref()?;
-    Some(Problem {
-        word: "DNS",
-        what: format!("DNS does not serve here, other nodes answer its pods: {error}"),
-        next: "free the port (ss -lunp sport = :53), or resume the agent's DNS if it was paused".to_owned(),
     })
 }
 
@@ -202,9 +225,60 @@ mod tests {
         }
     }
 
+    fn problems(answer: &Result<NodeStatus, String>) -> Vec<Problem> {
+        told(&Advice::default(), answer)
+    }
+
+    fn told(advice: &Advice, answer: &Result<NodeStatus, String>) -> Vec<Problem> {
+        About { node: "node1", pod: Some("plumb-node1"), advice }.problems(answer)
+    }
+
     #[test]
     fn a_healthy_agent_has_no_problem() {
-        assert_eq!(problems("node1", &Ok(healthy())), []);
+        assert_eq!(problems(&Ok(healthy())), []);
+    }
+
+    /// Each next step for a lab's node names the lab.
+    #[test]
+    fn what_a_lab_is_advised_names_it() {
+        type Plant = fn(&mut NodeStatus);
+        let cases: [(Plant, &str); 7] = [
+            (|status| status.paused = true, "plumb lab agent resume --name ci node1"),
+            (
+                |status| {
+                    status.out_of_reach =
+                        vec![Fault::new("no route", "give it: `ip route get 192.0.2.1` shows it")];
+                },
+                "give it: `plumb lab exec --name ci node1 ip route get 192.0.2.1` shows it",
+            ),
+            (
+                |status| {
+                    status.lacks = vec![Fault::new("no default route", "`ip route replace default dev eth0`")]
+                },
+                "plumb lab up --name ci",
+            ),
+            (|status| status.last_sync = Some(300), "plumb lab logs --tail 50 --name ci node1 agent"),
+            (
+                |status| status.dns.error = Some(agent::dns::PAUSED.into()),
+                "plumb lab agent resume --name ci node1",
+            ),
+            (
+                |status| status.dns.error = Some("the port is taken".into()),
+                "plumb lab exec --name ci node1 ss -lunp 'sport = :53'",
+            ),
+            (
+                |status| status.drift = vec![Drift { subsystem: "net".into(), steps: 1, first: Vec::new() }],
+                "kubectl get events --field-selector involvedObject.name=node1",
+            ),
+        ];
+        for (plant, next) in cases {
+            let mut status = healthy();
+            plant(&mut status);
+            let found = told(&Advice::of_lab("ci"), &Ok(status));
+            assert_eq!(found.iter().map(|problem| problem.next.as_str()).collect::<Vec<_>>(), [next]);
+        }
+        let silent = told(&Advice::of_lab("ci"), &Err("connection refused".into()));
+        assert_eq!(silent[0].next, "plumb lab logs --tail 50 --name ci node1 agent");
     }
 
     #[test]
@@ -230,12 +304,12 @@ mod tests {
         for (word, plant) in cases {
             let mut status = healthy();
             plant(&mut status);
-            let found = problems("node1", &Ok(status));
+            let found = problems(&Ok(status));
             let words: Vec<&str> = found.iter().map(|problem| problem.word).collect();
             assert_eq!(words, [word]);
             assert!(found.iter().all(|problem| !problem.next.is_empty()));
         }
-        let silent = problems("node1", &Err("connection refused".into()));
+        let silent = problems(&Err("connection refused".into()));
         assert!(silent[0].what.contains("connection refused") && silent[0].next.contains("node1"));
     }
 
@@ -249,8 +323,7 @@ mod tests {
         let watches = ["Node", "Pod", "Service"].map(|kind| broken(kind, "refused", "see that it runs"));
         let forbidden = broken("Policy", "403 Forbidden", "give it the right");
         let status = NodeStatus { watches: watches.into_iter().chain([forbidden]).collect(), ..healthy() };
-        let found: Vec<String> =
-            problems("node1", &Ok(status)).into_iter().map(|problem| problem.what).collect();
+        let found: Vec<String> = problems(&Ok(status)).into_iter().map(|problem| problem.what).collect();
         assert_eq!(
             found,
             [
@@ -266,7 +339,7 @@ mod tests {
         answer["trouble"] = "node node1 has no pod CIDR yet; wait".into();
         answer["out_of_reach"] = serde_json::json!(["no route to node b; give it"]);
         answer["watches"] = serde_json::json!([{ "kind": "Pod", "error": "refused; see that it runs" }]);
-        let found = problems("node1", &Ok(serde_json::from_value(answer).unwrap()));
+        let found = problems(&Ok(serde_json::from_value(answer).unwrap()));
         let words: Vec<&str> = found.iter().map(|problem| problem.word).collect();
         assert_eq!(words, ["degraded", "no route", "API"]);
         assert!(found.iter().all(|problem| !problem.next.is_empty()));

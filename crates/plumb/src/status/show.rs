@@ -87,11 +87,13 @@ fn duration(seconds: u64) -> String {
 mod tests {
     use super::super::judge;
     use super::*;
+    use crate::advice::Advice;
 
     #[test]
     fn a_silent_node_is_a_line_like_the_others() {
         let answer = Err("connection refused".to_owned());
-        let problems = judge::problems("node2", &answer);
+        let about = judge::About { node: "node2", pod: Some("plumb-x"), advice: &Advice::default() };
+        let problems = about.problems(&answer);
         let line = NodeLine { node: "node2".into(), agent: None, problems };
         let text = Table(&Status { ok: false, nodes: vec![line], notes: Vec::new() }).to_string();
         assert!(text.contains("node2  no answer  -"), "{text}");

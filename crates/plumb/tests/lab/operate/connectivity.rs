@@ -151,7 +151,7 @@ impl Stage {
         if traces > 0 {
             let command = failed.iter().filter_map(|check| check["trace"].as_str()).next();
             let command = command.unwrap_or_default();
-            assert!(command.contains("--keep, then plumb trace plumb-connectivity/"), "{failed:#?}");
+            assert!(command.contains("--keep; plumb trace plumb-connectivity/"), "{failed:#?}");
         }
         self.nothing_is_left();
     }

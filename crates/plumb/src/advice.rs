@@ -1,0 +1,148 @@
+//! What is advised can be pasted: commands name the cluster as this command was told it, and the lab that it is, however
+//! that was found.
+
+use install::Reach;
+use kube::Client;
+use lab::Found;
+use types::wire::{AGENT_NAMESPACE, AGENT_SOCKET};
+
+/// A cluster that has answered, and how people's commands speak of it.
+#[derive(Clone)]
+pub struct Cluster {
+    pub client: Client,
+    pub advice: Advice,
+}
+
+impl Cluster {
+    pub async fn connect(reach: &Reach) -> anyhow::Result<Self> {
+        let (client, server) = reach.connect(None).await?;
+        Ok(Self { client, advice: Advice { flags: reach.flags(), lab: Found::at(&server) } })
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Advice {
+    /// ` --kubeconfig FILE --context NAME`, as far as they were given.
+    flags: String,
+    /// The lab that the cluster is, if this user has started it.
+    lab: Option<Found>,
+}
+
+impl Advice {
+    /// `kubectl` of this cluster.
+    pub fn kubectl(&self, words: &str) -> String {
+        format!("kubectl{} {words}", self.flags)
+    }
+
+    /// A command of this program that takes a kubeconfig.
+    pub fn plumb(&self, words: &str) -> String {
+        format!("plumb {words}{}", self.flags)
+    }
+
+    /// `plumb lab VERB`, where the cluster is a lab.
+    fn lab(&self, verb: &str, rest: &str) -> Option<String> {
+        let name = &self.lab.as_ref()?.name;
+        Some(format!("plumb lab {verb} --name {name} {rest}").trim_end().to_owned())
+    }
+
+    /// A shell command to be run on the node.
+    pub fn on_node(&self, node: &str, command: &str) -> String {
+        self.lab("exec", &format!("{node} {command}")).unwrap_or_else(|| format!("on {node}: {command}"))
+    }
+
+    /// Gives a lab's nodes back what was taken from them.
+    pub fn rewire(&self) -> Option<String> {
+        self.lab("up", "")
+    }
+
+    pub fn resume(&self, node: &str) -> String {
+        let resume = || {
+            format!(
+                "on {node}: curl --unix-socket {AGENT_SOCKET} -H 'Content-Type: application/json' -d \
+                 '{{\"paused\":false}}' http://agent/v1/pause"
+            )
+        };
+        self.lab("agent resume", node).unwrap_or_else(resume)
+    }
+
+    /// What an agent has written. `pod`: its pod, if there is one.
+    pub fn log(&self, node: &str, pod: Option<&str>) -> String {
+        let log = || {
+            self.kubectl(&format!(
+                "-n {AGENT_NAMESPACE} logs {} --tail=50",
+                pod.unwrap_or("-l app.kubernetes.io/component=agent")
+            ))
+        };
+        self.lab("logs --tail 50", &format!("{node} agent")).unwrap_or_else(log)
+    }
+
+    /// How an agent that does not answer is brought back, or what shows why it is away.
+    pub fn silent(&self, node: &str, pod: Option<&str>) -> String {
+        match (&self.lab, pod) {
+            (Some(lab), _) if lab.has_stopped_agent(node) => {
+                self.lab("agent start", node).unwrap_or_default()
+            }
+            (Some(_), Some(_)) => self.log(node, pod),
+            (Some(_), None) => self.lab("status", "").unwrap_or_default(),
+            (None, Some(pod)) => self.kubectl(&format!("-n {AGENT_NAMESPACE} describe pod {pod}")),
+            (None, None) => self.kubectl(&format!("-n {AGENT_NAMESPACE} describe daemonset plumb")),
+        }
+    }
+
+    /// An agent's own words: what stands between backquotes is a command, of this cluster's or for its node.
+    pub fn of_agent(&self, node: &str, words: &str) -> String {
+        let placed = |(at, part): (usize, &str)| match (at % 2, part.split_once(' ')) {
+            (0, _) => part.to_owned(),
+            (_, Some(("kubectl", rest))) => format!("`{}`", self.kubectl(rest)),
+            (_, Some(("plumb", rest))) => format!("`{}`", self.plumb(rest)),
+            _ => match self.lab("exec", &format!("{node} {part}")) {
+                Some(command) => format!("`{command}`"),
+                None => format!("`{part}` on {node}"),
+            },
+        };
+        words.split('`').enumerate().map(placed).collect()
+    }
+}
+
+#[cfg(test)]
+impl Advice {
+    /// For a lab of this name.
+    pub fn of_lab(name: &str) -> Self {
+        Self { flags: String::new(), lab: Some(Found::named(name).expect("a name")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agents_commands_are_for_its_node() {
+        let words = "give this machine the route: `ip route get 192.0.2.1` says more, and so does `kubectl get nodes`";
+        let flags = " --context there".to_owned();
+        let cluster = Advice { flags, lab: None };
+        assert_eq!(
+            cluster.of_agent("node1", words),
+            "give this machine the route: `ip route get 192.0.2.1` on node1 says more, and so does `kubectl --context \
+             there get nodes`"
+        );
+        assert_eq!(
+            Advice::of_lab("ci").of_agent("node1", words),
+            "give this machine the route: `plumb lab exec --name ci node1 ip route get 192.0.2.1` says more, and so does \
+             `kubectl get nodes`"
+        );
+        assert_eq!(cluster.plumb("status"), "plumb status --context there");
+    }
+
+    #[test]
+    fn an_agent_that_is_away_is_looked_for_where_it_should_be() {
+        let silent = |advice: Advice, pod| advice.silent("node1", pod);
+        assert_eq!(
+            silent(Advice::of_lab("ci"), Some("plumb-node1")),
+            "plumb lab logs --tail 50 --name ci node1 agent"
+        );
+        assert_eq!(silent(Advice::of_lab("ci"), None), "plumb lab status --name ci");
+        assert_eq!(silent(Advice::default(), Some("plumb-x")), "kubectl -n kube-system describe pod plumb-x");
+        assert_eq!(silent(Advice::default(), None), "kubectl -n kube-system describe daemonset plumb");
+    }
+}
