@@ -67,12 +67,24 @@ pub enum DnsError {
         port = address.port()
     )]
     Taken { protocol: &'static str, address: SocketAddr, source: kernel::Error },
-    #[error("DNS cannot serve on {protocol} {address}: {source}; ports below 1024 need CAP_NET_BIND_SERVICE")]
+    #[error("DNS cannot serve on {protocol} {address}: {source}{}", port_right(source))]
     Bind { protocol: &'static str, address: SocketAddr, source: kernel::Error },
     #[error("DNS cannot start: {0}")]
     Start(#[source] std::io::Error),
     #[error("DNS cannot start: {0}")]
     Kernel(#[from] kernel::Error),
+}
+
+/// EACCES of bind(2): what opens a port below 1024, and how it is given.
+fn port_right(error: &kernel::Error) -> &'static str {
+    const EACCES: i32 = rustix::io::Errno::ACCESS.raw_os_error();
+    match error.errno() {
+        Some(EACCES) => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE: add it to the container's capabilities, or `sysctl -w \
+             net.ipv4.ip_unprivileged_port_start=53` on the node"
+        }
+        _ => "",
+    }
 }
 
 /// The zone as it is shared between the watch that writes it and the servers that read it. A reader holds the

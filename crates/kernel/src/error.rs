@@ -4,15 +4,17 @@ use std::io;
 
 use thiserror::Error;
 
+use crate::feature::next_step;
+
 /// An error of this crate. Its text names the operation, the object, the kernel's answer and a likely cause; the
 /// answer is no `source` besides, or whoever prints the whole chain would say it twice.
 #[derive(Debug, Error)]
 pub enum Error {
     /// A system call failed.
-    #[error("{what}: {answer}{}", hint(answer))]
+    #[error("{what}: {answer}{}", hint(what, answer))]
     System { what: String, answer: io::Error },
     /// The kernel refused a netlink request; `detail` is its own explanation (extended acknowledgement).
-    #[error("{what}: {answer}{}{}", detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default(), hint(answer))]
+    #[error("{what}: {answer}{}{}", detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default(), hint(what, answer))]
     Netlink { what: String, answer: io::Error, detail: Option<String> },
     /// The kernel answered something that this program does not understand.
     #[error("{what}: the answer of the kernel is not understood: {why}")]
@@ -34,6 +36,18 @@ impl Error {
         Self::Input { what: what.into(), why: why.into() }
     }
 
+    /// Without the likely cause, for whoever tells the next step himself.
+    pub fn plain(&self) -> String {
+        match self {
+            Self::System { what, answer } => format!("{what}: {answer}"),
+            Self::Netlink { what, answer, detail } => {
+                let detail = detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
+                format!("{what}: {answer}{detail}")
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// The kernel's error number, where there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
@@ -44,18 +58,24 @@ impl Error {
 }
 
 /// What an error number usually means for a network agent, and what to do about it.
-pub(crate) fn hint(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EPERM) => {
-            "; likely a missing capability (CAP_NET_ADMIN, CAP_SYS_ADMIN): run as root or inside the lab's user namespace"
+pub(crate) fn hint(what: &str, error: &io::Error) -> String {
+    let likely = match error.raw_os_error() {
+        Some(libc::EPERM) => return format!("; {}", next_step(&error.to_string())),
+        // Of other files it is no secret what these mean.
+        Some(libc::EACCES | libc::EROFS) if what.contains("/proc/sys/") => {
+            return format!("; {}", next_step(&error.to_string()));
         }
         Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => {
             "; likely the kernel lacks this feature or its module is not loaded"
         }
-        Some(libc::ENOSPC) => "; likely a limit of user namespaces: see /proc/sys/user/max_*_namespaces",
+        Some(libc::ENOSPC) => {
+            "; likely there are as many namespaces as may be: `sysctl user` shows the limits, and `sysctl -w \
+             user.max_net_namespaces=N`, or that of another kind, raises one"
+        }
         Some(libc::EUSERS) => "; namespaces are nested too deeply",
         _ => "",
-    }
+    };
+    likely.to_owned()
 }
 
 /// Names the failing call: `sys("open the network namespace /run/x", rustix_call)?`.
@@ -66,5 +86,26 @@ pub(crate) trait Named<T> {
 impl<T, E: Into<io::Error>> Named<T> for Result<T, E> {
     fn named(self, what: impl FnOnce() -> String) -> Result<T, Error> {
         self.map_err(|source| Error::system(what(), source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_to_be_who_he_is() {
+        let of = |what: &str, errno| Error::system(what, io::Error::from_raw_os_error(errno));
+        let refused = of("make a network namespace", libc::EPERM);
+        let own = refused.to_string().contains("run as root");
+        assert_eq!(own, !crate::own::is_root(), "{refused}");
+        assert_eq!(refused.plain(), "make a network namespace: Operation not permitted (os error 1)");
+        let sysctl = of("write /proc/sys/net/ipv4/ip_forward", libc::EROFS);
+        assert_eq!(
+            sysctl.to_string().contains("/proc/sys is read-only here"),
+            crate::own::is_root(),
+            "{sysctl}"
+        );
+        assert!(of("write /run/x", libc::EROFS).to_string().ends_with("(os error 30)"));
     }
 }

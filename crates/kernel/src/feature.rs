@@ -61,13 +61,13 @@ pub(crate) struct Refused {
 
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
-        Self { errno: error.errno(), answer: error.to_string() }
+        Self { errno: error.errno(), answer: error.plain() }
     }
 }
 
 impl From<&Error> for Refused {
     fn from(error: &Error) -> Self {
-        Self { errno: error.errno(), answer: error.to_string() }
+        Self { errno: error.errno(), answer: error.plain() }
     }
 }
 
@@ -103,7 +103,9 @@ impl Found {
     pub fn next_step(&self) -> Option<String> {
         match &self.outcome {
             Outcome::There => None,
-            Outcome::Missing(_) => Some(self.feature.remedy()),
+            Outcome::Missing(answer) => {
+                Some(grant::limit(self.feature.name, answer).unwrap_or_else(|| self.feature.remedy()))
+            }
             Outcome::Forbidden(answer) => Some(next_step(answer)),
         }
     }

@@ -54,8 +54,8 @@ impl ApplyError {
     }
 }
 
-fn cause(error: &std::io::Error) -> &'static str {
-    match error.raw_os_error() {
+fn cause(error: &std::io::Error) -> String {
+    let likely = match error.raw_os_error() {
         Some(libc::ENOENT) => {
             "; likely somebody removed what it names, or the kernel lacks an expression: observe and diff again"
         }
@@ -67,8 +67,9 @@ fn cause(error: &std::io::Error) -> &'static str {
         Some(libc::ELOOP | libc::EMLINK) => "; chains lead in a circle or too deep",
         Some(libc::ERESTART) => "; the ruleset changed meanwhile: observe and diff again",
         Some(libc::EMSGSIZE) => "; a single step is larger than the socket's buffer: raise net.core.wmem_max",
-        _ => hint(error),
-    }
+        _ => return hint("", error),
+    };
+    likely.to_owned()
 }
 
 /// What the kernel holds: the tables asked for that exist, and the numbers of their rules.

@@ -58,7 +58,7 @@ fn in_user_namespace() -> Result<ExitCode> {
         .arg("--here")
         .new_user_namespace(&root(uid), &root(gid))
         .start()
-        .context("make a user namespace, in which to look; or run this as root")?;
+        .context("make a user namespace to look in")?;
     Ok(if child.wait()? == Ended::Code(0) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -216,9 +216,6 @@ fn likely_cause(op: &Op, error: &Error) -> &'static str {
         (Op::SetRoute { .. }, Some(libc::ENETDOWN)) => {
             "; likely its device is down: the next pass brings it up"
         }
-        (Op::SetSysctl { .. }, Some(libc::EROFS | libc::EACCES | libc::EPERM)) => {
-            "; likely /proc/sys is read-only here: run with it writable, or set the value beforehand"
-        }
         (_, Some(libc::ENODEV)) => "; likely somebody deleted it a moment ago: the next pass makes it again",
         _ => "",
     }

@@ -1,5 +1,6 @@
 //! From nothing to a running anchor.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -78,12 +79,12 @@ pub fn check_kernel(name: &str, families: Families) -> Result<()> {
     };
     let check = match like_the_anchor(check()?)?.start() {
         Ok(check) => check,
-        Err(error) if !kernel::own::is_root() => return Err(explain(name, error)),
+        Err(error) if !kernel::own::is_root() => return Err(explain(name, &error)),
         // What root may not do, the check says best itself; where it finds nothing, this is all that is known.
         Err(error) => {
-            let alone = check()?.start().map_err(|error| explain(name, error))?;
+            let alone = check()?.start().map_err(|error| explain(name, &error))?;
             drop(writer);
-            return said(reader, &alone, || Err(explain(name, error)));
+            return said(reader, &alone, || Err(explain(name, &error)));
         }
     };
     drop(writer);
@@ -123,7 +124,7 @@ pub fn start(run: &RunDir, plan: &Plan) -> Result<()> {
         .directory("/")
         .new_session()
         .output_to(run.log("anchor"))?;
-    let anchor = like_the_anchor(anchor)?.start().map_err(|error| explain(&plan.name, error))?;
+    let anchor = like_the_anchor(anchor)?.start().map_err(|error| explain(&plan.name, &error))?;
     adopt::note(&run.file("anchor"), &anchor)
 }
 
@@ -182,8 +183,14 @@ fn kubeconfigs(run: &RunDir, plan: &Plan) -> Result<()> {
 }
 
 /// Why an ordinary user may not make namespaces, and what helps.
-fn explain(name: &str, error: kernel::Error) -> anyhow::Error {
-    let error = anyhow!(error).context("start the lab's own PID namespace");
+fn explain(name: &str, error: &kernel::Error) -> anyhow::Error {
+    let what = "start the lab's own PID namespace";
+    let kind = error.errno().map(|errno| std::io::Error::from_raw_os_error(errno).kind());
+    // Such as a limit of the machine's, which is root's to raise.
+    if kernel::own::is_root() && kind != Some(ErrorKind::PermissionDenied) {
+        return anyhow!(error.to_string()).context(what);
+    }
+    let error = anyhow!(error.plain()).context(what);
     if kernel::own::is_root() {
         let next = kernel::feature::next_step(&format!("{error:#}"));
         return error.context(format!("root may not do here what a lab needs\n  next: {next}"));

@@ -167,8 +167,10 @@ fn no_permission() {
         "netns",
         "is forbidden",
         "CAP_SYS_ADMIN",
+        "--cap-add SYS_ADMIN",
         "nothing was made",
     ]);
+    assert!(!said.err.contains("run as root"), "it is root: {said:?}");
 }
 
 /// The kernel itself is told to make no network namespaces.
@@ -179,7 +181,8 @@ fn no_feature() {
         &format!("lab {name} cannot work"),
         "netns (a pod's own network namespace) is missing",
         "next: ",
-        "/proc/sys/user/max_net_namespaces above 0",
+        "/proc/sys/user/max_net_namespaces is 0",
+        "sysctl -w user.max_net_namespaces=10000",
         "nothing was made",
     ]);
 }
