@@ -297,6 +297,8 @@ mod tests {
             port: String::new(),
             shown: "80".into(),
             known: RefCell::default(),
+            kubectl: "kubectl".into(),
+            lab: "lab".into(),
         };
         let mut formers = 0;
         for _ in 0..50 {
