@@ -81,6 +81,11 @@ pub fn departure(view: &View<'_>, pod: &ObjectName, target: &Target) -> Option<E
         ct: CtState::New,
     };
     let mut way = Way { view, packet, hops: Vec::new() };
+    let nobodys = Some(target.destination).filter(|to| own::is_of_link(to.ip()));
+    if let Some(why) = nobodys.and_then(|to| own::is_nobodys(to.ip(), view.place)) {
+        way.nowhere(why);
+        return Some(Expected { hops: way.hops, onward: None, elsewhere: Vec::new() });
+    }
     way.start(attachment);
     let onward = way.go(target);
     let elsewhere = onward.iter().flat_map(|onward| elsewhere::hops(view, onward)).collect();
@@ -128,6 +133,15 @@ impl Way<'_, '_> {
             let (pod, host_if) = (attachment.pod.clone(), attachment.host_if.clone());
             self.push(Stage::Veth, Fact::Veth { pod, host_if, bridge });
         }
+    }
+
+    /// Nobody answers for the address of the next step, so nothing leaves the pod.
+    fn nowhere(&mut self, why: String) {
+        let (protocol, source, destination) =
+            (self.packet.protocol, self.packet.src, self.packet.destination());
+        self.push(Stage::Socket, Fact::Socket { protocol, source, destination });
+        let fact = Fact::Refused { frontend: destination, service: None, rejected: false, why };
+        self.push(Stage::Veth, fact);
     }
 
     /// From the service on; yields the node that the packet goes on to.

@@ -59,6 +59,8 @@ pub struct Place {
     pub api: Vec<SocketAddr>,
     /// Whether the node's agent holds the DNS socket.
     pub dns_here: bool,
+    /// The link-local addresses that the node's kernel has on the pods' link.
+    pub of_link: Vec<IpAddr>,
 }
 
 impl Place {

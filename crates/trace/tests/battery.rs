@@ -33,6 +33,7 @@ fn place(dns_here: bool) -> Place {
         allow_sources: allow_sources(),
         api: api(),
         dns_here,
+        of_link: Vec::new(),
     }
 }
 

@@ -259,8 +259,17 @@ fn play(text: &str) -> String {
     let Settings { cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = scenario.settings();
     let dns_here = scenario.dns_here;
     let node_name = node.to_owned();
-    let place =
-        Place { node: node_name, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, dns_here };
+    let of_link = Vec::new();
+    let place = Place {
+        node: node_name,
+        cluster_cidrs,
+        service_cidrs,
+        dns_ips,
+        allow_sources,
+        api,
+        dns_here,
+        of_link,
+    };
     let local = &full.nodes[node].addresses;
     let socket = dns_here.then_some(false);
     let kernel = Kernel { nft: &desired.nft, net: &desired.net, local, socket };

@@ -129,7 +129,9 @@ fn http(mut stream: TcpStream, ask: &Ask, path: &str, timeout: Duration) -> std:
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     // An IPv6 address stands in brackets there (RFC 3986 §3.2.2).
-    let host = if ask.host.contains(':') { format!("[{}]", ask.host) } else { ask.host.clone() };
+    // Without its link, which is the sender's affair (RFC 6874 §3).
+    let host = ask.host.split('%').next().unwrap_or_default();
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let port = ask.port;
     let mut request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: plumb-trace\r\nConnection: close\r\n{FILL}: "

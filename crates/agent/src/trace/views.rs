@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use dns::query::Type;
 use dns::{Finding, Hosts, Listed, ResolvConf, Step};
 use trace::exchange::Flow;
-use trace::expect::Onward;
+use trace::expect::{Onward, own};
 use trace::hop::Stage;
 use trace::reference::{self, Choice};
 use trace::{Expected, Packet, Place, Sighting, Target, View};
@@ -113,6 +113,10 @@ impl Views {
     ) -> Result<(Expected, Vec<Sighting>)> {
         let seen = self.observe(Some(flow)).await?;
         let (name, here) = (pod.clone(), self.dns_here(flow.source.ip()));
+        let of_link = match own::is_of_link(flow.destination.ip()) {
+            true => tokio::task::spawn_blocking(ways::of_link).await??,
+            false => Vec::new(),
+        };
         let target = Target {
             protocol: flow.protocol,
             destination: flow.destination,
@@ -121,7 +125,7 @@ impl Views {
         };
         let looked = self.ask(move |node| {
             let compiler = node.compiler()?;
-            let place = place(node, here);
+            let place = Place { of_link, ..place(node, here) };
             let view =
                 View { cluster: node.cluster(), nft: compiler.nft(), net: compiler.net(), place: &place };
             let expected = trace::departure(&view, &name, &target)?;
@@ -275,6 +279,7 @@ fn place(node: &Node, dns_here: bool) -> Place {
         allow_sources: node.settings().allow_sources.clone(),
         api: node.api_sockets().to_vec(),
         dns_here,
+        of_link: Vec::new(),
     }
 }
 

@@ -141,6 +141,15 @@ pub fn look(legs: &[Leg], pod: Option<(&Path, IpAddr, IpAddr)>) -> Result<Vec<Si
     Ok(found)
 }
 
+/// The node's own addresses on the pods' link alone.
+pub fn of_link() -> Result<Vec<IpAddr>> {
+    let mut rtnl = Rtnl::open()?;
+    let bridge = IfName::new(BRIDGE).ok().and_then(|name| rtnl.index(&name));
+    let rows = rtnl.addresses().context("read the addresses")?.into_iter();
+    let own = rows.filter(|row| row.is_link_local_v6() && Some(row.link) == bridge);
+    Ok(own.map(|row| row.address.addr()).collect())
+}
+
 fn kind(error: &kernel::Error) -> Option<ErrorKind> {
     error.errno().map(|errno| std::io::Error::from_raw_os_error(errno).kind())
 }

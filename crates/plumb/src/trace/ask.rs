@@ -28,6 +28,7 @@ pub fn parse(text: &str, udp: bool) -> Result<Ask> {
         bail!("{text:?} has a path and no http:// before it");
     }
     let (host, port) = split(authority);
+    let host = &in_words(host);
     let port = match (port.map(str::parse::<u16>), usual) {
         (Some(Ok(port)), _) if port > 0 => port,
         (Some(_), _) => bail!("{text:?}: the port is not a number from 1 to 65535"),
@@ -41,6 +42,7 @@ pub fn parse(text: &str, udp: bool) -> Result<Ask> {
 
 fn echo(text: &str, host: &str, udp: bool) -> Result<Ask> {
     let (host, port) = split(host);
+    let host = &in_words(host);
     if udp || port.is_some() || host.contains('/') {
         bail!("{text:?}: an echo travels over ICMP, which has neither ports nor paths; give ping:HOST");
     }
@@ -60,6 +62,14 @@ fn host_of(text: &str, host: &str) -> Result<String> {
         );
     }
     Ok(host.to_owned())
+}
+
+/// A URL has %25 before the link (RFC 6874 §2).
+fn in_words(host: &str) -> String {
+    match host.split_once("%25") {
+        Some((address, link)) if address.parse::<IpAddr>().is_ok() => format!("{address}%{link}"),
+        _ => host.to_owned(),
+    }
 }
 
 /// With the link of a link-local one behind it (RFC 4007 §11).
@@ -98,6 +108,8 @@ mod tests {
             ("ping:fd00::1", "fd00::1", 0, None),
             ("ping:[fd00::1]", "fd00::1", 0, None),
             ("[fe80::1%eth0]:53", "fe80::1%eth0", 53, None),
+            ("http://[fe80::1%eth0]", "fe80::1%eth0", 80, Some("/")),
+            ("http://[fe80::1%25eth0]:8080/a", "fe80::1%eth0", 8080, Some("/a")),
         ] {
             let ask = parse(text, false).unwrap();
             assert_eq!((ask.host.as_str(), ask.port, ask.http_path.as_deref()), (host, port, path), "{text}");

@@ -53,6 +53,9 @@ fn a_lab_of(combination: Combination) {
         check("what leaves the cluster bears the node's address, and the answer finds the pod", outside);
         check("a trace tells the whole way", trace);
     }
+    if families.list().contains(&Family::V6) {
+        checks.check("a trace of a link-local address", || link_local(&stage));
+    }
     checks.check("plumb connectivity test leaves nothing out", || connectivity(&stage));
     checks.check("a family that the lab has not: no record, no error", || absent(&stage));
     checks.check("down leaves nothing", || down(&stage));
@@ -276,6 +279,28 @@ fn trace(stage: &Stage, family: Family) {
     // From another node, and from its own.
     for from in ["echo1", "echo2"] {
         report(from, SocketAddr::new(stage.pod("guarded2", family), 8080), "denied");
+    }
+}
+
+/// On a pod's link is the node alone, under the address that its kernel has given the bridge; who asks for another there is
+/// told which that is, and no route is blamed.
+fn link_local(stage: &Stage) {
+    let show = ["ip", "-6", "-br", "address", "show", "dev", "cni0", "scope", "link"];
+    let shown = stage.lab.node_ok("node1", &show);
+    let own = shown.split_whitespace().nth(2).and_then(|word| word.split('/').next()).expect("an address");
+    let trace = |target: &str| {
+        let mut trace = Command::new(plumb());
+        trace.args(["trace", &format!("{NS}/echo1"), target]).env("KUBECONFIG", &stage.lab.kubeconfig);
+        run(&mut trace)
+    };
+    let said = trace(&format!("ping:{own}%eth0"));
+    assert!(said.ok && said.out.contains("echo reply"), "{said:?}");
+    let told = format!("the node is alone there, as {own}%eth0");
+    for target in
+        ["http://[fe80::1%eth0]", "http://[fe80::1%25eth0]:8080/", "fe80::1%eth0", "ping:fe80::1%eth0"]
+    {
+        let said = trace(target);
+        assert!(said.ok && said.out.contains(&told) && !said.out.contains("route"), "{target}: {said:?}");
     }
 }
 

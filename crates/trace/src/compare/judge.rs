@@ -7,6 +7,7 @@ use types::wire::{BRIDGE, VXLAN_DEVICE};
 
 use super::Judged;
 use super::evidence::{Evidence, is_end};
+use crate::expect::own;
 use crate::hop::{Fact, Hop, Stage, shown};
 use crate::observed::{COUNTED, Decision, Sighting, SocketEnd, Way};
 
@@ -142,6 +143,10 @@ impl<'a> Evidence<'a> {
     }
 
     fn own(&self, node: &str, host_if: &IfName) -> Judged {
+            // What is of the link needs no route.
+            (false, false) if self.frontend.is_some_and(|to| own::is_of_link(to.ip())) => {
+                Err(format!("nothing came out of {host_if}: is the pod's eth0 up?"))
+            }
         match self.forth(node).find(|frame| frame.dev == host_if) {
             Some(frame) => Err(format!("it left the pod, for {}", frame.packet.destination)),
             None => Ok("nothing left the pod".to_owned()),

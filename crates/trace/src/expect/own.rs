@@ -4,9 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use model::Attachment;
-use types::Protocol;
+use types::{Mac, Protocol};
 
 use crate::hop::{Fact, Hop, Stage};
+use crate::packet::Place;
 
 /// What such a packet is sent from; `None`: from the pod's address, as any other.
 pub fn source(to: IpAddr) -> Option<IpAddr> {
@@ -27,16 +28,35 @@ pub fn hops(
     let why = match to {
         _ if to.is_loopback() => "the pod's own loopback",
         _ if to.is_unspecified() => "no address, which Linux takes for the pod's own loopback",
-        _ if attachment.ips.contains(&to) => "the pod's own address",
+        _ if attachment.ips.contains(&to) || to == link_local(attachment.mac) => "the pod's own address",
         _ => return None,
     };
-    let source = source(to).unwrap_or(to);
+    let same_family = || attachment.ips.iter().copied().find(|ip| is_of_link(to) && ip.is_ipv6());
+    let source = source(to).or_else(same_family).unwrap_or(to);
     let (pod, on, why) = (Some(attachment.pod.clone()), Some(node.to_owned()), why.to_owned());
     Some(vec![
         Hop::new(Stage::Socket, node, Fact::Socket { protocol, source, destination }),
         Hop::new(Stage::Veth, node, Fact::Own { host_if: attachment.host_if.clone(), destination, why }),
         Hop::new(Stage::Pod, node, Fact::Pod { pod, destination, on }),
     ])
+}
+
+/// What the kernel gives a link of this MAC (EUI-64, RFC 4291 appendix A).
+fn link_local(mac: Mac) -> IpAddr {
+    let [a, b, c, d, e, f] = mac.0;
+    let pairs = [[a ^ 2, b], [c, 0xff], [0xfe, d], [e, f]].map(u16::from_be_bytes);
+    let [g, h, i, j] = pairs;
+    Ipv6Addr::new(0xfe80, 0, 0, 0, g, h, i, j).into()
+}
+
+/// Why no link-local packet of a pod's leaves it for this address; `None`: the node has it. Ports of the bridge are
+/// isolated, so that nobody else is there to answer for one.
+pub fn is_nobodys(to: IpAddr, place: &Place) -> Option<String> {
+    if place.of_link.contains(&to) {
+        return None;
+    }
+    let own = place.of_link.first().map(|own| format!(", as {own}%eth0"));
+    Some(format!("nobody on the pod's link has it; the node is alone there{}", own.unwrap_or_default()))
 }
 
 /// Of the pod's link alone.

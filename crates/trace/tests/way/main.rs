@@ -2,6 +2,7 @@
 //! fault.
 
 mod elsewhere;
+mod link;
 
 use std::net::SocketAddr;
 
@@ -107,6 +108,7 @@ fn place(node: &str) -> Place {
         allow_sources: Vec::new(),
         api: Vec::new(),
         dns_here: true,
+        of_link: vec!["fe80::858:aff:fef4:101".parse().expect("an address")],
     }
 }
 

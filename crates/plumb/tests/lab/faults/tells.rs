@@ -86,6 +86,7 @@ fn a_trace_tells_the_whole_way_or_where_it_ends() {
     habits::checks(&stage, &mut checks);
     checks.check("what cannot be traced is named", || {
         stage.plumb(&["trace", "way/web", "fe80::1"]).refused(&["link-local", "fe80::1%eth0"]);
+        stage.plumb(&["trace", "way/web", "http://[fe80::1%eth0]"]).refused(&["way/web has no IPv6 address"]);
         stage.plumb(&["trace", "way/nobody", FAR]).refused(&["way/nobody", "kubectl get pods -n way"]);
         stage.plumb(&["trace", "way/web", "far"]).refused(&["no port", "HOST:PORT"]);
     });
