@@ -1,5 +1,5 @@
 //! Expected beside observed, hop by hop, in the order of the way. The first hop where they differ is the answer;
-//! what comes after it is its consequence and is not judged, unless the packet went through all the same.
+//! what comes after it is its consequence and is not judged, as far as the packet did not come there all the same.
 
 mod evidence;
 mod judge;
@@ -45,12 +45,17 @@ type Judged = Result<String, String>;
 pub fn compare(expected: &[Hop], observed: &[Observed]) -> Vec<HopResult> {
     let evidence = Evidence::new(expected, observed);
     let judged: Vec<Judged> = expected.iter().map(|hop| evidence.judge(hop)).collect();
-    let broken = broken(expected, &judged, &evidence);
+    let (broken, reach) = (broken(expected, &judged, &evidence), evidence.reach(expected));
     let mut clock = Clock::default();
+    let follows_from_nothing = |at| expected.get(at).is_some_and(|hop| evidence.is_wrong_itself(hop));
     let is_unasked = |at| expected.get(at).is_some_and(|hop: &Hop| matches!(hop.fact, Fact::Unasked { .. }));
     let outcome = |(at, judged): (usize, Judged)| match (broken, judged) {
         (Some(broken), Err(why)) if at == broken => Outcome::Disagree { why },
-        (Some(broken), Ok(_)) if at > broken && !evidence.answered() => Outcome::NotReached,
+        // The packet came there all the same.
+        (Some(broken), Err(why)) if at > broken && at <= reach && follows_from_nothing(at) => {
+            Outcome::Disagree { why }
+        }
+        (Some(broken), Ok(_)) if at > broken && at > reach => Outcome::NotReached,
         // An error before the broken hop is a consequence too: the question for a name goes the same way.
         (_, Err(_)) => Outcome::NotReached,
         (_, Ok(why)) if is_unasked(at) => Outcome::NotAsked { why },

@@ -121,15 +121,23 @@ impl Shown<'_> {
         writeln!(f)
     }
 
+    /// Further hops at which they disagree, where the packet got through all the same.
+    fn also(&self) -> String {
+        let wrong = self.report.hops.iter().filter(|hop| matches!(hop.outcome, Outcome::Disagree { .. }));
+        let numbers: Vec<String> = wrong.skip(1).map(|hop| hop.hop.n.to_string()).collect();
+        if numbers.is_empty() { String::new() } else { format!(", also at {},", numbers.join(", ")) }
+    }
+
     fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { agree, of, broken, not_asked, conclusion, took_ms, .. } = self.report;
         match (broken, conclusion) {
             (Some(broken), _) => write!(
                 f,
-                "model and kernel disagree at hop {} ({} on {}) and agree at {agree} of {of}",
+                "model and kernel disagree at hop {} ({} on {}){} and agree at {agree} of {of}",
                 broken.n,
                 broken.stage.word(),
-                broken.node
+                broken.node,
+                self.also()
             ),
             (None, Conclusion::Denied) => {
                 write!(f, "model and kernel agree at {agree} of {of}: the policy stops the packet")

@@ -9,6 +9,7 @@ mod away;
 mod ground;
 mod habits;
 mod list;
+mod mtu;
 mod tells;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use serde_json::Value;
 use crate::cluster::{Checks, Kubectl, Lab, Said, plumb, run, wait_for};
 use ground::GROUND;
 use list::{FAULTS, Fault, NO_PROGRAM};
+use mtu::MTUS;
 
 const NS: &str = "way";
 const FAR: &str = "http://far:8080";
@@ -117,12 +119,25 @@ impl Stage {
         let target = self.filled(fault.target);
         self.pause(&[]);
         self.run(fault.node, fault.plant);
-        let report = self.trace(&target, more);
+        let says = |report: &Value| {
+            let why = report["broken"]["why"].as_str().unwrap_or_default();
+            why.contains(fault.sign).then_some(()).ok_or_else(|| format!("{report:#}"))
+        };
+        let report = wait_for(fault.name, Duration::from_secs(30), || {
+            let report = self.trace(&target, more);
+            says(&report).map(|()| report)
+        });
         if !fault.undo.is_empty() {
             self.run(fault.node, fault.undo);
         }
         self.resume();
-        only(&report, fault.hop);
+        broken_at(&report, fault.hop, fault.also);
+        for hop in
+            hops(&report).filter(|hop| fault.also.contains(&hop["hop"]["n"].as_u64().unwrap_or_default()))
+        {
+            let why = hop["outcome"]["why"].as_str().unwrap_or_default();
+            assert!(why.contains(fault.sign), "{report:#}");
+        }
         wait_for("it agrees again", Duration::from_secs(30), || self.whole(&target, more));
     }
 
@@ -190,23 +205,31 @@ fn fact(report: &Value, stage: &str, field: &str) -> String {
     value.unwrap_or_else(|| panic!("no {field} at {stage}: {report:#}")).to_owned()
 }
 
+fn hops(report: &Value) -> impl Iterator<Item = &Value> {
+    report["hops"].as_array().into_iter().flatten()
+}
+
 /// They disagree at this hop, and there only.
-fn only(report: &Value, (n, stage, node): (u64, &str, &str)) {
+fn only(report: &Value, hop: (u64, &str, &str)) {
+    broken_at(report, hop, &[]);
+}
+
+/// They disagree at this hop first, and beside it at these alone.
+fn broken_at(report: &Value, (n, stage, node): (u64, &str, &str), also: &[u64]) {
     let broken = &report["broken"];
     let found = (broken["n"].as_u64(), broken["stage"].as_str(), broken["node"].as_str());
     assert_eq!(found, (Some(n), Some(stage), Some(node)), "{report:#}");
-    for hop in report["hops"].as_array().expect("hops") {
-        let outcome = hop["outcome"]["outcome"].as_str();
-        let here = hop["hop"]["n"].as_u64() == Some(n);
-        assert_eq!(outcome == Some("disagree"), here, "{report:#}");
-    }
+    let disagree = hops(report).filter(|hop| hop["outcome"]["outcome"] == "disagree");
+    let numbers: Vec<u64> = disagree.filter_map(|hop| hop["hop"]["n"].as_u64()).collect();
+    assert_eq!(numbers, [&[n], also].concat(), "{report:#}");
 }
 
 #[test]
 fn a_trace_names_the_hop_of_each_planted_fault_and_agents_mend_what_is_ours() {
     let stage = Stage::up();
     let mut checks = Checks::default();
-    let faults = || FAULTS.iter().filter(|fault| kernel::own::is_root() || fault.name != NO_PROGRAM);
+    let ours = || FAULTS.iter().chain(MTUS);
+    let faults = || ours().filter(|fault| kernel::own::is_root() || fault.name != NO_PROGRAM);
     for fault in faults().chain(GROUND) {
         checks.check(&format!("named: {}", fault.name), || stage.named(fault));
     }

@@ -103,6 +103,23 @@ impl<'a> Evidence<'a> {
         matches!(self.end(), Some(SocketEnd::Answered { .. }))
     }
 
+    /// The last hop that the packet came to, whatever became of it there. What a rule answers in the destination's place
+    /// comes in by no device.
+    pub fn reach(&self, expected: &[Hop]) -> usize {
+        if self.answered() {
+            return expected.len();
+        }
+        let came_back = || self.nodes.keys().any(|node| self.back(node).any(|frame| frame.way == Way::In));
+        let reached = expected.iter().enumerate().filter_map(|(at, hop)| match &hop.fact {
+            Fact::Return { .. } => None,
+            Fact::Pod { .. } if came_back() => Some(at),
+            // It went out to the pod.
+            Fact::Pod { .. } => self.first_seen(hop).and_then(|_| at.checked_sub(1)),
+            _ => self.first_seen(hop).map(|_| at),
+        });
+        reached.max().unwrap_or_default()
+    }
+
     /// Nobody said anything to the name.
     pub fn unresolved(&self) -> bool {
         self.everywhere().any(|sighting| matches!(sighting, Sighting::Resolved { error: Some(_), .. }))

@@ -20,9 +20,10 @@ impl<'a> Evidence<'a> {
     pub fn judge(&self, hop: &Hop) -> Judged {
         let dropped = self.dropped_at(hop);
         if let Some(text) = self.drift(hop) {
-            return Err(match dropped {
-                Some(rule) => format!("{text}; it met: {}", told(rule)),
-                None => text,
+            return Err(match (dropped, self.end()) {
+                (Some(rule), _) => format!("{text}; it met: {}", told(rule)),
+                (None, Some(end @ SocketEnd::Stalled)) => format!("{text}; {}", describe(end)),
+                (None, _) => text,
             });
         }
         if let Some(rule) = dropped {
@@ -48,6 +49,12 @@ impl<'a> Evidence<'a> {
             Fact::Pod { .. } => self.pod(),
             Fact::Return { .. } => self.way_back(hop),
         }
+    }
+
+    /// Whether what is wrong at a hop that the packet came to follows from nothing before: state, whatever the destination
+    /// itself answers, and all of it where the packet got through.
+    pub fn is_wrong_itself(&self, hop: &Hop) -> bool {
+        self.answered() || matches!(hop.fact, Fact::Pod { .. }) || self.drift(hop).is_some()
     }
 
     /// What is not as it should be; for the way back, on whichever node.
@@ -136,6 +143,10 @@ impl<'a> Evidence<'a> {
         match (came(host_if), came(bridge)) {
             (_, true) => Ok(format!("{host_if} → {bridge}")),
             (true, false) => Err(format!("it came out of {host_if} and not into {bridge}")),
+            // What is of the link needs no route.
+            (false, false) if self.frontend.is_some_and(|to| own::is_of_link(to.ip())) => {
+                Err(format!("nothing came out of {host_if}: is the pod's eth0 up?"))
+            }
             (false, false) => Err(format!(
                 "nothing came out of {host_if}: has the pod a default route, and is its eth0 up?"
             )),
@@ -143,10 +154,6 @@ impl<'a> Evidence<'a> {
     }
 
     fn own(&self, node: &str, host_if: &IfName) -> Judged {
-            // What is of the link needs no route.
-            (false, false) if self.frontend.is_some_and(|to| own::is_of_link(to.ip())) => {
-                Err(format!("nothing came out of {host_if}: is the pod's eth0 up?"))
-            }
         match self.forth(node).find(|frame| frame.dev == host_if) {
             Some(frame) => Err(format!("it left the pod, for {}", frame.packet.destination)),
             None => Ok("nothing left the pod".to_owned()),

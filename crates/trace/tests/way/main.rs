@@ -284,6 +284,48 @@ fn a_fault_is_named_at_its_hop() {
     assert_eq!(fault(&drifted), Some(Stage::Route));
 }
 
+/// What is not as it should be at two hops is told of both, where the packet passed both, and of the first where it did not.
+#[test]
+fn a_hop_that_was_passed_was_reached() {
+    let drift = |stage| Sighting::Drift { stage, text: format!("{stage:?} is not as it should be") };
+    let outcomes = |observed: &[Observed]| -> Vec<(Stage, Outcome)> {
+        let results = compare(&expected("web"), observed);
+        results.into_iter().map(|result| (result.hop.stage, result.outcome)).collect()
+    };
+    let both = |mut observed: Vec<Observed>| {
+        observed[0].sightings.extend([drift(Stage::Veth), drift(Stage::Tunnel)]);
+        observed
+    };
+    for (stage, outcome) in outcomes(&both(seen())) {
+        match stage {
+            Stage::Veth | Stage::Tunnel => {
+                let why = format!("{stage:?} is not as it should be");
+                assert_eq!(outcome, Outcome::Disagree { why });
+            }
+            _ => assert!(matches!(outcome, Outcome::Agree { .. }), "{stage:?}: {outcome:?}"),
+        }
+    }
+    // Nobody listens: whatever was passed on the way there is told, and what the pod says.
+    let mut closed = both(seen());
+    let Some(Sighting::Sent { end, .. }) = closed[0].sightings.first_mut() else { panic!("sent") };
+    *end = SocketEnd::Refused;
+    let found = outcomes(&closed);
+    let wrong: Vec<Stage> = found
+        .iter()
+        .filter(|(_, outcome)| matches!(outcome, Outcome::Disagree { .. }))
+        .map(|(stage, _)| *stage)
+        .collect();
+    assert_eq!(wrong, [Stage::Veth, Stage::Tunnel, Stage::Pod], "{found:#?}");
+    assert!(!found[..8].iter().any(|(_, outcome)| *outcome == Outcome::NotReached), "{found:#?}");
+    let mut lost = both(silent(seen()));
+    lost[0].sightings.retain(|sighting| !matches!(sighting, Sighting::Frame { .. }));
+    lost[1].sightings.clear();
+    let found = outcomes(&lost);
+    assert!(found.contains(&(Stage::Tunnel, Outcome::NotReached)), "{found:#?}");
+    let disagree = found.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Disagree { .. })).count();
+    assert_eq!(disagree, 1, "{found:#?}");
+}
+
 /// A name is asked for over the same veth: when nothing comes out of that, the name is not at fault.
 #[test]
 fn a_dead_veth_is_blamed_before_the_resolver() {

@@ -50,7 +50,6 @@ pub const GROUND: &[Fault] = &[
         .on("node2")
         .undone_by("ip route add 10.244.2.0/24 dev cni0 proto kernel scope link src 10.244.2.1"),
     // What others of the list are between two nodes.
-    fault("MTU of a veth, on one node", BESIDE, "ip link set $BESIDE mtu 1000").towards(NEAR),
     fault("destination's neighbour gone, on one node", BESIDE, "ip neigh del $NEAR dev cni0").towards(NEAR),
     fault("source's neighbour gone, on one node", RETURN, "ip neigh del $WEB dev cni0").towards(NEAR),
     stranger!("foreign drop rule, on one node", (6, "egress", "node1"), "ip daddr $NEAR").towards(NEAR),

@@ -13,6 +13,10 @@ pub struct Fault {
     pub target: &'static str,
     /// Number and stage of the hop, and its node.
     pub hop: (u64, &'static str, &'static str),
+    /// Further hops that have a fault of their own, and that the packet comes to.
+    pub also: &'static [u64],
+    /// What the trace says of each once the agent knows; empty: at once.
+    pub sign: &'static str,
     /// What shows it, and what the Event about it says; empty: not ours.
     pub look: &'static str,
     pub told: &'static str,
@@ -20,7 +24,7 @@ pub struct Fault {
 
 /// Something of ours on node1 that a packet to the far pod meets.
 pub const fn fault(name: &'static str, hop: (u64, &'static str, &'static str), plant: &'static str) -> Fault {
-    Fault { name, node: "node1", plant, undo: "", target: FAR, hop, look: "", told: "" }
+    Fault { name, node: "node1", plant, undo: "", target: FAR, hop, also: &[], sign: "", look: "", told: "" }
 }
 
 impl Fault {
@@ -32,7 +36,11 @@ impl Fault {
         Self { target, ..self }
     }
 
-    const fn seen(self, look: &'static str, told: &'static str) -> Self {
+    pub const fn also(self, also: &'static [u64], sign: &'static str) -> Self {
+        Self { also, sign, ..self }
+    }
+
+    pub const fn seen(self, look: &'static str, told: &'static str) -> Self {
         Self { look, told, ..self }
     }
 
