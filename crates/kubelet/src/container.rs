@@ -76,8 +76,7 @@ fn spec(pod: &Pod, container: &Container, place: &Place<'_>) -> Result<Spec, Ref
     let env = environment(pod, container, place).map_err(Refusal::CreateContainerConfigError)?;
     let mut words = command_line(container, &env);
     let has_command = container.command.as_ref().is_some_and(|command| !command.is_empty());
-    let image = container.image.as_deref().unwrap_or_default();
-    let program = match image.strip_suffix(":latest").unwrap_or(image) {
+    let program = match image(container) {
         HOST if words.is_empty() => {
             let why =
                 format!("container {}: image host has no command of its own; set `command`", container.name);
@@ -93,7 +92,7 @@ fn spec(pod: &Pod, container: &Container, place: &Place<'_>) -> Result<Spec, Ref
             plumb if plumb == "plumb" => None,
             other => Some(other),
         },
-        _ => return Err(Refusal::ErrImagePull(image.to_owned())),
+        _ => return Err(Refusal::ErrImagePull(container.image.clone().unwrap_or_default())),
     };
     Ok(Spec {
         program,
@@ -102,7 +101,18 @@ fn spec(pod: &Pod, container: &Container, place: &Place<'_>) -> Result<Spec, Ref
         directory: container.working_dir.clone().unwrap_or_else(|| "/".into()),
         pod: Default::default(),
         host_network: false,
+        demo: is_demo(container),
     })
+}
+
+fn image(container: &Container) -> &str {
+    let image = container.image.as_deref().unwrap_or_default();
+    image.strip_suffix(":latest").unwrap_or(image)
+}
+
+/// Whether this program is in its image.
+pub fn is_demo(container: &Container) -> bool {
+    image(container) == DEMO
 }
 
 fn start_shim(run: &record::ContainerRecord) -> Result<Process> {

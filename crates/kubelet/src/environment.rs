@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
 use types::Family;
-use types::wire::API_IPS;
+use types::wire::{API_IPS, PROGRAM_DIR, SPARE_DIR};
+
+use crate::container::is_demo;
 
 /// What a pod can learn about itself once it runs.
 #[derive(Clone, Debug)]
@@ -30,7 +32,7 @@ pub fn environment(
     place: &Place<'_>,
 ) -> Result<Vec<(String, String)>, String> {
     let mut known: Vec<(String, String)> = vec![
-        ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
+        ("PATH".into(), path(container)),
         ("HOME".into(), "/root".into()),
         ("HOSTNAME".into(), crate::sandbox::hostname(pod)),
         // client-go's in-cluster configuration reads these two (KEP-free, since v1.0).
@@ -43,6 +45,15 @@ pub fn environment(
         known.push((variable.name.clone(), value));
     }
     Ok(known)
+}
+
+/// In the demo image with this program first, and last what stands in for what the machine lacks.
+fn path(container: &Container) -> String {
+    const USUAL: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    match is_demo(container) {
+        true => format!("{PROGRAM_DIR}:{USUAL}:{SPARE_DIR}"),
+        false => USUAL.to_owned(),
+    }
 }
 
 fn value_of(

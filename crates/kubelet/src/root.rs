@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /                read-only, the node's own, with all that is mounted below; its device files open nothing
-//! ├─ tmp           tmpfs of this container         ├─ run, var/lib/plumb   empty
+//! ├─ tmp           tmpfs of this container         ├─ run, var/lib/plumb   empty; run/program in the demo image
 //! ├─ proc          of the pod's PID namespace      ├─ dev   null zero full random urandom tty pts shm mqueue
 //! │                                                ├─ sys   of the pod's network namespace, read-only
 //! └─ etc/{resolv.conf,hosts,hostname}              the pod's, read-only
@@ -19,6 +19,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use kernel::mount::{Mount, MountFlags};
 use kernel::process::{Capabilities, Namespaces, Process, Spawn};
+use types::wire::PROGRAM_DIR;
 
 /// chown, kill, setgid, setuid, net_bind_service, net_raw: what servers and ping need, and nothing that reaches
 /// another user's files, the node's network or devices.
@@ -67,8 +68,8 @@ pub fn into_pod(spawn: Spawn, pause: &Process, host_network: bool) -> Result<Spa
     Ok(spawn.new_namespaces(Namespaces::MOUNT | Namespaces::CGROUP).join(kinds, pause)?)
 }
 
-/// The picture above, in a new mount namespace. `pod` is the pod's directory.
-pub fn mounts(pod: &Path) -> Result<Vec<Mount>> {
+/// The picture above, in a new mount namespace. `pod` is the pod's directory; `demo`: its image has this program.
+pub fn mounts(pod: &Path, demo: bool) -> Result<Vec<Mount>> {
     let root = pod.join("root");
     let at = |path: &str| root.join(path);
     let mut mounts =
@@ -80,6 +81,13 @@ pub fn mounts(pod: &Path) -> Result<Vec<Mount>> {
     }
     mounts.push(Mount::tmpfs(at("tmp"), TMP)?);
     mounts.push(Mount::tmpfs(at("run"), EMPTY)?);
+    // The holder of an earlier version has none.
+    if demo && Path::new(PROGRAM_DIR).is_dir() {
+        let shown = root.join(PROGRAM_DIR.trim_start_matches('/'));
+        mounts.push(Mount::make_dir(&shown)?);
+        mounts.push(Mount::bind(PROGRAM_DIR, &shown, true)?);
+        mounts.push(Mount::read_only_without_devices(&shown)?);
+    }
     mounts.push(Mount::tmpfs(at("var/lib/plumb"), EMPTY)?);
     mounts.extend(proc_and_sys(&root)?);
     mounts.push(Mount::pivot_root(&root)?);

@@ -38,6 +38,9 @@ pub struct Spec {
     /// The pod's directory, with its resolv.conf, hosts and pause file.
     pub pod: PathBuf,
     pub host_network: bool,
+    /// The image is the demo, in which this program is.
+    #[serde(default)]
+    pub demo: bool,
 }
 
 /// What the kubelet reads on the shim's output once the container runs; anything else is why it does not.
@@ -87,7 +90,7 @@ fn start(spec: &Spec, dir: &Path) -> Result<Running> {
     let process = spawn
         .args(&spec.args)
         .envs(spec.env.iter().map(|(name, value)| (name, value)))
-        .mounts(root::mounts(&spec.pod)?)
+        .mounts(root::mounts(&spec.pod, spec.demo)?)
         .directory(&spec.directory)
         .new_session()
         .file(0, &File::open("/dev/null").context("open /dev/null")?)?

@@ -7,7 +7,7 @@
 //! /                 tmpfs
 //! ├─ bin usr home … bind mounts of the machine's, with all that is mounted below
 //! ├─ proc           of the lab's PID namespace         ├─ sys   of the node's network namespace
-//! ├─ run            <run dir>/nodes/<node>/run; program/plumb: this program, read-only
+//! ├─ run            <run dir>/nodes/<node>/run; program/plumb: this program, read-only; program/spare/ping: a link to it
 //! ├─ etc            links to /.host/etc/*, but own:    cni/ resolv.conf hosts hostname
 //! ├─ var/lib        links to /.host/var/lib/*, but own: plumb/
 //! ├─ opt            links to /.host/opt/*, but own:    cni/bin/plumb-cni
@@ -157,7 +157,11 @@ impl Root<'_> {
         let text = own.to_string_lossy().into_owned();
         let own = Path::new(text.strip_suffix(" (deleted)").unwrap_or(&text));
         let shown = self.new.join(PROGRAM.trim_start_matches('/'));
-        make_dir(&files.join("run/program"))?;
+        make_dir(&files.join("run/program/spare"))?;
+        let ping = files.join("run/program/spare/ping");
+        if ping.symlink_metadata().is_err() {
+            symlink("../plumb", &ping).with_context(|| format!("link {}", ping.display()))?;
+        }
         write(&shown, "")?;
         bind(own, &shown)?;
         Ok(Mount::read_only(&shown)?.apply()?)

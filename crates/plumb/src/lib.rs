@@ -22,6 +22,7 @@ mod status;
 mod sysdump;
 mod trace;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -82,11 +83,19 @@ enum Command {
 /// kubectl runs an executable of this name for `kubectl plumb …`: a link to `plumb` on the PATH is enough.
 const PLUGIN: &str = "kubectl-plumb";
 
+/// A shell in a pod of the demo image finds a link of this name where the machine has no ping of its own.
+const PING: &str = "ping";
+
 fn parse() -> Plumb {
-    let called = std::env::args_os().next().unwrap_or_default();
-    let as_plugin = std::path::Path::new(&called).file_name().is_some_and(|name| name == PLUGIN);
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    let called = args.first().map(|path| std::path::Path::new(path).file_name().unwrap_or_default());
+    let is_called = |name: &str| called.is_some_and(|called| called == name);
+    let (as_plugin, as_ping) = (is_called(PLUGIN), is_called(PING));
     let name = if as_plugin { "kubectl plumb" } else { "plumb" };
-    let matches = Plumb::command().bin_name(name).get_matches();
+    if as_ping {
+        args.splice(..1, ["plumb", "demo", "ping"].map(OsString::from));
+    }
+    let matches = Plumb::command().bin_name(name).get_matches_from(args);
     Plumb::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 

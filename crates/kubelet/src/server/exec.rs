@@ -34,8 +34,6 @@ const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 /// kubectl sends at most 32 KiB at once; more than this is not kubectl.
 const LONGEST: u32 = 1 << 20;
-/// Where ping(8) is: containers see the machine's own files.
-const PINGS: [&str; 3] = ["/bin/ping", "/usr/bin/ping", "/sbin/ping"];
 const LINGER: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
@@ -171,12 +169,9 @@ fn start(run: &ContainerRecord, container: &Process, wish: &Wish) -> Result<(Pro
         | Namespaces::PID
         | Namespaces::MOUNT
         | Namespaces::CGROUP;
-    // The demo image's own program has no file in the container, and speaks for ping where the machine has none.
-    let spawn = match (program.as_str(), &spec.program) {
-        ("plumb", None) => Spawn::this_program()?.argv0("plumb"),
-        ("ping", None) if !PINGS.iter().any(|file| Path::new(file).exists()) => {
-            Spawn::this_program()?.argv0("plumb").args(["demo", "ping"])
-        }
+    // Of the demo image, whatever PATH the container has.
+    let spawn = match program.as_str() {
+        "plumb" if spec.demo => Spawn::this_program()?.argv0("plumb"),
         _ => Spawn::program(program),
     };
     let mut spawn = spawn

@@ -127,7 +127,7 @@ fn pods_run(user: User) {
 
     let exec = lab.kubectl(&["exec", "web", "--", "sh", "-c", "hostname; touch /x 2>&1; ls /run; exit 7"]);
     assert_eq!(exec.status.code(), Some(7));
-    assert_eq!(text(&exec.stdout), "web\ntouch: cannot touch '/x': Read-only file system\n");
+    assert_eq!(text(&exec.stdout), "web\ntouch: cannot touch '/x': Read-only file system\nprogram\n");
     let resolv = lab.ask(&["exec", "web", "--", "cat", "/etc/resolv.conf"]);
     assert_eq!(
         resolv,

@@ -17,7 +17,7 @@ pub struct Ping {
     host: String,
     /// Stop after so many; for ever without
     #[arg(short = 'c', long)]
-    count: Option<u16>,
+    count: Option<u64>,
     /// Seconds between two
     #[arg(short = 'i', long, default_value_t = 1.0)]
     interval: f64,
@@ -41,9 +41,10 @@ pub fn run(ping: &Ping) -> Result<ExitCode> {
     let echo = Echo::here(any)?;
     println!("PING {} ({address}) 56 data bytes", ping.host);
     let (mut sent, mut received) = (0_u64, 0_u64);
-    for sequence in 1..=ping.count.unwrap_or(u16::MAX) {
-        let start = Instant::now();
-        sent += 1;
+    for number in 1..=ping.count.unwrap_or(u64::MAX) {
+        // The field of the packet has 16 bits, and begins anew after them.
+        let (start, sequence) = (Instant::now(), number as u16);
+        sent = number;
         match echo.exchange(SocketAddr::new(address, 0), sequence, patience)? {
             Answer::Datagram(body) => {
                 received += 1;
@@ -58,7 +59,10 @@ pub fn run(ping: &Ping) -> Result<ExitCode> {
             Answer::Unreachable(error) => println!("icmp_seq={sequence} {error}"),
             Answer::Silent => println!("icmp_seq={sequence} no answer within {patience:?}"),
         }
-        if Some(sequence) != ping.count {
+        if !kernel::out::heard() {
+            break;
+        }
+        if Some(number) != ping.count {
             std::thread::sleep(seconds(ping.interval).saturating_sub(start.elapsed()));
         }
     }

@@ -45,7 +45,7 @@ impl Stage {
             let args = r#"serve, --http, "8080", --udp, "9001""#;
             manifest += &Lab::pod(NS, pod, &format!("nodeName: {node}"), args);
         }
-        lab.apply(&format!("{manifest}{}", include_str!("faults/way.yaml")));
+        lab.apply(&format!("{manifest}{}{}", include_str!("faults/way.yaml"), habits::SHELL));
         lab.wait_ready(NS);
         let mut stage = Self { lab, names: BTreeMap::new() };
         stage.find_names();

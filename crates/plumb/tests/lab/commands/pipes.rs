@@ -120,7 +120,9 @@ fn calls(lab: &Lab, path: &str) -> Vec<Command> {
         "demo loop" => in_node(&["http://203.0.113.10/ --every 10", "http://203.0.113.10:9/ --every 10"]),
         "demo tcp" => in_node(&["203.0.113.10:53"]),
         "demo udp" => in_node(&["203.0.113.10:9 --timeout 0.1", "203.0.113.10:9 --timeout 0.1 --every 10"]),
-        "demo ping" => in_node(&["203.0.113.10 -c 2 -i 0.1"]),
+        "demo ping" => {
+            in_node(&["203.0.113.10 -c 2 -i 0.1", "203.0.113.10 -i 0.1", "192.168.1.99 -W 0.1 -i 0.1"])
+        }
         "demo dns" => in_node(&["api.shop.svc.cluster.local --server 10.96.0.10"]),
         "demo ask" => in_node(&["payments.shop.svc.cluster.local --server 10.96.0.10"]),
         "demo stream" => in_node(&["203.0.113.10:80"]),

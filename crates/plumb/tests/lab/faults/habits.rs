@@ -35,6 +35,7 @@ pub fn checks(stage: &Stage, checks: &mut Checks) {
         wait_for("it agrees again", Duration::from_secs(30), || stage.whole(&far, &[]));
     });
     checks.check("ping works from a pod", || ping(stage));
+    checks.check("a shell in a pod finds both programs", || shell(stage));
     checks.check("what a pod can resolve", || names(stage));
     checks.check("one name step by step", || steps(stage));
     checks.check("exec into a container that has ended", || exec_into_ended(stage));
@@ -47,6 +48,25 @@ fn ping(stage: &Stage) {
     }
     let said = stage.lab.exec(NS, "web", &["ping", "-c", "1", "far"]);
     assert!(!said.ok && said.out.to_lowercase().contains("port unreachable"), "{said:?}");
+}
+
+/// Also in a pod whose own command is a shell.
+fn shell(stage: &Stage) {
+    for pod in ["web", "shell"] {
+        for words in ["ping -c 1 heads", "plumb demo ping -c 1 heads", "plumb --version"] {
+            let said = stage.lab.exec(NS, pod, &["sh", "-c", words]);
+            assert!(said.ok, "{pod}: {words}: {said:?}");
+        }
+        // The link by its path, where the machine has a ping of its own.
+        let said = stage.lab.exec(NS, pod, &["sh", "-c", "/run/program/spare/ping -c 1 -i 0.1 heads"]);
+        assert!(said.ok && said.out.contains("1 received"), "{said:?}");
+        let said = stage.lab.exec(NS, pod, &["sh", "-c", "echo x > /run/program/plumb"]);
+        assert!(!said.ok && said.err.contains("Read-only"), "{said:?}");
+    }
+    // Nobody reads it after the first line: a ping without an end is over all the same.
+    let words = "timeout 60 /run/program/spare/ping -i 0.1 heads | head -n 1";
+    let said = stage.lab.exec(NS, "web", &["bash", "-c", &format!("set -o pipefail; {words}")]);
+    assert!(said.ok && said.out.starts_with("PING heads"), "{said:?}");
 }
 
 fn names(stage: &Stage) {
@@ -95,6 +115,20 @@ spec:
   - {name: main, image: plumb.local/demo, args: [serve, --http, "8080"]}
   - {name: short, image: plumb.local/demo, args: [get, "http://127.0.0.1:1"]}
 "#;
+/// A shell in the demo's image, and a name of the cluster's that it knows otherwise.
+pub const SHELL: &str = r#"
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: shell, namespace: way}
+spec:
+  nodeName: node1
+  terminationGracePeriodSeconds: 1
+  hostAliases: [{ip: 192.0.2.9, hostnames: [far, farther]}]
+  containers:
+  - {name: main, image: plumb.local/demo, command: [sh, -c, "plumb demo serve --http 8080"]}
+"#;
+
 
 /// kubectl tries another protocol after any refusal: what it says last must be the cause all the same.
 fn exec_into_ended(stage: &Stage) {
