@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::hosts::Hosts;
 use crate::query::Type;
 use crate::resolv::ResolvConf;
 use crate::zone::Zone;
@@ -57,12 +58,17 @@ fn of(set: &RrSet) -> impl Iterator<Item = IpAddr> {
     })
 }
 
-/// The least that a pod with this file has to say for a name, and at which step its resolver comes to it. `known`: the
-/// names that would be found before.
-pub fn shortest(full: &str, conf: &ResolvConf, known: impl Fn(&str) -> bool) -> (String, usize) {
+/// The least that a pod with these files has to say for a name, and at which step its resolver comes to it. `known`: the
+/// names that would be found before. What is in /etc/hosts is found there, as it is written, before anybody is asked
+/// (`hosts: files dns`, nsswitch.conf(5)).
+pub fn shortest(
+    full: &str,
+    (conf, hosts): (&ResolvConf, &Hosts),
+    known: impl Fn(&str) -> bool,
+) -> (String, usize) {
     let suffixes = conf.search.iter().map(|suffix| suffix.trim_matches('.'));
     let short = suffixes.filter_map(|suffix| full.strip_suffix(suffix)?.strip_suffix('.'));
-    for name in short.chain([full]) {
+    for name in short.chain([full]).filter(|name| hosts.addresses(name).is_empty()) {
         for (candidate, step) in conf.candidates(name).iter().zip(1..) {
             if candidate == full {
                 return (name.to_owned(), step);
@@ -93,7 +99,26 @@ mod tests {
             ("a.b.svc.cluster.local", "a.b.svc", 3),
             ("ns.dns.cluster.local", "ns.dns", 3),
         ] {
-            assert_eq!(shortest(full, &conf, known), (short.to_owned(), step), "{full}");
+            assert_eq!(shortest(full, (&conf, &Hosts::default()), known), (short.to_owned(), step), "{full}");
+        }
+    }
+
+    /// Its file wins for what is written in it, and for nothing that it is searched as.
+    #[test]
+    fn a_name_of_the_pods_own_file_leads_nowhere_else() {
+        let conf = ResolvConf::parse(
+            "nameserver 10.96.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n",
+        );
+        let full = "db.shop.svc.cluster.local";
+        for (hosts, short, step) in [
+            ("10.9.9.9 other", "db", 1),
+            ("10.9.9.9 other DB", "db.shop", 2),
+            ("10.9.9.9 db db.shop\n::1 db.shop.svc", full, 4),
+            ("10.9.9.9 db.shop.svc.cluster.local", "db", 1),
+            ("10.9.9.9 db db.shop db.shop.svc db.shop.svc.cluster.local", "db.shop.svc.cluster.local.", 1),
+        ] {
+            let found = shortest(full, (&conf, &Hosts::parse(hosts)), |name| name == full);
+            assert_eq!(found, (short.to_owned(), step), "{hosts}");
         }
     }
 }

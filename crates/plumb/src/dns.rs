@@ -97,9 +97,15 @@ fn shown(names: &Names, name: Option<&str>) -> String {
 }
 
 fn overview(names: &Names) -> Vec<[String; 3]> {
-    let own = names.hosts.iter().map(|(address, own)| {
-        [own.first().cloned().unwrap_or_default(), address.to_string(), "the pod's /etc/hosts".to_owned()]
-    });
+    let mut own: Vec<&String> = Vec::new();
+    for name in names.hosts.iter().flat_map(|(_, names)| names) {
+        if !own.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            own.push(name);
+        }
+    }
+    let own = own
+        .into_iter()
+        .map(|name| [name.clone(), list(in_file(names, name)), "the pod's /etc/hosts".to_owned()]);
     let known = names.known.iter().map(|KnownName { name, step, addresses, alias, .. }| {
         let leads = match alias {
             Some(alias) => format!("→ {alias}"),
@@ -146,7 +152,10 @@ mod tests {
             servers: vec!["10.96.0.10".parse().unwrap()],
             search: vec!["shop.svc.cluster.local".into()],
             ndots: 5,
-            hosts: vec![("127.0.0.1".parse().unwrap(), vec!["localhost".into()])],
+            hosts: vec![
+                ("127.0.0.1".parse().unwrap(), vec!["localhost".into()]),
+                ("::1".parse().unwrap(), vec!["localhost".into(), "ip6-localhost".into()]),
+            ],
             known: vec![KnownName {
                 name: "db".into(),
                 step: 1,
@@ -163,8 +172,9 @@ mod tests {
         let text = shown(&names(), None);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "asks 10.96.0.10; search shop.svc.cluster.local; ndots 5");
-        assert_eq!(lines[2], "localhost  127.0.0.1  the pod's /etc/hosts");
-        assert_eq!(lines[3], "db         10.96.0.7  search step 1");
+        assert_eq!(lines[2], "localhost      127.0.0.1 ::1  the pod's /etc/hosts");
+        assert_eq!(lines[3], "ip6-localhost  ::1            the pod's /etc/hosts");
+        assert_eq!(lines[4], "db             10.96.0.7      search step 1");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use dns::{Finding, ResolvConf, listing};
+use dns::{Finding, Hosts, ResolvConf, listing};
 use kernel::Netns;
 use trace::exchange::{AskNames, KnownName, Names, TriedName};
 use types::Family;
@@ -30,7 +30,7 @@ pub async fn names(views: &Views, asked: AskNames) -> Result<Names> {
         tried: Vec::new(),
     };
     match &asked.name {
-        None => names.known = known(views, &conf),
+        None => names.known = known(views, &conf, &hosts),
         // Whoever finds it in the file asks nobody.
         Some(name) if !hosts.addresses(name).is_empty() => {}
         Some(name) => names.tried = tried(views, &wired, &conf, name).await?,
@@ -38,11 +38,11 @@ pub async fn names(views: &Views, asked: AskNames) -> Result<Names> {
     Ok(names)
 }
 
-fn known(views: &Views, conf: &ResolvConf) -> Vec<KnownName> {
+fn known(views: &Views, conf: &ResolvConf, hosts: &Hosts) -> Vec<KnownName> {
     let all = views.listing();
     let is_there = |name: &str| all.binary_search_by(|listed| listed.name.as_str().cmp(name)).is_ok();
     let known = all.iter().map(|listed| {
-        let (name, step) = listing::shortest(&listed.name, conf, is_there);
+        let (name, step) = listing::shortest(&listed.name, (conf, hosts), is_there);
         let (addresses, alias) = (listed.addresses.clone(), listed.alias.clone());
         KnownName { name, step, full_name: listed.name.clone(), addresses, alias }
     });

@@ -82,6 +82,19 @@ fn names(stage: &Stage) {
         assert!(line(name).contains(found), "{name}: {said:?}");
     }
     assert!(line("far").contains(&stage.filled("$VIP")) && line("heads").contains(&stage.filled("$FAR")));
+    // What its own file has, a pod's resolver finds there.
+    let said = stage.plumb(&["dns", "way/shell"]);
+    let all = |name: &str| -> Vec<&str> {
+        said.out.lines().filter(|line| line.split_whitespace().next() == Some(name)).collect()
+    };
+    let [far] = all("far")[..] else { panic!("far: {said:?}") };
+    assert!(far.contains("192.0.2.9") && far.contains("/etc/hosts"), "{said:?}");
+    let [by_namespace] = all("far.way")[..] else { panic!("far.way: {said:?}") };
+    assert!(by_namespace.contains(&stage.filled("$VIP")), "{said:?}");
+    let [farther] = all("farther")[..] else { panic!("farther: {said:?}") };
+    assert!(farther.contains("192.0.2.9"), "{said:?}");
+    let asked = stage.lab.demo_ok(NS, "shell", &["get", "http://far.way:8080"]);
+    assert!(!asked.is_empty());
 }
 
 fn steps(stage: &Stage) {
@@ -102,19 +115,6 @@ fn steps(stage: &Stage) {
     assert!(said.ok && said.out.contains("nobody is asked"), "{said:?}");
 }
 
-/// Two containers, of which one ends: into a pod that has ended kubectl does not even ask.
-const HALF: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: half, namespace: way}
-spec:
-  nodeName: node1
-  restartPolicy: Never
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {name: main, image: plumb.local/demo, args: [serve, --http, "8080"]}
-  - {name: short, image: plumb.local/demo, args: [get, "http://127.0.0.1:1"]}
-"#;
 /// A shell in the demo's image, and a name of the cluster's that it knows otherwise.
 pub const SHELL: &str = r#"
 ---
@@ -129,6 +129,19 @@ spec:
   - {name: main, image: plumb.local/demo, command: [sh, -c, "plumb demo serve --http 8080"]}
 "#;
 
+/// Two containers, of which one ends: into a pod that has ended kubectl does not even ask.
+const HALF: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: half, namespace: way}
+spec:
+  nodeName: node1
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: main, image: plumb.local/demo, args: [serve, --http, "8080"]}
+  - {name: short, image: plumb.local/demo, args: [get, "http://127.0.0.1:1"]}
+"#;
 
 /// kubectl tries another protocol after any refusal: what it says last must be the cause all the same.
 fn exec_into_ended(stage: &Stage) {
