@@ -33,8 +33,8 @@ pub struct Former {
     unsure: BTreeSet<IpAddr>,
     /// Of pods of other nodes that no longer have them: their own addresses, and further sources.
     vacated: BTreeSet<IpNet>,
-    /// The kernel is being asked.
-    asked: bool,
+    /// The kernel is being asked; how long it took to see for what.
+    asked: Option<Duration>,
     /// Not before then is it asked again.
     rest: Option<Instant>,
 }
@@ -65,26 +65,27 @@ impl Node {
         let elsewhere = self.elsewhere(&left);
         self.former.vacated.extend(elsewhere);
         let resting = self.former.rest.is_some_and(|until| Instant::now() < until);
-        if self.former.asked || resting {
+        if self.former.asked.is_some() || resting {
             return;
         }
+        let looking = Instant::now();
         let own = self.former.unsure.iter().copied().map(IpNet::from);
         let any = own.chain(self.base.store.lost().iter().copied()).collect();
         let owed = Owed { any, began: self.nobodys() };
         if owed != Owed::default() {
-            self.former.asked = true;
+            self.former.asked = Some(looking.elapsed());
             self.base.forgetter.forget(owed);
         }
     }
 
     pub(super) fn forgot(&mut self, Forgot { owed, done, took }: &Forgot) {
-        self.former.asked = false;
+        let looking = self.former.asked.take().unwrap_or_default();
         let rest = match done {
             Ok(count) => {
                 self.count_forgotten(*count, "flows of addresses that pods no longer have were forgotten");
                 self.former.unsure.retain(|ip| !owed.any.contains(&IpNet::from(*ip)));
                 self.sources_are_forgotten(&owed.any);
-                (*took * SHARE).min(LONGEST)
+                ((looking + *took) * SHARE).min(LONGEST)
             }
             Err(error) => {
                 tracing::warn!(%error, "flows of addresses that pods no longer have are not forgotten; nobody here gets one before they are");
@@ -123,7 +124,11 @@ impl Node {
                 self.base.datapath.flows.forget_where(Family::of_net(&pool.cidr()), Part::Any, nobodys)?;
         }
         self.former.looked = true;
-        self.former.unsure.clear();
+        // What the kernel is being asked for would go on being forgotten when somebody has it.
+        if self.former.asked.is_none() {
+            let pools = self.base.store.known_pools();
+            self.former.unsure.retain(|ip| !pools.iter().any(|pool| pool.gives(*ip)));
+        }
         self.count_forgotten(count, "flows of addresses that no pod has were forgotten");
         Ok(())
     }
