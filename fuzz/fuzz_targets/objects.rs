@@ -40,6 +40,7 @@ fn attachment(row: &Row) -> Option<Row> {
         host_if: "veth0".parse().expect("a name"),
         mac: types::Mac::default(),
         host_ports: Vec::new(),
+        withheld: Vec::new(),
     })))
 }
 
