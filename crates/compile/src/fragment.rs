@@ -17,7 +17,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kstate::nft::{Bytes, Chain, ElemData, ElemKey, Op, Plan, Ruleset, Set, Table, TableId};
+use kstate::nft::{Bytes, Chain, ElemData, ElemKey, Op, Plan, Ruleset, Set, Table, TableId, sets_of};
 use types::{Family, ObjectName};
 
 use crate::diagnostic::Diagnostic;
@@ -248,9 +248,11 @@ struct Steps {
     base_rules: Vec<Op>,
     less_verdicts: Vec<Op>,
     less_values: Vec<Op>,
-    less_chains: Vec<Op>,
+    /// Chains that go lose their rules before the sets that these ask go.
+    less_rules: Vec<Op>,
     less_sets: Vec<Op>,
-    /// The names of these.
+    less_chains: Vec<Op>,
+    /// The names of the sets that go.
     gone: BTreeSet<Arc<str>>,
 }
 
@@ -265,8 +267,9 @@ impl Steps {
             base_rules: Vec::new(),
             less_verdicts: Vec::new(),
             less_values: Vec::new(),
-            less_chains: Vec::new(),
+            less_rules: Vec::new(),
             less_sets: Vec::new(),
+            less_chains: Vec::new(),
             gone: BTreeSet::new(),
         }
     }
@@ -295,9 +298,12 @@ impl Steps {
     fn chain(&mut self, table: &mut Table, name: &Name, wanted: Option<&Chain>) {
         let (id, chain) = (self.id.clone(), name.to_string());
         let Some(wanted) = wanted else {
-            if table.chains.remove(&chain).is_some() {
-                self.less_chains.push(Op::DeleteChain { table: id, chain });
+            let Some(old) = table.chains.remove(&chain) else { return };
+            if old.rules.iter().flat_map(sets_of).any(|set| self.gone.contains(set)) {
+                let (table, chain) = (id.clone(), chain.clone());
+                self.less_rules.push(Op::SetRules { table, chain, rules: Vec::new() });
             }
+            self.less_chains.push(Op::DeleteChain { table: id, chain });
             return;
         };
         let known = table.chains.get(&chain);
@@ -337,10 +343,9 @@ impl Steps {
             }
             None => {
                 let Some(known) = set.elements.remove(key) else { return };
-                // A set takes its elements along. One by one, ten thousand ranges cost the kernel seconds; only
-                // verdicts must go before the chains that they lead to.
-                let gone = self.gone.contains(name);
-                if gone && !matches!(known, ElemData::Verdict(_)) {
+                // A set takes its elements along: one by one, ten thousand ranges cost the kernel seconds. Its layout,
+                // which a step about one element needs, is not wanted any more either.
+                if self.gone.contains(name) {
                     return;
                 }
                 let verdict = matches!(known, ElemData::Verdict(_));
@@ -358,8 +363,9 @@ impl Steps {
             self.base_rules,
             self.less_verdicts,
             self.less_values,
-            self.less_chains,
+            self.less_rules,
             self.less_sets,
+            self.less_chains,
         ];
         Plan { ops: parts.into_iter().flatten().collect() }
     }

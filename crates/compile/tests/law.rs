@@ -73,6 +73,16 @@ fn perform(ruleset: &mut Ruleset, plan: &kstate::nft::Plan) {
     }
 }
 
+/// Steps about elements can be written with nothing known but what is wanted now, which no longer tells how the sets that
+/// go write their keys.
+fn assert_elements_are_of_known_sets(plan: &kstate::nft::Plan, desired: &Ruleset) {
+    for op in &plan.ops {
+        if let Op::AddElement { table, set, .. } | Op::DeleteElement { table, set, .. } = op {
+            assert!(desired.tables[table].sets.contains_key(set), "the layout of {set} is lost before {op}");
+        }
+    }
+}
+
 /// What drops or refuses says why, in a word that metrics have.
 fn assert_refusals_say_why(ruleset: &Ruleset) {
     let rules =
@@ -130,6 +140,7 @@ proptest! {
             let round = compiler.update(synced, &std::mem::take(&mut pending));
             perform(&mut kernel, &round.nft);
             prop_assert_eq!(&kernel, compiler.nft());
+            assert_elements_are_of_known_sets(&round.nft, compiler.nft());
             findings.extend(round.raised);
             for gone in round.cleared {
                 prop_assert!(findings.remove(&gone), "cleared what was not raised: {}", gone);

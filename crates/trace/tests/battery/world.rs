@@ -242,7 +242,8 @@ fn host_ports() -> impl Strategy<Value = Vec<HostPort>> {
 }
 
 fn attachment() -> impl Strategy<Value = Row> {
-    (0..4_usize, host_ports()).prop_map(|(n, host_ports)| {
+    let withheld = prop_oneof![3 => Just(Vec::new()), 1 => source().prop_map(|net| vec![net])];
+    (0..4_usize, host_ports(), withheld).prop_map(|(n, host_ports, withheld)| {
         Row::Attachment(Box::new(Attachment {
             container: format!("c{n}"),
             pod: pod_name(n),
@@ -251,7 +252,7 @@ fn attachment() -> impl Strategy<Value = Row> {
             host_if: IfName::new(&format!("veth{n}")).expect("a name"),
             mac: Mac::default(),
             host_ports,
-            withheld: Vec::new(),
+            withheld,
         }))
     })
 }
