@@ -7,9 +7,9 @@ use kernel::Rtnl;
 use kernel::net::{self, Scope};
 use kernel::nft::{Nft, Observed};
 use kstate::net::{LinkKind, NetState};
-use kstate::nft::{Ruleset, TableId};
+use kstate::nft::{Ruleset, TableFamily, TableId};
+use types::IfName;
 use types::wire::TABLE;
-use types::{Family, IfName};
 
 /// The kernel's state of one look.
 #[derive(Debug)]
@@ -66,10 +66,11 @@ impl NetDrift {
     }
 }
 
-/// One of each family, of one that the cluster has not, too: a table that was left there goes. And the guard's.
+/// Those of the families and of the bridge, and the one in which agents of version 0.2 before its release had the guard of
+/// links: what is left there goes.
 pub fn our_tables() -> Vec<TableId> {
-    let of_families = Family::ALL.map(|family| TableId { family: family.into(), name: TABLE.into() });
-    of_families.into_iter().chain(Guard::ALL.map(Guard::table)).collect()
+    let former = TableId { family: TableFamily::Inet, name: TABLE.into() };
+    Guard::ALL.into_iter().flat_map(Guard::tables).chain([former]).collect()
 }
 
 pub fn tables(nft: &mut Nft) -> Result<Observed> {

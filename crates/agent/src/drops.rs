@@ -6,7 +6,7 @@
 //!   sets of senders ────> which port, which pod                 the loop, for Events; a trace
 //! ```
 //!
-//! What is read grows with the rules of the guards (some sixty) and the ports that forge, not with pods or nodes.
+//! What is read grows with the rules of the guards (some ninety) and the ports that forge, not with pods or nodes.
 
 mod refusals;
 
@@ -15,10 +15,11 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use compile::guard::Guard;
 use compile::guard::cause::{Cause, Sender};
+use compile::guard::{Guard, links};
 use kernel::nft::Nft;
 use kstate::nft::{Op, Plan, TableId};
+use netlink::nft::CountedRule;
 use types::IfName;
 
 pub use refusals::Refusals;
@@ -51,35 +52,44 @@ struct Dropping {
 
 impl Look {
     pub fn take(nft: &mut Nft) -> Result<Self, kernel::Error> {
-        let mut rules = BTreeMap::new();
-        for guard in Guard::ALL {
-            for rule in nft.counted_rules(&guard.table())? {
-                if let Some(cause) = Cause::of_comment(&rule.comment) {
-                    let dropping = Dropping { cause, chain: rule.chain, packets: rule.packets };
-                    rules.insert((rule.table, rule.handle), dropping);
-                }
+        let mut counted = Vec::new();
+        for table in Guard::Ports.tables() {
+            counted.extend(nft.counted_rules(&table)?);
+        }
+        // The rest of these tables grows with policies.
+        for table in Guard::Links.tables() {
+            for chain in links::CHAINS {
+                counted.extend(nft.counted_rules_of(&table, chain)?);
             }
         }
-        Ok(Self { rules })
+        let dropping = |rule: CountedRule| {
+            let cause = Cause::of_comment(&rule.comment)?;
+            let dropping = Dropping { cause, chain: rule.chain, packets: rule.packets };
+            Some(((rule.table, rule.handle), dropping))
+        };
+        Ok(Self { rules: counted.into_iter().filter_map(dropping).collect() })
     }
 
     pub fn of(&self, cause: Cause) -> u64 {
         self.rules.values().filter(|rule| rule.cause == cause).map(|rule| rule.packets).sum()
     }
 
-    /// Where packets are dropped for this cause, or the first such place.
-    pub fn chain(&self, cause: Cause) -> Option<&str> {
-        self.rules.values().find(|rule| rule.cause == cause).map(|rule| rule.chain.as_str())
+    /// Where packets were dropped for this cause since the look before, or the first such place: table and chain.
+    pub fn place(&self, cause: Cause, before: &Self) -> Option<(&TableId, &str)> {
+        let of_cause = || self.rules.iter().filter(|(_, rule)| rule.cause == cause);
+        let then = |id: &(TableId, u64)| before.rules.get(id).map_or(0, |rule| rule.packets);
+        let grown = of_cause().find(|(id, rule)| rule.packets > then(id));
+        grown.or_else(|| of_cause().next()).map(|((table, _), rule)| (table, rule.chain.as_str()))
     }
 }
 
 /// Who sent what was dropped for this cause, as far as that is known.
 pub fn senders(nft: &mut Nft, cause: Cause) -> Result<BTreeMap<Who, u64>, kernel::Error> {
     let mut found = BTreeMap::new();
-    for (set, _) in cause.sets() {
-        for (key, packets) in nft.counted_elements(&cause.guard().table(), &set)? {
+    for (table, set) in cause.sets() {
+        for (key, packets) in nft.counted_elements(&table, &set)? {
             if let Some(who) = who(cause.sender(), &key) {
-                found.insert(who, packets);
+                *found.entry(who).or_default() += packets;
             }
         }
     }
@@ -155,10 +165,13 @@ impl Drops {
     /// To be called before this plan is carried out.
     pub fn keep_before(&self, plan: &Plan) {
         self.refusals.keep_before(plan);
-        let guards = Guard::ALL.map(Guard::table);
-        let begins_anew = |op: &Op| {
-            let rewritten = matches!(op, Op::SetRules { .. } | Op::DeleteChain { .. } | Op::DeleteTable(_));
-            rewritten && guards.contains(op.table())
+        let [bridge, families] = [Guard::Ports.tables(), Guard::Links.tables()];
+        let begins_anew = |op: &Op| match op {
+            Op::SetRules { table, chain, .. } | Op::DeleteChain { table, chain } => {
+                bridge.contains(table) || families.contains(table) && links::CHAINS.contains(&chain.as_str())
+            }
+            Op::DeleteTable(table) => bridge.contains(table) || families.contains(table),
+            _ => false,
         };
         if plan.ops.iter().any(begins_anew) {
             self.state().look();
@@ -246,7 +259,7 @@ mod tests {
     use super::*;
 
     fn look(rules: &[(u64, Cause, u64)]) -> Look {
-        let table = Guard::Ports.table();
+        let [table] = &Guard::Ports.tables()[..] else { panic!("one bridge") };
         let rule = |(handle, cause, packets): &(u64, Cause, u64)| {
             let dropping = Dropping { cause: *cause, chain: String::new(), packets: *packets };
             ((table.clone(), *handle), dropping)

@@ -1,19 +1,20 @@
 //! Which pieces a changed key has compiled anew, and the sum of all pieces.
 
+mod family;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use kstate::net::NetState;
 use kstate::nft::{Plan, Ruleset};
-use model::{Attachment, Cluster, Key, Kind, Synced};
-use types::wire::TABLE;
+use model::{Cluster, Key, Kind, Synced};
 use types::{Family, IfName, ObjectName};
 
+use crate::compiler::family::{FamilyTable, NodeView};
 use crate::diagnostic::Diagnostic;
 use crate::fabric::{self, Fabric, NetChange};
-use crate::fragment::{Composer, Fragment, Meanings, Name, Unit};
-use crate::guard::{Guard, further};
-use crate::policy::resolve::{self, AddressSet};
-use crate::{Settings, layout, policy, service};
+use crate::fragment::{Composer, Unit};
+use crate::guard::Guard;
+use crate::{Settings, service};
 
 /// The whole desired state of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,9 +41,10 @@ pub struct Compiled {
 pub struct Compiler {
     settings: Settings,
     started: bool,
-    /// One for each family that the cluster has.
-    tables: Vec<FamilyTable>,
-    guards: [(Guard, Composer); 2],
+    /// One for each family.
+    tables: [FamilyTable; 2],
+    /// The guard's, on the bridge.
+    bridges: Vec<Composer>,
     nft: Ruleset,
     fabric: Fabric,
     diagnostics: BTreeMap<Diagnostic, usize>,
@@ -51,23 +53,6 @@ pub struct Compiler {
     containers_of: BTreeMap<ObjectName, BTreeSet<String>>,
     /// Containers whose pods asked for further sources in the last round.
     speakers: BTreeSet<String>,
-}
-
-/// What is kept for one family.
-#[derive(Debug)]
-struct FamilyTable {
-    family: Family,
-    composer: Composer,
-    /// Sets of addresses that rules look at.
-    wanted: BTreeMap<AddressSet, Wanted>,
-    meanings: Meanings,
-}
-
-#[derive(Debug)]
-struct Wanted {
-    /// How many fragments want it.
-    by: usize,
-    name: Name,
 }
 
 /// Compiles everything at once.
@@ -90,15 +75,9 @@ struct Dirty {
 
 impl Compiler {
     pub fn new(settings: Settings) -> Self {
-        let table = |family| FamilyTable {
-            family,
-            composer: Composer::new(family, TABLE),
-            wanted: BTreeMap::new(),
-            meanings: Meanings::default(),
-        };
         Self {
-            tables: settings.families().map(table).collect(),
-            guards: Guard::ALL.map(|guard| (guard, Composer::of(guard.table()))),
+            tables: Family::ALL.map(FamilyTable::new),
+            bridges: Guard::Ports.tables().into_iter().map(Composer::of).collect(),
             nft: Ruleset::default(),
             settings,
             started: false,
@@ -273,157 +252,19 @@ impl Compiler {
         let node = NodeView { cluster, settings: &self.settings, containers_of: &self.containers_of };
         let mut plan = Plan::default();
         for table in &mut self.tables {
-            let of_family = units.iter().filter(|unit| !matches!(unit, Unit::Node(_))).cloned();
-            let fragments = table.compile(&node, of_family.collect());
+            let fragments = table.compile(&node, units.clone());
             for (unit, new) in &fragments {
                 let old = table.composer.held(unit).map_or(&[][..], |held| &held.diagnostics);
                 findings.replace(old, &new.diagnostics);
             }
             plan.ops.extend(table.composer.replace(&mut self.nft, fragments).ops);
         }
-        for (guard, composer) in &mut self.guards {
-            let units = units.iter().filter(|unit| guard.concerns(unit));
-            let fragments = units.map(|unit| (unit.clone(), guard.fragment(cluster, &self.settings, unit)));
+        for composer in &mut self.bridges {
+            let units = units.iter().filter(|unit| matches!(unit, Unit::Base | Unit::Attachment(_)));
+            let fragments = units.map(|unit| (unit.clone(), node.on_bridge(unit)));
             plan.ops.extend(composer.replace(&mut self.nft, fragments.collect()).ops);
         }
         plan
-    }
-}
-
-/// What every family is compiled from.
-struct NodeView<'a> {
-    cluster: &'a Cluster,
-    settings: &'a Settings,
-    containers_of: &'a BTreeMap<ObjectName, BTreeSet<String>>,
-}
-
-impl FamilyTable {
-    /// The fragments of these units, and of the pods that must join them.
-    fn compile(&mut self, node: &NodeView<'_>, units: BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
-        let (mut pods, rest): (BTreeSet<_>, BTreeSet<_>) =
-            units.into_iter().partition(|unit| matches!(unit, Unit::Pod(_)));
-        let mut fragments = self.fragments(node, &rest);
-        if self.learn(&fragments) {
-            // Who else has the name, its pods included, is not worth an index: it never happens.
-            let others = node.units().filter(|unit| !rest.contains(unit)).collect();
-            let others = self.fragments(node, &others);
-            self.learn(&others);
-            fragments.extend(others);
-            pods.extend(node.cluster.pods.keys().cloned().map(Unit::Pod));
-        }
-        let pods = self.pods_of_new_sets(node.cluster, &fragments, pods);
-        fragments.extend(self.fragments(node, &pods));
-        for (unit, fragment) in &mut fragments {
-            self.meanings.withhold(fragment, || node.object(unit));
-        }
-        fragments
-    }
-
-    fn fragments(&self, node: &NodeView<'_>, units: &BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
-        units.iter().map(|unit| (unit.clone(), self.fragment(node, unit))).collect()
-    }
-
-    /// Whether a name has come to stand for two things, or no longer does.
-    fn learn(&mut self, fragments: &[(Unit, Fragment)]) -> bool {
-        let (composer, meanings) = (&self.composer, &mut self.meanings);
-        fragments.iter().fold(false, |turned, (unit, new)| meanings.learn(composer.held(unit), new) || turned)
-    }
-
-    /// Keeps count of the sets that rules look at; pods that belong in a set that came or went join the round.
-    fn pods_of_new_sets(
-        &mut self,
-        cluster: &Cluster,
-        fragments: &[(Unit, Fragment)],
-        mut pods: BTreeSet<Unit>,
-    ) -> BTreeSet<Unit> {
-        let mut delta: BTreeMap<&AddressSet, isize> = BTreeMap::new();
-        for (unit, new) in fragments {
-            for set in &new.address_sets {
-                *delta.entry(set).or_default() += 1;
-            }
-            if let Some(old) = self.composer.held(unit) {
-                for set in &old.address_sets {
-                    *delta.entry(set).or_default() -= 1;
-                }
-            }
-        }
-        let mut turned = Vec::new();
-        for (set, by) in delta {
-            let before = self.wanted.get(set).map_or(0, |wanted| wanted.by);
-            let after = before.saturating_add_signed(by);
-            if after == 0 {
-                self.wanted.remove(set);
-            } else if let Some(wanted) = self.wanted.get_mut(set) {
-                wanted.by = after;
-            } else {
-                self.wanted.insert(set.clone(), Wanted { by: after, name: set.name().0.into() });
-            }
-            if (before == 0) != (after == 0) {
-                turned.push(set);
-            }
-        }
-        if !turned.is_empty() {
-            let concerned =
-                cluster.pods.values().filter(|pod| turned.iter().any(|set| set.has(cluster, pod)));
-            pods.extend(concerned.map(|pod| Unit::Pod(pod.key.clone())));
-        }
-        pods
-    }
-
-    fn fragment(&self, node: &NodeView<'_>, unit: &Unit) -> Fragment {
-        let (cluster, settings, family) = (node.cluster, node.settings, self.family);
-        let fragment = match unit {
-            Unit::Base => {
-                let mut fragment = layout::fragment(cluster, settings, family);
-                policy::further::isolate(&mut fragment, (cluster, settings), family);
-                Some(fragment)
-            }
-            Unit::Service(name) => service::plan::plan(cluster, settings, name, family)
-                .map(|plan| service::nftables::fragment(&plan, settings, family)),
-            Unit::Attachment(container) => cluster.attachments.get(container).map(|attachment| {
-                let mut fragment = policy::nftables::attachment_fragment(cluster, attachment, family);
-                fragment.diagnostics = policy::notes::notes(cluster, &settings.service_cidrs, attachment);
-                let fronts = service::host_port::fronts((cluster, settings), attachment, family);
-                service::nftables::host_ports(&mut fragment, &fronts);
-                fragment.diagnostics.extend(service::host_port::findings((cluster, settings), attachment));
-                fragment.diagnostics.extend(further::findings((cluster, settings), attachment));
-                fragment
-            }),
-            Unit::Node(_) => None,
-            Unit::Pod(name) => cluster.pods.get(name).map(|pod| {
-                let addresses = resolve::addresses(pod, node.attachments_of(name));
-                let wanted = self.wanted.iter().map(|(set, wanted)| (set, &wanted.name));
-                policy::nftables::pod_fragment((cluster, family), pod, &addresses, wanted)
-            }),
-        };
-        fragment.unwrap_or_default()
-    }
-}
-
-impl NodeView<'_> {
-    /// All but pods.
-    fn units(&self) -> impl Iterator<Item = Unit> {
-        let services = self.cluster.services.keys().cloned().map(Unit::Service);
-        let attachments = self.cluster.attachments.keys().cloned().map(Unit::Attachment);
-        [Unit::Base].into_iter().chain(services).chain(attachments)
-    }
-
-    /// Whose fragment it is, for who reads about it.
-    fn object(&self, unit: &Unit) -> Option<Key> {
-        match unit {
-            Unit::Base | Unit::Node(_) => None,
-            Unit::Service(name) => Some(Key::new(Kind::Service, name.clone())),
-            Unit::Pod(name) => Some(Key::new(Kind::Pod, name.clone())),
-            Unit::Attachment(container) => {
-                let pod = self.cluster.attachments.get(container).map(|wired| wired.pod.clone());
-                pod.map(|pod| Key::new(Kind::Pod, pod))
-            }
-        }
-    }
-
-    fn attachments_of(&self, pod: &ObjectName) -> impl Iterator<Item = &Attachment> {
-        let containers = self.containers_of.get(pod).into_iter().flatten();
-        containers.filter_map(|container| self.cluster.attachments.get(container).map(Box::as_ref))
     }
 }
 

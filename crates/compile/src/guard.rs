@@ -2,10 +2,11 @@
 //! no flow, answers none and ends none.
 //!
 //! ```text
-//!   pod ── veth ──(bridge plumb: its own MAC and addresses)── cni0 ──(inet plumb: a pod of this node)── node
-//!   node2 ── UDP 8472 ──(inet plumb: from a node, and inside only that node's pods)── plumb.1 ── node
-//!   anybody ── uplink ──(inet plumb: no address of a pod or Service)── node
+//!   pod ── veth ──(bridge plumb: its own MAC and addresses)── cni0 ──(ip plumb: a pod of this node)── node
+//!   node2 ── UDP 8472 ──(ip plumb: from a node, and inside only that node's pods)── plumb.1 ── node
+//!   anybody ── uplink ──(ip plumb: no address of a pod or Service)── node
 //! ```
+//! For IPv6 in `ip6 plumb`, whether or not pods have IPv6: the kernel has.
 //!
 //! The port by which a frame comes is known to the bridge's hooks only: behind them all pods come by `cni0`.
 
@@ -15,55 +16,27 @@ pub mod links;
 pub mod ports;
 
 use kstate::nft::{TableFamily, TableId};
-use model::Cluster;
+use types::Family;
 use types::wire::TABLE;
 
-use crate::Settings;
-use crate::fragment::{Fragment, Unit};
-
-/// A table of the guard.
+/// A part of the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
+    /// On the hooks of each family, beside what Services and policies have there: a packet pays for every hook.
     Links,
+    /// On the bridge.
     Ports,
 }
 
 impl Guard {
     pub const ALL: [Self; 2] = [Self::Links, Self::Ports];
 
-    pub fn table(self) -> TableId {
-        let family = match self {
-            Self::Links => TableFamily::Inet,
-            Self::Ports => TableFamily::Bridge,
-        };
-        TableId { family, name: TABLE.into() }
-    }
-
-    /// Whether such a unit has anything to say here.
-    pub fn concerns(self, unit: &Unit) -> bool {
-        match unit {
-            Unit::Base | Unit::Attachment(_) => true,
-            Unit::Node(_) => self == Self::Links,
-            Unit::Service(_) | Unit::Pod(_) => false,
+    /// Where its rules are.
+    pub fn tables(self) -> Vec<TableId> {
+        let table = |family| TableId { family, name: TABLE.into() };
+        match self {
+            Self::Links => Family::ALL.map(|family| table(family.into())).into(),
+            Self::Ports => vec![table(TableFamily::Bridge)],
         }
-    }
-
-    pub fn fragment(self, cluster: &Cluster, settings: &Settings, unit: &Unit) -> Fragment {
-        let fragment = match (self, unit) {
-            (Self::Links, Unit::Base) => Some(links::base(cluster, settings)),
-            (Self::Ports, Unit::Base) => Some(ports::base()),
-            (Self::Links, Unit::Attachment(container)) => {
-                cluster.attachments.get(container).map(|attachment| links::pod(attachment))
-            }
-            (Self::Ports, Unit::Attachment(container)) => cluster
-                .attachments
-                .get(container)
-                .map(|attachment| ports::pod((cluster, settings), attachment)),
-            (Self::Links, Unit::Node(name)) if *name != settings.node => {
-                cluster.nodes.get(name).map(links::peer)
-            }
-            _ => None,
-        };
-        fragment.unwrap_or_default()
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   raw ─┬─ dns VIP:53 over UDP, and our socket is here ─> no flow (layout/dns.rs)
-//!        └─ loopback addresses from a wire ─> drop
+//!        ├─ loopback addresses from a wire ─> drop
+//!        └─ by which link? ─> may this source come by it (guard/links.rs)
 //!   prerouting (nat) ─┬─ dns VIP:53 ─> dns: a local socket answers, else another node's agent
 //!   output     (nat) ─┤
 //!                     ├─ guard ─> may this source come at all?
@@ -12,8 +13,12 @@
 //!                                   ├─ clusterips ─> rej      (a Service, but not this port)
 //!                                   ├─ service CIDR ─> drop   (no Service at all, V-08)
 //!                                   └─ an address of the node ─> hostports: dnat to a pod that wants the port
-//!   forward (filter) ─┬─ no part of a flow, or an error about one ─> unusual
+//!   forward (filter) ─┬─ to no pod of this node ─> onward (guard/links.rs)
+//!                     ├─ no part of a flow, or an error about one ─> unusual
 //!                     └─ out_iso[who began the flow] ── in_iso[who answers it]
+//!   input   (filter) ─┬─ the tunnel's ─> to_tunnel (guard/links.rs)
+//!                     ├─ no part of a flow, or an error about one ─> unexpected
+//!                     └─ dns VIP:53 over UDP, and no socket of ours ─> drop
 //!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
 //! ```
 
@@ -31,6 +36,7 @@ use types::{Family, IfName, IpNet, Protocol};
 
 use crate::Settings;
 use crate::fragment::{Fragment, Name};
+use crate::guard::links;
 use crate::refusal::Refusal;
 use crate::service::reserved;
 
@@ -103,18 +109,55 @@ const R0: Reg = Reg(0);
 /// NF_IP_PRI_RAW
 pub(crate) const BEFORE_CONNTRACK: i32 = -300;
 
-/// What depends on settings and nodes only.
+/// What depends on settings and nodes only. Of a family that pods have no addresses of, the guard alone.
 pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment {
-    let mut fragment = Fragment::default();
+    let mut fragment = links::base(cluster, settings, family);
+    let served = settings.families().any(|of_pods| of_pods == family);
+    if served {
+        services_and_policies(&mut fragment, cluster, settings, family);
+    }
+    // The cluster's DNS is asked at an address of this family.
+    let dns = settings.dns_ip(family).filter(|_| served);
+    let mut raw = dns.map_or_else(Vec::new, |address| dns::untracked_queries(family, address));
+    if family == Family::V4 {
+        raw.extend(from_a_wire());
+    }
+    raw.extend(links::sources());
+    let mut output = dns.map_or_else(Vec::new, |address| dns::untracked_answers(family, address));
+    output.push(links::sent(family));
+    let mut forward = vec![links::forwarded(family)];
+    if served {
+        forward.extend(forward::forward(settings, family));
+    }
+    let mut input = links::taken();
+    input.extend(dns.into_iter().flat_map(|address| dns::unheard(family, address)));
+    let errors = forward::errors_to_the_node(family, served);
+    let unexpected = links::stray().into_iter().chain(errors).collect();
+    // NF_IP_PRI_FILTER
+    let filter = |hook, rules| on(ChainKind::Filter, (hook, 0), rules);
+    let before = |hook, rules| on(ChainKind::Filter, (hook, BEFORE_CONNTRACK), rules);
+    let chains = [
+        ("raw", before(Hook::Prerouting, raw)),
+        ("raw_output", before(Hook::Output, output)),
+        ("forward", filter(Hook::Forward, forward)),
+        ("input", filter(Hook::Input, input)),
+        (links::UNEXPECTED, Chain { base: None, rules: unexpected }),
+    ];
+    fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
+    fragment
+}
+
+fn on(kind: ChainKind, (hook, priority): (Hook, i32), rules: Vec<Rule>) -> Chain {
+    Chain { base: Some(BaseChain { kind, hook, priority, drop: false }), rules }
+}
+
+/// Sets that Services and pods fill, and what looks into them beside the chains of [`fragment`].
+fn services_and_policies(fragment: &mut Fragment, cluster: &Cluster, settings: &Settings, family: Family) {
     for (name, set) in sets(family) {
         fragment.sets.insert(Name::Borrowed(name), set);
     }
-    let stand_ins = dns::stand_ins(&mut fragment, cluster, settings, family);
+    let stand_ins = dns::stand_ins(fragment, cluster, settings, family);
     let regular = |rules| Chain { base: None, rules };
-    let base = |kind, hook, priority, rules| Chain {
-        base: Some(BaseChain { kind, hook, priority, drop: false }),
-        rules,
-    };
     let hooked = |query: Expr, from_outside: Option<Rule>| {
         let mut rules = dns::queries(settings, family, &query);
         rules.push(rule("", frontend(family, GUARDS)));
@@ -123,6 +166,7 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
         rules
     };
     let strangers = Some(from_outside(settings, family));
+    let nat = |at, rules| on(ChainKind::Nat, at, rules);
     let chains = [
         (REJECT, regular(reject())),
         (UNREACHABLE, regular(vec![Refusal::NoLocalEndpoint.dropped([])])),
@@ -130,39 +174,21 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
         (SERVICES, regular(services(settings, family))),
         (NODE, regular(host_ports(cluster, settings, family))),
         // NF_IP_PRI_NAT_DST
-        ("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100, hooked(build::goto(DNS), strangers))),
-        ("output", base(ChainKind::Nat, Hook::Output, -100, hooked(build::accept(), None))),
-        ("forward", base(ChainKind::Filter, Hook::Forward, 0, forward::forward(settings, family))),
+        ("prerouting", nat((Hook::Prerouting, -100), hooked(build::goto(DNS), strangers))),
+        ("output", nat((Hook::Output, -100), hooked(build::accept(), None))),
         (forward::UNUSUAL, regular(forward::unusual(family))),
-        ("errors", base(ChainKind::Filter, Hook::Input, 0, forward::errors_to_the_node(family))),
         // NF_IP_PRI_NAT_SRC
-        ("postrouting", base(ChainKind::Nat, Hook::Postrouting, 100, postrouting(settings, family))),
+        ("postrouting", nat((Hook::Postrouting, 100), postrouting(settings, family))),
     ];
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
-    let dns = settings.dns_ip(family);
-    let mut raw = dns.map_or_else(Vec::new, |address| dns::untracked_queries(family, address));
-    if family == Family::V4 {
-        raw.extend(from_a_wire());
-    } else {
-        let filter = |hook, rules| base(ChainKind::Filter, hook, 0, rules);
+    if family == Family::V6 {
+        let filter = |hook, rules| on(ChainKind::Filter, (hook, 0), rules);
         let chains = [
             ("redirects", filter(Hook::Output, no_redirects())),
             ("astray", filter(Hook::Postrouting, forward::astray(settings))),
         ];
         fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
     }
-    let before = |hook, rules| base(ChainKind::Filter, hook, BEFORE_CONNTRACK, rules);
-    if !raw.is_empty() {
-        fragment.chains.insert(Name::Borrowed("raw"), before(Hook::Prerouting, raw));
-    }
-    if let Some(address) = dns {
-        let chains = [
-            ("raw_output", before(Hook::Output, dns::untracked_answers(family, address))),
-            ("input", base(ChainKind::Filter, Hook::Input, 0, dns::unheard(family, address))),
-        ];
-        fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
-    }
-    fragment
 }
 
 /// Loopback addresses are the node's own. The kernel drops them when they come from a wire, but after `prerouting`,

@@ -59,7 +59,7 @@ impl Settings {
         }
     }
 
-    /// The families that pods have addresses of; each has a table of its own.
+    /// The families that pods have addresses of.
     pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
         let pods_have = |family: &Family| self.cluster_cidrs.iter().any(|c| Family::of_net(c) == *family);
         Family::ALL.into_iter().filter(pods_have)

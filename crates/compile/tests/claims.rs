@@ -246,8 +246,8 @@ fn what_a_node_says_of_its_addresses_gains_and_denies_nothing() {
     // Not a rule, not an element differs: no tunnel, no source that is believed, no Service, no pod's address.
     assert_eq!(before.nft(), after.nft());
     assert_eq!(before.net(), after.net());
-    let guards = Guard::ALL.map(Guard::table);
-    assert!(guards.iter().all(|table| after.nft().tables.contains_key(table)));
+    let mut guards = Guard::ALL.into_iter().flat_map(Guard::tables);
+    assert!(guards.all(|table| after.nft().tables.contains_key(&table)));
     for family in Family::ALL {
         let plans = [&honest, &lies].map(|cluster| plan(cluster, &settings, &web.key, family).unwrap());
         assert_eq!(plans[0], plans[1]);

@@ -1,11 +1,12 @@
-//! The guard: what a pod and a node that joins bring, in both tables.
+//! The guard: what a pod and a node that joins bring, in all its tables.
 
-use compile::guard::Guard;
 use compile::guard::cause::Cause;
+use compile::guard::{Guard, links};
+use compile::refusal::Refusal;
 use compile::{Compiler, Settings};
-use kstate::nft::{Expr, Rule, Verdict};
+use kstate::nft::{Expr, Op, Rule, TableFamily, Verdict, chains_of};
 use model::{Attachment, Cluster, Event, Key, Kind, Node, Pod, Row, Service, Sources};
-use types::{IfName, Mac, ObjectName};
+use types::{Family, IfName, Mac, ObjectName};
 
 fn settings() -> Settings {
     let nets = |nets: [&str; 2]| nets.map(|net| net.parse().unwrap()).to_vec();
@@ -40,12 +41,29 @@ fn pod() -> Event {
     })))
 }
 
-/// The steps that an event costs in the guard's tables, in words.
+/// Beside what Services and policies have in the same tables.
+fn of_links(op: &Op) -> bool {
+    match op {
+        Op::AddSet { set, .. }
+        | Op::DeleteSet { set, .. }
+        | Op::AddElement { set, .. }
+        | Op::DeleteElement { set, .. } => {
+            let named = [links::LINKS, links::PODS, links::NODES].contains(&&**set);
+            named
+                || set.starts_with("inside")
+                || ["further4_", "further6_"].iter().any(|f| set.starts_with(f))
+        }
+        Op::SetRules { chain, .. } => links::CHAINS.contains(&chain.as_str()),
+        _ => false,
+    }
+}
+
+/// The steps that an event costs in the guard, in words.
 fn cost(cluster: &mut Cluster, compiler: &mut Compiler, event: Event) -> Vec<String> {
     let keys = cluster.apply(event);
     let mut plan = compiler.update(cluster.synced().unwrap(), &keys).nft;
-    let guards = Guard::ALL.map(Guard::table);
-    plan.ops.retain(|op| guards.contains(op.table()));
+    let bridges = Guard::Ports.tables();
+    plan.ops.retain(|op| bridges.contains(op.table()) || of_links(op));
     plan.show(compiler.nft()).to_string().lines().map(str::to_owned).collect()
 }
 
@@ -63,16 +81,17 @@ fn a_pod_is_elements_and_goes_with_them() {
     let (mut cluster, mut compiler) = begun();
     let before = compiler.nft().clone();
     let said = cost(&mut cluster, &mut compiler, pod());
-    assert_eq!(said.len(), 8, "{said:#?}");
+    assert_eq!(said.len(), 9, "{said:#?}");
     for words in [
         "senders4 { \"veth1\" . 0a:58:0a:f4:01:04 . 10.244.1.4 }",
         "senders6 { \"veth1\" . 0a:58:0a:f4:01:04 . fd00:10:244:1::4 }",
         "link6 { \"veth1\" . 0a:58:0a:f4:01:04 . fe80::858:aff:fef4:104 }",
         "link6 { \"veth1\" . 0a:58:0a:f4:01:04 . :: }",
         "ports { \"veth1\" }",
-        "links { \"veth1\" : goto from_port }",
-        "pods4 { 10.244.1.4 }",
-        "pods6 { fd00:10:244:1::4 }",
+        "ip plumb links { \"veth1\" : goto from_port }",
+        "ip6 plumb links { \"veth1\" : goto from_port }",
+        "ip plumb pods { 10.244.1.4 }",
+        "ip6 plumb pods { fd00:10:244:1::4 }",
     ] {
         assert!(said.iter().any(|step| step.ends_with(words)), "{words}: {said:#?}");
     }
@@ -85,15 +104,15 @@ fn a_pod_is_elements_and_goes_with_them() {
 fn a_node_that_joins_is_elements_of_its_own_sources() {
     let (mut cluster, mut compiler) = begun();
     let said = cost(&mut cluster, &mut compiler, node(3));
-    assert!(said.iter().all(|step| step.starts_with("add element inet plumb ")), "{said:#?}");
+    assert!(said.iter().all(|step| step.starts_with("add element ip")), "{said:#?}");
     assert_eq!(said.len(), 6, "nothing but its addresses and its pods' networks: {said:#?}");
     for words in [
-        "nodes4 { 192.168.1.3 }",
-        "nodes6 { fd00::3 }",
-        "inside4in4_24 { 192.168.1.3 . 10.244.3.0 }",
-        "inside6in4_64 { 192.168.1.3 . fd00:10:244:3:: }",
-        "inside4in6_24 { fd00::3 . 10.244.3.0 }",
-        "inside6in6_64 { fd00::3 . fd00:10:244:3:: }",
+        "ip plumb nodes { 192.168.1.3 }",
+        "ip6 plumb nodes { fd00::3 }",
+        "ip plumb inside4_24 { 192.168.1.3 . 10.244.3.0 }",
+        "ip plumb inside6_64 { 192.168.1.3 . fd00:10:244:3:: }",
+        "ip6 plumb inside4_24 { fd00::3 . 10.244.3.0 }",
+        "ip6 plumb inside6_64 { fd00::3 . fd00:10:244:3:: }",
     ] {
         assert!(said.iter().any(|step| step.ends_with(words)), "{words}: {said:#?}");
     }
@@ -135,7 +154,7 @@ fn further_sources_come_and_go_with_the_annotation_and_with_whom_they_belong_to(
     // Another prefix than before: no two ranges of one set ever overlap.
     let wider = cost(&mut cluster, &mut compiler, asks(&["198.18.0.0/16"]));
     assert!(
-        has(&wider, "198.18.0.0-198.18.255.255") && has(&wider, "delete set inet plumb further4_"),
+        has(&wider, "198.18.0.0-198.18.255.255") && has(&wider, "delete set ip plumb further4_"),
         "{wider:#?}"
     );
     // What the node withholds for a while is no source, and no fault either.
@@ -168,19 +187,29 @@ fn further_sources_come_and_go_with_the_annotation_and_with_whom_they_belong_to(
 fn whatever_a_guard_drops_is_counted_under_its_cause() {
     let (_, compiler) = begun();
     let mut found = std::collections::BTreeSet::new();
-    for guard in Guard::ALL {
-        let table = &compiler.nft().tables[&guard.table()];
-        for rule in table.chains.values().flat_map(|chain| &chain.rules) {
+    for (guard, id) in
+        Guard::ALL.into_iter().flat_map(|guard| guard.tables().into_iter().map(move |t| (guard, t)))
+    {
+        let table = &compiler.nft().tables[&id];
+        for (chain, rule) in
+            table.chains.iter().flat_map(|(name, chain)| chain.rules.iter().map(move |r| (name, r)))
+        {
             let ends = |expr: &Expr| matches!(expr, Expr::Verdict(Verdict::Drop) | Expr::Reject(_));
             let cause = Cause::of_comment(&rule.comment);
-            assert_eq!(rule.exprs.iter().any(ends), cause.is_some(), "{rule}");
+            let known = cause.is_some() || Refusal::of_comment(&rule.comment).is_some();
+            let silent = chain == "redirects";
+            assert!(!rule.exprs.iter().any(ends) || known || silent, "{chain}: {rule}");
             let Some(cause) = cause else { continue };
-            assert!(rule.exprs.contains(&Expr::Counter) && cause.guard() == guard, "{rule}");
-            found.insert(cause);
+            // Where the counters are read.
+            let its_own = guard == Guard::Ports || links::CHAINS.contains(&chain.as_str());
+            assert!(rule.exprs.contains(&Expr::Counter) && cause.guard() == guard && its_own, "{rule}");
+            found.insert((id.clone(), cause));
         }
         assert!(table.chains.values().all(|chain| chain.base.is_none_or(|base| !base.drop)));
     }
-    assert_eq!(found, Cause::ALL.iter().copied().collect());
+    let all =
+        Cause::ALL.iter().flat_map(|cause| cause.guard().tables().into_iter().map(|table| (table, *cause)));
+    assert_eq!(found, all.collect());
 }
 
 /// A full set ends the rule that would add to it: what drops must be another one.
@@ -189,20 +218,53 @@ fn no_rule_that_remembers_a_sender_decides_anything() {
     let (_, compiler) = begun();
     let remembers = |rule: &&Rule| rule.exprs.iter().any(|expr| matches!(expr, Expr::Update { .. }));
     let mut sets = std::collections::BTreeSet::new();
-    for table in Guard::ALL.map(|guard| &compiler.nft().tables[&guard.table()]) {
+    for id in Guard::ALL.into_iter().flat_map(Guard::tables) {
+        let table = &compiler.nft().tables[&id];
         for rule in table.chains.values().flat_map(|chain| &chain.rules).filter(remembers) {
             let decides = |expr: &Expr| matches!(expr, Expr::Verdict(_) | Expr::Reject(_));
             assert!(!rule.exprs.iter().any(decides), "{rule}");
-            sets.extend(kstate::nft::sets_of(rule).into_iter().map(str::to_owned));
+            let of_rule = kstate::nft::sets_of(rule).into_iter();
+            sets.extend(of_rule.map(|set| (id.clone(), set.to_owned())));
         }
         for (name, set) in &table.sets {
             assert_eq!(
                 set.dynamic,
-                Cause::ALL.iter().any(|cause| cause.sets().iter().any(|(of, _)| **of == **name))
+                Cause::ALL.iter().any(|cause| cause.sets().iter().any(|(t, of)| *t == id && **of == **name))
             );
         }
     }
-    for (name, _) in Cause::ALL.iter().flat_map(|cause| cause.sets()) {
-        assert!(sets.contains(&*name), "{name} is filled by no rule");
+    for (id, name) in Cause::ALL.iter().flat_map(|cause| cause.sets()) {
+        assert!(sets.contains(&(id.clone(), name.to_string())), "{name} of {id} is filled by no rule");
+    }
+}
+
+/// The kernel has both families, whatever pods have.
+#[test]
+fn a_family_that_pods_have_not_is_guarded_and_nothing_dangles() {
+    for family in Family::ALL {
+        let mut settings = settings();
+        settings.cluster_cidrs.retain(|net| Family::of_net(net) == family);
+        settings.service_cidrs.retain(|net| Family::of_net(net) == family);
+        let (mut cluster, _) = begun();
+        cluster.apply(pod());
+        let mut compiler = Compiler::new(settings);
+        compiler.update(cluster.synced().unwrap(), &[]);
+        for id in Guard::ALL.into_iter().flat_map(Guard::tables) {
+            let table = &compiler.nft().tables[&id];
+            for rule in table.chains.values().flat_map(|chain| &chain.rules) {
+                assert!(
+                    kstate::nft::sets_of(rule).iter().all(|set| table.sets.contains_key(*set)),
+                    "{id}: {rule}"
+                );
+                assert!(chains_of(rule).all(|chain| table.chains.contains_key(chain)), "{id}: {rule}");
+            }
+        }
+        let other = family.pick([TableFamily::Ip6, TableFamily::Ip]);
+        let other = compiler.nft().tables.iter().find(|(id, _)| id.family == other).unwrap().1;
+        assert!(
+            other.chains["raw"].rules.iter().any(|rule| chains_of(rule).any(|chain| chain == "from_pods"))
+        );
+        assert!(!other.chains.contains_key("services") && !other.sets.contains_key("svc"));
+        assert!(other.sets["links"].elements.len() == 2 && !other.sets["nodes"].elements.is_empty());
     }
 }

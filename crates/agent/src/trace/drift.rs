@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use kernel::conntrack::Conntrack;
 use kernel::net::Scope;
 use kstate::net::{Forward, NetState, Op as NetOp, sysctl_link};
-use kstate::nft::{ElemKey, Op as NftOp};
+use kstate::nft::{ElemKey, Op as NftOp, TableFamily};
 use netlink::conntrack::{Entry, Filter};
 use trace::exchange::Flow;
 use trace::hop::{Fact, Hop, Stage};
@@ -314,6 +314,16 @@ impl<'a> Concern<'a> {
     }
 
     fn nft(&self, op: &NftOp) -> Option<Stage> {
+        let others = self.family.is_some_and(|family| {
+            let others = Family::ALL.into_iter().filter(|other| *other != family);
+            others.map(TableFamily::from).any(|other| other == op.table().family)
+        });
+        // A tunnel may go by the other family than what is in it.
+        let concerns = |stage: &Stage| !others || matches!(stage, Stage::Tunnel | Stage::Node);
+        self.nft_stage(op).filter(concerns)
+    }
+
+    fn nft_stage(&self, op: &NftOp) -> Option<Stage> {
         match op {
             NftOp::AddTable(_) | NftOp::DeleteTable(_) => Some(Stage::Service),
             NftOp::AddChain { chain: name, .. }
@@ -330,13 +340,13 @@ impl<'a> Concern<'a> {
         match name {
             "prerouting" | "services" | "node" | "rej" | "unreachable" => Some(Stage::Service),
             // Only what the name servers of the cluster are asked meets these.
-            "raw" | "raw_output" | "input" | "dns" => Some(Stage::Resolve),
+            "input" | "dns" => Some(Stage::Resolve),
             // The guard: who may send what by which link.
-            "frames" | "ipv4_frames" | "ipv6_frames" | "arp_frames" | "sources" | "from_pods" | "onward"
+            "frames" | "ipv4_frames" | "ipv6_frames" | "arp_frames" | "raw" | "from_pods" | "onward"
             | "no_pod" | "away" | "pod_to_tunnel" => Some(self.bridge_hop.unwrap_or(Stage::Veth)),
             "from_wire" | "inner" | "tunnel" | "from_tunnel" => self.arrives_by_tunnel.then_some(Stage::Node),
             "postrouting" => Some(Stage::Masq),
-            "sent" => self.forth.as_ref().map(|_| Stage::Tunnel),
+            "raw_output" => Some(self.forth.as_ref().map_or(Stage::Resolve, |_| Stage::Tunnel)),
             "astray" => Some(Stage::Route),
             "forward" | "unusual" if self.egress => Some(Stage::Egress),
             "forward" | "unusual" => Some(Stage::Ingress),
@@ -351,8 +361,8 @@ impl<'a> Concern<'a> {
     fn set(&self, set: &str, key: Option<&ElemKey>) -> Option<Stage> {
         match set {
             "svc" | "ep" | "guard" => self.is_frontend(key).then_some(Stage::Service),
-            "links" | "pods4" | "pods6" | "ports" | "senders4" | "senders6" | "link6" => self.bridge_hop,
-            "nodes4" | "nodes6" if self.arrives_by_tunnel => Some(Stage::Node),
+            "links" | "pods" | "ports" | "senders4" | "senders6" | "link6" => self.bridge_hop,
+            "nodes" if self.arrives_by_tunnel => Some(Stage::Node),
             _ if set.starts_with("inside") => self.arrives_by_tunnel.then_some(Stage::Node),
             "dnspeers" => Some(Stage::Resolve),
             "hairpin" => self.masquerade.then_some(Stage::Masq),

@@ -19,14 +19,14 @@ pub struct Guards {
     nft: Nft,
     /// Of the pod that sends, on its node.
     port: Option<IfName>,
-    before: BTreeMap<Cause, u64>,
+    before: (BTreeMap<Cause, u64>, Look),
 }
 
 impl Guards {
     pub fn begin(port: Option<IfName>) -> Result<Self> {
         let nft = Nft::open()?;
-        let mut guards = Self { nft, port, before: BTreeMap::new() };
-        (guards.before, _) = guards.look()?;
+        let mut guards = Self { nft, port, before: Default::default() };
+        guards.before = guards.look()?;
         Ok(guards)
     }
 
@@ -47,19 +47,21 @@ impl Guards {
     pub fn finish(mut self) -> Result<Vec<Decision>> {
         let (after, look) = self.look()?;
         let more = |(cause, after): (Cause, u64)| {
-            let before = self.before.get(&cause).copied().unwrap_or_default();
-            let packets = after.checked_sub(before).filter(|packets| *packets > 0)?;
-            let table = cause.guard().table();
+            let (counts, before) = &self.before;
+            let before_it = counts.get(&cause).copied().unwrap_or_default();
+            let packets = after.checked_sub(before_it).filter(|packets| *packets > 0)?;
+            let (table, chain) = look.place(cause, before)?;
             Some(Decision {
                 hook: COUNTED.to_owned(),
                 family: table.family.to_string(),
                 table: table.name.to_string(),
-                chain: look.chain(cause)?.to_owned(),
+                chain: chain.to_owned(),
                 verdict: format!("drop of {packets} packets meanwhile"),
                 comment: cause.comment(),
                 packet: None,
                 oif: None,
                 answer: false,
+                guard: true,
             })
         };
         Ok(after.into_iter().filter_map(more).collect())

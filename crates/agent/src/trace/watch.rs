@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use compile::guard::cause::Cause;
 use kernel::Rtnl;
 use kernel::conntrack::{Beginnings, Conntrack};
 use kernel::nft::{Nft, Notice, Observed, TraceEvents};
@@ -200,6 +201,8 @@ impl Decider {
             *hook = format!("{:?}", base.hook).to_lowercase();
         }
         let rule = seen.zip(step.handle).and_then(|(seen, h)| seen.rule(&step.table, &step.chain, h));
+        let ours = &*step.table.name == types::wire::TABLE;
+        let guard = ours && rule.is_some_and(|rule| Cause::of_comment(&rule.comment).is_some());
         Decision {
             hook: hook.clone(),
             family: format!("{:?}", step.table.family).to_lowercase(),
@@ -210,6 +213,7 @@ impl Decider {
             packet: packet(step),
             oif: step.oif.and_then(|index| self.names.get(&index).cloned()),
             answer,
+            guard,
         }
     }
 }

@@ -9,7 +9,7 @@
 //! next one drops.
 
 use kstate::nft::build::{self, count_by, rule};
-use kstate::nft::{Expr, Field, Reg, Rule, Set, SetData};
+use kstate::nft::{Expr, Field, Reg, Rule, Set, SetData, TableFamily, TableId};
 use types::Family;
 
 use super::Guard;
@@ -52,7 +52,7 @@ macro_rules! causes {
                 match self { $(Self::$name => $text,)* }
             }
 
-            /// Whose table drops it.
+            /// Whose rules drop it.
             pub fn guard(self) -> Guard {
                 match self { $(Self::$name => Guard::$guard,)* }
             }
@@ -102,31 +102,37 @@ impl Cause {
         Self::ALL.iter().copied().find(|cause| cause.word() == word)
     }
 
-    /// The sets that count its senders, and what they are known by.
-    pub fn sets(self) -> Vec<(Name, Field)> {
+    /// The sets that count its senders, one in each table of its guard.
+    pub fn sets(self) -> Vec<(TableId, Name)> {
         match self.sender() {
-            Sender::Port => vec![(self.word().into(), Field::IfName)],
-            Sender::Pod => Family::ALL.map(|family| (self.set_of(family), address(family))).into(),
+            Sender::Port | Sender::Pod => {
+                self.guard().tables().into_iter().map(|table| (table, Name::Borrowed(self.word()))).collect()
+            }
             Sender::Unknown => Vec::new(),
         }
     }
 
-    fn set_of(self, family: Family) -> Name {
-        format!("{}{}", self.word(), family.pick([4, 6])).into()
+    /// What a sender is known by in a table.
+    fn field(self, table: &TableId) -> Option<Field> {
+        match (self.sender(), table.family) {
+            (Sender::Port, _) => Some(Field::IfName),
+            (Sender::Pod, TableFamily::Ip6) => Some(Field::Ipv6),
+            (Sender::Pod, _) => Some(Field::Ipv4),
+            (Sender::Unknown, _) => None,
+        }
     }
 
-    /// What this guard's rules need.
-    pub(super) fn add_sets(guard: Guard, fragment: &mut Fragment) {
-        for (name, field) in
-            Self::ALL.iter().filter(|cause| cause.guard() == guard).flat_map(|cause| cause.sets())
-        {
+    /// What the guard's rules in this table need.
+    pub(super) fn add_sets(table: &TableId, fragment: &mut Fragment) {
+        for cause in Self::ALL.iter().filter(|cause| cause.guard().tables().contains(table)) {
+            let Some(field) = cause.field(table) else { continue };
             let set = Set {
                 dynamic: true,
                 timeout_ms: Some(KEPT_MS),
                 size: Some(MOST),
                 ..Set::new([field], SetData::None)
             };
-            fragment.sets.insert(name, set);
+            fragment.sets.insert(cause.word().into(), set);
         }
     }
 
@@ -141,18 +147,11 @@ impl Cause {
     }
 
     /// Drops everything that comes here; pods are counted by their address, which the set `pods` has.
-    pub(super) fn dropped_by_pod(self, pods: [&'static str; 2]) -> Vec<Rule> {
-        let count = |family: Family| {
-            let pod = [build::saddr(family, R0), build::lookup(family.pick(pods), R0)];
-            let by = count_by(self.set_of(family), R0, KEPT_MS);
-            rule("", super::links::of_family(family).into_iter().chain(pod).chain([by]))
-        };
-        vec![count(Family::V4), count(Family::V6), self.dropped([])]
+    pub(super) fn dropped_by_pod(self, family: Family, pods: &str) -> Vec<Rule> {
+        let pod = [build::saddr(family, R0), build::lookup(pods, R0)];
+        let by = count_by(self.word(), R0, KEPT_MS);
+        vec![rule("", pod.into_iter().chain([by])), self.dropped([])]
     }
-}
-
-fn address(family: Family) -> Field {
-    family.pick([Field::Ipv4, Field::Ipv6])
 }
 
 #[cfg(test)]

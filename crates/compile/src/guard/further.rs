@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   bridge plumb   the pod's port and MAC, a further source    ─> as an own one; ARP for it, too
-//!   inet plumb     cni0: a further source of some pod here     ─> as a pod's
-//!   ip, ip6 plumb  a flow from there, or to there              ─> that pod's policies (policy/further.rs)
+//!   ip, ip6 plumb  cni0: a further source of some pod here     ─> as a pod's
+//!                  a flow from there, or to there              ─> that pod's policies (policy/further.rs)
 //! ```
 //!
 //! Behind the bridge the address alone says which pod it is, so of two pods of a node only one has it.

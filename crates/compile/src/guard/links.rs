@@ -1,24 +1,23 @@
-//! `inet plumb`: each link states which sources come by it, and the tunnel's port is for nodes only.
+//! What may come by each link, on the hooks of a family's table, and that the tunnel's port is for nodes only.
 //!
 //! ```text
-//!   prerouting (raw) ─┬─ cni0 ──── a pod of this node, or a further source of one; never to the tunnel's port
-//!                     ├─ veth… ─── nothing: pods come by the bridge
+//!   raw (prerouting) ─┬─ cni0 ──── a pod of this node, or a further source of one; never to the tunnel's port
 //!                     ├─ plumb.1 ─ what the tunnel let in; never to the tunnel's port
+//!                     ├─ veth… ─── nothing: pods come by the bridge
 //!                     └─ others ── UDP 8472? ─> from a node, and inside only its own ── no address of a pod or Service
-//!   output (raw) ── what goes into the tunnel is no flow, nor is what comes by it
-//!   forward ── no pod and no Service leads to the tunnel's port of another node; nobody has the address: say so
-//!   input ──── no Service leads to the tunnel's port of this node; a segment of no connection is not answered
+//!   raw_output ── what goes into the tunnel is no flow, nor is what comes by it
+//!   forward ───── to no pod of this node: no pod and no Service leads to another node's tunnel port; nobody's: say so
+//!   input ─────── no Service leads to the tunnel's port of this node; a segment of no connection is not answered
 //! ```
+//!
+//! Each packet meets these, so what most packets are is asked first, in few rules; the rest is in chains of its own.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use kstate::nft::build::{self, Value, ct_state, ct_status, encode, rule};
 use kstate::nft::key;
-use kstate::nft::{
-    BaseChain, Chain, ChainKind, CmpOp, ElemData, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
-    Verdict,
-};
+use kstate::nft::{Chain, CmpOp, ElemData, Expr, Field, PayloadBase, Reg, Rule, Set, SetData, Verdict};
 use model::{Attachment, Cluster, Node};
 use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IpNet, Protocol};
@@ -29,116 +28,130 @@ use super::further::rules as further;
 use crate::Settings;
 use crate::fabric::{internal_ip, pod_subnets};
 use crate::fragment::{Fragment, Name};
-use crate::layout::{BEFORE_CONNTRACK, daddr_outside, kept};
+use crate::layout::{daddr_outside, kept};
 
 /// Map: link → chain of what may come by it, of all but the bridge and the tunnel; one that is not in it is the node's own.
 pub const LINKS: &str = "links";
-/// Sets: addresses of this node's pods.
-pub const PODS: [&str; 2] = ["pods4", "pods6"];
-/// Sets: addresses of the other nodes.
-pub const NODES: [&str; 2] = ["nodes4", "nodes6"];
+/// Set: addresses of this node's pods.
+pub const PODS: &str = "pods";
+/// Set: addresses of the other nodes.
+pub const NODES: &str = "nodes";
+
+/// Chain: what comes by the pods' bridge.
+const FROM_PODS: &str = "from_pods";
+/// Chain: by the pods' bridge, from no address of a pod of this node.
+const NO_POD: &str = "no_pod";
+/// Chain: what comes by a pod's port itself.
+const FROM_PORT: &str = "from_port";
+const FROM_TUNNEL: &str = "from_tunnel";
+const FROM_WIRE: &str = "from_wire";
 /// Chain: a packet to the tunnel's port in which a node sends what is its own.
 const INNER: &str = "inner";
 /// Chain: any other packet to the tunnel's port that does not come from a pod.
 const TUNNEL: &str = "tunnel";
+/// Chain: what is forwarded to an address of no pod of this node.
+const ONWARD: &str = "onward";
 /// Chain: what is forwarded to a tunnel's port.
 const AWAY: &str = "away";
-/// Chain: by the pods' bridge, from no pod of this node.
-const NO_POD: &str = "no_pod";
+/// Chain: what this node takes at the tunnel's port.
+const TO_TUNNEL: &str = "to_tunnel";
 /// Chain: what a Service led to the tunnel's port of this node.
 const SERVICE_TO_TUNNEL: &str = "service_to_tunnel";
 /// Chain: a pod's packet to a tunnel's port, of whatever node.
 const POD_TO_TUNNEL: &str = "pod_to_tunnel";
+/// Chain: what comes to this node and does not belong to a flow as other packets do.
+pub const UNEXPECTED: &str = "unexpected";
 
-/// Set: (node, network of this length) that its tunnel brings packets from, such as `inside4in4_24`. A network has a set of
+/// The chains that are the guard's alone. What it drops is dropped and counted in these.
+pub const CHAINS: [&str; 13] = [
+    FROM_PODS,
+    NO_POD,
+    FROM_PORT,
+    FROM_TUNNEL,
+    FROM_WIRE,
+    INNER,
+    TUNNEL,
+    ONWARD,
+    AWAY,
+    TO_TUNNEL,
+    SERVICE_TO_TUNNEL,
+    POD_TO_TUNNEL,
+    UNEXPECTED,
+];
+
+/// Set: (node, network of this length) that its tunnel brings packets from, such as `inside4_24`. A network has a set of
 /// its length, since its first address alone does not say how far it goes: 10.244.3.0/25 is not 10.244.3.0/24.
-fn inside(outer: Family, inner: Family, length: u8) -> String {
-    let number = |family: Family| family.pick([4, 6]);
-    format!("inside{}in{}_{length}", number(inner), number(outer))
+fn inside(inner: Family, length: u8) -> String {
+    format!("inside{}_{length}", inner.pick([4, 6]))
 }
 
 const R0: Reg = Reg(0);
-/// Before NF_IP_PRI_FILTER: policies judge only what may be there at all.
-const BEFORE_POLICIES: i32 = -10;
 /// RFC 7348 §5, from the outer UDP header on: the network's number, the inner frame's type, the inner IP header.
 const VNI_AT: u32 = 12;
 const TYPE_AT: u32 = 28;
 const INNER_AT: u32 = 30;
 
-pub fn base(cluster: &Cluster, settings: &Settings) -> Fragment {
+/// Sets, and the chains beside those on the hooks, which layout.rs has.
+pub fn base(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment {
     let mut fragment = Fragment::default();
     fragment.sets.insert(LINKS.into(), Set::new([Field::IfName], SetData::Verdicts));
-    for family in Family::ALL {
-        for set in [family.pick(PODS), family.pick(NODES)] {
-            fragment.sets.insert(set.into(), Set::new([key::address(family)], SetData::None));
-        }
+    for set in [PODS, NODES] {
+        fragment.sets.insert(set.into(), Set::new([key::address(family)], SetData::None));
     }
-    for (outer, inner, length) in tunnels(cluster, settings) {
-        let set = Set::new([key::address(outer), key::address(inner)], SetData::None);
-        fragment.sets.insert(inside(outer, inner, length).into(), set);
+    for (inner, length) in tunnels(cluster, settings) {
+        let set = Set::new([key::address(family), key::address(inner)], SetData::None);
+        fragment.sets.insert(inside(inner, length).into(), set);
     }
     fragment.element(LINKS, encode(&[Value::IfName("lo")]), ElemData::Verdict(Verdict::Accept));
-    let further = Family::ALL.map(|family| further::set(&mut fragment, (cluster, settings), family));
-    let regular = |rules| Chain { base: None, rules };
-    let hooked = |hook, priority, rules| Chain {
-        base: Some(BaseChain { kind: ChainKind::Filter, hook, priority, drop: false }),
-        rules,
-    };
+    let further = further::set(&mut fragment, (cluster, settings), family);
+    let inner = tunnels(cluster, settings).into_iter().map(|inside| inner_source(family, inside));
     let chains = [
-        ("sources", hooked(Hook::Prerouting, BEFORE_CONNTRACK, sources())),
-        ("from_pods", regular(from_pods(&further))),
-        (NO_POD, regular(no_pod())),
+        (FROM_PODS, from_pods(family)),
+        (NO_POD, no_pod(family, further.as_deref())),
         // A frame to the bridge group's own address, or a port that somebody took out of the bridge.
-        ("from_port", regular(Cause::PastBridge.dropped_by_port().into())),
-        ("from_tunnel", regular(vec![Cause::TunnelToTunnel.dropped(to_own_vxlan())])),
-        ("from_wire", regular(from_wire(settings))),
-        ("sent", hooked(Hook::Output, BEFORE_CONNTRACK, sent())),
-        (INNER, regular(tunnels(cluster, settings).into_iter().map(inner_source).collect())),
-        (TUNNEL, regular(tunnel())),
-        ("onward", hooked(Hook::Forward, BEFORE_POLICIES, onward(&further))),
-        (AWAY, regular(away())),
-        ("local", hooked(Hook::Input, BEFORE_POLICIES, local())),
-        ("to_tunnel", regular(to_tunnel())),
-        (SERVICE_TO_TUNNEL, regular(service_to_tunnel())),
-        (POD_TO_TUNNEL, regular(Cause::PodToTunnel.dropped_by_pod(PODS))),
+        (FROM_PORT, Cause::PastBridge.dropped_by_port().into()),
+        (FROM_TUNNEL, vec![Cause::TunnelToTunnel.dropped(to_own_vxlan())]),
+        (FROM_WIRE, from_wire(settings, family)),
+        (INNER, inner.collect()),
+        (TUNNEL, tunnel(family)),
+        (ONWARD, onward(family, further.as_deref())),
+        (AWAY, away()),
+        (TO_TUNNEL, to_tunnel(family)),
+        (SERVICE_TO_TUNNEL, service_to_tunnel()),
+        (POD_TO_TUNNEL, Cause::PodToTunnel.dropped_by_pod(family, PODS)),
     ];
-    Cause::add_sets(Guard::Links, &mut fragment);
-    fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
-    fragment
-}
-
-pub fn pod(attachment: &Attachment) -> Fragment {
-    let mut fragment = Fragment::default();
-    for ip in &attachment.ips {
-        fragment.element(Family::of(*ip).pick(PODS), encode(&[(*ip).into()]), ElemData::None);
+    for table in Guard::Links.tables().iter().filter(|table| table.family == family.into()) {
+        Cause::add_sets(table, &mut fragment);
     }
-    let past = ElemData::Verdict(Verdict::Goto("from_port".to_owned()));
-    fragment.element(LINKS, encode(&[Value::from(&attachment.host_if)]), past);
+    let regular = chains.map(|(name, rules)| (Name::Borrowed(name), Chain { base: None, rules }));
+    fragment.chains.extend(regular);
     fragment
 }
 
-/// A node that joins: its addresses, and that its tunnel brings its pods and its tunnel's address.
+/// A pod of this node.
+pub fn pod(fragment: &mut Fragment, attachment: &Attachment, family: Family) {
+    for ip in attachment.ips.iter().filter(|ip| Family::of(**ip) == family) {
+        fragment.element(PODS, encode(&[(*ip).into()]), ElemData::None);
+    }
+    let past = ElemData::Verdict(Verdict::Goto(FROM_PORT.to_owned()));
+    fragment.element(LINKS, encode(&[Value::from(&attachment.host_if)]), past);
+}
+
+/// A node that joins: its address, and that its tunnel brings its pods and its tunnel's address.
 ///
 /// The inner source is compared while the outer one is still to be seen. A tunnel device shows no more who sent what, and
 /// a node that was broken into must not speak for the pods of all others. What it says of itself in its status counts for
 /// the outer source only: its pods' network was assigned to it, its addresses it may make up.
-pub fn peer(node: &Node) -> Fragment {
+pub fn peer(node: &Node, family: Family) -> Fragment {
     let mut fragment = Fragment::default();
-    for outer in Family::ALL {
-        let Some(address) = internal_ip(node, outer) else { continue };
-        fragment.element(outer.pick(NODES), encode(&[address.into()]), ElemData::None);
-        for subnet in pod_subnets(node) {
-            let (inner, net) = (Family::of_net(&subnet.net), subnet.net);
-            let pair = encode(&[address.into(), net.network().into()]);
-            fragment.element(inside(outer, inner, net.prefix_len()), pair, ElemData::None);
-        }
+    let Some(address) = internal_ip(node, family) else { return fragment };
+    fragment.element(NODES, encode(&[address.into()]), ElemData::None);
+    for subnet in pod_subnets(node) {
+        let net = subnet.net;
+        let pair = encode(&[address.into(), net.network().into()]);
+        fragment.element(inside(Family::of_net(&net), net.prefix_len()), pair, ElemData::None);
     }
     fragment
-}
-
-pub(super) fn of_family(family: Family) -> [Expr; 2] {
-    // NFPROTO_IPV4, NFPROTO_IPV6.
-    [build::nfproto(R0), build::cmp(R0, CmpOp::Eq, [family.pick([2_u8, 10])])]
 }
 
 fn device(load: Expr, op: CmpOp, name: &str) -> Vec<Expr> {
@@ -162,114 +175,97 @@ fn translated() -> impl Iterator<Item = Expr> {
     [build::ct_status(R0)].into_iter().chain(build::has_bits(R0, ct_status::DST_NAT))
 }
 
-/// What pods send and what the tunnel brings is most of it: a comparison costs less than the map.
-fn sources() -> Vec<Rule> {
+/// Before conntrack. What pods send and what the tunnel brings is most of it: a comparison costs less than the map.
+pub fn sources() -> Vec<Rule> {
     let by =
         |link, chain| device(build::iifname(R0), CmpOp::Eq, link).into_iter().chain([build::goto(chain)]);
     vec![
-        rule("", by(BRIDGE, "from_pods")),
-        rule("", by(VXLAN_DEVICE, "from_tunnel")),
+        rule("", by(BRIDGE, FROM_PODS)),
+        rule("", by(VXLAN_DEVICE, FROM_TUNNEL)),
         rule("", [build::iifname(R0), build::vmap(LINKS, R0)]),
-        rule("", [build::goto("from_wire")]),
+        rule("", [build::goto(FROM_WIRE)]),
     ]
 }
 
-/// `further`: names of the sets of further sources, where there are any.
-fn from_pods(further: &[Option<String>; 2]) -> Vec<Rule> {
-    let stranger = |family: Family| {
-        let source =
-            [build::saddr(family, R0), build::lookup_not(family.pick(PODS), R0), build::goto(NO_POD)];
-        rule("", of_family(family).into_iter().chain(source))
-    };
-    // The bridge's own hooks have seen whose these are. They go no further than the node.
-    let link = |net: &str| {
-        let net = net.parse::<IpNet>().ok()?;
-        let inside = [build::saddr(Family::V6, R0)].into_iter().chain(build::in_prefix(R0, net));
-        Some(rule("", of_family(Family::V6).into_iter().chain(inside).chain([build::accept()])))
-    };
-    let mut rules = vec![rule("", to_own_vxlan().chain([build::goto(POD_TO_TUNNEL)]))];
-    rules.extend(of_further("a further source of a pod", further, build::saddr));
-    rules.push(stranger(Family::V4));
-    rules.extend(["fe80::/10", "::/128"].into_iter().filter_map(link));
-    rules.push(stranger(Family::V6));
-    rules
+fn from_pods(family: Family) -> Vec<Rule> {
+    vec![
+        rule("", [build::saddr(family, R0), build::lookup_not(PODS, R0), build::goto(NO_POD)]),
+        rule("", to_own_vxlan().chain([build::goto(POD_TO_TUNNEL)])),
+    ]
 }
 
 /// What the node itself sends to a group or by broadcast comes back to it by the link that it leaves by (ip_mc_output,
 /// net/ipv4/ip_output.c): mDNS of the node, or its answer to an IGMP query of a pod. The bridge's hooks drop what a pod
 /// sends under the node's address, and so does the kernel where these are away (ip_mc_validate_source).
-fn no_pod() -> Vec<Rule> {
+///
+/// `further`: the set of further sources, if there are any.
+fn no_pod(family: Family, further: Option<&str>) -> Vec<Rule> {
+    // The bridge's own hooks have seen whose these are. They go no further than the node.
+    let link = |net: &str| {
+        let net = net.parse::<IpNet>().ok()?;
+        let inside = [build::saddr(family, R0)].into_iter().chain(build::in_prefix(R0, net));
+        Some(rule("", inside.chain([build::accept()])))
+    };
     let own = [build::fib_saddr_type(R0), build::is(R0, build::RTN_LOCAL)].into_iter();
     let many = build::within(R0, build::RTN_BROADCAST, build::RTN_MULTICAST);
-    vec![
-        rule("the node's own, looped back", own.chain([build::fib_daddr_type(R0), many, build::accept()])),
-        Cause::UnknownPod.dropped([]),
-    ]
-}
-
-fn of_further(
-    comment: &'static str,
-    further: &[Option<String>; 2],
-    address: fn(Family, Reg) -> Expr,
-) -> impl Iterator<Item = Rule> {
-    let sets =
-        Family::ALL.into_iter().filter_map(|family| Some((family, family.pick(further.each_ref()).clone()?)));
-    sets.map(move |(family, set)| {
-        let has = [address(family, R0), build::lookup(set, R0), build::accept()];
-        rule(comment, of_family(family).into_iter().chain(has))
-    })
+    let mut rules = vec![rule("", to_own_vxlan().chain([build::goto(POD_TO_TUNNEL)]))];
+    rules.extend(further.map(|set| {
+        let has = [build::saddr(family, R0), build::lookup(set, R0), build::accept()];
+        rule("a further source of a pod", has)
+    }));
+    if family == Family::V6 {
+        rules.extend(["fe80::/10", "::/128"].into_iter().filter_map(link));
+    }
+    rules.push(rule(
+        "the node's own, looped back",
+        own.chain([build::fib_daddr_type(R0), many, build::accept()]),
+    ));
+    rules.push(Cause::UnknownPod.dropped([]));
+    rules
 }
 
 /// What nodes send each other is most of it: it is let in first, without asking whose the address is that it came to.
-fn from_wire(settings: &Settings) -> Vec<Rule> {
+fn from_wire(settings: &Settings, family: Family) -> Vec<Rule> {
     let mut rules = vec![rule("", to_vxlan().into_iter().chain([build::jump(INNER)]))];
     for (nets, cause) in [
         (&settings.cluster_cidrs, Cause::PodFromOutside),
         (&settings.service_cidrs, Cause::ServiceFromOutside),
     ] {
-        for net in nets {
+        for net in nets.iter().filter(|net| Family::of_net(net) == family) {
             // No node has such an address: its own agent would make nothing (agent, underlay.rs). A Node object that
             // says so is wrong or lies.
-            let family = Family::of_net(net);
             let inside = [build::saddr(family, R0)].into_iter().chain(build::in_prefix(R0, net.trunc()));
-            rules.push(cause.dropped(of_family(family).into_iter().chain(inside)));
+            rules.push(cause.dropped(inside));
         }
     }
     rules.push(rule("", to_own_vxlan().chain([build::goto(TUNNEL)])));
     rules
 }
 
-/// What other nodes' tunnels bring: outer family, inner family, and lengths of the networks that pods have there.
-fn tunnels(cluster: &Cluster, settings: &Settings) -> BTreeSet<(Family, Family, u8)> {
+/// What other nodes' tunnels bring: families, and lengths of the networks that pods have there.
+fn tunnels(cluster: &Cluster, settings: &Settings) -> BTreeSet<(Family, u8)> {
     let peers = cluster.nodes.values().filter(|node| node.name != settings.node);
     let nets = peers.flat_map(pod_subnets).map(|subnet| subnet.net);
-    let found: BTreeSet<_> = nets.map(|net| (Family::of_net(&net), net.prefix_len())).collect();
-    let by_outer = |(inner, length)| Family::ALL.map(|outer| (outer, inner, length));
-    found.into_iter().flat_map(by_outer).collect()
+    nets.map(|net| (Family::of_net(&net), net.prefix_len())).collect()
 }
 
-/// The tunnel's packets are no flows: conntrack would translate them by a flow of a pod that was masqueraded to the tunnel's
-/// port, and each node would remember every flow twice.
-fn sent() -> Vec<Rule> {
-    let to = |family: Family| {
-        let node = [build::daddr(family, R0), build::lookup(family.pick(NODES), R0), build::notrack()];
-        rule("the tunnel's", to_vxlan().into_iter().chain(of_family(family)).chain(node))
-    };
-    Family::ALL.map(to).into()
+/// Before conntrack. The tunnel's packets are no flows: conntrack would translate them by a flow of a pod that was
+/// masqueraded to the tunnel's port, and each node would remember every flow twice.
+pub fn sent(family: Family) -> Rule {
+    let node = [build::daddr(family, R0), build::lookup(NODES, R0), build::notrack()];
+    rule("the tunnel's", to_vxlan().into_iter().chain(node))
 }
 
 /// Comes here what [`INNER`] did not let in.
-fn tunnel() -> Vec<Rule> {
-    let mut rules: Vec<Rule> = Vec::new();
-    for outer in Family::ALL {
-        let source = [build::saddr(outer, R0), build::lookup_not(outer.pick(NODES), R0)];
-        rules.push(Cause::StrangerToTunnel.dropped(of_family(outer).into_iter().chain(source)));
-    }
+fn tunnel(family: Family) -> Vec<Rule> {
+    let source = [build::saddr(family, R0), build::lookup_not(NODES, R0)];
     let [_, vni @ ..] = VXLAN_VNI.to_be_bytes();
     let other = [transport(R0, VNI_AT, 3), build::cmp(R0, CmpOp::Ne, vni)];
-    rules.push(rule("another's tunnel", other.into_iter().chain([build::accept()])));
-    rules.push(Cause::InnerSource.dropped([]));
-    rules
+    vec![
+        Cause::StrangerToTunnel.dropped(source),
+        rule("another's tunnel", other.into_iter().chain([build::accept()])),
+        Cause::InnerSource.dropped([]),
+    ]
 }
 
 fn transport(dreg: Reg, offset: u32, len: u32) -> Expr {
@@ -277,14 +273,14 @@ fn transport(dreg: Reg, offset: u32, len: u32) -> Expr {
 }
 
 /// The network of this length that the inner source lies in is the sending node's.
-fn inner_source((outer, inner, length): (Family, Family, u8)) -> Rule {
+fn inner_source(outer: Family, (inner, length): (Family, u8)) -> Rule {
     let carries: [u8; 2] = inner.pick([[0x08, 0x00], [0x86, 0xdd]]);
     let kind = [transport(R0, TYPE_AT, 2), build::cmp(R0, CmpOp::Eq, carries)];
     let at = key::after(R0, key::address(outer));
     let (offset, len) = inner.pick([(12, 4), (8, 16)]);
     let pair = [build::saddr(outer, R0), transport(at, INNER_AT + offset, len)];
-    let exprs = of_family(outer).into_iter().chain(kind).chain(pair).chain(mask(at, inner, length));
-    let own = build::lookup(inside(outer, inner, length), R0);
+    let exprs = kind.into_iter().chain(pair).chain(mask(at, inner, length));
+    let own = build::lookup(inside(inner, length), R0);
     rule("", exprs.chain([own, build::notrack(), build::accept()]))
 }
 
@@ -296,22 +292,26 @@ fn mask(reg: Reg, family: Family, length: u8) -> Option<Expr> {
     Some(Expr::Bitwise { sreg: reg, dreg: reg, mask, xor })
 }
 
-/// After all translation. What leaves by another link than these is to bear this node's address, which other nodes
-/// believe: no pod, and nobody by a Service, has it sent to a tunnel's port, at whatever address of whatever node.
-fn onward(further: &[Option<String>; 2]) -> Vec<Rule> {
-    let nobody = |family: Family| {
-        let to = [build::daddr(family, R0), build::lookup_not(family.pick(PODS), R0)];
-        let bridge = device(build::oifname(R0), CmpOp::Eq, BRIDGE);
-        let exprs = of_family(family).into_iter().chain(bridge);
-        let exprs = exprs.chain(daddr_outside(family, kept(family))).chain(to);
-        rule(Cause::NoSuchPod.comment(), exprs.chain([build::counter(), build::reject_host()]))
-    };
+/// After all translation, and before policies, which judge only what may be there at all. To this node's pods is most of it.
+pub fn forwarded(family: Family) -> Rule {
+    rule("", [build::daddr(family, R0), build::lookup_not(PODS, R0), build::jump(ONWARD)])
+}
+
+/// What leaves by another link than the bridge and the tunnel is to bear this node's address, which other nodes believe:
+/// no pod, and nobody by a Service, has it sent to a tunnel's port, at whatever address of whatever node.
+fn onward(family: Family, further: Option<&str>) -> Vec<Rule> {
     let mut rules = vec![rule("", to_vxlan().into_iter().chain([build::jump(AWAY)]))];
     // Somebody has the node route it to the pod.
-    rules.extend(of_further("a further address of a pod", further, build::daddr));
+    rules.extend(further.map(|set| {
+        let has = [build::daddr(family, R0), build::lookup(set, R0), build::ret()];
+        rule("a further address of a pod", has)
+    }));
     // Else the kernel would ask for each of them by ARP or ND, and remember the question: some hundred fill the table of
     // neighbours for all (gc_thresh3).
-    rules.extend(Family::ALL.map(nobody));
+    let bridge = device(build::oifname(R0), CmpOp::Eq, BRIDGE);
+    let nobody = bridge.into_iter().chain(daddr_outside(family, kept(family)));
+    let refused = nobody.chain([build::counter(), build::reject_host()]);
+    rules.push(rule(Cause::NoSuchPod.comment(), refused));
     rules
 }
 
@@ -328,17 +328,26 @@ fn away() -> Vec<Rule> {
     ]
 }
 
+/// On input.
+pub fn taken() -> Vec<Rule> {
+    let odd =
+        [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, ct_state::INVALID | ct_state::RELATED));
+    vec![
+        rule("", to_vxlan().into_iter().chain([build::goto(TO_TUNNEL)])),
+        rule("", odd.chain([build::jump(UNEXPECTED)])),
+    ]
+}
+
 /// A segment that conntrack cannot place (out of the window, say) is not translated back, so what belongs to a
 /// masqueraded connection comes here: no socket knows it, and the node's reset would end a connection that RFC 9293
 /// §3.10.7.4 has go on. A socket that does know it answers as ever. `nf_conntrack_tcp_be_liberal` would do for that, and
 /// have every blind segment taken for the connection's own, in the whole network namespace.
-fn local() -> Vec<Rule> {
+pub fn stray() -> Vec<Rule> {
     let unknown = || {
         let invalid = [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, ct_state::INVALID));
         invalid.chain([build::l4proto(R0), build::is(R0, Protocol::Tcp)])
     };
     vec![
-        rule("", to_vxlan().into_iter().chain([build::goto("to_tunnel")])),
         rule("a socket takes it", unknown().chain([build::socket_wildcard(R0), build::accept()])),
         Cause::StraySegment.dropped(unknown()),
     ]
@@ -346,16 +355,11 @@ fn local() -> Vec<Rule> {
 
 /// What a Service led here is no node's, whoever it seems to be from: on its way a pod's packet to a node port of another
 /// node bears the address of its own.
-fn to_tunnel() -> Vec<Rule> {
-    let node = |family: Family| {
-        let source = [build::saddr(family, R0), build::lookup(family.pick(NODES), R0), build::accept()];
-        rule("", of_family(family).into_iter().chain(source))
-    };
+fn to_tunnel(family: Family) -> Vec<Rule> {
     let own = device(build::iifname(R0), CmpOp::Eq, "lo").into_iter().chain([build::accept()]);
     vec![
         rule("", translated().chain([build::goto(SERVICE_TO_TUNNEL)])),
-        node(Family::V4),
-        node(Family::V6),
+        rule("", [build::saddr(family, R0), build::lookup(NODES, R0), build::accept()]),
         rule("", own),
         Cause::StrangerToTunnel.dropped([]),
     ]

@@ -13,7 +13,7 @@
 //!
 //! Frames to the bridge group's own addresses (01:80:c2:00:00:00 to …0f) would come to the IP stack by the port itself, past
 //! these hooks (br_handle_frame, net/bridge/br_input.c). Pods' ports have them bridged as any other
-//! (`PortOptions::GROUP_FWD`), and `inet plumb` drops what comes by a port that does not.
+//! (`PortOptions::GROUP_FWD`), and the guard of links drops what comes by a port that does not.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -69,7 +69,7 @@ pub fn base() -> Fragment {
     ];
     let sets = sets.into_iter().chain(further::maps());
     fragment.sets.extend(sets.map(|(name, set)| (Name::Borrowed(name), set)));
-    Cause::add_sets(Guard::Ports, &mut fragment);
+    Guard::Ports.tables().iter().for_each(|table| Cause::add_sets(table, &mut fragment));
     let regular = |rules| Chain { base: None, rules };
     let hooked = |hook, rules| Chain {
         base: Some(BaseChain { kind: ChainKind::Filter, hook, priority: BEFORE_CONNTRACK, drop: false }),

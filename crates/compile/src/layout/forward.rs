@@ -72,8 +72,11 @@ fn state(bits: u32) -> impl Iterator<Item = Expr> {
 /// Conntrack calls errors about flows that it does not know invalid, and the kernel believes them: one "fragmentation
 /// needed" about the tunnel, whose flows have a source port for each flow inside, and all pods' packets to that node would
 /// be cut to 552 bytes for ten minutes (__udp4_lib_err_encap, net/ipv4/udp.c). ND and MLD are untracked, so none of this.
-pub fn errors_to_the_node(family: Family) -> Vec<Rule> {
-    errors_of_pods(family, ct_state::RELATED | ct_state::INVALID).into()
+///
+/// `served`: pods have addresses of the family, and may tell of their own flows.
+pub fn errors_to_the_node(family: Family, served: bool) -> Vec<Rule> {
+    let [own, others] = errors_of_pods(family, ct_state::RELATED | ct_state::INVALID);
+    if served { vec![own, others] } else { vec![others] }
 }
 
 /// ICMP from a pod of this node, in these states. Other pods' errors are judged on their own nodes; what routers say passes.

@@ -48,7 +48,7 @@ pub enum Attempt {
     Fib,
     Counter,
     Log,
-    Inet,
+    Links,
     Ports,
     Ipv6,
     Table6,
@@ -133,7 +133,7 @@ impl Attempt {
             Self::Fib => nat(Hook::Postrouting, [build::fib_saddr_type(R0)]),
             Self::Counter => filter([build::counter()]),
             Self::Log => filter([build::log(LOG_GROUP, 64, "try")]),
-            Self::Inet => inet(),
+            Self::Links => links(),
             Self::Ports => ports(),
             Self::Table6 => table6(),
             Self::Numgen => filter([build::numgen(R0, 2)]),
@@ -257,13 +257,16 @@ fn table6() -> Result<(), Refused> {
 }
 
 /// What is asked of links before conntrack, and after it.
-fn inet() -> Result<(), Refused> {
+fn links() -> Result<(), Refused> {
     let filter = ChainKind::Filter;
-    let local = [build::fib_daddr_type(R0), build::is(R0, build::RTN_LOCAL)];
-    table(TableFamily::Inet, (filter, Hook::Prerouting), build::rule("", local))?;
-    table(TableFamily::Inet, (filter, Hook::Forward), build::rule("", [build::reject_host()]))?;
-    let socket = [build::ct_state(R0), build::socket_wildcard(R0)];
-    table(TableFamily::Inet, (filter, Hook::Input), build::rule("", socket))
+    for family in [TableFamily::Ip, TableFamily::Ip6] {
+        let local = [build::fib_daddr_type(R0), build::is(R0, build::RTN_LOCAL)];
+        table(family, (filter, Hook::Prerouting), build::rule("", local))?;
+        table(family, (filter, Hook::Forward), build::rule("", [build::reject_host()]))?;
+        let socket = [build::ct_state(R0), build::socket_wildcard(R0)];
+        table(family, (filter, Hook::Input), build::rule("", socket))?;
+    }
+    Ok(())
 }
 
 fn ports() -> Result<(), Refused> {

@@ -255,13 +255,17 @@ pub const FEATURES: &[Feature] = &[
         ("3.14", "CONFIG_NFT_REJECT", Some("nft_reject_ipv4")),
         Attempt::Reject,
     ),
-    // 67407a406db3: `socket wildcard`, which the family inet is asked for, too.
+    // 67407a406db3: `socket wildcard`.
     feature(
-        "nft-inet",
+        "nft-links",
         "each link brings only what may come by it",
         BOTH,
-        ("5.10", "CONFIG_NF_TABLES_INET and CONFIG_NFT_FIB_INET", Some("nft_fib_inet")),
-        Attempt::Inet,
+        (
+            "5.10",
+            "CONFIG_NF_TABLES_IPV6 and CONFIG_NFT_FIB_IPV6, whether or not pods have IPv6: the kernel has",
+            Some("nft_fib_ipv6"),
+        ),
+        Attempt::Links,
     ),
     // Since there are concatenations: port, MAC and address.
     feature(

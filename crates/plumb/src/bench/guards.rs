@@ -1,4 +1,4 @@
-//! `plumb bench guards`: what one request costs with and without the tables that check who sends.
+//! `plumb bench guards`: what one request costs with and without what checks who sends.
 //!
 //! ```text
 //!   one thread, one CPU:   client's socket ── pod's veth ── guards ── node (── tunnel ── node) ── server's socket
@@ -12,8 +12,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kernel::{Netns, Nft, udp};
-use kstate::nft::{Ruleset, TableFamily, TableId, diff};
+use compile::guard::{Guard, links};
+use kernel::{Netns, Nft, Rtnl, checksums, udp};
+use kstate::nft::build::{self, rule};
+use kstate::nft::{Reg, Rule, Ruleset, TableId, chains_of, diff, sets_of};
+use types::wire::VXLAN_PORT;
+use types::{IfName, Protocol};
 
 use super::figures::{Figure, Line, Table, median};
 use super::lab::{Lab, pods::Pods};
@@ -26,27 +30,31 @@ pub struct Args {
     /// Requests of one measurement
     #[arg(long, default_value_t = 2000)]
     requests: u32,
-    /// Take away this table alone [default: both]
+    /// Take away this part alone [default: all]
     #[arg(long)]
-    table: Option<Which>,
+    part: Option<Part>,
 }
 
-/// The tables of the guards.
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum Which {
-    Inet,
+/// Of the guard.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Rules of links in the tables of the families
+    Links,
+    /// The table of the bridge
     Bridge,
+    /// The program at pods' ports and the node's own links
+    Program,
 }
 
-impl Which {
-    const BOTH: [Self; 2] = [Self::Inet, Self::Bridge];
+impl Part {
+    const ALL: [Self; 3] = [Self::Links, Self::Bridge, Self::Program];
 
-    fn id(self) -> TableId {
-        let family = match self {
-            Self::Inet => TableFamily::Inet,
-            Self::Bridge => TableFamily::Bridge,
-        };
-        TableId { family, name: types::wire::TABLE.into() }
+    fn tables(self) -> Vec<TableId> {
+        match self {
+            Self::Links => Guard::Links.tables(),
+            Self::Bridge => Guard::Ports.tables(),
+            Self::Program => Vec::new(),
+        }
     }
 }
 
@@ -56,12 +64,9 @@ const PORT: u16 = 9000;
 pub fn run(args: &Args) -> Result<Table> {
     ensure!(args.pairs >= 2, "an interval wants at least two pairs");
     let stage = Stage::up()?;
-    let tables: Vec<TableId> = match args.table {
-        Some(which) => vec![which.id()],
-        None => Which::BOTH.map(Which::id).to_vec(),
-    };
+    let parts = args.part.map_or(Part::ALL.to_vec(), |part| vec![part]);
     let mut guards =
-        NODES.iter().map(|node| Guards::of(&stage.lab, node, &tables)).collect::<Result<Vec<_>>>()?;
+        NODES.iter().map(|node| Guards::of(&stage.lab, node, &parts)).collect::<Result<Vec<_>>>()?;
     let mut table = Table::new("CPU of one request");
     for (way, server) in [("same node", &stage.near), ("across nodes", &stage.far)] {
         for (what, ask) in [("new connection", new_connection as Ask), ("kept connection", kept_connection)] {
@@ -173,31 +178,75 @@ impl Stage {
     }
 }
 
-/// A node's guards: as they were found, and whether they are there.
+/// A node's guards: as they were found, what is left without them, and whether they are there.
 struct Guards {
+    netns: Netns,
     nft: Nft,
-    found: Ruleset,
+    with: Ruleset,
+    without: Ruleset,
+    /// Whether the program is taken away, too, and from which links it was.
+    program: bool,
+    programs: Vec<IfName>,
     there: bool,
 }
 
 impl Guards {
-    fn of(lab: &Lab, node: &str, tables: &[TableId]) -> Result<Self> {
-        let mut nft = Nft::open_in(&Netns::open(lab.node(node)?)?)?;
-        let found = nft.observe(tables)?.ruleset;
-        ensure!(found.tables.len() == tables.len(), "{node} has no guards: {:?}", found.tables.keys());
-        Ok(Self { nft, found, there: true })
+    fn of(lab: &Lab, node: &str, parts: &[Part]) -> Result<Self> {
+        let netns = Netns::open(lab.node(node)?)?;
+        let mut nft = Nft::open_in(&netns)?;
+        let tables: Vec<TableId> = parts.iter().flat_map(|part| part.tables()).collect();
+        let with = nft.observe(&tables)?.ruleset;
+        ensure!(with.tables.len() == tables.len(), "{node} has no guards: {:?}", with.tables.keys());
+        let without = without(&with);
+        let program = parts.contains(&Part::Program);
+        Ok(Self { netns, nft, with, without, program, programs: Vec::new(), there: true })
     }
 
     fn set(&mut self, there: bool) -> Result<()> {
         if there == self.there {
             return Ok(());
         }
-        let none = Ruleset::default();
-        let (wanted, had) = if there { (&self.found, &none) } else { (&none, &self.found) };
-        self.nft.apply(&diff(wanted, had), &self.found)?;
+        let (wanted, had) = if there { (&self.with, &self.without) } else { (&self.without, &self.with) };
+        self.nft.apply(&diff(wanted, had), &self.with)?;
+        if self.program {
+            let links = std::mem::take(&mut self.programs);
+            self.programs = self.netns.run(|| -> Result<Vec<IfName>> {
+                let mut rtnl = Rtnl::open()?;
+                if !there {
+                    return Ok(checksums::leave(&mut rtnl)?);
+                }
+                links.iter().try_for_each(|link| checksums::guard(&mut rtnl, link).map(drop))?;
+                Ok(Vec::new())
+            })??;
+        }
         self.there = there;
         Ok(())
     }
+}
+
+/// Nothing on the hooks leads to what the guard has. The tunnel's packets are no flows, as with it.
+fn without(guarded: &Ruleset) -> Ruleset {
+    let mut all = guarded.clone();
+    let bridges = Guard::Ports.tables();
+    all.tables.retain(|table, _| !bridges.contains(table));
+    let leads = |rule: &Rule| {
+        let mut to = chains_of(rule);
+        to.any(|chain| links::CHAINS.contains(&chain)) || sets_of(rule).contains(links::LINKS)
+    };
+    for chain in all.tables.values_mut().flat_map(|table| table.chains.iter_mut()) {
+        let (name, chain) = chain;
+        if chain.base.is_none() {
+            continue;
+        }
+        chain.rules.retain(|rule| !leads(rule));
+        if name == "raw" {
+            let r = Reg(0);
+            let udp = [build::l4proto(r), build::is(r, Protocol::Udp)].into_iter();
+            let port = [build::th_dport(r), build::is(r, VXLAN_PORT), build::notrack()];
+            chain.rules.push(rule("", udp.chain(port)));
+        }
+    }
+    all
 }
 
 type Ask = fn(&TcpServer, u32) -> Result<Duration>;

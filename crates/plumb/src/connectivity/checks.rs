@@ -58,11 +58,15 @@ pub const TESTS: &[(&str, &str, &str)] = &[
     ("policy-allow", "what NetworkPolicies allow gets through", "policy rules or sets"),
     ("policy-deny-ingress", "what an ingress policy does not allow is stopped", "policy rules or sets"),
     ("policy-deny-egress", "what an egress policy does not allow is stopped", "policy rules or sets"),
-    ("spoofing-tunnel", "no pod sends into the nodes' tunnel", "table inet plumb on that node"),
+    (
+        "spoofing-tunnel",
+        "no pod sends into the nodes' tunnel",
+        "the chains from_pods, onward and to_tunnel of table ip plumb on that node",
+    ),
     (
         "spoofing-source",
         "no pod is heard under another's address",
-        "tables inet plumb and bridge plumb on the sender's node",
+        "tables bridge plumb and ip plumb (chain from_pods) on the sender's node",
     ),
     ("spoofing-place", "no pod gets another's packets", "table bridge plumb on that node"),
 ];

@@ -67,7 +67,7 @@ fn cells(line: &NodeLine) -> [String; 10] {
     ]
 }
 
-/// `nftables ip ip6 inet bridge`: the families of its tables; the last two guard links and pods' ports.
+/// `nftables ip ip6 bridge`: the families of its tables; the last one guards pods' ports.
 fn datapath(agent: &NodeStatus) -> String {
     let families = agent.datapath.tables.iter().filter_map(|table| table.split(' ').next());
     std::iter::once(agent.datapath.kind.as_str()).chain(families).collect::<Vec<_>>().join(" ")

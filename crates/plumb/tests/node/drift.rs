@@ -191,7 +191,7 @@ fn what_others_do_to_their_own_tables_costs_no_look() {
     for broken in ["nft flush ruleset", "nft add table ip other; flush chain ip plumb postrouting"] {
         mended(node, broken, table);
     }
-    for guard in ["inet plumb", "bridge plumb"] {
+    for guard in ["ip6 plumb", "bridge plumb"] {
         mended(node, &format!("nft delete table {guard}"), &format!("nft -s list table {guard}"));
     }
 }

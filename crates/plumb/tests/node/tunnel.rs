@@ -63,7 +63,7 @@ impl Siege {
         });
         let siege = Self { stage, _victim: victim, ears, to, vtep };
         wait_for("node1 knows all of them", || {
-            let known = siege.stage.nodes[0].run("nft list set inet plumb nodes4");
+            let known = siege.stage.nodes[0].run("nft list set ip plumb nodes");
             [PEER, HALF, LIAR].iter().all(|address| known.contains(address)).then_some(())
         });
         siege

@@ -117,7 +117,7 @@ fn agents_that_take_over_from_039c3aa_open_nothing_and_end_nothing() {
     }
     wait_for("names of before are gone", || former_names(&stage).is_empty().then_some(()));
     for node in &stage.nodes {
-        assert_eq!(node.run("nft list tables").lines().count(), 4, "{}", node.name);
+        assert_eq!(node.run("nft list tables").lines().count(), 3, "{}", node.name);
     }
     go_on(20);
     for (name, watch) in &watches {

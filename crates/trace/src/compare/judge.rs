@@ -73,7 +73,7 @@ impl<'a> Evidence<'a> {
     fn dropped_at(&self, hop: &Hop) -> Option<&'a Decision> {
         self.decisions(&hop.node).find(|rule| {
             let inward = rule.table == OUR_TABLE && rule.chain.starts_with("in_");
-            let guard = rule.table == OUR_TABLE && rule.family == "inet";
+            let guard = rule.table == OUR_TABLE && rule.of_guard();
             let stages: &[Stage] = match rule.hook.as_str() {
                 COUNTED => self.lost_at(&hop.node, rule),
                 "prerouting" if guard && !self.is_source(&hop.node) => &[Stage::Node],
@@ -98,7 +98,8 @@ impl<'a> Evidence<'a> {
         let came = |dev: &str| self.forth(node).any(|f| f.dev.as_str() == dev && f.way == Way::In);
         match rule.family.as_str() {
             "bridge" if !came(BRIDGE) => &[Stage::Veth],
-            "inet" if self.came_by_tunnel(node).is_some() && !came(VXLAN_DEVICE) => &[Stage::Node],
+            "bridge" => &[],
+            _ if self.came_by_tunnel(node).is_some() && !came(VXLAN_DEVICE) => &[Stage::Node],
             _ => &[],
         }
     }

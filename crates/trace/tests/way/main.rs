@@ -391,10 +391,11 @@ fn a_guard_that_counted_is_named_where_the_packet_was_lost() {
             packet: None,
             oif: None,
             answer: false,
+            guard: true,
         },
     };
     let port = counted("bridge", "ipv4_frames", "ipv4_source: not the pod's");
-    let tunnel = counted("inet", "tunnel", "inner_source: not the node's");
+    let tunnel = counted("ip", "tunnel", "inner_source: not the node's");
     let mut others = seen();
     others[0].sightings.push(port.clone());
     others[1].sightings.push(tunnel.clone());
@@ -425,7 +426,7 @@ fn a_guard_that_counted_is_named_where_the_packet_was_lost() {
     let Sighting::Frame { direction, .. } = &mut lost[0].sightings[5] else { panic!("the tunnelled frame") };
     *direction = Way::Out;
     lost[1].sightings = vec![came, tunnel];
-    assert!(why(&lost, Stage::Node).contains("table inet plumb (inner_source: not the node's)"));
+    assert!(why(&lost, Stage::Node).contains("table ip plumb (inner_source: not the node's)"));
 }
 
 /// Nodes are heard at the tunnel's port and nobody else, by whatever address or Service.

@@ -275,7 +275,7 @@ fn told(siege: &Siege, attack: &Attack) {
 /// A look just before is in the total; the rules are made anew, and count from zero.
 fn outlive(siege: &Siege) {
     let mut before = all(siege, "node1");
-    for table in ["bridge", "inet"] {
+    for table in ["bridge", "ip", "ip6"] {
         siege.lab.node_ok("node1", &["nft", "delete", "table", table, "plumb"]);
         wait_for("the table is back", PATIENCE, || {
             let listed = siege.lab.node("node1", &["nft", "list", "table", table, "plumb"]);
@@ -384,8 +384,8 @@ fn traced_inside(siege: &Siege) {
     siege.lab.lab_ok(&["agent", "pause", "node1"]);
     for family in Family::ALL {
         let (node, net) = (NODES[1][0], family.pick(["10.244.2.0", "fd00:10:244:2::"]));
-        let set = family.pick(["inside4in4_24", "inside6in4_64"]);
-        let element = format!("element inet plumb {set} {{ {node} . {net} }}");
+        let set = family.pick(["inside4_24", "inside6_64"]);
+        let element = format!("element ip plumb {set} {{ {node} . {net} }}");
         siege.lab.node_ok("node1", &["nft", &format!("delete {element}")]);
         let to: std::net::IpAddr = siege.ip("victim1", family).parse().expect("an address");
         let report = trace(siege, "friend2", &std::net::SocketAddr::new(to, 8080).to_string(), &[]);

@@ -168,6 +168,6 @@ pub const FAULTS: &[Fault] = &[
         .seen("ip -o link show $BESIDE | grep -o ',UP,'", "$BESIDE"),
     fault("DNS address", (1, "resolve", "node1"), "ip address del 10.96.0.10/32 dev lo")
         .seen("ip -o address show dev lo", "10.96.0.10/32"),
-    fault("DNS rules before conntrack", (1, "resolve", "node1"), "nft flush chain ip plumb raw")
+    fault("rules before conntrack", (3, "veth", "node1"), "nft flush chain ip plumb raw")
         .seen("nft -s list chain ip plumb raw", "raw"),
 ];

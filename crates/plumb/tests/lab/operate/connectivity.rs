@@ -87,7 +87,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "policies passed by",
         node: "node1",
-        plant: "nft insert rule ip plumb forward accept",
+        plant: "nft flush chain ip plumb forward && nft add rule ip plumb forward 'ip daddr != @pods jump onward'",
         undo: "",
         fails: &["policy-deny-egress", "policy-deny-ingress"],
         finding: "(policy on node1)",
@@ -95,8 +95,10 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "guards gone",
         node: "node1",
-        plant: "nft flush chain bridge plumb frames && nft flush chain inet plumb sources && \
-                nft flush chain inet plumb onward && nft flush chain inet plumb local",
+        plant: "nft flush chain bridge plumb frames && nft flush chain ip plumb from_pods && \
+                nft flush chain ip plumb onward && nft flush chain ip plumb to_tunnel && \
+                nft flush chain ip6 plumb from_pods && nft flush chain ip6 plumb onward && \
+                nft flush chain ip6 plumb to_tunnel",
         undo: "",
         // A pod's place needs no table: its port is locked.
         fails: &["spoofing-source", "spoofing-tunnel"],

@@ -35,7 +35,7 @@ pub fn begin(stage: &mut Stage, program: &Path) {
 pub fn load(stage: &mut Stage) {
     for node in &mut stage.nodes {
         node.kill();
-        for table in ["ip plumb", "ip6 plumb", "inet plumb", "bridge plumb"] {
+        for table in ["ip plumb", "ip6 plumb", "bridge plumb"] {
             node.run(&format!("nft delete table {table}"));
         }
         let mut transactions = Vec::new();
