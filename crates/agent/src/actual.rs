@@ -66,8 +66,8 @@ impl NetDrift {
     }
 }
 
-/// Those of the families and of the bridge, and the one in which agents of version 0.2 before its release had the guard of
-/// links: what is left there goes.
+/// Those of the families and of the bridge, and the one in which agents built before 0.2.0 was released had the
+/// guard of links: what is left there goes.
 pub fn our_tables() -> Vec<TableId> {
     let former = TableId { family: TableFamily::Inet, name: TABLE.into() };
     Guard::ALL.into_iter().flat_map(Guard::tables).chain([former]).collect()

@@ -58,7 +58,7 @@ impl Look {
         }
         // The rest of these tables grows with policies.
         for table in Guard::Links.tables() {
-            for chain in links::CHAINS {
+            for chain in links::DROPPING {
                 counted.extend(nft.counted_rules_of(&table, chain)?);
             }
         }
@@ -70,26 +70,36 @@ impl Look {
         Ok(Self { rules: counted.into_iter().filter_map(dropping).collect() })
     }
 
-    pub fn of(&self, cause: Cause) -> u64 {
-        self.rules.values().filter(|rule| rule.cause == cause).map(|rule| rule.packets).sum()
+    /// The chain of a table that drops for this cause, or the first such one.
+    pub fn chain(&self, cause: Cause, table: &TableId) -> Option<&str> {
+        let mut rules = self.rules.iter();
+        let of = rules.find(|((of, _), rule)| of == table && rule.cause == cause);
+        of.map(|(_, rule)| rule.chain.as_str())
     }
 
-    /// Where packets were dropped for this cause since the look before, or the first such place: table and chain.
-    pub fn place(&self, cause: Cause, before: &Self) -> Option<(&TableId, &str)> {
-        let of_cause = || self.rules.iter().filter(|(_, rule)| rule.cause == cause);
-        let then = |id: &(TableId, u64)| before.rules.get(id).map_or(0, |rule| rule.packets);
-        let grown = of_cause().find(|(id, rule)| rule.packets > then(id));
-        grown.or_else(|| of_cause().next()).map(|((table, _), rule)| (table, rule.chain.as_str()))
+    /// Where packets were dropped for this cause since the look before, and how many: table, chain.
+    pub fn grown(&self, cause: Cause, before: &Self) -> BTreeMap<(&TableId, &str), u64> {
+        let mut grown = BTreeMap::new();
+        for (id, rule) in self.rules.iter().filter(|(_, rule)| rule.cause == cause) {
+            let then = before.rules.get(id).map_or(0, |rule| rule.packets);
+            // One that shows less was made anew.
+            let more = rule.packets.checked_sub(then).unwrap_or(rule.packets);
+            if more > 0 {
+                *grown.entry((&id.0, rule.chain.as_str())).or_default() += more;
+            }
+        }
+        grown
     }
 }
 
 /// Who sent what was dropped for this cause, as far as that is known.
-pub fn senders(nft: &mut Nft, cause: Cause) -> Result<BTreeMap<Who, u64>, kernel::Error> {
+/// By table, each of which counts by itself.
+pub fn senders(nft: &mut Nft, cause: Cause) -> Result<BTreeMap<(TableId, Who), u64>, kernel::Error> {
     let mut found = BTreeMap::new();
     for (table, set) in cause.sets() {
         for (key, packets) in nft.counted_elements(&table, &set)? {
             if let Some(who) = who(cause.sender(), &key) {
-                *found.entry(who).or_default() += packets;
+                found.insert((table.clone(), who), packets);
             }
         }
     }
@@ -121,7 +131,7 @@ pub struct News {
 #[derive(Clone, Debug, Default)]
 pub struct Drops {
     state: Arc<Mutex<State>>,
-    /// Of the tables that are no guards.
+    /// What rules refused that are not the guard's.
     pub refusals: Refusals,
 }
 
@@ -133,7 +143,7 @@ struct State {
     totals: BTreeMap<Cause, u64>,
     /// Totals of the last news; `None`: what was dropped before this agent began is not its news.
     told: Option<BTreeMap<Cause, u64>>,
-    senders: BTreeMap<(Cause, Who), Counted>,
+    senders: BTreeMap<(Cause, (TableId, Who)), Counted>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -168,7 +178,8 @@ impl Drops {
         let [bridge, families] = [Guard::Ports.tables(), Guard::Links.tables()];
         let begins_anew = |op: &Op| match op {
             Op::SetRules { table, chain, .. } | Op::DeleteChain { table, chain } => {
-                bridge.contains(table) || families.contains(table) && links::CHAINS.contains(&chain.as_str())
+                bridge.contains(table)
+                    || families.contains(table) && links::DROPPING.contains(&chain.as_str())
             }
             Op::DeleteTable(table) => bridge.contains(table) || families.contains(table),
             _ => false,
@@ -230,8 +241,8 @@ impl State {
     }
 
     /// What each sender has sent more.
-    fn by_sender(&mut self, cause: Cause) -> Vec<(Who, u64)> {
-        let Some(nft) = &mut self.nft else { return Vec::new() };
+    fn by_sender(&mut self, cause: Cause) -> BTreeMap<Who, u64> {
+        let Some(nft) = &mut self.nft else { return BTreeMap::new() };
         let seen = senders(nft, cause).unwrap_or_else(|error| {
             tracing::debug!(%error, cause = cause.word(), "who forges cannot be read");
             BTreeMap::new()
@@ -241,13 +252,13 @@ impl State {
             counted.missed += u8::from(gone);
             counted.missed < MISSED
         });
-        let mut more = Vec::new();
+        let mut more = BTreeMap::new();
         for (who, packets) in seen {
             let known = self.senders.insert((cause, who.clone()), Counted { packets, missed: 0 });
             let known = known.map(|known| known.packets).filter(|known| *known <= packets);
             match packets - known.unwrap_or_default() {
                 0 => {}
-                new => more.push((who, new)),
+                new => *more.entry(who.1).or_default() += new,
             }
         }
         more

@@ -6,7 +6,7 @@
 //!   Unit ──compile──> Fragment ─┘                         yields the plan of that change only
 //! ```
 //!
-//! Each family has a table, and a composer for it. Two units may want one thing (a chain `n3`, or an element while an
+//! Each family has a table, and so has the bridge; a composer is for one. Two units may want one thing (a chain `n3`, or an element while an
 //! address changes hands). It stays until the last one lets go; where they differ the first unit in order wins, so
 //! history plays no part.
 
@@ -17,7 +17,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kstate::nft::{Bytes, Chain, ElemData, ElemKey, Op, Plan, Ruleset, Set, Table, TableId, sets_of};
+use kstate::nft::{Bytes, Chain, ElemData, ElemKey, Op, Plan, Ruleset, Set, Table, TableId};
 use types::{Family, ObjectName};
 
 use crate::diagnostic::Diagnostic;
@@ -248,11 +248,9 @@ struct Steps {
     base_rules: Vec<Op>,
     less_verdicts: Vec<Op>,
     less_values: Vec<Op>,
-    /// Chains that go lose their rules before the sets that these ask go.
-    less_rules: Vec<Op>,
-    less_sets: Vec<Op>,
     less_chains: Vec<Op>,
-    /// The names of the sets that go.
+    less_sets: Vec<Op>,
+    /// The names of these.
     gone: BTreeSet<Arc<str>>,
 }
 
@@ -267,9 +265,8 @@ impl Steps {
             base_rules: Vec::new(),
             less_verdicts: Vec::new(),
             less_values: Vec::new(),
-            less_rules: Vec::new(),
-            less_sets: Vec::new(),
             less_chains: Vec::new(),
+            less_sets: Vec::new(),
             gone: BTreeSet::new(),
         }
     }
@@ -289,8 +286,9 @@ impl Steps {
             // they come here (`meanings.rs`).
             Some(_) => {}
             None => {
+                let Some(layout) = table.sets.get(&set).map(Set::layout) else { return };
                 self.gone.insert(set.clone());
-                self.less_sets.push(Op::DeleteSet { table: id, set });
+                self.less_sets.push(Op::DeleteSet { table: id, set, layout: Box::new(layout) });
             }
         }
     }
@@ -298,12 +296,9 @@ impl Steps {
     fn chain(&mut self, table: &mut Table, name: &Name, wanted: Option<&Chain>) {
         let (id, chain) = (self.id.clone(), name.to_string());
         let Some(wanted) = wanted else {
-            let Some(old) = table.chains.remove(&chain) else { return };
-            if old.rules.iter().flat_map(sets_of).any(|set| self.gone.contains(set)) {
-                let (table, chain) = (id.clone(), chain.clone());
-                self.less_rules.push(Op::SetRules { table, chain, rules: Vec::new() });
+            if table.chains.remove(&chain).is_some() {
+                self.less_chains.push(Op::DeleteChain { table: id, chain });
             }
-            self.less_chains.push(Op::DeleteChain { table: id, chain });
             return;
         };
         let known = table.chains.get(&chain);
@@ -343,9 +338,11 @@ impl Steps {
             }
             None => {
                 let Some(known) = set.elements.remove(key) else { return };
-                // A set takes its elements along: one by one, ten thousand ranges cost the kernel seconds. Its layout,
-                // which a step about one element needs, is not wanted any more either.
-                if self.gone.contains(name) {
+                // A set takes its elements along. One by one, ten thousand ranges cost the kernel seconds; only
+                // verdicts must go before the chains that they lead to, which kernels before Linux 6.5 do not let go of
+                // by deleting the set (628bd3e49cba).
+                let gone = self.gone.contains(name);
+                if gone && !matches!(known, ElemData::Verdict(_)) {
                     return;
                 }
                 let verdict = matches!(known, ElemData::Verdict(_));
@@ -363,9 +360,8 @@ impl Steps {
             self.base_rules,
             self.less_verdicts,
             self.less_values,
-            self.less_rules,
-            self.less_sets,
             self.less_chains,
+            self.less_sets,
         ];
         Plan { ops: parts.into_iter().flatten().collect() }
     }

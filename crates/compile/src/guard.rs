@@ -6,7 +6,7 @@
 //!   node2 ── UDP 8472 ──(ip plumb: from a node, and inside only that node's pods)── plumb.1 ── node
 //!   anybody ── uplink ──(ip plumb: no address of a pod or Service)── node
 //! ```
-//! For IPv6 in `ip6 plumb`, whether or not pods have IPv6: the kernel has.
+//! For IPv6 the same is in `ip6 plumb`. It is there without IPv6 pods, too, because the kernel speaks IPv6.
 //!
 //! The port by which a frame comes is known to the bridge's hooks only: behind them all pods come by `cni0`.
 

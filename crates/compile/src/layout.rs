@@ -109,10 +109,11 @@ const R0: Reg = Reg(0);
 /// NF_IP_PRI_RAW
 pub(crate) const BEFORE_CONNTRACK: i32 = -300;
 
-/// What depends on settings and nodes only. Of a family that pods have no addresses of, the guard alone.
+/// What depends on settings and nodes only. Of a family that pods have no addresses of: the guard, loopback addresses from a
+/// wire, and pods' errors.
 pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment {
     let mut fragment = links::base(cluster, settings, family);
-    let served = settings.families().any(|of_pods| of_pods == family);
+    let served = settings.serves(family);
     if served {
         services_and_policies(&mut fragment, cluster, settings, family);
     }

@@ -65,6 +65,11 @@ impl Settings {
         Family::ALL.into_iter().filter(pods_have)
     }
 
+    /// Whether pods have addresses of it.
+    pub fn serves(&self, family: Family) -> bool {
+        self.families().any(|of_pods| of_pods == family)
+    }
+
     /// The cluster's DNS address of a family.
     pub fn dns_ip(&self, family: Family) -> Option<IpAddr> {
         self.dns_ips.iter().copied().find(|ip| Family::of(*ip) == family)

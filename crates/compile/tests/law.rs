@@ -73,12 +73,20 @@ fn perform(ruleset: &mut Ruleset, plan: &kstate::nft::Plan) {
     }
 }
 
-/// Steps about elements can be written with nothing known but what is wanted now, which no longer tells how the sets that
-/// go write their keys.
-fn assert_elements_are_of_known_sets(plan: &kstate::nft::Plan, desired: &Ruleset) {
+/// A step about an element is written by its set's layout. Known are the layouts of the wanted state, and those of sets that
+/// the plan deletes.
+fn assert_layouts_are_known(plan: &kstate::nft::Plan, desired: &Ruleset) {
+    let deleted = |name| {
+        plan.ops.iter().find_map(|op| match op {
+            Op::DeleteSet { set, layout, .. } if set == name => Some(layout),
+            _ => None,
+        })
+    };
     for op in &plan.ops {
-        if let Op::AddElement { table, set, .. } | Op::DeleteElement { table, set, .. } = op {
-            assert!(desired.tables[table].sets.contains_key(set), "the layout of {set} is lost before {op}");
+        if let Op::AddElement { table, set, key, .. } | Op::DeleteElement { table, set, key } = op {
+            let known = desired.tables[table].sets.get(set).or_else(|| deleted(set).map(AsRef::as_ref));
+            let known = known.unwrap_or_else(|| panic!("the layout of {set} is lost before {op}"));
+            assert!(known.interval || key.end().is_none(), "{op}");
         }
     }
 }
@@ -140,7 +148,7 @@ proptest! {
             let round = compiler.update(synced, &std::mem::take(&mut pending));
             perform(&mut kernel, &round.nft);
             prop_assert_eq!(&kernel, compiler.nft());
-            assert_elements_are_of_known_sets(&round.nft, compiler.nft());
+            assert_layouts_are_known(&round.nft, compiler.nft());
             findings.extend(round.raised);
             for gone in round.cleared {
                 prop_assert!(findings.remove(&gone), "cleared what was not raised: {}", gone);

@@ -31,8 +31,8 @@ static long (*const bpf_skb_vlan_push)(void *skb, u16 protocol, u16 tci) = (void
 static long (*const bpf_skb_load_bytes)(const void *skb, u32 offset, void *to, u32 length) = (void *)26;
 static long (*const bpf_probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 
-// What is read of the kernel's own struct, at the offsets that its BTF gives, and in this order: else the
-// program is refused.
+// What is read of the kernel's own struct, at the offsets that its BTF gives. There `ip_summed` must come first and
+// `mac_header` last, or the verifier refuses the program.
 struct sk_buff {
 	u8 ip_summed : 2;
 	u16 csum_start;
@@ -68,11 +68,11 @@ struct place {
 #define FIELD(field, what) __builtin_preserve_field_info(field, what)
 enum { BYTE_OFFSET = 0, LSHIFT_U64 = 4, RSHIFT_U64 = 5 };
 
-// More than the kernel's struct has from the first to the last of these (about 60 bytes). One call for all of it: each costs more
-// than the copy.
+// More than the kernel's struct has from the first to the last of these (about 60 bytes). One call for all of it: a call costs
+// more than copying the rest.
 enum { MOST = 128 };
 
-// Its first byte.
+// `ip_summed` is in the first byte of the copy.
 INLINE u32 summed(const u8 *copy)
 {
 	const struct sk_buff *skb = 0;
@@ -81,7 +81,8 @@ INLINE u32 summed(const u8 *copy)
 	return value >> FIELD(skb->ip_summed, RSHIFT_U64);
 }
 
-// The compiler must not subtract from the address of the copy: the verifier takes sums only.
+// The verifier allows additions to the copy's address and no subtractions, so the compiler must not see that `at` is a
+// difference.
 INLINE u32 word(const u8 *copy, u32 at)
 {
 	asm volatile("" : "+r"(at));

@@ -466,9 +466,12 @@ pub enum Op {
         set: Arc<str>,
         layout: Box<Set>,
     },
+    /// `layout`: without elements. Steps before may take some of them away, and who writes them down may know no more
+    /// of the set than that it is not wanted.
     DeleteSet {
         table: TableId,
         set: Arc<str>,
+        layout: Box<Set>,
     },
     AddElement {
         table: TableId,

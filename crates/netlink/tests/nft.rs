@@ -308,6 +308,26 @@ fn a_changed_endpoint_in_bytes() {
     assert_eq!(text.join("\n"), expected.trim_end());
 }
 
+/// A range of 16 bytes may be one address or four fields. The wanted state no longer has the map: the step that deletes it
+/// says which.
+#[test]
+fn an_element_of_a_map_that_goes_is_written_by_the_maps_layout() {
+    let (table, set) = (id(TableFamily::Ip6), Arc::<str>::from("further_in"));
+    let key = ElemKey::range([0x20; 16].into(), [0x21; 16].into());
+    let map = Set { interval: true, ..Set::new([Field::Ipv6], SetData::Verdicts) };
+    let element = Op::DeleteElement { table: table.clone(), set: set.clone(), key };
+    let whole = Op::DeleteSet { table, set: set.clone(), layout: Box::new(map.clone()) };
+    let plan = Plan { ops: vec![element, whole] };
+    let nothing = Ruleset::default();
+    let known = Table { sets: [(set, map)].into(), ..Table::default() };
+    let known = Ruleset { tables: [(id(TableFamily::Ip6), known)].into() };
+    let bytes =
+        |known| transactions(&plan, known, 180 << 10).into_iter().map(|one| one.bytes).collect::<Vec<_>>();
+    assert_eq!(bytes(&nothing), bytes(&known));
+    let lone = Plan { ops: plan.ops[..1].to_vec() };
+    assert!(Transactions::new(&lone, &nothing, 1, 180 << 10).next().expect("an answer").is_err());
+}
+
 #[test]
 fn an_error_leads_to_its_element() {
     let (table, set) = (id(TableFamily::Ip), Arc::<str>::from("ep"));

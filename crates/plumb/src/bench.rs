@@ -40,7 +40,7 @@ enum What {
     Cni(cni::Args),
     /// A lab: up, apply to Ready, memory, trace, down
     Lab(lab::Args),
-    /// CPU of one request between pods, with and without the tables that check who sends
+    /// CPU of one request between pods, with and without what checks who sends
     Guards(guards::Args),
     /// An agent on a real Kubernetes, beside kube-proxy, flannel and CoreDNS (needs tools/cluster.sh)
     Cluster(cluster::Args),

@@ -107,13 +107,13 @@ pub struct Decision {
     /// It decided about the answer, not about the packet.
     #[serde(default)]
     pub answer: bool,
-    /// The rule is the guard's: it has dropped what may not come by that link or from that port.
+    /// The rule is the guard's.
     #[serde(default)]
     pub guard: bool,
 }
 
 impl Decision {
-    /// Agents of before had the guard of links in a table of its own, and do not say so.
+    /// Agents built before 0.2.0 was released had the guard of links in a table of its own, and do not say so.
     pub fn of_guard(&self) -> bool {
         self.guard || self.family == "inet"
     }

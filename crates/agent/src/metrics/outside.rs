@@ -88,7 +88,7 @@ impl Collector for Guards {
         for (cause, packets) in self.0.totals() {
             ConstCounter::new(packets).encode(family.encode_family(&[("cause", cause.word())])?)?;
         }
-        let help = "Packets that policies, Services and the rest of the tables ip plumb and ip6 plumb refused, by cause";
+        let help = "Packets that policies, Services and what is not the guard's in the tables ip plumb and ip6 plumb refused, by cause";
         let mut family = to.encode_descriptor("dropped_packets", help, None, MetricType::Counter)?;
         for (refusal, packets) in self.0.refusals.totals() {
             ConstCounter::new(packets).encode(family.encode_family(&[("cause", refusal.word())])?)?;

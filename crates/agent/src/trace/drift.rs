@@ -319,8 +319,8 @@ impl<'a> Concern<'a> {
             others.map(TableFamily::from).any(|other| other == op.table().family)
         });
         // A tunnel may go by the other family than what is in it.
-        let concerns = |stage: &Stage| !others || matches!(stage, Stage::Tunnel | Stage::Node);
-        self.nft_stage(op).filter(concerns)
+        let concerned = !others || (self.tunnelled || self.arrives_by_tunnel) && is_of_tunnels(op);
+        self.nft_stage(op).filter(|_| concerned)
     }
 
     fn nft_stage(&self, op: &NftOp) -> Option<Stage> {
@@ -339,12 +339,15 @@ impl<'a> Concern<'a> {
     fn chain(&self, name: &str) -> Option<Stage> {
         match name {
             "prerouting" | "services" | "node" | "rej" | "unreachable" => Some(Stage::Service),
-            // Only what the name servers of the cluster are asked meets these.
+            // What comes by the tunnel, and what the cluster's name servers are asked.
+            "input" if self.arrives_by_tunnel => Some(Stage::Node),
             "input" | "dns" => Some(Stage::Resolve),
             // The guard: who may send what by which link.
             "frames" | "ipv4_frames" | "ipv6_frames" | "arp_frames" | "raw" | "from_pods" | "onward"
             | "no_pod" | "away" | "pod_to_tunnel" => Some(self.bridge_hop.unwrap_or(Stage::Veth)),
-            "from_wire" | "inner" | "tunnel" | "from_tunnel" => self.arrives_by_tunnel.then_some(Stage::Node),
+            "from_wire" | "inner" | "tunnel" | "from_tunnel" | "to_tunnel" => {
+                self.arrives_by_tunnel.then_some(Stage::Node)
+            }
             "postrouting" => Some(Stage::Masq),
             "raw_output" => Some(self.forth.as_ref().map_or(Stage::Resolve, |_| Stage::Tunnel)),
             "astray" => Some(Stage::Route),
@@ -391,6 +394,23 @@ impl<'a> Concern<'a> {
         let tail =
             from.and_then(|from| key.start().get(from..)).and_then(|tail| tail.strip_prefix(&address[..]));
         tail.and_then(|tail| tail.get(4..6)) == Some(&frontend.port().to_be_bytes()[..])
+    }
+}
+
+/// Whether a packet between nodes, whatever is in it, meets this.
+fn is_of_tunnels(op: &NftOp) -> bool {
+    match op {
+        NftOp::AddTable(_) | NftOp::DeleteTable(_) => true,
+        NftOp::AddChain { chain, .. } | NftOp::DeleteChain { chain, .. } | NftOp::SetRules { chain, .. } => {
+            let outer = ["raw", "raw_output", "from_wire", "inner", "tunnel", "input", "to_tunnel"];
+            outer.contains(&chain.as_str())
+        }
+        NftOp::AddSet { set, .. }
+        | NftOp::DeleteSet { set, .. }
+        | NftOp::AddElement { set, .. }
+        | NftOp::DeleteElement { set, .. } => {
+            ["links", "nodes"].contains(&&**set) || set.starts_with("inside")
+        }
     }
 }
 

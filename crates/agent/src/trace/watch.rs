@@ -17,6 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use compile::guard::cause::Cause;
+use compile::guard::links;
 use kernel::Rtnl;
 use kernel::conntrack::{Beginnings, Conntrack};
 use kernel::nft::{Nft, Notice, Observed, TraceEvents};
@@ -202,7 +203,9 @@ impl Decider {
         }
         let rule = seen.zip(step.handle).and_then(|(seen, h)| seen.rule(&step.table, &step.chain, h));
         let ours = &*step.table.name == types::wire::TABLE;
-        let guard = ours && rule.is_some_and(|rule| Cause::of_comment(&rule.comment).is_some());
+        let chains = links::DROPPING.into_iter().filter(|chain| *chain != links::UNEXPECTED);
+        let its_own = chains.into_iter().any(|chain| chain == step.chain);
+        let guard = ours && (its_own || rule.is_some_and(|rule| Cause::of_comment(&rule.comment).is_some()));
         Decision {
             hook: hook.clone(),
             family: format!("{:?}", step.table.family).to_lowercase(),

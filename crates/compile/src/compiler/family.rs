@@ -119,7 +119,7 @@ impl FamilyTable {
 
     fn fragment(&self, node: &NodeView<'_>, unit: &Unit) -> Fragment {
         let (cluster, settings, family) = (node.cluster, node.settings, self.family);
-        let served = settings.families().any(|of_pods| of_pods == family);
+        let served = settings.serves(family);
         let fragment = match unit {
             Unit::Base => {
                 let mut fragment = layout::fragment(cluster, settings, family);

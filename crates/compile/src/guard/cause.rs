@@ -13,6 +13,7 @@ use kstate::nft::{Expr, Field, Reg, Rule, Set, SetData, TableFamily, TableId};
 use types::Family;
 
 use super::Guard;
+use super::links::PODS;
 use crate::fragment::{Fragment, Name};
 
 const R0: Reg = Reg(0);
@@ -146,9 +147,9 @@ impl Cause {
         [rule("", [build::iifname(R0), count_by(self.word(), R0, KEPT_MS)]), self.dropped([])]
     }
 
-    /// Drops everything that comes here; pods are counted by their address, which the set `pods` has.
-    pub(super) fn dropped_by_pod(self, family: Family, pods: &str) -> Vec<Rule> {
-        let pod = [build::saddr(family, R0), build::lookup(pods, R0)];
+    /// Drops everything that comes here; pods are counted by their address, which [`PODS`] has.
+    pub(super) fn dropped_by_pod(self, family: Family) -> Vec<Rule> {
+        let pod = [build::saddr(family, R0), build::lookup(PODS, R0)];
         let by = count_by(self.word(), R0, KEPT_MS);
         vec![rule("", pod.into_iter().chain([by])), self.dropped([])]
     }

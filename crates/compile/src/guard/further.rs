@@ -112,7 +112,7 @@ fn general_refusal((cluster, settings): (&Cluster, &Settings), net: &IpNet) -> O
         let allowed: Vec<_> = settings.allow_sources.iter().map(IpNet::to_string).collect();
         return Some(format!("does not lie within --allow-sources {}", allowed.join(",")));
     }
-    if !settings.families().any(|family| family == Family::of_net(net)) {
+    if !settings.serves(Family::of_net(net)) {
         return Some(format!("is {}, of which pods have no addresses here", Family::of_net(net)));
     }
     if range::special(net).is_some() {

@@ -6,7 +6,7 @@
 //!                     ├─ veth… ─── nothing: pods come by the bridge
 //!                     └─ others ── UDP 8472? ─> from a node, and inside only its own ── no address of a pod or Service
 //!   raw_output ── what goes into the tunnel is no flow, nor is what comes by it
-//!   forward ───── to no pod of this node: no pod and no Service leads to another node's tunnel port; nobody's: say so
+//!   forward ───── to no pod of this node: never to a tunnel's port for a pod or a Service; no pod's: host unreachable
 //!   input ─────── no Service leads to the tunnel's port of this node; a segment of no connection is not answered
 //! ```
 //!
@@ -17,12 +17,13 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use kstate::nft::build::{self, Value, ct_state, ct_status, encode, rule};
 use kstate::nft::key;
-use kstate::nft::{Chain, CmpOp, ElemData, Expr, Field, PayloadBase, Reg, Rule, Set, SetData, Verdict};
+use kstate::nft::{
+    Chain, CmpOp, ElemData, Expr, Field, PayloadBase, Reg, Rule, Set, SetData, TableId, Verdict,
+};
 use model::{Attachment, Cluster, Node};
-use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
+use types::wire::{BRIDGE, TABLE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IpNet, Protocol};
 
-use super::Guard;
 use super::cause::Cause;
 use super::further::rules as further;
 use crate::Settings;
@@ -62,7 +63,7 @@ const POD_TO_TUNNEL: &str = "pod_to_tunnel";
 /// Chain: what comes to this node and does not belong to a flow as other packets do.
 pub const UNEXPECTED: &str = "unexpected";
 
-/// The chains that are the guard's alone. What it drops is dropped and counted in these.
+/// Beside the hooks, the chains of the guard. [`UNEXPECTED`] has refusals, too.
 pub const CHAINS: [&str; 13] = [
     FROM_PODS,
     NO_POD,
@@ -70,6 +71,21 @@ pub const CHAINS: [&str; 13] = [
     FROM_TUNNEL,
     FROM_WIRE,
     INNER,
+    TUNNEL,
+    ONWARD,
+    AWAY,
+    TO_TUNNEL,
+    SERVICE_TO_TUNNEL,
+    POD_TO_TUNNEL,
+    UNEXPECTED,
+];
+
+/// Of these, the chains that drop and count.
+pub const DROPPING: [&str; 11] = [
+    NO_POD,
+    FROM_PORT,
+    FROM_TUNNEL,
+    FROM_WIRE,
     TUNNEL,
     ONWARD,
     AWAY,
@@ -118,11 +134,9 @@ pub fn base(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment 
         (AWAY, away()),
         (TO_TUNNEL, to_tunnel(family)),
         (SERVICE_TO_TUNNEL, service_to_tunnel()),
-        (POD_TO_TUNNEL, Cause::PodToTunnel.dropped_by_pod(family, PODS)),
+        (POD_TO_TUNNEL, Cause::PodToTunnel.dropped_by_pod(family)),
     ];
-    for table in Guard::Links.tables().iter().filter(|table| table.family == family.into()) {
-        Cause::add_sets(table, &mut fragment);
-    }
+    Cause::add_sets(&TableId { family: family.into(), name: TABLE.into() }, &mut fragment);
     let regular = chains.map(|(name, rules)| (Name::Borrowed(name), Chain { base: None, rules }));
     fragment.chains.extend(regular);
     fragment
@@ -194,6 +208,8 @@ fn from_pods(family: Family) -> Vec<Rule> {
     ]
 }
 
+/// By the pods' bridge, from an address that is no pod's of this node.
+///
 /// What the node itself sends to a group or by broadcast comes back to it by the link that it leaves by (ip_mc_output,
 /// net/ipv4/ip_output.c): mDNS of the node, or its answer to an IGMP query of a pod. The bridge's hooks drop what a pod
 /// sends under the node's address, and so does the kernel where these are away (ip_mc_validate_source).
@@ -328,7 +344,7 @@ fn away() -> Vec<Rule> {
     ]
 }
 
-/// On input.
+/// What the chain `input` asks first.
 pub fn taken() -> Vec<Rule> {
     let odd =
         [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, ct_state::INVALID | ct_state::RELATED));

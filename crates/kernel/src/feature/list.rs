@@ -255,16 +255,12 @@ pub const FEATURES: &[Feature] = &[
         ("3.14", "CONFIG_NFT_REJECT", Some("nft_reject_ipv4")),
         Attempt::Reject,
     ),
-    // 67407a406db3: `socket wildcard`.
+    // 67407a406db3: `socket wildcard`. IPv6 is guarded whether or not pods have it, because the kernel speaks it.
     feature(
-        "nft-links",
+        "nft-fib-ipv6",
         "each link brings only what may come by it",
         BOTH,
-        (
-            "5.10",
-            "CONFIG_NF_TABLES_IPV6 and CONFIG_NFT_FIB_IPV6, whether or not pods have IPv6: the kernel has",
-            Some("nft_fib_ipv6"),
-        ),
+        ("5.10", "CONFIG_NF_TABLES_IPV6 and CONFIG_NFT_FIB_IPV6", Some("nft_fib_ipv6")),
         Attempt::Links,
     ),
     // Since there are concatenations: port, MAC and address.

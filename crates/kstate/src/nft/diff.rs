@@ -71,7 +71,10 @@ fn make_way(id: &TableId, desired: &Table, actual: &Table) -> Vec<Op> {
             ops.push(Op::DeleteElement { table: id.clone(), set: name.clone(), key: key.clone() });
         }
     }
-    ops.extend(sets.iter().map(|set| Op::DeleteSet { table: id.clone(), set: (*set).into() }));
+    for (name, set) in actual.sets.iter().filter(|(name, _)| sets.contains(name.as_ref())) {
+        let layout = Box::new(set.layout());
+        ops.push(Op::DeleteSet { table: id.clone(), set: name.clone(), layout });
+    }
     ops.extend(chains.iter().map(|chain| Op::DeleteChain { table: id.clone(), chain: (*chain).to_owned() }));
     ops
 }
@@ -251,8 +254,17 @@ impl<'a> Step<'a> {
         ops.extend(
             chains(false).filter(|(_, chain)| names(chain)).map(|(name, _)| self.set_rules(name, &[])),
         );
-        for name in self.actual.sets.keys().filter(|name| !self.desired.sets.contains_key(*name)) {
-            ops.push(Op::DeleteSet { table: self.id.clone(), set: name.clone() });
+        for (name, set) in self.actual.sets.iter().filter(|(name, _)| !self.desired.sets.contains_key(*name))
+        {
+            let table = || self.id.clone();
+            // A kernel without 628bd3e49cba (Linux 6.5) lets go of the chains of a map's elements only when all is done.
+            let leads = set.elements.iter().filter(|(_, data)| target(data).is_some());
+            ops.extend(leads.map(|(key, _)| Op::DeleteElement {
+                table: table(),
+                set: name.clone(),
+                key: key.clone(),
+            }));
+            ops.push(Op::DeleteSet { table: table(), set: name.clone(), layout: Box::new(set.layout()) });
         }
         ops.extend(chains(false).map(|(name, _)| delete(name)));
         self.ops.append(&mut ops);

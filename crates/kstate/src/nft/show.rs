@@ -340,7 +340,7 @@ impl fmt::Display for OpText<'_> {
                 };
                 write!(f, "add {} {table} {set} {{ type {fields}; }}", layout.word())
             }
-            Op::DeleteSet { table, set } => write!(f, "delete set {table} {set}"),
+            Op::DeleteSet { table, set, .. } => write!(f, "delete set {table} {set}"),
             Op::AddElement { table, set, key, data } => {
                 write!(f, "add element {table} {set} {{ {}", key_text(key))?;
                 match (data, self.layout.map(|set| &set.data)) {

@@ -31,7 +31,7 @@ pub struct Cuts<'a> {
 impl<'a> Cuts<'a> {
     pub fn new(plan: &'a Plan) -> Self {
         let doomed = plan.ops.iter().filter_map(|op| match op {
-            Op::DeleteSet { table, set } => Some((table, &**set)),
+            Op::DeleteSet { table, set, .. } => Some((table, &**set)),
             _ => None,
         });
         let (sets, chains) = (Names::new(), Names::new());

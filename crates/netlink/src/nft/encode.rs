@@ -245,7 +245,7 @@ impl Batch {
                 set::encode_layout(&mut self.writer, layout, self.position.seq);
                 self.shape = None;
             }
-            Op::DeleteSet { table, set } => self.named(at, (DELSET, 0), table, Some((2, set))),
+            Op::DeleteSet { table, set, .. } => self.named(at, (DELSET, 0), table, Some((2, set))),
             Op::AddElement { table, set, key, data } => {
                 let shape = self.shape_of(at, (table, set), plan, known)?;
                 self.list(at, (NEWSETELEM, flags::CREATE), table, set);
@@ -302,7 +302,8 @@ impl Batch {
         self.position.list = Some(List { nest, kind });
     }
 
-    /// How the set writes ranges: by the plan's own steps before this one, else by what is known.
+    /// How the set writes ranges: by the plan's own steps before this one, else by what is known, else by the step that
+    /// deletes it later.
     fn shape_of(
         &mut self,
         at: usize,
@@ -324,7 +325,16 @@ impl Batch {
             Op::AddSet { table: t, set, layout } if t == table && **set == *name => Some(layout.as_ref()),
             _ => None,
         });
-        let set: Option<&Set> = added.or_else(|| known.tables.get(table)?.sets.get(name));
+        let deleted = || {
+            plan.ops.get(at..).unwrap_or(&[]).iter().find_map(|op| match op {
+                Op::DeleteSet { table: t, set, layout } if t == table && **set == *name => {
+                    Some(layout.as_ref())
+                }
+                _ => None,
+            })
+        };
+        let there = added.or_else(|| known.tables.get(table)?.sets.get(name));
+        let set: Option<&Set> = there.or_else(deleted);
         let shape = match (set, plan.ops.get(at)) {
             (Some(set), _) => Some(Shape::of(set)),
             (None, Some(Op::AddElement { key, .. } | Op::DeleteElement { key, .. })) => Shape::by_key(key),

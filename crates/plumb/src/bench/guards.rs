@@ -44,15 +44,34 @@ enum Part {
     Bridge,
     /// The program at pods' ports and the node's own links
     Program,
+    /// Of the bridge's table an empty chain on its hook: what the kernel takes for the hook
+    Hook,
+    /// Of the bridge's table the first rule: the least that says who sends
+    Lookup,
 }
 
 impl Part {
+    /// Which together are the guard.
     const ALL: [Self; 3] = [Self::Links, Self::Bridge, Self::Program];
+
+    /// Takes away of what was found what this part is without.
+    fn leave(self, found: &mut Ruleset) {
+        let rules = match self {
+            Self::Hook => 0,
+            Self::Lookup => 1,
+            Self::Links | Self::Bridge | Self::Program => return,
+        };
+        for chain in found.tables.values_mut().flat_map(|table| table.chains.values_mut()) {
+            if chain.base.is_some() {
+                chain.rules.truncate(rules);
+            }
+        }
+    }
 
     fn tables(self) -> Vec<TableId> {
         match self {
             Self::Links => Guard::Links.tables(),
-            Self::Bridge => Guard::Ports.tables(),
+            Self::Bridge | Self::Hook | Self::Lookup => Guard::Ports.tables(),
             Self::Program => Vec::new(),
         }
     }
@@ -195,11 +214,19 @@ impl Guards {
         let netns = Netns::open(lab.node(node)?)?;
         let mut nft = Nft::open_in(&netns)?;
         let tables: Vec<TableId> = parts.iter().flat_map(|part| part.tables()).collect();
-        let with = nft.observe(&tables)?.ruleset;
+        let mut with = nft.observe(&tables)?.ruleset;
         ensure!(with.tables.len() == tables.len(), "{node} has no guards: {:?}", with.tables.keys());
         let without = without(&with);
+        parts.iter().for_each(|part| part.leave(&mut with));
         let program = parts.contains(&Part::Program);
-        Ok(Self { netns, nft, with, without, program, programs: Vec::new(), there: true })
+        // As found, which is more than a part of it.
+        let there = !parts.iter().any(|part| matches!(part, Part::Hook | Part::Lookup));
+        let mut guards = Self { netns, nft, with, without, program, programs: Vec::new(), there };
+        if !there {
+            let found = guards.nft.observe(&tables)?.ruleset;
+            guards.nft.apply(&diff(&guards.without, &found), &found)?;
+        }
+        Ok(guards)
     }
 
     fn set(&mut self, there: bool) -> Result<()> {

@@ -61,12 +61,12 @@ pub const TESTS: &[(&str, &str, &str)] = &[
     (
         "spoofing-tunnel",
         "no pod sends into the nodes' tunnel",
-        "the chains from_pods, onward and to_tunnel of table ip plumb on that node",
+        "the chains from_pods, onward and to_tunnel of tables ip plumb and ip6 plumb on that node",
     ),
     (
         "spoofing-source",
         "no pod is heard under another's address",
-        "tables bridge plumb and ip plumb (chain from_pods) on the sender's node",
+        "tables bridge plumb, ip plumb and ip6 plumb (chain from_pods) on the sender's node",
     ),
     ("spoofing-place", "no pod gets another's packets", "table bridge plumb on that node"),
 ];

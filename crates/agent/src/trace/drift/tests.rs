@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use kstate::nft::TableId;
 use kstate::nft::build::encode;
 use model::{Cluster, Event, Kind, Node, Row};
 
@@ -80,4 +81,31 @@ fn elements_of_the_frontend_concern_it_in_both_families() {
         assert_eq!(concern.set("ep", Some(&key(Some(3), frontend))), Some(Stage::Service));
         assert_eq!(concern.set("svc", Some(&key(None, other))), None);
     }
+}
+
+/// A tunnel by IPv6 brings IPv4, so of the other family's table only what is outside of it counts.
+#[test]
+fn of_the_other_familys_table_only_tunnels_concern_a_packet() {
+    let arrived = Concern {
+        family: Some(Family::V4),
+        bridge_hop: Some(Stage::Node),
+        arrives_by_tunnel: true,
+        ..Concern::default()
+    };
+    let emptied = |family: Family, chain: &str| NftOp::SetRules {
+        table: TableId { family: family.into(), name: TABLE.into() },
+        chain: chain.into(),
+        rules: Vec::new(),
+    };
+    for chain in ["from_pods", "onward", "no_pod", "forward"] {
+        assert_eq!(arrived.nft(&emptied(Family::V6, chain)), None, "{chain}");
+        assert!(arrived.nft(&emptied(Family::V4, chain)).is_some(), "{chain}");
+    }
+    for (chain, family) in
+        ["inner", "to_tunnel", "input"].into_iter().flat_map(|c| Family::ALL.map(|f| (c, f)))
+    {
+        assert_eq!(arrived.nft(&emptied(family, chain)), Some(Stage::Node), "{family} {chain}");
+    }
+    let near = Concern { arrives_by_tunnel: false, ..arrived };
+    assert_eq!(near.nft(&emptied(Family::V6, "inner")), None);
 }
