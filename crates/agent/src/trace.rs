@@ -31,7 +31,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use tokio::sync::Mutex;
 use trace::exchange::{Arm, Ask, AskNames, Collect, Collected, Flow, Open, Opened, Refusal, Send};
-use types::{Family, IfName, ObjectName};
+use types::{Family, ObjectName};
 
 use crate::reviews::Refused;
 use crate::serve::Caller;
@@ -133,28 +133,33 @@ impl Traces {
             Some(flow) => self.views.candidates(flow).await?,
             None => Vec::new(),
         };
-        let id = self.begin(flow, wired.host_if, Start { pod, ask, probe }).await?;
+        let (addresses, masqueraded) = match flow {
+            Some(flow) => self.views.masqueraded(flow).await?,
+            None => Default::default(),
+        };
+        let watch = match flow {
+            Some(flow) => Some(watch::Watch::start(flow, addresses, Some(wired.host_if)).await?),
+            None => None,
+        };
+        let id = self.begin((flow, watch), Start { pod, ask, probe }).await?;
         let node = self.node.to_string();
-        Ok(Opened { id, node, resolve: resolution.expected, resolved: resolution.seen, flow, candidates })
+        let (resolve, resolved) = (resolution.expected, resolution.seen);
+        Ok(Opened { id, node, resolve, resolved, flow, candidates, masqueraded })
     }
 
     async fn arm(&self, arm: Arm) -> Result<()> {
-        let watch = watch::Watch::start(arm.flow, Vec::new(), None).await?;
+        let watch = watch::Watch::await_flow(arm.flow, &arm.masqueraded).await?;
         let running =
             Running { since: Instant::now(), flow: Some(arm.flow), watch: Some(watch), start: None };
         self.keep(arm.id, running).await
     }
 
-    /// `port`: the pod's, on the bridge.
-    async fn begin(&self, flow: Option<Flow>, port: IfName, start: Start) -> Result<String> {
+    async fn begin(
+        &self,
+        (flow, watch): (Option<Flow>, Option<watch::Watch>),
+        start: Start,
+    ) -> Result<String> {
         let id = format!("{:016x}", kernel::udp::random().context("choose the trace's id")?);
-        let watch = match flow {
-            Some(flow) => {
-                let masqueraded = self.views.masqueraded(flow).await?;
-                Some(watch::Watch::start(flow, masqueraded, Some(port)).await?)
-            }
-            None => None,
-        };
         let start = Some(start);
         self.keep(id.clone(), Running { since: Instant::now(), flow, watch, start }).await?;
         Ok(id)
@@ -189,9 +194,10 @@ impl Traces {
         let timeout = Duration::from_millis(send.timeout_ms.clamp(10, 10_000));
         let sent = send::send(probe, (flow, to), start.ask, timeout).await?;
         let mut sightings = vec![sent];
-        let seen = watch.finish().await?;
+        let seen = watch.finish(None).await?;
         sightings.extend(seen.sightings);
-        let (expected, drift) = self.views.departure(&start.pod, flow, seen.endpoint).await?;
+        let (expected, drift) =
+            self.views.departure(&start.pod, flow, (seen.endpoint, seen.answers_to)).await?;
         sightings.extend(drift);
         Ok(self.collected(expected, sightings))
     }
@@ -199,7 +205,8 @@ impl Traces {
     async fn collect(&self, collect: Collect) -> Result<Option<Collected>> {
         let running = self.take(&collect.id).await?;
         let (Some(watch), Some(onward)) = (running.watch, collect.onward) else { return Ok(None) };
-        let mut sightings = watch.finish().await?.sightings;
+        let came_as = [onward.source, onward.destination];
+        let mut sightings = watch.finish(Some(came_as)).await?.sightings;
         let (expected, drift) = self.views.arrival(onward).await?;
         sightings.extend(drift);
         Ok(Some(self.collected(expected, sightings)))

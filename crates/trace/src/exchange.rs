@@ -52,6 +52,16 @@ pub struct Opened {
     pub flow: Option<Flow>,
     /// Nodes that the packet may come to.
     pub candidates: Vec<String>,
+    /// As what it may come to them under another source. Agents of earlier versions do not tell.
+    #[serde(default)]
+    pub masqueraded: Vec<Masqueraded>,
+}
+
+/// The flow after its node has put an address of its own in place of the client's: the port is known only afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Masqueraded {
+    pub source: IpAddr,
+    pub destination: SocketAddr,
 }
 
 /// What agents watch for: a client's address and port, in whichever way the rest is translated.
@@ -66,6 +76,8 @@ pub struct Flow {
 pub struct Arm {
     pub id: String,
     pub flow: Flow,
+    #[serde(default)]
+    pub masqueraded: Vec<Masqueraded>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

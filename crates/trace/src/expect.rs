@@ -42,6 +42,9 @@ pub struct Target {
     pub sport: u16,
     /// The endpoint that the observed connection took.
     pub endpoint: Option<SocketAddr>,
+    /// Whom its answers go to: another than the pod where its source was masqueraded.
+    #[serde(default)]
+    pub answers_to: Option<SocketAddr>,
 }
 
 /// One node's part of the way.
@@ -59,6 +62,7 @@ pub struct Expected {
 pub struct Onward {
     pub node: String,
     pub protocol: Protocol,
+    /// As it leaves the sender's node: after masquerade.
     pub source: SocketAddr,
     pub destination: SocketAddr,
 }
@@ -166,9 +170,9 @@ impl Way<'_, '_> {
         if !self.policy(Direction::Egress, to) {
             return None;
         }
-        self.masq(to, &exit);
+        let source = self.masq((target, to), &exit);
         if exit.dev.as_ref().is_some_and(|dev| dev.as_str() == VXLAN_DEVICE) {
-            return self.tunnel(to, &exit);
+            return self.tunnel((source, to), &exit);
         }
         if view.place.is_pod_address(to.ip()) {
             self.arrive(to, None);
@@ -266,7 +270,8 @@ impl Way<'_, '_> {
         allowed
     }
 
-    fn masq(&mut self, to: SocketAddr, exit: &Exit) {
+    /// Yields what it leaves as.
+    fn masq(&mut self, (target, to): (&Target, SocketAddr), exit: &Exit) -> SocketAddr {
         let view = self.view;
         let why = reference::masquerade(&self.packet, to, view.cluster, view.place);
         let node = view.cluster.nodes.get(&view.place.node);
@@ -276,23 +281,25 @@ impl Way<'_, '_> {
             let of_dev = |(link, net): &&(IfName, IpNet)| link == dev && Family::of_net(net) == family;
             view.net.addresses.iter().find(of_dev).map(|(_, net)| net.addr())
         };
-        let fact = match why {
-            Some(why) => Fact::Masq {
-                source: device_address()
-                    .or_else(|| node.and_then(|node| reference::internal_ip(node, family))),
-                masquerade: true,
-                why: why.to_owned(),
-            },
-            None => Fact::Masq {
-                source: Some(self.packet.src),
-                masquerade: false,
-                why: "the destination is a pod".to_owned(),
-            },
+        let own = SocketAddr::new(self.packet.src, self.packet.sport);
+        let (fact, leaves_as) = match why {
+            Some(why) => {
+                let source =
+                    device_address().or_else(|| node.and_then(|node| reference::internal_ip(node, family)));
+                let same_port = source.map(|source| SocketAddr::new(source, own.port()));
+                let fact = Fact::Masq { source, masquerade: true, why: why.to_owned() };
+                (fact, target.answers_to.or(same_port).unwrap_or(own))
+            }
+            None => {
+                let (source, why) = (Some(own.ip()), "the destination is a pod".to_owned());
+                (Fact::Masq { source, masquerade: false, why }, own)
+            }
         };
         self.push(Stage::Masq, fact);
+        leaves_as
     }
 
-    fn tunnel(&mut self, to: SocketAddr, exit: &Exit) -> Option<Onward> {
+    fn tunnel(&mut self, (source, to): (SocketAddr, SocketAddr), exit: &Exit) -> Option<Onward> {
         let view = self.view;
         let dev = exit.dev.clone()?;
         let LinkKind::Vxlan { vni, local, port } = view.net.links.get(&dev)?.kind.clone() else {
@@ -311,12 +318,7 @@ impl Way<'_, '_> {
             extra_bytes: vxlan_bytes(local),
         };
         self.push(Stage::Tunnel, fact);
-        Some(Onward {
-            node: node.name.clone(),
-            protocol: self.packet.protocol,
-            source: SocketAddr::new(self.packet.src, self.packet.sport),
-            destination: to,
-        })
+        Some(Onward { node: node.name.clone(), protocol: self.packet.protocol, source, destination: to })
     }
 
     /// On the node of the destination.

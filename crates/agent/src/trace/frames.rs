@@ -9,7 +9,7 @@ use kernel::capture::{Capture, Captured, Direction, Filter};
 use netlink::packet::{Frame, Packet};
 use trace::Sighting;
 use trace::exchange::Flow;
-use trace::observed::{Outer, Seen, Tuple, Way};
+use trace::observed::{Outer, Seen, Way};
 use types::wire::VXLAN_PORT;
 use types::{Family, IfName, Protocol};
 
@@ -24,6 +24,9 @@ pub struct Frames {
     masqueraded: Option<Capture>,
 }
 
+/// Both ends of the flow as its packets have them after masquerade.
+pub type Ends = [SocketAddr; 2];
+
 impl Frames {
     /// Everything of the flow by its client's port, whatever its addresses become on the way. Masquerade changes
     /// the port as well: packets of `masqueraded` addresses are captured whole, and told apart afterwards.
@@ -31,35 +34,37 @@ impl Frames {
         let protocol = Some(flow.protocol.number_in(Family::of(flow.source.ip())));
         let ports = vec![flow.source.port()];
         let by_port = Filter { addresses: Vec::new(), ports, protocol, tunnel: Some(VXLAN_PORT) };
-        let by_address = Filter { addresses: masqueraded, ports: Vec::new(), protocol, tunnel: None };
+        let by_address =
+            Filter { addresses: masqueraded, ports: Vec::new(), protocol, tunnel: Some(VXLAN_PORT) };
         let capture = Capture::open(None, &by_port)?;
         let also =
             (!by_address.addresses.is_empty()).then(|| Capture::open(None, &by_address)).transpose()?;
         Ok(Self { flow, capture, masqueraded: also })
     }
 
-    /// What has been captured so far, in the order of time. `entry`: the flow's own in conntrack.
-    pub fn take(&mut self, entry: Option<&(Tuple, Tuple)>) -> Result<Vec<Sighting>> {
+    /// What has been captured so far, in the order of time. `ends`: what masquerade has made of the flow, if it did.
+    pub fn take(&mut self, ends: Option<Ends>) -> Result<Vec<Sighting>> {
         let names: BTreeMap<u32, IfName> =
             Rtnl::open()?.links()?.into_iter().map(|link| (link.index, link.name)).collect();
         let flow = self.flow;
-        let mut seen = read(&mut self.capture, &names, |packet| {
-            packet.protocol == flow.protocol
-                && [packet.source, packet.destination].iter().any(|end| end.port() == flow.source.port())
-        })?;
-        if let Some((capture, (_, reply))) = self.masqueraded.as_mut().zip(entry)
-            && reply.destination.port() != flow.source.port()
-        {
-            let ends = [reply.source, reply.destination];
-            seen.extend(read(capture, &names, |packet| {
-                packet.protocol == flow.protocol
-                    && ends.contains(&packet.source)
-                    && ends.contains(&packet.destination)
-            })?);
+        let mut seen = read(&mut self.capture, &names, |packet| has_port(packet, flow))?;
+        if let Some((capture, ends)) = self.masqueraded.as_mut().zip(ends) {
+            // What kept its port the first capture has.
+            let more = |packet: &Seen| is_between(packet, flow, ends) && !has_port(packet, flow);
+            seen.extend(read(capture, &names, more)?);
         }
         seen.sort_by_key(|(at, _)| *at);
         Ok(seen.into_iter().map(|(_, sighting)| sighting).collect())
     }
+}
+
+fn has_port(packet: &Seen, flow: Flow) -> bool {
+    packet.protocol == flow.protocol
+        && [packet.source, packet.destination].iter().any(|end| end.port() == flow.source.port())
+}
+
+fn is_between(packet: &Seen, flow: Flow, ends: Ends) -> bool {
+    packet.protocol == flow.protocol && ends.contains(&packet.source) && ends.contains(&packet.destination)
 }
 
 fn read(

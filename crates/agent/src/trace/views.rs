@@ -10,12 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use dns::query::Type;
 use dns::{Finding, Hosts, Listed, ResolvConf, Step};
-use trace::exchange::Flow;
+use trace::exchange::{Flow, Masqueraded};
 use trace::expect::{Onward, own};
 use trace::hop::Stage;
 use trace::reference::{self, Choice};
 use trace::{Expected, Packet, Place, Sighting, Target, View};
-use types::wire::BRIDGE;
+use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{Family, IfName, ObjectName};
 
 use super::files::Files;
@@ -27,8 +27,8 @@ use crate::node::Node;
 /// A loop that is busy for longer has no time for traces.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Addresses that one capture looks for.
-const CAPTURED: usize = 90;
+/// Addresses that one capture looks for: its filter takes a hundred.
+pub const CAPTURED: usize = 90;
 
 /// A pod that is wired to this node.
 #[derive(Clone, Debug)]
@@ -91,14 +91,26 @@ impl Views {
         .await
     }
 
-    /// Addresses towards which the flow may leave under another source.
-    pub async fn masqueraded(&self, flow: Flow) -> Result<Vec<IpAddr>> {
+    /// Where to the flow may leave under another source: every address of this kind, and what other nodes see of it.
+    pub async fn masqueraded(&self, flow: Flow) -> Result<(Vec<IpAddr>, Vec<Masqueraded>)> {
         self.ask(move |node| {
-            let place = place(node, true);
-            let changed = |ip: &IpAddr| !place.is_pod_address(*ip) || *ip == flow.source.ip();
-            let to = choices(node, flow).into_iter().map(|to| to.ip()).filter(changed);
-            // A capture's filter takes a hundred; more endpoints outside of the cluster are rare.
-            to.take(CAPTURED).collect()
+            let (place, packet) = (place(node, true), packet(flow));
+            let mut to = choices(node, flow);
+            to.retain(|to| reference::masquerade(&packet, *to, node.cluster(), &place).is_some());
+            let net = node.compiler().map(|compiler| compiler.net());
+            let tunnel = net.into_iter().flat_map(|net| &net.addresses).find_map(|(link, address)| {
+                let family = Family::of_net(address) == Family::of(flow.source.ip());
+                (link.as_str() == VXLAN_DEVICE && family).then(|| address.addr())
+            });
+            let own = &node.settings().node;
+            let is_elsewhere = |to: &&SocketAddr| {
+                reference::node_of(to.ip(), node.cluster()).is_some_and(|of| of.name != *own)
+            };
+            let elsewhere = to.iter().filter(is_elsewhere).take(CAPTURED);
+            let comes = elsewhere.filter_map(|to| Some(Masqueraded { source: tunnel?, destination: *to }));
+            let comes = comes.collect();
+            // More endpoints are rare.
+            (to.into_iter().take(CAPTURED).map(|to| to.ip()).collect(), comes)
         })
         .await
     }
@@ -109,7 +121,7 @@ impl Views {
         &self,
         pod: &ObjectName,
         flow: Flow,
-        endpoint: Option<SocketAddr>,
+        (endpoint, answers_to): (Option<SocketAddr>, Option<SocketAddr>),
     ) -> Result<(Expected, Vec<Sighting>)> {
         let seen = self.observe(Some(flow)).await?;
         let (name, here) = (pod.clone(), self.dns_here(flow.source.ip()));
@@ -122,6 +134,7 @@ impl Views {
             destination: flow.destination,
             sport: flow.source.port(),
             endpoint,
+            answers_to,
         };
         let looked = self.ask(move |node| {
             let compiler = node.compiler()?;

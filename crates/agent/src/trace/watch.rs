@@ -6,9 +6,15 @@
 //!
 //! ```text
 //!   table ip (or ip6) plumb_trace: set flows { address . protocol . port }
+//!                                           set masqueraded { address . address . protocol . port }
 //!     prerouting -350: ip saddr . l4proto . th sport @flows  meta nftrace set 1
 //!                      ip daddr . l4proto . th dport @flows  meta nftrace set 1      (the way back)
+//!                      ip saddr . ip daddr . l4proto . th dport @masqueraded  meta nftrace set 1
+//!                      ip daddr . ip saddr . l4proto . th sport @masqueraded  meta nftrace set 1
 //! ```
+//!
+//! The second set is for a flow that comes to another node under an address of its sender's and a port that is known only
+//! afterwards: what is marked beside it is told apart then.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -31,18 +37,20 @@ use netlink::conntrack::{Entry, Filter};
 use netlink::nft::{Trace, TraceKind, TraceVerdict};
 use netlink::packet::Packet;
 use trace::Sighting;
-use trace::exchange::Flow;
+use trace::exchange::{Flow, Masqueraded};
 use trace::observed::{Decision, Seen, Tuple};
 
 use types::{Family, IfName, Protocol};
 
-use super::frames::Frames;
+use super::frames::{Ends, Frames};
 use super::guards::Guards;
+use super::views::CAPTURED;
 
 /// Our table for marking; taken away when the last flow is no longer watched. Left behind by a killed agent, it is
 /// replaced by the next trace, or taken away by `plumb node-cleanup`.
 const TABLE: &str = types::wire::TRACE_TABLE;
 const FLOWS: &str = "flows";
+const MASQUERADED: &str = "masqueraded";
 const CHAIN: &str = "mark";
 
 /// Nanoseconds of CLOCK_REALTIME, the clock of captures.
@@ -63,69 +71,87 @@ pub struct Watch {
     beginnings: Beginnings,
     frames: Frames,
     guards: Guards,
-    _mark: Mark,
+    _mark: Marked,
 }
 
 /// What a watch has seen.
 #[derive(Debug)]
 pub struct Caught {
     pub sightings: Vec<Sighting>,
-    /// Where conntrack sends the flow.
+    /// Where conntrack sends the flow, and whom it lets the answers go to.
     pub endpoint: Option<SocketAddr>,
+    pub answers_to: Option<SocketAddr>,
 }
 
 impl Watch {
-    /// `masqueraded`: where to the flow may leave under another address and port. `port`: of the pod that sends it.
+    /// On the sender's node. `masqueraded`: where to the flow may leave under another address and port. `port`: of the
+    /// pod that sends it.
     pub async fn start(flow: Flow, masqueraded: Vec<IpAddr>, port: Option<IfName>) -> Result<Self> {
+        Self::open(Mark::of(flow, &[]), masqueraded, port).await
+    }
+
+    /// On a node that it may come to.
+    pub async fn await_flow(flow: Flow, masqueraded: &[Masqueraded]) -> Result<Self> {
+        let masqueraded = masqueraded.get(..CAPTURED).unwrap_or(masqueraded);
+        let addresses = masqueraded.iter().map(|to| to.destination.ip()).collect();
+        Self::open(Mark::of(flow, masqueraded), addresses, None).await
+    }
+
+    async fn open(mark: Mark, masqueraded: Vec<IpAddr>, port: Option<IfName>) -> Result<Self> {
+        let flow = mark.flow;
         tokio::task::spawn_blocking(move || {
             let events = TraceEvents::open().context("listen to nft's trace")?;
             let beginnings = Beginnings::open().context("listen to conntrack")?;
             let frames = Frames::open(flow, masqueraded).context("capture the flow")?;
             let guards = Guards::begin(port)?;
-            let mark = Mark::set(flow).context("mark the flow for nft's trace")?;
+            let mark = mark.set().context("mark the flow for nft's trace")?;
             Ok(Self { flow, events, beginnings, frames, guards, _mark: mark })
         })
         .await
         .context("the watch ended early")?
     }
 
-    /// Reads the queues. To be called after the packet has come to its end.
-    pub async fn finish(mut self) -> Result<Caught> {
+    /// Reads the queues. To be called after the packet has come to its end. `came_as`: as what it came to this node, if it
+    /// did not start here.
+    pub async fn finish(mut self, came_as: Option<Ends>) -> Result<Caught> {
         tokio::task::spawn_blocking(move || {
-            let entry = self.connection().context("look the flow up in conntrack")?;
-            let mut sightings = self.frames.take(entry.as_ref()).context("read captured frames")?;
-            let rules = self.rules().context("read nft's trace")?;
+            let client = came_as.map_or(self.flow.source, |[client, _]| client);
+            let entry = self.connection(client).context("look the flow up in conntrack")?;
+            let ends = came_as.or_else(|| entry.map(|(_, reply)| [reply.destination, reply.source]));
+            let mut sightings = self.frames.take(ends).context("read captured frames")?;
+            let rules = self.rules(client).context("read nft's trace")?;
             // A packet that is dropped leaves no entry, and yet it was sent somewhere.
             let endpoint = match &entry {
                 Some((_, reply)) => Some(reply.source),
                 None => rules.iter().rev().filter(|rule| !rule.answer).find_map(translated),
             };
+            let answers_to = entry.map(|(_, reply)| reply.destination);
             let dropped = self.guards.finish()?;
             sightings.extend(rules.into_iter().chain(dropped).map(|rule| Sighting::Nft { rule }));
             sightings.extend(entry.map(|(original, reply)| Sighting::Conntrack { original, reply }));
-            Ok(Caught { sightings, endpoint })
+            Ok(Caught { sightings, endpoint, answers_to })
         })
         .await
         .context("the watch ended early")?
     }
 
     /// The flow's entry: original and reply direction. One that is gone already was told of when it began.
-    fn connection(&mut self) -> Result<Option<(Tuple, Tuple)>> {
-        let flow = self.flow;
+    fn connection(&mut self, client: SocketAddr) -> Result<Option<(Tuple, Tuple)>> {
+        let family = Family::of(client.ip());
         let filter = Filter {
-            protocol: Some(flow.protocol.number_in(Family::of(flow.source.ip()))),
-            src: Some(flow.source.ip()),
+            protocol: Some(self.flow.protocol.number_in(family)),
+            src: Some(client.ip()),
             ..Filter::default()
         };
-        let is = |entry: &Entry| filter.matches(entry) && tuple(entry.original).source == flow.source;
+        let is = |entry: &Entry| filter.matches(entry) && tuple(entry.original).source == client;
         let begun = self.beginnings.last(is)?;
-        let entries = Conntrack::open()?.entries(Family::of(flow.source.ip()), &filter)?;
+        let entries = Conntrack::open()?.entries(family, &filter)?;
         let entry = entries.into_iter().find(is).or(begun);
         Ok(entry.map(|entry| (tuple(entry.original), tuple(entry.reply))))
     }
 
     /// The rules that the flow's first packet met, and those that its first answer met.
-    fn rules(&mut self) -> Result<Vec<Decision>> {
+    fn rules(&mut self, client: SocketAddr) -> Result<Vec<Decision>> {
         let mut steps: Vec<Trace> = Vec::new();
         for notice in self.events.take()? {
             match notice {
@@ -134,7 +160,6 @@ impl Watch {
                 Notice::Lost => tracing::warn!("nft's trace lost events: the queue was full"),
             }
         }
-        let client = self.flow.source;
         // Steps without headers belong to the packet of their id.
         let id = |is: &dyn Fn(Seen) -> bool| {
             steps.iter().find(|step| packet(step).is_some_and(is)).map(|step| step.id)
@@ -261,51 +286,91 @@ fn packet(step: &Trace) -> Option<Seen> {
     super::frames::addresses(&Packet::parse(&bytes)?)
 }
 
-/// Flows that are marked now: a family's table is there as long as there is one.
-static MARKED: Mutex<Vec<Flow>> = Mutex::new(Vec::new());
+/// What is marked now: a family's table is there as long as there is something.
+static MARKED: Mutex<Vec<Mark>> = Mutex::new(Vec::new());
 
-/// One flow's mark.
+/// One flow's mark: the elements that stand for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    flow: Flow,
+    elements: Vec<(&'static str, ElemKey)>,
+}
+
+/// Undoes it when it is dropped.
 #[derive(Debug)]
-struct Mark(Flow);
+struct Marked(Mark);
 
 impl Mark {
-    fn set(flow: Flow) -> Result<Self> {
+    fn of(flow: Flow, masqueraded: &[Masqueraded]) -> Self {
+        // An echo has no port that a Service leads on.
+        let with_ports = masqueraded.iter().filter(|_| flow.protocol != Protocol::Icmp);
+        let arriving = with_ports.map(|comes| (MASQUERADED, arriving(flow, *comes)));
+        Self { flow, elements: std::iter::once((FLOWS, key(flow))).chain(arriving).collect() }
+    }
+
+    fn table(&self) -> TableId {
+        TableId { family: family(self.flow).into(), name: TABLE.into() }
+    }
+
+    /// The elements that none of these has, each once.
+    fn alone<'a>(&'a self, others: &'a [Self]) -> impl Iterator<Item = (&'static str, ElemKey)> + 'a {
+        let of_family = move |other: &&Self| family(other.flow) == family(self.flow);
+        let held =
+            move |element| others.iter().filter(of_family).any(|other| other.elements.contains(element));
+        let own = self.elements.iter().enumerate();
+        let once = own.filter(|(at, element)| !self.elements.iter().take(*at).any(|other| other == *element));
+        once.map(|(_, element)| element).filter(move |element| !held(element)).cloned()
+    }
+
+    fn set(self) -> Result<Marked> {
         let mut marked = MARKED.lock().unwrap_or_else(PoisonError::into_inner);
         let mut nft = Nft::open()?;
-        let (table, ours) = (table(flow), family(flow));
-        if !marked.iter().any(|other| family(*other) == ours) {
+        let (table, ours) = (self.table(), family(self.flow));
+        if !marked.iter().any(|other| family(other.flow) == ours) {
             let left = nft.observe(std::slice::from_ref(&table))?.ruleset;
             if !left.tables.is_empty() {
                 nft.apply(&Plan { ops: vec![Op::DeleteTable(table.clone())] }, &left)?;
             }
-            nft.apply(&table_plan(family(flow)), &Ruleset::default())?;
+            nft.apply(&table_plan(ours), &Ruleset::default())?;
         }
         let known = nft.observe(std::slice::from_ref(&table))?.ruleset;
-        let add = Op::AddElement { table, set: FLOWS.into(), key: key(flow), data: ElemData::None };
-        nft.apply(&Plan { ops: vec![add] }, &known)?;
-        marked.push(flow);
-        Ok(Self(flow))
+        let add = |(set, key): (&str, ElemKey)| Op::AddElement {
+            table: table.clone(),
+            set: set.into(),
+            key,
+            data: ElemData::None,
+        };
+        nft.apply(&Plan { ops: self.alone(&marked).map(add).collect() }, &known)?;
+        marked.push(self.clone());
+        Ok(Marked(self))
+    }
+
+    /// What takes it away, when only these are left.
+    fn undone(&self, left: &[Self]) -> Vec<Op> {
+        let table = self.table();
+        if !left.iter().any(|other| family(other.flow) == family(self.flow)) {
+            return vec![Op::DeleteTable(table)];
+        }
+        let delete =
+            |(set, key): (&str, ElemKey)| Op::DeleteElement { table: table.clone(), set: set.into(), key };
+        self.alone(left).map(delete).collect()
     }
 }
 
-impl Drop for Mark {
+impl Drop for Marked {
     fn drop(&mut self) {
         let mut marked = MARKED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = marked.iter().position(|flow| *flow == self.0) {
+        if let Some(at) = marked.iter().position(|mark| *mark == self.0) {
             marked.swap_remove(at);
         }
-        let (table, ours) = (table(self.0), family(self.0));
-        let last = !marked.iter().any(|other| family(*other) == ours);
-        let again = marked.contains(&self.0);
+        let ops = self.0.undone(&marked);
         let undo = || -> Result<()> {
+            if ops.is_empty() {
+                return Ok(());
+            }
             let mut nft = Nft::open()?;
-            let known = nft.observe(std::slice::from_ref(&table))?.ruleset;
-            let op = match last {
-                true => Op::DeleteTable(table.clone()),
-                false if again => return Ok(()),
-                false => Op::DeleteElement { table: table.clone(), set: FLOWS.into(), key: key(self.0) },
-            };
-            Ok(nft.apply(&Plan { ops: vec![op] }, &known)?)
+            let known = nft.observe(&[self.0.table()])?.ruleset;
+            Ok(nft.apply(&Plan { ops }, &known)?)
         };
         if let Err(error) = undo() {
             tracing::warn!(error = format!("{error:#}"), "table {TABLE} stays until the next trace");
@@ -315,10 +380,6 @@ impl Drop for Mark {
 
 fn family(flow: Flow) -> Family {
     Family::of(flow.source.ip())
-}
-
-fn table(flow: Flow) -> TableId {
-    TableId { family: family(flow).into(), name: TABLE.into() }
 }
 
 fn key(flow: Flow) -> ElemKey {
@@ -332,22 +393,37 @@ fn key(flow: Flow) -> ElemKey {
     ElemKey::point(encode(&[source.ip().into(), number, first.into()]))
 }
 
+/// The first packet of the flow as it comes from the node that masqueraded it.
+fn arriving(flow: Flow, comes: Masqueraded) -> ElemKey {
+    let number = Value::Proto(flow.protocol.number_in(family(flow)));
+    let (from, to) = (comes.source, comes.destination);
+    ElemKey::point(encode(&[from.into(), to.ip().into(), number, to.port().into()]))
+}
+
 fn table_plan(family: Family) -> Plan {
     let table = || TableId { family: family.into(), name: TABLE.into() };
     let r0 = Reg(0);
-    let layout = Set::new([address(family), Field::Proto, Field::Port], SetData::None);
-    let there = [Part::Saddr, Part::Proto, Part::Sport];
-    let back = [Part::Daddr, Part::Proto, Part::Dport];
-    let rules = [there, back].map(|parts| {
-        let (key, _) = load(family, r0, &parts);
-        rule("", key.into_iter().chain([build::lookup(FLOWS, r0)]).chain(build::nftrace(r0)))
+    let ends = Set::new([address(family), Field::Proto, Field::Port], SetData::None);
+    let fields = [address(family), address(family), Field::Proto, Field::Port];
+    let arriving = Set::new(fields, SetData::None);
+    let add = |set: &str, layout| Op::AddSet { table: table(), set: set.into(), layout: Box::new(layout) };
+    let rules = [
+        (FLOWS, &[Part::Saddr, Part::Proto, Part::Sport][..]),
+        (FLOWS, &[Part::Daddr, Part::Proto, Part::Dport]),
+        (MASQUERADED, &[Part::Saddr, Part::Daddr, Part::Proto, Part::Dport]),
+        (MASQUERADED, &[Part::Daddr, Part::Saddr, Part::Proto, Part::Sport]),
+    ];
+    let rules = rules.map(|(set, parts)| {
+        let (key, _) = load(family, r0, parts);
+        rule("", key.into_iter().chain([build::lookup(set, r0)]).chain(build::nftrace(r0)))
     });
     // Before conntrack (-200) and raw (-300), so that everything that follows is seen.
     let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -350, drop: false };
     Plan {
         ops: vec![
             Op::AddTable(table()),
-            Op::AddSet { table: table(), set: FLOWS.into(), layout: Box::new(layout) },
+            add(FLOWS, ends),
+            add(MASQUERADED, arriving),
             Op::AddChain { table: table(), chain: CHAIN.into(), base: Some(base) },
             Op::SetRules { table: table(), chain: CHAIN.into(), rules: rules.into() },
         ],

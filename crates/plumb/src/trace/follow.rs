@@ -32,7 +32,7 @@ pub async fn follow(
     timeout_ms: u64,
 ) -> Result<Followed> {
     let id = opened.id.clone();
-    let arm = Arm { id: id.clone(), flow };
+    let arm = Arm { id: id.clone(), flow, masqueraded: opened.masqueraded.clone() };
     let armed = opened.candidates.iter().map(|candidate| ask::<_, ()>(nodes, candidate, "arm", &arm));
     let mut failed = BTreeMap::new();
     for (candidate, armed) in opened.candidates.iter().zip(join_all(armed).await) {

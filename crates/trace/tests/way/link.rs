@@ -15,8 +15,13 @@ fn hops(destination: &str) -> Vec<Hop> {
     cluster.apply(Event::Upsert(Row::Attachment(row)));
     let (state, place) = (desired(&cluster, "node1"), place("node1"));
     let view = View { cluster: &cluster, nft: &state.nft, net: &state.net, place: &place };
-    let target =
-        Target { protocol: Protocol::Tcp, destination: to(destination), sport: 41224, endpoint: None };
+    let target = Target {
+        protocol: Protocol::Tcp,
+        destination: to(destination),
+        sport: 41224,
+        endpoint: None,
+        answers_to: None,
+    };
     departure(&view, &name("shop/web"), &target).expect("wired").hops
 }
 

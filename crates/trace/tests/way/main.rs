@@ -3,6 +3,7 @@
 
 mod elsewhere;
 mod link;
+mod masked;
 
 use std::net::SocketAddr;
 
@@ -134,8 +135,13 @@ fn start(allowed: &str) -> Expected {
     let here = cluster("node1", allowed);
     let (state, place) = (desired(&here, "node1"), place("node1"));
     let view = View { cluster: &here, nft: &state.nft, net: &state.net, place: &place };
-    let target =
-        Target { protocol: Protocol::Tcp, destination: to("10.96.14.7:8080"), sport: 41224, endpoint: None };
+    let target = Target {
+        protocol: Protocol::Tcp,
+        destination: to("10.96.14.7:8080"),
+        sport: 41224,
+        endpoint: None,
+        answers_to: None,
+    };
     departure(&view, &name("shop/web"), &target).expect("the pod is wired here")
 }
 
@@ -436,7 +442,8 @@ fn a_pod_is_expected_to_be_refused_at_the_tunnels_port() {
     let (state, place) = (desired(&cluster, "node1"), place("node1"));
     let view = View { cluster: &cluster, nft: &state.nft, net: &state.net, place: &place };
     let last = |destination: &str, protocol| {
-        let target = Target { protocol, destination: to(destination), sport: 41224, endpoint: None };
+        let target =
+            Target { protocol, destination: to(destination), sport: 41224, endpoint: None, answers_to: None };
         departure(&view, &name("shop/web"), &target).expect("wired").hops.pop().expect("hops").text
     };
     for node in ["192.168.1.10:8472", "192.168.1.11:8472", "10.244.1.1:8472", "203.0.113.9:8472"] {
