@@ -9,12 +9,13 @@ use clap::Args as ClapArgs;
 
 use crate::advice::Cluster;
 use crate::reach::Nodes;
-use crate::trace::find;
+use crate::trace::{find, host};
 
 /// `plumb dns`
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// The pod: NAMESPACE/NAME, or NAME with -n; a Deployment's name stands for one of its pods
+    /// The pod: NAMESPACE/NAME, or NAME with -n; a Deployment's name stands for one of its pods, and with -n so do deploy/NAME
+    /// and pod/NAME
     pod: String,
     /// One name, to be looked up step by step; all that the cluster knows without
     name: Option<String>,
@@ -35,6 +36,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn ask(args: Args) -> Result<ExitCode> {
+    if let Some(name) = &args.name {
+        host::only_name(name)?;
+    }
     let cluster = Cluster::connect(&args.reach).await?;
     let (pod, node) = find(&cluster, &args.pod, args.namespace.as_deref()).await?;
     let nodes = Nodes::new(&cluster).await?;

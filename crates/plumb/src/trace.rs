@@ -4,7 +4,9 @@
 //! what kubectl needs and nothing more: a kubeconfig with the rights that docs/trace.md names.
 
 mod ask;
+mod find;
 mod follow;
+pub mod host;
 mod show;
 
 use std::collections::BTreeMap;
@@ -12,24 +14,26 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use ::trace::exchange::{Open, Opened};
-use ::trace::{Fact, Hop, HopResult, Observed, Outcome, Stage, compare, way_back};
-use anyhow::{Context, Result, bail};
+use ::trace::observed::SocketEnd;
+use ::trace::{Fact, Hop, HopResult, Observed, Outcome, Sighting, Stage, compare, way_back};
+use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, ValueEnum};
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use serde::Serialize;
 use types::{Family, ObjectName};
 
 use crate::advice::Cluster;
 use crate::reach::Nodes;
+pub use find::find;
 use follow::{Followed, follow};
 
 /// `plumb trace`
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// The pod that sends: NAMESPACE/NAME, or NAME with -n; a Deployment's name stands for one of its pods
+    /// The pod that sends: NAMESPACE/NAME, or NAME with -n; a Deployment's name stands for one of its pods, and with -n so do
+    /// deploy/NAME and pod/NAME
     pod: String,
-    /// Where to: http://HOST[:PORT][/PATH], HOST:PORT, an address (then TCP to port 80), or ping:HOST
+    /// Where to: http://HOST[:PORT][/PATH], HOST:PORT (or svc/NAME:PORT), an address (then TCP to port 80), or ping:HOST;
+    /// of https:// the connection alone is traced
     target: String,
     /// Send UDP instead of TCP
     #[arg(long)]
@@ -44,7 +48,7 @@ pub struct Args {
     #[arg(long)]
     source_port: Option<u16>,
     /// Milliseconds to wait for an answer
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
     /// Exit with 0 only if it ends so, and with 1 otherwise
     #[arg(long, value_name = "END")]
@@ -85,7 +89,7 @@ impl Report {
     /// The verdict in a line.
     pub fn in_short(&self) -> String {
         match &self.broken {
-            Some(Broken { n, stage, node, why }) => format!("hop {n} ({} on {node}): {why}", stage.word()),
+            Some(broken) => format!("hop {} ({}): {}", broken.n, broken.at(), broken.why),
             None => {
                 let end = self.conclusion.word();
                 format!("model and kernel agree at {} of {}: {end}", self.agree, self.of)
@@ -99,8 +103,30 @@ impl Report {
 pub struct Broken {
     pub n: u8,
     pub stage: Stage,
-    pub node: String,
+    /// As the hop is called: at its end `pod`, `node` or `outside`.
+    pub place: &'static str,
+    /// `None`: outside of the cluster.
+    pub node: Option<String>,
     pub why: String,
+}
+
+impl Broken {
+    fn of(hop: &Hop, why: &str) -> Self {
+        let (place, node) = match (&hop.fact, hop.stage) {
+            (Fact::Pod { pod, on: Some(node), .. }, _) => {
+                (if pod.is_some() { "pod" } else { "node" }, Some(node.clone()))
+            }
+            (Fact::Pod { pod: None, on: None, .. }, _) => ("outside", None),
+            (_, stage) => (stage.word(), Some(hop.node.clone())),
+        };
+        Self { n: hop.n, stage: hop.stage, place, node, why: why.to_owned() }
+    }
+
+    /// `pod on node1`
+    fn at(&self) -> String {
+        let Self { place, node, .. } = self;
+        node.as_ref().map_or_else(|| (*place).to_owned(), |node| format!("{place} on {node}"))
+    }
 }
 
 /// What the model expects at the end, or that it was wrong.
@@ -111,7 +137,7 @@ pub enum Conclusion {
     Delivered,
     /// A policy stops it.
     Denied,
-    /// It ends at its Service, or where nobody has its address.
+    /// It ends at its Service, where nobody has its address, or where nobody listens on its port.
     Refused,
     /// There is no such name: nothing was sent.
     NoName,
@@ -188,40 +214,6 @@ async fn walk(nodes: &Nodes, node: &str, open: Open, (target, timeout): (&str, u
     Ok(report(open.pod, target, &opened, followed))
 }
 
-/// The pod and its node. A name that is no pod's may be that of a Deployment, whose pods begin with it.
-pub async fn find(
-    Cluster { client, advice }: &Cluster,
-    pod: &str,
-    namespace: Option<&str>,
-) -> Result<(ObjectName, String)> {
-    let text = match pod.contains('/') {
-        false => format!("{}/{pod}", namespace.unwrap_or(client.default_namespace())),
-        true => pod.to_owned(),
-    };
-    let Some((namespace, name)) = text.split_once('/') else {
-        bail!("{text:?} is not NAMESPACE/NAME; `{}` lists pods", advice.kubectl("get pods -A"));
-    };
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let listed = api.list(&kube::api::ListParams::default()).await;
-    let pods = listed.with_context(|| format!("list the pods of namespace {namespace}"))?.items;
-    let named = |pod: &&Pod| pod.metadata.name.as_deref() == Some(name);
-    let owned = |pod: &&Pod| {
-        let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
-        let rest = pod_name.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')).unwrap_or_default();
-        rest.split('-').count() <= 2 && !rest.is_empty() && pod.metadata.owner_references.is_some()
-    };
-    let pod = pods.iter().find(named).or_else(|| pods.iter().find(owned)).with_context(|| {
-        let list = advice.kubectl(&format!("get pods -n {namespace}"));
-        format!("there is no pod {text}, and no Deployment of that name; `{list}` lists pods")
-    })?;
-    let full = ObjectName::new(namespace, pod.metadata.name.clone().unwrap_or_default());
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).with_context(|| {
-        let describe = advice.kubectl(&format!("-n {namespace} describe pod {}", full.name));
-        format!("pod {full} is on no node yet; `{describe}` says why")
-    })?;
-    Ok((full, node))
-}
-
 fn report(pod: ObjectName, target: &str, opened: &Opened, followed: Followed) -> Report {
     let mut expected: Vec<_> = opened.resolve.iter().cloned().collect();
     let mut observed = BTreeMap::new();
@@ -235,10 +227,7 @@ fn report(pod: ObjectName, target: &str, opened: &Opened, followed: Followed) ->
         observed.into_iter().map(|(node, sightings)| Observed { node, sightings }).collect();
     let hops = compare(&expected, &observed);
     let broken = hops.iter().find_map(|result| match &result.outcome {
-        Outcome::Disagree { why } => {
-            let Hop { n, stage, node, .. } = result.hop.clone();
-            Some(Broken { n, stage, node, why: why.clone() })
-        }
+        Outcome::Disagree { why } => Some(Broken::of(&result.hop, why)),
         _ => None,
     });
     Report {
@@ -246,7 +235,7 @@ fn report(pod: ObjectName, target: &str, opened: &Opened, followed: Followed) ->
         target: target.to_owned(),
         agree: hops.iter().filter(|hop| matches!(hop.outcome, Outcome::Agree { .. })).count(),
         of: hops.len(),
-        conclusion: if broken.is_some() { Conclusion::Broken } else { conclude(&expected) },
+        conclusion: if broken.is_some() { Conclusion::Broken } else { conclude(&expected, &observed) },
         broken,
         not_asked: followed.not_asked,
         took_ms: 0,
@@ -255,11 +244,14 @@ fn report(pod: ObjectName, target: &str, opened: &Opened, followed: Followed) ->
     }
 }
 
-fn conclude(expected: &[Hop]) -> Conclusion {
+fn conclude(expected: &[Hop], observed: &[Observed]) -> Conclusion {
+    let refuses = |sighting: &Sighting| matches!(sighting, Sighting::Sent { end: SocketEnd::Refused, .. });
+    let closed = || observed.iter().flat_map(|observed| &observed.sightings).any(refuses);
     match expected.last().map(|hop| &hop.fact) {
         Some(Fact::Policy { allowed: false, .. }) => Conclusion::Denied,
         Some(Fact::Refused { .. }) => Conclusion::Refused,
         Some(Fact::Resolve { .. }) | None => Conclusion::NoName,
+        Some(_) if closed() => Conclusion::Refused,
         Some(_) => Conclusion::Delivered,
     }
 }

@@ -178,6 +178,10 @@ impl Way<'_, '_> {
             self.arrive(to, None);
             return None;
         }
+        if let Some(hop) = elsewhere::stopped(&self.packet, view) {
+            self.hops.push(hop);
+            return None;
+        }
         let at = |node: &&model::Node| node.addresses.contains(&to.ip());
         let on = view.cluster.nodes.values().find(at).map(|node| node.name.clone());
         self.push(Stage::Pod, Fact::Pod { pod: None, destination: to, on });
@@ -195,7 +199,7 @@ impl Way<'_, '_> {
         let frontend = target.destination;
         let refused =
             |service, rejected, why: &str| Fact::Refused { frontend, service, rejected, why: why.to_owned() };
-        let direct = |why: &str| Fact::Direct { destination: frontend, why: why.to_owned() };
+        let direct = |why: &str| Fact::Direct { destination: frontend, why: why.to_owned(), service: None };
         if reference::is_dns(&self.packet, self.view.place) {
             self.push(Stage::Service, direct("is DNS, which every node answers itself"));
             return Some(frontend);
@@ -203,7 +207,9 @@ impl Way<'_, '_> {
         let fact = match reference::choose(&self.packet, self.view.cluster, self.view.place) {
             Choice::NotAService if self.is_for_nodes(frontend) => only_nodes(frontend),
             Choice::NotAService => {
-                self.push(Stage::Service, direct(own::remark(frontend.ip())));
+                let node_port = elsewhere::node_port(&self.packet, self.view);
+                let fact = node_port.unwrap_or_else(|| direct(own::remark(frontend.ip())));
+                self.push(Stage::Service, fact);
                 return Some(frontend);
             }
             Choice::Endpoints { service, port, endpoints } => {

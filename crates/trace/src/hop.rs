@@ -107,6 +107,9 @@ pub enum Fact {
         /// The name is there, and why it has no address of the family that is asked for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lacks: Option<String>,
+        /// Where a Service of type ExternalName leads, of which the node's own resolvers know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        alias: Option<String>,
         /// From the pod's own /etc/hosts, which is read before anybody is asked.
         #[serde(default)]
         in_file: bool,
@@ -131,6 +134,9 @@ pub enum Fact {
     Direct {
         destination: SocketAddr,
         why: String,
+        /// Whose nodePort it is, at another node.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<ObjectName>,
     },
     Service {
         service: ObjectName,
@@ -265,6 +271,9 @@ impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Resolve { name, lacks: Some(why), .. } => write!(f, "{name} has no {why}"),
+            Self::Resolve { name, alias: Some(alias), .. } => {
+                write!(f, "{name} leads to {alias} (ExternalName)")
+            }
             Self::Resolve { name, addresses, .. } if addresses.is_empty() => {
                 write!(f, "{name} is no name of the cluster")
             }
@@ -276,7 +285,7 @@ impl fmt::Display for Fact {
             Self::Socket { source, destination, .. } => write!(f, "{source} → {}", shown(destination)),
             Self::Veth { host_if, bridge, .. } => write!(f, "eth0 → {host_if} on {bridge}"),
             Self::Own { destination, why, .. } => write!(f, "none, {} is {why}", destination.ip()),
-            Self::Direct { destination, why } => write!(f, "none, {} {why}", shown(destination)),
+            Self::Direct { destination, why, .. } => write!(f, "none, {} {why}", shown(destination)),
             Self::Service { service, port, endpoint, .. } => {
                 let port = if port.is_empty() { String::new() } else { format!(":{port}") };
                 write!(f, "{service}{port} → {endpoint}")

@@ -22,15 +22,17 @@ use crate::actual::Actual;
 #[derive(Debug)]
 pub struct Seen {
     actual: Actual,
+    /// Nobody mends what differs.
+    paused: bool,
     pub connections: Vec<Entry>,
 }
 
 impl Seen {
     /// `client`: whose connections to look at too, for the search of stale ones.
-    pub fn observe(scope: &Scope, client: Option<Flow>) -> Result<Self> {
+    pub fn observe((scope, paused): (&Scope, bool), client: Option<Flow>) -> Result<Self> {
         let actual = Actual::observe(scope)?;
         let connections = client.map(connections).transpose().context("read conntrack")?.unwrap_or_default();
-        Ok(Self { actual, connections })
+        Ok(Self { actual, paused, connections })
     }
 }
 
@@ -56,7 +58,7 @@ pub fn find(view: &View<'_>, seen: &Seen, hops: &[Hop], client: Option<IpAddr>) 
     let drift = seen.actual.differ(view.nft, view.net);
     let held = &seen.actual.net;
     let links = drift.net.plan.ops().filter_map(|op| Some((concern.net(op)?, describe(op, held))));
-    let rules = drift.nft.ops.iter().filter_map(|op| Some((concern.nft(op)?, mending(op))));
+    let rules = drift.nft.ops.iter().filter_map(|op| Some((concern.nft(op)?, mending(op, seen.paused))));
     let gone = |name: &IfName| Some((concern.veth(name)?, format!("{name} is gone; its pod has no way out")));
     let lost = drift.net.lost.iter().filter_map(gone);
     links.chain(rules).chain(lost).map(|(stage, text)| Sighting::Drift { stage, text }).collect()
@@ -98,11 +100,12 @@ fn describe(op: &NetOp, actual: &NetState) -> String {
     }
 }
 
-/// Rules and elements are told by their mending.
-fn mending(op: &NftOp) -> String {
+/// Rules and elements are told by their mending, which a paused agent leaves undone.
+fn mending(op: &NftOp, paused: bool) -> String {
     let text = op.to_string();
     let first = text.lines().next().unwrap_or_default().trim_end_matches(" {");
-    format!("the table {TABLE} is not as it should be; mending: {first}")
+    let word = if paused { "the agent is paused, and would mend it by" } else { "mending" };
+    format!("the table {TABLE} is not as it should be; {word}: {first}")
 }
 
 /// Entries of conntrack that would still send this client's packets for the frontend to what is no endpoint.

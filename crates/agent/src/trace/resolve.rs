@@ -95,6 +95,7 @@ fn in_file(node: &str, host: &str, hosts: &Hosts, families: &[Family]) -> Option
         of: 0,
         upstream: false,
         lacks: None,
+        alias: None,
         in_file: true,
     };
     let seen = Sighting::Resolved {
@@ -127,15 +128,34 @@ pub fn expected(name: &str, conf: &ResolvConf, steps: &[Step], lacks: Option<Str
         Finding::Addresses { addresses, .. } => Some((n, step.name.clone(), addresses.clone())),
         _ => None,
     });
-    let (name, in_file) = (name.to_owned(), false);
+    let alias = steps.iter().find_map(|step| match &step.finding {
+        Finding::Upstream { alias } => alias.clone(),
+        _ => None,
+    });
+    let unknown = Fact::Resolve {
+        name: name.to_owned(),
+        full_name: String::new(),
+        addresses: Vec::new(),
+        step: 0,
+        of,
+        upstream,
+        lacks,
+        alias,
+        in_file: false,
+    };
     match found {
-        Some((step, full_name, addresses)) => {
-            Fact::Resolve { name, full_name, addresses, step, of, upstream: false, lacks: None, in_file }
-        }
-        None => {
-            let (full_name, addresses) = (String::new(), Vec::new());
-            Fact::Resolve { name, full_name, addresses, step: 0, of, upstream, lacks, in_file }
-        }
+        Some((step, full_name, addresses)) => Fact::Resolve {
+            name: name.to_owned(),
+            full_name,
+            addresses,
+            step,
+            of,
+            upstream: false,
+            lacks: None,
+            alias: None,
+            in_file: false,
+        },
+        None => unknown,
     }
 }
 

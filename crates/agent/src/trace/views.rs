@@ -180,11 +180,14 @@ impl Views {
     }
 
     async fn observe(&self, client: Option<Flow>) -> Result<drift::Seen> {
-        let scope = self.ask(|node| node.compiler().map(|compiler| crate::actual::scope(compiler.net())));
-        let Some(scope) = scope.await? else {
+        let scope = self.ask(|node| {
+            let scope = crate::actual::scope(node.compiler()?.net());
+            Some((scope, node.is_paused()))
+        });
+        let Some((scope, paused)) = scope.await? else {
             bail!(self.not_yet());
         };
-        tokio::task::spawn_blocking(move || drift::Seen::observe(&scope, client)).await?
+        tokio::task::spawn_blocking(move || drift::Seen::observe((&scope, paused), client)).await?
     }
 
     /// How many names the zone has.

@@ -6,14 +6,20 @@ use anyhow::{Result, bail};
 use trace::exchange::Ask;
 use types::Protocol;
 
+use super::host::{self, address};
+
 /// `http://HOST[:PORT][/PATH]`, `https://…` (a connection, no request), `HOST:PORT`, `[V6]:PORT`, or an address.
-/// `ping:HOST` asks for an echo.
+/// `svc/NAME:PORT` is kubectl's way of writing the first. `ping:HOST` asks for an echo.
 pub fn parse(text: &str, udp: bool) -> Result<Ask> {
+    if text.trim().is_empty() {
+        bail!("the target is missing: give http://HOST, HOST:PORT, an address or ping:HOST");
+    }
     if let Some(host) = text.strip_prefix("ping:") {
         return echo(text, host, udp);
     }
     let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
-    let (scheme, rest) = text.split_once("://").map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
+    let (scheme, rest) =
+        text.split_once("://").map_or((None, service(text)), |(scheme, rest)| (Some(scheme), rest));
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let usual = match scheme {
         None => None,
@@ -28,7 +34,7 @@ pub fn parse(text: &str, udp: bool) -> Result<Ask> {
         bail!("{text:?} has a path and no http:// before it");
     }
     let (host, port) = split(authority);
-    let host = &in_words(host);
+    let host = &host_of(text, &in_words(host))?;
     let port = match (port.map(str::parse::<u16>), usual) {
         (Some(Ok(port)), _) if port > 0 => port,
         (Some(_), _) => bail!("{text:?}: the port is not a number from 1 to 65535"),
@@ -37,7 +43,7 @@ pub fn parse(text: &str, udp: bool) -> Result<Ask> {
         (None, None) => bail!("{text:?} has no port: give HOST:PORT or http://HOST"),
     };
     let http_path = (scheme == Some("http")).then(|| path.to_owned());
-    Ok(Ask { host: host_of(text, host)?, port, protocol, family: None, http_path })
+    Ok(Ask { host: host.clone(), port, protocol, family: None, http_path })
 }
 
 fn echo(text: &str, host: &str, udp: bool) -> Result<Ask> {
@@ -61,7 +67,14 @@ fn host_of(text: &str, host: &str) -> Result<String> {
              pod's is eth0: {of_link}%eth0"
         );
     }
+    host::check(host)?;
     Ok(host.to_owned())
+}
+
+/// The name behind `svc/`.
+fn service(text: &str) -> &str {
+    let kinds = ["svc/", "service/", "services/"];
+    kinds.into_iter().find_map(|kind| text.strip_prefix(kind)).unwrap_or(text)
 }
 
 /// A URL has %25 before the link (RFC 6874 §2).
@@ -70,11 +83,6 @@ fn in_words(host: &str) -> String {
         Some((address, link)) if address.parse::<IpAddr>().is_ok() => format!("{address}%{link}"),
         _ => host.to_owned(),
     }
-}
-
-/// With the link of a link-local one behind it (RFC 4007 §11).
-fn address(host: &str) -> Option<IpAddr> {
-    host.split('%').next().unwrap_or_default().parse().ok()
 }
 
 fn split(authority: &str) -> (&str, Option<&str>) {
@@ -104,6 +112,8 @@ mod tests {
             ("[fd00::1]:53", "fd00::1", 53, None),
             ("fd00::1", "fd00::1", 80, None),
             ("fe80::1%eth0", "fe80::1%eth0", 80, None),
+            ("svc/api:8080", "api", 8080, None),
+            ("service/api.shop:8080", "api.shop", 8080, None),
             ("ping:db", "db", 0, None),
             ("ping:fd00::1", "fd00::1", 0, None),
             ("ping:[fd00::1]", "fd00::1", 0, None),
@@ -120,6 +130,13 @@ mod tests {
     fn what_is_missing_is_named() {
         for (text, word) in [
             ("payments", "no port"),
+            ("svc/payments", "no port"),
+            ("", "target is missing"),
+            ("10.244.1.300", "no address"),
+            ("10.244.1.300:80", "no address"),
+            ("fd00::x", "no address"),
+            ("pay ments:80", "no name"),
+            ("http://a..b", "no name"),
             ("db:70000", "1 to 65535"),
             ("ftp://x", "ftp"),
             ("http://:80", "no host"),

@@ -11,6 +11,7 @@ use std::fmt;
 use trace::hop::Step;
 use trace::observed::Sighting;
 use trace::{Fact, HopResult, Outcome, Stage};
+use types::ObjectName;
 
 use super::{Conclusion, Report};
 
@@ -128,19 +129,34 @@ impl Shown<'_> {
         if numbers.is_empty() { String::new() } else { format!(", also at {},", numbers.join(", ")) }
     }
 
+    /// It came to whoever has the address.
+    fn closed(&self) -> bool {
+        self.report.hops.iter().any(|result| matches!(result.hop.fact, Fact::Pod { .. }))
+    }
+
+    /// Whose port another node was asked for.
+    fn node_port(&self) -> Option<&ObjectName> {
+        self.report.hops.iter().find_map(|result| match &result.hop.fact {
+            Fact::Direct { service, .. } => service.as_ref(),
+            _ => None,
+        })
+    }
+
     fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { agree, of, broken, not_asked, conclusion, took_ms, .. } = self.report;
         match (broken, conclusion) {
             (Some(broken), _) => write!(
                 f,
-                "model and kernel disagree at hop {} ({} on {}){} and agree at {agree} of {of}",
+                "model and kernel disagree at hop {} ({}){} and agree at {agree} of {of}",
                 broken.n,
-                broken.stage.word(),
-                broken.node,
+                broken.at(),
                 self.also()
             ),
             (None, Conclusion::Denied) => {
                 write!(f, "model and kernel agree at {agree} of {of}: the policy stops the packet")
+            }
+            (None, Conclusion::Refused) if self.closed() => {
+                write!(f, "model and kernel agree at {agree} of {of}: nobody listens on the port")
             }
             (None, Conclusion::Refused) => {
                 write!(f, "model and kernel agree at {agree} of {of}: the packet ends where it should")
@@ -148,6 +164,9 @@ impl Shown<'_> {
             (None, Conclusion::NoName) => write!(f, "there is no address for it; nothing was sent"),
             (None, _) => write!(f, "model and kernel agree at {agree} of {of}"),
         }?;
+        if let Some(service) = self.node_port() {
+            write!(f, "; it is a nodePort of {service}")?;
+        }
         not_asked.keys().try_for_each(|node| write!(f, "; {node} could not be asked"))?;
         writeln!(f, "; traced in {:.2} s", *took_ms as f64 / 1e3)
     }

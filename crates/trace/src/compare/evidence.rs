@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use types::IfName;
 use types::wire::{BRIDGE, VXLAN_DEVICE};
+use types::{IfName, Protocol};
 
 use crate::hop::{Fact, Glimpse, Hop};
 use crate::observed::{Decision, Observed, Outer, Seen, Sighting, SocketEnd, Way};
@@ -24,6 +24,7 @@ pub struct Evidence<'a> {
     /// What the pod sent to, and where that was to be translated to.
     pub frontend: Option<SocketAddr>,
     pub endpoint: Option<SocketAddr>,
+    protocol: Option<Protocol>,
 }
 
 impl<'a> Evidence<'a> {
@@ -37,7 +38,16 @@ impl<'a> Evidence<'a> {
             Fact::Service { endpoint, .. } => Some(*endpoint),
             _ => None,
         });
-        Self { nodes, frontend, endpoint: endpoint.or(frontend) }
+        let protocol = expected.iter().find_map(|hop| match &hop.fact {
+            Fact::Socket { protocol, .. } => Some(*protocol),
+            _ => None,
+        });
+        Self { nodes, frontend, endpoint: endpoint.or(frontend), protocol }
+    }
+
+    /// Who refuses such says so by ICMP.
+    pub fn is_datagram(&self) -> bool {
+        self.protocol == Some(Protocol::Udp)
     }
 
     pub fn sightings(&self, node: &str) -> &'a [Sighting] {

@@ -30,9 +30,7 @@ impl<'a> Evidence<'a> {
             return judge_drop(hop, rule);
         }
         match &hop.fact {
-            Fact::Resolve { addresses, upstream, lacks, .. } => {
-                self.resolve(&hop.node, addresses, (*upstream, lacks.is_some()))
-            }
+            Fact::Resolve { .. } => self.resolve(hop),
             Fact::Socket { source, .. } => self.socket(&hop.node, *source),
             Fact::Veth { host_if, bridge, .. } => self.veth(&hop.node, host_if, bridge),
             Fact::Own { host_if, .. } => self.own(&hop.node, host_if),
@@ -104,13 +102,23 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    fn resolve(&self, node: &str, expected: &[IpAddr], (upstream, lacks): (bool, bool)) -> Judged {
-        for sighting in self.sightings(node) {
+    fn resolve(&self, hop: &Hop) -> Judged {
+        let Fact::Resolve { addresses: expected, upstream, lacks, alias, .. } = &hop.fact else {
+            return Err("no name".to_owned());
+        };
+        let (upstream, lacks, leads) = (*upstream, lacks.is_some(), alias.is_some());
+        for sighting in self.sightings(&hop.node) {
             let Sighting::Resolved { full_name, addresses, error, .. } = sighting else { continue };
             let right = addresses.iter().any(|address| expected.contains(address));
             return match error {
                 Some(error) => Err(error.clone()),
                 None if addresses.is_empty() && expected.is_empty() && lacks => Ok(String::new()),
+                None if addresses.is_empty() && leads => {
+                    Ok("of which the node's resolvers know no address".to_owned())
+                }
+                None if leads && expected.is_empty() => {
+                    Ok(format!("of which the node's resolvers know {}", list(addresses)))
+                }
                 None if addresses.is_empty() && expected.is_empty() && upstream => {
                     Ok("and an upstream resolver knows none".to_owned())
                 }
@@ -348,7 +356,8 @@ impl<'a> Evidence<'a> {
     fn pod(&self) -> Judged {
         match self.end() {
             Some(end @ SocketEnd::Answered { .. }) => Ok(describe(end)),
-            Some(SocketEnd::Refused) => Err("reached, and nobody listens on this port".to_owned()),
+            // What it says itself: the packet was delivered as it should be.
+            Some(SocketEnd::Refused) => Ok("reached, and nobody listens on this port".to_owned()),
             Some(_) if self.answer_dropped().is_some() || self.answer_seen() => Ok("it answered".to_owned()),
             Some(end) => Err(describe(end)),
             None => Err("the pod sent nothing".to_owned()),
@@ -360,6 +369,10 @@ impl<'a> Evidence<'a> {
             return Err(format!("on {node}: {}", told(rule)));
         }
         let Fact::Return { steps, .. } = &hop.fact else { return Err("no way back".to_owned()) };
+        // That a port is closed ICMP says, which belongs to no port (RFC 1122 §4.1.3.1).
+        if self.end() == Some(&SocketEnd::Refused) && self.is_datagram() {
+            return Ok("the same way".to_owned());
+        }
         let mut last = "it was sent".to_owned();
         for step in steps {
             for glimpse in &step.glimpses {

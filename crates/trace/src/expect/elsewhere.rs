@@ -1,8 +1,12 @@
 //! What the sender's node can say of the way on another node: which pod has the address and what its policies say, as
 //! the objects tell. How it is wired there only that node knows.
 
+use model::TrafficPolicy;
+
 use super::{Onward, View, policy_fact};
 use crate::hop::{Fact, Hop, Stage};
+use crate::packet::Packet;
+use crate::reference::service::{self, Choice, Elsewhere};
 use crate::reference::{Direction, policy};
 
 pub fn hops(view: &View<'_>, onward: &Onward) -> Vec<Hop> {
@@ -16,4 +20,38 @@ pub fn hops(view: &View<'_>, onward: &Onward) -> Vec<Hop> {
     let (destination, on) = (onward.destination, Some(onward.node.clone()));
     let arrives = allowed.then(|| Hop::new(Stage::Pod, &onward.node, Fact::Pod { pod, destination, on }));
     policy.into_iter().chain(arrives).collect()
+}
+
+/// Of a Service's node port at another node: which Service that node sends it on to.
+pub fn node_port(packet: &Packet, view: &View<'_>) -> Option<Fact> {
+    let found = service::at_other_node(packet, view.cluster, view.place)?;
+    let Elsewhere { service, port, node, policy, .. } = found;
+    let port = if port.is_empty() { port } else { format!(":{port}") };
+    let policy = policy_word(policy);
+    let why =
+        format!("stays: it is the nodePort of {service}{port} at {node} (externalTrafficPolicy: {policy})");
+    Some(Fact::Direct { destination: packet.destination(), why, service: Some(service) })
+}
+
+/// Where that node leads it nowhere.
+pub fn stopped(packet: &Packet, view: &View<'_>) -> Option<Hop> {
+    let Elsewhere { service, node, policy, choice, .. } =
+        service::at_other_node(packet, view.cluster, view.place)?;
+    let (rejected, why) = match choice {
+        Choice::Endpoints { .. } | Choice::NotAService => return None,
+        Choice::Reject { .. } => (true, format!("{service} has no ready endpoint")),
+        Choice::Drop { .. } if policy == TrafficPolicy::Local => {
+            (false, format!("{service} has no endpoint on {node} (externalTrafficPolicy: Local)"))
+        }
+        Choice::Drop { why, .. } => (false, why.to_owned()),
+    };
+    let fact = Fact::Refused { frontend: packet.destination(), service: Some(service), rejected, why };
+    Some(Hop::new(Stage::Node, &node, fact))
+}
+
+fn policy_word(policy: TrafficPolicy) -> &'static str {
+    match policy {
+        TrafficPolicy::Cluster => "Cluster",
+        TrafficPolicy::Local => "Local",
+    }
 }

@@ -111,10 +111,14 @@ fn proxied(cluster: &Cluster) -> impl Iterator<Item = &Service> {
     })
 }
 
-/// Who is asked: the Service whose ClusterIP it is; else of those that want the address and port the one that was
-/// created first, and of equally old ones the first by name. A node port of another node, or of another address of this
-/// one, is asked there, and of nobody here.
+/// Who is asked here. A node port of another node, or of another address of this one, is asked there, and of nobody here.
 fn asked<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<Asked<'a>> {
+    first_asked(packet, cluster, place).filter(|asked| asked.door != Door::OtherNode)
+}
+
+/// The Service whose ClusterIP it is; else of those that want the address and port the one that was created first, and of
+/// equally old ones the first by name.
+fn first_asked<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<Asked<'a>> {
     let own =
         cluster.nodes.get(&place.node).and_then(|node| super::internal_ip(node, Family::of(packet.dst)));
     let to_own = own == Some(packet.dst);
@@ -142,7 +146,35 @@ fn asked<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<Ask
     });
     wanted
         .min_by_key(|asked| (asked.door != Door::ClusterIp, asked.service.created, asked.service.key.clone()))
-        .filter(|asked| asked.door != Door::OtherNode)
+}
+
+/// A Service's node port, asked for at another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    pub service: ObjectName,
+    pub port: String,
+    pub node: String,
+    pub policy: TrafficPolicy,
+    /// What that node makes of it.
+    pub choice: Choice,
+}
+
+/// `None`: it is no such port. A pod's packet comes there from its own node's address.
+pub fn at_other_node(packet: &Packet, cluster: &Cluster, place: &Place) -> Option<Elsewhere> {
+    let Asked { service, port, .. } =
+        first_asked(packet, cluster, place).filter(|asked| asked.door == Door::OtherNode)?;
+    let mut others = cluster.nodes.values().filter(|node| node.name != place.node);
+    let node = others.find(|node| withheld::is_at(node, packet.dst))?;
+    let own = cluster.nodes.get(&place.node)?;
+    let src = super::internal_ip(own, Family::of(packet.dst)).unwrap_or(packet.src);
+    let there = Place { node: node.name.clone(), ..place.clone() };
+    Some(Elsewhere {
+        service: service.key.clone(),
+        port: port.name.clone(),
+        node: node.name.clone(),
+        policy: service.external_policy,
+        choice: choose(&Packet { src, ..packet.clone() }, cluster, &there),
+    })
 }
 
 /// The pod of this node that wants the port of the node: at this address of it, or else at all.

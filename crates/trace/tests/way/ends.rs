@@ -1,0 +1,120 @@
+//! Where a way rightly ends beside a Service or a policy: at a port that nobody listens on, at another node's door, at a
+//! name that leads out of the cluster.
+
+use model::{
+    Endpoint, EndpointSlice, Event, Row, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,
+};
+use trace::observed::SocketEnd;
+use trace::{Fact, Hop, Observed, Outcome, Sighting, Stage, Target, View, compare, departure};
+use types::Protocol;
+
+use super::{cluster, desired, expected, name, place, seen, to};
+
+#[test]
+fn a_pod_that_refuses_was_reached() {
+    let mut observed = seen();
+    let Some(Sighting::Sent { end, .. }) = observed[0].sightings.first_mut() else { panic!("sent") };
+    *end = SocketEnd::Refused;
+    let mut hops = expected("web");
+    for result in compare(&hops, &observed) {
+        assert!(matches!(result.outcome, Outcome::Agree { .. }), "{result:#?}");
+        if result.hop.stage == Stage::Pod {
+            let seen = "reached, and nobody listens on this port".to_owned();
+            assert_eq!(result.outcome, Outcome::Agree { seen });
+        }
+    }
+    // Of a datagram an ICMP error says so, which no capture of ports holds.
+    for hop in &mut hops {
+        if let Fact::Socket { protocol, .. } = &mut hop.fact {
+            *protocol = Protocol::Udp;
+        }
+    }
+    for node in &mut observed {
+        let is_answer = |sighting: &Sighting| matches!(sighting, Sighting::Frame { packet, .. } if packet.destination.port() == 41224);
+        node.sightings.retain(|sighting| !is_answer(sighting));
+    }
+    let last = compare(&hops, &observed).pop().expect("hops");
+    assert!(matches!(last.outcome, Outcome::Agree { .. }), "{last:#?}");
+}
+
+/// What node1 expects of node2's port 30080, whose Service has an endpoint on these nodes.
+fn at_node2(policy: TrafficPolicy, on: &[&str]) -> Vec<Hop> {
+    let mut world = cluster("node1", "web");
+    let mut put = |row| drop(world.apply(Event::Upsert(row)));
+    let port =
+        ServicePort { name: "http".into(), port: 80, node_port: Some(30080), ..ServicePort::default() };
+    put(Row::Service(Box::new(Service {
+        key: name("shop/door"),
+        kind: ServiceType::NodePort,
+        cluster_ips: vec![[10, 96, 0, 80].into()],
+        external_policy: policy,
+        ports: vec![port],
+        ..Service::default()
+    })));
+    let endpoints = on.iter().zip(1..).map(|(node, n)| {
+        let ready = Endpoint::ready([10, 244, n, 80]);
+        Endpoint { node: Some((*node).into()), ..ready }
+    });
+    put(Row::EndpointSlice(EndpointSlice {
+        key: name("shop/door-1"),
+        service: "door".into(),
+        ports: vec![SlicePort { name: "http".into(), port: Some(8080), ..SlicePort::default() }],
+        endpoints: endpoints.collect(),
+        ..EndpointSlice::default()
+    }));
+    let (state, place) = (desired(&world, "node1"), place("node1"));
+    let view = View { cluster: &world, nft: &state.nft, net: &state.net, place: &place };
+    let (protocol, destination) = (Protocol::Tcp, to("192.168.1.11:30080"));
+    let target = Target { protocol, destination, sport: 41224, endpoint: None, answers_to: None };
+    departure(&view, &name("shop/web"), &target).expect("wired").hops
+}
+
+#[test]
+fn another_nodes_port_is_its_services() {
+    let hops = at_node2(TrafficPolicy::Cluster, &["node1"]);
+    let service = hops.iter().find(|hop| hop.stage == Stage::Service).expect("a service hop");
+    assert_eq!(
+        service.text,
+        "none, 192.168.1.11:30080 stays: it is the nodePort of shop/door:http at node2 (externalTrafficPolicy: Cluster)"
+    );
+    let last = |policy, on: &[&str]| at_node2(policy, on).pop().expect("hops");
+    for (policy, on) in [(TrafficPolicy::Cluster, "node1"), (TrafficPolicy::Local, "node2")] {
+        assert_eq!(last(policy, &[on]).text, "192.168.1.11:30080 on node2");
+    }
+    let dropped = last(TrafficPolicy::Local, &["node1"]);
+    assert_eq!((dropped.stage, dropped.node.as_str()), (Stage::Node, "node2"));
+    assert_eq!(
+        dropped.text,
+        "192.168.1.11:30080 is dropped: shop/door has no endpoint on node2 (externalTrafficPolicy: Local)"
+    );
+    assert!(last(TrafficPolicy::Local, &[]).text.contains("is rejected: shop/door has no ready endpoint"));
+}
+
+#[test]
+fn a_name_that_leads_out_of_the_cluster_says_where_to() {
+    let fact = Fact::Resolve {
+        name: "ext".into(),
+        full_name: String::new(),
+        addresses: Vec::new(),
+        step: 0,
+        of: 4,
+        upstream: true,
+        lacks: None,
+        alias: Some("example.com".into()),
+        in_file: false,
+    };
+    let hop = Hop::new(Stage::Resolve, "node1", fact);
+    assert_eq!(hop.text, "ext leads to example.com (ExternalName)");
+    let told = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+        let full_name = "ext.shop.svc.cluster.local".to_owned();
+        let resolved = Sighting::Resolved { at: 1, micros: 9, full_name, addresses, step: 1, error: None };
+        let observed = Observed { node: "node1".into(), sightings: vec![resolved] };
+        match compare(std::slice::from_ref(&hop), &[observed]).pop().map(|result| result.outcome) {
+            Some(Outcome::Agree { seen }) => seen,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(told(&[]), "of which the node's resolvers know no address");
+    assert_eq!(told(&["192.0.2.1"]), "of which the node's resolvers know 192.0.2.1");
+}
