@@ -120,3 +120,35 @@ pub fn addresses(packet: &Packet<'_>) -> Option<Seen> {
     let (source, destination) = packet.sockets()?;
     Some(Seen { protocol: Protocol::from_number(packet.protocol())?, source, destination, bytes })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_masquerade_gave_another_port_is_the_flows_too() {
+        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        for [pod, frontend, node, endpoint, other] in [
+            [
+                "10.244.1.4:41224",
+                "203.0.113.50:80",
+                "10.244.1.0:13624",
+                "10.244.2.7:8080",
+                "10.244.1.0:13625",
+            ],
+            ["[fd00::4]:41224", "[2001:db8::50]:80", "[fd00::]:13624", "[fd00:2::7]:8080", "[fd00::]:13625"],
+        ] {
+            let flow = Flow { protocol: Protocol::Tcp, source: at(pod), destination: at(frontend) };
+            let ends = [at(node), at(endpoint)];
+            let seen = |source: &str, destination: &str, protocol| {
+                let packet = Seen { protocol, source: at(source), destination: at(destination), bytes: 60 };
+                (has_port(&packet, flow), is_between(&packet, flow, ends))
+            };
+            assert_eq!(seen(pod, frontend, Protocol::Tcp), (true, false));
+            assert_eq!(seen(node, endpoint, Protocol::Tcp), (false, true));
+            assert_eq!(seen(endpoint, node, Protocol::Tcp), (false, true));
+            assert_eq!(seen(other, endpoint, Protocol::Tcp), (false, false), "another flow of the node's");
+            assert_eq!(seen(node, endpoint, Protocol::Udp), (false, false));
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Where nothing is broken: the whole way, or where it rightly ends.
 
-use super::{FAR, Stage, habits, only};
+use super::{FAR, Stage, habits};
 use crate::cluster::Checks;
 
 #[test]
@@ -36,16 +36,29 @@ fn a_trace_tells_the_whole_way_or_where_it_ends() {
         ("no Service", "10.96.200.200:80", &[], "refused"),
         ("no pod", "10.244.2.250:80", &[], "refused"),
         ("no pod on its node", "10.244.1.250:80", &[], "refused"),
+        ("a closed port", "$FAR:9", &[], "refused"),
+        ("a closed port of its own node", "$NEAR:9", &[], "refused"),
+        ("a closed port of a Service's pod", "shut:80", &[], "refused"),
+        ("a closed port over UDP", "$FAR:9", &["--udp"], "refused"),
+        ("nobody listens outside", "203.0.113.10:81", &[], "refused"),
+        ("another node's port", "192.168.1.11:30081", &[], "delivered"),
+        ("another node's port without an endpoint there", "192.168.1.11:30082", &[], "refused"),
         ("no such name", "http://nosuch.way.svc.cluster.local", &[], "no-name"),
     ] {
         let target = stage.filled(target);
         checks.check(name, || drop(stage.concludes(&target, more, conclusion)));
     }
-    // Conntrack forgets a connection that is reset at once, and with it the port that masquerade gave it.
-    checks.check("nobody listens outside", || {
-        let report = stage.trace("203.0.113.10:81", &[]);
-        only(&report, (11, "pod", "node1"));
-        assert_eq!(report["broken"]["why"], "reached, and nobody listens on this port", "{report:#}");
+    checks.check("under a port that masquerade chose", || masqueraded(&stage));
+    checks.check("another node's port is its Service's", || {
+        let said = stage.plumb(&["trace", "way/web", "192.168.1.11:30082"]);
+        for part in ["nodePort of way/doorkeeper", "has no endpoint on node2 (externalTrafficPolicy: Local)"]
+        {
+            assert!(said.ok && said.out.contains(part), "{part}: {said:?}");
+        }
+    });
+    checks.check("an ExternalName", || {
+        let said = stage.plumb(&["trace", "way/web", "http://leads"]);
+        assert!(said.out.contains("leads leads to nowhere.invalid (ExternalName)"), "{said:?}");
     });
     checks.check("denied, and why", || {
         let report = stage.concludes("http://closed:8080", &[], "denied");
@@ -88,6 +101,14 @@ fn a_trace_tells_the_whole_way_or_where_it_ends() {
         stage.plumb(&["trace", "way/web", "fe80::1"]).refused(&["link-local", "fe80::1%eth0"]);
         stage.plumb(&["trace", "way/web", "http://[fe80::1%eth0]"]).refused(&["way/web has no IPv6 address"]);
         stage.plumb(&["trace", "way/nobody", FAR]).refused(&["way/nobody", "kubectl get pods -n way"]);
+        stage.plumb(&["trace", "wya/web", FAR]).refused(&["no namespace wya", "web is in way: say way/web"]);
+        stage.plumb(&["trace", "default/web", FAR]).refused(&["no pod default/web", "say way/web"]);
+        stage.plumb(&["trace", "way/web", "10.244.1.300"]).refused(&["no address"]);
+        stage.plumb(&["trace", "way/web", ""]).refused(&["target is missing"]);
+        stage.plumb(&["trace", "way/web", FAR, "--timeout", "0"]).refused(&["--timeout"]);
+        stage.plumb(&["dns", "way/web", "far:8080"]).refused(&["give \"far\""]);
+        let said = stage.plumb(&["trace", "pod/web", "svc/far:8080", "-n", "way", "--expect", "delivered"]);
+        assert!(said.ok, "{said:?}");
         stage.plumb(&["trace", "way/web", "far"]).refused(&["no port", "HOST:PORT"]);
     });
 }
@@ -104,9 +125,22 @@ fn own(stage: &Stage) {
     for part in ["localhost → 127.0.0.1", "/etc/hosts", "the pod's own loopback", "way/web, HTTP 200"] {
         assert!(said.out.contains(part), "{part}: {said:?}");
     }
-    let report = stage.trace("127.0.0.1:81", &[]);
-    only(&report, (11, "pod", "node1"));
-    assert_eq!(report["broken"]["why"], "reached, and nobody listens on this port", "{report:#}");
+    let report = stage.concludes("127.0.0.1:81", &["--expect", "refused"], "refused");
+    let seen = super::hops(&report).last().map(|hop| &hop["outcome"]["seen"]);
+    assert_eq!(seen, Some(&"reached, and nobody listens on this port".into()), "{report:#}");
+}
+
+/// Each connection gets another port: one that kept its own by chance shows nothing.
+fn masqueraded(stage: &Stage) {
+    for target in ["http://203.0.113.50:8080", "http://203.0.113.51:8080"] {
+        for _ in 0..4 {
+            let report = stage.concludes(target, &[], "delivered");
+            let masq = super::hops(&report).find(|hop| hop["hop"]["stage"] == "masq");
+            assert_eq!(masq.map(|hop| &hop["hop"]["fact"]["masquerade"]), Some(&true.into()), "{report:#}");
+        }
+    }
+    let report = stage.concludes("203.0.113.52:8080", &[], "denied");
+    assert!(report.to_string().contains("is not among its peers"), "{report:#}");
 }
 
 fn stages(report: &serde_json::Value) -> Vec<&str> {
@@ -117,7 +151,13 @@ fn stages(report: &serde_json::Value) -> Vec<&str> {
 /// An IPv4 one goes the way of every address outside; an IPv6 one ends at the other end of the pod's link.
 fn of_the_link(stage: &Stage) {
     let report = stage.trace("169.254.169.254:80", &[]);
-    only(&report, (11, "pod", "node1"));
+    assert_eq!(
+        (&report["broken"]["n"], &report["broken"]["place"], &report["broken"]["node"]),
+        (&11.into(), &"outside".into(), &serde_json::Value::Null),
+        "{report:#}"
+    );
     let said = stage.plumb(&["trace", "way/web", "169.254.169.254:80"]);
-    assert!(said.out.contains("it is link-local, and Linux forwards it"), "{said:?}");
+    for part in ["it is link-local, and Linux forwards it", "disagree at hop 11 (outside) and agree"] {
+        assert!(said.out.contains(part), "{part}: {said:?}");
+    }
 }
