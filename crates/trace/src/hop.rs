@@ -270,18 +270,7 @@ impl fmt::Display for RuleMiss {
 impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resolve { name, lacks: Some(why), .. } => write!(f, "{name} has no {why}"),
-            Self::Resolve { name, alias: Some(alias), .. } => {
-                write!(f, "{name} leads to {alias} (ExternalName)")
-            }
-            Self::Resolve { name, addresses, .. } if addresses.is_empty() => {
-                write!(f, "{name} is no name of the cluster")
-            }
-            Self::Resolve { name, addresses, in_file: true, .. } => write!(f, "{name} → {}", list(addresses)),
-            Self::Resolve { name, full_name, addresses, .. } => {
-                let kind = if addresses.iter().any(IpAddr::is_ipv6) { "AAAA" } else { "A" };
-                write!(f, "{name} → {full_name}, {kind} {}", list(addresses))
-            }
+            Self::Resolve { .. } => self.fmt_resolve(f),
             Self::Socket { source, destination, .. } => write!(f, "{source} → {}", shown(destination)),
             Self::Veth { host_if, bridge, .. } => write!(f, "eth0 → {host_if} on {bridge}"),
             Self::Own { destination, why, .. } => write!(f, "none, {} is {why}", destination.ip()),
@@ -355,6 +344,24 @@ impl Fact {
             Self::Masq { masquerade: true, why, .. } => why.clone(),
             Self::Tunnel { extra_bytes, .. } => format!("{extra_bytes} bytes more"),
             _ => String::new(),
+        }
+    }
+
+    fn fmt_resolve(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve { name, lacks: Some(why), .. } => write!(f, "{name} has no {why}"),
+            Self::Resolve { name, alias: Some(alias), .. } => {
+                write!(f, "{name} leads to {alias} (ExternalName)")
+            }
+            Self::Resolve { name, addresses, .. } if addresses.is_empty() => {
+                write!(f, "{name} is no name of the cluster")
+            }
+            Self::Resolve { name, addresses, in_file: true, .. } => write!(f, "{name} → {}", list(addresses)),
+            Self::Resolve { name, full_name, addresses, .. } => {
+                let kind = if addresses.iter().any(IpAddr::is_ipv6) { "AAAA" } else { "A" };
+                write!(f, "{name} → {full_name}, {kind} {}", list(addresses))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -109,3 +109,10 @@ fn of_the_other_familys_table_only_tunnels_concern_a_packet() {
     let near = Concern { arrives_by_tunnel: false, ..arrived };
     assert_eq!(near.nft(&emptied(Family::V6, "inner")), None);
 }
+
+#[test]
+fn a_paused_agent_is_not_said_to_mend() {
+    let drift = NftOp::DeleteTable(kstate::nft::TableId { family: TableFamily::Ip, name: TABLE.into() });
+    assert!(mending(&drift, false).contains("as it should be; mending: "));
+    assert!(mending(&drift, true).contains("the agent is paused, and would mend it by: "));
+}
