@@ -28,6 +28,12 @@ impl Link {
         self.port.as_ref().map(|port| &port.bridge)
     }
 
+    /// This wish without the MAC and MTU that `actual` has already. A MAC that is set again costs the link its neighbours.
+    fn beyond(&self, actual: &Self) -> Self {
+        let mac = self.mac.filter(|mac| actual.mac != Some(*mac));
+        Self { mac, mtu: self.mtu.filter(|mtu| actual.mtu != Some(*mtu)), ..self.clone() }
+    }
+
     /// This link after a change to `wanted`, which leaves open what it leaves open.
     fn changed_to(&self, wanted: &Self) -> Self {
         let mut link = wanted.clone();
@@ -156,7 +162,10 @@ impl Planner<'_> {
                 None if link.kind == LinkKind::Veth => {}
                 None => self.push(Op::AddLink { name, link }),
                 Some(actual) if link.is_met_by(actual) => {}
-                Some(_) => self.push(Op::ChangeLink { name, link }),
+                Some(actual) => {
+                    let link = link.beyond(actual);
+                    self.push(Op::ChangeLink { name, link });
+                }
             }
         }
     }
@@ -312,9 +321,9 @@ impl Op {
 fn change_link(state: &mut NetState, name: &IfName, wanted: &Link) {
     let Some(link) = state.links.get_mut(name) else { return };
     let changed = link.changed_to(wanted);
-    if changed.mac != link.mac {
-        // The kernel flushes the neighbours of a link whose own address changes, permanent ones too
-        // (neigh_changeaddr, net/core/neighbour.c).
+    if wanted.mac.is_some() {
+        // The kernel flushes the neighbours of a link whose own address is set, permanent ones too, also where it is the same
+        // as before (dev_set_mac_address, neigh_changeaddr).
         state.neighbours.retain(|(link, _), _| link != name);
     }
     if link.up && !changed.up {

@@ -186,6 +186,34 @@ fn a_changed_vni_makes_the_device_again_with_everything_on_it() {
     );
 }
 
+/// A link whose MTU somebody changed keeps its neighbours; one whose MAC is put back gets them again in the same plan.
+#[test]
+fn of_a_link_only_what_differs_is_set() {
+    let device = name(2);
+    let vxlan = |mac, mtu| Link {
+        kind: LinkKind::Vxlan { vni: Vni(1), local: ip(1), port: 8472 },
+        mac: Some(Mac([mac; 6])),
+        mtu: Some(mtu),
+        up: true,
+        port: None,
+    };
+    let of = |link| NetState {
+        links: [(device.clone(), link)].into(),
+        neighbours: [((device.clone(), ip(9)), Mac([4; 6]))].into(),
+        ..NetState::default()
+    };
+    let desired = of(vxlan(2, 1450));
+    assert_eq!(
+        diff(&desired, &of(vxlan(2, 1300))).to_string(),
+        "~ link plumb.1 vxlan 1 local 10.244.0.1 port 8472 mtu 1450 up\n"
+    );
+    assert_eq!(
+        diff(&desired, &of(vxlan(6, 1450))).to_string(),
+        "~ link plumb.1 vxlan 1 local 10.244.0.1 port 8472 mac 02:02:02:02:02:02 up\n\
+         + neighbour 10.244.0.9 04:04:04:04:04:04 dev plumb.1\n"
+    );
+}
+
 #[test]
 fn a_sysctl_of_a_module_counts_where_the_module_is() {
     let filter = |value: &str| NetState {
