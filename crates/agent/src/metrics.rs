@@ -85,7 +85,7 @@ metrics! {
     cni_errors: Counters = Family::default(),
         "CNI requests that were answered with an error, by command and code";
     events_dropped: Counter = Counter::default(),
-        "Kubernetes Events that were not sent because too many waited";
+        "Kubernetes Events that were given up: too many waited, the API refused them, or was away for an hour";
     connections_refused: Counter = Counter::default(),
         "HTTP connections closed at once because their address, or all together, had too many";
     token_checks_refused: Counter = Counter::default(),

@@ -13,6 +13,7 @@ mod ground;
 mod host_port;
 mod mend;
 mod orphan;
+mod refusal;
 mod settle;
 mod sources;
 mod standing;
@@ -49,6 +50,7 @@ pub use diagnose::Diagnoses;
 use dropped::Accounts;
 use flows::Former;
 use orphan::Orphans;
+use refusal::Refusals;
 use sources::Sources;
 pub use standing::Standing;
 use underlay::Underlay;
@@ -97,6 +99,7 @@ pub struct Node {
     made: BTreeMap<String, Instant>,
     frontends: Frontends,
     standing: Standing,
+    refusals: Refusals,
     underlay: Underlay,
     last_look: Instant,
     loose: Loose,
@@ -161,6 +164,7 @@ impl Node {
             made: BTreeMap::new(),
             frontends: Frontends::default(),
             standing: Standing::default(),
+            refusals: Refusals::default(),
             underlay: Underlay::default(),
             last_look: Instant::now(),
             loose: Loose::default(),
@@ -236,6 +240,7 @@ impl Node {
             self.stale.suspected.insert(Subsystem::Net);
         }
         self.tell_who_does_not_join();
+        self.tell_what_is_refused();
         self.look_for_drops();
         self.look_for_orphans();
         self.look_after_sources();
@@ -326,6 +331,11 @@ impl Node {
     /// What this node needs of its machine and has not.
     pub fn lacks(&self) -> Vec<Fault> {
         self.underlay.lacks().map(Fault::from).collect()
+    }
+
+    /// Packets that its links are too small for.
+    pub fn too_large(&self) -> Vec<Fault> {
+        self.underlay.too_large().map(Fault::from).collect()
     }
 
     /// Where the API is, in numbers.

@@ -3,6 +3,7 @@
 
 mod dump;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,9 @@ pub struct NodeStatus {
     /// What the node needs of its machine and has not: addresses, links, ways to the outside.
     #[serde(default)]
     pub lacks: Vec<Fault>,
+    /// Packets that its links are too small for.
+    #[serde(default)]
+    pub too_large: Vec<Fault>,
     /// Drift is told and not mended.
     pub paused: bool,
     pub pods: usize,
@@ -52,6 +56,9 @@ pub struct NodeStatus {
     /// Why each address is held that no pod has.
     #[serde(default)]
     pub held: Vec<String>,
+    /// Addresses that were released and rest until others may have them.
+    #[serde(default)]
+    pub resting: Resting,
     pub services: usize,
     pub policies: usize,
     /// Seconds since the kernel was last made, or found, what it should be.
@@ -83,6 +90,13 @@ pub struct Drift {
     pub steps: usize,
     /// The first few steps that would mend it.
     pub first: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Resting {
+    pub addresses: Vec<IpAddr>,
+    /// Seconds until the last of them may be given out again.
+    pub last: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -135,9 +149,7 @@ impl Reports {
     async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Node) -> T + Send + 'static) -> Result<T> {
         self.outbox.inspect(PATIENCE, question).await.with_context(|| {
             let node = self.views.node();
-            format!(
-                "the loop of node {node}'s agent has not answered for {PATIENCE:?}; its log says what it does"
-            )
+            format!("the loop of {node}'s agent has not answered for {PATIENCE:?}; its log says what it does")
         })
     }
 
@@ -170,11 +182,13 @@ fn of_node(node: &Node) -> NodeStatus {
         trouble: node.trouble(),
         out_of_reach: node.out_of_reach(),
         lacks: node.lacks(),
+        too_large: node.too_large(),
         paused: node.is_paused(),
         pods: node.records().count(),
         pod_cidrs: pools.iter().map(ipam::Pool::cidr).collect(),
         pod_addresses: addresses.map_or(0, |size| u64::try_from(size).unwrap_or(u64::MAX)),
         held: node.held(),
+        resting: node.resting(),
         services: cluster.services.len(),
         policies: cluster.policies.len(),
         last_sync: standing.since_right().map(|age| age.as_secs()),

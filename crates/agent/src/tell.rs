@@ -1,5 +1,10 @@
 //! Writes to the API: Events on objects, and on our Node the VTEP's hardware address and that the network is there. A queue of its own, so that
-//! a slow or absent API never holds up the datapath.
+//! a slow or absent API never holds up the datapath. An Event that the API did not take for reasons of its own is written
+//! once it does (`backlog.rs`).
+
+mod backlog;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,12 +21,16 @@ use types::{Mac, hash8};
 
 use crate::metrics::Metrics;
 
+use backlog::{Backlog, Waiting};
+
 /// As many wait at most; more are counted and dropped, since the log has them.
 const WAITING: usize = 256;
 /// The same words on the same object are not said again within this time.
 const SILENCE: Duration = Duration::from_secs(600);
 /// The watch shows within this time that the Node's condition was written.
 const SHOWN: Duration = Duration::from_secs(5);
+/// An API that did not take an Event is asked again after this long, then after twice that, and so on.
+const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Saying {
@@ -37,6 +46,7 @@ pub struct Saying {
 #[derive(Debug)]
 enum Item {
     Saying(Saying),
+    NoLonger(Saying),
     Vtep(Mac),
     Available,
 }
@@ -52,7 +62,7 @@ impl Tell {
     /// Starts the writer.
     pub fn start(client: Client, node: String, metrics: Arc<Metrics>) -> Self {
         let (queue, items) = mpsc::channel(WAITING);
-        let writer = Writer { client, node, said: HashMap::new(), available: None };
+        let writer = Writer::new(client, node, metrics.clone(), AGAIN);
         tokio::spawn(writer.run(items));
         Self { queue, metrics }
     }
@@ -61,6 +71,12 @@ impl Tell {
         if self.queue.try_send(Item::Saying(saying)).is_err() {
             self.metrics.event_dropped();
         }
+    }
+
+    /// What no longer holds is not said, if the API has not taken it yet.
+    pub fn no_longer(&self, saying: Saying) {
+        // With no room for it, one that is out of date may be said.
+        let _ = self.queue.try_send(Item::NoLonger(saying));
     }
 
     /// Takes the condition NetworkUnavailable from our Node, and with it the taint that the node lifecycle
@@ -82,18 +98,43 @@ impl Tell {
 struct Writer {
     client: Client,
     node: String,
+    metrics: Arc<Metrics>,
     said: HashMap<Saying, Instant>,
+    backlog: Backlog,
     /// When the condition NetworkUnavailable was last taken away.
     available: Option<Instant>,
 }
 
 impl Writer {
+    fn new(client: Client, node: String, metrics: Arc<Metrics>, again: Duration) -> Self {
+        let (said, backlog) = (HashMap::new(), Backlog::new(again));
+        Self { client, node, metrics, said, backlog, available: None }
+    }
+
     async fn run(mut self, mut items: mpsc::Receiver<Item>) {
-        while let Some(item) = items.recv().await {
+        loop {
+            let due = self.backlog.due();
+            let item = tokio::select! {
+                // What no longer holds is heard of first.
+                biased;
+                item = items.recv() => item,
+                () = at(due) => {
+                    self.say_again().await;
+                    continue;
+                }
+            };
             let done = match item {
-                Item::Vtep(mac) => self.annotate(mac).await,
-                Item::Available => self.network_available().await,
-                Item::Saying(saying) => self.say(saying).await,
+                None => return,
+                Some(Item::Vtep(mac)) => self.annotate(mac).await,
+                Some(Item::Available) => self.network_available().await,
+                Some(Item::NoLonger(saying)) => {
+                    self.backlog.withdraw(&saying);
+                    Ok(())
+                }
+                Some(Item::Saying(saying)) => {
+                    self.say(saying).await;
+                    Ok(())
+                }
             };
             if let Err(error) = done {
                 tracing::warn!(%error, "the API did not take what the agent had to say");
@@ -128,19 +169,88 @@ impl Writer {
         nodes.patch_status(&self.node, &PatchParams::default(), &patch).await.map(drop)
     }
 
-    async fn say(&mut self, saying: Saying) -> Result<(), kube::Error> {
-        let now = Instant::now();
-        self.said.retain(|_, at| now.duration_since(*at) < SILENCE);
-        if self.said.contains_key(&saying) {
-            return Ok(());
+    async fn say(&mut self, saying: Saying) {
+        let since = Instant::now();
+        self.said.retain(|_, at| since.duration_since(*at) < SILENCE);
+        if self.said.contains_key(&saying) || self.backlog.has(&saying) {
+            return;
         }
-        let event = event(&self.node, &saying, SystemTime::now());
+        let waiting = Waiting { saying, at: SystemTime::now(), since };
+        // While others wait for the API, it is away.
+        match self.backlog.due() {
+            Some(_) => self.keep(waiting),
+            None => {
+                if let Some(refused) = self.write(waiting).await {
+                    self.backlog.failed(Instant::now());
+                    self.keep(refused);
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, waiting: Waiting) {
+        if !self.backlog.keep(waiting) {
+            self.metrics.event_dropped();
+        }
+    }
+
+    /// The oldest that waits.
+    async fn say_again(&mut self) {
+        for _ in 0..self.backlog.give_up_old(Instant::now()) {
+            self.metrics.event_dropped();
+        }
+        let Some(waiting) = self.backlog.take() else { return };
+        match self.write(waiting).await {
+            None => self.backlog.answered(Instant::now()),
+            Some(refused) => {
+                self.backlog.put_back(refused);
+                self.backlog.failed(Instant::now());
+            }
+        }
+    }
+
+    /// Gives back what is to be tried again.
+    async fn write(&mut self, waiting: Waiting) -> Option<Waiting> {
+        match self.create(&waiting).await {
+            Ok(()) => {}
+            // An earlier try arrived, and its answer did not.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) if may_pass(&error) => {
+                tracing::warn!(%error, "the API did not take what the agent had to say; it is said again while it holds");
+                return Some(waiting);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the API refuses what the agent had to say");
+                self.metrics.event_dropped();
+            }
+        }
+        self.said.insert(waiting.saying, Instant::now());
+        None
+    }
+
+    async fn create(&self, waiting: &Waiting) -> Result<(), kube::Error> {
+        let event = event(&self.node, &waiting.saying, waiting.at);
         let namespace = event["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
         let kind = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", "Event"), "events");
         let events: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &namespace, &kind);
-        self.said.insert(saying, now);
         let object = serde_json::from_value(event).map_err(kube::Error::SerdeError)?;
         events.create(&PostParams::default(), &object).await.map(drop)
+    }
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether it is about the API or the way to it, and not about what was asked.
+fn may_pass(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+        kube::Error::SerdeError(_) => false,
+        _ => true,
     }
 }
 
@@ -189,36 +299,4 @@ fn event(node: &str, saying: &Saying, at: SystemTime) -> serde_json::Value {
         "lastTimestamp": time,
         "count": 1,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use types::ObjectName;
-
-    #[test]
-    fn an_event_names_object_reason_and_source() {
-        let saying = Saying {
-            object: Key::new(Kind::Policy, ObjectName::new("shop", "p")),
-            uid: String::new(),
-            normal: false,
-            reason: "Unsupported",
-            message: "spec.x".into(),
-        };
-        let event = event("node1", &saying, SystemTime::UNIX_EPOCH);
-        assert_eq!(event["involvedObject"]["apiVersion"], "networking.k8s.io/v1");
-        assert_eq!(event["metadata"]["namespace"], "shop");
-        assert_eq!(event["firstTimestamp"], "1970-01-01T00:00:00Z");
-        assert_eq!(event["type"], "Warning");
-    }
-
-    #[test]
-    fn events_about_nodes_live_in_default() {
-        let object = Key::new(Kind::Node, ObjectName::cluster("node1"));
-        let (uid, message) = (String::new(), String::new());
-        let saying = Saying { object, uid, normal: true, reason: "DriftMended", message };
-        let event = event("node1", &saying, SystemTime::now());
-        assert_eq!(event["metadata"]["namespace"], "default");
-        assert_eq!(event["involvedObject"].get("uid"), None);
-    }
 }

@@ -41,6 +41,11 @@ impl Node {
             let uid = self.uid(&object);
             self.base.tell.say(Saying { object, uid, normal: false, reason: new.reason, message });
         }
+        for old in known.iter().filter(|diagnostic| !found.contains(diagnostic)) {
+            let (object, message) = (key.clone(), old.message.clone());
+            let uid = self.uid(&object);
+            self.base.tell.no_longer(Saying { object, uid, normal: false, reason: old.reason, message });
+        }
         if !found.is_empty() {
             self.diagnoses.0.insert(key, found);
         }
@@ -63,7 +68,7 @@ impl Node {
         for finding in &compiled.cleared {
             self.standing.found.remove(finding);
             if self.joining.remove(finding).is_none() {
-                tracing::info!("no longer: {finding}");
+                self.lower(finding);
             }
         }
     }
@@ -78,15 +83,25 @@ impl Node {
 
     /// In the log and on the object.
     pub(super) fn raise(&self, finding: &compile::Diagnostic) {
+        tracing::warn!("{finding}");
+        self.base.tell.say(self.saying(finding));
+    }
+
+    /// It no longer holds.
+    pub(super) fn lower(&self, finding: &compile::Diagnostic) {
+        tracing::info!("no longer: {finding}");
+        self.base.tell.no_longer(self.saying(finding));
+    }
+
+    fn saying(&self, finding: &compile::Diagnostic) -> Saying {
         let (normal, reason) = match finding.severity {
             Severity::Note => (true, "NetworkNote"),
             Severity::Warning => (false, "NetworkDegraded"),
             Severity::Error => (false, "NetworkFailed"),
         };
-        tracing::warn!("{finding}");
         let message = format!("{}: {}; {}", finding.field, finding.message, finding.next_step);
         let (object, uid) = (finding.object.clone(), self.uid(&finding.object));
-        self.base.tell.say(Saying { object, uid, normal, reason, message });
+        Saying { object, uid, normal, reason, message }
     }
 
     /// Every agent hears of every pod, and that of its node tells of it: whoever may write a pod would make an Event for

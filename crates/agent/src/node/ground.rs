@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::time::Instant;
 
-use compile::{Diagnostic, fabric};
+use compile::{Diagnostic, NetChange, fabric};
 use kernel::Rtnl;
 use netlink::route::{LinkRow, Lookup};
 use types::{Family, IfName};
@@ -164,16 +165,42 @@ impl Ground {
     }
 }
 
-/// An MTU that was asked for and does not fit the link that carries it.
-pub fn too_large(node: &str, asked: Option<u32>, underlay: IpAddr, ground: &Ground) -> Option<Diagnostic> {
-    let (asked, has) = (asked?, ground.mtu_at(underlay)?);
-    let needed = asked.saturating_add(compile::tunnel_overhead(underlay));
+/// A link with less has no IPv6 (RFC 8200, section 5): the kernel takes it away.
+const LEAST_OF_IPV6: u32 = 1280;
+
+fn has_ipv6(node: &model::Node) -> bool {
+    node.pod_cidrs.iter().any(|cidr| Family::of_net(cidr) == Family::V6)
+}
+
+/// An MTU of pods, asked for or owed to IPv6, that does not fit the link that carries it.
+pub fn too_large(
+    node: &model::Node,
+    asked: Option<u32>,
+    underlay: IpAddr,
+    ground: &Ground,
+) -> Option<Diagnostic> {
+    let Uplink { name: link, mtu, .. } = ground.uplinks.get(&underlay)?;
+    let (has, overhead, name) = ((*mtu)?, compile::tunnel_overhead(underlay), &*node.name);
+    let Some(asked) = asked else {
+        let left = has.saturating_sub(overhead);
+        return (has_ipv6(node) && left < LEAST_OF_IPV6).then(|| {
+            // Linux sends an IPv4 packet of a tunnel in fragments, and no IPv6 packet (ip6_fragment).
+            let larger = Family::of(underlay).pick(["go in fragments", "are lost"]);
+            let message = format!(
+                "{link}'s MTU of {has} leaves {left} bytes for pods, and IPv6 needs {LEAST_OF_IPV6} (RFC 8200, section 5): \
+                 pods keep {LEAST_OF_IPV6}, and packets to other nodes that are larger than {left} {larger}"
+            );
+            let needed = LEAST_OF_IPV6 + overhead;
+            about(name, "uplink", message, format!("give it at least {needed}: `ip link set {link} mtu {needed}`"))
+        });
+    };
+    let needed = asked.saturating_add(overhead);
     (needed > has).then(|| {
         let message = format!(
             "--mtu {asked} needs {needed} bytes for packets in the tunnel, and its uplink has an MTU of {has}: full-size \
              packets are lost"
         );
-        about(node, "uplink", message, "leave --mtu out, which then follows the uplink, or give a smaller one")
+        about(name, "uplink", message, "leave --mtu out, which then follows the uplink, or give a smaller one")
     })
 }
 
@@ -186,17 +213,33 @@ impl Node {
         let (Some(mtu), Some(synced)) = (self.mtu_on(underlay), self.cluster.synced()) else { return };
         let uplinks = ground.uplinks();
         let Some(compiler) = &mut self.compiler else { return };
-        if compiler.stand_on(synced, mtu, &uplinks) {
-            tracing::info!(mtu, ?uplinks, "the machine's links have changed; the datapath follows");
-            self.stale.suspected.insert(Subsystem::Net);
-            self.learn_uplinks();
+        if !compiler.stand_on(synced, mtu, &uplinks) {
+            return;
         }
+        tracing::info!(mtu, ?uplinks, "the machine's links have changed; the datapath follows");
+        self.learn_uplinks();
+        if self.paused || self.stale.failed.contains_key(&Subsystem::Net) {
+            self.stale.suspected.insert(Subsystem::Net);
+            return;
+        }
+        // What follows from the machine is nobody's drift: of what is ours only the difference to what is believed is set, and
+        // what others have changed is found by whoever compares.
+        let Some(compiler) = &self.compiler else { return };
+        let began = Instant::now();
+        let done = self.base.datapath.update_net(&NetChange::Anything, compiler.net());
+        self.base.metrics.applied(Subsystem::Net.name(), began.elapsed());
+        if done.is_ok() {
+            self.fit_pods();
+        }
+        self.note(Subsystem::Net, done);
     }
 
-    /// Of pods, bridge and tunnel.
+    /// Of pods, bridge and tunnel. IPv6 keeps its least: a smaller one would take it from all pods at once.
     pub(super) fn mtu_on(&self, underlay: IpAddr) -> Option<u32> {
         let of_link = self.underlay.ground().mtu_at(underlay)?;
-        let fits = || of_link.saturating_sub(compile::tunnel_overhead(underlay));
+        let ipv6 = self.cluster.nodes.get(&self.base.settings.node).is_some_and(has_ipv6);
+        let least = if ipv6 { LEAST_OF_IPV6 } else { 0 };
+        let fits = || of_link.saturating_sub(compile::tunnel_overhead(underlay)).max(least);
         Some(self.base.settings.args.mtu.unwrap_or_else(fits))
     }
 
@@ -238,9 +281,29 @@ mod tests {
     #[test]
     fn an_mtu_that_does_not_fit_its_uplink_is_named() {
         let underlay = "192.168.1.10".parse().unwrap();
-        let said = |asked| too_large("node1", asked, underlay, &ground(true, true)).map(|found| found.what());
+        let node = model::Node { name: "node1".into(), ..model::Node::default() };
+        let said = |asked| too_large(&node, asked, underlay, &ground(true, true)).map(|found| found.what());
         assert_eq!((said(None), said(Some(1350))), (None, None));
         let found = said(Some(1351)).unwrap_or_default();
         assert!(found.contains("--mtu 1351 needs 1401 bytes") && found.contains("1400"), "{found}");
+    }
+
+    #[test]
+    fn an_uplink_that_is_too_small_for_ipv6_is_named() {
+        let underlay = "192.168.1.10".parse().unwrap();
+        let said = |cidr: &str, mtu| {
+            let mut ground = ground(true, true);
+            ground.uplinks.values_mut().for_each(|uplink| uplink.mtu = Some(mtu));
+            let pod_cidrs = vec![cidr.parse().unwrap()];
+            let node = model::Node { name: "node1".into(), pod_cidrs, ..model::Node::default() };
+            too_large(&node, None, underlay, &ground).map(|found| found.to_string())
+        };
+        assert_eq!((said("fd00:10:244:1::/64", 1330), said("10.244.1.0/24", 1300)), (None, None));
+        let found = said("fd00:10:244:1::/64", 1300).unwrap_or_default();
+        for words in
+            ["eth0's MTU of 1300 leaves 1250 bytes", "needs 1280 (RFC 8200", "`ip link set eth0 mtu 1330`"]
+        {
+            assert!(found.contains(words), "{words}: {found}");
+        }
     }
 }

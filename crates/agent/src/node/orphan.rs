@@ -17,6 +17,7 @@ use types::ObjectName;
 use super::Node;
 use crate::clock;
 use crate::confirm::{Answer, Doubt};
+use crate::report::Resting;
 use crate::store::Record;
 use crate::tell::Saying;
 
@@ -273,17 +274,15 @@ impl Node {
                 None => {}
             }
         }
+        held
+    }
+
+    /// Addresses that were released and that nobody gets yet.
+    pub fn resting(&self) -> Resting {
         let now = clock::since_boot();
         let resting = self.pools().iter().flat_map(|pool| pool.resting(now));
         let (addresses, rests): (Vec<_>, Vec<Duration>) = resting.unzip();
-        if let Some(longest) = rests.iter().max() {
-            held.push(format!(
-                "{} rest after release, for {} s more",
-                list(&addresses),
-                longest.as_secs() + 1
-            ));
-        }
-        held
+        Resting { addresses, last: rests.iter().max().map_or(0, |longest| longest.as_secs() + 1) }
     }
 }
 

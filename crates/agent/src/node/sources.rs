@@ -151,7 +151,7 @@ impl Node {
         }
         for finding in before.difference(&now) {
             self.standing.found.remove(finding);
-            tracing::info!("no longer: {finding}");
+            self.lower(finding);
         }
     }
 

@@ -39,6 +39,7 @@ pub struct Underlay {
     out_of_reach: BTreeMap<(String, Family), Diagnostic>,
     ground: Ground,
     lacks: Vec<Diagnostic>,
+    too_large: Option<Diagnostic>,
     /// Since when each holds, and whether it was told.
     known: BTreeMap<Diagnostic, (Instant, bool)>,
 }
@@ -58,6 +59,11 @@ impl Underlay {
         self.lacks.iter()
     }
 
+    /// Packets that its links are too small for.
+    pub fn too_large(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.too_large.iter()
+    }
+
     pub fn ground(&self) -> &Ground {
         &self.ground
     }
@@ -70,7 +76,8 @@ impl Underlay {
     /// What holds now, with what is remembered of it, and what of it no longer holds although it was told.
     fn remember(&mut self, mut before: BTreeMap<Diagnostic, (Instant, bool)>) -> Vec<Diagnostic> {
         let now = Instant::now();
-        let holds = self.out_of_reach.values().chain(&self.lacks).chain(&self.in_the_way).cloned();
+        let wrong = self.lacks.iter().chain(&self.too_large).chain(&self.in_the_way);
+        let holds = self.out_of_reach.values().chain(wrong).cloned();
         self.known = holds
             .map(|finding| {
                 let seen = before.remove(&finding).unwrap_or((now, false));
@@ -119,7 +126,7 @@ impl Node {
         self.underlay = ways;
         self.base.metrics.diagnostics("Node", news.len() as i64 - over.len() as i64);
         news.iter().for_each(|finding| self.raise(finding));
-        over.iter().for_each(|finding| tracing::info!("no longer: {finding}"));
+        over.iter().for_each(|finding| self.lower(finding));
         if all {
             self.follow_ground();
         }
@@ -175,7 +182,7 @@ impl Node {
         };
         found.in_the_way = misfit(node, &args.cluster_cidrs, &args.service_cidrs);
         found.lacks = found.ground.lacks(name, &node.addresses, Some(own));
-        found.lacks.extend(too_large(name, args.mtu, own, &found.ground));
+        found.too_large = too_large(node, args.mtu, own, &found.ground);
         // Nodes speak to each other, and to pods of the host's network, in every family that they have.
         let other = fabric::internal_ip(node, Family::of(own).pick([Family::V6, Family::V4]))
             .and_then(|ip| Some((ip, bind(ip).ok()?)));

@@ -58,9 +58,10 @@ impl Views {
     }
 
     async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Node) -> T + Send + 'static) -> Result<T> {
-        self.outbox.inspect(PATIENCE, question).await.with_context(|| {
-            format!("the loop of node {}'s agent has not answered for {PATIENCE:?}", self.node)
-        })
+        self.outbox
+            .inspect(PATIENCE, question)
+            .await
+            .with_context(|| format!("the loop of {}'s agent has not answered for {PATIENCE:?}", self.node))
     }
 
     pub async fn wired(&self, pod: &ObjectName) -> Result<Wired> {
