@@ -1,6 +1,7 @@
 //! Which lab a cluster is, for commands that know it only by the address of its API: their advice names the lab, however
 //! its kubeconfig was found.
 
+use crate::inside::Inside;
 use crate::list;
 use crate::rundir::RunDir;
 
@@ -35,6 +36,11 @@ impl Found {
     /// Whether `plumb lab agent stop` has taken the node's agent away.
     pub fn has_stopped_agent(&self, node: &str) -> bool {
         self.run.stopped(&format!("agent-{node}")).exists()
+    }
+
+    /// Whether a node of a lab that runs has lost the link to the others.
+    pub fn is_cut_off(&self, node: &str) -> bool {
+        Inside::find(&self.name).is_ok_and(|inside| inside.is_cut_off(node))
     }
 }
 

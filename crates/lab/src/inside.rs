@@ -77,6 +77,15 @@ impl Inside {
             .ok()
     }
 
+    /// Whether the node's eth0 is down or gone: then it has neither a route of IPv4 nor an address of IPv6 there.
+    pub fn is_cut_off(&self, node: &str) -> bool {
+        let Some(holder) = self.living(&format!("hold-{node}")) else { return false };
+        let net = self.proc(holder).join("net");
+        let [routes, addresses] = ["route", "if_inet6"].map(|file| std::fs::read_to_string(net.join(file)));
+        // Without IPv6 in the kernel there is no file of its addresses.
+        routes.is_ok_and(|routes| !names_uplink(&routes) && !names_uplink(&addresses.unwrap_or_default()))
+    }
+
     pub fn check_node(&self, node: &str) -> Result<()> {
         if node_number(node).is_none_or(|number| number > self.plan.nodes) {
             bail!(
@@ -108,5 +117,23 @@ impl Inside {
             spawn = spawn.join(kind, file?)?;
         }
         Ok(spawn)
+    }
+}
+
+/// Whether a table of /proc/net has a line of eth0.
+fn names_uplink(table: &str) -> bool {
+    table.lines().any(|line| line.split_ascii_whitespace().any(|word| word == "eth0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uplink_that_is_up_is_in_a_table_of_the_kernels() {
+        let head = "Iface\tDestination\tGateway\n";
+        assert!(names_uplink(&format!("{head}cni0\t0001F40A\t0\neth0\t0001A8C0\t0\n")));
+        assert!(names_uplink("fe800000000000000000000000000001 02 40 20 80     eth0\n"));
+        assert!(!names_uplink(&format!("{head}cni0\t0001F40A\t0\nveth0\t0\t0\n")));
     }
 }

@@ -68,6 +68,8 @@ struct NodeRow {
     ready: bool,
     /// Why it is not Ready.
     reason: Option<String>,
+    /// Whether its eth0 is down or gone.
+    is_cut_off: bool,
     addresses: Vec<String>,
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Vec<String>,
@@ -132,11 +134,12 @@ async fn nodes(inside: &Inside) -> Result<Vec<NodeRow>> {
     let row = |node: Node| {
         let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
         let internal = addresses.filter(|address| address.type_ == "InternalIP");
-        let reason = client::not_ready(&node);
+        let (reason, is_cut_off) = (client::not_ready(&node), inside.is_cut_off(&node.name_any()));
         NodeRow {
             name: node.name_any(),
             ready: reason.is_none(),
             reason,
+            is_cut_off,
             addresses: internal.map(|address| address.address.clone()).collect(),
             pod_cidrs: node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default(),
         }
@@ -173,5 +176,8 @@ fn table(seen: &Seen, nodes: u8) {
             Some(why) => format!("NotReady ({why})"),
         };
         println!("{:<16} {state:<10} {:<16} {}", node.name, listed(&node.addresses), listed(&node.pod_cidrs));
+    }
+    for node in seen.nodes.iter().filter(|node| node.is_cut_off) {
+        println!("✗ {}: its eth0 is down or gone; next: plumb lab up --name {}", node.name, seen.name);
     }
 }

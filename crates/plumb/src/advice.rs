@@ -82,11 +82,25 @@ impl Advice {
             (Some(lab), _) if lab.has_stopped_agent(node) => {
                 self.lab("agent start", node).unwrap_or_default()
             }
+            (Some(lab), _) if lab.is_cut_off(node) => self.rewire().unwrap_or_default(),
             (Some(_), Some(_)) => self.log(node, pod),
             (Some(_), None) => self.lab("status", "").unwrap_or_default(),
             (None, Some(pod)) => self.kubectl(&format!("-n {AGENT_NAMESPACE} describe pod {pod}")),
             (None, None) => self.kubectl(&format!("-n {AGENT_NAMESPACE} describe daemonset plumb")),
         }
+    }
+
+    /// The same of a node whose kubelet is not heard of either.
+    pub fn unheard(&self, node: &str) -> String {
+        let there = || {
+            format!(
+                "see on {node} itself whether it runs, has its links up (ip -br link), its address and a default route (ip \
+                 -br address; ip route), and whether its kubelet runs (systemctl status kubelet)"
+            )
+        };
+        let stopped = self.lab.as_ref().is_some_and(|lab| lab.has_stopped_agent(node));
+        let lab = if stopped { self.lab("agent start", node) } else { self.rewire() };
+        lab.unwrap_or_else(there)
     }
 
     /// An agent's own words: what stands between backquotes is a command, of this cluster's or for its node.
@@ -142,6 +156,8 @@ mod tests {
             "plumb lab logs --tail 50 --name ci node1 agent"
         );
         assert_eq!(silent(Advice::of_lab("ci"), None), "plumb lab status --name ci");
+        assert_eq!(Advice::of_lab("ci").unheard("node1"), "plumb lab up --name ci");
+        assert!(Advice::default().unheard("node1").starts_with("see on node1 itself whether it runs"));
         assert_eq!(silent(Advice::default(), Some("plumb-x")), "kubectl -n kube-system describe pod plumb-x");
         assert_eq!(silent(Advice::default(), None), "kubectl -n kube-system describe daemonset plumb");
     }

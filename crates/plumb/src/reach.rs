@@ -56,7 +56,7 @@ impl Agents {
 
     /// The path of something that the agent of this node serves.
     pub fn path(&self, node: &str, path: &str) -> Result<String> {
-        let pod = self.pod(node).ok_or_else(|| Away(format!("node {node} has no pod of Plumb's agent")))?;
+        let pod = self.pod(node).ok_or_else(|| Away(format!("{node} has no pod of Plumb's agent")))?;
         Ok(format!("/api/v1/namespaces/{AGENT_NAMESPACE}/pods/{pod}:{AGENT_PORT}/proxy/{path}"))
     }
 }
@@ -152,7 +152,7 @@ impl Nodes {
         path: &str,
         body: Vec<u8>,
     ) -> Result<R> {
-        let at = || format!("ask the agent of node {node} for {path}");
+        let at = || format!("ask the agent of {node} for {path}");
         let request = Request::builder()
             .method(method)
             .uri(self.agents.path(node, path)?)
@@ -166,7 +166,7 @@ impl Nodes {
             return serde_json::from_slice(&bytes).with_context(at);
         }
         match serde_json::from_slice::<Refusal>(&bytes) {
-            Ok(refusal) => bail!("node {node}: {}", refusal.error),
+            Ok(refusal) => bail!("{node}: {}", refusal.error),
             Err(_) => {
                 // The API server's own refusal: a Status object, or text.
                 let status_object: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();

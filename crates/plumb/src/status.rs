@@ -4,6 +4,7 @@
 //! no longer: one that does not answer is a line like the others.
 
 mod judge;
+mod known;
 mod show;
 
 use std::io::{IsTerminal, Write};
@@ -14,7 +15,9 @@ use agent::report::NodeStatus;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use futures::StreamExt;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde::Serialize;
@@ -24,6 +27,7 @@ use crate::reach::Nodes;
 
 use judge::About;
 pub use judge::Problem;
+use known::Known;
 
 /// `plumb status`
 #[derive(Clone, Debug, clap::Args)]
@@ -97,22 +101,35 @@ pub async fn look(cluster: &Cluster) -> Result<Status> {
     }
     // A fresh token in every round: it lives for ten minutes, a watch for hours.
     let agents = Nodes::new(cluster).await?;
-    let asked = nodes.iter().map(|node| ask((cluster, &agents), node.name_any()));
+    let asked = nodes.iter().map(|node| ask((cluster, &agents), node));
     let lines: Vec<NodeLine> = futures::stream::iter(asked).buffered(AT_ONCE).collect().await;
     let notes = judge::notes(&lines);
     Ok(Status { ok: lines.iter().all(|line| line.problems.is_empty()), nodes: lines, notes })
 }
 
-async fn ask((cluster, agents): (&Cluster, &Nodes), node: String) -> NodeLine {
+async fn ask((cluster, agents): (&Cluster, &Nodes), object: &Node) -> NodeLine {
+    let node = object.name_any();
     let asked = tokio::time::timeout(PATIENCE, agents.get::<NodeStatus>(&node, "v1/node/status")).await;
     let answer = match asked {
         Ok(Ok(status)) => Ok(status),
         Ok(Err(error)) => Err(format!("{error:#}")),
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
     };
-    let about = About { node: &node, pod: agents.pod(&node), advice: &cluster.advice };
+    let known = match answer {
+        Ok(_) => Known::default(),
+        Err(_) => known(cluster, object).await,
+    };
+    let about = About { node: &node, pod: agents.pod(&node), known: &known, advice: &cluster.advice };
     let problems = about.problems(&answer);
     NodeLine { node, agent: answer.ok(), problems }
+}
+
+/// Who may not read leases is told less.
+async fn known(cluster: &Cluster, node: &Node) -> Known {
+    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), "kube-node-lease");
+    let name = node.name_any();
+    let lease = tokio::time::timeout(PATIENCE, leases.get(&name)).await;
+    Known::of(node, lease.ok().and_then(Result::ok).as_ref(), Timestamp::now())
 }
 
 fn print(status: &Status, args: &Args) -> Result<()> {

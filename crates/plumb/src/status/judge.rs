@@ -7,6 +7,7 @@ use agent::report::NodeStatus;
 use serde::Serialize;
 
 use super::NodeLine;
+use super::known::Known;
 use crate::advice::Advice;
 
 /// One thing that is wrong.
@@ -27,6 +28,8 @@ pub struct About<'a> {
     pub node: &'a str,
     /// The agent's.
     pub pod: Option<&'a str>,
+    /// By the API, where the agent says nothing.
+    pub known: &'a Known,
     pub advice: &'a Advice,
 }
 
@@ -36,11 +39,13 @@ impl About<'_> {
         let status = match answer {
             Ok(status) => status,
             Err(error) => {
-                return vec![Problem {
-                    word: "no answer",
-                    what: format!("the agent does not answer: {error}"),
-                    next: self.advice.silent(self.node, self.pod),
-                }];
+                let Known { is_ready, said } = self.known;
+                let next = match is_ready {
+                    true => self.advice.silent(self.node, self.pod),
+                    false => self.advice.unheard(self.node),
+                };
+                let what = format!("the agent does not answer: {error}; {said}");
+                return vec![Problem { word: "no answer", what, next }];
             }
         };
         let trouble = status.trouble.as_ref().map(|fault| self.told("degraded", fault));
@@ -53,8 +58,16 @@ impl About<'_> {
             self.dns(status),
         ];
         let lacks = status.lacks.iter().map(|fault| self.lack(fault));
+        let too_large = status.too_large.iter().map(|fault| self.told("MTU", fault));
         let ways = status.out_of_reach.iter().map(|fault| self.told("no route", fault));
-        found.into_iter().flatten().chain(lacks).chain(ways).chain(self.watches(status)).collect()
+        found
+            .into_iter()
+            .flatten()
+            .chain(lacks)
+            .chain(too_large)
+            .chain(ways)
+            .chain(self.watches(status))
+            .collect()
     }
 
     /// One line for one cause: where the API is away, every watch of it is broken. Refusals differ by their objects only.
@@ -80,7 +93,9 @@ impl About<'_> {
             true => self.advice.log(self.node, self.pod),
             false => self.advice.of_agent(self.node, &fault.next),
         };
-        Problem { word, what: fault.what.clone(), next }
+        // The line names the node already.
+        let what = fault.what.strip_prefix(&format!("node {}: ", self.node)).unwrap_or(&fault.what);
+        Problem { word, what: what.to_owned(), next }
     }
 
     /// What a machine has lost of its own, a lab gives back.
@@ -89,32 +104,23 @@ impl About<'_> {
         Problem { next: self.advice.rewire().unwrap_or(told.next), ..told }
     }
 
+    /// One line for one cause: what is away or differs because it is paused ends with the pause.
     fn paused(self, status: &NodeStatus) -> Option<Problem> {
-        status.paused.then(|| Problem {
-            word: "paused",
-            what: "the agent is paused: what others change is told and not put back".to_owned(),
-            next: self.advice.resume(self.node),
+        status.paused.then(|| {
+            let paused = "the agent is paused: what others change is told and not put back".to_owned();
+            let dns = (status.dns.error.as_deref() == Some(agent::dns::PAUSED))
+                .then(|| "DNS does not serve here meanwhile, other nodes answer its pods".to_owned());
+            let what =
+                [Some(paused), dns, differs(status)].into_iter().flatten().collect::<Vec<_>>().join("; ");
+            Problem { word: "paused", what, next: self.advice.resume(self.node) }
         })
     }
 
+    /// Of an agent that is not paused: somebody changes it again and again.
     fn drift(self, status: &NodeStatus) -> Option<Problem> {
-        let steps: usize = status.drift.iter().map(|drift| drift.steps).sum();
-        (steps > 0).then(|| {
-            let first: Vec<&str> = status
-                .drift
-                .iter()
-                .flat_map(|drift| &drift.first)
-                .filter_map(|step| step.lines().next())
-                .collect();
-            let what =
-                format!("the kernel differs from what it should be in {steps} steps: {}", first.join("; "));
-            // Paused, it mends nothing; otherwise somebody changes it again and again.
-            let events = || {
-                self.advice.kubectl(&format!("get events --field-selector involvedObject.name={}", self.node))
-            };
-            let next = if status.paused { self.advice.resume(self.node) } else { events() };
-            Problem { word: "drift", what, next }
-        })
+        let what = differs(status).filter(|_| !status.paused)?;
+        let events = format!("get events --field-selector involvedObject.name={}", self.node);
+        Some(Problem { word: "drift", what, next: self.advice.kubectl(&events) })
     }
 
     fn sync(self, status: &NodeStatus) -> Option<Problem> {
@@ -136,7 +142,8 @@ impl About<'_> {
     }
 
     fn dns(self, status: &NodeStatus) -> Option<Problem> {
-        let error = status.dns.error.as_ref()?;
+        let error =
+            status.dns.error.as_ref().filter(|error| !status.paused || *error != agent::dns::PAUSED)?;
         let next = match error == agent::dns::PAUSED {
             true => self.advice.resume(self.node),
             false => self.advice.on_node(self.node, "ss -lunp 'sport = :53'"),
@@ -144,6 +151,22 @@ impl About<'_> {
         let what = format!("DNS does not serve here, other nodes answer its pods: {error}");
         Some(Problem { word: "DNS", what, next })
     }
+}
+
+/// In how many steps, and the first of them. A chain's rules fill many lines: its name is enough.
+fn differs(status: &NodeStatus) -> Option<String> {
+    let steps: usize = status.drift.iter().map(|drift| drift.steps).sum();
+    let told = status.drift.iter().flat_map(|drift| &drift.first);
+    let first_line = |step: &String| step.lines().next().map(|line| line.trim_end_matches(" {").to_owned());
+    let mut told: Vec<String> = told.filter_map(first_line).collect();
+    let more = steps.saturating_sub(told.len());
+    if more > 0 && !told.is_empty() {
+        told.push(format!("and {more} more"));
+    }
+    let colon = if told.is_empty() { "" } else { ": " };
+    let count = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
+    (steps > 0)
+        .then(|| format!("the kernel differs from what it should be in {count}{colon}{}", told.join("; ")))
 }
 
 /// Of an older agent, which says no next step of its own.
@@ -187,17 +210,28 @@ pub fn notes(lines: &[NodeLine]) -> Vec<String> {
         ));
     }
     for (node, agent) in agents() {
-        notes.extend(agent.held.iter().map(|held| format!("node {node}: {held}")));
+        notes.extend(agent.held.iter().map(|held| format!("{node}: {held}")));
+        notes.extend(rest(node, agent));
     }
     let findings: BTreeSet<&String> = agents().flat_map(|(_, agent)| &agent.findings).collect();
     notes.extend(findings.into_iter().map(|finding| format!("not carried out as it asks: {finding}")));
     notes
 }
 
+/// A deletion leaves some for a while, which harms nothing: which they are is in the JSON.
+fn rest(node: &str, NodeStatus { resting, .. }: &NodeStatus) -> Option<String> {
+    let last = resting.last;
+    match resting.addresses.len() {
+        0 => None,
+        1 => Some(format!("{node}: 1 address rests after release, for {last} s more")),
+        count => Some(format!("{node}: {count} addresses rest after release, the last for {last} s more")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent::report::{BrokenWatch, Datapath, Dns, Drift};
+    use agent::report::{BrokenWatch, Datapath, Dns, Drift, Resting};
 
     fn healthy() -> NodeStatus {
         NodeStatus {
@@ -214,6 +248,8 @@ mod tests {
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
             pod_addresses: 253,
             held: Vec::new(),
+            resting: Resting::default(),
+            too_large: Vec::new(),
             services: 2,
             policies: 0,
             last_sync: Some(3),
@@ -230,7 +266,8 @@ mod tests {
     }
 
     fn told(advice: &Advice, answer: &Result<NodeStatus, String>) -> Vec<Problem> {
-        About { node: "node1", pod: Some("plumb-node1"), advice }.problems(answer)
+        let known = Known { is_ready: true, said: "the API has the node Ready".into() };
+        About { node: "node1", pod: Some("plumb-node1"), known: &known, advice }.problems(answer)
     }
 
     #[test]
@@ -284,7 +321,8 @@ mod tests {
     #[test]
     fn each_fault_is_named_alone_and_has_a_next_step() {
         type Plant = fn(&mut NodeStatus);
-        let cases: [(&str, Plant); 9] = [
+        let cases: [(&str, Plant); 10] = [
+            ("MTU", |status| status.too_large = vec![Fault::new("1250 bytes", "give it 1330")]),
             ("degraded", |status| status.trouble = Some(Fault::new("no pod CIDR yet", "set it"))),
             ("no route", |status| status.out_of_reach = vec![Fault::new("no route to b", "give it")]),
             ("uplink", |status| status.lacks = vec![Fault::new("no default route", "give it")]),
@@ -311,6 +349,60 @@ mod tests {
         }
         let silent = problems(&Err("connection refused".into()));
         assert!(silent[0].what.contains("connection refused") && silent[0].next.contains("node1"));
+    }
+
+    #[test]
+    fn one_pause_is_one_line_and_steps_are_told_without_their_rules() {
+        let first =
+            vec!["set rules ip plumb forward {\n  drop\n}".to_owned(), "+ route 10.244.2.0/24".to_owned()];
+        let drift = vec![Drift { subsystem: "nft".into(), steps: 32, first }];
+        let differs = "the kernel differs from what it should be in 32 steps: set rules ip plumb forward; + route \
+                       10.244.2.0/24; and 30 more";
+        let found = problems(&Ok(NodeStatus { drift: drift.clone(), ..healthy() }));
+        assert_eq!(found.iter().map(|problem| &*problem.what).collect::<Vec<_>>(), [differs]);
+        let mut paused = NodeStatus { drift, paused: true, ..healthy() };
+        paused.dns.error = Some(agent::dns::PAUSED.into());
+        let found = problems(&Ok(paused));
+        assert_eq!(found.iter().map(|problem| problem.word).collect::<Vec<_>>(), ["paused"]);
+        assert!(found[0].what.contains(differs) && found[0].what.contains("DNS does not serve"), "{found:?}");
+        let drift = vec![Drift { subsystem: "net".into(), steps: 1, first: vec!["+ route".into()] }];
+        let found = problems(&Ok(NodeStatus { drift, ..healthy() }));
+        assert!(found[0].what.ends_with("in 1 step: + route"), "{found:?}");
+    }
+
+    #[test]
+    fn a_line_names_its_node_once() {
+        let lacks = vec![Fault::new("node node1: uplink: eth0 is down", "bring it up")];
+        let found = problems(&Ok(NodeStatus { lacks, ..healthy() }));
+        assert_eq!(found[0].what, "uplink: eth0 is down");
+    }
+
+    #[test]
+    fn addresses_that_rest_are_counted() {
+        let line = |count: u8, last| {
+            let addresses = (0..count).map(|last| [10, 244, 1, last].into()).collect();
+            let agent = NodeStatus { resting: Resting { addresses, last }, ..healthy() };
+            NodeLine { node: "a".into(), agent: Some(agent), problems: Vec::new() }
+        };
+        assert_eq!(notes(&[line(0, 0)]), Vec::<String>::new());
+        assert_eq!(notes(&[line(1, 9)]), ["a: 1 address rests after release, for 9 s more"]);
+        assert_eq!(notes(&[line(3, 21)]), ["a: 3 addresses rest after release, the last for 21 s more"]);
+    }
+
+    #[test]
+    fn a_node_that_nobody_hears_of_is_told_as_the_api_has_it() {
+        let known = Known { is_ready: false, said: "the API has the node NotReady for 60s".into() };
+        let next = |advice: &Advice| {
+            let about = About { node: "node1", pod: Some("plumb-node1"), known: &known, advice };
+            let found = about.problems(&Err("no answer within 5 s".into()));
+            assert!(
+                found[0].what.ends_with("within 5 s; the API has the node NotReady for 60s"),
+                "{found:?}"
+            );
+            found[0].next.clone()
+        };
+        assert_eq!(next(&Advice::of_lab("ci")), "plumb lab up --name ci");
+        assert!(next(&Advice::default()).contains("ip -br link"));
     }
 
     #[test]
@@ -360,7 +452,7 @@ mod tests {
         };
         let notes = notes(&[line("a", "1"), line("b", "2"), line("c", "2")]);
         assert_eq!(notes.len(), 3, "{notes:?}");
-        assert_eq!(notes[1], "node a: 10.244.1.7 is held");
+        assert_eq!(notes[1], "a: 10.244.1.7 is held");
         assert!(notes[0].contains("1 on a; 2 on b, c"), "{notes:?}");
     }
 }

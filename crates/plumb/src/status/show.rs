@@ -31,8 +31,11 @@ impl fmt::Display for Table<'_> {
                 write!(f, "\n✗ {}: {}\n  next: {}\n", line.node, problem.what, problem.next)?;
             }
         }
+        if !notes.is_empty() {
+            writeln!(f)?;
+        }
         for note in notes {
-            write!(f, "\n· {note}\n")?;
+            writeln!(f, "· {note}")?;
         }
         let wrong = nodes.iter().filter(|line| !line.problems.is_empty()).count();
         match (ok, nodes.len()) {
@@ -74,7 +77,7 @@ fn datapath(agent: &NodeStatus) -> String {
 }
 
 /// As `kubectl get` shows an age.
-fn duration(seconds: u64) -> String {
+pub fn duration(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7200 => format!("{}m", seconds / 60),
@@ -86,19 +89,23 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::judge;
+    use super::super::known::Known;
     use super::*;
     use crate::advice::Advice;
 
     #[test]
     fn a_silent_node_is_a_line_like_the_others() {
         let answer = Err("connection refused".to_owned());
-        let about = judge::About { node: "node2", pod: Some("plumb-x"), advice: &Advice::default() };
+        let said = "the API has the node Ready for 3m".to_owned();
+        let known = Known { is_ready: true, said };
+        let about =
+            judge::About { node: "node2", pod: Some("plumb-x"), known: &known, advice: &Advice::default() };
         let problems = about.problems(&answer);
         let line = NodeLine { node: "node2".into(), agent: None, problems };
         let text = Table(&Status { ok: false, nodes: vec![line], notes: Vec::new() }).to_string();
         assert!(text.contains("node2  no answer  -"), "{text}");
         assert!(
-            text.contains("✗ node2: the agent does not answer: connection refused\n  next: kubectl"),
+            text.contains("✗ node2: the agent does not answer: connection refused; the API has the node Ready for 3m\n  next: kubectl"),
             "{text}"
         );
         assert!(text.ends_with("something is wrong on 1 of 1 nodes\n"), "{text}");
