@@ -131,6 +131,12 @@ fn the_mtu_of_the_uplink_is_followed() {
         println!("an uplink of {uplink}: followed after {:?}", began.elapsed());
         assert!(crate::stage::connects(&far.netns, std::net::SocketAddr::new(ip, 8080)));
     }
+    let drift = "plumb_drift_mended_total{subsystem=\"net\"}";
+    assert!(
+        !node.metrics().contains(drift),
+        "what the agent follows is nobody's drift: {:?}",
+        stage.events("DriftMended")
+    );
     node.ask("POST", "/v1/pause", &json!({ "paused": true }).to_string()).unwrap();
     node.run("ip link set eth0 mtu 1400");
     wait_for("it is drift", || stands(node, "net"));

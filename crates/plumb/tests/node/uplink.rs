@@ -97,3 +97,27 @@ fn what_an_uplink_loses_when_it_goes_down_is_said() {
         wait_for(&format!("over: {words}"), || over().then_some(()));
     }
 }
+
+/// The kernel takes IPv6 from links of less than 1280 bytes: pods keep that many, and what the uplink lacks is said.
+#[test]
+fn an_uplink_that_is_too_small_for_ipv6_leaves_it_and_is_named() {
+    let stage = Stage::of(2, Families::Dual);
+    let node = &stage.nodes[0];
+    wait_for("the tunnel's peer is known", || node.run("ip route").contains("10.244.2.0/24").then_some(()));
+    let addresses = || node.run("ip -6 -o address show dev cni0 scope global");
+    let before = addresses();
+    assert!(!before.is_empty());
+    node.run("ip link set eth0 mtu 1300");
+    let words = "eth0's MTU of 1300 leaves 1250 bytes for pods";
+    let told =
+        wait_for(words, || stage.events("NetworkDegraded").into_iter().find(|told| told.contains(words)));
+    assert!(told.contains("`ip link set eth0 mtu 1330`"), "{told}");
+    wait_for("as small as may be", || {
+        let links = ["cni0", "plumb.1"].map(|link| node.run(&format!("ip -o link show {link}")));
+        links.iter().all(|line| line.contains("mtu 1280 ")).then_some(())
+    });
+    assert_eq!(addresses(), before);
+    node.run("ip link set eth0 mtu 1330");
+    let over = || log(node).lines().any(|line| line.contains("no longer") && line.contains(words));
+    wait_for("over", || over().then_some(()));
+}
