@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use types::wire::LAB_VERSION;
 
@@ -61,19 +61,32 @@ impl Reach {
     }
 
     async fn config(&self) -> Result<Config> {
-        let (file, at) = match &self.kubeconfig {
-            Some(path) => (Kubeconfig::read_from(path), format!("kubeconfig {}", path.display())),
-            None => (
-                Kubeconfig::read(),
-                "no kubeconfig: give one with --kubeconfig or KUBECONFIG (on a kubeadm control plane \
-                 /etc/kubernetes/admin.conf)"
-                    .into(),
-            ),
+        const LAB: &str = "of a lab it is `plumb lab kubeconfig --name NAME`";
+        let read = match &self.kubeconfig {
+            Some(path) => Kubeconfig::read_from(path),
+            None => Kubeconfig::read(),
         };
+        let file = read.map_err(|error| match (cause(&error), &self.kubeconfig) {
+            (cause, Some(path)) => anyhow!("--kubeconfig {}: {cause}; {LAB}", path.display()),
+            (cause, None) => anyhow!(
+                "no kubeconfig: {cause}; give one with --kubeconfig or KUBECONFIG: {LAB}, on a kubeadm control plane \
+                 /etc/kubernetes/admin.conf"
+            ),
+        })?;
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        Config::from_custom_kubeconfig(file.context(at)?, &options)
-            .await
-            .context("read the kubeconfig (kubectl config get-contexts lists what is in it)")
+        let config = Config::from_custom_kubeconfig(file, &options).await;
+        config.map_err(|error| {
+            let list = "kubectl config get-contexts lists what is in it";
+            anyhow!("read the kubeconfig: {}; {list}", watch::told(&error))
+        })
+    }
+}
+
+/// Why there is no kubeconfig, with its path as people write it.
+fn cause(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::ReadConfig(cause, path) => format!("{}: {cause}", path.display()),
+        other => watch::told(other),
     }
 }
 
@@ -97,7 +110,7 @@ pub fn explain(error: kube::Error, what: &str) -> anyhow::Error {
             "you may not do this: take an administrator's kubeconfig, or have one bind you to cluster-admin"
         }
         kube::Error::Api(_) => "the API server refused it; its words are above",
-        other if watch::is_of_another_time(&chain(other)) => {
+        other if watch::is_of_another_time(&watch::told(other)) => {
             "the clock of this machine and the time of the server's certificate differ: compare `date` with another \
              machine's and set it right, or renew the certificate (`kubeadm certs renew apiserver`)"
         }
@@ -106,30 +119,22 @@ pub fn explain(error: kube::Error, what: &str) -> anyhow::Error {
              between refuses the connection (`kubectl cluster-info`)"
         }
     };
-    let words = match &error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => chain(other),
-    };
-    anyhow!("{what}: {words}; {next}")
-}
-
-/// Causes after their effects, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !words.contains(&text) {
-            words = format!("{words}: {text}");
-        }
-        source = cause.source();
-    }
-    words
+    anyhow!("{what}: {}; {next}", watch::told(&error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_is_not_there_is_named_once_and_so_is_why() {
+        let reach = Reach { kubeconfig: Some("/nope".into()), context: None };
+        let said = reach.connect(None).await.map(drop).expect_err("no kubeconfig");
+        assert_eq!(
+            watch::told(said.as_ref()),
+            "--kubeconfig /nope: No such file or directory (os error 2); of a lab it is `plumb lab kubeconfig --name NAME`"
+        );
+    }
 
     #[test]
     fn what_was_given_can_be_given_again() {

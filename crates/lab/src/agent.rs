@@ -1,4 +1,4 @@
-//! `plumb lab agent stop|start NODE`: an agent away, to see that what it wired goes on working. `pause|resume`: one
+//! `plumb lab agent stop|start|restart NODE`: an agent away, to see that what it wired goes on working. `pause|resume`: one
 //! that only looks, to see what a fault does that it would mend.
 
 use std::io::{Read, Write};
@@ -13,6 +13,7 @@ use kube::Api;
 use types::wire::AGENT_NAMESPACE;
 
 use crate::inside::Inside;
+use crate::lock::Lock;
 use crate::supervise::{State, Status};
 use crate::{Name, client};
 
@@ -29,6 +30,8 @@ enum Verb {
     Stop(Node),
     /// Start it again
     Start(Node),
+    /// Stop it and start it again
+    Restart(Node),
     /// Have the agent tell what others change and leave it so
     Pause(Pause),
     /// Have it mend again
@@ -60,31 +63,44 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// Sets or clears the flag that the supervisor honours, and waits until what was asked for is true.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let (node, stop) = match &options.verb {
-        Verb::Stop(node) => (node, true),
-        Verb::Start(node) => (node, false),
+    let (node, verbs): (_, &[fn(&Inside, &str) -> Result<()>]) = match &options.verb {
+        Verb::Stop(node) => (node, &[stop]),
+        Verb::Start(node) => (node, &[start]),
+        Verb::Restart(node) => (node, &[stop, start]),
         Verb::Pause(Pause { node, no_dns }) => return pause(node, true, !no_dns),
         Verb::Resume(node) => return pause(node, false, true),
     };
     let inside = Inside::find(&node.name.get())?;
     inside.check_node(&node.node)?;
-    let process = format!("agent-{}", node.node);
+    verbs.iter().try_for_each(|verb| verb(&inside, &node.node))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stop(inside: &Inside, node: &str) -> Result<()> {
+    let process = format!("agent-{node}");
     let flag = inside.run.stopped(&process);
-    let deadline = Instant::now() + PATIENCE;
-    if stop {
-        std::fs::write(&flag, "").with_context(|| format!("write {}", flag.display()))?;
-        inside.kill(&process)?;
-        wait_for(&inside, &process, State::Stopped, deadline)?;
-        println!("{process} is stopped");
-        return Ok(ExitCode::SUCCESS);
-    }
+    let lock = Lock::wait(&inside.run)?;
+    std::fs::write(&flag, "").with_context(|| format!("write {}", flag.display()))?;
+    inside.kill(&process)?;
+    drop(lock);
+    wait_for(inside, &process, State::Stopped, Instant::now() + PATIENCE)?;
+    println!("{process} is stopped");
+    Ok(())
+}
+
+fn start(inside: &Inside, node: &str) -> Result<()> {
+    let process = format!("agent-{node}");
+    let flag = inside.run.stopped(&process);
+    let lock = Lock::wait(&inside.run)?;
     if flag.exists() {
         std::fs::remove_file(&flag).with_context(|| format!("remove {}", flag.display()))?;
     }
-    wait_for(&inside, &process, State::Running, deadline)?;
-    answers(&inside, &node.node, deadline)?;
+    drop(lock);
+    let deadline = Instant::now() + PATIENCE;
+    wait_for(inside, &process, State::Running, deadline)?;
+    answers(inside, node, deadline)?;
     println!("{process} is running");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Asks the agent over its own socket, which lies in the node's /run.
@@ -92,14 +108,20 @@ fn pause(node: &Node, paused: bool, dns: bool) -> Result<ExitCode> {
     let inside = Inside::find(&node.name.get())?;
     inside.check_node(&node.node)?;
     let body = format!("{{\"paused\":{paused},\"dns\":{dns}}}");
-    let answer = ask(&inside, &node.node, "POST /v1/pause", &body).with_context(|| {
-        let (name, node) = (&inside.plan.name, &node.node);
-        format!("ask the agent of {node}; does it run? plumb lab status --name {name}")
+    let (name, node) = (&inside.plan.name, &node.node);
+    let answer = ask(&inside, node, "POST /v1/pause", &body).map_err(|error| {
+        match inside.run.stopped(&format!("agent-{node}")).exists() {
+            true => anyhow!("the agent of {node} is stopped; plumb lab agent start --name {name} {node} starts it"),
+            false => anyhow!(
+                "the agent of {node} does not answer: {error:#}; plumb lab status --name {name} shows whether it runs, \
+                 plumb lab logs --name {name} --tail 50 {node} agent what it has said"
+            ),
+        }
     })?;
     if !is_good(&answer) {
-        bail!("the agent of {} refuses: {}", node.node, answer.lines().last().unwrap_or_default());
+        bail!("the agent of {node} refuses: {}", answer.lines().last().unwrap_or_default());
     }
-    println!("agent-{} {}", node.node, if paused { "only looks" } else { "mends again" });
+    println!("agent-{node} {}", if paused { "only looks" } else { "mends again" });
     Ok(ExitCode::SUCCESS)
 }
 
@@ -165,7 +187,7 @@ fn answers(inside: &Inside, node: &str, deadline: Instant) -> Result<()> {
                 Ok(Some(pod)) if client::is_ready(&pod) => return Ok(()),
                 Ok(Some(_)) => "its pod is not Ready".to_owned(),
                 Ok(None) => "its kubelet shows no pod of it".to_owned(),
-                Err(error) => format!("the API does not tell of its pod: {error}"),
+                Err(error) => format!("the API does not tell of its pod: {}", watch::told(&error)),
             };
             if Instant::now() > deadline {
                 return Err(late(&why));

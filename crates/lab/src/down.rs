@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use kernel::process::Signal;
 
+use crate::lock::Lock;
 use crate::rundir::RunDir;
 use crate::{Name, adopt};
 
@@ -16,24 +17,21 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub fn run(name: &Name) -> Result<ExitCode> {
     let name = name.get();
     let run = RunDir::of(&name)?;
-    if !run.path().exists() {
+    let gone = || {
         println!("lab {name} is not running: there is no {}", run.path().display());
-        return Ok(ExitCode::SUCCESS);
+        Ok(ExitCode::SUCCESS)
+    };
+    // Where nobody is about to start it, either, nothing is made to find that out.
+    if !run.path().exists() && !run.lock().exists() {
+        return gone();
     }
-    let _lock = lock(&run)?;
+    let _lock = Lock::wait(&run)?;
+    if !run.path().exists() {
+        return gone();
+    }
     end(&run)?;
     println!("lab {name} is gone");
     Ok(ExitCode::SUCCESS)
-}
-
-/// One `up` or `down` of a lab at a time.
-pub fn lock(run: &RunDir) -> Result<std::os::fd::OwnedFd> {
-    match kernel::own::try_lock(run.path())? {
-        Some(lock) => Ok(lock),
-        None => {
-            bail!("another `plumb lab up` or `down` works on {}; wait for it to end", run.path().display())
-        }
-    }
 }
 
 /// Kills the anchor, waits until all of its PID namespace is gone, and removes the directory.

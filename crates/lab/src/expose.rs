@@ -47,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn run(options: &Options) -> Result<ExitCode> {
     let inside = Inside::find(&options.name.get())?;
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
-        .with_context(|| format!("listen on 127.0.0.1:{}; --port chooses another", options.port))?;
+        .map_err(|error| anyhow!("listen on 127.0.0.1:{}: {error}; --port chooses another", options.port))?;
     listener.set_nonblocking(true).context("listen")?;
     // An ordinary user's lab is a user namespace, which is entered before there are threads.
     if !kernel::own::is_root() {
@@ -84,7 +84,7 @@ async fn serve(inside: Inside, listener: std::net::TcpListener, options: &Option
                     let (inside, client, to) = &*places;
                     match to.connect(inside, client, number).await {
                         Ok(mut pod) => drop(tokio::io::copy_bidirectional(&mut stream, &mut pod).await),
-                        Err(error) => eprintln!("plumb: {error:#}"),
+                        Err(error) => eprintln!("plumb: {}", watch::told(error.as_ref())),
                     }
                 });
             }
@@ -116,7 +116,7 @@ struct To {
 impl To {
     /// Everything that can be wrong with what was asked for, before anybody connects.
     async fn find(client: &Client, inside: &Inside, options: &Options) -> Result<Self> {
-        let kubectl = format!("kubectl --kubeconfig {}", inside.run.kubeconfig().display());
+        let kubectl = inside.run.kubectl();
         let (namespace, rest) = match options.service.split_once('/') {
             Some((namespace, rest)) => (namespace.to_owned(), rest),
             None => (options.namespace.clone(), options.service.as_str()),

@@ -33,6 +33,7 @@ mod found;
 pub mod hold;
 pub mod inside;
 mod list;
+mod lock;
 mod logs;
 mod network;
 mod outside;

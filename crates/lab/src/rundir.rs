@@ -15,10 +15,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 
 /// The run directory of one lab; it may not exist yet.
 #[derive(Clone, Debug)]
@@ -69,6 +70,22 @@ impl RunDir {
         self.0.join("kubeconfig")
     }
 
+    /// kubectl of this lab, for advice that can be pasted: the environment's own, where that is this lab's.
+    pub fn kubectl(&self) -> String {
+        let told = std::env::var_os("KUBECONFIG").unwrap_or_default();
+        kubectl(&told, &self.kubeconfig())
+    }
+
+    /// The lab's name, as its directory has it.
+    pub fn name(&self) -> String {
+        self.0.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Beside the directory, which comes and goes. No lab has a name with a dot.
+    pub fn lock(&self) -> PathBuf {
+        self.0.with_file_name(format!(".{}.lock", self.name()))
+    }
+
     /// Makes the directory and its parts, closed to other users.
     pub fn create(&self, nodes: &[String]) -> Result<()> {
         for part in ["pids", "stopped", "log", "nodes"] {
@@ -101,12 +118,31 @@ impl RunDir {
     }
 }
 
-fn make_dir(path: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("make the directory {}", path.display()))
+pub fn make_dir(path: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| refused(error, path))
+}
+
+/// What the lab's files lie below cannot be written.
+pub fn refused(error: io::Error, path: &Path) -> Error {
+    let next = match error.kind() {
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied | ErrorKind::StorageFull => next(),
+        _ => "",
+    };
+    anyhow!("make {}: {error}{next}", path.display())
+}
+
+fn next() -> &'static str {
+    match kernel::own::is_root() {
+        true => {
+            "; root's labs keep their files below /run, which has to be writable: mount -t tmpfs tmpfs /run (for a \
+             container: docker run --tmpfs /run)"
+        }
+        false => {
+            "; labs keep their files below XDG_RUNTIME_DIR, or HOME where that is not set: set XDG_RUNTIME_DIR to a \
+             directory of yours that can be written"
+        }
+    }
 }
 
 /// The directory that holds all labs of this user.
@@ -123,6 +159,15 @@ pub fn base() -> Result<PathBuf> {
         None => {
             bail!("no place for the lab's files: neither XDG_RUNTIME_DIR nor HOME is set; set one of them")
         }
+    }
+}
+
+fn kubectl(told: &OsStr, kubeconfig: &Path) -> String {
+    let same = |path: PathBuf| path == kubeconfig || path.canonicalize().ok() == kubeconfig.canonicalize().ok();
+    // Of several the first one counts.
+    match std::env::split_paths(told).next().filter(|path| !path.as_os_str().is_empty()).is_some_and(same) {
+        true => "kubectl".to_owned(),
+        false => format!("kubectl --kubeconfig {}", kubeconfig.display()),
     }
 }
 
@@ -167,6 +212,20 @@ mod tests {
             assert!(check_name(bad).is_err(), "{bad}");
         }
         assert!(check_name("demo-2").is_ok());
+    }
+
+    #[test]
+    fn advice_names_the_kubeconfig_that_kubectl_would_not_take_by_itself() {
+        let ours = Path::new("/run/plumb/lab/ci/kubeconfig");
+        let other = "kubectl --kubeconfig /run/plumb/lab/ci/kubeconfig";
+        for (told, words) in [
+            ("/run/plumb/lab/ci/kubeconfig", "kubectl"),
+            ("/run/plumb/lab/ci/kubeconfig:/etc/passwd", "kubectl"),
+            ("/etc/passwd:/run/plumb/lab/ci/kubeconfig", other),
+            ("", other),
+        ] {
+            assert_eq!(kubectl(OsStr::new(told), ours), words, "{told}");
+        }
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .block_on(nodes(&inside));
     let (nodes, api_error) = match nodes {
         Ok(nodes) => (nodes, None),
-        Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+        Err(error) => (Vec::new(), Some(watch::told(error.as_ref()))),
     };
     let status = Status::read(&inside.run);
     let seen = Seen {

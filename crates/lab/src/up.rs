@@ -9,8 +9,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use kube::Client;
 use types::Families;
 
+use crate::lock::Lock;
 use crate::plan::{MAX_NODES, Plan};
 use crate::rundir::RunDir;
 use crate::{Name, adopt, apply, client, down};
@@ -21,7 +23,7 @@ pub struct Options {
     #[command(flatten)]
     name: Name,
     /// How many nodes [default: 2, or as many as the running lab has]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_NODES)))]
     nodes: Option<u8>,
     /// Of which families nodes, pods and Services have addresses: ipv4, ipv6 or dual [default: ipv4, or those of the
     /// running lab]
@@ -40,10 +42,11 @@ pub struct Options {
     /// Keep the API's objects in this directory, also after `down`
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Seconds to wait for the nodes, and again so many for what a manifest brings: a lab takes a second or two, on a
+    /// machine that is busy with ten others more
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
 }
-
-/// A lab takes a second or two; a machine that is busy with ten other things, more.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Progress, one line per step, with the time since the start.
 pub struct Progress(Instant);
@@ -67,40 +70,48 @@ impl Progress {
 pub fn run(options: &Options) -> Result<ExitCode> {
     let progress = Progress::start();
     let manifests = apply::read(&options.manifests)?;
-    let name = options.name.get();
-    let run = RunDir::of(&name)?;
+    let run = RunDir::of(&options.name.get())?;
+    let patience = Duration::from_secs(options.timeout);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    let lock = Lock::wait(&run)?;
     let adopted = adopt::anchor(&run)?.is_some();
-    let _lock = if adopted {
-        let lock = down::lock(&run)?;
-        check_same(&run, options)?;
-        progress.step(&format!("lab {name} runs already; mending what is broken"));
-        launch::mend(&run)?;
-        lock
-    } else {
-        launch::check_kernel(&name, options.families.unwrap_or_default())?;
-        let (plan, plugin) = launch::plan(options, &run)?;
-        // What a lab that was killed has left.
-        run.remove()?;
-        run.create(&plan.node_names())?;
-        let lock = down::lock(&run)?;
-        launched(&run, launch::start(&run, &plan))?;
-        progress.step(&format!("lab {}: {} nodes, {}", plan.name, plan.nodes, run.path().display()));
-        drop(plugin);
-        lock
-    };
-    let outcome = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start a runtime")?
-        .block_on(finish(&run, &manifests, &progress));
-    match outcome {
-        Err(error) if !adopted && !matches!(error, Failed::Manifest(_)) => {
-            launched(&run, Err(error.into()))?;
-        }
-        other => other?,
+    match adopted {
+        true => adopt(options, &run, &progress)?,
+        false => start(options, &run, &progress)?,
     }
+    let ready = runtime.block_on(async {
+        wait::nodes_ready(&run, Instant::now() + patience, &progress).await?;
+        client::admin(&run).await
+    });
+    let client = match ready {
+        Err(error) if !adopted => return launched(&run, Err(error)).map(|()| ExitCode::FAILURE),
+        other => other?,
+    };
+    // A manifest that the API refuses says nothing against the lab, and what it brings may take its time: meanwhile others
+    // may do with the lab what they like.
+    drop(lock);
+    runtime.block_on(apply_all(&client, &run, &manifests, (patience, &progress)))?;
     println!("\nexport KUBECONFIG={}", run.kubeconfig().display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn adopt(options: &Options, run: &RunDir, progress: &Progress) -> Result<()> {
+    check_same(run, options)?;
+    progress.step(&format!("lab {} runs already; mending what is broken", run.name()));
+    launch::mend(run)
+}
+
+fn start(options: &Options, run: &RunDir, progress: &Progress) -> Result<()> {
+    launch::check_kernel(&run.name(), options.families.unwrap_or_default())?;
+    let (plan, plugin) = launch::plan(options, run)?;
+    // What a lab that was killed has left.
+    run.remove()?;
+    let made = run.create(&plan.node_names()).and_then(|()| launch::start(run, &plan));
+    launched(run, made)?;
+    progress.step(&format!("lab {}: {} nodes, {}", plan.name, plan.nodes, run.path().display()));
+    drop(plugin);
+    Ok(())
 }
 
 /// `plumb lab check`
@@ -130,27 +141,18 @@ fn launched(run: &RunDir, outcome: Result<()>) -> Result<()> {
     }
 }
 
-/// Where `up` failed: a manifest that the API refuses says nothing against the lab.
-#[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error(transparent)]
-    Lab(anyhow::Error),
-    #[error(transparent)]
-    Manifest(anyhow::Error),
-}
-
-async fn finish(run: &RunDir, manifests: &[apply::Item], progress: &Progress) -> Result<(), Failed> {
-    wait::nodes_ready(run, Instant::now() + PATIENCE, progress).await.map_err(Failed::Lab)?;
-    if manifests.is_empty() {
-        return Ok(());
-    }
-    let client = client::admin(run).await.map_err(Failed::Lab)?;
+async fn apply_all(
+    client: &Client,
+    run: &RunDir,
+    manifests: &[apply::Item],
+    (patience, progress): (Duration, &Progress),
+) -> Result<()> {
     for item in manifests {
-        progress.step(&apply::apply(&client, item).await.map_err(Failed::Manifest)?);
+        progress.step(&apply::apply(client, item).await?);
     }
     let waited: Vec<_> = manifests.iter().filter_map(workloads::Workload::of).collect();
-    let deadline = Instant::now() + PATIENCE;
-    workloads::ready(&client, &waited, deadline, progress).await.map_err(Failed::Manifest)
+    let (deadline, kubectl) = (Instant::now() + patience, run.kubectl());
+    workloads::Wait { client, kubectl: &kubectl, deadline, progress }.ready(&waited).await
 }
 
 fn check_same(run: &RunDir, options: &Options) -> Result<()> {
@@ -172,20 +174,25 @@ fn check_same(run: &RunDir, options: &Options) -> Result<()> {
         );
     }
     if let Some(sources) = options.allow_sources.as_ref().filter(|sources| **sources != plan.allow_sources) {
+        let has = match plan.allow_sources.as_str() {
+            "" => "without --allow-sources".to_owned(),
+            some => format!("with --allow-sources {some}"),
+        };
         bail!(
-            "lab {} runs with --allow-sources {:?} and cannot get {sources:?}; `plumb lab down --name {}` first",
+            "lab {} runs {has} and cannot get {sources:?}; `plumb lab down --name {}` first",
             plan.name,
-            plan.allow_sources,
             plan.name
         );
     }
     let mounts = launch::mounts(options)?;
     if !mounts.is_empty() && mounts != plan.mounts {
-        let has: Vec<String> = plan.mounts.iter().map(ToString::to_string).collect();
+        let has = match plan.mounts.as_slice() {
+            [] => "without --mount".to_owned(),
+            some => some.iter().map(|mount| format!("with --mount {mount}")).collect::<Vec<_>>().join(" "),
+        };
         bail!(
-            "lab {} runs with --mount {:?} and cannot get another; `plumb lab down --name {}` first",
+            "lab {} runs {has} and cannot get another; `plumb lab down --name {}` first",
             plan.name,
-            has.join(" "),
             plan.name
         );
     }

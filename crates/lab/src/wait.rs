@@ -34,35 +34,37 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         async {
             wait::nodes_ready(&inside.run, deadline, &progress).await?;
             let client = client::admin(&inside.run).await?;
+            let kubectl = inside.run.kubectl();
+            let wait = workloads::Wait { client: &client, kubectl: &kubectl, deadline, progress: &progress };
             let mut done = BTreeSet::new();
             let namespace = options.namespace.as_deref();
             if let Some(namespace) = namespace {
-                is_there(&client, namespace).await?;
+                is_there(&client, namespace, &kubectl).await?;
             }
             // What comes while it is waited for is waited for, too.
             loop {
                 let all = workloads::all(&client, namespace).await?;
                 if let (Some(namespace), true, true) = (namespace, all.is_empty(), done.is_empty()) {
                     bail!(
-                        "namespace {namespace} has nothing to wait for, no Deployment and no Pod of its own; kubectl get \
-                         deployments,pods -A shows where some are"
+                        "namespace {namespace} has nothing to wait for, no Deployment and no Pod of its own; {kubectl} \
+                         get deployments,pods -A shows where some are"
                     );
                 }
                 let new: Vec<_> = all.into_iter().filter(|workload| done.insert(workload.clone())).collect();
                 if new.is_empty() {
                     return Ok(ExitCode::SUCCESS);
                 }
-                workloads::ready(&client, &new, deadline, &progress).await?;
+                wait.ready(&new).await?;
             }
         },
     )
 }
 
 /// Of a namespace that is not there an API lists nothing, as of one that is empty.
-async fn is_there(client: &Client, namespace: &str) -> Result<()> {
+async fn is_there(client: &Client, namespace: &str, kubectl: &str) -> Result<()> {
     let all: Api<Namespace> = Api::all(client.clone());
     match all.get_opt(namespace).await.with_context(|| format!("look for namespace {namespace}"))? {
         Some(_) => Ok(()),
-        None => bail!("there is no namespace {namespace}; kubectl get namespaces shows those that are"),
+        None => bail!("there is no namespace {namespace}; {kubectl} get namespaces shows those that are"),
     }
 }

@@ -198,7 +198,7 @@ async fn start(test: Test) -> Result<ExitCode> {
                 forced.join(", ")
             )),
             // What went wrong before it is the cause, or weighs more.
-            Err(error) if matches!(outcome, Some(Err(_))) => Some(format!("{error:#}")),
+            Err(error) if matches!(outcome, Some(Err(_))) => Some(watch::told(error.as_ref())),
             Err(error) => return Err(error),
         };
     }
@@ -333,7 +333,7 @@ async fn send(cast: &Cast, stage: &Stage, plan: &mut Plan) -> Result<Vec<String>
         let Some(place) = cast.places.iter().find(|place| place.node == node) else { continue };
         match stage.make(&cast.prober(&pod, place, &checks)).await {
             Ok(_) => names.push(pod),
-            Err(error) if pod == place.pod(FORGER) => plan.without(&pod, &format!("{error:#}")),
+            Err(error) if pod == place.pod(FORGER) => plan.without(&pod, &watch::told(error.as_ref())),
             Err(error) => return Err(error),
         }
     }
@@ -399,7 +399,7 @@ async fn find_causes(stage: &Stage, (planned, checks): (&[Planned], &mut [Done])
             done.finding =
                 Some(match trace::trace_from(&stage.cluster, pod, &planned.on, (&target, udp)).await {
                     Ok(report) => report.in_short(),
-                    Err(error) => format!("{error:#}"),
+                    Err(error) => watch::told(error.as_ref()),
                 });
         }
     }

@@ -123,7 +123,7 @@ pub fn main() -> ExitCode {
         Command::Pause(args) => kubelet::pause::run(args),
     };
     let code = outcome.unwrap_or_else(|error| {
-        eprintln!("plumb: {error:#}");
+        eprintln!("plumb: {}", watch::told(error.as_ref()));
         ExitCode::FAILURE
     });
     match kernel::out::finish() {

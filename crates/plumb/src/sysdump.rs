@@ -73,11 +73,11 @@ async fn dump(args: &Args) -> Result<ExitCode> {
     for (kind, path) in KINDS {
         match get(&cluster.client, path).await {
             Ok(list) => files.objects(kind, &list)?,
-            Err(error) => files.failures.push(format!("{kind}: {error:#}")),
+            Err(error) => files.failures.push(format!("{kind}: {}", watch::told(error.as_ref()))),
         }
     }
     if let Err(error) = files.nodes(&cluster).await {
-        files.failures.push(format!("nodes' own view: {error:#}"));
+        files.failures.push(format!("nodes' own view: {}", watch::told(error.as_ref())));
     }
     let count = files.texts.len();
     let failures = files.failures.clone();
@@ -139,7 +139,7 @@ impl Files {
                     self.texts.extend(files.map(|(name, text)| (format!("nodes/{node}/{name}"), text)));
                     self.failures.extend(dump.failures.iter().map(|failure| format!("{node}: {failure}")));
                 }
-                Ok(Err(error)) => self.failures.push(format!("{node}: {error:#}")),
+                Ok(Err(error)) => self.failures.push(format!("{node}: {}", watch::told(error.as_ref()))),
                 Err(_) => self.failures.push(format!("{node}: no answer within {PATIENCE:?}")),
             }
         }

@@ -10,9 +10,9 @@
 
 mod row_of;
 mod slim;
+mod told;
 
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::time::Duration;
@@ -28,6 +28,7 @@ use tower::service_fn;
 use types::ObjectName;
 
 pub use slim::Slim;
+pub use told::told;
 
 use row_of::{RowOf, diagnostics_of};
 
@@ -47,7 +48,7 @@ pub enum Message {
 pub enum WatchError {
     #[error("watch of {kind:?}: {}; trying again in {retry:?}, the datapath stays as it is", causes(source))]
     Broken { kind: Kind, source: Box<watcher::Error>, retry: Duration },
-    #[error("get of {kind:?} {name}: {source}")]
+    #[error("get of {kind:?} {name}: {}", told(source.as_ref()))]
     Get { kind: Kind, name: ObjectName, source: Box<kube::Error> },
 }
 
@@ -56,7 +57,7 @@ impl WatchError {
     pub fn cause(&self) -> String {
         match self {
             Self::Broken { source, .. } => causes(source),
-            Self::Get { source, .. } => source.to_string(),
+            Self::Get { source, .. } => told(source.as_ref()),
         }
     }
 
@@ -125,16 +126,7 @@ fn causes(error: &watcher::Error) -> String {
     if let Some(status) = refusal(error) {
         return format!("{} {}: {}", status.code, status.reason, status.message);
     }
-    let mut said = error.to_string();
-    let mut inner = error.source();
-    while let Some(cause) = inner {
-        let words = cause.to_string();
-        if !said.contains(&words) {
-            said = format!("{said}: {words}");
-        }
-        inner = cause.source();
-    }
-    said
+    told(error)
 }
 
 /// Follows every kind until the receiver is dropped. What else goes the same way is `T`'s business: each message wakes

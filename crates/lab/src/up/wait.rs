@@ -50,7 +50,7 @@ async fn api_answers(run: &RunDir, plan: &Plan, deadline: Instant) -> Result<Cli
         match client.apiserver_version().await {
             Ok(_) => return Ok(client),
             Err(error) => check(run, deadline, || {
-                format!("the API on port {} does not answer: {error}", plan.api_port)
+                format!("the API on port {} does not answer: {}", plan.api_port, watch::told(&error))
             })?,
         }
         tokio::time::sleep(GLANCE).await;

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
@@ -14,7 +14,8 @@ use crate::apply::Item;
 
 const GLANCE: Duration = Duration::from_millis(10);
 /// Reasons for which waiting is in vain: only another manifest helps.
-const HOPELESS: [&str; 3] = ["ErrImagePull", "ImagePullBackOff", "CrashLoopBackOff"];
+const HOPELESS: [&str; 3] = ["ErrImagePull", "ImagePullBackOff", CRASHES];
+const CRASHES: &str = "CrashLoopBackOff";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -58,10 +59,12 @@ impl fmt::Display for Workload {
 }
 
 /// Where one workload stands.
+#[derive(Debug, PartialEq, Eq)]
 enum Stand {
     Ready,
     Waiting(String),
-    Hopeless(String),
+    /// Why, and what of kubectl's tells more.
+    Hopeless(String, Option<String>),
 }
 
 /// All Deployments, and the pods that belong to none.
@@ -83,43 +86,84 @@ pub async fn all(client: &Client, namespace: Option<&str>) -> Result<Vec<Workloa
         .collect())
 }
 
-/// Fails with what is not Ready and why; the lab goes on running.
-pub async fn ready(
-    client: &Client,
-    workloads: &[Workload],
-    deadline: Instant,
-    progress: &Progress,
-) -> Result<()> {
-    for workload in workloads {
-        loop {
-            match stand(client, workload).await? {
-                Stand::Ready => break,
-                Stand::Hopeless(why) => bail!("{workload} will not become Ready: {why}"),
-                Stand::Waiting(why) if Instant::now() > deadline => {
-                    let Workload { namespace, name, .. } = workload;
-                    let kind = if workload.kind == Kind::Pod { "pod" } else { "deployment" };
-                    bail!(
-                        "{workload} is not Ready after {} s: {why}; kubectl -n {namespace} describe {kind} {name} \
-                         tells more",
-                        progress.seconds()
-                    )
+/// Waits, and says what is not Ready in time.
+pub struct Wait<'a> {
+    pub client: &'a Client,
+    /// As the lab's user has to call it.
+    pub kubectl: &'a str,
+    pub deadline: Instant,
+    pub progress: &'a Progress,
+}
+
+impl Wait<'_> {
+    /// Fails with what is not Ready and why; the lab goes on running.
+    pub async fn ready(&self, workloads: &[Workload]) -> Result<()> {
+        for workload in workloads {
+            loop {
+                match stand(self.client, workload).await? {
+                    Stand::Ready => break,
+                    Stand::Hopeless(why, next) => {
+                        let next = next.map(|next| format!("; {} {next} tells more", self.kubectl));
+                        bail!("{workload} will not become Ready: {why}{}", next.unwrap_or_default())
+                    }
+                    Stand::Waiting(why) if Instant::now() > self.deadline => {
+                        return Err(self.late(workload, &why).await);
+                    }
+                    Stand::Waiting(_) => tokio::time::sleep(GLANCE).await,
                 }
-                Stand::Waiting(_) => tokio::time::sleep(GLANCE).await,
+            }
+            self.progress.step(&format!("{workload} Ready"));
+        }
+        Ok(())
+    }
+
+    async fn late(&self, workload: &Workload, why: &str) -> Error {
+        let (Workload { namespace, name, .. }, kubectl) = (workload, self.kubectl);
+        let kind = if workload.kind == Kind::Pod { "pod" } else { "deployment" };
+        let listed = Api::<Event>::namespaced(self.client.clone(), namespace).list(&ListParams::default()).await;
+        let warning = listed.ok().and_then(|events| last_warning(&events.items, workload));
+        anyhow!(
+            "{workload} is not Ready after {} s: {why}{}; {kubectl} -n {namespace} describe {kind} {name} tells more",
+            self.progress.seconds(),
+            warning.unwrap_or_default()
+        )
+    }
+}
+
+/// What was last said of it, or of what a Deployment has made.
+fn last_warning(events: &[Event], workload: &Workload) -> Option<String> {
+    let Workload { kind, name, .. } = workload;
+    let concerns = |event: &&Event| {
+        let of = |wanted: &str| event.involved_object.kind.as_deref() == Some(wanted);
+        let about = event.involved_object.name.as_deref().unwrap_or_default();
+        match kind {
+            Kind::Pod => of("Pod") && about == name,
+            Kind::Deployment if of("Deployment") => about == name,
+            Kind::Deployment => {
+                (of("ReplicaSet") || of("Pod"))
+                    && about.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('-'))
             }
         }
-        progress.step(&format!("{workload} Ready"));
-    }
-    Ok(())
+    };
+    let warnings = events.iter().filter(|event| event.type_.as_deref() == Some("Warning")).filter(concerns);
+    let event = warnings.max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
+    let (reason, message) = (event.reason.as_deref().unwrap_or("Warning"), event.message.as_deref());
+    let about = match kind {
+        Kind::Pod => String::new(),
+        Kind::Deployment => format!(" of {}", event.involved_object.name.as_deref().unwrap_or_default()),
+    };
+    Some(format!("; the last warning{about}: {reason}: {}", message.unwrap_or_default().trim()))
 }
 
 async fn stand(client: &Client, workload: &Workload) -> Result<Stand> {
     let Workload { namespace, name, .. } = workload;
+    let deleted = || Stand::Hopeless("it was deleted".into(), None);
     if workload.kind == Kind::Pod {
         let pod = Api::<Pod>::namespaced(client.clone(), namespace).get_opt(name).await?;
-        return Ok(pod.map_or(Stand::Hopeless("it was deleted".into()), |pod| pod_stand(&pod)));
+        return Ok(pod.map_or_else(deleted, |pod| pod_stand(&pod)));
     }
     let deployment = Api::<Deployment>::namespaced(client.clone(), namespace).get_opt(name).await?;
-    let Some(deployment) = deployment else { return Ok(Stand::Hopeless("it was deleted".into())) };
+    let Some(deployment) = deployment else { return Ok(deleted()) };
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let status = deployment.status.clone().unwrap_or_default();
     let current = status.observed_generation == deployment.metadata.generation;
@@ -130,7 +174,7 @@ async fn stand(client: &Client, workload: &Workload) -> Result<Stand> {
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await?;
     let prefix = format!("{name}-");
     let pods = pods.items.into_iter().filter(|pod| pod.name_any().starts_with(&prefix));
-    let hopeless = pods.map(|pod| pod_stand(&pod)).find(|stand| matches!(stand, Stand::Hopeless(_)));
+    let hopeless = pods.map(|pod| pod_stand(&pod)).find(|stand| matches!(stand, Stand::Hopeless(..)));
     Ok(hopeless.unwrap_or_else(|| Stand::Waiting(format!("{have} of {wanted} pods are available"))))
 }
 
@@ -142,21 +186,107 @@ fn pod_stand(pod: &Pod) -> Stand {
         return Stand::Ready;
     }
     if phase == "Failed" {
-        let why = status.message.or(status.reason).unwrap_or_else(|| "it has failed".into());
-        return Stand::Hopeless(format!("pod {}: {why}", pod.name_any()));
+        return failed(pod);
     }
     let waiting = status.container_statuses.iter().flatten().find_map(waits_for);
-    if let Some((reason, text)) = waiting
+    if let Some((container, reason, text)) = waiting
         && HOPELESS.contains(&reason.as_str())
     {
-        return Stand::Hopeless(format!("pod {}: {reason}: {text}", pod.name_any()));
+        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let next = match reason.as_str() {
+            CRASHES => format!("-n {namespace} logs {name} -c {container} --previous"),
+            _ => format!("-n {namespace} describe pod {name}"),
+        };
+        return Stand::Hopeless(format!("pod {name}: {reason}: {text}"), Some(next));
     }
     let unscheduled = condition("PodScheduled").filter(|scheduled| scheduled.status == "False");
     let why = unscheduled.and_then(|scheduled| scheduled.message.clone());
     Stand::Waiting(why.unwrap_or_else(|| format!("it is {phase}")))
 }
 
-fn waits_for(container: &ContainerStatus) -> Option<(String, String)> {
+/// One that will not be started again, and what its container ended with.
+fn failed(pod: &Pod) -> Stand {
+    let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+    let status = pod.status.clone().unwrap_or_default();
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let ended = all.filter_map(|container| {
+        let ended = container.state.as_ref()?.terminated.as_ref()?;
+        (ended.exit_code != 0).then_some((&container.name, ended))
+    });
+    let said = status.message.or(status.reason);
+    let Some((container, ended)) = ended.into_iter().next() else {
+        let why = said.unwrap_or_else(|| "it has failed".into());
+        return Stand::Hopeless(format!("pod {name}: {why}"), Some(format!("-n {namespace} describe pod {name}")));
+    };
+    // `Error` is what every exit code but 0 is called.
+    let more = [said, ended.reason.clone().filter(|reason| reason != "Error"), ended.message.clone()];
+    let more: Vec<String> = more.into_iter().flatten().map(|text| text.trim().to_owned()).collect();
+    let more: String = more.iter().filter(|text| !text.is_empty()).map(|text| format!(": {text}")).collect();
+    Stand::Hopeless(
+        format!("pod {name}: it has failed: container {container} ended with exit code {}{more}", ended.exit_code),
+        Some(format!("-n {namespace} logs {name} -c {container}")),
+    )
+}
+
+/// The container, the reason and more words.
+fn waits_for(container: &ContainerStatus) -> Option<(String, String, String)> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
-    Some((waiting.reason.clone()?, waiting.message.clone().unwrap_or_default()))
+    let words = waiting.message.clone().unwrap_or_default();
+    Some((container.name.clone(), waiting.reason.clone()?, words))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(status: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "job", "namespace": "shop"}, "status": status}))
+            .expect("a pod")
+    }
+
+    #[test]
+    fn a_pod_that_has_failed_says_its_exit_code_and_where_its_words_are() {
+        let ended = json!({"name": "main", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 3, "reason": "Error"}}});
+        assert_eq!(
+            pod_stand(&pod(json!({"phase": "Failed", "containerStatuses": [ended]}))),
+            Stand::Hopeless(
+                "pod job: it has failed: container main ended with exit code 3".into(),
+                Some("-n shop logs job -c main".into())
+            )
+        );
+        assert_eq!(
+            pod_stand(&pod(json!({"phase": "Failed", "reason": "Evicted"}))),
+            Stand::Hopeless("pod job: Evicted".into(), Some("-n shop describe pod job".into()))
+        );
+    }
+
+    #[test]
+    fn what_is_late_says_its_last_warning() {
+        let event = |kind: &str, name: &str, type_: &str, second: u8, message: &str| -> Event {
+            serde_json::from_value(json!({"metadata": {}, "involvedObject": {"kind": kind, "name": name},
+                "type": type_, "reason": "FailedCreatePodSandBox", "message": message,
+                "lastTimestamp": format!("2026-01-01T00:00:{second:02}Z")}))
+            .expect("an Event")
+        };
+        let events = [
+            event("Pod", "net", "Warning", 9, "no address is free"),
+            event("Pod", "net", "Warning", 3, "an earlier one"),
+            event("Pod", "net", "Normal", 10, "scheduled"),
+            event("Pod", "network", "Warning", 11, "another's"),
+            event("Pod", "net-5d5-x", "Warning", 8, "of a Deployment's"),
+        ];
+        let of = |kind| Workload { kind, namespace: "a".into(), name: "net".into(), shown: String::new() };
+        assert_eq!(
+            last_warning(&events, &of(Kind::Pod)).as_deref(),
+            Some("; the last warning: FailedCreatePodSandBox: no address is free")
+        );
+        assert_eq!(
+            last_warning(&events, &of(Kind::Deployment)).as_deref(),
+            Some("; the last warning of net-5d5-x: FailedCreatePodSandBox: of a Deployment's")
+        );
+        assert_eq!(last_warning(&[], &of(Kind::Pod)), None);
+    }
 }
