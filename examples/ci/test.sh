@@ -7,6 +7,8 @@ set -euo pipefail
 
 # A name of this run's own: runs side by side do not see each other.
 name=ci-$$
+# Nothing here speaks to another cluster, whatever the runner's own kubeconfig is. Once the lab is up this is its own.
+export KUBECONFIG=/dev/null
 manifest=${1:-$(dirname "$0")/../shop.yaml}
 
 finish() {
@@ -14,8 +16,11 @@ finish() {
   if [ $code != 0 ]; then
     echo "--- what the lab looks like" >&2
     plumb lab status --name "$name" >&2 || true
-    kubectl get pods,services,events -A -o wide >&2 || true
-    plumb sysdump --output "${SYSDUMP:-plumb-sysdump.tar.gz}" >&2 || true
+    # A lab whose start has failed is gone; one that a manifest does not become Ready in is there.
+    if KUBECONFIG=$(plumb lab kubeconfig --name "$name"); then
+      kubectl get pods,services,events -A -o wide >&2 || true
+      plumb sysdump --output "${SYSDUMP:-plumb-sysdump.tar.gz}" >&2 || true
+    fi
   fi
   plumb lab down --name "$name"
   exit $code
@@ -27,7 +32,6 @@ plumb lab up --name "$name" --nodes 2 -f "$manifest"
 
 # From here on plumb and kubectl find this lab by themselves.
 KUBECONFIG=$(plumb lab kubeconfig --name "$name")
-export KUBECONFIG
 
 # Whatever was applied or restarted since: everything Ready.
 kubectl -n shop rollout restart deployment/payments

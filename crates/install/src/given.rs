@@ -1,5 +1,7 @@
 //! What the command line gives is read before any cluster is asked or anything is printed: as the agents will read it.
 
+mod values;
+
 use std::net::IpAddr;
 
 use anyhow::{Error, Result, anyhow, bail, ensure};
@@ -33,38 +35,83 @@ pub fn check(args: &Args) -> Result<()> {
         ranges.mtu(mtu).map_err(Error::msg)?;
     }
     if let Some(domain) = &wanted.cluster_domain {
+        let numbers = domain.rsplit('.').next().is_some_and(|last| last.chars().all(|c| c.is_ascii_digit()));
         ensure!(
-            is_domain(domain),
+            is_domain(domain) && !numbers,
             "--cluster-domain {domain:?} is no domain; give it as the kubelets have it (clusterDomain), such as \
              cluster.local"
         );
     }
-    for server in wanted.api_servers.iter().flat_map(|text| text.split(',')) {
-        ensure!(
-            is_server(server),
-            "--api-servers {server:?} is not the address of a server; give such as https://192.0.2.10:6443"
-        );
-    }
-    for source in args.allow_sources.split(',').map(str::trim).filter(|text| !text.is_empty()) {
-        range::source(source).map_err(|error| anyhow!("--allow-sources {error}"))?;
-    }
-    for (flag, path) in [
-        ("--cni-bin-dir", &args.cni_bin_dir),
-        ("--cni-conf-dir", &args.cni_conf_dir),
-        ("--kubernetes-dir", &args.kubernetes_dir),
-    ] {
-        ensure!(path.starts_with('/'), "{flag} {path:?} is no directory of a node; give its whole path");
-    }
+    servers(wanted.api_servers.as_deref().unwrap_or_default(), &ranges)?;
+    sources(&args.allow_sources, &ranges)?;
+    values::check(args)?;
     if let Some(word) = args.accept.iter().find(|word| !WORDS.contains(&word.as_str())) {
         bail!("--accept {word}: there is no such finding; the words are {}", WORDS.join(", "));
     }
-    if let Some(image) = &args.target.image {
+    Ok(())
+}
+
+/// Whether each is the address of a server that no pod and no Service has.
+fn servers(text: &str, ranges: &Ranges<'_>) -> Result<()> {
+    for server in text.split(',').map(str::trim).filter(|_| !text.is_empty()) {
+        let Some(host) = host(server) else {
+            bail!(
+                "--api-servers {server:?} is not the address of a server; give such as https://192.0.2.10:6443"
+            );
+        };
+        let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() else { continue };
+        if let Some((flag, net)) = holding(ranges).find(|(_, net)| net.contains(&ip)) {
+            bail!(
+                "--api-servers {server} is in {flag} {net}, which nodes reach by these very agents; give the address that a \
+                 server has on its own machine"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether each is of a family of pods', and nobody else's address.
+fn sources(text: &str, ranges: &Ranges<'_>) -> Result<()> {
+    for source in text.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        let net = range::source(source).map_err(|error| anyhow!("--allow-sources {error}"))?;
+        if let Some((flag, other)) = holding(ranges).find(|(_, other)| range::overlap(other, &net)) {
+            bail!(
+                "--allow-sources {source} and {flag} {other} overlap: a pod could send as another; give addresses that are \
+                 no pod's and no Service's"
+            );
+        }
+        let family = Family::of_net(&net);
+        let known = ranges.pods.is_empty() || ranges.pods.iter().any(|pods| Family::of_net(pods) == family);
         ensure!(
-            !image.is_empty() && !image.contains(char::is_whitespace),
-            "--image {image:?} is neither the name of an image nor an archive"
+            known,
+            "--allow-sources {source}: pods have no {family} address; leave it out, or give --cluster-cidr one"
         );
     }
     Ok(())
+}
+
+fn holding<'a>(ranges: &Ranges<'a>) -> impl Iterator<Item = (&'static str, &'a IpNet)> + use<'a> {
+    let pods = ranges.pods.iter().map(|net| (PODS.flag, net));
+    pods.chain(ranges.services.iter().map(|net| (SERVICES.flag, net)))
+}
+
+/// What was typed, as agents are given it: without blanks and leading zeros.
+pub fn plain(settings: &mut Settings) -> Result<()> {
+    settings.cluster_cidr = joined(&PODS.read(&settings.cluster_cidr)?);
+    settings.service_cidr = joined(&SERVICES.read(&settings.service_cidr)?);
+    settings.dns_ip = joined(&addresses(&settings.dns_ip)?);
+    Ok(())
+}
+
+/// A list with commas, without blanks and what is empty.
+pub fn list(text: &str) -> String {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(",")
+}
+
+/// `--allow-sources`, and the ranges that a cluster has.
+pub fn apart(settings: &Settings) -> Result<()> {
+    let (pods, services) = (PODS.found(&settings.cluster_cidr)?, SERVICES.found(&settings.service_cidr)?);
+    sources(&settings.allow_sources, &Ranges { pods: &pods, services: &services, dns: &[] })
 }
 
 /// Settings that no cluster completes fit together, or no agent would work with them.
@@ -76,6 +123,8 @@ pub fn fit(settings: &Settings) -> Result<()> {
     if let Some(mtu) = settings.mtu.parse().ok().filter(|mtu| *mtu != 0) {
         ranges.mtu(mtu).map_err(Error::msg)?;
     }
+    servers(&settings.api_servers, &ranges)?;
+    sources(&settings.allow_sources, &ranges)?;
     for range in &services {
         dns.iter().filter(|ip| range.contains(*ip)).try_for_each(|ip| is_free(*ip, range))?;
     }
@@ -117,6 +166,7 @@ pub const SERVICES: Given =
 impl Given {
     /// What somebody typed.
     pub fn read(&self, text: &str) -> Result<Vec<IpNet>> {
+        text.split(',').try_for_each(|word| self.not_all(word))?;
         let nets: Vec<IpNet> =
             text.split(',').map(|word| self.of(range::range(word))).collect::<Result<_>>()?;
         for net in &nets {
@@ -138,6 +188,20 @@ impl Given {
         text.split(',').map(|word| self.of(range::lenient(word))).collect()
     }
 
+    /// Everything is a range as well, and nobody's.
+    fn not_all(&self, text: &str) -> Result<()> {
+        let all = text.trim().parse::<IpNet>().is_ok_and(|net| net.prefix_len() == 0);
+        ensure!(
+            !all,
+            "{} {} holds all addresses there are, those of nodes and of the world too; give a range of a private network, \
+             such as {}",
+            self.flag,
+            text.trim(),
+            self.instead.join(" or ")
+        );
+        Ok(())
+    }
+
     fn of<T>(&self, read: Result<T, impl std::fmt::Display>) -> Result<T> {
         read.map_err(|error| anyhow!("{} {error}", self.flag))
     }
@@ -150,7 +214,7 @@ pub fn addresses(text: &str) -> Result<Vec<IpAddr>> {
 }
 
 /// Labels of RFC 1123 with dots between.
-fn is_domain(text: &str) -> bool {
+pub fn is_domain(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     text.len() <= 253
         && text.split('.').all(|label| {
@@ -161,16 +225,18 @@ fn is_domain(text: &str) -> bool {
         })
 }
 
-/// `https://HOST:PORT` or `HOST:PORT`, as the agents read it (`agent::api::server`).
-fn is_server(text: &str) -> bool {
-    let text = text.trim();
+/// That of `https://HOST:PORT` or `HOST:PORT`, as the agents read it (`agent::api::server`).
+fn host(text: &str) -> Option<String> {
     let whole = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
-    let Ok(uri) = whole.parse::<http::Uri>() else { return false };
-    let Some(authority) = uri.authority() else { return false };
+    let uri = whole.parse::<http::Uri>().ok()?;
+    let authority = uri.authority()?;
     let alone = authority.as_str() == authority.host();
-    matches!(uri.scheme_str(), Some("https" | "http"))
+    let nothing_more = matches!(uri.path(), "" | "/") && uri.query().is_none();
+    (nothing_more
+        && matches!(uri.scheme_str(), Some("https" | "http"))
         && !authority.host().is_empty()
-        && (alone || authority.port_u16().is_some_and(|port| port > 0))
+        && (alone || authority.port_u16().is_some_and(|port| port > 0)))
+    .then(|| authority.host().to_owned())
 }
 
 #[cfg(test)]
@@ -206,7 +272,14 @@ mod tests {
             ("--allow-sources", "203.0.113.0-9", "203.0.113.0/24,2001:db8::1"),
             ("--allow-sources", "203.0.113.9/24", "203.0.113.9"),
             ("--mtu", "12", "1400"),
-            ("--mtu", "65536", "0"),
+            ("--cluster-cidr", "0.0.0.0/0", "10.0.0.0/8"),
+            ("--cluster-domain", "10.96.0.10", "k8s.local"),
+            ("--api-servers", "https://192.0.2.1:6443/path", "https://192.0.2.1:6443/"),
+            ("--cni-bin-dir", "/opt/../bin", "/opt/cni/bin"),
+            ("--cni-bin-dir", "/", "/opt/cni/bin/"),
+            ("--cni-bin-dir", "/etc/cni/net.d", "/opt/cni/bin"),
+            ("--image", "https://registry.example/plumb:1", "registry.example:5000/a/plumb"),
+            ("--image", "registry.example/Plumb", "localhost/plumb_1:v1.2-a"),
             ("--cni-bin-dir", "bin", "/opt/cni/bin"),
             ("--cni-conf-dir", "net.d", "/etc/cni/net.d"),
             ("--kubernetes-dir", "", "/etc/kubernetes"),
@@ -234,13 +307,57 @@ mod tests {
             ),
             (&["--cluster-cidr", "fd00::/48", "--dns-ip", "10.96.0.10"], "--dns-ip 10.96.0.10 has no IPv6"),
             (&["--service-cidr", "10.1.0.0/16", "--dns-ip", "10.96.0.10"], "--dns-ip 10.96.0.10 is not in"),
+            (
+                &["--cluster-cidr", "10.1.0.0/16", "--api-servers", "https://10.1.0.1:6443"],
+                "--api-servers https://10.1.0.1:6443 is in --cluster-cidr 10.1.0.0/16",
+            ),
+            (
+                &["--service-cidr", "fd01::/112", "--api-servers", "[fd01::1]:443"],
+                "--api-servers [fd01::1]:443 is in --service-cidr fd01::/112",
+            ),
+            (
+                &["--cluster-cidr", "10.1.0.0/16", "--allow-sources", "10.0.0.0/8"],
+                "--allow-sources 10.0.0.0/8 and --cluster-cidr 10.1.0.0/16 overlap",
+            ),
+            (
+                &["--cluster-cidr", "10.1.0.0/16", "--allow-sources", "2001:db8::1"],
+                "--allow-sources 2001:db8::1: pods have no IPv6 address",
+            ),
+            (&["--print", "--resume"], "--print asks no cluster, and --resume"),
+            (&["--print", "--context", "a"], "--print asks no cluster, and --context"),
+            (
+                &["--secure-metrics", "--metrics-cert-secret", ""],
+                "--metrics-cert-secret \"\" is no name of a Secret",
+            ),
+            (
+                &["--secure-metrics", "--metrics-cert-secret", "A_b"],
+                "--metrics-cert-secret \"A_b\" is no name",
+            ),
             (&["--cluster-cidr", "fd00::/48", "--mtu", "1000"], "--mtu 1000 is none for pods with IPv6"),
         ] {
             let error = check(&args(flags)).unwrap_err().to_string();
             assert!(error.contains(words), "{flags:?}: {error}");
         }
+        check(&args(&["--secure-metrics", "--metrics-cert-secret", "certs.example"])).unwrap();
         // Where Services are, is found in the cluster.
         check(&args(&["--cluster-cidr", "10.1.0.0/16", "--dns-ip", "10.43.0.10"])).unwrap();
+    }
+
+    #[test]
+    fn what_is_printed_has_no_blanks_and_leading_zeros() {
+        let mut settings = Settings {
+            cluster_cidr: " 10.1.0.0/016, fd00:0::/48".into(),
+            service_cidr: "10.96.0.0/12 ".into(),
+            dns_ip: " 10.96.0.10".into(),
+            ..Settings::default()
+        };
+        plain(&mut settings).unwrap();
+        let Settings { cluster_cidr, service_cidr, dns_ip, .. } = settings;
+        assert_eq!(
+            [cluster_cidr, service_cidr, dns_ip],
+            ["10.1.0.0/16,fd00::/48", "10.96.0.0/12", "10.96.0.10"]
+        );
+        assert_eq!(list("https://a:1, https://b:1,,"), "https://a:1,https://b:1");
     }
 
     #[test]

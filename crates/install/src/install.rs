@@ -45,7 +45,7 @@ pub struct Args {
     #[command(flatten)]
     pub wanted: Wanted,
     /// MTU of pods [default: that of the node's interface, less the tunnel's headers]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=65_535))]
     pub mtu: Option<u32>,
     /// Addresses and prefixes that pods may send from beside their own, where their annotation
     /// plumb.dev/allowed-sources asks for it, with commas between [default: none]
@@ -56,14 +56,8 @@ pub struct Args {
     pub secure_metrics: bool,
     /// Secret in kube-system with the certificate for that: tls.crt and tls.key, and ca.crt for Prometheus
     /// [default: each agent makes one for itself]
-    #[arg(
-        long,
-        value_name = "SECRET",
-        default_value = "",
-        hide_default_value = true,
-        requires = "secure_metrics"
-    )]
-    pub metrics_cert_secret: String,
+    #[arg(long, value_name = "SECRET", requires = "secure_metrics")]
+    pub metrics_cert_secret: Option<String>,
     /// A Service and a ServiceMonitor as well, for a Prometheus operator
     #[arg(long)]
     pub service_monitor: bool,
@@ -114,6 +108,7 @@ pub async fn install(args: &Args) -> Result<ExitCode> {
     let mut settings = chosen(args)?;
     if args.print {
         given::fit(&settings)?;
+        given::plain(&mut settings)?;
         print!("{}", files::yaml(&settings)?);
         return Ok(ExitCode::SUCCESS);
     }
@@ -121,6 +116,7 @@ pub async fn install(args: &Args) -> Result<ExitCode> {
     println!("Cluster {server}");
     let found = cluster::find(&client, &args.wanted).await?;
     fill(&mut settings, &found);
+    given::apart(&settings)?;
     describe(&found, &settings);
     let objects = wanted_objects(&settings, &found);
     let mut findings = found.findings.clone();
@@ -153,9 +149,9 @@ fn chosen(args: &Args) -> Result<Settings> {
         cni_conf_dir: args.cni_conf_dir.clone(),
         kubernetes_dir: args.kubernetes_dir.clone(),
         mtu: args.mtu.unwrap_or(0).to_string(),
-        allow_sources: args.allow_sources.clone(),
+        allow_sources: given::list(&args.allow_sources),
         secure_metrics: args.secure_metrics.to_string(),
-        metrics_cert_secret: args.metrics_cert_secret.clone(),
+        metrics_cert_secret: args.metrics_cert_secret.clone().unwrap_or_default(),
         service_monitor: args.service_monitor.to_string(),
         ..Settings::default()
     };
@@ -172,6 +168,7 @@ fn chosen(args: &Args) -> Result<Settings> {
             field.clone_from(value);
         }
     }
+    settings.api_servers = given::list(&settings.api_servers);
     Ok(settings)
 }
 

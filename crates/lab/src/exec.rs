@@ -1,8 +1,9 @@
 //! `plumb lab exec NODE CMD…`: a command inside a node, with the caller's terminal.
 
+use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::Name;
 use crate::inside::Inside;
@@ -14,18 +15,56 @@ pub struct Options {
     name: Name,
     /// A node, such as node1
     node: String,
-    /// The command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    /// The command and its arguments [default on a terminal: a shell, $SHELL or sh]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
 }
+
+/// As shells have it: there is no such command, or it is none that can be executed.
+const NOT_FOUND: u8 = 127;
+const NOT_EXECUTABLE: u8 = 126;
 
 /// Runs it and ends as it ends.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let inside = Inside::find(&options.name.get())?;
+    inside.check_node(&options.node)?;
     let (program, args) = match options.command.split_first() {
-        Some((program, args)) => (program, args),
-        None => anyhow::bail!("which command? for example: plumb lab exec {} ip route", options.node),
+        Some((program, args)) => (program.clone(), args),
+        None if std::io::stdin().is_terminal() => (shell(std::env::var("SHELL").ok()), &[][..]),
+        None => bail!(
+            "which command? there is no terminal for a shell; for example: plumb lab exec --name {} {} ip route",
+            inside.plan.name,
+            options.node
+        ),
     };
-    let process = inside.spawn_in(&options.node, program)?.args(args).start()?;
-    Ok(ExitCode::from(u8::try_from(process.wait()?.code()).unwrap_or(1)))
+    match inside.spawn_in(&options.node, &program)?.args(args).start() {
+        Ok(process) => Ok(ExitCode::from(u8::try_from(process.wait()?.code()).unwrap_or(1))),
+        Err(error) => {
+            eprintln!("plumb: {error}");
+            Ok(ExitCode::from(code(error.errno())))
+        }
+    }
+}
+
+fn shell(told: Option<String>) -> String {
+    told.filter(|shell| !shell.is_empty()).unwrap_or_else(|| "sh".into())
+}
+
+fn code(errno: Option<i32>) -> u8 {
+    let kind = errno.map(|errno| std::io::Error::from_raw_os_error(errno).kind());
+    if kind == Some(ErrorKind::NotFound) { NOT_FOUND } else { NOT_EXECUTABLE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_started_ends_as_in_a_shell() {
+        // ENOENT, EACCES, ENOEXEC.
+        assert_eq!([Some(2), Some(13), Some(8), None].map(code), [127, 126, 126, 126]);
+        assert_eq!(shell(None), "sh");
+        assert_eq!(shell(Some(String::new())), "sh");
+        assert_eq!(shell(Some("/bin/bash".into())), "/bin/bash");
+    }
 }

@@ -81,6 +81,9 @@ pub struct Output {
     /// As a table, or everything as JSON
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
+    /// The same as --output json
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +93,8 @@ enum Format {
 }
 
 impl Output {
-    fn is_json(self) -> bool {
-        self.output == Format::Json
+    pub fn is_json(self) -> bool {
+        self.json || self.output == Format::Json
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::plan::Plan;
 use crate::rundir::{self, RunDir};
+use crate::status::aligned;
 use crate::{Output, adopt};
 
 /// `plumb lab list`
@@ -38,10 +39,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         println!("no labs; start one with: plumb lab up");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{:<16} {:<8} {:>5} {:<8} KUBECONFIG", "NAME", "STATE", "NODES", "FAMILIES");
+    let mut lines = vec![["NAME", "STATE", "NODES", "FAMILIES", "KUBECONFIG"].map(str::to_owned)];
     for Row { name, state, nodes, families, kubeconfig, .. } in &rows {
-        println!("{name:<16} {state:<8} {nodes:>5} {families:<8} {kubeconfig}");
+        let state = (*state).to_owned();
+        lines.push([name.clone(), state, nodes.to_string(), families.clone(), kubeconfig.clone()]);
     }
+    aligned(&lines, &[2]).iter().for_each(|line| println!("{line}"));
     for Row { name, .. } in rows.iter().filter(|row| row.state == ENDED) {
         println!(
             "lab {name} was killed; start it anew, or remove what is left: plumb lab down --name {name}"

@@ -163,7 +163,8 @@ pub fn base() -> Result<PathBuf> {
 }
 
 fn kubectl(told: &OsStr, kubeconfig: &Path) -> String {
-    let same = |path: PathBuf| path == kubeconfig || path.canonicalize().ok() == kubeconfig.canonicalize().ok();
+    let same =
+        |path: PathBuf| path == kubeconfig || path.canonicalize().ok() == kubeconfig.canonicalize().ok();
     // Of several the first one counts.
     match std::env::split_paths(told).next().filter(|path| !path.as_os_str().is_empty()).is_some_and(same) {
         true => "kubectl".to_owned(),

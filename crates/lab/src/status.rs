@@ -150,12 +150,16 @@ async fn nodes(inside: &Inside) -> Result<Vec<NodeRow>> {
 fn table(seen: &Seen, nodes: u8) {
     println!("lab {}: {nodes} nodes, {}", seen.name, seen.directory);
     println!("export KUBECONFIG={}\n", seen.kubeconfig);
-    println!("{:<16} {:<9} {:>8} {:>9} {:>9}", "PROCESS", "STATE", "PID", "RSS", "RESTARTS");
-    for Process { name, state, pid, rss_kib, restarts, last_end, .. } in &seen.processes {
+    let mut rows = vec![["PROCESS", "STATE", "PID", "RSS", "RESTARTS"].map(str::to_owned)];
+    for Process { name, state, pid, rss_kib, restarts, .. } in &seen.processes {
         let pid = pid.map_or_else(|| "-".into(), |pid| pid.to_string());
         let rss = rss_kib.map_or_else(|| "-".into(), |kib| format!("{:.1} MB", kib as f64 / 1024.0));
-        println!("{name:<16} {state:<9} {pid:>8} {rss:>9} {restarts:>9}");
-        if let Some(why) = last_end {
+        rows.push([name.clone(), (*state).to_owned(), pid, rss, restarts.to_string()]);
+    }
+    let ends = seen.processes.iter().map(|process| process.last_end.as_deref());
+    for (line, why) in aligned(&rows, &[2, 3, 4]).iter().zip(std::iter::once(None).chain(ends)) {
+        println!("{line}");
+        if let Some(why) = why {
             print!("{why}");
         }
     }
@@ -168,14 +172,52 @@ fn table(seen: &Seen, nodes: u8) {
         println!("nodes: the API does not answer: {error}");
         return;
     }
-    println!("{:<16} {:<10} {:<16} POD CIDR", "NODE", "STATE", "ADDRESS");
+    let mut rows = vec![["NODE", "STATE", "ADDRESS", "POD CIDR"].map(str::to_owned)];
     for node in &seen.nodes {
         let listed = |all: &[String]| if all.is_empty() { "-".to_owned() } else { all.join(",") };
         let state = match &node.reason {
             None => "Ready".to_owned(),
             Some(why) => format!("NotReady ({why})"),
         };
-        println!("{:<16} {state:<10} {:<16} {}", node.name, listed(&node.addresses), listed(&node.pod_cidrs));
+        rows.push([node.name.clone(), state, listed(&node.addresses), listed(&node.pod_cidrs)]);
+    }
+    aligned(&rows, &[]).iter().for_each(|line| println!("{line}"));
+}
+
+/// Columns as wide as what is in them; `right`: those of numbers.
+pub fn aligned<const N: usize>(rows: &[[String; N]], right: &[usize]) -> Vec<String> {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
+            if right.contains(&column) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_in_them() {
+        let rows = [
+            ["NODE", "ADDRESS", "N", "POD CIDR"],
+            ["node1", "192.168.1.10,fd00:192:168:1::10", "7", "10.244.1.0/24,fd00:10:244:1::/64"],
+        ];
+        assert_eq!(
+            aligned(&rows.map(|row| row.map(str::to_owned)), &[2]),
+            [
+                "NODE   ADDRESS                          N  POD CIDR",
+                "node1  192.168.1.10,fd00:192:168:1::10  7  10.244.1.0/24,fd00:10:244:1::/64"
+            ]
+        );
     }
     for node in seen.nodes.iter().filter(|node| node.is_cut_off) {
         println!("✗ {}: its eth0 is down or gone; next: plumb lab up --name {}", node.name, seen.name);

@@ -74,6 +74,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let patience = Duration::from_secs(options.timeout);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    // Before anything is made, even a lock.
+    if adopt::anchor(&run)?.is_none() {
+        launch::check_kernel(&run.name(), options.families.unwrap_or_default())?;
+    }
     let lock = Lock::wait(&run)?;
     let adopted = adopt::anchor(&run)?.is_some();
     match adopted {
@@ -103,7 +107,6 @@ fn adopt(options: &Options, run: &RunDir, progress: &Progress) -> Result<()> {
 }
 
 fn start(options: &Options, run: &RunDir, progress: &Progress) -> Result<()> {
-    launch::check_kernel(&run.name(), options.families.unwrap_or_default())?;
     let (plan, plugin) = launch::plan(options, run)?;
     // What a lab that was killed has left.
     run.remove()?;

@@ -65,9 +65,8 @@ struct Test {
     /// Every check, also those that hold
     #[arg(long)]
     full: bool,
-    /// Everything as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: lab::Output,
     /// The namespace to make
     #[arg(long, short, default_value = NAMESPACE)]
     namespace: String,
@@ -144,8 +143,7 @@ pub struct Report {
 pub fn run(args: Args) -> Result<ExitCode> {
     let Verb::Test(test) = args.verb;
     if test.list {
-        TESTS.iter().for_each(|(name, proves, _)| println!("{name:<20} {proves}"));
-        return Ok(ExitCode::SUCCESS);
+        return list(test.output.is_json());
     }
     if let Some(unknown) =
         test.only.iter().find(|pattern| TESTS.iter().all(|(name, ..)| !matches(pattern, name)))
@@ -153,6 +151,17 @@ pub fn run(args: Args) -> Result<ExitCode> {
         bail!("there is no test {unknown}; plumb connectivity test --list names them");
     }
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(start(test))
+}
+
+fn list(as_json: bool) -> Result<ExitCode> {
+    if as_json {
+        let rows =
+            TESTS.iter().map(|(name, proves, _)| serde_json::json!({ "name": name, "proves": proves }));
+        println!("{:#}", serde_json::Value::from_iter(rows));
+    } else {
+        TESTS.iter().for_each(|(name, proves, _)| println!("{name:<20} {proves}"));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `*` stands for anything.
@@ -169,7 +178,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 async fn start(test: Test) -> Result<ExitCode> {
     let (mut interrupt, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let cluster = Cluster::connect(&test.reach).await?;
-    let mut progress = Progress::new(test.json);
+    let mut progress = Progress::new(test.output.is_json());
     let stage = tokio::select! {
         stage = Stage::open(cluster.clone(), &test.namespace) => stage?,
         _ = interrupt.recv() => return Ok(ExitCode::from(INTERRUPTED)),
@@ -209,7 +218,7 @@ async fn start(test: Test) -> Result<ExitCode> {
     };
     let mut report = report?;
     report.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    if test.json {
+    if test.output.is_json() {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{}", Table { report: &report, full: test.full });

@@ -19,9 +19,8 @@ pub struct Args {
     pod: String,
     /// One name, to be looked up step by step; all that the cluster knows without
     name: Option<String>,
-    /// Everything as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: lab::Output,
     /// The namespace of a pod that is given without one
     #[arg(long, short)]
     namespace: Option<String>,
@@ -45,7 +44,7 @@ async fn ask(args: Args) -> Result<ExitCode> {
     let at = || format!("ask what {pod} can resolve, which its own node {node} has to say");
     let asked = AskNames { pod: pod.clone(), name: args.name.clone() };
     let names: Names = nodes.post(&node, "names", &asked).await.with_context(at)?;
-    if args.json {
+    if args.output.is_json() {
         println!("{}", serde_json::to_string_pretty(&names)?);
     } else {
         print!("{}", shown(&names, args.name.as_deref()));

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use kernel::feature::{Feature, Found, User, probe};
 use kernel::process::{Ended, IdMap, Spawn};
@@ -14,8 +13,8 @@ pub struct Args {
     /// Only what this one needs
     #[arg(long, value_name = "WHO", value_parser = who())]
     needed_by: Option<User>,
-    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    output: lab::Output,
     /// In this very user namespace
     #[arg(long, hide = true)]
     here: bool,
@@ -28,12 +27,6 @@ fn who() -> impl TypedValueParser<Value = User> {
         .try_map(|given| User::ALL.into_iter().find(|user| user.name() == given).ok_or("nobody of that name"))
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
-}
-
 /// Succeeds when everything asked about is there. An ordinary user has what his own user namespace allows.
 pub fn run(args: &Args) -> Result<ExitCode> {
     if !args.here && !kernel::own::is_root() {
@@ -43,9 +36,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         None => probe(&User::ALL),
         Some(user) => probe(&[user]),
     };
-    match args.output {
-        Output::Json => println!("{:#}", serde_json::Value::from_iter(found.iter().map(json))),
-        Output::Table => table(&found),
+    match args.output.is_json() {
+        true => println!("{:#}", serde_json::Value::from_iter(found.iter().map(json))),
+        false => table(&found),
     }
     Ok(if found.iter().all(Found::is_there) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

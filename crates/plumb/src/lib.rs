@@ -21,6 +21,7 @@ mod ready;
 mod status;
 mod sysdump;
 mod trace;
+mod usage;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -95,7 +96,14 @@ fn parse() -> Plumb {
     if as_ping {
         args.splice(..1, ["plumb", "demo", "ping"].map(OsString::from));
     }
-    let matches = Plumb::command().bin_name(name).get_matches_from(args);
+    let command = usage::with_negatives(Plumb::command().bin_name(name));
+    let matches = command.clone().try_get_matches_from(&args).unwrap_or_else(|error| {
+        let Some(said) = usage::said(&error, |flag| usage::range(&command, &args, flag)) else {
+            error.exit()
+        };
+        eprintln!("plumb: {said}");
+        std::process::exit(error.exit_code())
+    });
     Plumb::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 

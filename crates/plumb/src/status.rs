@@ -38,6 +38,9 @@ pub struct Args {
     /// How to print it
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     output: Format,
+    /// The same as --output json
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
     #[command(flatten)]
     reach: install::Reach,
 }
@@ -134,7 +137,7 @@ async fn known(cluster: &Cluster, node: &Node) -> Known {
 
 fn print(status: &Status, args: &Args) -> Result<()> {
     let mut out = kernel::out::stdout();
-    match args.output {
+    match if args.json { Format::Json } else { args.output } {
         // One line each, so that a reader of the stream knows where one ends.
         Format::Json if args.watch => writeln!(out, "{}", serde_json::to_string(status)?)?,
         Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(status)?)?,

@@ -56,9 +56,8 @@ pub struct Args {
     /// The way back hop by hop, and what each node saw
     #[arg(long)]
     full: bool,
-    /// Everything as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: lab::Output,
     /// The namespace of a pod that is given without one
     #[arg(long, short)]
     namespace: Option<String>,
@@ -177,7 +176,7 @@ async fn trace(args: Args) -> Result<ExitCode> {
     let open = Open { pod, ask, source_port: args.source_port };
     let mut report = walk(&nodes, &node, open, (&args.target, args.timeout)).await?;
     report.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    if args.json {
+    if args.output.is_json() {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{}", show::Shown { report: &report, full: args.full });

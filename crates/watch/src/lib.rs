@@ -273,7 +273,7 @@ fn is_too_old(error: &watcher::Error) -> bool {
 /// kernel's. Not every server has something to say about a kind that nobody changes.
 fn only_was_quiet(error: &watcher::Error) -> bool {
     let watcher::Error::WatchFailed(kube::Error::ReadEvents(error)) = error else { return false };
-    let mut cause = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
+    let mut cause = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<std::io::Error>()
             && io.kind() == std::io::ErrorKind::TimedOut

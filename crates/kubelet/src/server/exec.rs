@@ -80,6 +80,13 @@ pub(super) fn respond(
     response
 }
 
+/// As shells and container engines have it: 127 where there is no such program, 126 where it cannot be executed.
+fn code_of(error: &anyhow::Error) -> i32 {
+    let errno = error.downcast_ref::<kernel::Error>().and_then(kernel::Error::errno);
+    let kind = errno.map(|errno| std::io::Error::from_raw_os_error(errno).kind());
+    if kind == Some(std::io::ErrorKind::NotFound) { 127 } else { 126 }
+}
+
 /// Our ends of the command's streams.
 struct Streams {
     stdin: Option<OwnedFd>,
@@ -101,7 +108,8 @@ async fn converse(
                 // kubectl shows of a failure no more than its exit code.
                 send(&mut writer, STDERR, format!("{message}\n").as_bytes()).await?;
             }
-            return send(&mut writer, STATUS, failure(&message, 126).to_string().as_bytes()).await;
+            let code = code_of(&error);
+            return send(&mut writer, STATUS, failure(&message, code).to_string().as_bytes()).await;
         }
     };
     let stdin = streams.stdin.map(|fd| File::from_std(fd.into()));

@@ -120,7 +120,8 @@ impl Wait<'_> {
     async fn late(&self, workload: &Workload, why: &str) -> Error {
         let (Workload { namespace, name, .. }, kubectl) = (workload, self.kubectl);
         let kind = if workload.kind == Kind::Pod { "pod" } else { "deployment" };
-        let listed = Api::<Event>::namespaced(self.client.clone(), namespace).list(&ListParams::default()).await;
+        let listed =
+            Api::<Event>::namespaced(self.client.clone(), namespace).list(&ListParams::default()).await;
         let warning = listed.ok().and_then(|events| last_warning(&events.items, workload));
         anyhow!(
             "{workload} is not Ready after {} s: {why}{}; {kubectl} -n {namespace} describe {kind} {name} tells more",
@@ -216,14 +217,20 @@ fn failed(pod: &Pod) -> Stand {
     let said = status.message.or(status.reason);
     let Some((container, ended)) = ended.into_iter().next() else {
         let why = said.unwrap_or_else(|| "it has failed".into());
-        return Stand::Hopeless(format!("pod {name}: {why}"), Some(format!("-n {namespace} describe pod {name}")));
+        return Stand::Hopeless(
+            format!("pod {name}: {why}"),
+            Some(format!("-n {namespace} describe pod {name}")),
+        );
     };
     // `Error` is what every exit code but 0 is called.
     let more = [said, ended.reason.clone().filter(|reason| reason != "Error"), ended.message.clone()];
     let more: Vec<String> = more.into_iter().flatten().map(|text| text.trim().to_owned()).collect();
     let more: String = more.iter().filter(|text| !text.is_empty()).map(|text| format!(": {text}")).collect();
     Stand::Hopeless(
-        format!("pod {name}: it has failed: container {container} ended with exit code {}{more}", ended.exit_code),
+        format!(
+            "pod {name}: it has failed: container {container} ended with exit code {}{more}",
+            ended.exit_code
+        ),
         Some(format!("-n {namespace} logs {name} -c {container}")),
     )
 }

@@ -5,6 +5,7 @@ mod confinement;
 
 use bench::{Lab, User, await_that, machine, success, text};
 use std::collections::BTreeSet;
+use std::process::Stdio;
 
 /// A pod without an address of its own, and one with.
 const PODS: &str = r#"
@@ -60,6 +61,23 @@ fn up_and_down_twice_leave_nothing() {
 #[test]
 fn up_and_down_twice_as_an_ordinary_user_leave_nothing() {
     up_and_down_twice(User::Ordinary);
+}
+
+/// Whoever comes second finds what the first has made, or makes it again; nothing runs that nobody knows of.
+#[test]
+fn commands_of_one_lab_wait_for_each_other() {
+    let lab = Lab::new(User::Own);
+    let begin = |verb: &str| {
+        let mut command = lab.lab_command(&[verb]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+    };
+    for others in [["up", "up"], ["up", "down"], ["down", "up"]] {
+        let both = others.map(begin);
+        both.map(|one| success(&one.wait_with_output().expect("it ends")));
+        success(&lab.lab(&["down"]));
+        assert_eq!(lab.processes(), [].into(), "{others:?} left processes");
+        assert!(!lab.run_dir().exists(), "{others:?} left {}", lab.run_dir().display());
+    }
 }
 
 #[test]
@@ -316,25 +334,33 @@ fn an_agent_can_be_away_for_an_ordinary_user() {
     agent_away(User::Ordinary);
 }
 
+/// In the table of `lab status`.
+fn state(table: &[u8], process: &str) -> String {
+    let table = text(table);
+    let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|row| row.first() == Some(&process));
+    row.and_then(|row| row.get(1).map(ToString::to_string)).unwrap_or_else(|| panic!("no {process}: {table}"))
+}
+
 fn agent_away(user: User) {
     let lab = Lab::up(user);
     lab.apply(PODS);
     wait_ready(&lab, &["pod/web"]);
     success(&lab.lab(&["agent stop", "node1"]));
     let status = lab.lab(&["status"]);
-    assert!(text(&status.stdout).contains("agent-node1      stopped"), "{}", text(&status.stdout));
+    assert_eq!(state(&status.stdout, "agent-node1"), "stopped");
     let answer = lab.ask(&["exec", "web", "--", "plumb", "demo", "get", "http://203.0.113.10/"]);
     assert!(answer.starts_with("outside "), "{answer}");
     success(&lab.lab(&["agent start", "node1"]));
     let status = lab.lab(&["status"]);
-    assert!(text(&status.stdout).contains("agent-node1      running"), "{}", text(&status.stdout));
+    assert_eq!(state(&status.stdout, "agent-node1"), "running");
 }
 
 #[test]
 fn wrong_input_is_named_and_nothing_is_made() {
     let lab = Lab::new(User::Own);
     for (args, expected) in [
-        (vec!["up", "--nodes", "0"], "--nodes 0: a lab has 1 to 100 nodes"),
+        (vec!["up", "--nodes", "0"], "--nodes 0: give a whole number from 1 to 100"),
         (vec!["up", "-f", "/no/such.yaml"], "read the manifest /no/such.yaml"),
         (vec!["up", "--unknown"], "unexpected argument '--unknown'"),
         (vec!["exec", "node1", "true"], "is not running; start it with: plumb lab up"),
@@ -346,6 +372,12 @@ fn wrong_input_is_named_and_nothing_is_made() {
         assert!(!lab.run_dir().exists(), "{args:?} left {}", lab.run_dir().display());
     }
     success(&lab.lab(&["up", "--nodes", "1"]));
+    // As in a shell.
+    for (command, code) in [("no-such-command", 127), ("/etc/passwd", 126), ("false", 1)] {
+        assert_eq!(lab.lab(&["exec", "node1", command]).status.code(), Some(code), "{command}");
+    }
+    let output = lab.lab_command(&["exec", "node1"]).stdin(Stdio::null()).output().expect("it runs");
+    assert!(text(&output.stderr).contains("which command?"), "{}", text(&output.stderr));
     let output = lab.lab(&["exec", "node2", "true"]);
     assert!(text(&output.stderr).contains("has no node \"node2\"; it has node1"), "{}", text(&output.stderr));
 }

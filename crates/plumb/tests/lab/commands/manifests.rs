@@ -85,11 +85,9 @@ fn applied_by_both(lab: &Lab) {
     assert_eq!(ports, "53 54");
     lab.kubectl_ok(&["delete", "service,deployment", "both"]);
     // As kubectl, it takes no field that does not exist.
-    up(&config("misspelt").replace("metadata", "dada: {}\nmetadata")).refused(&[
-        "the standard input, document 1",
-        "unknown field",
-        "dada",
-    ]);
+    let said = up(&config("misspelt").replace("metadata", "dada: {}\nmetadata"));
+    said.refused(&["the standard input, document 1", "unknown field", "dada"]);
+    assert!(said.err.matches("unknown field").count() == 1 && !said.err.contains("Status {"), "{said:?}");
 }
 
 fn directory(lab: &Lab) {

@@ -76,6 +76,12 @@ fn wait(lab: &Lab) {
     lab.apply(SLOW);
     run(&mut at(lab, &["lab", "wait", "--timeout", "1"]))
         .refused(&["pod default/slow is not Ready after 1 s", "kubectl -n default describe pod slow"]);
+    // Of somebody whose kubectl speaks to another cluster.
+    run(at(lab, &["lab", "wait", "--timeout", "1", "--name", &lab.name]).env("KUBECONFIG", "/dev/null"))
+        .refused(&[
+            "the last warning: ",
+            &format!("kubectl --kubeconfig {} -n default describe pod slow", lab.kubeconfig.display()),
+        ]);
     run(&mut at(lab, &["lab", "wait", "-n", "nosuch"]))
         .refused(&["there is no namespace nosuch", "kubectl get namespaces"]);
     run(&mut at(lab, &["lab", "wait", "-n", "kube-public"]))
@@ -98,7 +104,13 @@ fn wait(lab: &Lab) {
 /// At once: what follows a start of the agent needs no patience of its own.
 fn started(lab: &Lab) {
     lab.lab_ok(&["agent", "stop", "node1"]);
+    run(&mut at(lab, &["lab", "agent", "pause", "node1"])).refused(&[
+        "the agent of node1 is stopped",
+        &format!("plumb lab agent start --name {} node1", lab.name),
+    ]);
     lab.lab_ok(&["agent", "start", "node1"]);
+    let said = lab.lab_ok(&["agent", "restart", "node1"]);
+    assert_eq!(said, "agent-node1 is stopped\nagent-node1 is running\n");
     let status = run(&mut at(lab, &["status"]));
     assert!(status.ok, "{status:?}");
     let trace = run(&mut at(lab, &["trace", "shop/web", "http://payments:8080"]));

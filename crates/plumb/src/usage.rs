@@ -1,0 +1,118 @@
+//! A value that its flag does not take, in one sentence: the flag, the value, and what would be right.
+
+use std::error::Error;
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// `None` for everything else, which clap says well.
+pub fn said(error: &clap::Error, range: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let (argument, value) = (text(ContextKind::InvalidArg)?, text(ContextKind::InvalidValue)?);
+    // `--mtu <MTU>`, `<NODE>`.
+    let flag = argument.split([' ', '=']).next().unwrap_or_default().trim_matches(['<', '>', '[', ']', '.']);
+    let value = if value.is_empty() || value.contains(' ') { format!("{value:?}") } else { value };
+    let right = match (error.kind(), error.get(ContextKind::ValidValue)) {
+        (ErrorKind::InvalidValue, Some(ContextValue::Strings(words))) if !words.is_empty() => {
+            format!("give one of {}", words.join(", "))
+        }
+        (ErrorKind::ValueValidation, _) => {
+            let why = error.source()?.to_string();
+            match number(&why) {
+                // The words of a value's own parser.
+                None => why,
+                Some(Number::Outside(range)) => right(&range),
+                Some(Number::None) => {
+                    range(flag).map_or("give a whole number".to_owned(), |range| right(&range))
+                }
+            }
+        }
+        _ => return None,
+    };
+    Some(format!("{flag} {value}: {right}"))
+}
+
+/// What is wrong with a number.
+enum Number {
+    /// In clap's words, such as `1..=100`.
+    Outside(String),
+    None,
+}
+
+fn number(why: &str) -> Option<Number> {
+    if let Some((_, range)) = why.split_once(" is not in ") {
+        return Some(Number::Outside(range.to_owned()));
+    }
+    // core::num::IntErrorKind.
+    let words = ["invalid digit found", "too large to fit", "too small to fit", "parse integer from empty"];
+    words.iter().any(|word| why.contains(word)).then_some(Number::None)
+}
+
+fn right(range: &str) -> String {
+    match range.split_once("..=").or_else(|| range.split_once("..")) {
+        Some((from, to)) if !to.is_empty() => format!("give a whole number from {from} to {to}"),
+        Some((from, _)) => format!("give a whole number, {from} or more"),
+        None => "give a whole number".to_owned(),
+    }
+}
+
+/// The numbers that a flag takes, as the command itself tells of one that is too large.
+pub fn range(command: &clap::Command, args: &[OsString], flag: &str) -> Option<String> {
+    // Beyond each type's end, and the largest of the largest.
+    ["18446744073709551615", "9223372036854775807", "-9223372036854775808"].into_iter().find_map(|beyond| {
+        let at = args.iter().position(|arg| {
+            let arg = arg.to_string_lossy();
+            arg == flag || arg.strip_prefix(flag).is_some_and(|rest| rest.starts_with('='))
+        })?;
+        let mut other = args.to_vec();
+        let last = if args.get(at)?.to_string_lossy() == flag { at + 1 } else { at };
+        other.splice(at..=last.min(args.len() - 1), [OsString::from(format!("{flag}={beyond}"))]);
+        let error = command.clone().try_get_matches_from(other).err()?;
+        match number(&error.source()?.to_string())? {
+            Number::Outside(range) => Some(range),
+            Number::None => None,
+        }
+    })
+}
+
+/// Every flag with a value takes `-1` as one, to say what is wrong with it, and not as a flag of its own.
+pub fn with_negatives(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| match arg.get_action().takes_values() && !arg.is_positional() {
+        true => arg.allow_negative_numbers(true),
+        false => arg,
+    });
+    command.mut_subcommands(with_negatives)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn a_wrong_value_is_one_plain_sentence() {
+        for (words, right) in [
+            (&["lab", "up", "--nodes", "300"][..], "--nodes 300: give a whole number from 1 to 100"),
+            (&["lab", "up", "--nodes=x"], "--nodes x: give a whole number from 1 to 100"),
+            (&["lab", "wait", "--timeout", "-1"], "--timeout -1: give a whole number from 0 to 86400"),
+            (&["lab", "expose", "a", "--port", "70000"], "--port 70000: give a whole number from 0 to 65535"),
+            (&["install", "--mtu", "abc"], "--mtu abc: give a whole number from 0 to 65535"),
+            (&["install", "--mtu", "-1"], "--mtu -1: give a whole number from 0 to 65535"),
+            (&["install", "--timeout", ""], "--timeout \"\": give a whole number from 1 to 86400"),
+            (&["lab", "list", "-o", "xml"], "--output xml: give one of table, json"),
+        ] {
+            let args: Vec<OsString> =
+                std::iter::once("plumb").chain(words.iter().copied()).map(Into::into).collect();
+            let command = with_negatives(crate::Plumb::command());
+            let error = command.clone().try_get_matches_from(&args).expect_err(right);
+            assert_eq!(said(&error, |flag| range(&command, &args, flag)).as_deref(), Some(right));
+        }
+        let command = with_negatives(crate::Plumb::command());
+        let other = command.try_get_matches_from(["plumb", "lab", "--nosuch"]).expect_err("no flag");
+        assert_eq!(said(&other, |_| None), None);
+    }
+}
