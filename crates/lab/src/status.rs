@@ -182,6 +182,9 @@ fn table(seen: &Seen, nodes: u8) {
         rows.push([node.name.clone(), state, listed(&node.addresses), listed(&node.pod_cidrs)]);
     }
     aligned(&rows, &[]).iter().for_each(|line| println!("{line}"));
+    for node in seen.nodes.iter().filter(|node| node.is_cut_off) {
+        println!("✗ {}: its eth0 is down or gone; next: plumb lab up --name {}", node.name, seen.name);
+    }
 }
 
 /// Columns as wide as what is in them; `right`: those of numbers.
@@ -218,8 +221,5 @@ mod tests {
                 "node1  192.168.1.10,fd00:192:168:1::10  7  10.244.1.0/24,fd00:10:244:1::/64"
             ]
         );
-    }
-    for node in seen.nodes.iter().filter(|node| node.is_cut_off) {
-        println!("✗ {}: its eth0 is down or gone; next: plumb lab up --name {}", node.name, seen.name);
     }
 }
