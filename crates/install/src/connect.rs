@@ -66,12 +66,19 @@ impl Reach {
             Some(path) => Kubeconfig::read_from(path),
             None => Kubeconfig::read(),
         };
-        let file = read.map_err(|error| match (cause(&error), &self.kubeconfig) {
-            (cause, Some(path)) => anyhow!("--kubeconfig {}: {cause}; {LAB}", path.display()),
-            (cause, None) => anyhow!(
-                "no kubeconfig: {cause}; give one with --kubeconfig or KUBECONFIG: {LAB}, on a kubeadm control plane \
-                 /etc/kubernetes/admin.conf"
+        let file = read.map_err(|error| match (error, &self.kubeconfig) {
+            (KubeconfigError::ReadConfig(cause, path), None) => anyhow!(
+                "no kubeconfig: {}: {cause}; give one with --kubeconfig or KUBECONFIG: {LAB}, on a kubeadm control plane \
+                 /etc/kubernetes/admin.conf",
+                path.display()
             ),
+            (KubeconfigError::ReadConfig(cause, _), Some(path)) => {
+                anyhow!("--kubeconfig {}: {cause}; {LAB}", path.display())
+            }
+            (other, path) => {
+                let path = path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default();
+                anyhow!("the kubeconfig{path}: {}; {LAB}", watch::told(&other))
+            }
         })?;
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = Config::from_custom_kubeconfig(file, &options).await;
@@ -79,14 +86,6 @@ impl Reach {
             let list = "kubectl config get-contexts lists what is in it";
             anyhow!("read the kubeconfig: {}; {list}", watch::told(&error))
         })
-    }
-}
-
-/// Why there is no kubeconfig, with its path as people write it.
-fn cause(error: &KubeconfigError) -> String {
-    match error {
-        KubeconfigError::ReadConfig(cause, path) => format!("{}: {cause}", path.display()),
-        other => watch::told(other),
     }
 }
 

@@ -73,7 +73,7 @@ fn commands_of_one_lab_wait_for_each_other() {
     };
     for others in [["up", "up"], ["up", "down"], ["down", "up"]] {
         let both = others.map(begin);
-        both.map(|one| success(&one.wait_with_output().expect("it ends")));
+        both.into_iter().for_each(|one| success(&one.wait_with_output().expect("it ends")));
         success(&lab.lab(&["down"]));
         assert_eq!(lab.processes(), [].into(), "{others:?} left processes");
         assert!(!lab.run_dir().exists(), "{others:?} left {}", lab.run_dir().display());
