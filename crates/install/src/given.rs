@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn what_is_printed_has_no_blanks_and_leading_zeros() {
         let mut settings = Settings {
-            cluster_cidr: " 10.1.0.0/016, fd00:0::/48".into(),
+            cluster_cidr: " 10.0.0.0/08, fd00:0::/48".into(),
             service_cidr: "10.96.0.0/12 ".into(),
             dns_ip: " 10.96.0.10".into(),
             ..Settings::default()
@@ -355,7 +355,7 @@ mod tests {
         let Settings { cluster_cidr, service_cidr, dns_ip, .. } = settings;
         assert_eq!(
             [cluster_cidr, service_cidr, dns_ip],
-            ["10.1.0.0/16,fd00::/48", "10.96.0.0/12", "10.96.0.10"]
+            ["10.0.0.0/8,fd00::/48", "10.96.0.0/12", "10.96.0.10"]
         );
         assert_eq!(list("https://a:1, https://b:1,,"), "https://a:1,https://b:1");
     }
