@@ -52,14 +52,14 @@ fn the_pipeline_of_the_examples_runs_and_fails_where_it_should() {
     assert!(said.err.contains("agent-node1") && said.out.contains("is gone"), "{said:?}");
     assert!(std::fs::metadata(&sysdump).is_ok_and(|file| file.len() > 1000), "{said:?}");
 
-    // A pod that fails, so that `up` does: its lab is what the archive is of.
+    // A pod that cannot be, so that `up` fails: its lab is what the archive is of.
     std::fs::remove_file(&sysdump).expect("it was there");
-    let fails = "apiVersion: v1\nkind: Pod\nmetadata: {name: fails, namespace: default}\nspec:\n  restartPolicy: Never\n  \
-        containers:\n  - {name: main, image: host, command: [sh, -c, 'exit 3']}\n";
+    let fails = "apiVersion: v1\nkind: Pod\nmetadata: {name: fails, namespace: default}\nspec:\n  containers:\n  - {name: \
+        main, image: nginx}\n";
     std::fs::write(&manifest, fails).expect("written");
     let said = step(&format!("examples/ci/test.sh {}", manifest.display()), sysdump.to_str().expect("plain"));
     assert!(!said.ok && said.out.contains("is gone"), "{said:?}");
-    for word in ["container main ended with exit code 3", "logs fails -c main", "agent-node1", "pod/fails"] {
+    for word in ["will not become Ready", "describe pod fails", "agent-node1", "pod/fails"] {
         assert!(said.err.contains(word), "{word:?}: {said:?}");
     }
     assert!(std::fs::metadata(&sysdump).is_ok_and(|file| file.len() > 1000), "{said:?}");
