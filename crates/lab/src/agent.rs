@@ -61,9 +61,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_millis(20);
 
+/// Of an agent, by its lab and node.
+type Act = fn(&Inside, &str) -> Result<()>;
+
 /// Sets or clears the flag that the supervisor honours, and waits until what was asked for is true.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let (node, verbs): (_, &[fn(&Inside, &str) -> Result<()>]) = match &options.verb {
+    let (node, verbs): (_, &[Act]) = match &options.verb {
         Verb::Stop(node) => (node, &[stop]),
         Verb::Start(node) => (node, &[start]),
         Verb::Restart(node) => (node, &[stop, start]),
