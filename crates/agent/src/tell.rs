@@ -25,8 +25,9 @@ use backlog::{Backlog, Waiting};
 
 /// As many wait at most; more are counted and dropped, since the log has them.
 const WAITING: usize = 256;
-/// The same words on the same object are not said again within this time.
-const SILENCE: Duration = Duration::from_secs(600);
+/// The same words on the same object are not said again within this time, then within twice that, and so on.
+const SILENCE: Duration = Duration::from_secs(30);
+const LONGEST_SILENCE: Duration = Duration::from_secs(600);
 /// The watch shows within this time that the Node's condition was written.
 const SHOWN: Duration = Duration::from_secs(5);
 /// An API that did not take an Event is asked again after this long, then after twice that, and so on.
@@ -95,11 +96,36 @@ impl Tell {
     }
 }
 
+/// When something was said last, and for how long it is not said again.
+struct Said {
+    at: Instant,
+    silence: Duration,
+}
+
+impl Said {
+    fn once(at: Instant) -> Self {
+        Self { at, silence: SILENCE }
+    }
+
+    fn again(&mut self, at: Instant) {
+        *self = Self { at, silence: (self.silence * 2).min(LONGEST_SILENCE) };
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        now.duration_since(self.at) < self.silence
+    }
+
+    /// After as long again it is new.
+    fn is_forgotten(&self, now: Instant) -> bool {
+        now.duration_since(self.at) >= 2 * self.silence
+    }
+}
+
 struct Writer {
     client: Client,
     node: String,
     metrics: Arc<Metrics>,
-    said: HashMap<Saying, Instant>,
+    said: HashMap<Saying, Said>,
     backlog: Backlog,
     /// When the condition NetworkUnavailable was last taken away.
     available: Option<Instant>,
@@ -171,8 +197,8 @@ impl Writer {
 
     async fn say(&mut self, saying: Saying) {
         let since = Instant::now();
-        self.said.retain(|_, at| since.duration_since(*at) < SILENCE);
-        if self.said.contains_key(&saying) || self.backlog.has(&saying) {
+        self.said.retain(|_, said| !said.is_forgotten(since));
+        if self.said.get(&saying).is_some_and(|said| said.is_silent(since)) || self.backlog.has(&saying) {
             return;
         }
         let waiting = Waiting { saying, at: SystemTime::now(), since };
@@ -224,7 +250,8 @@ impl Writer {
                 self.metrics.event_dropped();
             }
         }
-        self.said.insert(waiting.saying, Instant::now());
+        let now = Instant::now();
+        self.said.entry(waiting.saying).and_modify(|said| said.again(now)).or_insert(Said::once(now));
         None
     }
 

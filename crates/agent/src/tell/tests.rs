@@ -33,6 +33,19 @@ fn events_about_nodes_live_in_default() {
     assert_eq!(event["involvedObject"].get("uid"), None);
 }
 
+#[test]
+fn what_happens_again_is_said_again_with_growing_pauses() {
+    let begin = Instant::now();
+    let after = |seconds| begin + Duration::from_secs(seconds);
+    let mut said = Said::once(begin);
+    assert!(said.is_silent(after(29)) && !said.is_silent(after(30)));
+    assert!(!said.is_forgotten(after(59)) && said.is_forgotten(after(60)));
+    said.again(after(30));
+    assert!(said.is_silent(after(89)) && !said.is_silent(after(90)));
+    (0..9).for_each(|_| said.again(after(100)));
+    assert!(said.is_silent(after(699)) && !said.is_silent(after(700)), "ten minutes at most");
+}
+
 fn saying(message: &str) -> Saying {
     let object = Key::new(Kind::Node, ObjectName::cluster("node1"));
     let (uid, message) = (String::new(), message.to_owned());

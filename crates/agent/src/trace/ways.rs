@@ -200,7 +200,8 @@ fn why(kind: Option<ErrorKind>, leg: &Leg) -> Option<String> {
 fn too_small(dev: &str, mtu: u32, (needed, stage): (u32, Stage)) -> Option<Sighting> {
     let text = || {
         format!(
-            "{dev} has an MTU of {mtu}, and full packets of the tunnel have {needed} bytes: those are lost; \
+            "{dev} has an MTU of {mtu}, and full packets of the tunnel have {needed} bytes: those go in \
+             fragments where the tunnel goes by IPv4, and are lost where it goes by IPv6; \
              `ip link set {dev} mtu {needed}` on the node, or a smaller `mtu` for all agents, mends it"
         )
     };

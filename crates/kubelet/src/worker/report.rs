@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -13,6 +13,8 @@ use crate::runtime::Runtime;
 use crate::status::{View, creating, render};
 
 const PAUSE: Duration = Duration::from_millis(200);
+/// Before somebody else's word about a pod is replaced: he may go on saying it for a while.
+const CONTRADICT: Duration = Duration::from_secs(1);
 
 pub struct Report {
     api: Api<Pod>,
@@ -56,6 +58,7 @@ impl Report {
             started,
         };
         self.say(render(&view));
+        self.contradict(pod, render(&view));
     }
 
     pub fn failed(&self, pod: &Pod, runtime: &Runtime, failure: (&str, &str), started: &str) {
@@ -81,6 +84,25 @@ impl Report {
         });
     }
 
+    /// Says once more that the pod is ready where somebody else has said since that it is not: the controller that gives up
+    /// a silent node takes all its pods for unready, and for this kubelet nothing has changed.
+    fn contradict(&self, pod: &Pod, status: Value) {
+        if !is_taken_for_unready(pod, &status) {
+            return;
+        }
+        let newest = self.newest.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(CONTRADICT).await;
+            newest.send_if_modified(|newest| {
+                let holds = newest.as_ref().map(without_times) == Some(without_times(&status));
+                if holds {
+                    *newest = Some(status);
+                }
+                holds
+            });
+        });
+    }
+
     /// Tells the API that nothing of the pod is left here: it may forget it.
     pub async fn delete(self) {
         let Self { api, name, uid, newest } = self;
@@ -102,6 +124,20 @@ impl Report {
             }
         }
     }
+}
+
+/// The pod's object says so for a reason that is none of a kubelet's.
+fn is_taken_for_unready(pod: &Pod, status: &Value) -> bool {
+    let ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+    let is_ready = status["conditions"].as_array().into_iter().flatten().any(ready);
+    let told = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let others = |reason: &str| !["ContainersNotReady", "PodCompleted"].contains(&reason);
+    let denied = |condition: &PodCondition| {
+        condition.type_ == "Ready"
+            && condition.status == "False"
+            && condition.reason.as_deref().is_some_and(others)
+    };
+    is_ready && told.into_iter().any(denied)
 }
 
 /// Two statuses that differ in transition times only say the same.
@@ -133,5 +169,24 @@ async fn write(api: Api<Pod>, name: String, uid: String, mut newest: watch::Rece
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_others_say_is_contradicted() {
+        let pod = |reason: &str| -> Pod {
+            let condition = json!({"type": "Ready", "status": "False", "reason": reason});
+            let pod = json!({"metadata": {"name": "web"}, "status": {"conditions": [condition]}});
+            serde_json::from_value(pod).expect("a pod")
+        };
+        let says = |status: &str| json!({"conditions": [{"type": "Ready", "status": status}]});
+        assert!(is_taken_for_unready(&pod("NodeNotReady"), &says("True")));
+        assert!(!is_taken_for_unready(&pod("NodeNotReady"), &says("False")));
+        assert!(!is_taken_for_unready(&pod("ContainersNotReady"), &says("True")), "an object of before");
+        assert!(!is_taken_for_unready(&Pod::default(), &says("True")));
     }
 }
