@@ -82,6 +82,15 @@ impl Write for Stdout {
         self.0.write(bytes).or_else(|error| swallow(error, bytes.len()))
     }
 
+    /// A line in one write(2), which whoever reads a pipe gets whole: a piece that ends it, written by itself, has the pieces
+    /// before it written first (std's `LineWriter`).
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if UNHEARD.load(Ordering::Relaxed) || FAILED.get().is_some() {
+            return Ok(());
+        }
+        self.0.write_all(bytes).or_else(|error| swallow(error, ()))
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush().or_else(|error| swallow(error, ()))
     }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::cluster::{Checks, Kubectl, Lab, Said, plumb, run, wait_for};
+use crate::operate::operate;
 use ground::GROUND;
 use list::{FAULTS, Fault, NO_PROGRAM};
 use mtu::MTUS;
@@ -129,6 +130,9 @@ impl Stage {
         });
         if !fault.undo.is_empty() {
             self.run(fault.node, fault.undo);
+            if fault.undo == mtu::AS_BEFORE {
+                self.followed();
+            }
         }
         self.resume();
         broken_at(&report, fault.hop, fault.also);
@@ -139,6 +143,16 @@ impl Stage {
             assert!(why.contains(fault.sign), "{report:#}");
         }
         wait_for("it agrees again", Duration::from_secs(30), || self.whole(&target, more));
+    }
+
+    /// Paused agents know the MTUs of their machines again: one that was resumed before would make links smaller once more.
+    fn followed(&self) {
+        wait_for("MTUs are followed", Duration::from_secs(30), || {
+            let status = operate(&self.lab, &["status", "-o", "json"]).json();
+            let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+            let other = nodes.iter().find(|node| node["agent"]["datapath"]["mtu"] != 1450);
+            other.map_or(Ok(()), |node| Err(format!("{node:#}")))
+        });
     }
 
     /// Nobody holds the agent back: what it was before comes again, and is told. How soon.

@@ -8,7 +8,7 @@ const NEAR: &str = "http://near:8080";
 const OUTSIDE: &str = "203.0.113.10:80";
 /// Held agents know what should be, and leave what is.
 const SMALLER: &str = "ip link set eth0 mtu 1400";
-const AS_BEFORE: &str = "ip link set eth0 mtu 1500";
+pub const AS_BEFORE: &str = "ip link set eth0 mtu 1500";
 const FOLLOWED: &str = "mtu 1350";
 const BRIDGE: &str = "ip link set cni0 mtu 1000";
 const OF_BRIDGE: &str = "ip -o link show cni0 | grep -o 'mtu [0-9]*'";
