@@ -252,7 +252,7 @@ impl Compiler {
         let node = NodeView { cluster, settings: &self.settings, containers_of: &self.containers_of };
         let mut plan = Plan::default();
         for table in &mut self.tables {
-            let fragments = table.compile(&node, units.clone());
+            let fragments = table.compile(&node, units);
             for (unit, new) in &fragments {
                 let old = table.composer.held(unit).map_or(&[][..], |held| &held.diagnostics);
                 findings.replace(old, &new.diagnostics);

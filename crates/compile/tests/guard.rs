@@ -53,7 +53,7 @@ fn of_links(op: &Op) -> bool {
                 || set.starts_with("inside")
                 || ["further4_", "further6_"].iter().any(|f| set.starts_with(f))
         }
-        Op::SetRules { chain, .. } => links::CHAINS.contains(&chain.as_str()),
+        Op::SetRules { chain, .. } => links::is_own(chain),
         _ => false,
     }
 }
@@ -201,7 +201,7 @@ fn whatever_a_guard_drops_is_counted_under_its_cause() {
             assert!(!rule.exprs.iter().any(ends) || known || silent, "{chain}: {rule}");
             let Some(cause) = cause else { continue };
             // Where the counters are read.
-            let its_own = guard == Guard::Ports || links::CHAINS.contains(&chain.as_str());
+            let its_own = guard == Guard::Ports || links::DROPPING.contains(&chain.as_str());
             assert!(rule.exprs.contains(&Expr::Counter) && cause.guard() == guard && its_own, "{rule}");
             found.insert((id.clone(), cause));
         }

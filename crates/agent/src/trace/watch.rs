@@ -204,8 +204,7 @@ impl Decider {
         }
         let rule = seen.zip(step.handle).and_then(|(seen, h)| seen.rule(&step.table, &step.chain, h));
         let ours = &*step.table.name == types::wire::TABLE;
-        let chains = links::DROPPING.into_iter().filter(|chain| *chain != links::UNEXPECTED);
-        let its_own = chains.into_iter().any(|chain| chain == step.chain);
+        let its_own = links::DROPPING.contains(&step.chain.as_str()) && step.chain != links::UNEXPECTED;
         let guard = ours && (its_own || rule.is_some_and(|rule| Cause::of_comment(&rule.comment).is_some()));
         Decision {
             hook: hook.clone(),

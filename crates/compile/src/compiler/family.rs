@@ -46,9 +46,10 @@ impl FamilyTable {
     }
 
     /// The fragments of these units, and of the pods that must join them.
-    pub fn compile(&mut self, node: &NodeView<'_>, units: BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
+    pub fn compile(&mut self, node: &NodeView<'_>, units: &BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
+        let concerned = units.iter().filter(|unit| self.concerns(node.settings, unit)).cloned();
         let (mut pods, rest): (BTreeSet<_>, BTreeSet<_>) =
-            units.into_iter().partition(|unit| matches!(unit, Unit::Pod(_)));
+            concerned.partition(|unit| matches!(unit, Unit::Pod(_)));
         let mut fragments = self.fragments(node, &rest);
         if self.learn(&fragments) {
             // Who else has the name, its pods included, is not worth an index: it never happens.
@@ -64,6 +65,11 @@ impl FamilyTable {
             self.meanings.withhold(fragment, || node.object(unit));
         }
         fragments
+    }
+
+    /// Of a family that pods have no addresses of there is the guard alone.
+    fn concerns(&self, settings: &Settings, unit: &Unit) -> bool {
+        settings.serves(self.family) || !matches!(unit, Unit::Service(_) | Unit::Pod(_))
     }
 
     fn fragments(&self, node: &NodeView<'_>, units: &BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
@@ -119,31 +125,17 @@ impl FamilyTable {
 
     fn fragment(&self, node: &NodeView<'_>, unit: &Unit) -> Fragment {
         let (cluster, settings, family) = (node.cluster, node.settings, self.family);
-        let served = settings.serves(family);
         let fragment = match unit {
             Unit::Base => {
                 let mut fragment = layout::fragment(cluster, settings, family);
                 policy::further::isolate(&mut fragment, (cluster, settings), family);
                 Some(fragment)
             }
-            Unit::Attachment(container) if !served => cluster.attachments.get(container).map(|attachment| {
-                let mut fragment = Fragment::default();
-                links::pod(&mut fragment, attachment, family);
-                fragment
-            }),
-            Unit::Service(_) | Unit::Pod(_) if !served => None,
             Unit::Service(name) => service::plan::plan(cluster, settings, name, family)
                 .map(|plan| service::nftables::fragment(&plan, settings, family)),
-            Unit::Attachment(container) => cluster.attachments.get(container).map(|attachment| {
-                let mut fragment = policy::nftables::attachment_fragment(cluster, attachment, family);
-                fragment.diagnostics = policy::notes::notes(cluster, &settings.service_cidrs, attachment);
-                links::pod(&mut fragment, attachment, family);
-                let fronts = service::host_port::fronts((cluster, settings), attachment, family);
-                service::nftables::host_ports(&mut fragment, &fronts);
-                fragment.diagnostics.extend(service::host_port::findings((cluster, settings), attachment));
-                fragment.diagnostics.extend(further::findings((cluster, settings), attachment));
-                fragment
-            }),
+            Unit::Attachment(container) => {
+                cluster.attachments.get(container).map(|attachment| self.attachment(node, attachment))
+            }
             Unit::Node(name) if *name != settings.node => {
                 cluster.nodes.get(name).map(|peer| links::peer(peer, family))
             }
@@ -155,6 +147,22 @@ impl FamilyTable {
             }),
         };
         fragment.unwrap_or_default()
+    }
+
+    fn attachment(&self, node: &NodeView<'_>, attachment: &Attachment) -> Fragment {
+        let (of_node, family) = ((node.cluster, node.settings), self.family);
+        let mut fragment = Fragment::default();
+        if node.settings.serves(family) {
+            fragment = policy::nftables::attachment_fragment(node.cluster, attachment, family);
+            let notes = policy::notes::notes(node.cluster, &node.settings.service_cidrs, attachment);
+            fragment.diagnostics = notes;
+            let fronts = service::host_port::fronts(of_node, attachment, family);
+            service::nftables::host_ports(&mut fragment, &fronts);
+            fragment.diagnostics.extend(service::host_port::findings(of_node, attachment));
+            fragment.diagnostics.extend(further::findings(of_node, attachment));
+        }
+        links::pod(&mut fragment, attachment, family);
+        fragment
     }
 }
 

@@ -63,24 +63,7 @@ const POD_TO_TUNNEL: &str = "pod_to_tunnel";
 /// Chain: what comes to this node and does not belong to a flow as other packets do.
 pub const UNEXPECTED: &str = "unexpected";
 
-/// Beside the hooks, the chains of the guard. [`UNEXPECTED`] has refusals, too.
-pub const CHAINS: [&str; 13] = [
-    FROM_PODS,
-    NO_POD,
-    FROM_PORT,
-    FROM_TUNNEL,
-    FROM_WIRE,
-    INNER,
-    TUNNEL,
-    ONWARD,
-    AWAY,
-    TO_TUNNEL,
-    SERVICE_TO_TUNNEL,
-    POD_TO_TUNNEL,
-    UNEXPECTED,
-];
-
-/// Of these, the chains that drop and count.
+/// Chains that drop and count. [`UNEXPECTED`] has refusals, too.
 pub const DROPPING: [&str; 11] = [
     NO_POD,
     FROM_PORT,
@@ -94,6 +77,11 @@ pub const DROPPING: [&str; 11] = [
     POD_TO_TUNNEL,
     UNEXPECTED,
 ];
+
+/// Whether a chain beside the hooks is the guard's.
+pub fn is_own(chain: &str) -> bool {
+    [FROM_PODS, INNER].contains(&chain) || DROPPING.contains(&chain)
+}
 
 /// Set: (node, network of this length) that its tunnel brings packets from, such as `inside4_24`. A network has a set of
 /// its length, since its first address alone does not say how far it goes: 10.244.3.0/25 is not 10.244.3.0/24.

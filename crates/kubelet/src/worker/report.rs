@@ -57,8 +57,9 @@ impl Report {
             failure: None,
             started,
         };
-        self.say(render(&view));
-        self.contradict(pod, render(&view));
+        let status = render(&view);
+        self.contradict(pod, &status);
+        self.say(status);
     }
 
     pub fn failed(&self, pod: &Pod, runtime: &Runtime, failure: (&str, &str), started: &str) {
@@ -86,11 +87,11 @@ impl Report {
 
     /// Says once more that the pod is ready where somebody else has said since that it is not: the controller that gives up
     /// a silent node takes all its pods for unready, and for this kubelet nothing has changed.
-    fn contradict(&self, pod: &Pod, status: Value) {
-        if !is_taken_for_unready(pod, &status) {
+    fn contradict(&self, pod: &Pod, status: &Value) {
+        if !is_taken_for_unready(pod, status) {
             return;
         }
-        let newest = self.newest.clone();
+        let (newest, status) = (self.newest.clone(), status.clone());
         tokio::spawn(async move {
             tokio::time::sleep(CONTRADICT).await;
             newest.send_if_modified(|newest| {

@@ -258,7 +258,7 @@ fn without(guarded: &Ruleset) -> Ruleset {
     all.tables.retain(|table, _| !bridges.contains(table));
     let leads = |rule: &Rule| {
         let mut to = chains_of(rule);
-        to.any(|chain| links::CHAINS.contains(&chain)) || sets_of(rule).contains(links::LINKS)
+        to.any(links::is_own) || sets_of(rule).contains(links::LINKS)
     };
     for chain in all.tables.values_mut().flat_map(|table| table.chains.iter_mut()) {
         let (name, chain) = chain;
