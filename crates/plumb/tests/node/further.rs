@@ -1,7 +1,7 @@
 //! What a pod began from a further source ends with its right to it: neither it nor who has the source next is answered in it.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use serde_json::json;
@@ -128,8 +128,10 @@ fn call_node(node: &Node, router: &Wired, sources: &[IpAddr]) -> Vec<UdpSocket> 
     let call = |source: &IpAddr| {
         let number = node.address.rsplit('.').next().unwrap();
         let to = Family::of(*source).pick([node.address.clone(), format!("fd00:192:168:1::{number}")]);
-        let to: SocketAddr = (to.parse::<IpAddr>().unwrap(), UDP).into();
+        // A port of its own each time: a child that another test has just forked may hold one for a moment.
+        let to = (to.parse::<IpAddr>().unwrap(), 0);
         let ear = node.netns.run(|| UdpSocket::bind(to)).unwrap().unwrap();
+        let to = ear.local_addr().unwrap();
         let socket = router.pod.netns.run(|| UdpSocket::bind((*source, 0))).unwrap().unwrap();
         for socket in [&ear, &socket] {
             socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
