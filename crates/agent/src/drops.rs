@@ -2,7 +2,8 @@
 //! which begins their counters anew.
 //!
 //! ```text
-//!   counters of rules ──> totals by cause, which only grow      /metrics, at most once a second
+//!   counters of rules ──┬> totals by cause, which only grow     /metrics, at most once a second
+//!   of uplinks' program ┘
 //!   sets of senders ────> which port, which pod                 the loop, for Events; a trace
 //! ```
 //!
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use compile::guard::cause::{Cause, Sender};
 use compile::guard::{Guard, links};
+use kernel::checksums::{self, Program};
 use kernel::nft::Nft;
 use kstate::nft::{Op, Plan, TableId};
 use netlink::nft::CountedRule;
@@ -209,6 +211,11 @@ impl State {
         match Look::take(nft) {
             Ok(look) => self.add(look),
             Err(error) => tracing::debug!(%error, "what the guards dropped cannot be read"),
+        }
+        match checksums::program().map(Program::dropped) {
+            Ok(Ok(dropped)) => drop(self.totals.insert(Cause::ChecksumFromOutside, dropped)),
+            Ok(Err(error)) => tracing::debug!(%error, "what the nodes' links dropped cannot be read"),
+            Err(_none) => {}
         }
     }
 

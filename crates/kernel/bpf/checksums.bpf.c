@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //
-// At the node's end of a pod's veth, and at the node's own links, before anything has read the frame: whether the kernel would write a checksum
-// where there is none.
+// At the node's end of a pod's veth, and at the node's own links, before anything has read the frame: whether the kernel would
+// write a checksum where there is none.
 //
 //   pod: packet socket, PACKET_VNET_HDR             guards read the frame         on the way out
 //   ┌──────┬─────────┬─────┬─────────┐              as it is now                  (ip_do_fragment, a NIC)
@@ -15,8 +15,9 @@
 //
 // A link between virtual machines or namespaces hands such a frame on as it is, so a machine outside can do it, too.
 //
-// What is not good is marked and gets a VLAN tag, with which the guard of the bridge drops and counts it. Elsewhere nobody takes
-// the tag, and the packet counts as another host's (skb_vlan_push, __netif_receive_skb_core).
+//   program           where             what is not good
+//   plumb_checksums   pods' veths       is marked and gets a VLAN tag, with which the guard of the bridge drops and counts it
+//   plumb_uplink      the node's links  is dropped and counted here: no rule of the bridge sees it
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -64,6 +65,9 @@ struct place {
 	u32 start;
 	u32 at;
 };
+
+// What plumb_uplink has dropped. The section is a map with one value, which the agent reads.
+u64 plumb_dropped;
 
 #define FIELD(field, what) __builtin_preserve_field_info(field, what)
 enum { BYTE_OFFSET = 0, LSHIFT_U64 = 4, RSHIFT_U64 = 5 };
@@ -142,7 +146,9 @@ INLINE int is_good_ipv6(struct __sk_buff *ctx, struct place place)
 	return 0;
 }
 
-SECTION("classifier") int plumb_checksums(struct __sk_buff *ctx)
+enum verdict { GOOD, MISPLACED, UNREADABLE };
+
+INLINE enum verdict judge(struct __sk_buff *ctx)
 {
 	u64 copy[MOST / 8];
 	const u8 *bytes = (const void *)copy;
@@ -150,9 +156,9 @@ SECTION("classifier") int plumb_checksums(struct __sk_buff *ctx)
 	u32 first = FIELD(skb->ip_summed, BYTE_OFFSET);
 	u32 mac = FIELD(skb->mac_header, BYTE_OFFSET) - first;
 	if (bpf_probe_read_kernel(copy, mac + sizeof(skb->mac_header), (const u8 *)ctx + first))
-		return TC_ACT_SHOT;
+		return UNREADABLE;
 	if (summed(bytes) != CHECKSUM_PARTIAL)
-		return TC_ACT_UNSPEC;
+		return GOOD;
 	u32 start = word(bytes, FIELD(skb->csum_start, BYTE_OFFSET) - first) - word(bytes, mac);
 	u32 offset = word(bytes, FIELD(skb->csum_offset, BYTE_OFFSET) - first);
 	struct place place = { .start = start, .at = start + offset };
@@ -161,10 +167,28 @@ SECTION("classifier") int plumb_checksums(struct __sk_buff *ctx)
 		good = is_good_ipv4(ctx, place);
 	else if (ctx->protocol == __builtin_bswap16(IPV6))
 		good = is_good_ipv6(ctx, place);
-	if (good)
+	return good ? GOOD : MISPLACED;
+}
+
+SECTION("classifier") int plumb_checksums(struct __sk_buff *ctx)
+{
+	switch (judge(ctx)) {
+	case GOOD:
 		return TC_ACT_UNSPEC;
-	ctx->mark = MARK;
-	return bpf_skb_vlan_push(ctx, __builtin_bswap16(VLAN), RESERVED_VID) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	case MISPLACED:
+		ctx->mark = MARK;
+		return bpf_skb_vlan_push(ctx, __builtin_bswap16(VLAN), RESERVED_VID) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	default:
+		return TC_ACT_SHOT;
+	}
+}
+
+SECTION("classifier") int plumb_uplink(struct __sk_buff *ctx)
+{
+	if (judge(ctx) == GOOD)
+		return TC_ACT_UNSPEC;
+	__sync_fetch_and_add(&plumb_dropped, 1);
+	return TC_ACT_SHOT;
 }
 
 // What reads the kernel's memory must say that it may be linked with it.

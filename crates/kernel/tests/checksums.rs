@@ -272,6 +272,25 @@ fn only_checksums_in_their_places_come_in() {
     }
 }
 
+/// A pod's port stands for the link of a node.
+#[test]
+fn at_a_link_of_the_node_what_is_dropped_is_counted() {
+    let (node, pod) = stage();
+    let Ok(program) = checksums::program() else { return };
+    let mut rtnl = Rtnl::open_in(&node).expect("open");
+    let link = name("veth1");
+    assert!(checksums::guard(&mut rtnl, &link).expect("guard"), "in the place of another");
+    assert!(!checksums::guard(&mut rtnl, &link).expect("guard"), "it is there");
+    for case in cases() {
+        let before = program.dropped().expect("a count");
+        let frame = case.frame(&body(1), (0, false));
+        let came = arrives(&case, (&node, &pod), |raw| send(raw, Some(case.place), &frame));
+        let dropped = program.dropped().expect("a count") - before;
+        assert_eq!((came, dropped), (case.good, u64::from(!case.good)), "{} {:?}", case.protocol, case.place);
+    }
+    assert_eq!(checksums::leave(&mut rtnl).expect("leave"), [link]);
+}
+
 #[test]
 fn a_fragment_has_no_checksum_that_is_still_to_be_filled_in() {
     let (node, pod) = stage();

@@ -34,7 +34,7 @@ pub enum Sender {
 }
 
 macro_rules! causes {
-    ($($name:ident, $word:literal, $guard:ident, $sender:ident, $text:literal;)*) => {
+    ($($name:ident, $word:literal, $guard:expr, $sender:ident, $text:literal;)*) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Cause {
             $($name,)*
@@ -53,9 +53,9 @@ macro_rules! causes {
                 match self { $(Self::$name => $text,)* }
             }
 
-            /// Whose rules drop it.
-            pub fn guard(self) -> Guard {
-                match self { $(Self::$name => Guard::$guard,)* }
+            /// Whose rules drop it. `None`: no rule does, but the program at the node's links.
+            pub fn guard(self) -> Option<Guard> {
+                match self { $(Self::$name => $guard,)* }
             }
 
             pub fn sender(self) -> Sender {
@@ -65,26 +65,32 @@ macro_rules! causes {
     };
 }
 
+const PORTS: Option<Guard> = Some(Guard::Ports);
+const LINKS: Option<Guard> = Some(Guard::Links);
+const PROGRAM: Option<Guard> = None;
+
 causes! {
-    Ipv4Source, "ipv4_source", Ports, Port, "an IPv4 source that is not the pod's";
-    Ipv6Source, "ipv6_source", Ports, Port, "an IPv6 source that is not the pod's";
-    ArpSender, "arp_sender", Ports, Port, "an ARP sender that is not the pod's";
-    AdvertSource, "advertisement_source", Ports, Port, "an advertisement's source that is not the pod's";
-    AdvertisedAddress, "advertised_address", Ports, Port, "an advertised address that is not the pod's";
-    LinkLocal, "link_local_source", Ports, Port, "a link-local source, and no neighbour discovery";
-    FrameType, "frame_type", Ports, Port, "neither IPv4, IPv6 nor ARP";
-    ChecksumPlace, "checksum_place", Ports, Port, "a checksum to be written where the packet has none";
-    PastBridge, "past_bridge", Links, Port, "a pod, past the bridge";
-    PodToTunnel, "pod_to_tunnel", Links, Pod, "a pod, to a tunnel's port";
-    UnknownPod, "unknown_pod", Links, Unknown, "by the pods' bridge, and no pod of this node";
-    TunnelToTunnel, "tunnel_to_tunnel", Links, Unknown, "the tunnel, to a tunnel's port";
-    InnerSource, "inner_source", Links, Unknown, "inside is no source of the node that sends it";
-    StrangerToTunnel, "stranger_to_tunnel", Links, Unknown, "no node, to the tunnel's port";
-    ServiceToTunnel, "service_to_tunnel", Links, Unknown, "a Service, to a tunnel's port";
-    PodFromOutside, "pod_from_outside", Links, Unknown, "a pod's address, from outside";
-    ServiceFromOutside, "service_from_outside", Links, Unknown, "a Service's address, from outside";
-    StraySegment, "stray_segment", Links, Unknown, "a segment of no connection";
-    NoSuchPod, "no_such_pod", Links, Unknown, "no pod has this address";
+    Ipv4Source, "ipv4_source", PORTS, Port, "an IPv4 source that is not the pod's";
+    Ipv6Source, "ipv6_source", PORTS, Port, "an IPv6 source that is not the pod's";
+    ArpSender, "arp_sender", PORTS, Port, "an ARP sender that is not the pod's";
+    AdvertSource, "advertisement_source", PORTS, Port, "an advertisement's source that is not the pod's";
+    AdvertisedAddress, "advertised_address", PORTS, Port, "an advertised address that is not the pod's";
+    LinkLocal, "link_local_source", PORTS, Port, "a link-local source, and no neighbour discovery";
+    FrameType, "frame_type", PORTS, Port, "neither IPv4, IPv6 nor ARP";
+    ChecksumPlace, "checksum_place", PORTS, Port, "a checksum to be written where the packet has none";
+    PastBridge, "past_bridge", LINKS, Port, "a pod, past the bridge";
+    PodToTunnel, "pod_to_tunnel", LINKS, Pod, "a pod, to a tunnel's port";
+    UnknownPod, "unknown_pod", LINKS, Unknown, "by the pods' bridge, and no pod of this node";
+    TunnelToTunnel, "tunnel_to_tunnel", LINKS, Unknown, "the tunnel, to a tunnel's port";
+    InnerSource, "inner_source", LINKS, Unknown, "inside is no source of the node that sends it";
+    StrangerToTunnel, "stranger_to_tunnel", LINKS, Unknown, "no node, to the tunnel's port";
+    ServiceToTunnel, "service_to_tunnel", LINKS, Unknown, "a Service, to a tunnel's port";
+    PodFromOutside, "pod_from_outside", LINKS, Unknown, "a pod's address, from outside";
+    ServiceFromOutside, "service_from_outside", LINKS, Unknown, "a Service's address, from outside";
+    ChecksumFromOutside, "checksum_from_outside", PROGRAM, Unknown,
+        "a checksum to be written where the packet has none, from outside";
+    StraySegment, "stray_segment", LINKS, Unknown, "a segment of no connection";
+    NoSuchPod, "no_such_pod", LINKS, Unknown, "no pod has this address";
 }
 
 impl Cause {
@@ -103,11 +109,16 @@ impl Cause {
         Self::ALL.iter().copied().find(|cause| cause.word() == word)
     }
 
+    /// Those whose rules drop it.
+    pub fn tables(self) -> Vec<TableId> {
+        self.guard().map(Guard::tables).unwrap_or_default()
+    }
+
     /// The sets that count its senders, one in each table of its guard.
     pub fn sets(self) -> Vec<(TableId, Name)> {
         match self.sender() {
             Sender::Port | Sender::Pod => {
-                self.guard().tables().into_iter().map(|table| (table, Name::Borrowed(self.word()))).collect()
+                self.tables().into_iter().map(|table| (table, Name::Borrowed(self.word()))).collect()
             }
             Sender::Unknown => Vec::new(),
         }
@@ -125,7 +136,7 @@ impl Cause {
 
     /// What the guard's rules in this table need.
     pub(super) fn add_sets(table: &TableId, fragment: &mut Fragment) {
-        for cause in Self::ALL.iter().filter(|cause| cause.guard().tables().contains(table)) {
+        for cause in Self::ALL.iter().filter(|cause| cause.tables().contains(table)) {
             let Some(field) = cause.field(table) else { continue };
             let set = Set {
                 dynamic: true,

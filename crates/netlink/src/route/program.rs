@@ -10,6 +10,7 @@ const TCA_BPF_FD: u16 = 6;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_TAG: u16 = 10;
+const TCA_BPF_ID: u16 = 11;
 /// What the program returns is what becomes of the packet.
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 const TC_H_CLSACT: u32 = 0xffff_fff1;
@@ -70,6 +71,8 @@ pub struct ProgramRow {
     pub link: u32,
     /// A digest of its instructions. A notice of its end may have none.
     pub tag: Option<[u8; 8]>,
+    /// The kernel's number of this very program, which another process's has not.
+    pub id: Option<u32>,
 }
 
 /// `None` for what is not ours.
@@ -78,7 +81,8 @@ pub fn decode_program(message: &Message<'_>) -> Option<ProgramRow> {
     let ours = u32_at(head, 8)? == HANDLE && u32_at(head, 12)? == INGRESS;
     let options = attributes.find(TCA_OPTIONS).filter(|_| ours)?;
     let tag = options.nested().find(TCA_BPF_TAG).and_then(|tag| tag.value.try_into().ok());
-    Some(ProgramRow { link: u32_at(head, 4)?, tag })
+    let id = options.nested().find(TCA_BPF_ID).and_then(|id| u32_at(id.value, 0));
+    Some(ProgramRow { link: u32_at(head, 4)?, tag, id })
 }
 
 #[cfg(test)]
@@ -104,9 +108,9 @@ mod tests {
         let tag = Some(*b"\x01\x02\x03\x04\x05\x06\x07\x08");
         assert_eq!(
             filter(HANDLE, &with(b"\x01\x02\x03\x04\x05\x06\x07\x08")),
-            Some(ProgramRow { link: 7, tag })
+            Some(ProgramRow { link: 7, tag, id: None })
         );
-        assert_eq!(filter(HANDLE, &with(b"\x01")), Some(ProgramRow { link: 7, tag: None }));
+        assert_eq!(filter(HANDLE, &with(b"\x01")), Some(ProgramRow { link: 7, tag: None, id: None }));
         assert_eq!(filter(HANDLE, &|_| ()), None);
         assert_eq!(filter(1, &with(b"\x01\x02\x03\x04\x05\x06\x07\x08")), None);
     }

@@ -31,7 +31,7 @@ fn a_killed_agents_node_is_clean_afterwards() {
     // An ordinary user can have no program.
     if kernel::checksums::program().is_ok() {
         wait_for("the node's own link has its program", || {
-            node.run(&filters).contains("plumb_checksums").then_some(())
+            node.run(&filters).contains("plumb_uplink").then_some(())
         });
     }
     node.kill();
@@ -44,7 +44,7 @@ fn a_killed_agents_node_is_clean_afterwards() {
         assert!(!node.run(look).contains(word), "{look}: {}", node.run(look));
     }
     assert_eq!(node.run("ip route show proto 112"), "");
-    assert!(!node.run(&filters).contains("plumb_checksums"), "{}", node.run(&filters));
+    assert!(!node.run(&filters).contains("plumb_uplink"), "{}", node.run(&filters));
     assert!(!node.dir.join("net.d/10-plumb.conflist").exists());
     assert!(!node.dir.join("data").exists());
     let again = cleanup(node);

@@ -168,6 +168,11 @@ fn from_elsewhere(siege: &Siege, family: Family) -> Vec<Attack> {
         family.pick([".", ":"]),
         raw_ip(family, &format!("ip(me, {node:?}, 6, head)"), node)
     );
+    let misplaced = format!(
+        "misplace(mac({:?}), {:?}, {node:?}, 'misplaced', 'port', 9002, 30475, {victim:?})",
+        siege.lab.node_ok("node1", &["cat", "/sys/class/net/eth0/address"]).trim(),
+        family.pick(["192.168.1.1", "fd00:192:168:1::1"]),
+    );
     let odd = format!(
         "os.system('ip link add odd0 type veth peer name odd1; ip link set odd0 master cni0 up; ip link set odd1 up')\n\
          raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\nraw.bind(('odd1', 0))\n\
@@ -201,6 +206,7 @@ fn from_elsewhere(siege: &Siege, family: Family) -> Vec<Attack> {
         ),
         attack("pod_from_outside", At::Outside, forged(friend)),
         attack("service_from_outside", At::Outside, forged(family.pick(SERVICE))),
+        attack("checksum_from_outside", At::Outside, misplaced),
         attack("stray_segment", At::Outside, reset),
         attack("no_such_pod", At::Pod("friend2"), format!("say({nobody:?}, 9001, 'nobody')")),
     ]

@@ -9,7 +9,7 @@ use types::Family;
 use super::{GATEWAYS, NODES, Siege};
 use crate::cluster::{Kubectl, wait_for};
 
-const PROGRAM: &str = "plumb_checksums";
+const PROGRAMS: [&str; 2] = ["plumb_checksums", "plumb_uplink"];
 
 /// thief1 becomes friend1 on the way to the other node, and friend1 gets to a port that is closed.
 pub fn checksums(siege: &Siege, family: Family) {
@@ -109,6 +109,6 @@ impl Siege {
     }
 
     fn has_program(&self, port: &str) -> bool {
-        self.filters(port).contains(PROGRAM)
+        PROGRAMS.iter().any(|name| self.filters(port).contains(name))
     }
 }
