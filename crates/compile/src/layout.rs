@@ -41,7 +41,7 @@ use crate::refusal::Refusal;
 use crate::service::reserved;
 
 mod dns;
-mod forward;
+pub(crate) mod forward;
 
 /// Map: address . protocol . port of a Service → what to do with a new connection.
 pub const FRONTENDS: &str = "svc";
@@ -69,6 +69,18 @@ pub const UNREACHABLE: &str = "unreachable";
 pub const SERVICES: &str = "services";
 pub const DNS: &str = "dns";
 pub const NODE: &str = "node";
+/// Chains on the kernel's hooks; nat has one of its own beside each.
+pub const RAW: &str = "raw";
+pub const RAW_OUTPUT: &str = "raw_output";
+pub const PREROUTING: &str = "prerouting";
+pub const OUTPUT: &str = "output";
+pub const FORWARD: &str = "forward";
+pub const INPUT: &str = "input";
+pub const POSTROUTING: &str = "postrouting";
+/// Chain: no ICMPv6 redirects to pods.
+pub const REDIRECTS: &str = "redirects";
+/// Chain: what is for pods leaves by links to pods.
+pub const ASTRAY: &str = "astray";
 
 /// nflog group of packets that a policy denied.
 pub const LOG_GROUP: u16 = 100;
@@ -97,6 +109,12 @@ impl Draw {
             (_, true) => "lm",
         };
         format!("{letters}{}", self.count)
+    }
+
+    /// Whether some draw has a chain of this name.
+    pub fn is_chain(name: &str) -> bool {
+        let count = ["lm", "l", "m", "n"].into_iter().find_map(|letters| name.strip_prefix(letters));
+        count.is_some_and(|count| !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit()))
     }
 }
 
@@ -138,10 +156,10 @@ pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragm
     let filter = |hook, rules| on(ChainKind::Filter, (hook, 0), rules);
     let before = |hook, rules| on(ChainKind::Filter, (hook, BEFORE_CONNTRACK), rules);
     let chains = [
-        ("raw", before(Hook::Prerouting, raw)),
-        ("raw_output", before(Hook::Output, output)),
-        ("forward", filter(Hook::Forward, forward)),
-        ("input", filter(Hook::Input, input)),
+        (RAW, before(Hook::Prerouting, raw)),
+        (RAW_OUTPUT, before(Hook::Output, output)),
+        (FORWARD, filter(Hook::Forward, forward)),
+        (INPUT, filter(Hook::Input, input)),
         (links::UNEXPECTED, Chain { base: None, rules: unexpected }),
     ];
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
@@ -175,18 +193,18 @@ fn services_and_policies(fragment: &mut Fragment, cluster: &Cluster, settings: &
         (SERVICES, regular(services(settings, family))),
         (NODE, regular(host_ports(cluster, settings, family))),
         // NF_IP_PRI_NAT_DST
-        ("prerouting", nat((Hook::Prerouting, -100), hooked(build::goto(DNS), strangers))),
-        ("output", nat((Hook::Output, -100), hooked(build::accept(), None))),
+        (PREROUTING, nat((Hook::Prerouting, -100), hooked(build::goto(DNS), strangers))),
+        (OUTPUT, nat((Hook::Output, -100), hooked(build::accept(), None))),
         (forward::UNUSUAL, regular(forward::unusual(family))),
         // NF_IP_PRI_NAT_SRC
-        ("postrouting", nat((Hook::Postrouting, 100), postrouting(settings, family))),
+        (POSTROUTING, nat((Hook::Postrouting, 100), postrouting(settings, family))),
     ];
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
     if family == Family::V6 {
         let filter = |hook, rules| on(ChainKind::Filter, (hook, 0), rules);
         let chains = [
-            ("redirects", filter(Hook::Output, no_redirects())),
-            ("astray", filter(Hook::Postrouting, forward::astray(settings))),
+            (REDIRECTS, filter(Hook::Output, no_redirects())),
+            (ASTRAY, filter(Hook::Postrouting, forward::astray(settings))),
         ];
         fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
     }

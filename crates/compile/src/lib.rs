@@ -12,6 +12,7 @@ pub mod layout;
 pub mod meaning;
 pub mod policy;
 pub mod refusal;
+pub mod role;
 pub mod service;
 
 pub use compiler::{Compiled, Compiler, Desired, whole};

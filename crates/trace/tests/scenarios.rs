@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use compile::role::Role;
 use compile::{Settings, whole};
 use model::{Attachment, Cluster, Event, HostPort, Kind, Row, from_k8s};
 use serde::Deserialize;
@@ -243,6 +244,16 @@ fn say(fate: &Fate) -> String {
     }
 }
 
+/// Drift and traces lead an object to a hop by its role, and know it by its name alone.
+fn each_object_has_a_role(nft: &kstate::nft::Ruleset) {
+    for (id, table) in &nft.tables {
+        let nameless = table.chains.keys().filter(|chain| Role::of_chain(chain).is_none());
+        assert_eq!(nameless.collect::<Vec<_>>(), Vec::<&String>::new(), "chains of {id}");
+        let nameless = table.sets.keys().filter(|set| Role::of_set(set).is_none());
+        assert_eq!(nameless.collect::<Vec<_>>(), Vec::<&std::sync::Arc<str>>::new(), "sets of {id}");
+    }
+}
+
 /// What a scenario comes to, as its golden file says it.
 fn play(text: &str) -> String {
     let mut documents: Vec<Value> = serde_saphyr::from_multiple(text).expect("YAML");
@@ -254,6 +265,8 @@ fn play(text: &str) -> String {
     let before = whole(empty.synced().expect("synced"), scenario.settings());
     let desired = whole(full.synced().expect("synced"), scenario.settings());
     diagnostics.extend(desired.diagnostics.iter().map(ToString::to_string));
+
+    each_object_has_a_role(&desired.nft);
 
     let mut out = format!("# {}\n\n", scenario.about);
     let Settings { cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = scenario.settings();

@@ -38,28 +38,31 @@ pub const PODS: &str = "pods";
 /// Set: addresses of the other nodes.
 pub const NODES: &str = "nodes";
 
+/// How the names of the sets begin that [`inside`] names.
+pub const INSIDE: &str = "inside";
+
 /// Chain: what comes by the pods' bridge.
-const FROM_PODS: &str = "from_pods";
+pub const FROM_PODS: &str = "from_pods";
 /// Chain: by the pods' bridge, from no address of a pod of this node.
-const NO_POD: &str = "no_pod";
+pub const NO_POD: &str = "no_pod";
 /// Chain: what comes by a pod's port itself.
-const FROM_PORT: &str = "from_port";
-const FROM_TUNNEL: &str = "from_tunnel";
-const FROM_WIRE: &str = "from_wire";
+pub const FROM_PORT: &str = "from_port";
+pub const FROM_TUNNEL: &str = "from_tunnel";
+pub const FROM_WIRE: &str = "from_wire";
 /// Chain: a packet to the tunnel's port in which a node sends what is its own.
-const INNER: &str = "inner";
+pub const INNER: &str = "inner";
 /// Chain: any other packet to the tunnel's port that does not come from a pod.
-const TUNNEL: &str = "tunnel";
+pub const TUNNEL: &str = "tunnel";
 /// Chain: what is forwarded to an address of no pod of this node.
-const ONWARD: &str = "onward";
+pub const ONWARD: &str = "onward";
 /// Chain: what is forwarded to a tunnel's port.
-const AWAY: &str = "away";
+pub const AWAY: &str = "away";
 /// Chain: what this node takes at the tunnel's port.
-const TO_TUNNEL: &str = "to_tunnel";
+pub const TO_TUNNEL: &str = "to_tunnel";
 /// Chain: what a Service led to the tunnel's port of this node.
-const SERVICE_TO_TUNNEL: &str = "service_to_tunnel";
+pub const SERVICE_TO_TUNNEL: &str = "service_to_tunnel";
 /// Chain: a pod's packet to a tunnel's port, of whatever node.
-const POD_TO_TUNNEL: &str = "pod_to_tunnel";
+pub const POD_TO_TUNNEL: &str = "pod_to_tunnel";
 /// Chain: what comes to this node and does not belong to a flow as other packets do.
 pub const UNEXPECTED: &str = "unexpected";
 
@@ -86,7 +89,7 @@ pub fn is_own(chain: &str) -> bool {
 /// Set: (node, network of this length) that its tunnel brings packets from, such as `inside4_24`. A network has a set of
 /// its length, since its first address alone does not say how far it goes: 10.244.3.0/25 is not 10.244.3.0/24.
 fn inside(inner: Family, length: u8) -> String {
-    format!("inside{}_{length}", inner.pick([4, 6]))
+    format!("{INSIDE}{}_{length}", inner.pick([4, 6]))
 }
 
 const R0: Reg = Reg(0);

@@ -39,6 +39,18 @@ pub const SENDERS: [&str; 2] = ["senders4", "senders6"];
 /// Set: the same of its link-local address and `::`, which are for neighbour discovery and MLD alone.
 pub const LINK6: &str = "link6";
 
+/// Chains: every frame of a pod's port, by what it carries.
+pub const FRAMES: &str = "frames";
+pub const IPV4_FRAMES: &str = "ipv4_frames";
+pub const IPV6_FRAMES: &str = "ipv6_frames";
+pub const ARP_FRAMES: &str = "arp_frames";
+/// Chains: neighbour discovery and MLD under a link-local source; advertisements; the addresses in them.
+pub const DISCOVERY: &str = "discovery";
+pub const ADVERTS: &str = "adverts";
+pub const TARGETS: &str = "targets";
+/// Chain: frames that the program at the port has marked.
+pub const MISPLACED: &str = "misplaced";
+
 const R0: Reg = Reg(0);
 /// After the port's name, and after the MAC.
 const MAC: Reg = Reg(4);
@@ -76,14 +88,14 @@ pub fn base() -> Fragment {
         rules,
     };
     let chains = [
-        ("frames", hooked(Hook::Prerouting, frames())),
-        ("ipv4_frames", regular(ipv4())),
-        ("arp_frames", regular(arp())),
-        ("ipv6_frames", regular(ipv6())),
-        ("discovery", regular(discovery())),
-        ("adverts", regular(adverts())),
-        ("targets", regular(targets())),
-        ("misplaced", regular(or_drop([], Cause::ChecksumPlace))),
+        (FRAMES, hooked(Hook::Prerouting, frames())),
+        (IPV4_FRAMES, regular(ipv4())),
+        (ARP_FRAMES, regular(arp())),
+        (IPV6_FRAMES, regular(ipv6())),
+        (DISCOVERY, regular(discovery())),
+        (ADVERTS, regular(adverts())),
+        (TARGETS, regular(targets())),
+        (MISPLACED, regular(or_drop([], Cause::ChecksumPlace))),
     ];
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
     fragment
@@ -116,10 +128,10 @@ fn frames() -> Vec<Rule> {
     let rules = [
         rule("", own.chain([build::lookup(SENDERS[0], R0), build::accept()])),
         rule("another's port", [build::iifname(R0), build::lookup_not(PORTS, R0), build::accept()]),
-        carries(IPV4, "ipv4_frames"),
-        carries(IPV6, "ipv6_frames"),
-        carries(ARP, "arp_frames"),
-        rule("", [build::mark(R0), build::is(R0, MISPLACED_MARK), build::goto("misplaced")]),
+        carries(IPV4, IPV4_FRAMES),
+        carries(IPV6, IPV6_FRAMES),
+        carries(ARP, ARP_FRAMES),
+        rule("", [build::mark(R0), build::is(R0, MISPLACED_MARK), build::goto(MISPLACED)]),
     ];
     or_drop(rules, Cause::FrameType)
 }
@@ -167,9 +179,9 @@ fn kind() -> Expr {
 }
 
 fn ipv6() -> Vec<Rule> {
-    let advert = [kind(), build::cmp(R0, CmpOp::Eq, [ADVERTISEMENT]), build::goto("adverts")];
+    let advert = [kind(), build::cmp(R0, CmpOp::Eq, [ADVERTISEMENT]), build::goto(ADVERTS)];
     let link = sender(build::ether_saddr(MAC), source(Family::V6));
-    let link = icmpv6().into_iter().chain(link).chain([build::lookup(LINK6, R0), build::goto("discovery")]);
+    let link = icmpv6().into_iter().chain(link).chain([build::lookup(LINK6, R0), build::goto(DISCOVERY)]);
     let rules = [
         rule("", icmpv6().into_iter().chain(advert)),
         of_sender(SENDERS[1], source(Family::V6)),
@@ -191,7 +203,7 @@ fn discovery() -> Vec<Rule> {
 fn adverts() -> Vec<Rule> {
     let from = |set| {
         let key = sender(build::ether_saddr(MAC), source(Family::V6)).into_iter();
-        rule("", key.chain([build::lookup(set, R0), build::goto("targets")]))
+        rule("", key.chain([build::lookup(set, R0), build::goto(TARGETS)]))
     };
     or_drop([from(SENDERS[1]), from(LINK6)], Cause::AdvertSource)
 }

@@ -12,7 +12,11 @@ use super::resolve::Direction;
 use crate::Settings;
 use crate::fragment::Fragment;
 use crate::guard::further::granted;
+use crate::layout::FORWARD;
 use crate::meaning::Meaning;
+
+/// How the names of its maps begin.
+pub const FURTHER: &str = "further";
 
 const R0: Reg = Reg(0);
 
@@ -43,7 +47,7 @@ fn look(fragment: &mut Fragment, family: Family, direction: Direction, leads: &[
     let whole = Meaning::of("further policies").text(direction.word()).count(leads.len());
     let whole = leads.iter().fold(whole, |meaning, (net, chain)| meaning.shown(net).text(chain));
     let (hash, check) = whole.digest();
-    let name = format!("further_{}_{hash}", prefix(direction));
+    let name = format!("{FURTHER}_{}_{hash}", prefix(direction));
     fragment.mean(name.clone(), check);
     let map = Set { interval: true, ..Set::new([key::address(family)], SetData::Verdicts) };
     fragment.sets.insert(name.clone().into(), map);
@@ -60,7 +64,7 @@ fn look(fragment: &mut Fragment, family: Family, direction: Direction, leads: &[
         rule("", [of_flow, build::vmap(name.clone(), R0)]),
         rule("no flow", no_flow.chain([of_packet, build::vmap(name, R0)])),
     ];
-    if let Some(forward) = fragment.chains.get_mut("forward") {
+    if let Some(forward) = fragment.chains.get_mut(FORWARD) {
         forward.rules.extend(rules);
     }
 }

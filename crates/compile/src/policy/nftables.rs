@@ -24,11 +24,18 @@ use model::{Attachment, Cluster, NamedPort, Pod};
 use types::{Family, ObjectName, Protocol};
 
 use super::allow::{Allow, Allows, Apart, Merged, PeerMatch, Peers, PortMatch, allows};
-use super::resolve::{AddressSet, Direction, Isolation, isolation};
+use super::resolve::{AddressSet, Direction, Isolation, PODS, PORT, isolation};
 use crate::fragment::{Fragment, Name};
 use crate::layout::{self, HAIRPIN, IN_ISOLATED, LOG_BYTES, LOG_GROUP, OUT_ISOLATED};
 use crate::meaning::{Check, Meaning};
 use crate::refusal::Refusal;
+
+/// How the names of sets begin that rules of policies look into: of pods, of their named ports, of ranges of addresses, of
+/// ports, and of ports that lead to the class of each.
+pub const PEERS: [&str; 5] = [PODS, PORT, BLOCKS, NUMBERS, PORTS];
+const BLOCKS: &str = "blocks";
+const NUMBERS: &str = "numbers";
+const PORTS: &str = "ports";
 
 /// The longest comment that the kernel's tools read back (NFTNL_UDATA_COMMENT_MAXLEN less its zero).
 const COMMENT_MAX: usize = 127;
@@ -179,7 +186,7 @@ impl<'a> Writer<'a> {
         let whole = Meaning::of("numbers").count(ranges.len());
         let whole = ranges.iter().fold(whole, |meaning, (from, to)| meaning.shown(from).shown(to));
         let (hash, check) = whole.digest();
-        let name = format!("numbers_{hash}");
+        let name = format!("{NUMBERS}_{hash}");
         self.fragment.mean(name.clone(), check);
         let set = Set { interval: true, ..layout::set(&[Field::Port], SetData::None) };
         self.fragment.sets.insert(name.clone().into(), set);
@@ -235,7 +242,7 @@ impl<'a> Writer<'a> {
         let named = |(from, to, class): &(u16, u16, usize)| Some((*from, *to, classes.get(*class)?));
         let ranges: Vec<_> = ranges.iter().filter_map(named).collect();
         let (hash, check) = dispatch_meaning(protocol, &ranges).digest();
-        let name = format!("ports_{hash}");
+        let name = format!("{PORTS}_{hash}");
         self.fragment.mean(name.clone(), check);
         let set = Set { interval: true, ..layout::set(&[Field::Port], SetData::Verdicts) };
         self.fragment.sets.insert(name.clone().into(), set);
@@ -321,7 +328,7 @@ impl<'a> Writer<'a> {
     /// A set of address ranges, named after what it holds, so that equal ones of many policies are one.
     fn ranges(&mut self, peers: &Peers) -> String {
         let (hash, check) = peers.mean_ranges(Meaning::of("blocks")).digest();
-        let name = format!("blocks_{hash}");
+        let name = format!("{BLOCKS}_{hash}");
         self.fragment.mean(name.clone(), check);
         let set = Set { interval: true, ..layout::set(&[key::address(self.family)], SetData::None) };
         self.fragment.sets.insert(name.clone().into(), set);

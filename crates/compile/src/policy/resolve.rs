@@ -37,6 +37,10 @@ impl Direction {
     }
 }
 
+/// How the names of [`AddressSet`]s begin.
+pub const PODS: &str = "pods";
+pub const PORT: &str = "port";
+
 /// Addresses that rules ask for and pods provide.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AddressSet {
@@ -65,9 +69,9 @@ impl AddressSet {
     pub fn name(&self) -> (String, Check) {
         let (kind, meaning) = match self {
             Self::Pods(peers) => {
-                ("pods", peers.iter().fold(Meaning::of("pods").count(peers.len()), |m, peer| peer.mean(m)))
+                (PODS, peers.iter().fold(Meaning::of("pods").count(peers.len()), |m, peer| peer.mean(m)))
             }
-            Self::Port { name, protocol } => ("port", Meaning::of("port").text(name).shown(protocol)),
+            Self::Port { name, protocol } => (PORT, Meaning::of("port").text(name).shown(protocol)),
         };
         let (hash, check) = meaning.digest();
         (format!("{kind}_{hash}"), check)

@@ -17,6 +17,10 @@ use crate::layout::{HOST_PORTS, HOST_PORTS_AT, REJECT, UNREACHABLE};
 use crate::meaning::Meaning;
 use crate::refusal::Refusal;
 
+/// How the names of chains of source ranges begin, and those of what keeps clients at an endpoint.
+pub const GUARD: &str = "guard";
+pub const AFFINITY: &str = "aff";
+
 /// TCP and UDP port of DNS.
 const DNS_PORT: u16 = 53;
 
@@ -77,7 +81,7 @@ fn lead(fragment: &mut Fragment, plan: &ServicePlan, port: &PortPlan, front: &Fr
         let whole = Meaning::of("guard").text(&plan.service.namespace).text(&plan.service.name);
         let whole = front.sources.iter().fold(whole.count(front.sources.len()), Meaning::shown);
         let (hash, check) = whole.digest();
-        let name = format!("guard_{hash}");
+        let name = format!("{GUARD}_{hash}");
         fragment.mean(name.clone(), check);
         fragment.chains.insert(name.clone().into(), guard(&front.sources));
         fragment.element(GUARDS, encode(&key), ElemData::Verdict(Verdict::Jump(name)));

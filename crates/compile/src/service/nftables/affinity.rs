@@ -18,6 +18,7 @@ use kstate::nft::key::{address, after};
 use kstate::nft::{Chain, CmpOp, Expr, Reg, Set, SetData};
 use types::Family;
 
+use super::AFFINITY;
 use crate::fragment::Fragment;
 use crate::layout;
 use crate::meaning::Meaning;
@@ -47,7 +48,7 @@ pub fn chain(fragment: &mut Fragment, pinned: &Pinned, endpoints: &[SocketAddr])
     for endpoint in endpoints {
         let family = Family::of(endpoint.ip());
         let (hash, check) = pinned.port.clone().text("clients").shown(endpoint).digest();
-        let set = format!("aff_{hash}");
+        let set = format!("{AFFINITY}_{hash}");
         fragment.mean(set.clone(), check);
         let client = build::saddr(family, CLIENT);
         let lead =
@@ -64,7 +65,7 @@ pub fn chain(fragment: &mut Fragment, pinned: &Pinned, endpoints: &[SocketAddr])
     drawn.extend(endpoints.last().map(|last| rule("", to(*last))));
     let mark = pinned.masquerade.then(layout::mark_masquerade);
     let (hash, check) = pinned.port.clone().text("chain").text(pinned.role).digest();
-    let name = format!("aff_{}_{hash}", pinned.role);
+    let name = format!("{AFFINITY}_{}_{hash}", pinned.role);
     fragment.mean(name.clone(), check);
     let rules = mark.into_iter().chain(known).chain(drawn).collect();
     fragment.chains.insert(name.clone().into(), Chain { base: None, rules });
