@@ -57,5 +57,9 @@ fn play(number: usize, history: Vec<model::Event>) {
         "history {number}: nft list: {:?} {error}",
         listed.status
     );
-    assert!(String::from_utf8_lossy(&listed.stdout).contains("vmap @svc"), "history {number}");
+    assert!(
+        String::from_utf8_lossy(&listed.stdout)
+            .contains("map @front meta mark set meta mark meta mark vmap @leads"),
+        "history {number}"
+    );
 }

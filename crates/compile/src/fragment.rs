@@ -22,6 +22,7 @@ use types::{Family, ObjectName};
 
 use crate::diagnostic::Diagnostic;
 use crate::fragment::claims::{Claims, Lone};
+use crate::layout::holds_numbers;
 use crate::meaning::Check;
 use crate::policy::resolve::AddressSet;
 
@@ -245,7 +246,10 @@ struct Steps {
     values: Vec<Op>,
     rules: Vec<Op>,
     verdicts: Vec<Op>,
+    /// Values that choose among verdicts.
+    numbers: Vec<Op>,
     base_rules: Vec<Op>,
+    less_numbers: Vec<Op>,
     less_verdicts: Vec<Op>,
     less_values: Vec<Op>,
     less_chains: Vec<Op>,
@@ -262,7 +266,9 @@ impl Steps {
             values: Vec::new(),
             rules: Vec::new(),
             verdicts: Vec::new(),
+            numbers: Vec::new(),
             base_rules: Vec::new(),
+            less_numbers: Vec::new(),
             less_verdicts: Vec::new(),
             less_values: Vec::new(),
             less_chains: Vec::new(),
@@ -328,8 +334,11 @@ impl Steps {
         match wanted {
             Some(data) if known == Some(data) => {}
             Some(data) => {
-                let steps =
-                    if matches!(data, ElemData::Verdict(_)) { &mut self.verdicts } else { &mut self.values };
+                let steps = match data {
+                    ElemData::Verdict(_) => &mut self.verdicts,
+                    _ if holds_numbers(name) => &mut self.numbers,
+                    _ => &mut self.values,
+                };
                 if known.is_some() {
                     steps.push(delete());
                 }
@@ -345,8 +354,12 @@ impl Steps {
                 if gone && !matches!(known, ElemData::Verdict(_)) {
                     return;
                 }
-                let verdict = matches!(known, ElemData::Verdict(_));
-                if verdict { &mut self.less_verdicts } else { &mut self.less_values }.push(delete());
+                let steps = match known {
+                    ElemData::Verdict(_) => &mut self.less_verdicts,
+                    _ if holds_numbers(name) => &mut self.less_numbers,
+                    _ => &mut self.less_values,
+                };
+                steps.push(delete());
             }
         }
     }
@@ -357,7 +370,9 @@ impl Steps {
             self.values,
             self.rules,
             self.verdicts,
+            self.numbers,
             self.base_rules,
+            self.less_numbers,
             self.less_verdicts,
             self.less_values,
             self.less_chains,

@@ -7,9 +7,9 @@
 //!   prerouting (nat) ─┬─ dns VIP:53 ─> dns: a local socket answers, else another node's agent
 //!   output     (nat) ─┤
 //!                     ├─ guard ─> may this source come at all?
-//!                     ├─ svcx ──> not from the cluster (prerouting): m<k>, l<k>, …
-//!                     └─> services ─┬─ svc ────────> n<k>: draw a slot, dnat to ep[slot . frontend]
-//!                                   │                m<k>: the same, and masquerade
+//!                     ├─ frontx > not from the cluster (prerouting): m<k>, l<k>, …
+//!                     └─> services ─┬─ front ──────> n<k>: draw a slot, dnat to ep[slot . frontend]
+//!                                   │                m<k>: the same, and masquerade (layout/lead.rs)
 //!                                   ├─ clusterips ─> rej      (a Service, but not this port)
 //!                                   ├─ service CIDR ─> drop   (no Service at all, V-08)
 //!                                   └─ an address of the node ─> hostports: dnat to a pod that wants the port
@@ -42,11 +42,20 @@ use crate::service::reserved;
 
 mod dns;
 pub(crate) mod forward;
+mod lead;
 
-/// Map: address . protocol . port of a Service → what to do with a new connection.
-pub const FRONTENDS: &str = "svc";
+pub use lead::{Draw, LOCAL_SLOTS, Lead, PINNED_CHAIN, PINNED_OUTSIDE_CHAIN, holds_numbers};
+
+/// Map: address . protocol . port of a Service → the number of where a new connection goes.
+pub const FRONTENDS: &str = "front";
 /// The same map for callers from outside of the cluster, of frontends that the outside knows.
-pub const OUTSIDE: &str = "svcx";
+pub const OUTSIDE: &str = "frontx";
+/// Map: number → where it goes.
+pub const LEADS: &str = "leads";
+/// Maps: frontend → chain of its own, which keeps clients at their endpoint. Earlier versions had all frontends in maps of
+/// these names: by them an upgrade finds whose clients to keep (`kstate::nft::heirs`).
+pub const PINNED: &str = "svc";
+pub const PINNED_OUTSIDE: &str = "svcx";
 /// Map: frontend → chain that lets only some sources pass.
 pub const GUARDS: &str = "guard";
 /// Map: slot . frontend → endpoint.
@@ -86,37 +95,6 @@ pub const ASTRAY: &str = "astray";
 pub const LOG_GROUP: u16 = 100;
 /// How much of a denied packet is logged: its headers.
 pub const LOG_BYTES: u32 = 64;
-
-/// How a chain draws an endpoint for a frontend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Draw {
-    pub count: u32,
-    /// Where the frontend's slots begin: 0, or [`LOCAL_SLOTS`] for those that only the outside draws from.
-    pub first_slot: u32,
-    pub masquerade: bool,
-}
-
-/// More slots than a Service can have endpoints in reach of one node's memory.
-pub const LOCAL_SLOTS: u32 = 1 << 16;
-
-impl Draw {
-    /// The chain that all frontends share which draw alike: `n3`, masqueraded `m3`, of the outside's own slots `l3`.
-    pub fn chain(self) -> String {
-        let letters = match (self.first_slot, self.masquerade) {
-            (0, false) => "n",
-            (0, true) => "m",
-            (_, false) => "l",
-            (_, true) => "lm",
-        };
-        format!("{letters}{}", self.count)
-    }
-
-    /// Whether some draw has a chain of this name.
-    pub fn is_chain(name: &str) -> bool {
-        let count = ["lm", "l", "m", "n"].into_iter().find_map(|letters| name.strip_prefix(letters));
-        count.is_some_and(|count| !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit()))
-    }
-}
 
 /// Has the packet leave under an address of the node (M-04: the bit is cleared on its way out).
 pub fn mark_masquerade() -> Rule {
@@ -172,9 +150,10 @@ fn on(kind: ChainKind, (hook, priority): (Hook, i32), rules: Vec<Rule>) -> Chain
 
 /// Sets that Services and pods fill, and what looks into them beside the chains of [`fragment`].
 fn services_and_policies(fragment: &mut Fragment, cluster: &Cluster, settings: &Settings, family: Family) {
-    for (name, set) in sets(family) {
+    for (name, set) in sets(family).into_iter().chain(lead::sets(family)) {
         fragment.sets.insert(Name::Borrowed(name), set);
     }
+    lead::always(fragment, family);
     let stand_ins = dns::stand_ins(fragment, cluster, settings, family);
     let regular = |rules| Chain { base: None, rules };
     let hooked = |query: Expr, from_outside: Option<Rule>| {
@@ -251,13 +230,11 @@ pub fn set(key: &[Field], data: SetData) -> Set {
     Set::new(key, data)
 }
 
-fn sets(family: Family) -> [(&'static str, Set); 11] {
+fn sets(family: Family) -> [(&'static str, Set); 9] {
     use Field::{Mark, Port, Proto};
     let address = key::address(family);
     let endpoint = || SetData::Values(vec![address, Port]);
     [
-        (FRONTENDS, set(&[address, Proto, Port], SetData::Verdicts)),
-        (OUTSIDE, set(&[address, Proto, Port], SetData::Verdicts)),
         (GUARDS, set(&[address, Proto, Port], SetData::Verdicts)),
         (ENDPOINTS, set(&[Mark, address, Proto, Port], endpoint())),
         (HOST_PORTS_AT, set(&[address, Proto, Port], endpoint())),
@@ -281,7 +258,7 @@ fn reject() -> Vec<Rule> {
     ]
 }
 
-/// Looks the destination up in a map of frontends.
+/// Looks the destination up in a map from frontends to verdicts.
 fn frontend(family: Family, map: &str) -> Vec<Expr> {
     let (mut exprs, _) = key::load(family, R0, &[Part::Daddr, Part::Proto, Part::Dport]);
     exprs.push(build::vmap(map, R0));
@@ -291,11 +268,11 @@ fn frontend(family: Family, map: &str) -> Vec<Expr> {
 /// A caller that is no pod, and comes from without the node.
 fn from_outside(settings: &Settings, family: Family) -> Rule {
     let stranger = saddr_outside(family, nets(&settings.cluster_cidrs, family));
-    rule("", stranger.into_iter().chain(frontend(family, OUTSIDE)))
+    lead::follow(family, OUTSIDE, stranger)
 }
 
 fn services(settings: &Settings, family: Family) -> Vec<Rule> {
-    let mut rules = vec![rule("", frontend(family, FRONTENDS))];
+    let mut rules = vec![lead::follow(family, FRONTENDS, [])];
     rules.push(rule(
         "a Service without this port",
         [build::daddr(family, R0), build::lookup(CLUSTER_IPS, R0), build::goto(REJECT)],

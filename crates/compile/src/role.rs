@@ -37,6 +37,8 @@ pub enum Role {
     Translation,
     /// Which addresses and ports are a Service's, and what refuses at them.
     Frontend,
+    /// Which chain the number leads to that a frontend has.
+    Lead,
     /// To which endpoint a connection goes.
     Endpoint,
     /// Whom a Service's source ranges let in.
@@ -78,6 +80,7 @@ impl Role {
             layout::PREROUTING | layout::SERVICES => Self::Translation,
             layout::NODE => Self::HostPort,
             layout::REJECT | layout::UNREACHABLE => Self::Frontend,
+            layout::PINNED_CHAIN | layout::PINNED_OUTSIDE_CHAIN => Self::Endpoint,
             layout::FORWARD | forward::UNUSUAL => Self::Flow,
             layout::POSTROUTING => Self::Source,
             layout::ASTRAY => Self::Astray,
@@ -112,7 +115,8 @@ impl Role {
         }
         Some(match name {
             layout::FRONTENDS | layout::OUTSIDE | layout::CLUSTER_IPS => Self::Frontend,
-            layout::ENDPOINTS => Self::Endpoint,
+            layout::LEADS => Self::Lead,
+            layout::ENDPOINTS | layout::PINNED | layout::PINNED_OUTSIDE => Self::Endpoint,
             layout::GUARDS => Self::SourceRange,
             layout::HOST_PORTS | layout::HOST_PORTS_AT => Self::HostPort,
             layout::HAIRPIN => Self::Hairpin,

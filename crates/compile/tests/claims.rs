@@ -7,7 +7,7 @@ use compile::guard::Guard;
 use compile::service::plan::{ServicePlan, plan};
 use compile::service::{health, host_port, reserved};
 use compile::{Compiler, Settings};
-use kstate::nft::{ElemData, Verdict};
+use kstate::nft::ElemData;
 use model::{Attachment, Cluster, Event, HostPort, Key, Kind, Node, Pod, Row, Service, ServicePort, Sources};
 use model::{ServiceType, TrafficPolicy};
 use types::wire::NODE_PORTS;
@@ -106,8 +106,8 @@ fn turn(cluster: &mut Cluster, compiler: &mut Compiler, event: Event) -> [Vec<St
 /// Addresses at which packets for a TCP port stay with the node, before any host port is asked.
 fn kept(compiler: &Compiler, number: u16) -> BTreeSet<Family> {
     let tables = compiler.nft().tables.values();
-    let sets = tables.filter_map(|table| table.sets.get("svc"));
-    let accepts = |data: &ElemData| *data == ElemData::Verdict(Verdict::Accept);
+    let sets = tables.filter_map(|table| table.sets.get(compile::layout::FRONTENDS));
+    let accepts = |data: &ElemData| *data == compile::layout::Lead::Accept.data();
     let keys = sets.flat_map(move |set| set.elements.iter().filter(move |(_, data)| accepts(data)));
     let of = |family: Family, address: IpAddr| {
         let key = kstate::nft::build::encode(&[address.into(), Protocol::Tcp.into(), number.into()]);

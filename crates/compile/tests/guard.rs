@@ -263,7 +263,7 @@ fn a_family_that_pods_have_not_is_guarded_and_nothing_dangles() {
         assert!(
             other.chains["raw"].rules.iter().any(|rule| chains_of(rule).any(|chain| chain == "from_pods"))
         );
-        assert!(!other.chains.contains_key("services") && !other.sets.contains_key("svc"));
+        assert!(!other.chains.contains_key("services") && !other.sets.contains_key("front"));
         assert!(other.sets["links"].elements.len() == 2 && !other.sets["nodes"].elements.is_empty());
     }
 }

@@ -7,9 +7,10 @@ use compile::layout::LOCAL_SLOTS;
 use compile::refusal::Refusal;
 use compile::{Compiler, whole};
 use kstate::nft::build;
-use kstate::nft::{ElemData, Op, Ruleset, chains_of, sets_of, target};
-use model::{Cluster, Event, Key, Kind, Row};
+use kstate::nft::{ElemData, ElemKey, Op, Ruleset, chains_of, diff, sets_of, target};
+use model::{Cluster, Endpoint, EndpointSlice, Event, Key, Kind, Row, Service, ServicePort, SlicePort};
 use proptest::prelude::*;
+use types::ObjectName;
 
 #[path = "../../trace/tests/battery/world.rs"]
 mod world;
@@ -35,21 +36,29 @@ fn assert_nothing_dangles(ruleset: &Ruleset, after: &Op) {
     }
 }
 
-/// Whatever a verdict leads to has its rules, and a service's draw finds an endpoint in every slot.
+/// Whatever a frontend's number leads to has its rules, and a service's draw finds an endpoint in every slot.
 fn assert_services_are_whole(ruleset: &Ruleset, after: &Op) {
     for table in ruleset.tables.values() {
-        let Some(ep) = table.sets.get("ep") else { continue };
-        let frontends = ["svc", "svcx"].into_iter().filter_map(|map| table.sets.get(map));
+        let (Some(ep), Some(leads)) = (table.sets.get("ep"), table.sets.get("leads")) else { continue };
+        let frontends = ["front", "frontx"].into_iter().filter_map(|map| table.sets.get(map));
         for (key, data) in frontends.flat_map(|map| &map.elements) {
-            let ElemData::Verdict(_) = data else { continue };
-            let Some(chain) = target(data) else { continue };
+            let ElemData::Value(number) = data else { panic!("{key:?} has no number after {after:?}") };
+            let lead = leads.elements.get(&ElemKey::point(number.clone()));
+            let lead = lead.unwrap_or_else(|| panic!("{number:?} leads nowhere after {after:?}"));
+            let Some(chain) = target(lead) else { continue };
             assert!(!table.chains[chain].rules.is_empty(), "{chain} is empty after {after:?}");
-            let (kind, count) = chain.split_at(1);
-            let Ok(count) = count.parse::<u32>() else { continue };
-            let first = if kind == "l" { LOCAL_SLOTS } else { 0 };
+            if let Some(own) = [("pinned", "svc"), ("pinnedx", "svcx")].into_iter().find(|(c, _)| *c == chain)
+            {
+                let own = table.sets[own.1].elements.get(key).and_then(target);
+                let own = own.unwrap_or_else(|| panic!("{key:?} has no chain of its own after {after:?}"));
+                assert!(!table.chains[own].rules.is_empty(), "{own} is empty after {after:?}");
+            }
+            let letters = chain.trim_end_matches(|c: char| c.is_ascii_digit());
+            let Ok(count) = chain[letters.len()..].parse::<u32>() else { continue };
+            let first = if letters.starts_with('l') { LOCAL_SLOTS } else { 0 };
             for slot in first..first + count {
                 let start = [&slot.to_ne_bytes()[..], key.start()].concat().as_slice().into();
-                let key = kstate::nft::ElemKey::point(start);
+                let key = ElemKey::point(start);
                 assert!(ep.elements.contains_key(&key), "slot {slot} of {chain} is empty after {after:?}");
             }
         }
@@ -128,6 +137,8 @@ proptest! {
         let mut pending: Vec<Key> = Vec::new();
         let mut sizes = batches.iter().cycle();
         let mut left = 0;
+        // What an agent left that went away when it had begun.
+        let mut left_behind = None;
         let first = start();
         let warm = first.len();
         for (at, event) in first.into_iter().chain(history).enumerate() {
@@ -147,6 +158,7 @@ proptest! {
             let synced = cluster.synced().expect("all kinds are done");
             let round = compiler.update(synced, &std::mem::take(&mut pending));
             perform(&mut kernel, &round.nft);
+            left_behind.get_or_insert_with(|| kernel.clone());
             prop_assert_eq!(&kernel, compiler.nft());
             assert_layouts_are_known(&round.nft, compiler.nft());
             findings.extend(round.raised);
@@ -164,8 +176,56 @@ proptest! {
         let whole = whole(synced, settings());
         prop_assert_eq!(&kernel, &whole.nft);
         assert_refusals_say_why(&kernel);
+        let mut followed = left_behind.unwrap_or_default();
+        let plan = diff(&kernel, &followed);
+        perform(&mut followed, &plan);
+        prop_assert_eq!(&followed, &kernel);
         prop_assert_eq!(compiler.net(), &whole.net);
         prop_assert_eq!(&findings, &whole.diagnostics);
         prop_assert!(compiler.update(synced, &[]).nft.is_empty());
+    }
+}
+
+fn service(number: u8) -> Service {
+    Service {
+        key: ObjectName::new("shop", format!("s{number}")),
+        cluster_ips: vec![world::ip(&format!("10.96.0.{}", 100 + number))],
+        ports: vec![ServicePort { name: "http".into(), port: 80, ..ServicePort::default() }],
+        ..Service::default()
+    }
+}
+
+fn slice(number: u8, endpoints: u8) -> Event {
+    Event::Upsert(Row::EndpointSlice(EndpointSlice {
+        key: ObjectName::new("shop", format!("s{number}-1")),
+        service: format!("s{number}"),
+        ports: vec![SlicePort { name: "http".into(), port: Some(8080), ..SlicePort::default() }],
+        endpoints: (0..endpoints).map(|last| Endpoint::ready([10, 244, 1, 10 + last])).collect(),
+        ..EndpointSlice::default()
+    }))
+}
+
+/// The kernel goes through all verdicts of a table whenever one of them, or a rule, changes.
+#[test]
+fn another_number_of_endpoints_changes_no_verdict_and_no_rule() {
+    let (mut cluster, mut compiler) = (Cluster::default(), Compiler::new(settings()));
+    let services = [1, 2, 3, 4].map(|number| Event::Upsert(Row::Service(Box::new(service(number)))));
+    let slices = [slice(1, 3), slice(2, 4), slice(3, 4), slice(4, 3)];
+    let first = Kind::ALL.map(Event::Done);
+    let keys: Vec<Key> =
+        first.into_iter().chain(services).chain(slices).flat_map(|event| cluster.apply(event)).collect();
+    compiler.update(cluster.synced().expect("all kinds are done"), &keys);
+    for endpoints in [4, 3] {
+        let keys = cluster.apply(slice(1, endpoints));
+        let plan = compiler.update(cluster.synced().expect("still"), &keys).nft;
+        assert!(!plan.is_empty());
+        for op in &plan.ops {
+            let free = match op {
+                Op::AddElement { data, .. } => target(data).is_none(),
+                Op::DeleteElement { set, .. } => ["front", "ep"].contains(&&**set),
+                _ => false,
+            };
+            assert!(free, "{op}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use kstate::net::{LinkKind, NetState};
 use kstate::nft::build::encode;
-use kstate::nft::{ElemKey, Ruleset, targets};
+use kstate::nft::{ElemData, ElemKey, Expr, Ruleset, Table, target};
 use model::{Attachment, Cluster};
 use serde::{Deserialize, Serialize};
 use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT};
@@ -252,14 +252,9 @@ impl Way<'_, '_> {
         let protocol = self.packet.protocol;
         let key = [frontend.ip().into(), protocol.into(), frontend.port().into()];
         let key = ElemKey::point(encode(&key));
-        let chains = self.view.nft.tables.iter().filter_map(|(id, table)| {
-            let chain = table.sets.values().find_map(|set| match set.elements.get(&key) {
-                Some(kstate::nft::ElemData::Verdict(verdict)) => targets(verdict),
-                _ => None,
-            })?;
-            Some(format!("{}/{chain}", id.name))
-        });
-        chains.into_iter().next().unwrap_or_default()
+        let chains = self.view.nft.tables.iter();
+        let mut chains = chains.filter_map(|(id, table)| Some(format!("{}/{}", id.name, led(table, &key)?)));
+        chains.next().unwrap_or_default()
     }
 
     fn policy(&mut self, direction: Direction, to: SocketAddr) -> bool {
@@ -378,4 +373,22 @@ fn policy_fact(judgement: Judgement, direction: Direction) -> Fact {
         misses: misses.map(|m| RuleMiss { policy: m.policy, rule: m.rule, why: m.why }).collect(),
         allowed,
     }
+}
+
+/// The chain that the key's number leads to, or the key's own chain to which that one leads.
+fn led<'a>(table: &'a Table, key: &ElemKey) -> Option<&'a str> {
+    let numbers = table.sets.values().filter_map(|set| match set.elements.get(key) {
+        Some(ElemData::Value(number)) => Some(ElemKey::point(number.clone())),
+        _ => None,
+    });
+    let lead =
+        |number: ElemKey| table.sets.values().find_map(|set| set.elements.get(&number).and_then(target));
+    let shared = numbers.into_iter().find_map(lead)?;
+    let exprs =
+        table.chains.get(shared).into_iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.exprs);
+    let own = exprs.filter_map(|expr| match expr {
+        Expr::LookupVerdict { set, .. } => table.sets.get(set.as_str())?.elements.get(key).and_then(target),
+        _ => None,
+    });
+    Some(own.into_iter().next().unwrap_or(shared))
 }

@@ -12,8 +12,8 @@ use super::host_port::HostFront;
 use super::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 use crate::Settings;
 use crate::fragment::Fragment;
-use crate::layout::{self, CLUSTER_IPS, Draw, ENDPOINTS, FRONTENDS, GUARDS, LOCAL_SLOTS, OUTSIDE};
-use crate::layout::{HOST_PORTS, HOST_PORTS_AT, REJECT, UNREACHABLE};
+use crate::layout::{self, CLUSTER_IPS, Draw, ENDPOINTS, FRONTENDS, GUARDS, LOCAL_SLOTS, Lead, OUTSIDE};
+use crate::layout::{HOST_PORTS, HOST_PORTS_AT, PINNED, PINNED_OUTSIDE};
 use crate::meaning::Meaning;
 use crate::refusal::Refusal;
 
@@ -41,7 +41,7 @@ pub fn fragment(plan: &ServicePlan, settings: &Settings, family: Family) -> Frag
     if let Some(at) = plan.health {
         // Whoever wants the port after Services, such as a pod as its host port, is not asked.
         let key = encode(&[at.ip().into(), Protocol::Tcp.into(), at.port().into()]);
-        fragment.element(FRONTENDS, key, ElemData::Verdict(Verdict::Accept));
+        fragment.element(FRONTENDS, key, Lead::Accept.data());
     }
     fragment
 }
@@ -68,15 +68,15 @@ fn is_dns(port: &PortPlan, front: &Front) -> bool {
 fn lead(fragment: &mut Fragment, plan: &ServicePlan, port: &PortPlan, front: &Front) {
     let key = [front.address.into(), port.protocol.into(), front.port.into()];
     let role = if front.outside.is_some() { "in" } else { "ip" };
-    let inside = verdict(fragment, (plan, port, front), (&front.inside, role), 0);
+    let inside = target(fragment, (plan, port, front), (&front.inside, role), Side::Inside);
     if let Some(way) = &front.outside {
         let outside = match *way == front.inside {
-            true => inside.clone(),
-            false => verdict(fragment, (plan, port, front), (way, "out"), LOCAL_SLOTS),
+            true => inside,
+            false => target(fragment, (plan, port, front), (way, "out"), Side::Outside),
         };
-        fragment.element(OUTSIDE, encode(&key), ElemData::Verdict(outside));
+        fragment.element(OUTSIDE, encode(&key), outside.data());
     }
-    fragment.element(FRONTENDS, encode(&key), ElemData::Verdict(inside));
+    fragment.element(FRONTENDS, encode(&key), inside.data());
     if !front.sources.is_empty() {
         let whole = Meaning::of("guard").text(&plan.service.namespace).text(&plan.service.name);
         let whole = front.sources.iter().fold(whole.count(front.sources.len()), Meaning::shown);
@@ -88,24 +88,38 @@ fn lead(fragment: &mut Fragment, plan: &ServicePlan, port: &PortPlan, front: &Fr
     }
 }
 
+/// Who asks: the outside has slots and chains of its own where its endpoints differ.
+#[derive(Clone, Copy)]
+enum Side {
+    Inside,
+    Outside,
+}
+
 /// `role`: ways of a port that have one role have the same endpoints, whichever address was asked.
-fn verdict(
+fn target(
     fragment: &mut Fragment,
     (plan, port, front): (&ServicePlan, &PortPlan, &Front),
     (way, role): (&Way, &'static str),
-    first_slot: u32,
-) -> Verdict {
+    side: Side,
+) -> Lead {
     let endpoints = match &way.outcome {
-        Outcome::Reject => return Verdict::Goto(REJECT.to_owned()),
-        Outcome::Drop => return Verdict::Goto(UNREACHABLE.to_owned()),
+        Outcome::Reject => return Lead::Reject,
+        Outcome::Drop => return Lead::Unreachable,
         Outcome::Spread(endpoints) => endpoints,
+    };
+    let (first_slot, pinned_map, pinned_lead) = match side {
+        Side::Inside => (0, PINNED, Lead::Pinned),
+        Side::Outside => (LOCAL_SLOTS, PINNED_OUTSIDE, Lead::PinnedOutside),
     };
     if let Some(seconds) = port.affinity {
         let clients = Meaning::of("affinity").text(&plan.service.namespace).text(&plan.service.name);
         let clients = clients.text(&port.name).shown(port.protocol);
         let masquerade = way.masquerade;
         let pinned = affinity::Pinned { port: clients, role, seconds, masquerade };
-        return Verdict::Goto(affinity::chain(fragment, &pinned, endpoints));
+        let chain = Verdict::Goto(affinity::chain(fragment, &pinned, endpoints));
+        let key = encode(&[front.address.into(), port.protocol.into(), front.port.into()]);
+        fragment.element(pinned_map, key, ElemData::Verdict(chain));
+        return pinned_lead;
     }
     let mut count = 0_u32;
     for endpoint in endpoints {
@@ -117,7 +131,9 @@ fn verdict(
     }
     let draw = Draw { count, first_slot, masquerade: way.masquerade };
     fragment.chains.insert(draw.chain().into(), spread(draw, Family::of(front.address)));
-    Verdict::Goto(draw.chain())
+    let lead = Lead::Draw(draw);
+    lead.known(fragment);
+    lead
 }
 
 /// The chain that all frontends share which draw alike: draws a slot and goes where it leads.

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   make way   what cannot change in place goes first (a set's layout, a chain's hook), with what names it
-//!   grow       tables, sets, chains, rules of new chains, values, then verdicts that lead to them
-//!   switch     rules of known chains, hooks of new ones, changed values, changed verdicts
-//!   shrink     verdicts, values, hooks, then chains and sets that nothing names any more
+//!   grow       tables, sets, chains, rules of new chains, values, verdicts that lead to them, then numbers
+//!   switch     rules of known chains, hooks of new ones, changed values, changed verdicts, changed numbers
+//!   shrink     numbers, verdicts, values, hooks, then chains and sets that nothing names any more
 //! ```
+//!
+//! Numbers are values by which a rule asks a verdict map.
 //!
 //! So a packet in flight finds, between any two steps, either the old way or the new one.
 
@@ -34,16 +36,19 @@ pub fn diff(desired: &Ruleset, actual: &Ruleset) -> Plan {
 }
 
 fn diff_table(id: &TableId, desired: &Table, actual: &Table, ops: &mut Vec<Op>) {
+    let rules = desired.chains.values().flat_map(|chain| &chain.rules);
+    let numbers = rules.filter_map(number_map).collect::<BTreeSet<_>>();
+    let numbers = &numbers;
     let way = make_way(id, desired, actual);
     if way.is_empty() {
-        return Step { id, desired, actual, ops, early: BTreeSet::new() }.all();
+        return Step { id, desired, actual, ops, numbers, early: BTreeSet::new() }.all();
     }
     let mut cleared = Ruleset { tables: BTreeMap::from([(id.clone(), actual.clone())]) };
     let way = Plan { ops: way };
     cleared.edit(&way);
     ops.extend(way.ops);
     if let Some(actual) = cleared.tables.get(id) {
-        Step { id, desired, actual, ops, early: BTreeSet::new() }.all();
+        Step { id, desired, actual, ops, numbers, early: BTreeSet::new() }.all();
     }
 }
 
@@ -104,11 +109,29 @@ pub fn target(data: &ElemData) -> Option<&str> {
     }
 }
 
+/// The map in which the rule finds what it asks a verdict map for.
+fn number_map(rule: &Rule) -> Option<&str> {
+    let led = rule.exprs.iter().rposition(|expr| matches!(expr, Expr::LookupVerdict { .. }))?;
+    rule.exprs.iter().take(led).find_map(|expr| match expr {
+        Expr::LookupMap { set, .. } => Some(set.as_str()),
+        _ => None,
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Values,
+    Verdicts,
+    Numbers,
+}
+
 struct Step<'a> {
     id: &'a TableId,
     desired: &'a Table,
     actual: &'a Table,
     ops: &'a mut Vec<Op>,
+    /// Maps of numbers.
+    numbers: &'a BTreeSet<&'a str>,
     /// Elements of interval sets that went while growing, to make room.
     early: BTreeSet<(&'a str, &'a ElemKey)>,
 }
@@ -117,14 +140,12 @@ impl<'a> Step<'a> {
     fn all(mut self) {
         self.new_sets();
         self.new_chains();
-        self.grow(false);
-        self.grow(true);
+        let kinds = [Kind::Values, Kind::Verdicts, Kind::Numbers];
+        kinds.into_iter().for_each(|kind| self.grow(kind));
         self.changed_rules();
         self.hooks();
-        self.switch(false);
-        self.switch(true);
-        self.shrink(true);
-        self.shrink(false);
+        kinds.into_iter().for_each(|kind| self.switch(kind));
+        kinds.into_iter().rev().for_each(|kind| self.shrink(kind));
         self.dead();
     }
 
@@ -159,22 +180,23 @@ impl<'a> Step<'a> {
         Op::SetRules { table: self.id.clone(), chain: chain.to_owned(), rules: rules.to_vec() }
     }
 
-    fn sets(
-        &self,
-        verdicts: bool,
-    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Set, Option<&'a Set>)> + use<'a> {
-        let old = &self.actual.sets;
-        let kind = move |set: &&Set| matches!(set.data, SetData::Verdicts) == verdicts;
+    fn sets(&self, kind: Kind) -> impl Iterator<Item = (&'a Arc<str>, &'a Set, Option<&'a Set>)> + use<'a> {
+        let (old, numbers) = (&self.actual.sets, self.numbers);
+        let kind_of = move |name: &str, set: &Set| match set.data {
+            SetData::Verdicts => Kind::Verdicts,
+            _ if numbers.contains(name) => Kind::Numbers,
+            _ => Kind::Values,
+        };
         self.desired
             .sets
             .iter()
             .map(move |(name, set)| (name, set, old.get(name)))
-            .filter(move |(_, set, _)| kind(set))
+            .filter(move |(name, set, _)| kind_of(name, set) == kind)
     }
 
     /// New elements. Intervals must not overlap, so an old one that does goes right before the new one.
-    fn grow(&mut self, verdicts: bool) {
-        for (name, set, old) in self.sets(verdicts) {
+    fn grow(&mut self, kind: Kind) {
+        for (name, set, old) in self.sets(kind) {
             let known = |key: &ElemKey| old.is_some_and(|old| old.elements.contains_key(key));
             let stale: Vec<&'a ElemKey> = match old {
                 Some(old) if set.interval => {
@@ -214,8 +236,8 @@ impl<'a> Step<'a> {
         }
     }
 
-    fn switch(&mut self, verdicts: bool) {
-        for (name, set, old) in self.sets(verdicts) {
+    fn switch(&mut self, kind: Kind) {
+        for (name, set, old) in self.sets(kind) {
             let Some(old) = old else { continue };
             for (key, data) in &set.elements {
                 if old.elements.get(key).is_some_and(|before| before != data) {
@@ -226,8 +248,8 @@ impl<'a> Step<'a> {
         }
     }
 
-    fn shrink(&mut self, verdicts: bool) {
-        for (name, set, old) in self.sets(verdicts) {
+    fn shrink(&mut self, kind: Kind) {
+        for (name, set, old) in self.sets(kind) {
             let Some(old) = old else { continue };
             for key in old.elements.keys().filter(|key| !set.elements.contains_key(*key)) {
                 if !self.early.contains(&(name, key)) {

@@ -7,17 +7,19 @@
 //!                                                                has gone through the whole transaction (`->commit`,
 //!                                                                net/netfilter/nf_tables_api.c)
 //!   rules that lead elsewhere  ── cut ── delete set              who has the old rules still asks it
+//!   rules or values that do    ── cut ── delete verdict          who has the old number still asks for it
 //! ```
 //! In between everything is as it was: [`kstate::nft::diff`] orders steps so that every cut is safe.
 
 use std::collections::BTreeSet;
 
-use kstate::nft::{Op, Plan, TableId, target};
+use kstate::nft::{ElemData, Op, Plan, Ruleset, SetData, TableId, target};
 
 type Names<'a> = BTreeSet<(&'a TableId, &'a str)>;
 
 #[derive(Debug)]
 pub struct Cuts<'a> {
+    known: &'a Ruleset,
     /// Sets that the plan deletes.
     doomed: Names<'a>,
     /// Sets and regular chains that the transaction adds, and whether there are sets of ranges among them.
@@ -26,29 +28,36 @@ pub struct Cuts<'a> {
     ranges: bool,
     /// It does more than take away.
     gives: bool,
+    /// It has what was there before lead elsewhere.
+    turns: bool,
 }
 
 impl<'a> Cuts<'a> {
-    pub fn new(plan: &'a Plan) -> Self {
+    /// `known` tells the layout of sets that stay.
+    pub fn new(plan: &'a Plan, known: &'a Ruleset) -> Self {
         let doomed = plan.ops.iter().filter_map(|op| match op {
             Op::DeleteSet { table, set, .. } => Some((table, &**set)),
             _ => None,
         });
         let (sets, chains) = (Names::new(), Names::new());
-        Self { doomed: doomed.collect(), sets, chains, ranges: false, gives: false }
+        let doomed = doomed.collect();
+        Self { known, doomed, sets, chains, ranges: false, gives: false, turns: false }
     }
 
     /// A transaction begins.
     pub fn begin(&mut self) {
         self.sets.clear();
         self.chains.clear();
-        (self.ranges, self.gives) = (false, false);
+        (self.ranges, self.gives, self.turns) = (false, false, false);
     }
 
     /// Whether these steps, which stay together, must be of the next transaction; if not, they are of this one.
     pub fn before(&mut self, steps: &'a [Op]) -> bool {
-        let cut = steps.iter().any(|op| self.gives && self.takes(op) || self.ranges && self.leads(op));
+        let forgets = self.turns && self.forgets(steps);
+        let cut =
+            forgets || steps.iter().any(|op| self.gives && self.takes(op) || self.ranges && self.leads(op));
         if !cut {
+            self.turns |= self.turns(steps);
             steps.iter().for_each(|op| self.note(op));
         }
         cut
@@ -58,6 +67,24 @@ impl<'a> Cuts<'a> {
         match op {
             Op::DeleteSet { .. } => true,
             Op::DeleteElement { table, set, .. } => self.doomed.contains(&(table, &**set)),
+            _ => false,
+        }
+    }
+
+    /// A verdict goes, and none comes in its place.
+    fn forgets(&self, steps: &[Op]) -> bool {
+        let [Op::DeleteElement { table, set, .. }] = steps else { return false };
+        let known = self.known.tables.get(table).and_then(|table| table.sets.get(set));
+        known.is_some_and(|set| set.data == SetData::Verdicts)
+    }
+
+    /// Rules that were there before, or what a key leads to that was.
+    fn turns(&self, steps: &[Op]) -> bool {
+        match steps {
+            [Op::SetRules { table, chain, .. }] => !self.chains.contains(&(table, &**chain)),
+            [Op::DeleteElement { key: old, .. }, Op::AddElement { key: new, data, .. }] => {
+                old == new && matches!(data, ElemData::Value(_))
+            }
             _ => false,
         }
     }
@@ -93,7 +120,7 @@ impl<'a> Cuts<'a> {
 mod tests {
     use std::sync::Arc;
 
-    use kstate::nft::build::{lookup, ret};
+    use kstate::nft::build::{lookup, map, ret, vmap};
     use kstate::nft::{
         Chain, ElemData, ElemKey, Field, Reg, Rule, Ruleset, Set, SetData, Table, TableFamily, Verdict, diff,
     };
@@ -156,5 +183,31 @@ mod tests {
         assert_eq!(transactions(&new, &old), right);
         assert_eq!(transactions(&new, &Ruleset::default()).len(), 1);
         assert_eq!(transactions(&old, &old), [] as [&str; 0]);
+    }
+
+    /// A frontend holds a number, by which a rule finds where to go.
+    fn numbered(number: u8) -> Ruleset {
+        let chain = format!("n{number}");
+        let mut all = ruleset(&chain, "ep", false);
+        let table = all.tables.get_mut(&id()).expect("the table");
+        let mut leads = Set::new([Field::Mark], SetData::Verdicts);
+        leads.elements.insert(ElemKey::point([number].into()), ElemData::Verdict(Verdict::Goto(chain)));
+        let mut front = Set::new([Field::Proto], SetData::Values(vec![Field::Mark]));
+        front.elements.insert(ElemKey::point([6].into()), ElemData::Value([number].into()));
+        let exprs = vec![map("front", Reg(0), Reg(0)), vmap("leads", Reg(0))];
+        let rules = vec![Rule { exprs, comment: String::new() }];
+        table.chains.insert("services".to_owned(), Chain { base: None, rules });
+        table.sets.remove("svc");
+        table.sets.extend([(Arc::from("leads"), leads), (Arc::from("front"), front)]);
+        all
+    }
+
+    #[test]
+    fn who_has_an_old_number_still_finds_where_it_leads() {
+        let right = [
+            "add chain, set rules, add element, delete element, add element",
+            "delete element, flush chain, delete chain",
+        ];
+        assert_eq!(transactions(&numbered(4), &numbered(3)), right);
     }
 }

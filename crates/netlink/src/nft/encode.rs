@@ -89,7 +89,7 @@ pub struct Transactions<'a> {
 impl<'a> Transactions<'a> {
     /// `known` tells the layout of sets that the plan does not add itself; `seq` must grow from plan to plan.
     pub fn new(plan: &'a Plan, known: &'a Ruleset, seq: u32, limit: usize) -> Self {
-        Self { plan, known, cuts: Cuts::new(plan), next: 0, seq, limit }
+        Self { plan, known, cuts: Cuts::new(plan, known), next: 0, seq, limit }
     }
 
     /// The sequence number after the last used one.

@@ -140,7 +140,7 @@ fn v_06_a_node_port_reaches_every_endpoint_and_hides_the_caller() {
     settle(&stage.underlay, at_node, &servers, &hidden_near());
     stage.patch(&format!("{SERVICES}/web"), &json!({ "spec": { "type": "ClusterIP" } }));
     wait_for("the node port is closed", || {
-        (!stage.nodes[0].run("nft list map ip plumb svc").contains("192.168.1.10")).then_some(())
+        (!stage.nodes[0].run("nft list map ip plumb front").contains("192.168.1.10")).then_some(())
     });
     settle(&stage.underlay, at_node, &servers, &[Answer::Refused]);
 }

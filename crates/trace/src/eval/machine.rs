@@ -137,7 +137,8 @@ impl<'a> Machine<'a> {
                 }
                 Expr::LookupVerdict { set, sreg } => {
                     let Some((key, data)) = self.find(table, set, *sreg) else { return Turn::Next };
-                    *element = Some((set.clone(), key.start().clone()));
+                    // What a map said before is asked for here: its element says whose packet it is.
+                    element.get_or_insert_with(|| (set.clone(), key.start().clone()));
                     if let ElemData::Verdict(verdict) = data {
                         return Turn::Verdict(verdict.clone());
                     }

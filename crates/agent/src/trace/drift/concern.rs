@@ -1,10 +1,10 @@
 //! Which hop of one packet's way a difference breaks: objects of the tables by their role, links and routes by what the packet
 //! touches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use compile::layout::{IN_ISOLATED, OUT_ISOLATED};
+use compile::layout::{FRONTENDS, IN_ISOLATED, OUT_ISOLATED, OUTSIDE};
 use compile::policy::resolve::Direction;
 use compile::role::Role;
 use kstate::net::{Forward, NetState, Op as NetOp, sysctl_link};
@@ -49,6 +49,8 @@ pub struct Concern<'a> {
     destination: Option<IpAddr>,
     /// The pod of this node that the packet is for.
     target: Option<IpAddr>,
+    /// The numbers of where its frontend leads.
+    leads: BTreeSet<ElemKey>,
     /// The chains that isolate the packet's own pods.
     policies: BTreeMap<Direction, String>,
     tunnelled: bool,
@@ -70,6 +72,7 @@ impl<'a> Concern<'a> {
         concern.back = client.and_then(|client| Peer::towards(net, client));
         concern.know_macs(net);
         concern.know_policies(nft);
+        concern.know_leads(nft);
         concern
     }
 
@@ -139,6 +142,17 @@ impl<'a> Concern<'a> {
                 self.policies.insert(direction, chain.clone());
             }
         }
+    }
+
+    fn know_leads(&mut self, nft: &Ruleset) {
+        let number = |(key, data): (&ElemKey, &ElemData)| match data {
+            ElemData::Value(number) if self.frontend.is_some_and(|own| is_of_frontend(key, own)) => {
+                Some(ElemKey::point(number.clone()))
+            }
+            _ => None,
+        };
+        let maps = nft.tables.values().flat_map(|table| [FRONTENDS, OUTSIDE].map(|map| table.sets.get(map)));
+        self.leads = maps.flatten().flat_map(|map| &map.elements).filter_map(number).collect();
     }
 
     pub fn veth(&self, name: &IfName) -> Option<Stage> {
@@ -281,7 +295,7 @@ impl<'a> Concern<'a> {
             Role::Input => arrives.or(Some(Stage::Resolve)),
             Role::Resolver => Some(Stage::Resolve),
             Role::Translation => Some(Stage::Service),
-            Role::Frontend | Role::Endpoint | Role::SourceRange | Role::HostPort => {
+            Role::Frontend | Role::Lead | Role::Endpoint | Role::SourceRange | Role::HostPort => {
                 self.frontend.map(|_| Stage::Service)
             }
             Role::Flow => Some(if self.egress { Stage::Egress } else { Stage::Ingress }),
@@ -311,6 +325,7 @@ impl<'a> Concern<'a> {
                 let asked = self.frontend.or(self.asked);
                 asked.filter(|asked| is_of_frontend(key, *asked)).map(|_| Stage::Service)
             }
+            Role::Lead => stage.filter(|_| self.leads.is_empty() || self.leads.contains(key)),
             Role::Policy(Direction::Ingress) => stage.filter(|_| target.is_none_or(|ip| holds(key, ip))),
             Role::Policy(Direction::Egress) => stage.filter(|_| self.source.is_none_or(|ip| holds(key, ip))),
             _ => stage,

@@ -1,0 +1,201 @@
+//! Where a frontend leads, as a number that its element holds:
+//!
+//! ```text
+//!   front: frontend ─> 3        leads: 3 ─> goto n3         draw one of three slots of ep
+//!                                      0x01000003 ─> goto m3
+//!                                      0xff000001 ─> goto rej
+//!                                      0xff000004 ─> goto pinned ─> svc: frontend ─> its own chain
+//! ```
+//!
+//! Why not straight to the chain: when an element leads to another chain the kernel walks all elements of all verdict
+//! maps of the table (nft_table_validate), which at 50,000 Services takes it 16 ms. A number may change for nothing, and
+//! `leads` has an element for each number of endpoints that some Service has.
+//!
+//! The number goes from one map to the other through the packet's mark, which is as before when the rule's last expression
+//! begins; nobody sees the packet in between, and nothing in between can end the rule. It could stay in its register,
+//! but then `nft list` 1.0.6 aborts: it takes what a map yields to have no length (map_expr_alloc), and asserts that the
+//! parts of a key have one (netlink_parse_concat_expr).
+
+use kstate::nft::build::{self, encode, rule};
+use kstate::nft::key::{self, Part};
+use kstate::nft::{Chain, ElemData, Expr, Field, Rule, Set, SetData, Verdict};
+use types::Family;
+
+use super::{FRONTENDS, LEADS, OUTSIDE, PINNED, PINNED_OUTSIDE, R0, REJECT, UNREACHABLE};
+use crate::fragment::{Fragment, Name};
+use crate::refusal::Refusal;
+
+/// What becomes of a new connection to a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lead {
+    Draw(Draw),
+    Reject,
+    Unreachable,
+    /// The node itself answers.
+    Accept,
+    /// Clients return to their endpoint: the frontend has a chain of its own.
+    Pinned,
+    /// The same in [`PINNED_OUTSIDE`].
+    PinnedOutside,
+}
+
+/// How a chain draws an endpoint for a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    pub count: u32,
+    /// Where the frontend's slots begin: 0, or [`LOCAL_SLOTS`] for those that only the outside draws from.
+    pub first_slot: u32,
+    pub masquerade: bool,
+}
+
+/// More slots than a Service can have endpoints in reach of one node's memory.
+pub const LOCAL_SLOTS: u32 = 1 << 16;
+
+/// The first byte of numbers that are no draws, and of those that are: which of them.
+const FIXED: u32 = 0xff << 24;
+const KIND: u32 = 1 << 24;
+
+impl Draw {
+    /// The chain that all frontends share which draw alike: `n3`, masqueraded `m3`, of the outside's own slots `l3`.
+    pub fn chain(self) -> String {
+        let letters = match (self.first_slot, self.masquerade) {
+            (0, false) => "n",
+            (0, true) => "m",
+            (_, false) => "l",
+            (_, true) => "lm",
+        };
+        format!("{letters}{}", self.count)
+    }
+
+    /// Whether some draw has a chain of this name.
+    pub fn is_chain(name: &str) -> bool {
+        let count = ["lm", "l", "m", "n"].into_iter().find_map(|letters| name.strip_prefix(letters));
+        count.is_some_and(|count| !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+}
+
+impl Lead {
+    const ALWAYS: [Self; 5] =
+        [Self::Reject, Self::Unreachable, Self::Accept, Self::Pinned, Self::PinnedOutside];
+
+    fn number(self) -> u32 {
+        match self {
+            Self::Draw(Draw { count, first_slot, masquerade }) => {
+                let kind = u32::from(masquerade) + 2 * u32::from(first_slot != 0);
+                count | (kind * KIND)
+            }
+            Self::Reject => FIXED | 1,
+            Self::Unreachable => FIXED | 2,
+            Self::Accept => FIXED | 3,
+            Self::Pinned => FIXED | 4,
+            Self::PinnedOutside => FIXED | 5,
+        }
+    }
+
+    fn verdict(self) -> Verdict {
+        let goto = |chain: &str| Verdict::Goto(chain.to_owned());
+        match self {
+            Self::Draw(draw) => Verdict::Goto(draw.chain()),
+            Self::Reject => goto(REJECT),
+            Self::Unreachable => goto(UNREACHABLE),
+            Self::Accept => Verdict::Accept,
+            Self::Pinned => goto(PINNED_CHAIN),
+            Self::PinnedOutside => goto(PINNED_OUTSIDE_CHAIN),
+        }
+    }
+
+    /// What a frontend's element holds.
+    pub fn data(self) -> ElemData {
+        ElemData::Value(encode(&[self.number().into()]))
+    }
+
+    /// Has the number lead there.
+    pub fn known(self, fragment: &mut Fragment) {
+        fragment.element(LEADS, encode(&[self.number().into()]), ElemData::Verdict(self.verdict()));
+    }
+}
+
+/// Chains: the frontend's own chain, from [`PINNED`] and from [`PINNED_OUTSIDE`].
+pub const PINNED_CHAIN: &str = "pinned";
+pub const PINNED_OUTSIDE_CHAIN: &str = "pinnedx";
+
+/// Whether elements of this map hold numbers of leads: they come after what they lead to and go before it.
+pub fn holds_numbers(set: &str) -> bool {
+    set == FRONTENDS || set == OUTSIDE
+}
+
+pub(super) fn sets(family: Family) -> [(&'static str, Set); 5] {
+    use Field::{Mark, Port, Proto};
+    let map = |data| super::set(&[key::address(family), Proto, Port], data);
+    [
+        (FRONTENDS, map(SetData::Values(vec![Mark]))),
+        (OUTSIDE, map(SetData::Values(vec![Mark]))),
+        (PINNED, map(SetData::Verdicts)),
+        (PINNED_OUTSIDE, map(SetData::Verdicts)),
+        (LEADS, super::set(&[Mark], SetData::Verdicts)),
+    ]
+}
+
+/// The numbers that do not depend on any Service, and their chains.
+pub(super) fn always(fragment: &mut Fragment, family: Family) {
+    for lead in Lead::ALWAYS {
+        lead.known(fragment);
+    }
+    for (chain, map) in [(PINNED_CHAIN, PINNED), (PINNED_OUTSIDE_CHAIN, PINNED_OUTSIDE)] {
+        // The second rule is for a packet that came while the Service turned away from affinity.
+        let rules = vec![rule("", super::frontend(family, map)), Refusal::EndpointsLeft.dropped([])];
+        fragment.chains.insert(Name::Borrowed(chain), Chain { base: None, rules });
+    }
+}
+
+/// Goes where the destination's element in a map of numbers leads, after `conditions`.
+pub(super) fn follow(family: Family, map: &str, conditions: impl IntoIterator<Item = Expr>) -> Rule {
+    let (destination, spare) = key::load(family, R0, &[Part::Daddr, Part::Proto, Part::Dport]);
+    let number = [build::map(map, R0, R0), build::set_mark(R0), build::mark(R0)];
+    let exprs = conditions.into_iter().chain([build::mark(spare)]).chain(destination).chain(number);
+    rule("the mark is put back", exprs.chain([build::set_mark(spare), build::vmap(LEADS, R0)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use kstate::nft::MetaKey;
+
+    use super::*;
+
+    #[test]
+    fn each_lead_has_a_number_of_its_own() {
+        let draws = [1, 3, 256, LOCAL_SLOTS].into_iter().flat_map(|count| {
+            [(0, false), (0, true), (LOCAL_SLOTS, false), (LOCAL_SLOTS, true)]
+                .map(|(first_slot, masquerade)| Lead::Draw(Draw { count, first_slot, masquerade }))
+        });
+        let all: Vec<Lead> = draws.chain(Lead::ALWAYS).collect();
+        let numbers: BTreeSet<u32> = all.iter().map(|lead| lead.number()).collect();
+        let verdicts: BTreeSet<Verdict> = all.iter().map(|lead| lead.verdict()).collect();
+        assert_eq!((numbers.len(), verdicts.len()), (all.len(), all.len()));
+    }
+
+    /// A look-up that finds nothing ends the rule: none is between the two, and the second puts back what the first
+    /// expression has read.
+    #[test]
+    fn the_mark_is_as_before_when_the_rule_leads_away() {
+        for family in Family::ALL {
+            let exprs = follow(family, FRONTENDS, []).exprs;
+            let [Expr::Meta { dreg: kept, key: MetaKey::Mark }, rest @ ..] = &exprs[..] else {
+                panic!("{exprs:?}")
+            };
+            let sets = |expr: &Expr| matches!(expr, Expr::MetaSet { .. });
+            let first = rest.iter().position(sets).expect("the mark is set");
+            let (before, after) = rest.split_at(first);
+            let back = Expr::MetaSet { sreg: *kept, key: MetaKey::Mark };
+            assert_eq!(after[1..], [build::mark(R0), back, build::vmap(LEADS, R0)]);
+            let free = |expr: &Expr| match expr {
+                Expr::Payload { dreg, len, .. } => u32::from(dreg.0) + len.div_ceil(4) <= u32::from(kept.0),
+                Expr::Meta { dreg, .. } | Expr::LookupMap { dreg, .. } => dreg < kept,
+                _ => false,
+            };
+            assert!(before.iter().all(free), "{exprs:?}");
+        }
+    }
+}
