@@ -1,11 +1,13 @@
-//! An agent whose names of sets and chains are others than those in the kernel (a newer version's) goes over to its own
-//! without a moment in which anything is decided differently.
+//! An agent whose names of sets and chains are others than those in the kernel (a newer version's), or whose frontends lead to
+//! chains in another way, goes over to its own without a moment in which anything is decided differently.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use compile::whole;
-use kstate::nft::{ElemData, Expr, Op, Plan, Rule, Ruleset, Verdict, diff};
+use kstate::nft::{
+    ElemData, ElemKey, Expr, MetaKey, Op, Plan, Reg, Rule, Ruleset, Table, Verdict, build, diff, target,
+};
 use model::{Cluster, Event};
 use proptest::prelude::*;
 use trace::eval::{self, Kernel};
@@ -68,8 +70,44 @@ fn former_ruleset(now: &Ruleset) -> Ruleset {
                 (Arc::from(former(&name)), set)
             })
             .collect();
+        without_numbers(table);
     }
     all
+}
+
+/// As before frontends had numbers: their elements in `svc` and `svcx` led to chains themselves.
+fn without_numbers(table: &mut Table) {
+    let Some(leads) = table.sets.remove("leads") else { return };
+    let known = table.sets.clone();
+    for (numbers, map) in [("front", "svc"), ("frontx", "svcx")] {
+        let verdict = |(key, data): (ElemKey, ElemData)| {
+            let ElemData::Value(number) = data else { panic!("{key:?} has no number") };
+            let lead = leads.elements[&ElemKey::point(number)].clone();
+            let own = match target(&lead) {
+                Some("pinned") => known["svc"].elements[&key].clone(),
+                Some("pinnedx") => known["svcx"].elements[&key].clone(),
+                _ => lead,
+            };
+            (key, own)
+        };
+        let elements = table.sets.remove(numbers).expect("the map").elements.into_iter().map(verdict);
+        table.sets.get_mut(map).expect("the map").elements = elements.collect();
+        for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
+            if kstate::nft::sets_of(rule).contains(numbers) {
+                let by_mark = |expr: &Expr| {
+                    matches!(
+                        expr,
+                        Expr::Meta { key: MetaKey::Mark, .. } | Expr::MetaSet { .. } | Expr::LookupMap { .. }
+                    )
+                };
+                rule.exprs.retain(|expr| !by_mark(expr));
+                rule.exprs.pop();
+                rule.exprs.push(build::vmap(map, Reg(0)));
+                rule.comment.clear();
+            }
+        }
+    }
+    table.chains.retain(|name, _| !name.starts_with("pinned"));
 }
 
 /// Many ways through policies and Services, of both families.

@@ -103,6 +103,8 @@ impl fmt::Display for Value<'_> {
             },
             Self::Port(port) => write!(f, "{port}"),
             Self::Mac(mac) => write!(f, "{mac}"),
+            // As nft writes marks; slots and counts are numbers.
+            Self::Word(word) if *word >= 1 << 24 => write!(f, "0x{word:08x}"),
             Self::Word(word) => write!(f, "{word}"),
             Self::IfName(name) => write!(f, "{name:?}"),
         }
