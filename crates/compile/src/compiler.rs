@@ -167,10 +167,8 @@ impl Compiler {
                 }
             }
             Kind::Namespace => {
-                let first = ObjectName::new(&name.name, "");
-                let pods = cluster.pods.range(first..).map(|(pod, _)| pod);
-                let pods = pods.take_while(|pod| pod.namespace == name.name);
-                dirty.units.extend(pods.cloned().map(Unit::Pod));
+                let pods = cluster.pods_of(&name.name).map(|pod| pod.key.clone());
+                dirty.units.extend(pods.map(Unit::Pod));
             }
             Kind::Pod => {
                 dirty.units.insert(Unit::Pod(name.clone()));
@@ -199,7 +197,7 @@ impl Compiler {
     }
 
     fn mark_attachment(&mut self, cluster: &Cluster, container: &str, dirty: &mut Dirty) {
-        dirty.net.own = true;
+        dirty.net.pods.insert(container.to_owned());
         dirty.units.insert(Unit::Attachment(container.to_owned()));
         let now = cluster.attachments.get(container).map(|attachment| attachment.pod.clone());
         let before = self.pod_of.remove(container);

@@ -115,9 +115,8 @@ impl FamilyTable {
                 turned.push(set);
             }
         }
-        if !turned.is_empty() {
-            let concerned =
-                cluster.pods.values().filter(|pod| turned.iter().any(|set| set.has(cluster, pod)));
+        for set in turned {
+            let concerned = set.candidates(cluster).filter(|pod| set.has(cluster, pod));
             pods.extend(concerned.map(|pod| Unit::Pod(pod.key.clone())));
         }
         pods

@@ -77,6 +77,22 @@ impl AddressSet {
         (format!("{kind}_{hash}"), check)
     }
 
+    /// Pods that may provide addresses, among which all are that do: those of the namespaces that it names.
+    pub fn candidates<'a>(&self, cluster: &'a Cluster) -> Box<dyn Iterator<Item = &'a Pod> + 'a> {
+        let Self::Pods(peers) = self else {
+            return Box::new(cluster.pods.values().map(Box::as_ref));
+        };
+        let named = peers.iter().flat_map(|peer| match &peer.namespaces {
+            Scope::Own(namespace) => vec![namespace.clone()],
+            Scope::Labelled(labels) => {
+                let matching = cluster.namespaces.values().filter(|n| labels.matches(&n.labels));
+                matching.map(|namespace| namespace.name.clone()).collect()
+            }
+        });
+        let named: BTreeSet<String> = named.collect();
+        Box::new(named.into_iter().flat_map(|namespace| cluster.pods_of(&namespace)))
+    }
+
     /// Whether a pod provides addresses: it has its own (not its node's, NP-13), and has not given them back
     /// (NP-43).
     pub fn has(&self, cluster: &Cluster, pod: &Pod) -> bool {
