@@ -167,6 +167,7 @@ impl Node {
         let record = Record {
             container: attach.id.container.clone(),
             ifname: attach.id.ifname.clone(),
+            network: attach.config.name.clone(),
             netns_id: attach.netns.as_deref().and_then(namespace_id),
             netns: attach.netns.clone().unwrap_or_default(),
             grace: self.cluster.pods.get(&pod).map_or(0, |pod| pod.grace),
