@@ -7,14 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use kstate::net::NetState;
 use kstate::nft::{Plan, Ruleset};
 use model::{Cluster, Key, Kind, Synced};
+use semantics::Settings;
+use semantics::service::reserved;
 use types::{Family, IfName, ObjectName};
 
 use crate::compiler::family::{FamilyTable, NodeView};
-use crate::diagnostic::Diagnostic;
 use crate::fabric::{self, Fabric, NetChange};
 use crate::fragment::{Composer, Unit};
 use crate::guard::Guard;
-use crate::{Settings, service};
+use semantics::Diagnostic;
 
 /// The whole desired state of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -177,7 +178,7 @@ impl Compiler {
             }
             Kind::Service => {
                 dirty.units.insert(Unit::Service(name.clone()));
-                if *name == service::reserved::api_service() {
+                if *name == reserved::api_service() {
                     // Where the API is, nobody else may be.
                     dirty.units.extend(cluster.outward_services().cloned().map(Unit::Service));
                     dirty.units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));

@@ -15,12 +15,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use kstate::net::{Link, LinkKind, NetState};
-use model::{Cluster, Key, Kind, Node};
+use model::{Cluster, Key, Kind};
+use semantics::node::{PodSubnet, pod_subnets, underlay_ip};
 use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IfName, IpNet, Mac, ObjectName, Vni, hash8};
 
-use crate::Settings;
-use crate::diagnostic::{Diagnostic, Severity};
+use semantics::Settings;
+use semantics::{Diagnostic, Severity};
 
 pub use peers::NetChange;
 pub(crate) use peers::{Fabric, Turned};
@@ -56,39 +57,6 @@ pub fn macs_of(address: IpAddr) -> impl Iterator<Item = Mac> {
 
 fn hash_bytes(text: &str) -> [u8; 4] {
     u32::from_str_radix(&hash8(text), 16).unwrap_or_default().to_be_bytes()
-}
-
-/// The addresses that a node derives from its pod CIDR of one family: the VTEP has the first, the pods' gateway the
-/// second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PodSubnet {
-    pub net: IpNet,
-    pub vtep: IpAddr,
-    pub gateway: IpAddr,
-}
-
-/// The first pod CIDR of a family that a node has, when it can hold a pod.
-pub fn pod_subnet(node: &Node, family: Family) -> Option<PodSubnet> {
-    let net = node.pod_cidrs.iter().find(|cidr| Family::of_net(cidr) == family)?.trunc();
-    let vtep = net.network();
-    let gateway = types::offset(vtep, 1);
-    (net.max_prefix_len() - net.prefix_len() >= 3).then_some(PodSubnet { net, vtep, gateway })
-}
-
-/// The pod subnets of a node, IPv4 first.
-pub fn pod_subnets(node: &Node) -> impl Iterator<Item = PodSubnet> + '_ {
-    Family::ALL.into_iter().filter_map(|family| pod_subnet(node, family))
-}
-
-/// The node's first InternalIP of a family.
-pub fn internal_ip(node: &Node, family: Family) -> Option<IpAddr> {
-    node.addresses.iter().copied().find(|address| Family::of(*address) == family)
-}
-
-/// The address by which a node's tunnel is reached: packets of both families go through one tunnel, over IPv4 where
-/// the nodes have it.
-pub fn underlay_ip(node: &Node) -> Option<IpAddr> {
-    Family::ALL.into_iter().find_map(|family| internal_ip(node, family))
 }
 
 /// Bytes that the tunnel adds: inner Ethernet 14, IPv4 20 or IPv6 40, UDP 8, VXLAN 8 (RFC 7348 §5).

@@ -14,16 +14,14 @@ use std::net::IpAddr;
 
 use kstate::net::{Forward, NetState, Route, RouteKey, RouteKind, Touched};
 use model::{Cluster, Key, Kind, Node};
+use semantics::node::{PodSubnet, internal_ip, pod_subnet, pod_subnets};
 use types::wire::VXLAN_DEVICE;
 use types::{Family, IfName, Mac, ObjectName};
 
 use super::pods::{self, Pod, Pods};
-use super::{
-    MAIN_TABLE, PodSubnet, Wired, device, incomplete, internal_ip, own_state, pod_subnet, pod_subnets,
-    vtep_mac,
-};
-use crate::Settings;
-use crate::diagnostic::{Diagnostic, Severity};
+use super::{MAIN_TABLE, Wired, device, incomplete, own_state, vtep_mac};
+use semantics::Settings;
+use semantics::{Diagnostic, Severity};
 
 /// Links, addresses, routes and tunnel entries as they should be.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use types::wire::BRIDGE;
 use types::{Family, IfName, Mac};
 
 use super::{Wired, bridge_mac, device, link_local};
-use crate::Settings;
+use semantics::Settings;
 
 /// By container. A bridge has one entry for a MAC, and ADD gives none twice: of two that have the same the first has it.
 pub type Pods = BTreeMap<String, Pod>;

@@ -8,11 +8,12 @@ mod masked;
 
 use std::net::SocketAddr;
 
-use compile::{Desired, Settings, whole};
+use compile::{Desired, whole};
 use model::{
     Attachment, Cluster, Endpoint, EndpointSlice, Event, Kind, Node, Peer, Pod, Policy, PolicyRule, Row,
     Service, ServicePort, SlicePort,
 };
+use semantics::Settings;
 use trace::observed::{Outer, Seen, SocketEnd, Tuple, Way};
 use trace::{
     Expected, Hop, Observed, Outcome, Place, Sighting, Stage, Target, View, arrival, compare, departure,

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use compile::layout::{IN_ISOLATED, OUT_ISOLATED};
-use compile::policy::resolve::Direction;
 use compile::role::Role;
 use kstate::net::{Forward, NetState, Op as NetOp, sysctl_link};
 use kstate::nft::build::encode;
 use kstate::nft::{ElemData, ElemKey, Op as NftOp, Ruleset, TableFamily, Verdict};
+use semantics::policy::resolve::Direction;
 use trace::hop::{Fact, Hop, Stage};
 use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{Family, IfName, IpNet, Mac};
