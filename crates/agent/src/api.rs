@@ -122,7 +122,7 @@ async fn of_kubeconfig(path: &Path) -> Result<Config> {
         let path = path.display();
         format!("kubeconfig {path}: give one with --kubeconfig, or run as a pod with a service account")
     };
-    let file = Kubeconfig::read_from(path).with_context(at)?;
+    let file = watch::kubeconfig(path).map_err(anyhow::Error::msg).with_context(at)?;
     Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(at)
 }
 

@@ -75,6 +75,18 @@ impl Reach {
             (KubeconfigError::ReadConfig(cause, _), Some(path)) => {
                 anyhow!("--kubeconfig {}: {cause}; {LAB}", path.display())
             }
+            (KubeconfigError::Parse(why), given) => {
+                let paths = given.clone().map_or_else(default_paths, |path| vec![path]);
+                let wrong = |path: &&PathBuf| {
+                    matches!(Kubeconfig::read_from(path), Err(KubeconfigError::Parse(_)))
+                };
+                let path = paths.iter().find(wrong).map(|path| format!(" {}", path.display()));
+                anyhow!(
+                    "the kubeconfig{}: {}; correct it there, or give another one with --kubeconfig: {LAB}",
+                    path.unwrap_or_default(),
+                    watch::yaml(&why)
+                )
+            }
             (other, path) => {
                 let path = path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default();
                 anyhow!("the kubeconfig{path}: {}; {LAB}", watch::told(&other))
@@ -86,6 +98,17 @@ impl Reach {
             let list = "kubectl config get-contexts lists what is in it";
             anyhow!("read the kubeconfig: {}; {list}", watch::told(&error))
         })
+    }
+}
+
+/// Where kubectl and kube-rs look for kubeconfigs.
+fn default_paths() -> Vec<PathBuf> {
+    let told = std::env::var_os("KUBECONFIG").unwrap_or_default();
+    let paths: Vec<PathBuf> =
+        std::env::split_paths(&told).filter(|path| !path.as_os_str().is_empty()).collect();
+    match std::env::home_dir() {
+        Some(home) if paths.is_empty() => vec![home.join(".kube/config")],
+        _ => paths,
     }
 }
 
@@ -133,6 +156,22 @@ mod tests {
             watch::told(said.as_ref()),
             "--kubeconfig /nope: No such file or directory (os error 2); of a lab it is `plumb lab kubeconfig --name NAME`"
         );
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_cannot_be_read_is_told_in_one_line() {
+        let path = std::env::temp_dir().join(format!("plumb-kubeconfig-{}", std::process::id()));
+        std::fs::write(&path, "apiVersion: v1\nclusters: [\nusers: {\n").expect("written");
+        let reach = Reach { kubeconfig: Some(path.clone()), context: None };
+        let said = reach.connect(None).await.map(drop).expect_err("no kubeconfig");
+        let said = watch::told(said.as_ref());
+        let head = format!("the kubeconfig {}: it cannot be read as YAML: ", path.display());
+        assert!(
+            said.starts_with(&head) && said.contains(" at line ") && said.contains("--kubeconfig"),
+            "{said}"
+        );
+        assert!(!said.contains(['\n', '^', '|']), "{said}");
+        std::fs::remove_file(&path).expect("it was there");
     }
 
     #[test]

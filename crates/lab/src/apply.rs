@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use apiserver::kind::{KINDS, Kind};
 use apiserver::manifest;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -147,8 +147,8 @@ fn kustomize(directory: &Path) -> Result<String> {
 }
 
 fn parse(source: &str, text: &str) -> Result<Vec<Item>> {
-    let documents: Vec<serde_json::Value> =
-        serde_saphyr::from_multiple(text).with_context(|| format!("{source} is not valid YAML"))?;
+    let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(text)
+        .map_err(|error| anyhow!("{source}: {}; correct it there", watch::yaml(&error)))?;
     let mut items = Vec::new();
     for (number, document) in documents.into_iter().enumerate() {
         let origin = format!("{source}, document {}", number + 1);
@@ -239,7 +239,10 @@ mod tests {
     fn errors_name_the_file_and_the_field() {
         let error = parse("x.yaml", "kind: Pod\nmetadata: {name: a}\n").expect_err("no apiVersion");
         assert_eq!(error.to_string(), "x.yaml, document 1: the object has no apiVersion");
-        assert!(parse("x.yaml", "a: [").is_err());
+        let error = parse("x.yaml", "a: b\nc: [\nd: {\n").expect_err("no YAML").to_string();
+        assert!(error.starts_with("x.yaml: it cannot be read as YAML: "), "{error}");
+        assert!(error.contains(" at line ") && error.ends_with("; correct it there"), "{error}");
+        assert!(!error.contains(['\n', '^', '|']), "{error}");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use tower::service_fn;
 use types::ObjectName;
 
 pub use slim::Slim;
-pub use told::told;
+pub use told::{kubeconfig, told, yaml};
 
 use row_of::{RowOf, diagnostics_of};
 
