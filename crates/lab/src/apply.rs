@@ -1,5 +1,7 @@
 //! `-f manifest…`: reads YAML or JSON, and applies it through the API as `kubectl apply` does.
 
+mod rehearsal;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,6 +12,8 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::Value;
+
+pub use rehearsal::{Known, rehearse};
 
 /// One object of a manifest, and where it stands.
 #[derive(Clone, Debug)]

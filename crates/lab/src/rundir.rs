@@ -134,6 +134,11 @@ pub fn refused(error: io::Error, path: &Path) -> Error {
 
 fn next() -> &'static str {
     match kernel::own::is_root() {
+        true if !kernel::own::has_all_users() => {
+            "; this is root of a user namespace only (unshare -r, a rootless container), to whom the machine's /run does not \
+             belong: run plumb as yourself, outside of it, since an ordinary user's lab makes a user namespace of its own; or \
+             give this one a /run as well: unshare -rm sh -c 'mount -t tmpfs tmpfs /run && exec plumb lab up'"
+        }
         true => {
             "; root's labs keep their files below /run, which has to be writable: mount -t tmpfs tmpfs /run (for a \
              container: docker run --tmpfs /run)"

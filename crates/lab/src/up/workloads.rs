@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result, anyhow, bail};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
@@ -62,6 +63,8 @@ impl fmt::Display for Workload {
 #[derive(Debug, PartialEq, Eq)]
 enum Stand {
     Ready,
+    /// It has ended, and well.
+    Succeeded,
     Waiting(String),
     /// Why, and what of kubectl's tells more.
     Hopeless(String, Option<String>),
@@ -99,9 +102,10 @@ impl Wait<'_> {
     /// Fails with what is not Ready and why; the lab goes on running.
     pub async fn ready(&self, workloads: &[Workload]) -> Result<()> {
         for workload in workloads {
-            loop {
+            let word = loop {
                 match stand(self.client, workload).await? {
-                    Stand::Ready => break,
+                    Stand::Ready => break "Ready",
+                    Stand::Succeeded => break "Succeeded",
                     Stand::Hopeless(why, next) => {
                         let next = next.map(|next| format!("; {} {next} tells more", self.kubectl));
                         bail!("{workload} will not become Ready: {why}{}", next.unwrap_or_default())
@@ -111,8 +115,8 @@ impl Wait<'_> {
                     }
                     Stand::Waiting(_) => tokio::time::sleep(GLANCE).await,
                 }
-            }
-            self.progress.step(&format!("{workload} Ready"));
+            };
+            self.progress.step(&format!("{workload} {word}"));
         }
         Ok(())
     }
@@ -158,10 +162,11 @@ fn last_warning(events: &[Event], workload: &Workload) -> Option<String> {
 
 async fn stand(client: &Client, workload: &Workload) -> Result<Stand> {
     let Workload { namespace, name, .. } = workload;
+    let now = Timestamp::now();
     let deleted = || Stand::Hopeless("it was deleted".into(), None);
     if workload.kind == Kind::Pod {
         let pod = Api::<Pod>::namespaced(client.clone(), namespace).get_opt(name).await?;
-        return Ok(pod.map_or_else(deleted, |pod| pod_stand(&pod)));
+        return Ok(pod.map_or_else(deleted, |pod| pod_stand(&pod, now)));
     }
     let deployment = Api::<Deployment>::namespaced(client.clone(), namespace).get_opt(name).await?;
     let Some(deployment) = deployment else { return Ok(deleted()) };
@@ -169,25 +174,63 @@ async fn stand(client: &Client, workload: &Workload) -> Result<Stand> {
     let status = deployment.status.clone().unwrap_or_default();
     let current = status.observed_generation == deployment.metadata.generation;
     let have = status.updated_replicas.unwrap_or(0).min(status.available_replicas.unwrap_or(0));
-    if current && have >= wanted {
-        return Ok(Stand::Ready);
-    }
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await?;
-    let prefix = format!("{name}-");
-    let pods = pods.items.into_iter().filter(|pod| pod.name_any().starts_with(&prefix));
-    let hopeless = pods.map(|pod| pod_stand(&pod)).find(|stand| matches!(stand, Stand::Hopeless(..)));
-    Ok(hopeless.unwrap_or_else(|| Stand::Waiting(format!("{have} of {wanted} pods are available"))))
+    let pods = pods.items.iter().filter(|pod| is_of(pod, name)).map(|pod| pod_stand(pod, now));
+    Ok(deployment_stand(current.then_some(have).unwrap_or_default(), wanted, pods))
 }
 
-fn pod_stand(pod: &Pod) -> Stand {
+/// Whether this Deployment has made the pod, as it stays.
+fn is_of(pod: &Pod, deployment: &str) -> bool {
+    let made = |owner: &str| {
+        owner
+            .strip_prefix(deployment)
+            .and_then(|rest| rest.strip_prefix('-'))
+            .is_some_and(|hash| !hash.contains('-'))
+    };
+    let owned = pod.owner_references().iter().any(|owner| owner.kind == "ReplicaSet" && made(&owner.name));
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    owned && pod.metadata.deletion_timestamp.is_none() && phase != Some("Failed")
+}
+
+/// `have`: how many pods of the newest template are available, as the Deployment itself says.
+fn deployment_stand(have: i32, wanted: i32, pods: impl Iterator<Item = Stand>) -> Stand {
+    let mut waits = None;
+    for stand in pods {
+        match stand {
+            Stand::Ready | Stand::Succeeded => {}
+            // One of a former template may be about to go.
+            Stand::Hopeless(why, _) if have >= wanted => waits = waits.or(Some(why)),
+            Stand::Hopeless(..) => return stand,
+            Stand::Waiting(why) => waits = waits.or(Some(why)),
+        }
+    }
+    match waits {
+        _ if have < wanted => Stand::Waiting(format!("{have} of {wanted} pods are available")),
+        Some(why) => Stand::Waiting(why),
+        None => Stand::Ready,
+    }
+}
+
+/// What has no readiness probe is Ready as soon as it is started, and may end in the next moment: it counts when it has run
+/// for so long. Starts are told in whole seconds.
+const STEADY: f64 = 2.0;
+
+/// Where a pod stands. One that ends and is not to be started again is done when it has succeeded; one that fails is none
+/// that was Ready for a moment.
+fn pod_stand(pod: &Pod, now: Timestamp) -> Stand {
     let status = pod.status.clone().unwrap_or_default();
     let phase = status.phase.as_deref().unwrap_or("Pending");
     let condition = |kind: &str| status.conditions.iter().flatten().find(|condition| condition.type_ == kind);
-    if phase == "Succeeded" || condition("Ready").is_some_and(|ready| ready.status == "True") {
-        return Stand::Ready;
+    if phase == "Succeeded" {
+        return Stand::Succeeded;
     }
     if phase == "Failed" {
         return failed(pod);
+    }
+    if condition("Ready").is_some_and(|ready| ready.status == "True") {
+        return unsteady(pod, now).map_or(Stand::Ready, |container| {
+            Stand::Waiting(format!("container {container} has just been started, and has no readiness probe"))
+        });
     }
     let waiting = status.container_statuses.iter().flatten().find_map(waits_for);
     if let Some((container, reason, text)) = waiting
@@ -203,6 +246,24 @@ fn pod_stand(pod: &Pod) -> Stand {
     let unscheduled = condition("PodScheduled").filter(|scheduled| scheduled.status == "False");
     let why = unscheduled.and_then(|scheduled| scheduled.message.clone());
     Stand::Waiting(why.unwrap_or_else(|| format!("it is {phase}")))
+}
+
+/// A container whose readiness says no more than that it was started, and only just.
+fn unsteady(pod: &Pod, now: Timestamp) -> Option<&str> {
+    let probed = |name: &str| {
+        let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        containers.any(|container| container.name == name && container.readiness_probe.is_some())
+    };
+    let steady = |container: &&ContainerStatus| {
+        let running = container.state.as_ref().and_then(|state| state.running.as_ref());
+        running.and_then(|running| running.started_at.as_ref()).is_some_and(|started| {
+            let age = now.duration_since(started.0).as_secs_f64();
+            // A start that is yet to come is one of a clock that was set back.
+            !(0.0..STEADY).contains(&age)
+        })
+    };
+    let all = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    all.filter(|one| !probed(&one.name)).find(|one| !steady(one)).map(|one| one.name.as_str())
 }
 
 /// One that will not be started again, and what its container ended with.
@@ -258,16 +319,55 @@ mod tests {
         let ended = json!({"name": "main", "image": "", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"terminated": {"exitCode": 3, "reason": "Error"}}});
         assert_eq!(
-            pod_stand(&pod(json!({"phase": "Failed", "containerStatuses": [ended]}))),
+            pod_stand(&pod(json!({"phase": "Failed", "containerStatuses": [ended]})), Timestamp::now()),
             Stand::Hopeless(
                 "pod job: it has failed: container main ended with exit code 3".into(),
                 Some("-n shop logs job -c main".into())
             )
         );
         assert_eq!(
-            pod_stand(&pod(json!({"phase": "Failed", "reason": "Evicted"}))),
+            pod_stand(&pod(json!({"phase": "Failed", "reason": "Evicted"})), Timestamp::now()),
             Stand::Hopeless("pod job: Evicted".into(), Some("-n shop describe pod job".into()))
         );
+    }
+
+    #[test]
+    fn ready_for_a_moment_is_not_ready_without_a_probe() {
+        let at = |text: &str| text.parse::<Timestamp>().expect("a time");
+        let running = |name: &str| {
+            json!({"name": name, "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "state": {"running": {"startedAt": "2026-01-01T00:00:10Z"}}})
+        };
+        let ready = pod(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [running("main")]}));
+        let just = Stand::Waiting("container main has just been started, and has no readiness probe".into());
+        assert_eq!(pod_stand(&ready, at("2026-01-01T00:00:11.9Z")), just);
+        assert_eq!(pod_stand(&ready, at("2026-01-01T00:00:12Z")), Stand::Ready);
+        assert_eq!(pod_stand(&ready, at("2026-01-01T00:00:00Z")), Stand::Ready);
+        let mut probed = ready.clone();
+        let probe = json!({"containers": [{"name": "main", "readinessProbe": {}}]});
+        probed.spec = serde_json::from_value(probe).expect("a spec");
+        assert_eq!(pod_stand(&probed, at("2026-01-01T00:00:10Z")), Stand::Ready);
+        assert_eq!(pod_stand(&pod(json!({"phase": "Succeeded"})), Timestamp::now()), Stand::Succeeded);
+    }
+
+    #[test]
+    fn a_deployment_is_ready_with_its_pods_own_word() {
+        let waits = || Stand::Waiting("it is Pending".into());
+        let crashes = || Stand::Hopeless("pod a: CrashLoopBackOff".into(), None);
+        let stand = |have, pods: Vec<Stand>| deployment_stand(have, 2, pods.into_iter());
+        assert_eq!(stand(2, vec![Stand::Ready, Stand::Ready]), Stand::Ready);
+        assert_eq!(stand(2, vec![Stand::Ready, waits()]), waits());
+        assert_eq!(stand(1, vec![Stand::Ready, crashes()]), crashes());
+        assert_eq!(stand(2, vec![crashes(), Stand::Ready]), Stand::Waiting("pod a: CrashLoopBackOff".into()));
+        assert_eq!(stand(1, vec![Stand::Ready]), Stand::Waiting("1 of 2 pods are available".into()));
+        let of = |owner: &str, deployment| {
+            let mut pod = pod(json!({"phase": "Running"}));
+            let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": "1"}]);
+            pod.metadata.owner_references = serde_json::from_value(owner).expect("owners");
+            is_of(&pod, deployment)
+        };
+        assert!(of("web-5d5", "web") && !of("web-api-5d5", "web") && !of("webs-5d5", "web"));
     }
 
     #[test]
