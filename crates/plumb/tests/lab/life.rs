@@ -106,7 +106,7 @@ fn manifest(lab: &Lab) {
         .refused(&["is not running", "plumb lab up"]);
 }
 
-const NEVER_READY: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: waited-for}\nspec:\n  containers:\n  - {name: main, \
+const NEVER_READY: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: waited-for}\nspec:\n  nodeName: node1\n  containers:\n  - {name: main, \
     image: plumb.local/demo, args: [serve, --http, '8080', --unready], readinessProbe: {httpGet: {path: /readyz, port: 8080}}}\n";
 
 /// `plumb lab up`, interrupted when it has printed a line with these words.
