@@ -224,7 +224,7 @@ struct Asked<'a> {
 fn asked<'a>(text: &'a str, namespace: &'a str, kubectl: &str) -> Result<Asked<'a>> {
     let (before, rest) = text.split_once('/').map_or((None, text), |(before, rest)| (Some(before), rest));
     let (name, port) = rest.split_once(':').map_or((rest, None), |(name, port)| (name, Some(port)));
-    let kind = before.and_then(|before| kind(before));
+    let kind = before.and_then(kind);
     let namespace = match before {
         Some(before) if kind.is_none() => before,
         _ => namespace,

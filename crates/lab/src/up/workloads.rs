@@ -179,7 +179,7 @@ async fn stand(client: &Client, workload: &Workload) -> Result<Stand> {
     let have = status.updated_replicas.unwrap_or(0).min(status.available_replicas.unwrap_or(0));
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await?;
     let pods = pods.items.iter().filter(|pod| is_of(pod, name)).map(|pod| pod_stand(pod, now));
-    Ok(deployment_stand(current.then_some(have).unwrap_or_default(), wanted, pods))
+    Ok(deployment_stand(current.then_some(have), wanted, pods))
 }
 
 /// Whether this Deployment has made the pod, as it stays.
@@ -195,8 +195,10 @@ fn is_of(pod: &Pod, deployment: &str) -> bool {
     owned && pod.metadata.deletion_timestamp.is_none() && phase != Some("Failed")
 }
 
-/// `have`: how many pods of the newest template are available, as the Deployment itself says.
-fn deployment_stand(have: i32, wanted: i32, pods: impl Iterator<Item = Stand>) -> Stand {
+/// `have`: how many pods of the newest template are available, as the Deployment itself says once its controller has seen
+/// that template.
+fn deployment_stand(have: Option<i32>, wanted: i32, pods: impl Iterator<Item = Stand>) -> Stand {
+    let Some(have) = have else { return Stand::Waiting("its controller has not seen it yet".into()) };
     let mut waits = None;
     for stand in pods {
         match stand {

@@ -64,12 +64,14 @@ fn one_that_ends_again_and_again_says_its_exit_code() {
 fn a_deployment_is_ready_with_its_pods_own_word() {
     let waits = || Stand::Waiting("it is Pending".into());
     let crashes = || Stand::Hopeless("pod a: CrashLoopBackOff".into(), None);
-    let stand = |have, pods: Vec<Stand>| deployment_stand(have, 2, pods.into_iter());
+    let stand = |have, pods: Vec<Stand>| deployment_stand(Some(have), 2, pods.into_iter());
     assert_eq!(stand(2, vec![Stand::Ready, Stand::Ready]), Stand::Ready);
     assert_eq!(stand(2, vec![Stand::Ready, waits()]), waits());
     assert_eq!(stand(1, vec![Stand::Ready, crashes()]), crashes());
     assert_eq!(stand(2, vec![crashes(), Stand::Ready]), Stand::Waiting("pod a: CrashLoopBackOff".into()));
     assert_eq!(stand(1, vec![Stand::Ready]), Stand::Waiting("1 of 2 pods are available".into()));
+    let unseen = deployment_stand(None, 0, std::iter::empty());
+    assert_eq!(unseen, Stand::Waiting("its controller has not seen it yet".into()));
     let of = |owner: &str, deployment| {
         let mut pod = pod(json!({"phase": "Running"}));
         let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": "1"}]);
