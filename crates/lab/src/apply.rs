@@ -182,7 +182,8 @@ fn item(value: serde_json::Value, origin: String) -> Result<Item> {
         Some((group, version)) => GroupVersionKind::gvk(group, version, &kind),
         None => GroupVersionKind::gvk("", &version, &kind),
     };
-    let object = serde_json::from_value(value.clone()).with_context(|| origin.clone())?;
+    let object = serde_json::from_value(value.clone())
+        .map_err(|error| anyhow!("{origin}: {}, its metadata: {error}; correct it there", kind.kind))?;
     Ok(Item { object, said: value, kind, origin })
 }
 

@@ -2,9 +2,8 @@
 //! alone.
 
 use std::error::Error;
-use std::path::Path;
 
-use kube::config::{Kubeconfig, KubeconfigError};
+use kube::config::KubeconfigError;
 
 /// Many errors of libraries say their cause, and have it as their source as well; that of the API server's refusal shows
 /// all that it holds.
@@ -47,19 +46,10 @@ pub fn yaml(error: &serde_saphyr::Error) -> String {
     format!("it cannot be read as YAML: {}", lines.join("; "))
 }
 
-/// The kubeconfig in this file; where it cannot be used, the error says which file, what is wrong in it, and what next.
-pub fn kubeconfig(path: &Path) -> Result<Kubeconfig, String> {
-    Kubeconfig::read_from(path).map_err(|error| match error {
-        KubeconfigError::ReadConfig(why, _) => why.to_string(),
-        KubeconfigError::Parse(why) => {
-            format!("{}; correct it there, or give another kubeconfig", yaml(&why))
-        }
-        other => told(&other),
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use kube::config::Kubeconfig;
+
     use super::*;
 
     #[test]
