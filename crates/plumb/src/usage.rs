@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::io;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
@@ -33,6 +34,23 @@ pub fn said(error: &clap::Error, range: impl Fn(&str) -> Option<String>) -> Opti
         _ => return None,
     };
     Some(format!("{flag} {value}: {right}"))
+}
+
+/// Prints what clap has to say, such as a help text, and ends as every command does whose output cannot be written.
+pub fn end(error: &clap::Error) -> ! {
+    let code = match error.print() {
+        Err(why) if !error.use_stderr() && why.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("{}", unwritten(&why));
+            1
+        }
+        _ => error.exit_code(),
+    };
+    std::process::exit(code)
+}
+
+/// Of a command whose output is lost.
+pub fn unwritten(why: &io::Error) -> String {
+    format!("plumb: not all of its output could be written: {why}")
 }
 
 /// What is wrong with a number.
