@@ -9,6 +9,7 @@ mod drift;
 mod files;
 mod frames;
 mod guards;
+mod lacks;
 mod mark;
 mod names;
 mod resolve;

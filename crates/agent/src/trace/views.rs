@@ -20,7 +20,7 @@ use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{Family, IfName, ObjectName};
 
 use super::files::Files;
-use super::{drift, resolve, ways};
+use super::{drift, lacks, ways};
 use crate::dns::SharedZone;
 use crate::inbox::Outbox;
 use crate::node::Node;
@@ -227,10 +227,7 @@ impl Views {
             return Ok(None);
         }
         let (domain, name) = (self.domain(), name.trim_end_matches('.').to_owned());
-        let why = self.ask(move |node| {
-            let (service, namespace) = name.strip_suffix(&format!(".svc.{domain}"))?.split_once('.')?;
-            resolve::other_families(&ObjectName::new(namespace, service), node.cluster())
-        });
+        let why = self.ask(move |node| lacks::why(&name, &domain, node.cluster()));
         Ok(match (why.await?, finding) {
             (Some(why), _) => Some(format!("{family} address ({why})")),
             (None, Finding::NoData) => Some(format!("{family} address")),

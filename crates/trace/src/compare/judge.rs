@@ -9,7 +9,7 @@ use super::Judged;
 use super::evidence::{Evidence, is_end};
 use crate::expect::own;
 use crate::hop::{Fact, Hop, Stage, shown};
-use crate::observed::{COUNTED, Decision, Sighting, SocketEnd, Way};
+use crate::observed::{COUNTED, Decision, SERVFAIL, Sighting, SocketEnd, Way};
 
 /// The table that our rules are in; a drop in any other is a stranger's.
 const OUR_TABLE: &str = types::wire::TABLE;
@@ -105,7 +105,7 @@ impl<'a> Evidence<'a> {
     }
 
     fn resolve(&self, hop: &Hop) -> Judged {
-        let Fact::Resolve { addresses: expected, upstream, lacks, alias, .. } = &hop.fact else {
+        let Fact::Resolve { addresses: expected, upstream, lacks, alias, fails, .. } = &hop.fact else {
             return Err("no name".to_owned());
         };
         let (upstream, lacks, leads) = (*upstream, lacks.is_some(), alias.is_some());
@@ -113,6 +113,9 @@ impl<'a> Evidence<'a> {
             let Sighting::Resolved { full_name, addresses, error, .. } = sighting else { continue };
             let right = addresses.iter().any(|address| expected.contains(address));
             return match error {
+                Some(error) if fails.is_some() && error.ends_with(SERVFAIL) => {
+                    Ok("the resolver fails".to_owned())
+                }
                 Some(error) => Err(error.clone()),
                 None if addresses.is_empty() && expected.is_empty() && lacks => Ok(String::new()),
                 None if addresses.is_empty() && leads => {

@@ -186,6 +186,7 @@ fn a_name_that_leads_out_of_the_cluster_says_where_to() {
         upstream: true,
         lacks: None,
         alias: Some("example.com".into()),
+        fails: None,
         in_file: false,
     };
     let hop = Hop::new(Stage::Resolve, "node1", fact);
@@ -202,4 +203,34 @@ fn a_name_that_leads_out_of_the_cluster_says_where_to() {
     };
     assert_eq!(told(&[]), "of which the node's resolvers know no address");
     assert_eq!(told(&["192.0.2.1"]), "of which the node's resolvers know 192.0.2.1");
+}
+
+#[test]
+fn a_circle_of_aliases_is_what_the_objects_say() {
+    let why = "alias circle: a.shop.svc.cluster.local → a.shop.svc.cluster.local; change their externalName";
+    let fact = Fact::Resolve {
+        name: "a".into(),
+        full_name: String::new(),
+        addresses: Vec::new(),
+        step: 0,
+        of: 4,
+        upstream: false,
+        lacks: None,
+        alias: None,
+        fails: Some(why.into()),
+        in_file: false,
+    };
+    let hop = Hop::new(Stage::Resolve, "node1", fact);
+    assert_eq!(hop.text, format!("a has no end: {why}"));
+    let told = |error: &str| {
+        let (full_name, error) = ("a.shop.svc.cluster.local".to_owned(), Some(error.to_owned()));
+        let resolved =
+            Sighting::Resolved { at: 1, micros: 9, full_name, addresses: Vec::new(), step: 1, error };
+        let observed = Observed { node: "node1".into(), sightings: vec![resolved] };
+        compare(std::slice::from_ref(&hop), &[observed]).pop().expect("a hop").outcome
+    };
+    let failed = told("a.shop.svc.cluster.local: 10.96.0.10 answers SERVFAIL");
+    assert!(matches!(failed, Outcome::Agree { .. }), "{failed:?}");
+    let silent = told("a.shop.svc.cluster.local: 10.96.0.10 did not answer within 500ms");
+    assert!(matches!(silent, Outcome::Disagree { .. }), "{silent:?}");
 }

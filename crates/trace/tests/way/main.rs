@@ -349,6 +349,7 @@ fn a_dead_veth_is_blamed_before_the_resolver() {
             upstream: false,
             lacks: None,
             alias: None,
+            fails: None,
             in_file: false,
         },
     );
