@@ -220,6 +220,6 @@ fn first_step(netns: &Path, from: IpAddr, to: IpAddr) -> Result<Option<Sighting>
         Err(error) => kind(&error) == Some(ErrorKind::NetworkUnreachable),
         Ok(_) => false,
     };
-    let text = || format!("the pod itself has no route to {to}: `ip route` in it shows what is left");
+    let text = || format!("the pod itself has no route to {to}; its table of routes shows what is left");
     Ok(none.then(|| drift(Stage::Veth, text())))
 }

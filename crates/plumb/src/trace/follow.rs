@@ -65,8 +65,17 @@ async fn ask<T: Serialize, R: DeserializeOwned>(
     verb: &str,
     body: &T,
 ) -> Result<R> {
-    match tokio::time::timeout(PATIENCE, nodes.post(node, verb, body)).await {
+    match tokio::time::timeout(PATIENCE, nodes.post_plainly(node, verb, body)).await {
         Ok(answer) => answer,
+        Err(_) => Err(anyhow!("its agent does not answer within {PATIENCE:?}")),
+    }
+}
+
+/// Whether an agent that had no part in it answers at all.
+pub async fn answers(nodes: &Nodes, node: &str) -> Result<()> {
+    let asked = nodes.get::<serde_json::Value>(node, "v1/node/status");
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(answer) => answer.map(drop),
         Err(_) => Err(anyhow!("its agent does not answer within {PATIENCE:?}")),
     }
 }

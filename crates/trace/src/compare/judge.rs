@@ -232,9 +232,11 @@ impl<'a> Evidence<'a> {
             // It was forwarded; what it needs to leave by the device is another hop's.
             (None, Some(expected)) if self.forwarded(node) => Ok(format!("forwarded to {expected}")),
             (None, _) => {
-                Err("not seen any more after the routing decision: no route, or no way to its next \
-                              hop (`ip route get` on the node tells)"
-                    .to_owned())
+                let to = self.endpoint.map(|to| format!(" {}", to.ip())).unwrap_or_default();
+                Err(format!(
+                    "not seen any more after the routing decision: no route, or no way to its next hop (`ip route get{to}` on \
+                     the node tells)"
+                ))
             }
         }
     }
