@@ -423,7 +423,7 @@ async fn find_causes(
         let Some((target, udp)) = planned.trace() else { continue };
         let flag = if udp { " --udp" } else { "" };
         let advice = &stage.cluster.advice;
-        let again = advice.plumb(&test.again(&planned.test));
+        let again = advice.plumb(&test.again(planned.test));
         let command = advice.plumb(&format!("trace {}/{} {target}{flag}", stage.namespace, planned.pod));
         done.trace = Some(format!("{again}; {command}"));
         if traced < TRACED {

@@ -45,10 +45,10 @@ impl Way<'_, '_> {
         if let Ok(bridge) = IfName::new(BRIDGE) {
             self.push(Stage::Node, Fact::Node { from, bridge, host_if });
         }
-        self.into_pod(pod, to);
+        self.enter(pod, to);
     }
 
-    fn into_pod(&mut self, pod: ObjectName, to: SocketAddr) {
+    fn enter(&mut self, pod: ObjectName, to: SocketAddr) {
         if self.policy(Direction::Ingress, to) {
             let on = Some(self.view.place.node.clone());
             self.push(Stage::Pod, Fact::Pod { pod: Some(pod), destination: to, on });
@@ -70,7 +70,7 @@ impl Way<'_, '_> {
                 let chain = self.chain_of(to);
                 let fact = Fact::Service { service, port, frontend: to, endpoint, choices, chain };
                 self.push(Stage::Node, fact);
-                self.to_endpoint(endpoint);
+                self.go_behind(endpoint);
             }
             Choice::Reject { service, has_port } => {
                 let why = self.why_rejected(&service, has_port);
@@ -85,10 +85,10 @@ impl Way<'_, '_> {
     }
 
     /// From a node's port on to a pod there, or of a further node, whose policies the objects tell.
-    fn to_endpoint(&mut self, to: SocketAddr) {
+    fn go_behind(&mut self, to: SocketAddr) {
         let view = self.view;
         if let Some(attachment) = reference::local_pod(to.ip(), view.cluster) {
-            return self.into_pod(attachment.pod.clone(), to);
+            return self.enter(attachment.pod.clone(), to);
         }
         let Some(node) = reference::node_of(to.ip(), view.cluster) else {
             let at = |node: &&model::Node| node.addresses.contains(&to.ip());
