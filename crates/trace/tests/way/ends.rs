@@ -106,13 +106,7 @@ fn a_service_without_endpoints_refuses_and_says_so() {
         (Protocol::Udp, [local; 2]),
     ] {
         let mut world = both_families();
-        let port = ServicePort {
-            name: "http".into(),
-            port: 80,
-            protocol,
-            node_port: Some(30080),
-            ..ServicePort::default()
-        };
+        let port = ServicePort { name: "http".into(), port: 80, protocol, node_port: Some(30080) };
         world.apply(Event::Upsert(Row::Service(Box::new(Service {
             key: name("shop/door"),
             kind: ServiceType::LoadBalancer,
