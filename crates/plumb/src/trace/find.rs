@@ -233,7 +233,7 @@ async fn missing(cluster: &Cluster, meant: &Meant<'_>) -> Error {
     }
     match kind {
         Kind::Pod => anyhow!("there is no pod {namespace}/{name}; {next}"),
-        Kind::Any => anyhow!("there is no pod {namespace}/{name}, and no Deployment of that name; {next}"),
+        Kind::Any => anyhow!("there is no pod {namespace}/{name}, and no workload of that name; {next}"),
         other => anyhow!("there is no pod of a {} {namespace}/{name}; {next}", other.word()),
     }
 }
