@@ -7,6 +7,7 @@ use types::wire::{BRIDGE, VXLAN_DEVICE};
 
 use super::Judged;
 use super::evidence::{Evidence, is_end};
+use super::there::shrunk;
 use crate::expect::own;
 use crate::hop::{Fact, Hop, Stage, shown};
 use crate::observed::{COUNTED, Decision, SERVFAIL, Sighting, SocketEnd, Way};
@@ -360,16 +361,6 @@ impl<'a> Evidence<'a> {
             Some(end @ SocketEnd::Stalled) => Err(describe(end)),
             _ => Ok("the same way".to_owned()),
         }
-    }
-}
-
-/// Full-size packets are lost where smaller ones pass.
-pub(super) fn shrunk(entered: Option<u32>, left: Option<u32>, dev: &IfName) -> Result<(), String> {
-    match (entered, left) {
-        (Some(entered), Some(left)) if left < entered => Err(format!(
-            "a packet of {entered} bytes came and none over {left} passed {dev}: its MTU is too small"
-        )),
-        _ => Ok(()),
     }
 }
 

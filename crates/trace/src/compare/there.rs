@@ -7,7 +7,6 @@ use types::wire::VXLAN_DEVICE;
 
 use super::Judged;
 use super::evidence::{Evidence, is_end};
-use super::judge::shrunk;
 use crate::observed::{COUNTED, SocketEnd, Way};
 
 /// Of what left one node and came to no other.
@@ -72,5 +71,15 @@ impl Evidence<'_> {
             return Ok(why.to_owned());
         }
         Err(format!("no answer came, and {node} could not be asked what it saw: {why}"))
+    }
+}
+
+/// Full-size packets are lost where smaller ones pass.
+pub fn shrunk(entered: Option<u32>, left: Option<u32>, dev: &IfName) -> Result<(), String> {
+    match (entered, left) {
+        (Some(entered), Some(left)) if left < entered => Err(format!(
+            "a packet of {entered} bytes came and none over {left} passed {dev}: its MTU is too small"
+        )),
+        _ => Ok(()),
     }
 }
