@@ -102,7 +102,7 @@ impl Reach {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = Config::from_custom_kubeconfig(file, &options).await;
         config.map_err(|error| {
-            let list = "kubectl config get-contexts lists what is in it";
+            let list = "`kubectl config get-contexts` lists what is in it";
             anyhow!("read the kubeconfig: {}; {list}", watch::told(&error))
         })
     }

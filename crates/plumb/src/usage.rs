@@ -121,6 +121,36 @@ mod tests {
             (&["install", "--mtu", "abc"], "--mtu abc: give a whole number from 0 to 65535"),
             (&["install", "--mtu", "-1"], "--mtu -1: give a whole number from 0 to 65535"),
             (&["install", "--timeout", ""], "--timeout \"\": give a whole number from 1 to 86400"),
+            (
+                &["trace", "p", "t", "--source-port", "0"],
+                "--source-port 0: give a whole number from 1 to 65535",
+            ),
+            (
+                &["trace", "p", "t", "--source-port", "65536"],
+                "--source-port 65536: give a whole number from 1 to 65535",
+            ),
+            (
+                &["trace", "p", "t", "--source-port", "-1"],
+                "--source-port -1: give a whole number from 1 to 65535",
+            ),
+            (&["trace", "p", "t", "--timeout", "0"], "--timeout 0: give a whole number from 10 to 10000"),
+            (&["trace", "p", "t", "--timeout=-5"], "--timeout -5: give a whole number from 10 to 10000"),
+            (
+                &["connectivity", "test", "--host-port", "0"],
+                "--host-port 0: give a whole number from 1 to 65535",
+            ),
+            (
+                &["connectivity", "test", "--host-port", "65536"],
+                "--host-port 65536: give a whole number from 1 to 65535",
+            ),
+            (
+                &["connectivity", "test", "--settle", "18446744073709551615"],
+                "--settle 18446744073709551615: give a whole number from 0 to 86400",
+            ),
+            (
+                &["connectivity", "test", "--patience=-1"],
+                "--patience -1: give a whole number from 0 to 86400",
+            ),
             (&["lab", "list", "-o", "xml"], "--output xml: give one of table, json"),
         ] {
             let args: Vec<OsString> =

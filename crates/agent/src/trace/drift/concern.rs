@@ -92,6 +92,9 @@ impl<'a> Concern<'a> {
                     concern.bridge_hop.get_or_insert(Stage::Node);
                     concern.arrives_by_tunnel = from.is_some();
                 }
+                Fact::LocalRoute { .. } if hop.stage == Stage::Node => concern.arrives_by_tunnel = true,
+                // Another node's port: its rules are not this hop's.
+                Fact::Service { .. } if hop.stage == Stage::Node => {}
                 Fact::Service { frontend, endpoint, .. } => {
                     concern.frontend = Some(*frontend);
                     concern.endpoint = Some(*endpoint);
