@@ -4,7 +4,8 @@
 //! Input: a JSON array of objects. Pods with an address on node1 are wired to it.
 #![no_main]
 
-use compile::{Compiler, Settings, whole};
+use compile::{Compiler, whole};
+use semantics::Settings;
 use dns::Zone;
 use libfuzzer_sys::fuzz_target;
 use model::{Attachment, Event, Row};

@@ -19,12 +19,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body_util::BodyExt;
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 use tower::service_fn;
 use types::wire::HOST_KUBERNETES;
@@ -118,12 +118,15 @@ async fn configs(args: &Args) -> Result<Vec<Config>> {
 }
 
 async fn of_kubeconfig(path: &Path) -> Result<Config> {
-    let at = || {
+    let at = |why: String| {
         let path = path.display();
-        format!("kubeconfig {path}: give one with --kubeconfig, or run as a pod with a service account")
+        anyhow!(
+            "kubeconfig {path}: {why}; give one with --kubeconfig, or run as a pod with a service account"
+        )
     };
-    let file = Kubeconfig::read_from(path).with_context(at)?;
-    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(at)
+    let file = watch::kubeconfig(path).map_err(|why| at(why.to_string()))?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+    config.map_err(|why| at(watch::told(&why)))
 }
 
 /// The pod's own credentials. The kubelet renews the token's file and kube-rs reads it again.
@@ -163,7 +166,7 @@ fn of_the_host(directory: &Path) -> Vec<Uri> {
     let mut found: Vec<Uri> = Vec::new();
     for name in OF_THE_HOST {
         let path = directory.join(name);
-        let Ok(file) = Kubeconfig::read_from(&path) else { continue };
+        let Ok(file) = watch::kubeconfig(&path) else { continue };
         let current = file.current_context.as_deref();
         let context = file.contexts.iter().find(|named| Some(named.name.as_str()) == current);
         let cluster = context.and_then(|named| named.context.as_ref()).map(|context| &context.cluster);

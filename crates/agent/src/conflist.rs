@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use types::wire::CONFLIST;
+use types::wire::{CONFLIST, NETWORK};
 
 /// libcni before 1.2 (containerd 1.6) refuses 1.1.0 and does not know `cniVersions`, from which later ones take the
 /// newest that they speak.
@@ -19,7 +19,7 @@ pub fn publish(directory: &Path, socket: &Path) -> Result<bool> {
         plugin["agentSocket"] = json!(socket);
     }
     let list = json!({
-        "cniVersion": SPOKEN[0], "cniVersions": SPOKEN, "name": "plumb", "plugins": [plugin]
+        "cniVersion": SPOKEN[0], "cniVersions": SPOKEN, "name": NETWORK, "plugins": [plugin]
     });
     let text = format!("{}\n", serde_json::to_string_pretty(&list)?);
     let path = directory.join(CONFLIST);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use compile::Diagnostic;
+use semantics::Diagnostic;
 use serde::{Deserialize, Serialize};
 
 /// What a person does where nobody knows better.

@@ -12,8 +12,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use compile::service::health;
 use model::{Cluster, Key, Kind};
+use semantics::service::health;
 use serde_json::json;
 use tokio::sync::watch;
 use types::{Family, ObjectName};
@@ -41,7 +41,7 @@ impl Wanted {
     }
 
     /// `all`: every Service, since nobody knows what was before, or the node has another address.
-    pub fn update(&mut self, cluster: &Cluster, settings: &compile::Settings, keys: &[Key], all: bool) {
+    pub fn update(&mut self, cluster: &Cluster, settings: &semantics::Settings, keys: &[Key], all: bool) {
         let named = keys.iter().filter(|key| key.kind == Kind::Service).map(|key| &key.name);
         let changed: BTreeSet<ObjectName> = match all {
             true => cluster.services.keys().chain(self.by_service.keys()).cloned().collect(),

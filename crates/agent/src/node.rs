@@ -27,8 +27,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compile::Compiler;
-use compile::service::flows::Frontends;
 use model::{Cluster, Event, Key, Kind};
+use semantics::service::flows::Frontends;
 use tokio::sync::watch as signal;
 
 use crate::api::Api;
@@ -109,7 +109,7 @@ pub struct Node {
     former: Former,
     sources: Sources,
     /// Since when nodes lack what comes with joining, as long as that is no news.
-    joining: BTreeMap<compile::Diagnostic, Instant>,
+    joining: BTreeMap<semantics::Diagnostic, Instant>,
     /// The MTU that pods' own ends were made to have.
     fitted: Option<u32>,
 }

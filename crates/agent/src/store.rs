@@ -20,6 +20,7 @@ use ipam::Pool;
 use kernel::Netns;
 use model::{Attachment, HostPort};
 use serde::{Deserialize, Serialize};
+use types::wire::NETWORK;
 use types::{Family, IfName, IpNet, Mac, ObjectName};
 
 use lost::Lost;
@@ -29,6 +30,10 @@ use lost::Lost;
 pub struct Record {
     pub container: String,
     pub ifname: IfName,
+    /// The name of the network that its runtime asked for: another network's garbage collection is not its own. Files of
+    /// older versions have none, and agents have always written this one for runtimes.
+    #[serde(default = "usual_network")]
+    pub network: String,
     /// Path of the pod's network namespace, as the runtime gave it.
     pub netns: String,
     /// Which namespace that was: device and inode. Another one may lie at the path later. Files of older versions have
@@ -79,6 +84,10 @@ impl Record {
             withheld: Vec::new(),
         }
     }
+}
+
+fn usual_network() -> String {
+    NETWORK.to_owned()
 }
 
 /// Device and inode of the namespace at a path; `None` when there is none.

@@ -9,6 +9,7 @@ mod drift;
 mod files;
 mod frames;
 mod guards;
+mod lacks;
 mod mark;
 mod names;
 mod resolve;
@@ -207,8 +208,9 @@ impl Traces {
         let running = self.take(&collect.id).await?;
         let (Some(watch), Some(onward)) = (running.watch, collect.onward) else { return Ok(None) };
         let came_as = [onward.source, onward.destination];
-        let mut sightings = watch.finish(Some(came_as)).await?.sightings;
-        let (expected, drift) = self.views.arrival(onward).await?;
+        let seen = watch.finish(Some(came_as)).await?;
+        let mut sightings = seen.sightings;
+        let (expected, drift) = self.views.arrival(onward, seen.endpoint).await?;
         sightings.extend(drift);
         Ok(Some(self.collected(expected, sightings)))
     }

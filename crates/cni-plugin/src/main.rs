@@ -31,9 +31,15 @@ fn main() -> ExitCode {
             refuse(&Error::new(Code::Io, msg, "the container runtime has to write it there"), Version::LATEST)
         }
     };
-    // A runtime that closed the pipe is gone; there is nobody left to tell.
-    let _ = io::stdout().write_all(reply.stdout.as_bytes());
-    ExitCode::from(reply.exit)
+    let mut out = io::stdout();
+    match out.write_all(reply.stdout.as_bytes()).and_then(|()| out.flush()) {
+        // A runtime that closed the pipe is gone; there is nobody left to tell.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(io::stderr(), "plumb-cni: its answer could not be written: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::from(reply.exit),
+    }
 }
 
 fn refuse(error: &Error, version: Version) -> Reply {

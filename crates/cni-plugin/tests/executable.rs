@@ -74,6 +74,22 @@ fn version_needs_no_agent() {
 }
 
 #[test]
+fn an_answer_that_cannot_be_written_is_no_success() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_plumb-cni"))
+        .env_clear()
+        .env("CNI_COMMAND", "VERSION")
+        .stdin(Stdio::piped())
+        .stdout(std::fs::File::options().write(true).open("/dev/full").unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(br#"{"cniVersion":"0.4.0"}"#).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("could not be written: No space left on device"));
+}
+
+#[test]
 fn the_callers_own_network_namespace_is_refused_first() {
     let dir = Dir::new("own");
     let mut env = vec![("CNI_NETNS", "/proc/self/ns/net")];

@@ -7,14 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use kstate::net::NetState;
 use kstate::nft::{Plan, Ruleset};
 use model::{Cluster, Key, Kind, Synced};
+use semantics::Settings;
+use semantics::service::reserved;
 use types::{Family, IfName, ObjectName};
 
 use crate::compiler::family::{FamilyTable, NodeView};
-use crate::diagnostic::Diagnostic;
 use crate::fabric::{self, Fabric, NetChange};
 use crate::fragment::{Composer, Unit};
 use crate::guard::Guard;
-use crate::{Settings, service};
+use semantics::Diagnostic;
 
 /// The whole desired state of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -167,10 +168,8 @@ impl Compiler {
                 }
             }
             Kind::Namespace => {
-                let first = ObjectName::new(&name.name, "");
-                let pods = cluster.pods.range(first..).map(|(pod, _)| pod);
-                let pods = pods.take_while(|pod| pod.namespace == name.name);
-                dirty.units.extend(pods.cloned().map(Unit::Pod));
+                let pods = cluster.pods_of(&name.name).map(|pod| pod.key.clone());
+                dirty.units.extend(pods.map(Unit::Pod));
             }
             Kind::Pod => {
                 dirty.units.insert(Unit::Pod(name.clone()));
@@ -179,7 +178,7 @@ impl Compiler {
             }
             Kind::Service => {
                 dirty.units.insert(Unit::Service(name.clone()));
-                if *name == service::reserved::api_service() {
+                if *name == reserved::api_service() {
                     // Where the API is, nobody else may be.
                     dirty.units.extend(cluster.outward_services().cloned().map(Unit::Service));
                     dirty.units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));
@@ -199,7 +198,7 @@ impl Compiler {
     }
 
     fn mark_attachment(&mut self, cluster: &Cluster, container: &str, dirty: &mut Dirty) {
-        dirty.net.own = true;
+        dirty.net.pods.insert(container.to_owned());
         dirty.units.insert(Unit::Attachment(container.to_owned()));
         let now = cluster.attachments.get(container).map(|attachment| attachment.pod.clone());
         let before = self.pod_of.remove(container);

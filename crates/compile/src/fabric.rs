@@ -9,17 +9,19 @@
 //! IPv6 is the same beside it (fd00:10:244:1::4/128, gateway ::1, VTEP ::), through the same bridge and tunnel.
 
 mod peers;
+mod pods;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use kstate::net::{BridgePort, Forward, Link, LinkKind, NetState, PortOptions};
-use model::{Attachment, Cluster, Key, Kind, Node};
+use kstate::net::{Link, LinkKind, NetState};
+use model::{Cluster, Key, Kind};
+use semantics::node::{PodSubnet, pod_subnets, underlay_ip};
 use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IfName, IpNet, Mac, ObjectName, Vni, hash8};
 
-use crate::Settings;
-use crate::diagnostic::{Diagnostic, Severity};
+use semantics::Settings;
+use semantics::{Diagnostic, Severity};
 
 pub use peers::NetChange;
 pub(crate) use peers::{Fabric, Turned};
@@ -57,39 +59,6 @@ fn hash_bytes(text: &str) -> [u8; 4] {
     u32::from_str_radix(&hash8(text), 16).unwrap_or_default().to_be_bytes()
 }
 
-/// The addresses that a node derives from its pod CIDR of one family: the VTEP has the first, the pods' gateway the
-/// second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PodSubnet {
-    pub net: IpNet,
-    pub vtep: IpAddr,
-    pub gateway: IpAddr,
-}
-
-/// The first pod CIDR of a family that a node has, when it can hold a pod.
-pub fn pod_subnet(node: &Node, family: Family) -> Option<PodSubnet> {
-    let net = node.pod_cidrs.iter().find(|cidr| Family::of_net(cidr) == family)?.trunc();
-    let vtep = net.network();
-    let gateway = types::offset(vtep, 1);
-    (net.max_prefix_len() - net.prefix_len() >= 3).then_some(PodSubnet { net, vtep, gateway })
-}
-
-/// The pod subnets of a node, IPv4 first.
-pub fn pod_subnets(node: &Node) -> impl Iterator<Item = PodSubnet> + '_ {
-    Family::ALL.into_iter().filter_map(|family| pod_subnet(node, family))
-}
-
-/// The node's first InternalIP of a family.
-pub fn internal_ip(node: &Node, family: Family) -> Option<IpAddr> {
-    node.addresses.iter().copied().find(|address| Family::of(*address) == family)
-}
-
-/// The address by which a node's tunnel is reached: packets of both families go through one tunnel, over IPv4 where
-/// the nodes have it.
-pub fn underlay_ip(node: &Node) -> Option<IpAddr> {
-    Family::ALL.into_iter().find_map(|family| internal_ip(node, family))
-}
-
 /// Bytes that the tunnel adds: inner Ethernet 14, IPv4 20 or IPv6 40, UDP 8, VXLAN 8 (RFC 7348 §5).
 pub fn tunnel_overhead(underlay: IpAddr) -> u32 {
     match Family::of(underlay) {
@@ -102,7 +71,7 @@ fn device(name: &str) -> Option<IfName> {
     IfName::new(name).ok()
 }
 
-/// What rtnetlink should say on this node without its peers, and what is wrong with its own Node.
+/// What rtnetlink should say on this node without its peers and pods, and what is wrong with its own Node.
 fn own_state(cluster: &Cluster, settings: &Settings) -> (NetState, Option<Wired>, Vec<Diagnostic>) {
     let mut state = NetState { sysctls: sysctls(cluster, settings), ..NetState::default() };
     let mut diagnostics = Vec::new();
@@ -113,41 +82,21 @@ fn own_state(cluster: &Cluster, settings: &Settings) -> (NetState, Option<Wired>
         state.addresses.insert((lo.clone(), IpNet::from(*dns)));
     }
     let Some(own) = wired(cluster, settings, &mut diagnostics) else { return (state, None, diagnostics) };
-    let link = |kind, mac, port| Link { kind, mac, mtu: Some(settings.mtu), up: true, port };
-    let bridge_mac = own.subnets.first().map(|subnet| mac_of(subnet.gateway));
-    state.links.insert(bridge.clone(), link(LinkKind::Bridge, bridge_mac, None));
+    let link = |kind, mac| Link { kind, mac, mtu: Some(settings.mtu), up: true, port: None };
+    state.links.insert(bridge.clone(), link(LinkKind::Bridge, bridge_mac(&own)));
     let kind = LinkKind::Vxlan { vni: Vni(VXLAN_VNI), local: own.underlay, port: VXLAN_PORT };
-    state.links.insert(vxlan.clone(), link(kind, Some(vtep_mac(&settings.node)), None));
+    state.links.insert(vxlan.clone(), link(kind, Some(vtep_mac(&settings.node))));
     for subnet in &own.subnets {
         let gateway = IpNet::new(subnet.gateway, subnet.net.prefix_len()).unwrap_or(subnet.net);
         state.addresses.insert((bridge.clone(), gateway));
         state.subnets.insert((bridge.clone(), gateway));
         state.addresses.insert((vxlan.clone(), IpNet::from(subnet.vtep)));
     }
-    // A bridge has one entry for a MAC. ADD gives none twice.
-    let mut macs = BTreeSet::from_iter(bridge_mac);
-    for attachment in cluster.attachments.values() {
-        let port = BridgePort::new(bridge.clone(), PortOptions::OF_POD);
-        state.links.insert(attachment.host_if.clone(), link(LinkKind::Veth, None, Some(port)));
-        if macs.insert(attachment.mac) {
-            state.fdb.insert((attachment.host_if.clone(), attachment.mac), Forward::Port);
-        }
-        for address in neighbours(attachment, &own) {
-            state.neighbours.insert((bridge.clone(), address), attachment.mac);
-        }
-    }
     (state, Some(own), diagnostics)
 }
 
-/// The addresses that a pod may have: the node never asks who has them, nor believes who says so. Of the families that
-/// `cni0` has addresses of: the kernel takes no others.
-fn neighbours(attachment: &Attachment, own: &Wired) -> Vec<IpAddr> {
-    let served = |family| own.subnets.iter().any(|subnet| Family::of_net(&subnet.net) == family);
-    let mut all: Vec<IpAddr> = attachment.ips.iter().copied().filter(|ip| served(Family::of(*ip))).collect();
-    if all.iter().any(IpAddr::is_ipv6) {
-        all.push(link_local(attachment.mac).into());
-    }
-    all
+fn bridge_mac(own: &Wired) -> Option<Mac> {
+    own.subnets.first().map(|subnet| mac_of(subnet.gateway))
 }
 
 /// As the kernel makes it of the MAC (EUI-64, RFC 4291 appendix A).

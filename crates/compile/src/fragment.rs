@@ -20,11 +20,11 @@ use std::sync::Arc;
 use kstate::nft::{Bytes, Chain, ElemData, ElemKey, Op, Plan, Ruleset, Set, Table, TableId};
 use types::{Family, ObjectName};
 
-use crate::diagnostic::Diagnostic;
 use crate::fragment::claims::{Claims, Lone};
 use crate::layout::holds_numbers;
-use crate::meaning::Check;
-use crate::policy::resolve::AddressSet;
+use semantics::Diagnostic;
+use semantics::meaning::Check;
+use semantics::policy::resolve::AddressSet;
 
 pub use meanings::Meanings;
 

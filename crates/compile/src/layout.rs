@@ -34,11 +34,11 @@ use model::Cluster;
 use types::wire::{BRIDGE, MASQUERADE_MARK, VXLAN_DEVICE};
 use types::{Family, IfName, IpNet, Protocol};
 
-use crate::Settings;
 use crate::fragment::{Fragment, Name};
 use crate::guard::links;
 use crate::refusal::Refusal;
-use crate::service::reserved;
+use semantics::Settings;
+use semantics::service::reserved;
 
 mod dns;
 pub(crate) mod forward;

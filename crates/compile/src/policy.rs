@@ -1,8 +1,4 @@
-//! NetworkPolicy: [`resolve`] decides who is isolated and what is allowed (Kubernetes' words only);
-//! [`nftables`] says it in the vocabulary of one backend.
+//! NetworkPolicies in the vocabulary of each backend.
 
-pub mod allow;
 pub mod further;
 pub mod nftables;
-pub mod notes;
-pub mod resolve;

@@ -4,7 +4,7 @@
 use kstate::nft::build::{self, rule};
 use kstate::nft::{Expr, Rule};
 
-use crate::policy::resolve::Direction;
+use semantics::policy::resolve::Direction;
 
 macro_rules! refusals {
     ($($name:ident, $word:literal, $comment:literal;)*) => {

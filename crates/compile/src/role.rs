@@ -9,12 +9,12 @@
 //! ```
 
 use crate::guard::cause::{Cause, Sender};
-use crate::guard::further::rules::{FURTHER, FURTHER_ARP};
+use crate::guard::further::{FURTHER, FURTHER_ARP};
 use crate::guard::{links, ports};
 use crate::layout::{self, forward};
 use crate::policy::nftables::{self, prefix};
-use crate::policy::resolve::Direction;
 use crate::service::nftables as services;
+use semantics::policy::resolve::Direction;
 
 /// The part that an object has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use compile::Compiler;
 use compile::guard::Guard;
-use compile::service::plan::{ServicePlan, plan};
-use compile::service::{health, host_port, reserved};
-use compile::{Compiler, Settings};
 use kstate::nft::ElemData;
 use model::{Attachment, Cluster, Event, HostPort, Key, Kind, Node, Pod, Row, Service, ServicePort, Sources};
 use model::{ServiceType, TrafficPolicy};
+use semantics::Settings;
+use semantics::service::plan::{ServicePlan, plan};
+use semantics::service::{health, host_port, reserved};
 use types::wire::NODE_PORTS;
 use types::{Family, IfName, Mac, ObjectName, Protocol};
 
@@ -229,7 +230,7 @@ fn what_nodes_need_is_kept_at_their_external_addresses_too() {
         let mut cluster = cluster.clone();
         let row = Pod { key: pod.clone(), sources: Some(Box::new(sources(net))), ..Pod::default() };
         cluster.apply(Event::Upsert(Row::Pod(Box::new(row))));
-        let found = compile::guard::further::findings((&cluster, &settings), &wired(&[]));
+        let found = semantics::further::findings((&cluster, &settings), &wired(&[]));
         assert_eq!(found.iter().any(|found| found.message.contains("an address of node")), refused, "{net}");
     }
 }

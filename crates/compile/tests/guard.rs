@@ -1,11 +1,12 @@
 //! The guard: what a pod and a node that joins bring, in all its tables.
 
+use compile::Compiler;
 use compile::guard::cause::Cause;
 use compile::guard::{Guard, links};
 use compile::refusal::Refusal;
-use compile::{Compiler, Settings};
 use kstate::nft::{Expr, Op, Rule, TableFamily, Verdict, chains_of};
 use model::{Attachment, Cluster, Event, Key, Kind, Node, Pod, Row, Service, Sources};
+use semantics::Settings;
 use types::{Family, IfName, Mac, ObjectName};
 
 fn settings() -> Settings {

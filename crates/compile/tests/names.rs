@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use compile::Settings;
-use compile::meaning::Meaning;
-use compile::policy::allow::Peers;
 use compile::policy::nftables::chain_name;
-use compile::policy::resolve::{AddressSet, Direction, PodPeer, Scope};
+use compile::policy::nftables::set_name;
 use compile::service::nftables::fragment;
-use compile::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use semantics::Settings;
+use semantics::meaning::Meaning;
+use semantics::policy::allow::Peers;
+use semantics::policy::resolve::{AddressSet, Direction, PodPeer, Scope};
+use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 use types::selector::{Operator, Requirement};
 use types::{Family, IpNet, ObjectName, Protocol, Selector};
 
@@ -112,8 +113,8 @@ proptest! {
 
     #[test]
     fn a_set_of_pods_or_ports(one in set(), other in set()) {
-        prop_assert_eq!(one == other, one.name() == other.name());
-        prop_assert_eq!(one == other, one.name().0 == other.name().0);
+        prop_assert_eq!(one == other, set_name(&one) == set_name(&other));
+        prop_assert_eq!(one == other, set_name(&one).0 == set_name(&other).0);
     }
 
     #[test]
@@ -172,7 +173,7 @@ fn each_part_of_a_peer_counts() {
         meanings.extend(scopes.map(|namespaces| PodPeer { namespaces, pods: pods.clone() }));
     }
     let names: BTreeSet<String> =
-        meanings.iter().map(|peer| AddressSet::Pods(BTreeSet::from([peer.clone()])).name().0).collect();
+        meanings.iter().map(|peer| set_name(&AddressSet::Pods(BTreeSet::from([peer.clone()]))).0).collect();
     assert_eq!(names.len(), meanings.len());
     assert!(names.iter().all(|name| name.len() == "pods_".len() + 32), "128 bits: {names:?}");
 }

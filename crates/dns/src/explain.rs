@@ -29,13 +29,16 @@ pub enum Finding {
     Upstream { alias: Option<String> },
     /// SERVFAIL until the first lists are there.
     NotSynced,
+    /// SERVFAIL for good: aliases lead in a circle, or on too often; why, in words.
+    Endless(String),
     /// It is no name.
     Invalid(String),
 }
 
 impl Finding {
     fn ends_search(&self) -> bool {
-        matches!(self, Self::Addresses { .. } | Self::Upstream { alias: Some(_) } | Self::NotSynced)
+        let alias = matches!(self, Self::Upstream { alias: Some(_) } | Self::Endless(_));
+        alias || matches!(self, Self::Addresses { .. } | Self::NotSynced)
     }
 }
 
@@ -74,16 +77,24 @@ impl Zone {
         match reply.rcode {
             Rcode::NXDOMAIN => Finding::NoName,
             Rcode::SERVFAIL if reply.answers.is_empty() => Finding::NotSynced,
-            Rcode::SERVFAIL => {
-                let first = reply.answers.first().map(|record| record.owner.as_str()).unwrap_or_default();
-                Finding::Invalid(format!(
-                    "aliases (Services of type ExternalName) that begin at {first} lead in a circle, or on too often; \
-                     change their externalName"
-                ))
-            }
+            Rcode::SERVFAIL => Finding::Endless(endless(&reply.answers)),
             _ => found(&reply.answers),
         }
     }
+}
+
+/// The aliases in their order, the last once more where it leads back.
+fn endless(answers: &[message::Record]) -> String {
+    let plain = |name: &str| name.trim_end_matches('.').to_owned();
+    let mut names: Vec<String> = answers.iter().map(|record| plain(&record.owner)).collect();
+    let last = answers.last().and_then(|record| match &record.data {
+        Data::Alias(target) => Some(plain(target)),
+        _ => None,
+    });
+    let circle = last.as_ref().is_some_and(|last| names.contains(last));
+    names.extend(last);
+    let word = if circle { "alias circle" } else { "aliases lead on too often" };
+    format!("{word}: {}; change their externalName", names.join(" → "))
 }
 
 fn found(answers: &[message::Record]) -> Finding {

@@ -1,12 +1,13 @@
 //! The way to the cluster, with what is wrong with it in words.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use anyhow::{Context, Error, Result, anyhow, bail};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use types::wire::LAB_VERSION;
+use watch::BadKubeconfig;
 
 /// How long the API server may be silent where nothing is watched.
 pub(crate) const SILENCE: Duration = Duration::from_secs(30);
@@ -60,34 +61,55 @@ impl Reach {
         Ok((client, server))
     }
 
-    async fn config(&self) -> Result<Config> {
-        const LAB: &str = "of a lab it is `plumb lab kubeconfig --name NAME`";
-        let read = match &self.kubeconfig {
-            Some(path) => Kubeconfig::read_from(path),
-            None => Kubeconfig::read(),
-        };
-        let file = read.map_err(|error| match (error, &self.kubeconfig) {
-            (KubeconfigError::ReadConfig(cause, path), None) => anyhow!(
-                "no kubeconfig: {}: {cause}; give one with --kubeconfig or KUBECONFIG: {LAB}, on a kubeadm control plane \
-                 /etc/kubernetes/admin.conf",
-                path.display()
+    /// Which files, as kubectl finds them.
+    fn paths(&self) -> Result<Vec<PathBuf>> {
+        if let Some(path) = &self.kubeconfig {
+            return Ok(vec![path.clone()]);
+        }
+        let told = std::env::var_os("KUBECONFIG").unwrap_or_default();
+        let paths: Vec<PathBuf> =
+            std::env::split_paths(&told).filter(|path| !path.as_os_str().is_empty()).collect();
+        if !paths.is_empty() {
+            return Ok(paths);
+        }
+        let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+        let home =
+            home.with_context(|| format!("no kubeconfig: give one with --kubeconfig or KUBECONFIG: {LAB}"))?;
+        Ok(vec![home.join(".kube/config")])
+    }
+
+    fn explain(&self, error: BadKubeconfig, path: &Path) -> Error {
+        let (path, given) = (path.display(), self.kubeconfig.is_some());
+        match error {
+            BadKubeconfig::Unread(cause) if given => anyhow!("--kubeconfig {path}: {cause}; {LAB}"),
+            BadKubeconfig::Unread(cause) => anyhow!(
+                "no kubeconfig: {path}: {cause}; give one with --kubeconfig or KUBECONFIG: {LAB}, on a kubeadm control plane \
+                 /etc/kubernetes/admin.conf"
             ),
-            (KubeconfigError::ReadConfig(cause, _), Some(path)) => {
-                anyhow!("--kubeconfig {}: {cause}; {LAB}", path.display())
-            }
-            (other, path) => {
-                let path = path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default();
-                anyhow!("the kubeconfig{path}: {}; {LAB}", watch::told(&other))
-            }
-        })?;
+            BadKubeconfig::Wrong(cause) => anyhow!(
+                "the kubeconfig {path}: {cause}; correct it there, or give another one with --kubeconfig: {LAB}"
+            ),
+        }
+    }
+
+    async fn config(&self) -> Result<Config> {
+        let mut file = Kubeconfig::default();
+        for path in self.paths()? {
+            let read = watch::kubeconfig(&path).map_err(|error| self.explain(error, &path))?;
+            let merged = file.merge(read);
+            file = merged.map_err(|error| anyhow!("the kubeconfigs {}: {error}; {LAB}", path.display()))?;
+        }
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = Config::from_custom_kubeconfig(file, &options).await;
         config.map_err(|error| {
-            let list = "kubectl config get-contexts lists what is in it";
+            let list = "`kubectl config get-contexts` lists what is in it";
             anyhow!("read the kubeconfig: {}; {list}", watch::told(&error))
         })
     }
 }
+
+/// What most people lack.
+const LAB: &str = "of a lab it is `plumb lab kubeconfig --name NAME`";
 
 /// A word as a shell takes it.
 fn quoted(word: &str) -> String {
@@ -133,6 +155,25 @@ mod tests {
             watch::told(said.as_ref()),
             "--kubeconfig /nope: No such file or directory (os error 2); of a lab it is `plumb lab kubeconfig --name NAME`"
         );
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_cannot_be_read_is_told_in_one_line() {
+        let path = std::env::temp_dir().join(format!("plumb-kubeconfig-{}", std::process::id()));
+        std::fs::write(&path, "apiVersion: v1\nclusters: [\nusers: {\n").expect("written");
+        let reach = Reach { kubeconfig: Some(path.clone()), context: None };
+        let said = reach.connect(None).await.map(drop).expect_err("no kubeconfig");
+        let said = watch::told(said.as_ref());
+        let head = format!("the kubeconfig {}: it cannot be read as YAML: ", path.display());
+        assert!(
+            said.starts_with(&head) && said.contains(" at line ") && said.contains("--kubeconfig"),
+            "{said}"
+        );
+        assert!(!said.contains(['\n', '^', '|']), "{said}");
+        std::fs::write(&path, [0xFF, 0xFE, 0]).expect("written");
+        let said = reach.connect(None).await.map(drop).expect_err("no kubeconfig").to_string();
+        assert!(said.contains("it is UTF-16 that ends with half a character; correct it there"), "{said}");
+        std::fs::remove_file(&path).expect("it was there");
     }
 
     #[test]

@@ -347,7 +347,8 @@ async fn finish(client: &Client, settings: &Settings, args: &Args, made: &[Value
     let patience = Duration::from_secs(args.target.timeout);
     let ended = progress::follow(client, &settings.image, patience).await?;
     if ended.all_work() {
-        println!("Every node works. Next: plumb status, plumb connectivity test");
+        let flags = args.target.reach.flags();
+        println!("Every node works. Next: plumb status{flags}, plumb connectivity test{flags}");
         return Ok(ExitCode::SUCCESS);
     }
     let not_working = || ended.steps.iter().filter(|(_, step)| **step != progress::Step::Works);
@@ -361,9 +362,10 @@ async fn finish(client: &Client, settings: &Settings, args: &Args, made: &[Value
         let back = taken_back(client, made).await;
         bail!("no agent has started within {} s; {back}:{list}", args.target.timeout);
     }
+    let flags = args.target.reach.flags();
     bail!(
-        "{} of {} nodes do not work after {} s:{list}\nThen `plumb install --resume` goes on, and `plumb uninstall` \
-         takes everything back (namespace {NAMESPACE})",
+        "{} of {} nodes do not work after {} s:{list}\nThen `plumb install --resume{flags}` goes on, and `plumb \
+         uninstall{flags}` takes everything back (namespace {NAMESPACE})",
         not_working().count(),
         ended.steps.len(),
         args.target.timeout

@@ -14,6 +14,19 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Whether the users here are those of the machine, and root is its root: only the first user namespace has all of them
+/// (user_namespaces(7)). One who makes another (`unshare -r`, a rootless container) is root of nothing else.
+pub fn has_all_users() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    is_whole(&map)
+}
+
+/// A kernel without user namespaces has no such file.
+pub(crate) fn is_whole(uid_map: &str) -> bool {
+    let words: Vec<&str> = uid_map.split_ascii_whitespace().collect();
+    words.is_empty() || words == ["0", "0", "4294967295"]
+}
+
 /// Effective user and group.
 pub fn ids() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())

@@ -1,15 +1,19 @@
 //! `-f manifest…`: reads YAML or JSON, and applies it through the API as `kubectl apply` does.
 
+mod rehearsal;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use apiserver::kind::{KINDS, Kind};
 use apiserver::manifest;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::Value;
+
+pub use rehearsal::{Known, rehearse};
 
 /// One object of a manifest, and where it stands.
 #[derive(Clone, Debug)]
@@ -147,8 +151,8 @@ fn kustomize(directory: &Path) -> Result<String> {
 }
 
 fn parse(source: &str, text: &str) -> Result<Vec<Item>> {
-    let documents: Vec<serde_json::Value> =
-        serde_saphyr::from_multiple(text).with_context(|| format!("{source} is not valid YAML"))?;
+    let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(text)
+        .map_err(|error| anyhow!("{source}: {}; correct it there", watch::yaml(&error)))?;
     let mut items = Vec::new();
     for (number, document) in documents.into_iter().enumerate() {
         let origin = format!("{source}, document {}", number + 1);
@@ -178,7 +182,8 @@ fn item(value: serde_json::Value, origin: String) -> Result<Item> {
         Some((group, version)) => GroupVersionKind::gvk(group, version, &kind),
         None => GroupVersionKind::gvk("", &version, &kind),
     };
-    let object = serde_json::from_value(value.clone()).with_context(|| origin.clone())?;
+    let object = serde_json::from_value(value.clone())
+        .map_err(|error| anyhow!("{origin}: {}, its metadata: {error}; correct it there", kind.kind))?;
     Ok(Item { object, said: value, kind, origin })
 }
 
@@ -239,7 +244,10 @@ mod tests {
     fn errors_name_the_file_and_the_field() {
         let error = parse("x.yaml", "kind: Pod\nmetadata: {name: a}\n").expect_err("no apiVersion");
         assert_eq!(error.to_string(), "x.yaml, document 1: the object has no apiVersion");
-        assert!(parse("x.yaml", "a: [").is_err());
+        let error = parse("x.yaml", "a: b\nc: [\nd: {\n").expect_err("no YAML").to_string();
+        assert!(error.starts_with("x.yaml: it cannot be read as YAML: "), "{error}");
+        assert!(error.contains(" at line ") && error.ends_with("; correct it there"), "{error}");
+        assert!(!error.contains(['\n', '^', '|']), "{error}");
     }
 
     #[test]

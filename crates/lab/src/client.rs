@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::KubeConfigOptions;
 
 use crate::rundir::RunDir;
 
 /// A client with the administrator's token.
 pub async fn admin(run: &RunDir) -> Result<Client> {
     let path = run.kubeconfig();
-    let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("read {}", path.display()))?;
+    let kubeconfig = watch::kubeconfig(&path).map_err(|why| {
+        let (path, name) = (path.display(), run.name());
+        anyhow!("read the lab's kubeconfig {path}: {why}; plumb lab up --name {name} writes it anew")
+    })?;
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("use {}", path.display()))?;

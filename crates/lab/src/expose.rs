@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use apiserver::kind::{DEPLOYMENT, Kind, POD, REPLICA_SET, SERVICE};
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -36,7 +37,8 @@ pub struct Options {
     /// The port on 127.0.0.1 [default: any that is free]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     port: u16,
-    /// SERVICE, NAMESPACE/SERVICE, each with :PORT where it has several: a number or a name
+    /// SERVICE, svc/SERVICE (as kubectl port-forward has it) or NAMESPACE/SERVICE, each with :PORT where it has several: a
+    /// number or a name
     service: String,
 }
 
@@ -117,15 +119,8 @@ impl To {
     /// Everything that can be wrong with what was asked for, before anybody connects.
     async fn find(client: &Client, inside: &Inside, options: &Options) -> Result<Self> {
         let kubectl = inside.run.kubectl();
-        let (namespace, rest) = match options.service.split_once('/') {
-            Some((namespace, rest)) => (namespace.to_owned(), rest),
-            None => (options.namespace.clone(), options.service.as_str()),
-        };
-        let (name, port) = match rest.split_once(':') {
-            Some((name, port)) => (name, Some(port)),
-            None => (rest, None),
-        };
-        let services: Api<Service> = Api::namespaced(client.clone(), &namespace);
+        let Asked { namespace, name, port } = asked(&options.service, &options.namespace, &kubectl)?;
+        let services: Api<Service> = Api::namespaced(client.clone(), namespace);
         let service = services.get_opt(name).await?.with_context(|| {
             format!("there is no Service {namespace}/{name}; {kubectl} get services -A shows those that are")
         })?;
@@ -138,7 +133,7 @@ impl To {
         let row = choose(&spec.ports.unwrap_or_default(), port)
             .map_err(|why| anyhow!("Service {namespace}/{name} {why}"))?;
         let to = Self {
-            namespace,
+            namespace: namespace.to_owned(),
             service: name.to_owned(),
             shown: shown(&row),
             port: row.name.unwrap_or_default(),
@@ -215,6 +210,47 @@ impl To {
             .with_context(at)?
             .with_context(at)
     }
+}
+
+/// What was asked for, in its parts.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    port: Option<&'a str>,
+}
+
+/// Before the slash stands a kind, as kubectl has it, or else a namespace.
+fn asked<'a>(text: &'a str, namespace: &'a str, kubectl: &str) -> Result<Asked<'a>> {
+    let (before, rest) = text.split_once('/').map_or((None, text), |(before, rest)| (Some(before), rest));
+    let (name, port) = rest.split_once(':').map_or((rest, None), |(name, port)| (name, Some(port)));
+    let kind = before.and_then(kind);
+    let namespace = match before {
+        Some(before) if kind.is_none() => before,
+        _ => namespace,
+    };
+    if let Some(kind) = kind.filter(|kind| kind.plural != SERVICE.plural) {
+        let (word, port) = (kind.kind.to_lowercase(), port.unwrap_or("PORT"));
+        bail!(
+            "{text} is a {}, and what is exposed is a Service: name one that selects it ({kubectl} get services -A), or \
+             reach it by {kubectl} -n {namespace} port-forward {word}/{name} {port}",
+            kind.kind
+        );
+    }
+    if name.is_empty() || name.contains('/') || namespace.is_empty() {
+        bail!(
+            "{text} names no Service: give SERVICE, svc/SERVICE or NAMESPACE/SERVICE, each with :PORT or without"
+        );
+    }
+    Ok(Asked { namespace, name, port })
+}
+
+/// Of those that kubectl port-forward takes. As with kubectl, case does not matter, and a group may follow.
+fn kind(word: &str) -> Option<&'static Kind> {
+    let word = word.to_lowercase();
+    let alone = word.split('.').next().unwrap_or_default();
+    let means = |kind: &&&Kind| [kind.singular, kind.plural].contains(&alone) || kind.short.contains(&alone);
+    [&SERVICE, &POD, &DEPLOYMENT, &REPLICA_SET].iter().find(means).copied()
 }
 
 fn shown(port: &ServicePort) -> String {
@@ -310,6 +346,33 @@ mod tests {
         assert!(formers > 0 && asked.load(Ordering::Relaxed) + formers == 50, "{formers}");
         to.known.take();
         assert!(!to.lately(&client).await.expect("endpoints").1, "forgotten is asked anew");
+    }
+
+    #[test]
+    fn a_service_is_named_as_kubectl_names_it() {
+        let parts = |text| {
+            let Asked { namespace, name, port } = asked(text, "mine", "kubectl").expect(text);
+            (namespace, name, port)
+        };
+        assert_eq!(parts("web"), ("mine", "web", None));
+        assert_eq!(parts("shop/web:http"), ("shop", "web", Some("http")));
+        for kind in ["svc", "service", "services", "Service", "services.v1"] {
+            let text = format!("{kind}/web:80");
+            let Asked { namespace, name, port } = asked(&text, "mine", "kubectl").expect(kind);
+            assert_eq!((namespace, name, port), ("mine", "web", Some("80")), "{kind}");
+        }
+        let refused = |text| asked(text, "mine", "kubectl").expect_err(text).to_string();
+        assert_eq!(
+            refused("pod/web:8080"),
+            "pod/web:8080 is a Pod, and what is exposed is a Service: name one that selects it (kubectl get services -A), or \
+             reach it by kubectl -n mine port-forward pod/web 8080"
+        );
+        assert!(
+            refused("deployments.apps/web").ends_with("kubectl -n mine port-forward deployment/web PORT")
+        );
+        for nothing in ["svc/", "/web", "", ":80", "shop/svc/web"] {
+            assert!(refused(nothing).contains("names no Service"), "{nothing}");
+        }
     }
 
     #[test]

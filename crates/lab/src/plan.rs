@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use types::{Families, Family};
@@ -58,7 +58,10 @@ impl Plan {
     pub fn read(run: &RunDir) -> Result<Self> {
         let path = run.file("lab.json");
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("the plan {} is damaged", path.display()))
+        serde_json::from_str(&text).map_err(|error| {
+            let (path, name) = (path.display(), run.name());
+            anyhow!("the lab's plan {path} is damaged: {error}; plumb lab down --name {name} removes the lab, up makes another")
+        })
     }
 
     pub fn write(&self, run: &RunDir) -> Result<()> {

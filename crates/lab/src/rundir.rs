@@ -126,14 +126,22 @@ pub fn make_dir(path: &Path) -> Result<()> {
 /// What the lab's files lie below cannot be written.
 pub fn refused(error: io::Error, path: &Path) -> Error {
     let next = match error.kind() {
-        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied | ErrorKind::StorageFull => next(),
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied | ErrorKind::StorageFull => {
+            next(kernel::own::is_root(), kernel::own::has_all_users())
+        }
         _ => "",
     };
     anyhow!("make {}: {error}{next}", path.display())
 }
 
-fn next() -> &'static str {
-    match kernel::own::is_root() {
+/// `of_machine`: of the first user namespace.
+fn next(root: bool, of_machine: bool) -> &'static str {
+    match root {
+        true if !of_machine => {
+            "; this is root of a user namespace only (unshare -r, a rootless container), to whom the machine's /run does not \
+             belong: run plumb as yourself, outside of it, since an ordinary user's lab makes a user namespace of its own; or \
+             give this one a /run as well: unshare -rm sh -c 'mount -t tmpfs tmpfs /run && exec plumb lab up'"
+        }
         true => {
             "; root's labs keep their files below /run, which has to be writable: mount -t tmpfs tmpfs /run (for a \
              container: docker run --tmpfs /run)"
@@ -213,6 +221,15 @@ mod tests {
             assert!(check_name(bad).is_err(), "{bad}");
         }
         assert!(check_name("demo-2").is_ok());
+    }
+
+    #[test]
+    fn root_of_a_user_namespace_is_not_sent_to_root_of_the_machine() {
+        let mapped = next(true, false);
+        assert!(mapped.contains("root of a user namespace only (unshare -r"), "{mapped}");
+        assert!(mapped.contains("run plumb as yourself") && mapped.contains("unshare -rm sh -c"), "{mapped}");
+        assert!(next(true, true).contains("mount -t tmpfs tmpfs /run (for a container"));
+        assert!(next(false, true).contains("set XDG_RUNTIME_DIR"));
     }
 
     #[test]

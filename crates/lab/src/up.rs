@@ -1,5 +1,6 @@
 //! `plumb lab up`: starts a lab, or mends the one that runs, and waits until its nodes are Ready.
 
+mod interrupt;
 mod launch;
 pub mod wait;
 pub mod workloads;
@@ -8,10 +9,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use kube::Client;
 use types::Families;
 
+use self::interrupt::{Interrupt, Interrupted};
 use crate::lock::Lock;
 use crate::plan::{MAX_NODES, Plan};
 use crate::rundir::RunDir;
@@ -75,29 +77,71 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     // Before anything is made, even a lock.
+    runtime.block_on(rehearse(options, &run, &manifests))?;
     if adopt::anchor(&run)?.is_none() {
         launch::check_kernel(&run.name(), options.families.unwrap_or_default())?;
     }
     let lock = Lock::wait(&run)?;
+    let mut interrupt = runtime.block_on(async { Interrupt::listen() })?;
     let adopted = adopt::anchor(&run)?.is_some();
     match adopted {
         true => adopt(options, &run, &progress)?,
         false => start(options, &run, &progress)?,
     }
-    let ready = runtime.block_on(async {
+    let ready = runtime.block_on(interrupt.or(async {
         wait::nodes_ready(&run, Instant::now() + patience, &progress).await?;
         client::admin(&run).await
-    });
+    }));
     let client = match ready {
-        Err(error) if !adopted => return launched(&run, Err(error)).map(|()| ExitCode::FAILURE),
-        other => other?,
+        Err(error) => return unready(&run, adopted, error),
+        Ok(client) => client,
     };
     // A manifest that the API refuses says nothing against the lab, and what it brings may take its time: meanwhile others
     // may do with the lab what they like.
     drop(lock);
-    runtime.block_on(apply_all(&client, &run, &manifests, (patience, &progress)))?;
-    println!("\nexport KUBECONFIG={}", run.kubeconfig().display());
+    let applied = apply_all(&client, &run, &manifests, (patience, &progress));
+    match runtime.block_on(interrupt.or(applied)) {
+        Err(error) => return interrupted(&run, error),
+        Ok(()) => println!("\nexport KUBECONFIG={}", run.kubeconfig().display()),
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn rehearse(options: &Options, run: &RunDir, manifests: &[apply::Item]) -> Result<()> {
+    let (families, known) = match adopt::anchor(run)? {
+        Some(_) => (Plan::read(run)?.families, apply::Known::Part),
+        // What is kept of an earlier lab is known when this one runs.
+        None if options.data.is_some() => (options.families.unwrap_or_default(), apply::Known::Part),
+        None => (options.families.unwrap_or_default(), apply::Known::All),
+    };
+    apply::rehearse(manifests, families, known).await
+}
+
+/// Nodes that are not Ready, or a person who does not wait for them any longer.
+fn unready(run: &RunDir, adopted: bool, error: Error) -> Result<ExitCode> {
+    match Interrupted::of(&error) {
+        _ if adopted => interrupted(run, error),
+        None => launched(run, Err(error)).map(|()| ExitCode::FAILURE),
+        Some(signal) => {
+            let name = run.name();
+            down::end(run).with_context(|| {
+                format!("interrupted; lab {name} did not end: plumb lab down --name {name} tries again")
+            })?;
+            eprintln!("plumb: interrupted: lab {name} was still starting, and nothing of it is left");
+            Ok(signal.exit_code())
+        }
+    }
+}
+
+/// Of a lab that runs: it stays, whatever it was that failed.
+fn interrupted(run: &RunDir, error: Error) -> Result<ExitCode> {
+    let Some(signal) = Interrupted::of(&error) else { return Err(error) };
+    let name = run.name();
+    eprintln!(
+        "plumb: interrupted: lab {name} goes on running with what it has; the same command again goes on from there, plumb lab \
+         down --name {name} takes it away"
+    );
+    Ok(signal.exit_code())
 }
 
 fn adopt(options: &Options, run: &RunDir, progress: &Progress) -> Result<()> {

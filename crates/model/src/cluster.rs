@@ -176,6 +176,14 @@ impl Cluster {
         self.claims.outward()
     }
 
+    /// Those of a namespace.
+    pub fn pods_of(&self, namespace: &str) -> impl Iterator<Item = &Pod> + use<'_> {
+        let first = ObjectName::new(namespace, "");
+        let namespace = first.namespace.clone();
+        let from = self.pods.range(first..).map(|(_, pod)| &**pod);
+        from.take_while(move |pod| pod.key.namespace == namespace)
+    }
+
     /// Addresses that pods had and no longer have, since this was asked last.
     pub fn take_vacated(&mut self) -> Vacated {
         std::mem::take(&mut self.vacated)

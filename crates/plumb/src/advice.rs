@@ -103,6 +103,27 @@ impl Advice {
         lab.unwrap_or_else(there)
     }
 
+    /// The words of a command that has failed: whatever stands between backquotes for this cluster names it.
+    pub fn pasteable<T>(reach: &Reach, outcome: anyhow::Result<T>) -> anyhow::Result<T> {
+        let advice = Self { flags: reach.flags(), lab: None };
+        outcome.map_err(|error| match advice.flags.is_empty() {
+            true => error,
+            false => anyhow::anyhow!(advice.named(&watch::told(error.as_ref()))),
+        })
+    }
+
+    fn named(&self, words: &str) -> String {
+        let placed = |(at, part): (usize, &str)| match (at % 2, part.split_once(' ')) {
+            (0, _) => part.to_owned(),
+            _ if part.contains(&self.flags) => format!("`{part}`"),
+            (_, Some(("kubectl", rest))) => format!("`{}`", self.kubectl(rest)),
+            // A lab's own have its name.
+            (_, Some(("plumb", rest))) if !rest.starts_with("lab ") => format!("`{}`", self.plumb(rest)),
+            _ => format!("`{part}`"),
+        };
+        words.split('`').enumerate().map(placed).collect()
+    }
+
     /// An agent's own words: what stands between backquotes is a command, of this cluster's or for its node.
     pub fn of_agent(&self, node: &str, words: &str) -> String {
         let placed = |(at, part): (usize, &str)| match (at % 2, part.split_once(' ')) {
@@ -114,6 +135,8 @@ impl Advice {
                 None => format!("`{part}` on {node}"),
             },
         };
+        // What follows need not say again where.
+        let words = words.replace("` on the node", "`");
         words.split('`').enumerate().map(placed).collect()
     }
 }
@@ -146,6 +169,29 @@ mod tests {
              `kubectl get nodes`"
         );
         assert_eq!(cluster.plumb("status"), "plumb status --context there");
+        let on_the_node = "`ip route get 192.0.2.1` on the node says the same";
+        assert_eq!(cluster.of_agent("node1", on_the_node), "`ip route get 192.0.2.1` on node1 says the same");
+    }
+
+    #[test]
+    fn what_a_failed_command_advises_names_the_cluster_that_it_was_told() {
+        let told = |reach: &Reach, words: &str| {
+            let failed: anyhow::Result<()> = Err(anyhow::anyhow!("{words}"));
+            Advice::pasteable(reach, failed).unwrap_err().to_string()
+        };
+        let reach = Reach { kubeconfig: Some("/a b".into()), context: Some("there".to_owned()) };
+        let flags = "--kubeconfig '/a b' --context there";
+        for (words, said) in [
+            ("x; `kubectl get pods -A` lists", format!("x; `kubectl {flags} get pods -A` lists")),
+            ("`plumb install` makes it", format!("`plumb install {flags}` makes it")),
+            ("`plumb lab kubeconfig --name NAME`", "`plumb lab kubeconfig --name NAME`".to_owned()),
+            ("`kubeadm certs renew apiserver`", "`kubeadm certs renew apiserver`".to_owned()),
+        ] {
+            assert_eq!(told(&reach, words), said);
+            // Only once.
+            assert_eq!(told(&reach, &said), said);
+            assert_eq!(told(&Reach::default(), words), words);
+        }
     }
 
     #[test]

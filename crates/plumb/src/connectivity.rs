@@ -27,7 +27,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use types::ObjectName;
 
-use crate::advice::Cluster;
+use crate::advice::{Advice, Cluster};
 use crate::demo::probe::{Check, Outcome};
 use crate::{ready, trace};
 use cast::Cast;
@@ -85,13 +85,13 @@ struct Test {
     #[arg(long, default_value = "cluster.local")]
     domain: String,
     /// A port that is free on the nodes
-    #[arg(long, default_value_t = 29475)]
+    #[arg(long, default_value_t = 29475, value_parser = clap::value_parser!(u16).range(1..))]
     host_port: u16,
     /// Seconds that a check may take to hold
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86_400))]
     settle: u64,
     /// Seconds until pods that are not Ready end the test
-    #[arg(long, default_value_t = 90)]
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(..=86_400))]
     patience: u64,
     #[command(flatten)]
     reach: install::Reach,
@@ -150,7 +150,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     {
         bail!("there is no test {unknown}; plumb connectivity test --list names them");
     }
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(start(test))
+    let (reach, runtime) =
+        (test.reach.clone(), tokio::runtime::Builder::new_current_thread().enable_all().build()?);
+    Advice::pasteable(&reach, runtime.block_on(start(test)))
 }
 
 fn list(as_json: bool) -> Result<ExitCode> {
@@ -256,7 +258,7 @@ async fn perform(test: &Test, stage: &Stage, progress: &mut Progress) -> Result<
     plan.leave_out(&outcomes);
     let mut checks: Vec<Done> =
         plan.checks.iter().map(|check| done(check, outcomes.get(&check.id))).collect();
-    find_causes(stage, (&plan.checks, &mut checks), progress).await;
+    find_causes((stage, test), (&plan.checks, &mut checks), progress).await;
     let dual = cast.families().len() > 1;
     Ok(Report { ok: checks.iter().all(|done| done.ok), checks, skipped: plan.skipped, took_ms: 0, dual })
 }
@@ -384,8 +386,34 @@ fn done(planned: &Planned, outcome: Option<&Outcome>) -> Done {
     }
 }
 
+impl Test {
+    /// The same for one test, whose pods stay.
+    fn again(&self, only: &str) -> String {
+        let mut words = format!("connectivity test --only {only} --keep");
+        let listed = |values: &[String]| (!values.is_empty()).then(|| values.join(","));
+        let unlike = |value: &str, usual: &str| (value != usual).then(|| value.to_owned());
+        let port = self.host_port.to_string();
+        for (flag, value) in [
+            ("-n", unlike(&self.namespace, NAMESPACE)),
+            ("--nodes", listed(&self.nodes)),
+            ("--image", self.image.clone()),
+            ("--outside", listed(&self.outside)),
+            ("--outside-name", self.outside_name.clone()),
+            ("--domain", unlike(&self.domain, "cluster.local")),
+            ("--host-port", unlike(&port, "29475")),
+        ] {
+            words.extend(value.into_iter().flat_map(|value| [format!(" {flag} "), value]));
+        }
+        words
+    }
+}
+
 /// Traces what failed, while its pods are there.
-async fn find_causes(stage: &Stage, (planned, checks): (&[Planned], &mut [Done]), progress: &mut Progress) {
+async fn find_causes(
+    (stage, test): (&Stage, &Test),
+    (planned, checks): (&[Planned], &mut [Done]),
+    progress: &mut Progress,
+) {
     let failed = checks.iter().filter(|done| !done.ok).count();
     if failed > 0 {
         progress.step(&format!("{failed} checks failed; tracing"));
@@ -395,11 +423,7 @@ async fn find_causes(stage: &Stage, (planned, checks): (&[Planned], &mut [Done])
         let Some((target, udp)) = planned.trace() else { continue };
         let flag = if udp { " --udp" } else { "" };
         let advice = &stage.cluster.advice;
-        let elsewhere = match stage.namespace.as_str() {
-            NAMESPACE => String::new(),
-            namespace => format!(" -n {namespace}"),
-        };
-        let again = advice.plumb(&format!("connectivity test --only {} --keep{elsewhere}", planned.test));
+        let again = advice.plumb(&test.again(planned.test));
         let command = advice.plumb(&format!("trace {}/{} {target}{flag}", stage.namespace, planned.pod));
         done.trace = Some(format!("{again}; {command}"));
         if traced < TRACED {
@@ -416,10 +440,31 @@ async fn find_causes(stage: &Stage, (planned, checks): (&[Planned], &mut [Done])
 
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory, FromArgMatches};
     use serde_json::Value;
 
     use super::*;
     use crate::demo::probe::Ask;
+
+    #[test]
+    fn what_is_to_be_run_again_is_run_alike() {
+        let again = |words: &[&str]| {
+            let command = ["plumb", "connectivity", "test"].iter().chain(words);
+            let matches = crate::Plumb::command().try_get_matches_from(command).unwrap();
+            let crate::Command::Connectivity(args) =
+                crate::Plumb::from_arg_matches(&matches).unwrap().command
+            else {
+                panic!("another command")
+            };
+            let Verb::Test(test) = args.verb;
+            test.again("pod-to-pod")
+        };
+        assert_eq!(again(&["--only", "pod-*"]), "connectivity test --only pod-to-pod --keep");
+        let words =
+            "-n other --nodes a,b --image x/y:1 --outside 192.0.2.1:80 --domain k8s.test --host-port 29999";
+        let typed: Vec<&str> = words.split(' ').collect();
+        assert_eq!(again(&typed), format!("connectivity test --only pod-to-pod --keep {words}"));
+    }
 
     #[test]
     fn a_star_stands_for_anything() {

@@ -7,15 +7,15 @@ use ::trace::exchange::{AskNames, KnownName, Names, TriedName};
 use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 
-use crate::advice::Cluster;
+use crate::advice::{Advice, Cluster};
 use crate::reach::Nodes;
 use crate::trace::{find, host};
 
 /// `plumb dns`
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// The pod: NAMESPACE/NAME, or NAME with -n; a Deployment's name stands for one of its pods, and with -n so do deploy/NAME
-    /// and pod/NAME
+    /// The pod: NAMESPACE/NAME, or NAME with -n; or TYPE/NAME for the first Ready pod of a workload or Service (deploy, sts, ds,
+    /// rs, job, svc), as `kubectl exec` takes it; a workload's name alone will do
     pod: String,
     /// One name, to be looked up step by step; all that the cluster knows without
     name: Option<String>,
@@ -31,7 +31,8 @@ pub struct Args {
 /// Exit code 1: the name has no address, or the answer is not what the cluster's objects say.
 pub fn run(args: Args) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(ask(args))
+    let reach = args.reach.clone();
+    Advice::pasteable(&reach, runtime.block_on(ask(args)))
 }
 
 async fn ask(args: Args) -> Result<ExitCode> {

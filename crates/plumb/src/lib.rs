@@ -99,12 +99,12 @@ fn parse() -> Plumb {
     let command = usage::with_negatives(Plumb::command().bin_name(name));
     let matches = command.clone().try_get_matches_from(&args).unwrap_or_else(|error| {
         let Some(said) = usage::said(&error, |flag| usage::range(&command, &args, flag)) else {
-            error.exit()
+            usage::end(&error)
         };
         eprintln!("plumb: {said}");
         std::process::exit(error.exit_code())
     });
-    Plumb::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    Plumb::from_arg_matches(&matches).unwrap_or_else(|error| usage::end(&error))
 }
 
 /// The whole program. No async runtime here: the processes that change their namespaces must have one thread when they
@@ -137,7 +137,7 @@ pub fn main() -> ExitCode {
     match kernel::out::finish() {
         Ok(()) => code,
         Err(error) => {
-            eprintln!("plumb: not all of its output could be written: {error}");
+            eprintln!("{}", usage::unwritten(error));
             ExitCode::FAILURE
         }
     }

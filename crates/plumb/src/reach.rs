@@ -90,6 +90,11 @@ impl Nodes {
         self.advice.silent(node, self.agents.pod(node))
     }
 
+    /// An agent's own words, with commands that can be pasted.
+    pub fn told(&self, node: &str, words: &str) -> String {
+        self.advice.of_agent(node, words)
+    }
+
     /// The agent's pod on this node.
     pub fn pod(&self, node: &str) -> Option<&str> {
         self.agents.pod(node)
@@ -131,13 +136,21 @@ impl Nodes {
         verb: &str,
         body: &T,
     ) -> Result<R> {
-        let path = format!("v1/trace/{verb}");
-        self.ask(Method::POST, node, &path, serde_json::to_vec(body)?).await.map_err(|error| {
-            match error.is::<Away>() {
-                true => anyhow!("{error}; next: {}", self.silent(node)),
-                false => error,
-            }
+        self.post_plainly(node, verb, body).await.map_err(|error| match error.is::<Away>() {
+            true => anyhow!("{error}; next: {}", self.silent(node)),
+            false => error,
         })
+    }
+
+    /// The same, for whoever says at another place what to do about an agent that is away.
+    pub async fn post_plainly<T: Serialize, R: DeserializeOwned>(
+        &self,
+        node: &str,
+        verb: &str,
+        body: &T,
+    ) -> Result<R> {
+        let path = format!("v1/trace/{verb}");
+        self.ask(Method::POST, node, &path, serde_json::to_vec(body)?).await
     }
 
     /// What the agent tells of its node. Of one that is away [`Self::silent`] says what to do.
@@ -166,7 +179,7 @@ impl Nodes {
             return serde_json::from_slice(&bytes).with_context(at);
         }
         match serde_json::from_slice::<Refusal>(&bytes) {
-            Ok(refusal) => bail!("{node}: {}", refusal.error),
+            Ok(refusal) => bail!("{node}: {}", self.told(node, &refusal.error)),
             Err(_) => {
                 // The API server's own refusal: a Status object, or text.
                 let status_object: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();

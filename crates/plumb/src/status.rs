@@ -22,7 +22,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde::Serialize;
 
-use crate::advice::Cluster;
+use crate::advice::{Advice, Cluster};
 use crate::reach::Nodes;
 
 use judge::About;
@@ -77,7 +77,8 @@ pub struct NodeLine {
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(status(&args))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Advice::pasteable(&args.reach, runtime.block_on(status(&args)))
 }
 
 async fn status(args: &Args) -> Result<ExitCode> {

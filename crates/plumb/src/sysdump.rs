@@ -26,7 +26,7 @@ use install::image::tar::Archive;
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::advice::Cluster;
+use crate::advice::{Advice, Cluster};
 use crate::reach::Nodes;
 use crate::status;
 use reduce::Blots;
@@ -57,7 +57,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const AT_ONCE: usize = 8;
 
 pub fn run(args: Args) -> Result<ExitCode> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(dump(&args))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Advice::pasteable(&args.reach, runtime.block_on(dump(&args)))
 }
 
 async fn dump(args: &Args) -> Result<ExitCode> {

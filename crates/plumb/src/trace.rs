@@ -21,7 +21,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use serde::Serialize;
 use types::{Family, ObjectName};
 
-use crate::advice::Cluster;
+use crate::advice::{Advice, Cluster};
 use crate::reach::Nodes;
 pub use find::find;
 use follow::{Followed, follow};
@@ -29,8 +29,8 @@ use follow::{Followed, follow};
 /// `plumb trace`
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// The pod that sends: NAMESPACE/NAME, or NAME with -n; a Deployment's name stands for one of its pods, and with -n so do
-    /// deploy/NAME and pod/NAME
+    /// The pod that sends: NAMESPACE/NAME, or NAME with -n; or TYPE/NAME for the first Ready pod of a workload or Service (deploy, sts, ds,
+    /// rs, job, svc), as `kubectl exec` takes it; a workload's name alone will do
     pod: String,
     /// Where to: http://HOST[:PORT][/PATH], HOST:PORT (or svc/NAME:PORT), an address (then TCP to port 80), or ping:HOST;
     /// of https:// the connection alone is traced
@@ -45,10 +45,10 @@ pub struct Args {
     #[arg(short = '6', long)]
     ipv6: bool,
     /// Send from this port, to follow a flow that conntrack knows
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     source_port: Option<u16>,
     /// Milliseconds to wait for an answer
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=10_000))]
     timeout: u64,
     /// Exit with 0 only if it ends so, and with 1 otherwise
     #[arg(long, value_name = "END")]
@@ -78,6 +78,8 @@ pub struct Report {
     pub broken: Option<Broken>,
     /// Nodes of the way that could not be asked, and why.
     pub not_asked: BTreeMap<String, String>,
+    /// What to do about the first of those.
+    pub next: Option<String>,
     pub conclusion: Conclusion,
     /// From the command to the end, in milliseconds.
     pub took_ms: u64,
@@ -93,6 +95,35 @@ impl Report {
                 let end = self.conclusion.word();
                 format!("model and kernel agree at {} of {}: {end}", self.agree, self.of)
             }
+        }
+    }
+}
+
+impl Report {
+    /// Where the way ends at a node that nobody had to ask, whether it answers at all.
+    async fn ask_the_silent(&mut self, nodes: &Nodes) {
+        let Some(node) = self.broken.as_ref().and_then(|broken| broken.node.as_ref()) else { return };
+        if self.observed.iter().any(|observed| observed.node == *node) || self.not_asked.contains_key(node) {
+            return;
+        }
+        if let Err(why) = follow::answers(nodes, node).await {
+            self.not_asked.insert(node.clone(), format!("{why:#}"));
+        }
+    }
+
+    /// Agents' commands are for their nodes.
+    fn make_pasteable(&mut self, nodes: &Nodes) {
+        for result in &mut self.hops {
+            if let Outcome::Disagree { why } | Outcome::NotAsked { why } = &mut result.outcome {
+                *why = nodes.told(&result.hop.node, why);
+            }
+        }
+        let first = self.hops.iter().find_map(|result| match &result.outcome {
+            Outcome::Disagree { why } => Some(why.clone()),
+            _ => None,
+        });
+        if let (Some(broken), Some(why)) = (&mut self.broken, first) {
+            broken.why = why;
         }
     }
 }
@@ -159,7 +190,8 @@ impl Conclusion {
 
 pub fn run(args: Args) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(trace(args))
+    let reach = args.reach.clone();
+    Advice::pasteable(&reach, runtime.block_on(trace(args)))
 }
 
 async fn trace(args: Args) -> Result<ExitCode> {
@@ -210,7 +242,11 @@ async fn walk(nodes: &Nodes, node: &str, open: Open, (target, timeout): (&str, u
         Some(flow) => follow(nodes, node, (&opened, flow), timeout).await?,
         None => Followed::default(),
     };
-    Ok(report(open.pod, target, &opened, followed))
+    let mut report = report(open.pod, target, &opened, followed);
+    report.ask_the_silent(nodes).await;
+    report.next = report.not_asked.keys().next().map(|node| nodes.silent(node));
+    report.make_pasteable(nodes);
+    Ok(report)
 }
 
 fn report(pod: ObjectName, target: &str, opened: &Opened, followed: Followed) -> Report {
@@ -232,6 +268,7 @@ fn report(pod: ObjectName, target: &str, opened: &Opened, followed: Followed) ->
     Report {
         pod,
         target: target.to_owned(),
+        next: None,
         agree: hops.iter().filter(|hop| matches!(hop.outcome, Outcome::Agree { .. })).count(),
         of: hops.len(),
         conclusion: if broken.is_some() { Conclusion::Broken } else { conclude(&expected, &observed) },

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::io;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
@@ -33,6 +34,23 @@ pub fn said(error: &clap::Error, range: impl Fn(&str) -> Option<String>) -> Opti
         _ => return None,
     };
     Some(format!("{flag} {value}: {right}"))
+}
+
+/// Prints what clap has to say, such as a help text, and ends as every command does whose output cannot be written.
+pub fn end(error: &clap::Error) -> ! {
+    let code = match error.print() {
+        Err(why) if !error.use_stderr() && why.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("{}", unwritten(&why));
+            1
+        }
+        _ => error.exit_code(),
+    };
+    std::process::exit(code)
+}
+
+/// Of a command whose output is lost.
+pub fn unwritten(why: &io::Error) -> String {
+    format!("plumb: not all of its output could be written: {why}")
 }
 
 /// What is wrong with a number.
@@ -103,6 +121,36 @@ mod tests {
             (&["install", "--mtu", "abc"], "--mtu abc: give a whole number from 0 to 65535"),
             (&["install", "--mtu", "-1"], "--mtu -1: give a whole number from 0 to 65535"),
             (&["install", "--timeout", ""], "--timeout \"\": give a whole number from 1 to 86400"),
+            (
+                &["trace", "p", "t", "--source-port", "0"],
+                "--source-port 0: give a whole number from 1 to 65535",
+            ),
+            (
+                &["trace", "p", "t", "--source-port", "65536"],
+                "--source-port 65536: give a whole number from 1 to 65535",
+            ),
+            (
+                &["trace", "p", "t", "--source-port", "-1"],
+                "--source-port -1: give a whole number from 1 to 65535",
+            ),
+            (&["trace", "p", "t", "--timeout", "0"], "--timeout 0: give a whole number from 10 to 10000"),
+            (&["trace", "p", "t", "--timeout=-5"], "--timeout -5: give a whole number from 10 to 10000"),
+            (
+                &["connectivity", "test", "--host-port", "0"],
+                "--host-port 0: give a whole number from 1 to 65535",
+            ),
+            (
+                &["connectivity", "test", "--host-port", "65536"],
+                "--host-port 65536: give a whole number from 1 to 65535",
+            ),
+            (
+                &["connectivity", "test", "--settle", "18446744073709551615"],
+                "--settle 18446744073709551615: give a whole number from 0 to 86400",
+            ),
+            (
+                &["connectivity", "test", "--patience=-1"],
+                "--patience -1: give a whole number from 0 to 86400",
+            ),
             (&["lab", "list", "-o", "xml"], "--output xml: give one of table, json"),
         ] {
             let args: Vec<OsString> =

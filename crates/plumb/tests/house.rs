@@ -11,6 +11,7 @@ const FLOORS: [&str; 5] = ["words", "facts", "brains", "hands", "shells"];
 /// Arrows inside one floor, each with its reason.
 const SAME_FLOOR: &[(&str, &str, &str)] = &[
     ("model", "k8s", "rows are cut from the API's objects at the border"),
+    ("compile", "semantics", "kernel state is made for what Kubernetes' objects mean"),
     ("kernel", "netlink", "sockets carry the bytes that the codec makes"),
     ("lab", "apiserver", "the lab runs the embedded API"),
     ("lab", "controllers", "the lab runs the controllers in the API's process"),
@@ -108,6 +109,18 @@ fn a_crate_uses_only_the_floors_below_it() {
     assert!(wrong.is_empty(), "arrows that do not point down:\n{}", wrong.join("\n"));
     let listed: BTreeSet<_> = SAME_FLOOR.iter().map(|(from, to, _)| (*from, *to)).collect();
     assert_eq!(used_exceptions, listed, "left: exceptions that are used; right: SAME_FLOOR");
+}
+
+/// What decides Kubernetes may not name kernel state, nor may it be decided again beside it.
+#[test]
+fn semantics_cannot_reach_kernel_state() {
+    let metadata = metadata();
+    let ours = ours(&metadata);
+    let semantics = ours["semantics"]["dependencies"].as_array().expect("dependencies").iter();
+    let normal = semantics.filter(|dependency| dependency["kind"].is_null());
+    let used: BTreeSet<_> = normal.map(|dependency| text(dependency, "name")).collect();
+    let facts: BTreeSet<_> = used.into_iter().filter(|name| ours.contains_key(name)).collect();
+    assert_eq!(facts, BTreeSet::from(["model", "types"]));
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub fn way_back(hops: &[Hop]) -> Option<Hop> {
                 glimpses,
             });
         }
-        None if hops.iter().any(|hop| matches!(hop.fact, Fact::Unasked { .. })) => {
+        None if by_tunnel(hops) => {
             steps.push(home_by_tunnel(home, source_before));
         }
         None => {}
@@ -49,6 +49,11 @@ pub fn way_back(hops: &[Hop]) -> Option<Hop> {
     let text = format!("{BRIDGE} → {host_if} → eth0");
     steps.push(Step { word: "veth".into(), node: home.into(), text, glimpses });
     Some(Hop::new(Stage::Return, home, Fact::Return { source, source_before, steps }))
+}
+
+/// The answer of a node that could not be asked, or is a node's own.
+fn by_tunnel(hops: &[Hop]) -> bool {
+    hops.iter().any(|hop| matches!(hop.fact, Fact::Tunnel { .. }))
 }
 
 /// Out of the tunnel, on the sender's node.
@@ -63,6 +68,11 @@ fn ends(hops: &[Hop]) -> Option<(SocketAddr, &IfName, &Hop, SocketAddr)> {
         Fact::Pod { destination, .. } => Some(*destination),
         _ => None,
     })?;
+    // Another node gives the answer the source of its port back before it comes home.
+    let door = hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Service { frontend, .. } if hop.stage == Stage::Node => Some(*frontend),
+        _ => None,
+    });
     let (client, host_if) = hops.iter().find_map(|hop| match &hop.fact {
         Fact::Veth { host_if, .. } => Some((hop, host_if)),
         _ => None,
@@ -71,7 +81,7 @@ fn ends(hops: &[Hop]) -> Option<(SocketAddr, &IfName, &Hop, SocketAddr)> {
         Fact::Socket { destination, .. } => Some(*destination),
         _ => None,
     })?;
-    Some((answers, host_if, client, asked))
+    Some((door.unwrap_or(answers), host_if, client, asked))
 }
 
 fn glimpse(dev: &str, direction: Way, source: SocketAddr) -> Glimpse {

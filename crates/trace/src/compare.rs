@@ -3,6 +3,7 @@
 
 mod evidence;
 mod judge;
+mod there;
 
 use serde::{Deserialize, Serialize};
 

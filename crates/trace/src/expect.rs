@@ -1,6 +1,7 @@
 //! The way that a packet from a pod should take, hop by hop, from the cluster and the desired state of a node.
 //! [`departure`] is what the pod's node knows; [`arrival`] continues it on the node of the destination.
 
+mod arrival;
 mod elsewhere;
 pub mod own;
 
@@ -17,7 +18,9 @@ use types::{Family, IfName, IpNet, ObjectName, Protocol};
 use crate::eval::{self, Exit};
 use crate::hop::{Fact, Hop, RuleMiss, Stage};
 use crate::packet::{CtState, Packet, Place};
-use crate::reference::{self, Choice, Direction, Judgement, policy};
+use crate::reference::{self, Choice, Direction, Judgement, policy, service};
+
+pub use arrival::arrival;
 
 /// Bytes that VXLAN adds: Ethernet 14, IPv4 20 or IPv6 40, UDP 8, VXLAN 8 (RFC 7348 §5).
 fn vxlan_bytes(outer: IpAddr) -> u32 {
@@ -94,13 +97,6 @@ pub fn departure(view: &View<'_>, pod: &ObjectName, target: &Target) -> Option<E
     let onward = way.go(target);
     let elsewhere = onward.iter().flat_map(|onward| elsewhere::hops(view, onward)).collect();
     Some(Expected { hops: way.hops, onward, elsewhere })
-}
-
-/// The hops on the node of the destination.
-pub fn arrival(view: &View<'_>, onward: &Onward) -> Expected {
-    let mut way = Way { view, packet: onward.packet(), hops: Vec::new() };
-    way.arrive(onward.destination, IfName::new(VXLAN_DEVICE).ok());
-    Expected { hops: way.hops, onward: None, elsewhere: Vec::new() }
 }
 
 impl Onward {
@@ -182,6 +178,10 @@ impl Way<'_, '_> {
             self.hops.push(hop);
             return None;
         }
+        if let Some(door) = service::at_other_node(&self.packet, view.cluster, view.place) {
+            let protocol = self.packet.protocol;
+            return Some(Onward { node: door.node, protocol, source, destination: to });
+        }
         let at = |node: &&model::Node| node.addresses.contains(&to.ip());
         let on = view.cluster.nodes.values().find(at).map(|node| node.name.clone());
         self.push(Stage::Pod, Fact::Pod { pod: None, destination: to, on });
@@ -223,15 +223,8 @@ impl Way<'_, '_> {
                 );
                 return Some(endpoint);
             }
-            Choice::Reject { service } => {
-                let known = self.view.cluster.services.get(&service);
-                let protocol = self.packet.protocol;
-                let has = |p: &model::ServicePort| p.port == frontend.port() && p.protocol == protocol;
-                let why = match known.is_some_and(|known| known.ports.iter().any(has)) {
-                    _ if protocol == Protocol::Icmp => not_pinged(&service),
-                    true => format!("{service} has no ready endpoint"),
-                    false => format!("{service} has no port {}/{protocol}", frontend.port()),
-                };
+            Choice::Reject { service, has_port } => {
+                let why = self.why_rejected(&service, has_port);
                 refused(Some(service), true, &why)
             }
             Choice::Drop { service, why } => refused(service, false, why),
@@ -292,8 +285,11 @@ impl Way<'_, '_> {
                 (fact, target.answers_to.or(same_port).unwrap_or(own))
             }
             None => {
-                let (source, why) = (Some(own.ip()), "the destination is a pod".to_owned());
-                (Fact::Masq { source, masquerade: false, why }, own)
+                let why = match reference::gateway_of(to.ip(), view.cluster) {
+                    Some(node) => format!("the destination is {}'s own on the pod network", node.name),
+                    None => "the destination is a pod".to_owned(),
+                };
+                (Fact::Masq { source: Some(own.ip()), masquerade: false, why }, own)
             }
         };
         self.push(Stage::Masq, fact);
@@ -321,35 +317,6 @@ impl Way<'_, '_> {
         self.push(Stage::Tunnel, fact);
         Some(Onward { node: node.name.clone(), protocol: self.packet.protocol, source, destination: to })
     }
-
-    /// On the node of the destination.
-    fn arrive(&mut self, to: SocketAddr, from: Option<IfName>) {
-        let node = &self.view.place.node;
-        let Some(attachment) = reference::local_pod(to.ip(), self.view.cluster) else {
-            let why = match reference::node_of(to.ip(), self.view.cluster) {
-                Some(of) if of.name == *node => format!("no pod of {node} has this address"),
-                _ => "no node has pods with such an address".to_owned(),
-            };
-            let fact = Fact::Refused { frontend: to, service: None, rejected: false, why };
-            self.push(Stage::Node, fact);
-            return;
-        };
-        let (host_if, pod) = (attachment.host_if.clone(), attachment.pod.clone());
-        if let Ok(bridge) = IfName::new(BRIDGE) {
-            self.push(Stage::Node, Fact::Node { from, bridge, host_if });
-        }
-        if self.policy(Direction::Ingress, to) {
-            let on = Some(self.view.place.node.clone());
-            self.push(Stage::Pod, Fact::Pod { pod: Some(pod), destination: to, on });
-        }
-    }
-}
-
-fn not_pinged(service: &ObjectName) -> String {
-    format!(
-        "no interface has a ClusterIP: rules translate the ports of {service} and nothing else, so that nobody is there to \
-         answer an echo; ask for one of its ports, or ping its pods"
-    )
 }
 
 fn only_nodes(frontend: SocketAddr) -> Fact {

@@ -110,6 +110,9 @@ pub enum Fact {
         /// Where a Service of type ExternalName leads, of which the node's own resolvers know.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         alias: Option<String>,
+        /// Why the cluster's DNS rightly fails on it: SERVFAIL.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fails: Option<String>,
         /// From the pod's own /etc/hosts, which is read before anybody is asked.
         #[serde(default)]
         in_file: bool,
@@ -349,6 +352,7 @@ impl Fact {
 
     fn fmt_resolve(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Resolve { name, fails: Some(why), .. } => write!(f, "{name} has no end: {why}"),
             Self::Resolve { name, lacks: Some(why), .. } => write!(f, "{name} has no {why}"),
             Self::Resolve { name, alias: Some(alias), .. } => {
                 write!(f, "{name} leads to {alias} (ExternalName)")

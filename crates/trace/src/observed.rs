@@ -16,6 +16,9 @@ pub struct Observed {
     pub sightings: Vec<Sighting>,
 }
 
+/// How the error of a resolver that says SERVFAIL ends.
+pub const SERVFAIL: &str = "answers SERVFAIL";
+
 /// One observation; `at` is nanoseconds on the node's CLOCK_REALTIME.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]

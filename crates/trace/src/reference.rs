@@ -174,9 +174,18 @@ pub fn is_own_address(address: IpAddr, cluster: &Cluster, place: &Place) -> bool
     }
     let Some(node) = cluster.nodes.get(&place.node) else { return false };
     let family = Family::of(address);
-    let of_pods = pod_cidr(node, family)
-        .is_some_and(|cidr| address == cidr.network() || Some(address) == after(cidr.network()));
-    internal_ip(node, family) == Some(address) || of_pods
+    internal_ip(node, family) == Some(address) || is_on_pod_network(address, node)
+}
+
+/// The node's own addresses there: of its tunnel, and of its pods' gateway.
+fn is_on_pod_network(address: IpAddr, node: &Node) -> bool {
+    pod_cidr(node, Family::of(address))
+        .is_some_and(|cidr| address == cidr.network() || Some(address) == after(cidr.network()))
+}
+
+/// The node that has the address itself, among those of its pods.
+pub fn gateway_of(address: IpAddr, cluster: &Cluster) -> Option<&Node> {
+    cluster.nodes.values().find(|node| is_on_pod_network(address, node))
 }
 
 /// The address after this one.

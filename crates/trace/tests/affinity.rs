@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use compile::{Settings, whole};
+use compile::whole;
 use kstate::nft::build::encode;
 use kstate::nft::{ElemData, ElemKey, Expr, Ruleset};
 use model::{
     Attachment, Cluster, Endpoint, EndpointSlice, Event, Kind, Node, Row, Service, ServicePort, ServiceType,
     SlicePort, TrafficPolicy,
 };
+use semantics::Settings;
 use trace::Packet;
 use trace::eval::{self, Kernel};
 use trace::packet::CtState;

@@ -9,8 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use compile::role::Role;
-use compile::{Settings, whole};
+use compile::whole;
 use model::{Attachment, Cluster, Event, HostPort, Kind, Row, from_k8s};
+use semantics::Settings;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use trace::eval::{self, End, Kernel};

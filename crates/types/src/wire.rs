@@ -59,6 +59,8 @@ pub const PROGRAM_DIR: &str = "/run/program";
 pub const SPARE_DIR: &str = "/run/program/spare";
 /// The network configuration that agents write for the container runtime.
 pub const CONFLIST: &str = "10-plumb.conflist";
+/// The name of the network in it.
+pub const NETWORK: &str = "plumb";
 /// Where agents look for the certificate of their metrics, and a pod that is one finds the Secret with it.
 pub const METRICS_CERT_DIR: &str = "/etc/plumb/metrics";
 /// The headless Service of the agents' metrics, for a ServiceMonitor.

@@ -8,6 +8,7 @@
 //!   model::Event     Start   Upsert…      Done       Upsert   Delete   nothing: rows stay
 //! ```
 
+mod kubeconfig;
 mod row_of;
 mod slim;
 mod told;
@@ -27,8 +28,9 @@ use tokio::sync::{mpsc, watch};
 use tower::service_fn;
 use types::ObjectName;
 
+pub use kubeconfig::{BadKubeconfig, kubeconfig};
 pub use slim::Slim;
-pub use told::told;
+pub use told::{told, yaml};
 
 use row_of::{RowOf, diagnostics_of};
 

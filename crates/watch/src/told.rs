@@ -3,6 +3,8 @@
 
 use std::error::Error;
 
+use kube::config::KubeconfigError;
+
 /// Many errors of libraries say their cause, and have it as their source as well; that of the API server's refusal shows
 /// all that it holds.
 pub fn told(error: &(dyn Error + 'static)) -> String {
@@ -13,7 +15,7 @@ pub fn told(error: &(dyn Error + 'static)) -> String {
         let words = match refusal {
             Some(status) if status.message.is_empty() => format!("{} {}", status.code, status.reason),
             Some(status) => status.message.clone(),
-            None => cause.to_string(),
+            None => misread(cause).unwrap_or_else(|| cause.to_string()),
         };
         if said.is_empty() {
             said = words;
@@ -25,9 +27,45 @@ pub fn told(error: &(dyn Error + 'static)) -> String {
     said
 }
 
+/// Of text that is no YAML, or not of the shape that was asked for.
+fn misread(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(KubeconfigError::Parse(error)) = error.downcast_ref() {
+        return Some(yaml(error));
+    }
+    error.downcast_ref().map(yaml)
+}
+
+/// What is wrong with a text and at which line and column, in one line: the parser would draw a picture of several.
+pub fn yaml(error: &serde_saphyr::Error) -> String {
+    let plain = serde_saphyr::render_options! {
+        formatter: &serde_saphyr::UserMessageFormatter,
+        snippets: serde_saphyr::SnippetMode::Off,
+    };
+    let said = error.render_with_options(plain);
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    format!("it cannot be read as YAML: {}", lines.join("; "))
+}
+
 #[cfg(test)]
 mod tests {
+    use kube::config::Kubeconfig;
+
     use super::*;
+
+    #[test]
+    fn a_text_that_cannot_be_read_is_told_in_one_line_with_its_place() {
+        let wrong = "apiVersion: v1\nkind: Config\nclusters:\n- name: a\n  cluster: {server: [\nusers: []\n";
+        let types = "apiVersion: v1\nkind: Config\nclusters: 7\n";
+        for (text, line) in [(wrong, "at line "), (types, "at line 3, column 11")] {
+            let error = Kubeconfig::from_yaml(text).expect_err("no kubeconfig");
+            let said = told(&error);
+            assert!(said.starts_with("it cannot be read as YAML: ") && said.contains(line), "{said}");
+            assert!(!said.contains(['\n', '^', '|']), "{said}");
+        }
+        let error = serde_saphyr::from_multiple::<serde_json::Value>("a: b\n\tc: [\n").expect_err("a tab");
+        let said = told(&error);
+        assert!(said.contains("at line 1, column 4") && !said.contains(['\n', '^', '|']), "{said}");
+    }
 
     #[derive(Debug, thiserror::Error)]
     #[error("create pod/web")]

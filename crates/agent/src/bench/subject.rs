@@ -24,12 +24,12 @@ use crate::{Args, Settings, datapath, dns::SharedZone, forgetter, listen, reaper
 pub const NODE: &str = "node1";
 
 /// The settings with which the agent compiles.
-pub fn compile_settings() -> Result<compile::Settings> {
+pub fn compile_settings() -> Result<semantics::Settings> {
     let args = args(Path::new("/nonexistent"))?;
-    Ok(compile::Settings {
+    Ok(semantics::Settings {
         service_cidrs: args.service_cidrs.clone(),
         dns_ips: args.dns_ips.clone(),
-        ..compile::Settings::new(NODE, args.cluster_cidrs.clone(), 1450)
+        ..semantics::Settings::new(NODE, args.cluster_cidrs.clone(), 1450)
     })
 }
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use compile::{Compiled, Severity};
+use compile::Compiled;
 use model::{Diagnostic, Key, Kind};
+use semantics::Severity;
 
 use super::Node;
 use crate::tell::Saying;
@@ -23,7 +24,7 @@ impl Diagnoses {
 }
 
 /// What a Node lacks whose agent and controllers are about to see to it: an alarm to nobody. `plumb status` has it at once.
-fn is_of_joining(finding: &compile::Diagnostic) -> bool {
+fn is_of_joining(finding: &semantics::Diagnostic) -> bool {
     finding.object.kind == Kind::Node && finding.severity == Severity::Warning
 }
 
@@ -78,22 +79,22 @@ impl Node {
         let (late, young) =
             std::mem::take(&mut self.joining).into_iter().partition(|(_, since)| since.elapsed() >= JOINING);
         self.joining = young;
-        late.iter().for_each(|(finding, _): (&compile::Diagnostic, _)| self.raise(finding));
+        late.iter().for_each(|(finding, _): (&semantics::Diagnostic, _)| self.raise(finding));
     }
 
     /// In the log and on the object.
-    pub(super) fn raise(&self, finding: &compile::Diagnostic) {
+    pub(super) fn raise(&self, finding: &semantics::Diagnostic) {
         tracing::warn!("{finding}");
         self.base.tell.say(self.saying(finding));
     }
 
     /// It no longer holds.
-    pub(super) fn lower(&self, finding: &compile::Diagnostic) {
+    pub(super) fn lower(&self, finding: &semantics::Diagnostic) {
         tracing::info!("no longer: {finding}");
         self.base.tell.no_longer(self.saying(finding));
     }
 
-    fn saying(&self, finding: &compile::Diagnostic) -> Saying {
+    fn saying(&self, finding: &semantics::Diagnostic) -> Saying {
         let (normal, reason) = match finding.severity {
             Severity::Note => (true, "NetworkNote"),
             Severity::Warning => (false, "NetworkDegraded"),

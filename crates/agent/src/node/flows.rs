@@ -15,8 +15,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use cni::{Code, Error};
-use compile::guard::further;
 use model::{Key, Vacated};
+use semantics::further;
 use types::range::{overlap, without};
 use types::{Family, IpNet};
 

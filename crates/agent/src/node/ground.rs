@@ -13,9 +13,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Instant;
 
-use compile::{Diagnostic, NetChange, fabric};
+use compile::NetChange;
 use kernel::Rtnl;
 use netlink::route::{LinkRow, Lookup};
+use semantics::Diagnostic;
 use types::{Family, IfName};
 
 use super::Node;
@@ -208,7 +209,7 @@ impl Node {
     /// What is ours follows the machine's links: an MTU that has changed, addresses that are on another one.
     pub(super) fn follow_ground(&mut self) {
         let Some(own) = self.cluster.nodes.get(&self.base.settings.node) else { return };
-        let Some(underlay) = fabric::underlay_ip(own) else { return };
+        let Some(underlay) = semantics::node::underlay_ip(own) else { return };
         let ground = self.underlay.ground();
         let (Some(mtu), Some(synced)) = (self.mtu_on(underlay), self.cluster.synced()) else { return };
         let uplinks = ground.uplinks();

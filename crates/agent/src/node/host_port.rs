@@ -82,6 +82,7 @@ mod tests {
         Record {
             container: "c1".into(),
             ifname: IfName::new("eth0").unwrap(),
+            network: "plumb".into(),
             netns: String::new(),
             pod: ObjectName::new("shop", "early"),
             uid: "u1".into(),

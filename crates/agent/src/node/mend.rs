@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use compile::{Diagnostic, Severity};
 use kstate::net::PortOptions;
 use model::{Key, Kind};
+use semantics::{Diagnostic, Severity};
 use types::{IfName, ObjectName};
 
 use super::Node;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use compile::Diagnostic;
+use semantics::Diagnostic;
 
 use super::Node;
 use super::underlay::about;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use compile::{Compiled, Compiler, NetChange, fabric};
+use compile::{Compiled, Compiler, NetChange};
 use ipam::Pool;
 use model::{Event, Key, Kind, Row};
 use types::Family;
@@ -108,7 +108,8 @@ impl Node {
             return false;
         }
         let own = self.cluster.nodes.get(&self.base.settings.node);
-        let Some(underlay) = own.and_then(fabric::underlay_ip).filter(|_| self.cluster.synced().is_some())
+        let Some(underlay) =
+            own.and_then(semantics::node::underlay_ip).filter(|_| self.cluster.synced().is_some())
         else {
             return false;
         };
@@ -116,7 +117,7 @@ impl Node {
         let Some(mtu) = self.mtu_on(underlay) else { return false };
         self.learn_uplinks();
         let args = &self.base.settings.args;
-        self.compiler = Some(Compiler::new(compile::Settings {
+        self.compiler = Some(Compiler::new(semantics::Settings {
             node: self.base.settings.node.clone(),
             cluster_cidrs: args.cluster_cidrs.clone(),
             service_cidrs: args.service_cidrs.clone(),
@@ -158,7 +159,7 @@ impl Node {
         }
         let rest = std::time::Duration::from_secs(self.base.settings.args.cool_down);
         let mut changed = false;
-        for subnet in fabric::pod_subnets(own) {
+        for subnet in semantics::node::pod_subnets(own) {
             match self.base.store.pool(Family::of_net(&subnet.net)) {
                 Some(pool) => {
                     changed |= pool.cidr() != subnet.net;

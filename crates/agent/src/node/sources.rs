@@ -14,9 +14,9 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use compile::guard::further;
-use compile::{Diagnostic, Severity};
 use model::{Event, Key, Kind, Row};
+use semantics::further;
+use semantics::{Diagnostic, Severity};
 use types::range::without;
 use types::wire::SOURCES_ANNOTATION;
 use types::{Family, IpNet, ObjectName};

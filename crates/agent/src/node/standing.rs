@@ -26,7 +26,7 @@ pub struct Standing {
     /// Why watches broke within [`REMINDER`], as the log has it.
     told: Vec<(Instant, String)>,
     /// The compiler's findings that hold.
-    pub(super) found: BTreeSet<compile::Diagnostic>,
+    pub(super) found: BTreeSet<semantics::Diagnostic>,
 }
 
 impl Standing {
@@ -83,7 +83,7 @@ impl Standing {
     }
 
     /// What is wrong with objects, in the compiler's words.
-    pub fn findings(&self) -> impl Iterator<Item = &compile::Diagnostic> {
+    pub fn findings(&self) -> impl Iterator<Item = &semantics::Diagnostic> {
         self.found.iter()
     }
 }

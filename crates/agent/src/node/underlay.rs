@@ -13,8 +13,8 @@ use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use compile::{Diagnostic, Severity, fabric};
 use model::{Key, Kind};
+use semantics::{Diagnostic, Severity};
 use types::wire::VXLAN_PORT;
 use types::{Family, IpNet, ObjectName};
 
@@ -167,7 +167,7 @@ impl Node {
             found.joins = true;
             return found;
         };
-        let Some(own) = fabric::underlay_ip(node) else {
+        let Some(own) = semantics::node::underlay_ip(node) else {
             found.in_the_way = Some(no_internal_ip(name, true));
             found.joins = true;
             return found;
@@ -184,7 +184,7 @@ impl Node {
         found.lacks = found.ground.lacks(name, &node.addresses, Some(own));
         found.too_large = too_large(node, args.mtu, own, &found.ground);
         // Nodes speak to each other, and to pods of the host's network, in every family that they have.
-        let other = fabric::internal_ip(node, Family::of(own).pick([Family::V6, Family::V4]))
+        let other = semantics::node::internal_ip(node, Family::of(own).pick([Family::V6, Family::V4]))
             .and_then(|ip| Some((ip, bind(ip).ok()?)));
         let sockets = [(own, tunnel)].into_iter().chain(other);
         let nodes = &self.cluster.nodes;
@@ -199,7 +199,7 @@ impl Node {
         for (from, socket) in sockets {
             let family = Family::of(from);
             for peer in &peers {
-                let Some(address) = fabric::internal_ip(peer, family) else { continue };
+                let Some(address) = semantics::node::internal_ip(peer, family) else { continue };
                 if let Err(error) = socket.connect((address, VXLAN_PORT)) {
                     let tunnel = from == own;
                     let finding = no_way((name, from), (&peer.name, address), &error, tunnel);

@@ -120,15 +120,17 @@ impl Node {
         self.departed.extend(groups);
     }
 
-    /// Removes what the runtime does not know. Without a list nothing is removed.
+    /// Removes what the runtime does not know of this network. Without a list nothing is removed.
     pub(super) fn collect_garbage(&mut self, gc: &Gc, reply: oneshot::Sender<Verdict>) {
         let group = Group::new(reply);
         let Some(valid) = &gc.valid else { return };
         let valid: BTreeSet<String> = valid.iter().map(Id::to_string).collect();
         let fresh = |handle: &str| self.made.get(handle).is_some_and(|made: &Instant| made.elapsed() < FRESH);
         let wiring: BTreeSet<String> = self.wiring.iter().map(|wiring| wiring.handle()).collect();
-        let records = self.base.store.records().keys();
-        let doomed: Vec<String> = records
+        let records = self.base.store.records().iter();
+        let of_network = records.filter(|(_, record)| record.network == gc.config.name);
+        let doomed: Vec<String> = of_network
+            .map(|(handle, _)| handle)
             .filter(|handle| !valid.contains(*handle) && !fresh(handle) && !wiring.contains(*handle))
             .cloned()
             .collect();

@@ -11,13 +11,13 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use cni::{Attach, Code, Error, Interface, Ip, Request, Route, Success};
-use compile::service::reserved;
 use compile::{Compiler, fabric};
 use ipnet::IpNet;
 use kernel::Netns;
 use kernel::veth::{self, PodRoute, PodVeth, Port};
 use kstate::net::PortOptions;
 use model::{Event, HostPort, Row};
+use semantics::service::reserved;
 use tokio::sync::oneshot;
 use types::wire::BRIDGE;
 use types::{Family, IfName, Mac, ObjectName, hash8};
@@ -167,6 +167,7 @@ impl Node {
         let record = Record {
             container: attach.id.container.clone(),
             ifname: attach.id.ifname.clone(),
+            network: attach.config.name.clone(),
             netns_id: attach.netns.as_deref().and_then(namespace_id),
             netns: attach.netns.clone().unwrap_or_default(),
             grace: self.cluster.pods.get(&pod).map_or(0, |pod| pod.grace),
@@ -199,7 +200,7 @@ impl Node {
     /// Two ports of a bridge with one hardware address would take each other's frames.
     fn has_mac(&self, mac: Mac) -> bool {
         let own = self.cluster.nodes.get(&self.base.settings.node);
-        let mut subnets = own.into_iter().flat_map(fabric::pod_subnets);
+        let mut subnets = own.into_iter().flat_map(semantics::node::pod_subnets);
         subnets.any(|subnet| fabric::mac_of(subnet.gateway) == mac)
             || self.base.store.records().values().any(|record| record.mac == mac)
     }
@@ -286,7 +287,7 @@ impl Node {
         }
         let own = self.cluster.nodes.get(&self.base.settings.node);
         let gateways = record.ips.iter().map(|ip| {
-            let subnet = own.and_then(|node| fabric::pod_subnet(node, Family::of(*ip)));
+            let subnet = own.and_then(|node| semantics::node::pod_subnet(node, Family::of(*ip)));
             subnet.map(|subnet| subnet.gateway).ok_or_else(|| {
                 let msg = format!("this node has no {} pod CIDR", Family::of(*ip));
                 Error::new(Code::TryAgainLater, msg, "the runtime will try again")

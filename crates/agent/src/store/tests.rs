@@ -20,6 +20,7 @@ fn record(container: &str, ip: IpAddr) -> Record {
     Record {
         container: container.into(),
         ifname: IfName::new("eth0").unwrap(),
+        network: NETWORK.into(),
         netns: "/proc/7/ns/net".into(),
         netns_id: Some((4, 4_026_532_008)),
         pod: ObjectName::new("shop", "web"),

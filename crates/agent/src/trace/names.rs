@@ -10,7 +10,7 @@ use trace::exchange::{AskNames, KnownName, Names, TriedName};
 use types::Family;
 
 use super::files::{self, Files};
-use super::resolve;
+use super::resolve::{self, SERVFAIL};
 use super::views::{Views, Wired};
 
 pub async fn names(views: &Views, asked: AskNames) -> Result<Names> {
@@ -71,7 +71,7 @@ async fn tried(views: &Views, wired: &Wired, conf: &ResolvConf, name: &str) -> R
                 Ok(addresses) => (addresses, None),
                 Err(why) => (Vec::new(), Some(why)),
             };
-            let agrees = error.is_none() && agrees(&expected, &addresses);
+            let agrees = agrees(&expected, &addresses, error.as_deref());
             found |= !addresses.is_empty();
             let lacks = views.lacks_at(&full_name, &expected, family).await?;
             let expected = said(&expected, lacks);
@@ -94,8 +94,10 @@ async fn tried(views: &Views, wired: &Wired, conf: &ResolvConf, name: &str) -> R
 }
 
 /// The node's own resolvers may say what they like.
-fn agrees(expected: &Finding, answer: &[IpAddr]) -> bool {
+fn agrees(expected: &Finding, answer: &[IpAddr], error: Option<&str>) -> bool {
     match expected {
+        Finding::Endless(_) => error.is_some_and(|error| error.ends_with(SERVFAIL)),
+        _ if error.is_some() => false,
         Finding::Addresses { addresses, .. } => answer.iter().any(|address| addresses.contains(address)),
         Finding::Upstream { .. } => true,
         Finding::NoData | Finding::NoName | Finding::Invalid(_) | Finding::NotSynced => answer.is_empty(),
@@ -116,6 +118,23 @@ fn said(finding: &Finding, lacks: Option<String>) -> String {
         }
         Finding::Upstream { alias: None } => "the node's resolvers decide".to_owned(),
         Finding::NotSynced => "not listed yet".to_owned(),
-        Finding::Invalid(why) => why.clone(),
+        Finding::Endless(why) | Finding::Invalid(why) => why.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_circle_of_aliases_fails_as_the_objects_say() {
+        let circle = Finding::Endless("alias circle: a → b → a".into());
+        let fails = format!("10.96.0.10 {SERVFAIL}");
+        assert!(agrees(&circle, &[], Some(&fails)));
+        assert!(!agrees(&circle, &[], Some("10.96.0.10 did not answer within 500ms")));
+        assert!(!agrees(&circle, &[[10, 96, 0, 7].into()], None));
+        assert!(!agrees(&Finding::NoName, &[], Some(&fails)));
+        assert!(agrees(&Finding::NoName, &[], None));
+        assert_eq!(said(&circle, None), "alias circle: a → b → a");
     }
 }

@@ -1,6 +1,5 @@
 //! The first hop: what the resolver inside the pod says to the name, beside what the model says.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -9,11 +8,11 @@ use dns::query::{Rcode, Type};
 use dns::{Data, Finding, Hosts, Name, ResolvConf, Step, message};
 use kernel::Netns;
 use kernel::probe::{Answer, Probe};
-use model::Cluster;
 use trace::exchange::Ask;
 use trace::hop::{Fact, Hop, Stage};
+pub use trace::observed::SERVFAIL;
 use trace::observed::Sighting;
-use types::{Family, ObjectName};
+use types::Family;
 
 use super::files::{self, Files};
 use super::views::{Views, Wired};
@@ -96,6 +95,7 @@ fn in_file(node: &str, host: &str, hosts: &Hosts, families: &[Family]) -> Option
         upstream: false,
         lacks: None,
         alias: None,
+        fails: None,
         in_file: true,
     };
     let seen = Sighting::Resolved {
@@ -132,6 +132,10 @@ pub fn expected(name: &str, conf: &ResolvConf, steps: &[Step], lacks: Option<Str
         Finding::Upstream { alias } => alias.clone(),
         _ => None,
     });
+    let fails = steps.iter().find_map(|step| match &step.finding {
+        Finding::Endless(why) => Some(why.clone()),
+        _ => None,
+    });
     let unknown = Fact::Resolve {
         name: name.to_owned(),
         full_name: String::new(),
@@ -141,6 +145,7 @@ pub fn expected(name: &str, conf: &ResolvConf, steps: &[Step], lacks: Option<Str
         upstream,
         lacks,
         alias,
+        fails,
         in_file: false,
     };
     match found {
@@ -153,30 +158,11 @@ pub fn expected(name: &str, conf: &ResolvConf, steps: &[Step], lacks: Option<Str
             upstream: false,
             lacks: None,
             alias: None,
+            fails: None,
             in_file: false,
         },
         None => unknown,
     }
-}
-
-/// Why a Service's name has no address of the family that was asked for.
-pub fn other_families(service: &ObjectName, cluster: &Cluster) -> Option<String> {
-    let row = cluster.services.get(service)?;
-    let list = |addresses: &mut dyn Iterator<Item = IpAddr>| {
-        let families: BTreeSet<String> = addresses.map(|ip| Family::of(ip).to_string()).collect();
-        families.into_iter().collect::<Vec<_>>().join(", ")
-    };
-    if !row.headless {
-        return Some(format!("ipFamilies: {}", list(&mut row.cluster_ips.iter().copied())));
-    }
-    let ends = cluster.slices_of(service).flat_map(|slice| &slice.endpoints);
-    let ready = ends.filter(|end| end.ready || row.publish_not_ready);
-    let found = list(&mut ready.map(|end| end.address));
-    Some(if found.is_empty() {
-        "a headless Service, and none of its pods is ready".to_owned()
-    } else {
-        format!("a headless Service, and those of its pods are {found}")
-    })
 }
 
 /// Asks as glibc would: the search list in order, A or AAAA records, the first server that answers.
@@ -223,7 +209,7 @@ pub fn ask(
         match answer {
             Answer::Datagram(bytes) => match message::decode(&bytes) {
                 Some(reply) if reply.id == id && reply.rcode == Rcode::SERVFAIL => {
-                    last = format!("{server} answers SERVFAIL");
+                    last = format!("{server} {SERVFAIL}");
                 }
                 Some(reply) if reply.id == id => {
                     let addresses = reply.answers.iter().filter_map(|record| match record.data {

@@ -13,13 +13,14 @@ use dns::{Finding, Hosts, Listed, ResolvConf, Step};
 use trace::exchange::{Flow, Masqueraded};
 use trace::expect::{Onward, own};
 use trace::hop::Stage;
+use trace::reference::service::{self, Elsewhere};
 use trace::reference::{self, Choice};
 use trace::{Expected, Packet, Place, Sighting, Target, View};
 use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{Family, IfName, ObjectName};
 
 use super::files::Files;
-use super::{drift, resolve, ways};
+use super::{drift, lacks, ways};
 use crate::dns::SharedZone;
 use crate::inbox::Outbox;
 use crate::node::Node;
@@ -86,7 +87,8 @@ impl Views {
             let own = &node.settings().node;
             let choices = choices(node, flow);
             let nodes = choices.iter().filter_map(|to| reference::node_of(to.ip(), node.cluster()));
-            let names: BTreeSet<String> = nodes.map(|node| node.name.clone()).collect();
+            let mut names: BTreeSet<String> = nodes.map(|node| node.name.clone()).collect();
+            names.extend(door(node, flow).map(|door| door.node));
             names.into_iter().filter(|name| name != own).collect()
         })
         .await
@@ -109,7 +111,8 @@ impl Views {
             };
             let elsewhere = to.iter().filter(is_elsewhere).take(CAPTURED);
             let comes = elsewhere.filter_map(|to| Some(Masqueraded { source: tunnel?, destination: *to }));
-            let comes = comes.collect();
+            let mut comes: Vec<_> = comes.collect();
+            comes.extend(door(node, flow).and_then(|_| comes_to_door(node, flow)));
             // More endpoints are rare.
             (to.into_iter().take(CAPTURED).map(|to| to.ip()).collect(), comes)
         })
@@ -163,17 +166,22 @@ impl Views {
     }
 
     /// The same on the node that the packet went on to.
-    pub async fn arrival(&self, onward: Onward) -> Result<(Expected, Vec<Sighting>)> {
+    pub async fn arrival(
+        &self,
+        onward: Onward,
+        endpoint: Option<SocketAddr>,
+    ) -> Result<(Expected, Vec<Sighting>)> {
         let seen = self.observe(None).await?;
         let looked = self.ask(move |node| {
             let compiler = node.compiler()?;
             let place = place(node, true);
             let view =
                 View { cluster: node.cluster(), nft: compiler.nft(), net: compiler.net(), place: &place };
-            let expected = trace::arrival(&view, &onward);
+            let expected = trace::arrival(&view, &onward, endpoint);
             let ends = (onward.source.ip(), onward.destination.ip());
             let found = drift::find(&view, &seen, &expected.hops, Some(ends.0));
-            Some((expected, found, ways::arrival(compiler.net(), ends)))
+            let legs = ways::arrival(compiler.net(), &expected.hops, ends);
+            Some((expected, found, legs))
         });
         let (expected, mut found, legs) = looked.await?.with_context(|| self.not_yet())?;
         found.extend(tokio::task::spawn_blocking(move || ways::look(&legs, None)).await??);
@@ -219,10 +227,7 @@ impl Views {
             return Ok(None);
         }
         let (domain, name) = (self.domain(), name.trim_end_matches('.').to_owned());
-        let why = self.ask(move |node| {
-            let (service, namespace) = name.strip_suffix(&format!(".svc.{domain}"))?.split_once('.')?;
-            resolve::other_families(&ObjectName::new(namespace, service), node.cluster())
-        });
+        let why = self.ask(move |node| lacks::why(&name, &domain, node.cluster()));
         Ok(match (why.await?, finding) {
             (Some(why), _) => Some(format!("{family} address ({why})")),
             (None, Finding::NoData) => Some(format!("{family} address")),
@@ -284,6 +289,19 @@ fn choices(node: &Node, flow: Flow) -> Vec<SocketAddr> {
         Choice::NotAService => vec![flow.destination],
         Choice::Reject { .. } | Choice::Drop { .. } => Vec::new(),
     }
+}
+
+/// The node whose port of a Service is asked for, if that leads on.
+fn door(node: &Node, flow: Flow) -> Option<Elsewhere> {
+    let found = service::at_other_node(&packet(flow), node.cluster(), &place(node, true))?;
+    found.leads_on().then_some(found)
+}
+
+/// As what it comes there: this node's own.
+fn comes_to_door(node: &Node, flow: Flow) -> Option<Masqueraded> {
+    let own = node.cluster().nodes.get(&node.settings().node)?;
+    let source = reference::internal_ip(own, Family::of(flow.source.ip()))?;
+    Some(Masqueraded { source, destination: flow.destination })
 }
 
 fn place(node: &Node, dns_here: bool) -> Place {

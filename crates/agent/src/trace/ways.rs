@@ -73,13 +73,18 @@ pub fn departure(net: &NetState, hops: &[Hop]) -> Vec<Leg> {
     legs
 }
 
-/// On the node of the destination: on to the pod, and the answer's way into the tunnel.
-pub fn arrival(net: &NetState, (client, pod): (IpAddr, IpAddr)) -> Vec<Leg> {
-    let bridge = IfName::new(BRIDGE).ok();
-    let mut legs = vec![
-        Leg::new(Stage::Node, client, pod).by(VXLAN_DEVICE).out(bridge),
-        Leg::new(Stage::Return, pod, client).by(BRIDGE).out(IfName::new(VXLAN_DEVICE).ok()),
-    ];
+/// On the node of the destination: on to the pod, and the answer's way into the tunnel. What came by no tunnel, for a port
+/// of the node's, has no leg there that is known.
+pub fn arrival(net: &NetState, hops: &[Hop], (client, to): (IpAddr, IpAddr)) -> Vec<Leg> {
+    let (bridge, device) = (IfName::new(BRIDGE).ok(), IfName::new(VXLAN_DEVICE).ok());
+    let mut legs = match hops.first().map(|hop| &hop.fact) {
+        Some(Fact::LocalRoute { .. }) => vec![Leg::new(Stage::Return, to, client).out(device)],
+        Some(Fact::Service { .. } | Fact::Refused { service: Some(_), .. }) => return Vec::new(),
+        _ => vec![
+            Leg::new(Stage::Node, client, to).by(VXLAN_DEVICE).out(bridge),
+            Leg::new(Stage::Return, to, client).by(BRIDGE).out(device),
+        ],
+    };
     // What comes by a link that is too small is lost as what would leave by it.
     legs.extend(tunnel(net, Some(client), Stage::Return, Stage::Node));
     legs
@@ -215,6 +220,6 @@ fn first_step(netns: &Path, from: IpAddr, to: IpAddr) -> Result<Option<Sighting>
         Err(error) => kind(&error) == Some(ErrorKind::NetworkUnreachable),
         Ok(_) => false,
     };
-    let text = || format!("the pod itself has no route to {to}: `ip route` in it shows what is left");
+    let text = || format!("the pod itself has no route to {to}; its table of routes shows what is left");
     Ok(none.then(|| drift(Stage::Veth, text())))
 }

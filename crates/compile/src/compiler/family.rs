@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{Attachment, Cluster, Key, Kind};
+use semantics::Settings;
+use semantics::policy::notes;
+use semantics::service::{host_port, plan};
 use types::wire::TABLE;
 use types::{Family, ObjectName};
 
 use crate::fragment::{Composer, Fragment, Meanings, Name, Unit};
-use crate::guard::{further, links, ports};
-use crate::policy::resolve::{self, AddressSet};
-use crate::{Settings, layout, policy, service};
+use crate::guard::{links, ports};
+use crate::{layout, policy, service};
+use semantics::policy::resolve::{self, AddressSet};
 
 /// What is kept for one family.
 #[derive(Debug)]
@@ -109,15 +112,17 @@ impl FamilyTable {
             } else if let Some(wanted) = self.wanted.get_mut(set) {
                 wanted.by = after;
             } else {
-                self.wanted.insert(set.clone(), Wanted { by: after, name: set.name().0.into() });
+                self.wanted.insert(
+                    set.clone(),
+                    Wanted { by: after, name: policy::nftables::set_name(set).0.into() },
+                );
             }
             if (before == 0) != (after == 0) {
                 turned.push(set);
             }
         }
-        if !turned.is_empty() {
-            let concerned =
-                cluster.pods.values().filter(|pod| turned.iter().any(|set| set.has(cluster, pod)));
+        for set in turned {
+            let concerned = set.candidates(cluster).filter(|pod| set.has(cluster, pod));
             pods.extend(concerned.map(|pod| Unit::Pod(pod.key.clone())));
         }
         pods
@@ -131,7 +136,7 @@ impl FamilyTable {
                 policy::further::isolate(&mut fragment, (cluster, settings), family);
                 Some(fragment)
             }
-            Unit::Service(name) => service::plan::plan(cluster, settings, name, family)
+            Unit::Service(name) => plan::plan(cluster, settings, name, family)
                 .map(|plan| service::nftables::fragment(&plan, settings, family)),
             Unit::Attachment(container) => {
                 cluster.attachments.get(container).map(|attachment| self.attachment(node, attachment))
@@ -154,12 +159,12 @@ impl FamilyTable {
         let mut fragment = Fragment::default();
         if node.settings.serves(family) {
             fragment = policy::nftables::attachment_fragment(node.cluster, attachment, family);
-            let notes = policy::notes::notes(node.cluster, &node.settings.service_cidrs, attachment);
+            let notes = notes::notes(node.cluster, &node.settings.service_cidrs, attachment);
             fragment.diagnostics = notes;
-            let fronts = service::host_port::fronts(of_node, attachment, family);
+            let fronts = host_port::fronts(of_node, attachment, family);
             service::nftables::host_ports(&mut fragment, &fronts);
-            fragment.diagnostics.extend(service::host_port::findings(of_node, attachment));
-            fragment.diagnostics.extend(further::findings(of_node, attachment));
+            fragment.diagnostics.extend(host_port::findings(of_node, attachment));
+            fragment.diagnostics.extend(semantics::further::findings(of_node, attachment));
         }
         links::pod(&mut fragment, attachment, family);
         fragment

@@ -14,15 +14,14 @@ use std::net::IpAddr;
 
 use kstate::net::{Forward, NetState, Route, RouteKey, RouteKind, Touched};
 use model::{Cluster, Key, Kind, Node};
+use semantics::node::{PodSubnet, internal_ip, pod_subnet, pod_subnets};
 use types::wire::VXLAN_DEVICE;
 use types::{Family, IfName, Mac, ObjectName};
 
-use super::{
-    MAIN_TABLE, PodSubnet, Wired, device, incomplete, internal_ip, own_state, pod_subnet, pod_subnets,
-    vtep_mac,
-};
-use crate::Settings;
-use crate::diagnostic::{Diagnostic, Severity};
+use super::pods::{self, Pod, Pods};
+use super::{MAIN_TABLE, Wired, device, incomplete, own_state, vtep_mac};
+use semantics::Settings;
+use semantics::{Diagnostic, Severity};
 
 /// Links, addresses, routes and tunnel entries as they should be.
 #[derive(Debug, Default)]
@@ -30,18 +29,12 @@ pub struct Fabric {
     state: NetState,
     own: Option<Wired>,
     own_findings: Vec<Diagnostic>,
-    /// What of the state's entries is no peer's.
-    pods: Entries,
+    /// What of the state is neither a pod's nor a peer's.
+    devices: NetState,
+    pods: Pods,
     peers: BTreeMap<String, Result<Peer, Box<Diagnostic>>>,
     /// Two peers want one key of the state.
     contested: bool,
-}
-
-/// Neighbours and forwarding entries of the node's own pods.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Entries {
-    neighbours: BTreeMap<(IfName, IpAddr), Mac>,
-    fdb: BTreeMap<(IfName, Mac), Forward>,
 }
 
 /// What a peer has in the state.
@@ -56,8 +49,10 @@ struct Peer {
 /// What a round of changes concerns.
 #[derive(Debug, Default)]
 pub struct Turned {
-    /// The node's own object, or what is attached to it.
+    /// The node's own object or settings.
     pub own: bool,
+    /// Containers of the node's own pods.
+    pub pods: BTreeSet<String>,
     /// Other nodes.
     pub peers: BTreeSet<String>,
 }
@@ -72,11 +67,25 @@ pub enum NetChange {
 }
 
 impl NetChange {
-    fn touch(&mut self, entry: Entry) {
+    /// `None`: more than entries may be different.
+    fn touched(&mut self) -> Option<&mut Touched> {
         if *self == Self::Nothing {
             *self = Self::Entries(Touched::default());
         }
-        let Self::Entries(touched) = self else { return };
+        match self {
+            Self::Entries(touched) => Some(touched),
+            Self::Nothing | Self::Anything => None,
+        }
+    }
+
+    fn touch_pod(&mut self, pod: &Pod) {
+        if let Some(touched) = self.touched() {
+            pod.touch(touched);
+        }
+    }
+
+    fn touch(&mut self, entry: Entry) {
+        let Some(touched) = self.touched() else { return };
         match entry {
             Entry::Forward(key, _) => _ = touched.fdb.insert(key),
             Entry::Neighbour(key, _) => _ = touched.neighbours.insert(key),
@@ -106,6 +115,8 @@ impl Fabric {
         let mut round = Round::default();
         if turned.own {
             self.turn_own(cluster, settings, &mut round);
+        } else {
+            turned.pods.iter().for_each(|container| self.turn_pod(cluster, settings, container, &mut round));
         }
         for name in &turned.peers {
             self.turn_peer(cluster, settings, name, &mut round);
@@ -114,7 +125,7 @@ impl Fabric {
     }
 
     fn turn_own(&mut self, cluster: &Cluster, settings: &Settings, round: &mut Round) {
-        let (mut state, own, findings) = own_state(cluster, settings);
+        let (devices, own, findings) = own_state(cluster, settings);
         round.now.extend(findings.iter().cloned());
         round.before.extend(std::mem::replace(&mut self.own_findings, findings));
         // A node whose own row went away (`kubectl delete node`) keeps what its pods run on until the row is back:
@@ -122,31 +133,58 @@ impl Fabric {
         if own.is_none() && self.own.is_some() {
             return;
         }
-        state.routes = std::mem::take(&mut self.state.routes);
-        let pods = Entries {
-            neighbours: std::mem::replace(&mut state.neighbours, std::mem::take(&mut self.state.neighbours)),
-            fdb: std::mem::replace(&mut state.fdb, std::mem::take(&mut self.state.fdb)),
-        };
-        let before = std::mem::replace(&mut self.state, state);
-        let now = &self.state;
-        if (&before.links, &before.addresses, &before.sysctls) != (&now.links, &now.addresses, &now.sysctls)
-            || pods != self.pods
-        {
+        let pods = own.as_ref().map(|own| pods::pods(cluster, settings, own)).unwrap_or_default();
+        if devices != self.devices || pods != self.pods {
             round.changed = NetChange::Anything;
         }
-        let gone = std::mem::replace(&mut self.pods, pods);
-        gone.neighbours.keys().for_each(|key| _ = self.state.neighbours.remove(key));
-        gone.fdb.keys().for_each(|key| _ = self.state.fdb.remove(key));
-        self.add_pods();
+        self.pods.values().for_each(|pod| pod.remove(&mut self.state));
+        let NetState { links, addresses, subnets, sysctls, .. } = devices.clone();
+        self.state = NetState { links, addresses, subnets, sysctls, ..std::mem::take(&mut self.state) };
+        (self.devices, self.pods) = (devices, pods);
+        self.pods.values().for_each(|pod| pod.insert(&mut self.state));
         if own != self.own {
             self.own = own;
             self.rebuild(cluster, settings, round);
         }
     }
 
-    fn add_pods(&mut self) {
-        self.state.neighbours.extend(self.pods.neighbours.iter().map(|(key, mac)| (key.clone(), *mac)));
-        self.state.fdb.extend(self.pods.fdb.iter().map(|(key, to)| (key.clone(), *to)));
+    /// All of the node's own pods, and the sysctls that depend on them.
+    fn turn_pods(&mut self, cluster: &Cluster, settings: &Settings, round: &mut Round) {
+        let Some(own) = &self.own else { return };
+        round.changed = NetChange::Anything;
+        self.pods.values().for_each(|pod| pod.remove(&mut self.state));
+        self.pods = pods::pods(cluster, settings, own);
+        self.pods.values().for_each(|pod| pod.insert(&mut self.state));
+        self.devices.sysctls = super::sysctls(cluster, settings);
+        self.state.sysctls.clone_from(&self.devices.sysctls);
+    }
+
+    /// One of the node's own pods. Where two want the same, the whole says who has it.
+    fn turn_pod(&mut self, cluster: &Cluster, settings: &Settings, container: &str, round: &mut Round) {
+        let Some(own) = &self.own else { return };
+        let before = self.pods.get(container);
+        let row = cluster.attachments.get(container);
+        let mut others = self.pods.iter().filter(|(other, _)| *other != container);
+        let now = row.and_then(|row| Pod::of((row, settings), own, others.clone().map(|(_, pod)| pod)));
+        let both = || [before, now.as_ref()].into_iter().flatten();
+        let sysctls = super::sysctls(cluster, settings);
+        if others.any(|(_, other)| both().any(|pod| pod.meets(other))) || sysctls != self.devices.sysctls {
+            return self.turn_pods(cluster, settings, round);
+        }
+        if before == now.as_ref() {
+            return;
+        }
+        both().for_each(|pod| round.changed.touch_pod(pod));
+        if let Some(before) = before {
+            before.remove(&mut self.state);
+        }
+        if let Some(now) = &now {
+            now.insert(&mut self.state);
+        }
+        match now {
+            Some(now) => _ = self.pods.insert(container.to_owned(), now),
+            None => _ = self.pods.remove(container),
+        }
     }
 
     /// Every peer anew, beside the node's own part as it is.
@@ -155,7 +193,7 @@ impl Fabric {
         self.state.routes.clear();
         self.state.neighbours.clear();
         self.state.fdb.clear();
-        self.add_pods();
+        self.pods.values().for_each(|pod| pod.insert(&mut self.state));
         self.contested = false;
         round.before.extend(std::mem::take(&mut self.peers).into_values().filter_map(finding));
         let peers = cluster.nodes.values().filter(|node| node.name != settings.node);
@@ -447,10 +485,10 @@ mod tests {
     }
 
     proptest! {
-        /// A step is a Node, or its end: of our own object, too, which withdraws nothing. Or one of two pods of ours.
+        /// A step is a Node, or its end: of our own object, too, which withdraws nothing. Or one of three pods of ours, which may want the same.
         #[test]
         fn node_by_node_is_as_the_whole(
-            steps in vec((0..7_u8, prop::option::of((1..6_u8, prop::bool::weighted(0.8)))), 1..24),
+            steps in vec((0..8_u8, prop::option::of((1..6_u8, prop::bool::weighted(0.8)))), 1..24),
         ) {
             let (mut cluster, mut own) = (Cluster::default(), None);
             let all = || Turned { own: true, ..Turned::default() };
@@ -465,10 +503,6 @@ mod tests {
                 if number == 0 {
                     own = row.clone().or(own);
                 }
-                // What is wired while our own Node is away waits for it.
-                if number >= 5 && own.is_some() && !cluster.nodes.contains_key("node0") {
-                    continue;
-                }
                 let gone = || match number {
                     5.. => {
                         let name = types::ObjectName::cluster(format!("pod{number}"));
@@ -479,7 +513,8 @@ mod tests {
                 cluster.apply(row.map_or_else(|| Event::Delete(gone()), Event::Upsert));
                 let before = fabric.state.clone();
                 let turned = match number {
-                    0 | 5.. => all(),
+                    0 => all(),
+                    5.. => Turned { pods: [format!("pod{number}")].into(), ..Turned::default() },
                     _ => Turned { peers: [name].into(), ..Turned::default() },
                 };
                 let round = fabric.update(&cluster, &settings(), &turned);

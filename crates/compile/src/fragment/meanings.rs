@@ -8,9 +8,9 @@ use kstate::nft::{Chain, Expr};
 use model::Key;
 
 use super::{Fragment, Held, Name};
-use crate::diagnostic::{Diagnostic, Severity};
-use crate::meaning::Check;
 use crate::refusal::Refusal;
+use semantics::meaning::Check;
+use semantics::{Diagnostic, Severity};
 
 /// What the names of one table stand for, with how many fragments say so.
 #[derive(Debug, Default)]
@@ -95,8 +95,9 @@ mod tests {
     };
     use types::{Family, IfName, Mac, ObjectName, Protocol, Selector};
 
-    use crate::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
-    use crate::{Settings, policy, service};
+    use crate::{policy, service};
+    use semantics::Settings;
+    use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 
     fn fragment(check: u8) -> Fragment {
         let mut fragment = Fragment::default();

@@ -1,140 +1,80 @@
-//! Further sources of a pod: addresses that are not its own and that it may send from, because its annotation asks for
-//! them and the agents' `--allow-sources` has them.
-//!
-//! ```text
-//!   bridge plumb   the pod's port and MAC, a further source    ─> as an own one; ARP for it, too
-//!   ip, ip6 plumb  cni0: a further source of some pod here     ─> as a pod's
-//!                  a flow from there, or to there              ─> that pod's policies (policy/further.rs)
-//! ```
-//!
-//! Behind the bridge the address alone says which pod it is, so of two pods of a node only one has it.
+//! Further sources as sets, maps and chains: of each pod on its port, of all pods of the node behind the bridge.
 
-pub mod rules;
+use kstate::nft::build::{self, encode, rule};
+use kstate::nft::key;
+use kstate::nft::{Chain, ElemData, Expr, Field, PayloadBase, Reg, Rule, Set, SetData, Verdict};
+use model::{Attachment, Cluster};
+use types::{Family, IpNet};
 
-use std::net::IpAddr;
+use super::cause::Cause;
+use crate::fragment::Fragment;
+use semantics::Settings;
+use semantics::further::granted;
+use semantics::meaning::Meaning;
 
-use model::{Attachment, Cluster, Key, Kind, Pod};
-use types::range::{overlap, without};
-use types::wire::SOURCES_ANNOTATION;
-use types::{Family, IpNet, range};
+/// Maps: port of a pod → chain of its further sources, and of ARP from there.
+pub const FURTHER: [&str; 2] = ["further4", "further6"];
+pub const FURTHER_ARP: &str = "further_arp";
 
-use crate::Settings;
-use crate::diagnostic::{Diagnostic, Severity};
-use crate::service::reserved;
+const R0: Reg = Reg(0);
 
-/// So many prefixes are granted to a pod at most: its own packets meet them one after the other.
-const MOST: usize = 64;
-
-/// What a pod may send from in a family, beside its own addresses; no two overlap.
-pub fn granted(node: (&Cluster, &Settings), attachment: &Attachment, family: Family) -> Vec<IpNet> {
-    let all = asked_and_allowed(node, attachment, family);
-    IpNet::aggregate(&all.flat_map(|net| without(net, &attachment.withheld)).collect())
+/// The bridge's maps, filled by pods.
+pub fn maps() -> [(&'static str, Set); 3] {
+    let map = |name| (name, Set::new([Field::IfName], SetData::Verdicts));
+    [map(FURTHER[0]), map(FURTHER[1]), map(FURTHER_ARP)]
 }
 
-/// The same, whether or not its node withholds some of it for a while.
-pub fn due(node: (&Cluster, &Settings), attachment: &Attachment, family: Family) -> Vec<IpNet> {
-    IpNet::aggregate(&asked_and_allowed(node, attachment, family).collect())
+/// Leads a frame to the chain of its port, if that has further sources.
+pub fn of_port(map: &str) -> Rule {
+    rule("", [build::iifname(R0), build::vmap(map, R0)])
 }
 
-fn asked_and_allowed<'a>(
-    node: (&'a Cluster, &'a Settings),
-    attachment: &'a Attachment,
-    family: Family,
-) -> impl Iterator<Item = IpNet> + 'a {
-    let asked = asked(node.0, attachment).into_iter().flatten().copied();
-    let of_family = asked.filter(move |net| Family::of_net(net) == family);
-    of_family.filter(move |net| refusal(node, attachment, net).is_none())
-}
-
-/// Whether some pod of this cluster may have it.
-pub fn may_be_had(node: (&Cluster, &Settings), net: &IpNet) -> bool {
-    general_refusal(node, net).is_none()
-}
-
-/// What the pod asks for, as far as it counts at all.
-fn asked<'a>(cluster: &'a Cluster, attachment: &Attachment) -> Option<&'a [IpNet]> {
-    let nets = &pod_of(cluster, attachment)?.sources.as_ref()?.nets;
-    Some(nets.get(..MOST).unwrap_or(nets))
-}
-
-fn pod_of<'a>(cluster: &'a Cluster, attachment: &Attachment) -> Option<&'a Pod> {
-    let pod = cluster.pods.get(&attachment.pod)?;
-    (attachment.uid.is_empty() || attachment.uid == pod.uid).then_some(pod)
-}
-
-/// What the pod asks for and does not get, and why.
-pub fn findings(node: (&Cluster, &Settings), attachment: &Attachment) -> Vec<Diagnostic> {
-    let finding = |message: String, next_step: String| Diagnostic {
-        object: Key::new(Kind::Pod, attachment.pod.clone()),
-        field: format!("metadata.annotations[{SOURCES_ANNOTATION}]"),
-        severity: Severity::Warning,
-        message,
-        next_step,
-    };
-    let refused = asked(node.0, attachment).into_iter().flatten().filter_map(|net| {
-        let why = refusal(node, attachment, net)?;
-        let message =
-            format!("the pod may not send from {net}, which {why}; what it sends from there is dropped");
-        Some(finding(message, format!("take {net} out of the annotation, or see docs/security.md")))
-    });
-    let all = pod_of(node.0, attachment).and_then(|pod| pod.sources.as_ref()).map_or(0, |all| all.nets.len());
-    let beyond = (all > MOST).then(|| {
-        let message = format!("the pod may send from the first {MOST} of these {all} prefixes only");
-        finding(message, "write fewer, larger prefixes".to_owned())
-    });
-    refused.chain(beyond).collect()
-}
-
-/// Why a prefix is not granted, after "which".
-fn refusal(node: (&Cluster, &Settings), attachment: &Attachment, net: &IpNet) -> Option<String> {
-    general_refusal(node, net).or_else(|| {
-        let rank = |pod: &Pod| (pod.sources.as_ref().map_or(u64::MAX, |all| all.created), pod.key.clone());
-        let own = rank(pod_of(node.0, attachment)?);
-        let others = node.0.attachments.values().filter(|other| other.pod != attachment.pod);
-        let earlier = others.filter_map(|other| pod_of(node.0, other)).filter(|pod| rank(pod) < own);
-        let has = |pod: &&Pod| {
-            let nets = pod.sources.iter().flat_map(|all| all.nets.iter().take(MOST));
-            nets.filter(|other| overlap(other, net)).any(|other| general_refusal(node, other).is_none())
+/// A pod's chains on its port.
+pub fn pod(fragment: &mut Fragment, node: (&Cluster, &Settings), attachment: &Attachment) {
+    let framed = || [build::ether_saddr(R0), build::is(R0, attachment.mac)].into_iter();
+    // RFC 826: ar$sha at 8, ar$spa at 14.
+    let told = [build::payload(R0, PayloadBase::Network, 8, 6), build::is(R0, attachment.mac)];
+    let arp = build::payload(R0, PayloadBase::Network, 14, 4);
+    for family in Family::ALL {
+        let nets = granted(node, attachment, family);
+        if nets.is_empty() {
+            continue;
+        }
+        let mut chain = |map: &'static str, rules: Vec<Rule>, else_cause: Cause| {
+            let name = format!("{map}_{}", attachment.host_if);
+            let lead = ElemData::Verdict(Verdict::Goto(name.clone()));
+            fragment.element(map, encode(&[(&attachment.host_if).into()]), lead);
+            let rules = rules.into_iter().chain(else_cause.dropped_by_port()).collect();
+            fragment.chains.insert(name.into(), Chain { base: None, rules });
         };
-        let before = earlier.into_iter().find(has)?;
-        Some(format!("the older pod {} of this node has", before.key))
-    })
+        let of = |net: &IpNet, address: Expr| {
+            let inside = [address].into_iter().chain(build::in_prefix(R0, *net));
+            framed().chain(inside).chain([build::accept()])
+        };
+        let packets = nets.iter().map(|net| rule("", of(net, build::saddr(family, R0))));
+        chain(family.pick(FURTHER), packets.collect(), family.pick([Cause::Ipv4Source, Cause::Ipv6Source]));
+        if family == Family::V4 {
+            // A host that has the address asks for its gateway from there (arp_announce 0, net/ipv4/arp.c).
+            let asked = nets.iter().map(|net| rule("", told.iter().cloned().chain(of(net, arp.clone()))));
+            chain(FURTHER_ARP, asked.collect(), Cause::ArpSender);
+        }
+    }
 }
 
-/// Why no pod of this cluster may have it.
-fn general_refusal((cluster, settings): (&Cluster, &Settings), net: &IpNet) -> Option<String> {
-    let meets = |other: &IpNet| overlap(other, net);
-    let is_in = |address: IpAddr| net.contains(&address);
-    if settings.allow_sources.is_empty() {
-        return Some("no agent allows: it was started without --allow-sources".to_owned());
+/// The set of all further sources of this node's pods, where there are any: named after what it holds.
+pub fn set(fragment: &mut Fragment, node: (&Cluster, &Settings), family: Family) -> Option<String> {
+    let of = |attachment: &Attachment| granted(node, attachment, family);
+    let nets = IpNet::aggregate(&node.0.attachments.values().flat_map(|attachment| of(attachment)).collect());
+    if nets.is_empty() {
+        return None;
     }
-    if !settings.allow_sources.iter().any(|allowed| allowed.contains(net)) {
-        let allowed: Vec<_> = settings.allow_sources.iter().map(IpNet::to_string).collect();
-        return Some(format!("does not lie within --allow-sources {}", allowed.join(",")));
+    let whole = nets.iter().fold(Meaning::of("further").count(nets.len()), Meaning::shown);
+    let name = format!("{}_{}", family.pick(FURTHER), whole.digest().0);
+    let set = Set { interval: true, ..Set::new([key::address(family)], SetData::None) };
+    fragment.sets.insert(name.clone().into(), set);
+    for net in nets {
+        let ends = [net.network(), net.broadcast()].map(|address| encode(&[address.into()]));
+        fragment.range(name.clone(), ends, ElemData::None);
     }
-    if !settings.serves(Family::of_net(net)) {
-        return Some(format!("is {}, of which pods have no addresses here", Family::of_net(net)));
-    }
-    if range::special(net).is_some() {
-        return Some("holds special addresses (loopback, link-local, multicast or none)".to_owned());
-    }
-    if let Some(pods) = settings.cluster_cidrs.iter().find(|cidr| meets(cidr)) {
-        return Some(format!("overlaps the addresses of pods, {pods}"));
-    }
-    if let Some(services) = settings.service_cidrs.iter().find(|cidr| meets(cidr)) {
-        return Some(format!("overlaps the addresses of Services, {services}"));
-    }
-    for node in cluster.nodes.values() {
-        if let Some(pods) = node.pod_cidrs.iter().find(|cidr| meets(cidr)) {
-            return Some(format!("overlaps the addresses of pods of node {}, {pods}", node.name));
-        }
-        if let Some(address) = node.every_address().find(|address| is_in(*address)) {
-            return Some(format!("holds {address}, an address of node {}", node.name));
-        }
-    }
-    if let Some(service) = cluster.services_within(net).next() {
-        return Some(format!("holds an address of Service {}", service.key));
-    }
-    let api = reserved::api_servers(cluster, settings).find(|api| is_in(api.ip()));
-    api.map(|api| format!("holds {}, where the Kubernetes API is", api.ip()))
+    Some(name)
 }

@@ -21,15 +21,15 @@ use kstate::nft::{
     Chain, CmpOp, ElemData, Expr, Field, PayloadBase, Reg, Rule, Set, SetData, TableId, Verdict,
 };
 use model::{Attachment, Cluster, Node};
+use semantics::node::{internal_ip, pod_subnets};
 use types::wire::{BRIDGE, TABLE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IpNet, Protocol};
 
 use super::cause::Cause;
-use super::further::rules as further;
-use crate::Settings;
-use crate::fabric::{internal_ip, pod_subnets};
+use super::further;
 use crate::fragment::{Fragment, Name};
 use crate::layout::{daddr_outside, kept};
+use semantics::Settings;
 
 /// Map: link → chain of what may come by it, of all but the bridge and the tunnel; one that is not in it is the node's own.
 pub const LINKS: &str = "links";

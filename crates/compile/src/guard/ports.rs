@@ -26,11 +26,11 @@ use types::Family;
 
 use super::Guard;
 use super::cause::Cause;
-use super::further::rules::{self as further, FURTHER, FURTHER_ARP};
-use crate::Settings;
+use super::further::{self as further, FURTHER, FURTHER_ARP};
 use crate::fabric::link_local;
 use crate::fragment::{Fragment, Name};
 use crate::layout::BEFORE_CONNTRACK;
+use semantics::Settings;
 
 /// Set: the ports of pods.
 pub const PORTS: &str = "ports";

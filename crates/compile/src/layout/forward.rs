@@ -6,8 +6,8 @@ use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{Family, IfName};
 
 use super::{HAIRPIN, ICMPV6, IN_ISOLATED, OUT_ISOLATED, R0, dns, nets};
-use crate::Settings;
 use crate::refusal::Refusal;
+use semantics::Settings;
 
 /// Chain: what does not belong to a flow as other packets do.
 pub const UNUSUAL: &str = "unusual";

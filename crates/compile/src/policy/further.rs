@@ -8,12 +8,12 @@ use model::Cluster;
 use types::{Family, IpNet};
 
 use super::nftables::{isolation_chain, prefix};
-use super::resolve::Direction;
-use crate::Settings;
 use crate::fragment::Fragment;
-use crate::guard::further::granted;
 use crate::layout::FORWARD;
-use crate::meaning::Meaning;
+use semantics::Settings;
+use semantics::further::granted;
+use semantics::meaning::Meaning;
+use semantics::policy::resolve::Direction;
 
 /// How the names of its maps begin.
 pub const FURTHER: &str = "further";

@@ -23,12 +23,12 @@ use kstate::nft::{Chain, ElemData, Expr, Field, Reg, Rule, Set, SetData, Verdict
 use model::{Attachment, Cluster, NamedPort, Pod};
 use types::{Family, ObjectName, Protocol};
 
-use super::allow::{Allow, Allows, Apart, Merged, PeerMatch, Peers, PortMatch, allows};
-use super::resolve::{AddressSet, Direction, Isolation, PODS, PORT, isolation};
 use crate::fragment::{Fragment, Name};
 use crate::layout::{self, HAIRPIN, IN_ISOLATED, LOG_BYTES, LOG_GROUP, OUT_ISOLATED};
-use crate::meaning::{Check, Meaning};
 use crate::refusal::Refusal;
+use semantics::meaning::{Check, Meaning};
+use semantics::policy::allow::{Allow, Allows, Apart, Merged, PeerMatch, Peers, PortMatch, allows};
+use semantics::policy::resolve::{AddressSet, Direction, Isolation, PODS, PORT, isolation};
 
 /// How the names of sets begin that rules of policies look into: of pods, of their named ports, of ranges of addresses, of
 /// ports, and of ports that lead to the class of each.
@@ -90,6 +90,13 @@ pub fn isolation_chain(
             writer.chain
         }
     })
+}
+
+/// The kernel's name of a set of addresses.
+pub fn set_name(set: &AddressSet) -> (String, Check) {
+    let (kind, meaning) = set.meaning();
+    let (hash, check) = meaning.digest();
+    (format!("{kind}_{hash}"), check)
 }
 
 pub fn prefix(direction: Direction) -> &'static str {
@@ -313,7 +320,7 @@ impl<'a> Writer<'a> {
     }
 
     fn want(&mut self, addresses: AddressSet) -> String {
-        let (name, check) = addresses.name();
+        let (name, check) = set_name(&addresses);
         self.fragment.mean(name.clone(), check);
         let address = key::address(self.family);
         let key: &[Field] = match addresses {

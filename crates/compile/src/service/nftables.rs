@@ -8,14 +8,14 @@ use kstate::nft::key::{Part, address, after, load};
 use kstate::nft::{Chain, ElemData, Reg, Verdict};
 use types::{Family, IpNet, Protocol};
 
-use super::host_port::HostFront;
-use super::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
-use crate::Settings;
 use crate::fragment::Fragment;
 use crate::layout::{self, CLUSTER_IPS, Draw, ENDPOINTS, FRONTENDS, GUARDS, LOCAL_SLOTS, Lead, OUTSIDE};
 use crate::layout::{HOST_PORTS, HOST_PORTS_AT, PINNED, PINNED_OUTSIDE};
-use crate::meaning::Meaning;
 use crate::refusal::Refusal;
+use semantics::Settings;
+use semantics::meaning::Meaning;
+use semantics::service::host_port::HostFront;
+use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 
 /// How the names of chains of source ranges begin, and those of what keeps clients at an endpoint.
 pub const GUARD: &str = "guard";

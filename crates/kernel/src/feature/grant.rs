@@ -140,7 +140,7 @@ impl<'a> Process<'a> {
                 ),
             };
         }
-        if !self.is_of_the_machine() {
+        if !crate::own::is_whole(self.users) {
             return "this is root of a user namespace, as in a rootless container or in the lab of an ordinary user: what \
                     it may not do there, root of the machine may (sudo)"
                 .to_owned();
@@ -149,12 +149,6 @@ impl<'a> Process<'a> {
          refuses it, whose log (dmesg, ausearch -m avc) says which, or, of a packet, a rule of a firewall \
          (nft list ruleset)"
             .to_owned()
-    }
-
-    /// Root of the first user namespace has all users (user_namespaces(7)).
-    fn is_of_the_machine(&self) -> bool {
-        let words: Vec<&str> = self.users.split_ascii_whitespace().collect();
-        words.is_empty() || words == ["0", "0", "4294967295"]
     }
 }
 

@@ -9,6 +9,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
 use super::Progress;
+use crate::inside::Inside;
 use crate::plan::Plan;
 use crate::rundir::RunDir;
 use crate::supervise::{Entry, State, Status};
@@ -23,17 +24,20 @@ pub async fn nodes_ready(run: &RunDir, deadline: Instant, progress: &Progress) -
     let client = api_answers(run, &plan, deadline).await?;
     progress.step(&format!("API on https://127.0.0.1:{}", plan.api_port));
     let nodes: Api<Node> = Api::all(client);
+    let inside = Inside::find(&run.name())?;
     let mut ready = BTreeSet::new();
     loop {
         let mut waiting = Vec::new();
         let listed = nodes.list(&ListParams::default()).await;
         let listed = listed.map(|list| list.items).unwrap_or_default();
         for name in plan.node_names() {
-            match listed.iter().find(|node| node.name_any() == name).map(client::not_ready) {
-                Some(None) if ready.insert(name.clone()) => progress.step(&format!("{name} Ready")),
-                Some(None) => {}
-                Some(Some(why)) => waiting.push(format!("{name}: {why}")),
-                None => waiting.push(format!("{name}: its kubelet has not registered it")),
+            let said = listed.iter().find(|node| node.name_any() == name).map(client::not_ready);
+            let said = said.unwrap_or_else(|| Some("its kubelet has not registered it".into()));
+            // What the Node says is some seconds old.
+            match away(&inside, &name).or(said) {
+                Some(why) => waiting.push(format!("{name}: {why}")),
+                None if ready.insert(name.clone()) => progress.step(&format!("{name} Ready")),
+                None => {}
             }
         }
         if waiting.is_empty() {
@@ -41,6 +45,21 @@ pub async fn nodes_ready(run: &RunDir, deadline: Instant, progress: &Progress) -
         }
         check(run, deadline, || format!("nodes are not Ready: {}", waiting.join("; ")))?;
         tokio::time::sleep(GLANCE).await;
+    }
+}
+
+/// Which of the node's processes is not there, whatever the Node says yet, and what brings it back.
+fn away(inside: &Inside, node: &str) -> Option<String> {
+    let lab = &inside.plan.name;
+    let away = |program: &&str| inside.living(&format!("{program}-{node}")).is_none();
+    let program = ["agent", "kubelet"].into_iter().find(away)?;
+    match inside.run.stopped(&format!("{program}-{node}")).exists() {
+        true => {
+            Some(format!("its {program} is stopped; plumb lab agent start --name {lab} {node} starts it"))
+        }
+        false => Some(format!(
+            "its {program} does not run; plumb lab logs --name {lab} --tail 50 {node} {program} shows what it has said"
+        )),
     }
 }
 

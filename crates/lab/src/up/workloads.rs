@@ -1,11 +1,15 @@
 //! Waits until what was applied runs: Pods and Deployments.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, anyhow, bail};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
@@ -62,6 +66,8 @@ impl fmt::Display for Workload {
 #[derive(Debug, PartialEq, Eq)]
 enum Stand {
     Ready,
+    /// It has ended, and well.
+    Succeeded,
     Waiting(String),
     /// Why, and what of kubectl's tells more.
     Hopeless(String, Option<String>),
@@ -99,9 +105,10 @@ impl Wait<'_> {
     /// Fails with what is not Ready and why; the lab goes on running.
     pub async fn ready(&self, workloads: &[Workload]) -> Result<()> {
         for workload in workloads {
-            loop {
+            let word = loop {
                 match stand(self.client, workload).await? {
-                    Stand::Ready => break,
+                    Stand::Ready => break "Ready",
+                    Stand::Succeeded => break "Succeeded",
                     Stand::Hopeless(why, next) => {
                         let next = next.map(|next| format!("; {} {next} tells more", self.kubectl));
                         bail!("{workload} will not become Ready: {why}{}", next.unwrap_or_default())
@@ -111,8 +118,8 @@ impl Wait<'_> {
                     }
                     Stand::Waiting(_) => tokio::time::sleep(GLANCE).await,
                 }
-            }
-            self.progress.step(&format!("{workload} Ready"));
+            };
+            self.progress.step(&format!("{workload} {word}"));
         }
         Ok(())
     }
@@ -158,10 +165,11 @@ fn last_warning(events: &[Event], workload: &Workload) -> Option<String> {
 
 async fn stand(client: &Client, workload: &Workload) -> Result<Stand> {
     let Workload { namespace, name, .. } = workload;
+    let now = Timestamp::now();
     let deleted = || Stand::Hopeless("it was deleted".into(), None);
     if workload.kind == Kind::Pod {
         let pod = Api::<Pod>::namespaced(client.clone(), namespace).get_opt(name).await?;
-        return Ok(pod.map_or_else(deleted, |pod| pod_stand(&pod)));
+        return Ok(pod.map_or_else(deleted, |pod| pod_stand(&pod, now)));
     }
     let deployment = Api::<Deployment>::namespaced(client.clone(), namespace).get_opt(name).await?;
     let Some(deployment) = deployment else { return Ok(deleted()) };
@@ -169,25 +177,65 @@ async fn stand(client: &Client, workload: &Workload) -> Result<Stand> {
     let status = deployment.status.clone().unwrap_or_default();
     let current = status.observed_generation == deployment.metadata.generation;
     let have = status.updated_replicas.unwrap_or(0).min(status.available_replicas.unwrap_or(0));
-    if current && have >= wanted {
-        return Ok(Stand::Ready);
-    }
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await?;
-    let prefix = format!("{name}-");
-    let pods = pods.items.into_iter().filter(|pod| pod.name_any().starts_with(&prefix));
-    let hopeless = pods.map(|pod| pod_stand(&pod)).find(|stand| matches!(stand, Stand::Hopeless(..)));
-    Ok(hopeless.unwrap_or_else(|| Stand::Waiting(format!("{have} of {wanted} pods are available"))))
+    let pods = pods.items.iter().filter(|pod| is_of(pod, name)).map(|pod| pod_stand(pod, now));
+    Ok(deployment_stand(current.then_some(have), wanted, pods))
 }
 
-fn pod_stand(pod: &Pod) -> Stand {
+/// Whether this Deployment has made the pod, as it stays.
+fn is_of(pod: &Pod, deployment: &str) -> bool {
+    let made = |owner: &str| {
+        owner
+            .strip_prefix(deployment)
+            .and_then(|rest| rest.strip_prefix('-'))
+            .is_some_and(|hash| !hash.contains('-'))
+    };
+    let owned = pod.owner_references().iter().any(|owner| owner.kind == "ReplicaSet" && made(&owner.name));
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    owned && pod.metadata.deletion_timestamp.is_none() && phase != Some("Failed")
+}
+
+/// `have`: how many pods of the newest template are available, as the Deployment itself says once its controller has seen
+/// that template.
+fn deployment_stand(have: Option<i32>, wanted: i32, pods: impl Iterator<Item = Stand>) -> Stand {
+    let Some(have) = have else { return Stand::Waiting("its controller has not seen it yet".into()) };
+    let mut waits = None;
+    for stand in pods {
+        match stand {
+            Stand::Ready | Stand::Succeeded => {}
+            // One of a former template may be about to go.
+            Stand::Hopeless(why, _) if have >= wanted => waits = waits.or(Some(why)),
+            Stand::Hopeless(..) => return stand,
+            Stand::Waiting(why) => waits = waits.or(Some(why)),
+        }
+    }
+    match waits {
+        _ if have < wanted => Stand::Waiting(format!("{have} of {wanted} pods are available")),
+        Some(why) => Stand::Waiting(why),
+        None => Stand::Ready,
+    }
+}
+
+/// What has no readiness probe is Ready as soon as it is started, and may end in the next moment: it counts when it has run
+/// for so long. Starts are told in whole seconds.
+const STEADY: f64 = 2.0;
+
+/// Where a pod stands. One that ends and is not to be started again is done when it has succeeded; one that fails is none
+/// that was Ready for a moment.
+fn pod_stand(pod: &Pod, now: Timestamp) -> Stand {
     let status = pod.status.clone().unwrap_or_default();
     let phase = status.phase.as_deref().unwrap_or("Pending");
     let condition = |kind: &str| status.conditions.iter().flatten().find(|condition| condition.type_ == kind);
-    if phase == "Succeeded" || condition("Ready").is_some_and(|ready| ready.status == "True") {
-        return Stand::Ready;
+    if phase == "Succeeded" {
+        return Stand::Succeeded;
     }
     if phase == "Failed" {
         return failed(pod);
+    }
+    if condition("Ready").is_some_and(|ready| ready.status == "True") {
+        return unsteady(pod, now).map_or(Stand::Ready, |container| {
+            Stand::Waiting(format!("container {container} has just been started, and has no readiness probe"))
+        });
     }
     let waiting = status.container_statuses.iter().flatten().find_map(waits_for);
     if let Some((container, reason, text)) = waiting
@@ -198,11 +246,35 @@ fn pod_stand(pod: &Pod) -> Stand {
             CRASHES => format!("-n {namespace} logs {name} -c {container} --previous"),
             _ => format!("-n {namespace} describe pod {name}"),
         };
-        return Stand::Hopeless(format!("pod {name}: {reason}: {text}"), Some(next));
+        let ended = status.container_statuses.iter().flatten().filter(|one| one.name == container);
+        let code = ended
+            .filter_map(|one| one.last_state.as_ref()?.terminated.as_ref())
+            .map(|end| end.exit_code)
+            .next();
+        let code = code.map(|code| format!(", which ended with exit code {code}")).unwrap_or_default();
+        return Stand::Hopeless(format!("pod {name}: {reason}: {text}{code}"), Some(next));
     }
     let unscheduled = condition("PodScheduled").filter(|scheduled| scheduled.status == "False");
     let why = unscheduled.and_then(|scheduled| scheduled.message.clone());
     Stand::Waiting(why.unwrap_or_else(|| format!("it is {phase}")))
+}
+
+/// A container whose readiness says no more than that it was started, and only just.
+fn unsteady(pod: &Pod, now: Timestamp) -> Option<&str> {
+    let probed = |name: &str| {
+        let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        containers.any(|container| container.name == name && container.readiness_probe.is_some())
+    };
+    let steady = |container: &&ContainerStatus| {
+        let running = container.state.as_ref().and_then(|state| state.running.as_ref());
+        running.and_then(|running| running.started_at.as_ref()).is_some_and(|started| {
+            let age = now.duration_since(started.0).as_secs_f64();
+            // A start that is yet to come is one of a clock that was set back.
+            !(0.0..STEADY).contains(&age)
+        })
+    };
+    let all = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    all.filter(|one| !probed(&one.name)).find(|one| !steady(one)).map(|one| one.name.as_str())
 }
 
 /// One that will not be started again, and what its container ended with.
@@ -240,60 +312,4 @@ fn waits_for(container: &ContainerStatus) -> Option<(String, String, String)> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
     let words = waiting.message.clone().unwrap_or_default();
     Some((container.name.clone(), waiting.reason.clone()?, words))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn pod(status: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "job", "namespace": "shop"}, "status": status}))
-            .expect("a pod")
-    }
-
-    #[test]
-    fn a_pod_that_has_failed_says_its_exit_code_and_where_its_words_are() {
-        let ended = json!({"name": "main", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-            "state": {"terminated": {"exitCode": 3, "reason": "Error"}}});
-        assert_eq!(
-            pod_stand(&pod(json!({"phase": "Failed", "containerStatuses": [ended]}))),
-            Stand::Hopeless(
-                "pod job: it has failed: container main ended with exit code 3".into(),
-                Some("-n shop logs job -c main".into())
-            )
-        );
-        assert_eq!(
-            pod_stand(&pod(json!({"phase": "Failed", "reason": "Evicted"}))),
-            Stand::Hopeless("pod job: Evicted".into(), Some("-n shop describe pod job".into()))
-        );
-    }
-
-    #[test]
-    fn what_is_late_says_its_last_warning() {
-        let event = |kind: &str, name: &str, type_: &str, second: u8, message: &str| -> Event {
-            serde_json::from_value(json!({"metadata": {}, "involvedObject": {"kind": kind, "name": name},
-                "type": type_, "reason": "FailedCreatePodSandBox", "message": message,
-                "lastTimestamp": format!("2026-01-01T00:00:{second:02}Z")}))
-            .expect("an Event")
-        };
-        let events = [
-            event("Pod", "net", "Warning", 9, "no address is free"),
-            event("Pod", "net", "Warning", 3, "an earlier one"),
-            event("Pod", "net", "Normal", 10, "scheduled"),
-            event("Pod", "network", "Warning", 11, "another's"),
-            event("Pod", "net-5d5-x", "Warning", 8, "of a Deployment's"),
-        ];
-        let of = |kind| Workload { kind, namespace: "a".into(), name: "net".into(), shown: String::new() };
-        assert_eq!(
-            last_warning(&events, &of(Kind::Pod)).as_deref(),
-            Some("; the last warning: FailedCreatePodSandBox: no address is free")
-        );
-        assert_eq!(
-            last_warning(&events, &of(Kind::Deployment)).as_deref(),
-            Some("; the last warning of net-5d5-x: FailedCreatePodSandBox: of a Deployment's")
-        );
-        assert_eq!(last_warning(&[], &of(Kind::Pod)), None);
-    }
 }

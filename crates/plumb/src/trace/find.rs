@@ -1,12 +1,16 @@
-//! Which pod is meant, and on which node it is.
+//! Which pod is meant, and on which node it is: a pod by its name, or one of a workload's or a Service's, as `kubectl exec`
+//! takes it.
 
-use anyhow::{Context, Error, Result, anyhow};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Error, Result, anyhow, bail};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use types::ObjectName;
 
 use crate::advice::Cluster;
+use crate::ready;
 
 /// What a name may be that of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,35 +18,86 @@ enum Kind {
     Any,
     Pod,
     Deployment,
+    StatefulSet,
+    DaemonSet,
+    ReplicaSet,
+    Job,
+    Service,
 }
 
+/// What is said where a kind is none of them.
+const KINDS: &str = "pod, deploy, sts, ds, rs, job or svc";
+
 impl Kind {
-    /// As kubectl writes it before the name.
+    /// As kubectl writes it before the name, with its group or without.
     fn of(word: &str) -> Option<Self> {
-        match word {
+        let word = word.to_ascii_lowercase();
+        let plain = word.split('.').next().unwrap_or_default();
+        match plain {
             "pod" | "pods" | "po" => Some(Self::Pod),
-            "deploy" | "deployment" | "deployments" | "deployment.apps" => Some(Self::Deployment),
+            "deploy" | "deployment" | "deployments" => Some(Self::Deployment),
+            "sts" | "statefulset" | "statefulsets" => Some(Self::StatefulSet),
+            "ds" | "daemonset" | "daemonsets" => Some(Self::DaemonSet),
+            "rs" | "replicaset" | "replicasets" => Some(Self::ReplicaSet),
+            "job" | "jobs" => Some(Self::Job),
+            "svc" | "service" | "services" => Some(Self::Service),
             _ => None,
         }
     }
 
-    /// A pod of this name first, then one of the Deployment's, whose names begin with it.
-    fn choose(self, name: &str, pods: &[Pod]) -> Option<Pod> {
-        let exact = |pod: &&Pod| self != Self::Deployment && pod.metadata.name.as_deref() == Some(name);
-        let owned = |pod: &&Pod| self != Self::Pod && is_owned(pod, name);
-        pods.iter().find(exact).or_else(|| pods.iter().find(owned)).cloned()
+    /// The kind of its pods' owner.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Any | Self::Pod => "Pod",
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+            Self::ReplicaSet => "ReplicaSet",
+            Self::Job => "Job",
+            Self::Service => "Service",
+        }
+    }
+
+    /// Whether the pod is one of those that the name stands for, beside the pod of that name.
+    fn has(self, name: &str, pod: &Pod) -> bool {
+        let label = |key: &str| pod.labels().get(key);
+        let owners = pod.owner_references().iter().filter(|owner| owner.controller == Some(true));
+        let mut owners = owners.map(|owner| (owner.kind.as_str(), owner.name.as_str()));
+        let is_of = |(kind, owner): (&str, &str)| match kind {
+            // A Deployment's ReplicaSets have its name and the hash of their template.
+            "ReplicaSet" if self == Self::ReplicaSet => owner == name,
+            "ReplicaSet" => {
+                let hash = label("pod-template-hash");
+                let of = hash.and_then(|hash| owner.strip_suffix(hash.as_str())?.strip_suffix('-'));
+                [Self::Deployment, Self::Any].contains(&self) && of == Some(name)
+            }
+            "StatefulSet" | "DaemonSet" | "Job" => {
+                (self == Self::Any || self.word() == kind) && owner == name
+            }
+            _ => false,
+        };
+        owners.any(is_of)
+    }
+
+    /// The pod of this name first, else the first Ready one of those that the name stands for.
+    fn choose<'a>(self, name: &str, pods: &'a [Pod]) -> Option<&'a Pod> {
+        let by_name = |pod: &&Pod| pod.metadata.name.as_deref() == Some(name);
+        let exact = pods.iter().find(by_name).filter(|_| [Self::Any, Self::Pod].contains(&self));
+        exact.or_else(|| first(pods.iter().filter(|pod| self.has(name, pod))))
     }
 }
 
-fn is_owned(pod: &Pod, name: &str) -> bool {
-    let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
-    let rest = pod_name.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')).unwrap_or_default();
-    rest.split('-').count() <= 2 && !rest.is_empty() && pod.metadata.owner_references.is_some()
+/// One that answers and stays, in the order of their names.
+fn first<'a>(pods: impl Iterator<Item = &'a Pod>) -> Option<&'a Pod> {
+    pods.min_by_key(|pod| {
+        let stays = pod.metadata.deletion_timestamp.is_none();
+        let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        (!(ready::pod(pod) && stays), !placed, pod.name_any())
+    })
 }
 
-/// What was typed. `NAMESPACE/NAME`, `NAME`, and with a namespace `deploy/NAME` and `pod/NAME`, as kubectl takes them: without
-/// one the first part is that of a namespace.
-#[derive(Debug, PartialEq, Eq)]
+/// What was typed. `NAMESPACE/NAME`, `NAME`, `TYPE/NAME` and `NAMESPACE/TYPE/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Meant<'a> {
     kind: Kind,
     namespace: &'a str,
@@ -50,78 +105,143 @@ struct Meant<'a> {
 }
 
 impl<'a> Meant<'a> {
-    fn new(text: &'a str, given: Option<&'a str>, default: &'a str) -> Self {
-        let Some((first, name)) = text.split_once('/') else {
-            return Self { kind: Kind::Any, namespace: given.unwrap_or(default), name: text };
+    /// Every reading, the likeliest first: a namespace may have a kind's name.
+    fn readings(text: &'a str, given: Option<&'a str>, default: &'a str) -> Result<Vec<Self>> {
+        let here = given.unwrap_or(default);
+        let Some((first, rest)) = text.split_once('/') else {
+            return Ok(vec![Self { kind: Kind::Any, namespace: here, name: text }]);
         };
-        match (Kind::of(first), given) {
-            (Some(kind), Some(namespace)) => Self { kind, namespace, name },
-            _ => Self { kind: Kind::Any, namespace: first, name },
+        let plain = Self { kind: Kind::Any, namespace: first, name: rest };
+        match (Kind::of(first), given, rest.split_once('/')) {
+            (_, _, Some((word, name))) => match Kind::of(word) {
+                _ if given.is_some_and(|given| given != first) => bail!(two(given, first)),
+                Some(kind) => Ok(vec![Self { kind, namespace: first, name }]),
+                None => bail!("{text:?}: {word} is no kind that has pods; give {KINDS}"),
+            },
+            (Some(kind), Some(_), None) => Ok(vec![Self { kind, namespace: here, name: rest }]),
+            (Some(kind), None, None) => Ok(vec![plain, Self { kind, namespace: here, name: rest }]),
+            (None, Some(namespace), None) if namespace != first => bail!(two(given, first)),
+            (None, _, None) => Ok(vec![plain]),
         }
     }
 }
 
-/// The pod and its node. A name that is no pod's may be that of a Deployment.
+fn two(given: Option<&str>, first: &str) -> String {
+    format!(
+        "{first} is neither the namespace of -n, {}, nor a kind that has pods; give {KINDS} before the name, or the \
+         namespace once",
+        given.unwrap_or_default()
+    )
+}
+
+/// The pod and its node. Of which pod something else stands for is said to stderr.
 pub async fn find(cluster: &Cluster, text: &str, namespace: Option<&str>) -> Result<(ObjectName, String)> {
     let Cluster { client, advice } = cluster;
-    let meant = Meant::new(text, namespace, client.default_namespace());
+    let readings = Meant::readings(text, namespace, client.default_namespace())?;
+    for (meant, left) in readings.iter().zip((0..readings.len()).rev()) {
+        match look(cluster, meant).await {
+            Ok(Some(pod)) => {
+                let full = ObjectName::new(meant.namespace, pod.name_any());
+                let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).with_context(|| {
+                    let describe =
+                        advice.kubectl(&format!("-n {} describe pod {}", meant.namespace, full.name));
+                    format!("pod {full} is on no node yet; `{describe}` says why")
+                })?;
+                if meant.kind == Kind::Service || *full.name != *meant.name {
+                    let which = if ready::pod(&pod) { ", the first Ready one" } else { "; none is Ready" };
+                    eprintln!("{text}: takes the pod {full}{which}");
+                }
+                return Ok((full, node));
+            }
+            Ok(None) if left == 0 => return Err(missing(cluster, meant).await),
+            Err(error) if left == 0 => return Err(error),
+            // A namespace that the user did not mean may be closed to them.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    Err(anyhow!("{text:?} is no pod"))
+}
+
+/// `None`: there is none.
+async fn look(cluster: &Cluster, meant: &Meant<'_>) -> Result<Option<Pod>> {
     let Meant { kind, namespace, name } = meant;
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let listed = api.list(&ListParams::default()).await;
-    let pods = listed.with_context(|| format!("list the pods of namespace {namespace}"))?.items;
-    let Some(pod) = kind.choose(name, &pods).filter(|_| !name.is_empty()) else {
-        return Err(missing(cluster, &meant, pods.is_empty()).await);
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let selector = match kind {
+        Kind::Service => selector(cluster, meant).await?,
+        _ => String::new(),
     };
-    let full = ObjectName::new(namespace, pod.name_any());
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).with_context(|| {
-        let describe = advice.kubectl(&format!("-n {namespace} describe pod {}", full.name));
-        format!("pod {full} is on no node yet; `{describe}` says why")
-    })?;
-    Ok((full, node))
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
+    let listed = api.list(&ListParams::default().labels(&selector)).await;
+    let pods = listed
+        .map_err(|error| install::explain(error, &format!("list the pods of namespace {namespace}")))?;
+    Ok(match kind {
+        Kind::Service => first(pods.items.iter()).cloned(),
+        kind => kind.choose(name, &pods.items).cloned(),
+    })
+}
+
+/// Of the Service's pods.
+async fn selector(cluster: &Cluster, meant: &Meant<'_>) -> Result<String> {
+    let Meant { namespace, name, .. } = meant;
+    let api: Api<Service> = Api::namespaced(cluster.client.clone(), namespace);
+    let service = match api.get_opt(name).await {
+        Ok(Some(service)) => service,
+        Ok(None) => {
+            let list = cluster.advice.kubectl(&format!("get services -n {namespace}"));
+            bail!("there is no Service {namespace}/{name}; `{list}` lists those that are")
+        }
+        Err(error) => return Err(install::explain(error, &format!("read the Service {namespace}/{name}"))),
+    };
+    let labels = service.spec.and_then(|spec| spec.selector).unwrap_or_default();
+    if labels.is_empty() {
+        bail!("the Service {namespace}/{name} has no selector, and so no pods of its own: give a pod");
+    }
+    Ok(labels_of(&labels))
+}
+
+fn labels_of(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
 /// What is not there, and where there is something of that name.
-async fn missing(cluster: &Cluster, meant: &Meant<'_>, empty: bool) -> Error {
+async fn missing(cluster: &Cluster, meant: &Meant<'_>) -> Error {
     let (advice, Meant { kind, namespace, name }) = (&cluster.advice, meant);
-    if Kind::of(namespace).is_some() && empty {
-        return anyhow!(
-            "there is no pod {namespace}/{name}; for a {namespace} of that name give its namespace with -n, or \
-             NAMESPACE/{name}"
-        );
-    }
-    let elsewhere = elsewhere(&cluster.client, meant).await;
+    let everywhere: Api<Pod> = Api::all(cluster.client.clone());
+    let all = everywhere.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
+    let elsewhere = namespaces_with(*kind, name, &all);
     let next = match elsewhere.first() {
-        Some(other) => format!("{name} is in {}: say {other}/{name}", elsewhere.join(", ")),
+        Some(other) if *kind == Kind::Any => {
+            format!("{name} is in {}: say {other}/{name}", elsewhere.join(", "))
+        }
+        Some(other) => format!("{name} is in {}: add -n {other}", elsewhere.join(", ")),
         None => {
-            let list = match empty {
-                true => advice.kubectl("get pods -A"),
-                false => advice.kubectl(&format!("get pods -n {namespace}")),
+            // Without any this user may not see them all.
+            let here = all.is_empty() || all.iter().any(|pod| pod.namespace().as_deref() == Some(*namespace));
+            let list = match here {
+                false => advice.kubectl("get pods -A"),
+                true => advice.kubectl(&format!("get pods -n {namespace}")),
             };
             format!("`{list}` lists pods")
         }
     };
     // Whoever may not ask for the namespace hears of the pod alone.
     let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
-    if empty && matches!(namespaces.get_opt(namespace).await, Ok(None)) {
+    if matches!(namespaces.get_opt(namespace).await, Ok(None)) {
         return anyhow!("there is no namespace {namespace}; {next}");
     }
     match kind {
         Kind::Pod => anyhow!("there is no pod {namespace}/{name}; {next}"),
-        Kind::Deployment => anyhow!("there is no pod of a Deployment {namespace}/{name}; {next}"),
-        Kind::Any => anyhow!("there is no pod {namespace}/{name}, and no Deployment of that name; {next}"),
+        Kind::Any => anyhow!("there is no pod {namespace}/{name}, and no workload of that name; {next}"),
+        other => anyhow!("there is no pod of a {} {namespace}/{name}; {next}", other.word()),
     }
 }
 
 /// Other namespaces that have such a pod, as far as this user may see.
-async fn elsewhere(client: &Client, meant: &Meant<'_>) -> Vec<String> {
-    let everywhere: Api<Pod> = Api::all(client.clone());
-    let Ok(listed) = everywhere.list(&ListParams::default()).await else { return Vec::new() };
-    namespaces_with(meant.kind, meant.name, listed.items)
-}
-
-fn namespaces_with(kind: Kind, name: &str, pods: Vec<Pod>) -> Vec<String> {
-    let has = |pod: &Pod| !name.is_empty() && kind.choose(name, std::slice::from_ref(pod)).is_some();
-    let mut found: Vec<String> = pods.into_iter().filter(has).filter_map(|pod| pod.namespace()).collect();
+fn namespaces_with(kind: Kind, name: &str, pods: &[Pod]) -> Vec<String> {
+    let has = |pod: &&Pod| !name.is_empty() && kind.choose(name, std::slice::from_ref(pod)).is_some();
+    let mut found: Vec<String> = pods.iter().filter(has).filter_map(ResourceExt::namespace).collect();
     found.sort();
     found.dedup();
     found
@@ -129,50 +249,98 @@ fn namespaces_with(kind: Kind, name: &str, pods: Vec<Pod>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    fn pod(namespace: &str, name: &str, owned: bool) -> Pod {
-        let mut pod = Pod::default();
-        pod.metadata.namespace = Some(namespace.to_owned());
-        pod.metadata.name = Some(name.to_owned());
-        pod.metadata.owner_references = owned.then(|| vec![Default::default()]);
-        pod
+    /// `owner`: the kind and name of its controller.
+    fn pod(namespace: &str, name: &str, owner: Option<(&str, &str)>, ready: bool) -> Pod {
+        let status = if ready { "True" } else { "False" };
+        let owners = owner.map(|(kind, name)| {
+            json!([{"apiVersion": "v1", "kind": kind, "name": name, "uid": "1", "controller": true}])
+        });
+        let of = json!({
+            "metadata": {"namespace": namespace, "name": name, "ownerReferences": owners,
+                "labels": {"pod-template-hash": "5dfc7bf44f"}},
+            "spec": {"nodeName": "node1", "containers": []},
+            "status": {"conditions": [{"type": "Ready", "status": status}]},
+        });
+        serde_json::from_value(of).unwrap()
     }
 
     #[test]
-    fn kubectls_words_are_understood_with_a_namespace() {
-        for (text, given, kind, namespace, name) in [
-            ("web", None, Kind::Any, "default", "web"),
-            ("web", Some("shop"), Kind::Any, "shop", "web"),
-            ("shop/web", None, Kind::Any, "shop", "web"),
-            ("deploy/api", Some("shop"), Kind::Deployment, "shop", "api"),
-            ("deployment/api", Some("shop"), Kind::Deployment, "shop", "api"),
-            ("pod/web", Some("shop"), Kind::Pod, "shop", "web"),
-            ("pod/web", None, Kind::Any, "pod", "web"),
+    fn kubectls_words_are_understood() {
+        let meant = |kind, namespace, name| Meant { kind, namespace, name };
+        for (text, given, all) in [
+            ("web", None, vec![meant(Kind::Any, "default", "web")]),
+            ("web", Some("shop"), vec![meant(Kind::Any, "shop", "web")]),
+            ("shop/web", None, vec![meant(Kind::Any, "shop", "web")]),
+            ("shop/web", Some("shop"), vec![meant(Kind::Any, "shop", "web")]),
+            ("deploy/api", Some("shop"), vec![meant(Kind::Deployment, "shop", "api")]),
+            ("deployment.apps/api", Some("shop"), vec![meant(Kind::Deployment, "shop", "api")]),
+            ("sts/db", Some("shop"), vec![meant(Kind::StatefulSet, "shop", "db")]),
+            ("daemonset/log", Some("shop"), vec![meant(Kind::DaemonSet, "shop", "log")]),
+            ("rs/api-1", Some("shop"), vec![meant(Kind::ReplicaSet, "shop", "api-1")]),
+            ("jobs.batch/once", Some("shop"), vec![meant(Kind::Job, "shop", "once")]),
+            ("svc/api", Some("shop"), vec![meant(Kind::Service, "shop", "api")]),
+            ("shop/svc/api", None, vec![meant(Kind::Service, "shop", "api")]),
+            ("pod/web", None, vec![meant(Kind::Any, "pod", "web"), meant(Kind::Pod, "default", "web")]),
+            ("svc/api", None, vec![meant(Kind::Any, "svc", "api"), meant(Kind::Service, "default", "api")]),
         ] {
-            assert_eq!(Meant::new(text, given, "default"), Meant { kind, namespace, name }, "{text}");
+            assert_eq!(Meant::readings(text, given, "default").unwrap(), all, "{text}");
+        }
+        for (text, given, word) in [
+            ("other/web", Some("shop"), "neither the namespace of -n, shop"),
+            ("cronjob/web", Some("shop"), KINDS),
+            ("shop/node/web", None, KINDS),
+            ("other/deploy/web", Some("shop"), "neither the namespace"),
+        ] {
+            let error = Meant::readings(text, given, "default").unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
         }
     }
 
     #[test]
     fn a_kind_chooses_its_own() {
-        let pods = [pod("shop", "api-5dfc7bf44f-p98nh", true), pod("shop", "api", false)];
-        let chosen = |kind: Kind| kind.choose("api", &pods).and_then(|pod| pod.metadata.name);
-        assert_eq!(chosen(Kind::Any).as_deref(), Some("api"));
-        assert_eq!(chosen(Kind::Pod).as_deref(), Some("api"));
-        assert_eq!(chosen(Kind::Deployment).as_deref(), Some("api-5dfc7bf44f-p98nh"));
-        assert!(Kind::Pod.choose("ap", &pods).is_none());
+        let of = |kind, name| Some((kind, name));
+        let pods = [
+            pod("shop", "api-5dfc7bf44f-aaaaa", of("ReplicaSet", "api-5dfc7bf44f"), false),
+            pod("shop", "api-5dfc7bf44f-p98nh", of("ReplicaSet", "api-5dfc7bf44f"), true),
+            pod("shop", "api", None, false),
+            pod("shop", "api-v2-7777", of("DaemonSet", "api-v2"), true),
+            pod("shop", "db-0", of("StatefulSet", "db"), true),
+            pod("shop", "once-x1", of("Job", "once"), false),
+            pod("shop", "mirror-node1", of("Node", "node1"), true),
+        ];
+        for (kind, name, chosen) in [
+            (Kind::Any, "api", Some("api")),
+            (Kind::Pod, "api", Some("api")),
+            (Kind::Deployment, "api", Some("api-5dfc7bf44f-p98nh")),
+            (Kind::ReplicaSet, "api-5dfc7bf44f", Some("api-5dfc7bf44f-p98nh")),
+            (Kind::ReplicaSet, "api", None),
+            (Kind::DaemonSet, "api-v2", Some("api-v2-7777")),
+            (Kind::Any, "api-v2", Some("api-v2-7777")),
+            (Kind::StatefulSet, "db", Some("db-0")),
+            (Kind::Any, "db", Some("db-0")),
+            (Kind::Job, "once", Some("once-x1")),
+            (Kind::Job, "db", None),
+            (Kind::Pod, "ap", None),
+            (Kind::Any, "node1", None),
+        ] {
+            let found = kind.choose(name, &pods).and_then(|pod| pod.metadata.name.as_deref());
+            assert_eq!(found, chosen, "{kind:?} {name}");
+        }
     }
 
     #[test]
     fn other_namespaces_are_named_once() {
-        let pods = vec![
-            pod("b", "web", false),
-            pod("a", "web-1", true),
-            pod("a", "web", false),
-            pod("c", "x", false),
+        let pods = [
+            pod("b", "web", None, true),
+            pod("a", "web-0", Some(("StatefulSet", "web")), true),
+            pod("a", "web", None, true),
+            pod("c", "x", None, true),
         ];
-        assert_eq!(namespaces_with(Kind::Any, "web", pods.clone()), ["a", "b"]);
-        assert!(namespaces_with(Kind::Any, "", pods).is_empty());
+        assert_eq!(namespaces_with(Kind::Any, "web", &pods), ["a", "b"]);
+        assert!(namespaces_with(Kind::Any, "", &pods).is_empty());
     }
 }

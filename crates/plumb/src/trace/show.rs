@@ -143,7 +143,7 @@ impl Shown<'_> {
     }
 
     fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { agree, of, broken, not_asked, conclusion, took_ms, .. } = self.report;
+        let Report { agree, of, broken, not_asked, next, conclusion, took_ms, .. } = self.report;
         match (broken, conclusion) {
             (Some(broken), _) => write!(
                 f,
@@ -168,6 +168,9 @@ impl Shown<'_> {
             write!(f, "; it is a nodePort of {service}")?;
         }
         not_asked.keys().try_for_each(|node| write!(f, "; {node} could not be asked"))?;
+        if let Some(next) = next {
+            write!(f, "; next: {next}")?;
+        }
         writeln!(f, "; traced in {:.2} s", *took_ms as f64 / 1e3)
     }
 }
@@ -235,5 +238,39 @@ fn duration(nanos: u64) -> String {
         0..10_000 => format!("{:.1} µs", nanos as f64 / 1e3),
         10_000..1_000_000 => format!("{} µs", nanos / 1000),
         _ => format!("{:.1} ms", nanos as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Broken;
+    use super::*;
+
+    #[test]
+    fn the_last_line_says_what_to_do_about_a_node_that_is_away() {
+        let report = Report {
+            pod: ObjectName::new("shop", "web"),
+            target: "http://far:8080".to_owned(),
+            hops: Vec::new(),
+            agree: 7,
+            of: 12,
+            broken: Some(Broken {
+                n: 8,
+                stage: Stage::Tunnel,
+                place: "tunnel",
+                node: Some("node1".to_owned()),
+                why: "it did not leave the node".to_owned(),
+            }),
+            not_asked: [("node2".to_owned(), "no answer".to_owned())].into(),
+            next: Some("plumb lab up --name ci".to_owned()),
+            conclusion: Conclusion::Broken,
+            took_ms: 5010,
+            observed: Vec::new(),
+        };
+        assert_eq!(
+            Shown { report: &report, full: false }.to_string(),
+            "model and kernel disagree at hop 8 (tunnel on node1) and agree at 7 of 12; node2 could not be asked; next: plumb \
+             lab up --name ci; traced in 5.01 s\n"
+        );
     }
 }

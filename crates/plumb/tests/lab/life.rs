@@ -2,7 +2,8 @@
 //! and the next step, and nothing is half made. (Up and down, and labs side by side: crates/lab/tests.)
 
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::cluster::{Checks, Kubectl, Lab, Said, fresh_name, kubectl_binary, plumb, run, wait_for};
@@ -15,6 +16,7 @@ fn a_lab_lives() {
     checks.check("no second agent or kubelet on a node", || second(&lab));
     checks.check("the API refuses who does not say who he is", || anonymous(&lab));
     checks.check("a bad manifest is refused by its field, and nothing of it is made", || manifest(&lab));
+    checks.check("Ctrl-C says what is left", || interrupted(&lab));
     checks.check("a port that is taken", || port(&lab));
     checks.check("a node's pod CIDR that is exhausted", || exhausted(&lab));
     checks.check("no permission", no_permission);
@@ -98,9 +100,42 @@ fn manifest(lab: &Lab) {
     std::fs::write(&path, "a: [").expect("written");
     let name = fresh_name();
     let said = run(Command::new(plumb()).args(["lab", "up", "--name", &name, "-f"]).arg(&path));
-    said.refused(&["bad.yaml is not valid YAML"]);
+    said.refused(&["bad.yaml: it cannot be read as YAML: ", " at line 1, column "]);
+    assert_eq!(said.err.lines().count(), 1, "{said:?}");
     run(Command::new(plumb()).args(["lab", "status", "--name", &name]))
         .refused(&["is not running", "plumb lab up"]);
+}
+
+const NEVER_READY: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: waited-for}\nspec:\n  nodeName: node1\n  containers:\n  - {name: main, \
+    image: plumb.local/demo, args: [serve, --http, '8080', --unready], readinessProbe: {httpGet: {path: /readyz, port: 8080}}}\n";
+
+/// `plumb lab up`, interrupted when it has printed a line with these words.
+fn interrupt(name: &str, more: &[&str], words: &str) -> Said {
+    let mut command = Command::new(plumb());
+    command.args(["lab", "up", "--name", name]).args(more).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut up = command.spawn().expect("plumb runs");
+    let mut lines = BufReader::new(up.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains(words)), "{words:?} was not said");
+    assert!(run(Command::new("kill").args(["-INT", &up.id().to_string()])).ok);
+    let rest: Vec<String> = lines.collect();
+    let output = up.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(130), "{output:?}; {rest:?}");
+    output.into()
+}
+
+fn interrupted(lab: &Lab) {
+    let name = fresh_name();
+    let said = interrupt(&name, &["--nodes", "1"], "1 nodes");
+    said.refused(&["interrupted", &format!("lab {name} was still starting, and nothing of it is left")]);
+    run(Command::new(plumb()).args(["lab", "status", "--name", &name])).refused(&["is not running"]);
+    let path = lab.directory().join("never-ready.yaml");
+    std::fs::write(&path, NEVER_READY).expect("written");
+    let said = interrupt(&lab.name, &["-f", path.to_str().expect("plain")], "pod/waited-for created");
+    said.refused(&[
+        &format!("lab {} goes on running", lab.name),
+        &format!("plumb lab down --name {}", lab.name),
+    ]);
+    lab.kubectl_ok(&["delete", "pod", "waited-for", "--now"]);
 }
 
 fn port(lab: &Lab) {

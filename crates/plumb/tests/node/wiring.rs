@@ -179,6 +179,10 @@ fn gc_removes_what_the_runtime_does_not_know_and_nothing_without_a_list() {
     assert_eq!(veths(&stage), 2);
     let mut with_list = config();
     with_list["cni.dev/valid-attachments"] = json!([{ "containerID": "id-web", "ifname": "eth0" }]);
+    let mut of_another = with_list.clone();
+    of_another["name"] = "another".into();
+    assert!(stage.nodes[0].cni("GC", &web, &of_another).is_ok());
+    assert_eq!(veths(&stage), 2, "another network's list says nothing of this one");
     assert!(stage.nodes[0].cni("GC", &web, &with_list).is_ok());
     assert_eq!(veths(&stage), 1);
     assert!(stage.nodes[0].cni("STATUS", &web, &config()).is_ok());

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{IfName, Protocol};
 
-use crate::hop::{Fact, Glimpse, Hop};
+use crate::hop::{Fact, Glimpse, Hop, Stage};
 use crate::observed::{Decision, Observed, Outer, Seen, Sighting, SocketEnd, Way};
 
 /// A captured packet.
@@ -24,6 +24,8 @@ pub struct Evidence<'a> {
     /// What the pod sent to, and where that was to be translated to.
     pub frontend: Option<SocketAddr>,
     pub endpoint: Option<SocketAddr>,
+    /// Where another node was to translate it to, whose port was asked for.
+    behind: Option<SocketAddr>,
     protocol: Option<Protocol>,
 }
 
@@ -34,15 +36,18 @@ impl<'a> Evidence<'a> {
             Fact::Socket { destination, .. } => Some(*destination),
             _ => None,
         });
-        let endpoint = expected.iter().find_map(|hop| match &hop.fact {
-            Fact::Service { endpoint, .. } => Some(*endpoint),
-            _ => None,
-        });
+        let chosen = |at: Stage| {
+            expected.iter().find_map(|hop| match &hop.fact {
+                Fact::Service { endpoint, .. } if hop.stage == at => Some(*endpoint),
+                _ => None,
+            })
+        };
+        let (endpoint, behind) = (chosen(Stage::Service), chosen(Stage::Node));
         let protocol = expected.iter().find_map(|hop| match &hop.fact {
             Fact::Socket { protocol, .. } => Some(*protocol),
             _ => None,
         });
-        Self { nodes, frontend, endpoint: endpoint.or(frontend), protocol }
+        Self { nodes, frontend, endpoint: endpoint.or(frontend), behind, protocol }
     }
 
     /// Who refuses such says so by ICMP.
@@ -69,14 +74,14 @@ impl<'a> Evidence<'a> {
 
     /// Packets on their way to the destination, before or after translation.
     pub fn forth(&self, node: &str) -> impl Iterator<Item = Frame<'a>> + use<'a> {
-        let (frontend, endpoint) = (self.frontend, self.endpoint);
-        self.frames(node).filter(move |f| [frontend, endpoint].contains(&Some(f.packet.destination)))
+        let ends = [self.frontend, self.endpoint, self.behind];
+        self.frames(node).filter(move |f| ends.contains(&Some(f.packet.destination)))
     }
 
     /// Answers, before or after their source is given back.
     pub fn back(&self, node: &str) -> impl Iterator<Item = Frame<'a>> + use<'a> {
-        let (frontend, endpoint) = (self.frontend, self.endpoint);
-        self.frames(node).filter(move |f| [frontend, endpoint].contains(&Some(f.packet.source)))
+        let ends = [self.frontend, self.endpoint, self.behind];
+        self.frames(node).filter(move |f| ends.contains(&Some(f.packet.source)))
     }
 
     pub fn answer_seen(&self) -> bool {
@@ -144,6 +149,12 @@ impl<'a> Evidence<'a> {
         self.forth(node).filter(|f| f.outer.is_some() && f.way == Way::In).map(|f| f.at).min()
     }
 
+    /// When it came out of the tunnel or, for a port of the node's, by whichever link.
+    pub fn came_to(&self, node: &str) -> Option<u64> {
+        let came = self.forth(node).filter(|f| f.way == Way::In && f.outer.is_none());
+        came.map(|f| f.at).min()
+    }
+
     pub fn first_seen(&self, hop: &Hop) -> Option<u64> {
         let forth = |dev: &IfName, way| {
             self.forth(&hop.node)
@@ -171,6 +182,9 @@ impl<'a> Evidence<'a> {
                 out.map(|f| f.at).min()
             }
             Fact::Node { from: Some(from), .. } => forth(from, Way::In),
+            Fact::LocalRoute { .. } | Fact::Service { .. } if hop.stage == Stage::Node => {
+                self.came_to(&hop.node)
+            }
             Fact::Pod { pod: Some(_), on: Some(node), .. } => {
                 let out = self.forth(node).filter(|f| f.way == Way::Out && f.outer.is_none());
                 out.filter(|f| ![BRIDGE, VXLAN_DEVICE].contains(&f.dev.as_str())).map(|f| f.at).min()

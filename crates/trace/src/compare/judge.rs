@@ -7,9 +7,10 @@ use types::wire::{BRIDGE, VXLAN_DEVICE};
 
 use super::Judged;
 use super::evidence::{Evidence, is_end};
+use super::there::shrunk;
 use crate::expect::own;
 use crate::hop::{Fact, Hop, Stage, shown};
-use crate::observed::{COUNTED, Decision, Sighting, SocketEnd, Way};
+use crate::observed::{COUNTED, Decision, SERVFAIL, Sighting, SocketEnd, Way};
 
 /// The table that our rules are in; a drop in any other is a stranger's.
 const OUR_TABLE: &str = types::wire::TABLE;
@@ -35,9 +36,11 @@ impl<'a> Evidence<'a> {
             Fact::Veth { host_if, bridge, .. } => self.veth(&hop.node, host_if, bridge),
             Fact::Own { host_if, .. } => self.own(&hop.node, host_if),
             Fact::Direct { destination, .. } => self.translation(&hop.node, &[*destination]),
+            Fact::Service { choices, .. } if hop.stage == Stage::Node => self.door(&hop.node, choices),
             Fact::Service { choices, .. } => self.translation(&hop.node, choices),
             Fact::Refused { rejected, .. } => self.refused(*rejected),
             Fact::Route { dev, .. } => self.route(&hop.node, dev.as_ref()),
+            Fact::LocalRoute { .. } if hop.stage == Stage::Node => self.own_address(&hop.node),
             Fact::LocalRoute { .. } => self.local(&hop.node),
             Fact::Policy { allowed, .. } => self.policy(hop, *allowed),
             Fact::Masq { source, masquerade, .. } => self.masq(&hop.node, *source, *masquerade),
@@ -74,7 +77,7 @@ impl<'a> Evidence<'a> {
             let guard = rule.table == OUR_TABLE && rule.of_guard();
             let stages: &[Stage] = match rule.hook.as_str() {
                 COUNTED => self.lost_at(&hop.node, rule),
-                "prerouting" if guard && !self.is_source(&hop.node) => &[Stage::Node],
+                "prerouting" | "input" if !self.is_source(&hop.node) => &[Stage::Node],
                 "prerouting" | "output" => &[Stage::Service],
                 "forward" if guard && rule.comment.starts_with(NO_SUCH_POD) => &[Stage::Node],
                 "forward" if inward => &[Stage::Ingress],
@@ -103,7 +106,7 @@ impl<'a> Evidence<'a> {
     }
 
     fn resolve(&self, hop: &Hop) -> Judged {
-        let Fact::Resolve { addresses: expected, upstream, lacks, alias, .. } = &hop.fact else {
+        let Fact::Resolve { addresses: expected, upstream, lacks, alias, fails, .. } = &hop.fact else {
             return Err("no name".to_owned());
         };
         let (upstream, lacks, leads) = (*upstream, lacks.is_some(), alias.is_some());
@@ -111,6 +114,9 @@ impl<'a> Evidence<'a> {
             let Sighting::Resolved { full_name, addresses, error, .. } = sighting else { continue };
             let right = addresses.iter().any(|address| expected.contains(address));
             return match error {
+                Some(error) if fails.is_some() && error.ends_with(SERVFAIL) => {
+                    Ok("the resolver fails".to_owned())
+                }
                 Some(error) => Err(error.clone()),
                 None if addresses.is_empty() && expected.is_empty() && lacks => Ok(String::new()),
                 None if addresses.is_empty() && leads => {
@@ -170,7 +176,7 @@ impl<'a> Evidence<'a> {
     }
 
     /// Where the packet went after prerouting.
-    fn translation(&self, node: &str, right: &[SocketAddr]) -> Judged {
+    pub(super) fn translation(&self, node: &str, right: &[SocketAddr]) -> Judged {
         let frontend = self.frontend;
         let tracked = self.sightings(node).iter().find_map(|sighting| match sighting {
             Sighting::Conntrack { original, reply } if Some(original.destination) == frontend => {
@@ -227,9 +233,11 @@ impl<'a> Evidence<'a> {
             // It was forwarded; what it needs to leave by the device is another hop's.
             (None, Some(expected)) if self.forwarded(node) => Ok(format!("forwarded to {expected}")),
             (None, _) => {
-                Err("not seen any more after the routing decision: no route, or no way to its next \
-                              hop (`ip route get` on the node tells)"
-                    .to_owned())
+                let to = self.endpoint.map(|to| format!(" {}", to.ip())).unwrap_or_default();
+                Err(format!(
+                    "not seen any more after the routing decision: no route, or no way to its next hop (`ip route get{to}` on \
+                     the node tells)"
+                ))
             }
         }
     }
@@ -242,7 +250,7 @@ impl<'a> Evidence<'a> {
         self.decisions(node).any(|rule| ["forward", "postrouting"].contains(&rule.hook.as_str()))
     }
 
-    fn local(&self, node: &str) -> Judged {
+    pub(super) fn local(&self, node: &str) -> Judged {
         let input = self.decisions(node).any(|rule| rule.hook == "input");
         if input || self.answered() || self.end() == Some(&SocketEnd::Refused) {
             Ok("taken by the node".to_owned())
@@ -317,42 +325,6 @@ impl<'a> Evidence<'a> {
         Ok(format!("{} → {}", outer.source, outer.destination))
     }
 
-    fn node(&self, node: &str, from: Option<&IfName>, host_if: &IfName) -> Judged {
-        let came = || self.forth(node).filter(|f| Some(f.dev) == from && f.way == Way::In);
-        if let Some(from) = from
-            && came().next().is_none()
-        {
-            return Err(match self.came_by_tunnel(node) {
-                Some(_) => {
-                    format!("it came to the node in the tunnel, and not out of {from}: dropped before it")
-                }
-                None => "it did not come to the node: the network between the nodes lost it".to_owned(),
-            });
-        }
-        let ended = self.decisions(node).any(|rule| rule.hook != COUNTED && is_end(rule));
-        let out = || self.forth(node).filter(|f| f.dev == host_if && f.way == Way::Out);
-        if out().next().is_none() {
-            return if ended {
-                Ok("arrived".to_owned())
-            } else {
-                Err(format!("it did not go out by {host_if}"))
-            };
-        }
-        // From a pod of the same node it came by the bridge.
-        let entered =
-            self.forth(node).filter(|f| f.way == Way::In && (from.is_none() || Some(f.dev) == from));
-        shrunk(entered.map(|f| f.packet.bytes).max(), out().map(|f| f.packet.bytes).max(), host_if)?;
-        Ok(format!("→ {host_if}"))
-    }
-
-    /// An answer shows that the packet got through, silence leaves every cause on that node possible.
-    fn unasked(&self, node: &str, why: &str) -> Judged {
-        if self.answered() || self.end() == Some(&SocketEnd::Refused) || self.answer_seen() {
-            return Ok(why.to_owned());
-        }
-        Err(format!("no answer came, and {node} could not be asked what it saw: {why}"))
-    }
-
     fn pod(&self) -> Judged {
         match self.end() {
             Some(end @ SocketEnd::Answered { .. }) => Ok(describe(end)),
@@ -389,16 +361,6 @@ impl<'a> Evidence<'a> {
             Some(end @ SocketEnd::Stalled) => Err(describe(end)),
             _ => Ok("the same way".to_owned()),
         }
-    }
-}
-
-/// Full-size packets are lost where smaller ones pass.
-fn shrunk(entered: Option<u32>, left: Option<u32>, dev: &IfName) -> Result<(), String> {
-    match (entered, left) {
-        (Some(entered), Some(left)) if left < entered => Err(format!(
-            "a packet of {entered} bytes came and none over {left} passed {dev}: its MTU is too small"
-        )),
-        _ => Ok(()),
     }
 }
 

@@ -7,9 +7,15 @@ use super::{Onward, View, policy_fact};
 use crate::hop::{Fact, Hop, Stage};
 use crate::packet::Packet;
 use crate::reference::service::{self, Choice, Elsewhere};
-use crate::reference::{Direction, policy};
+use crate::reference::{Direction, policy, withheld};
 
 pub fn hops(view: &View<'_>, onward: &Onward) -> Vec<Hop> {
+    // A node's own address, be it a Service's port there, of which it alone knows the endpoint that it takes.
+    let nodes = view.cluster.nodes.get(&onward.node);
+    if nodes.is_some_and(|node| withheld::is_at(node, onward.destination.ip())) {
+        let (destination, on) = (onward.destination, Some(onward.node.clone()));
+        return vec![Hop::new(Stage::Pod, &onward.node, Fact::Pod { pod: None, destination, on })];
+    }
     let judgement = policy::judge_elsewhere(&onward.packet(), onward.destination, view.cluster);
     let (pod, allowed) = match &judgement {
         Some(judgement) => (Some(judgement.pod.clone()), judgement.allowed()),

@@ -14,19 +14,11 @@ pub enum Choice {
     /// Not an address that services have.
     NotAService,
     /// Any of these. A pod that wants a port of this node is named as its Service, and the port `hostPort`.
-    Endpoints {
-        service: ObjectName,
-        port: String,
-        endpoints: BTreeSet<SocketAddr>,
-    },
-    Reject {
-        service: ObjectName,
-    },
+    Endpoints { service: ObjectName, port: String, endpoints: BTreeSet<SocketAddr> },
+    /// `has_port`: it lacks endpoints alone.
+    Reject { service: ObjectName, has_port: bool },
     /// `None`: of an address that no Service has.
-    Drop {
-        service: Option<ObjectName>,
-        why: &'static str,
-    },
+    Drop { service: Option<ObjectName>, why: &'static str },
 }
 
 struct Found<'a> {
@@ -59,7 +51,7 @@ pub fn choose(packet: &Packet, cluster: &Cluster, place: &Place) -> Choice {
     let Some(Asked { service, port, door }) = asked(packet, cluster, place) else {
         let of_address = proxied(cluster).find(|service| service.cluster_ips.contains(&packet.dst));
         if let Some(service) = of_address {
-            return Choice::Reject { service: service.key.clone() };
+            return Choice::Reject { service: service.key.clone(), has_port: false };
         }
         let ours = place.service_cidrs.iter().any(|cidr| cidr.contains(&packet.dst));
         if ours {
@@ -86,7 +78,7 @@ pub fn choose(packet: &Packet, cluster: &Cluster, place: &Place) -> Choice {
         Some(endpoints) if !endpoints.is_empty() => {
             Choice::Endpoints { service, port: port.name.clone(), endpoints }
         }
-        Some(_) => Choice::Reject { service },
+        Some(_) => Choice::Reject { service, has_port: true },
         None => Choice::Drop { service: Some(service), why },
     }
 }
@@ -157,6 +149,13 @@ pub struct Elsewhere {
     pub policy: TrafficPolicy,
     /// What that node makes of it.
     pub choice: Choice,
+}
+
+impl Elsewhere {
+    /// Whether that node sends it on.
+    pub fn leads_on(&self) -> bool {
+        matches!(self.choice, Choice::Endpoints { .. })
+    }
 }
 
 /// `None`: it is no such port. A pod's packet comes there from its own node's address.

@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use compile::Settings;
 use model::{
     Attachment, Endpoint, EndpointSlice, Event, Hints, HostPort, IntOrName, Kind, NamedPort, Namespace, Node,
     Peer, Phase, Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, ServiceType, SlicePort,
@@ -12,6 +11,7 @@ use model::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use semantics::Settings;
 use types::selector::{Operator, Requirement};
 use types::{Family, IfName, IpNet, Labels, Mac, ObjectName, Protocol, Selector};
 

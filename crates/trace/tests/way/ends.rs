@@ -1,8 +1,11 @@
 //! Where a way rightly ends beside a Service or a policy: at a port that nobody listens on, at another node's door, at a
 //! name that leads out of the cluster.
 
+use std::net::{IpAddr, SocketAddr};
+
 use model::{
-    Endpoint, EndpointSlice, Event, Row, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,
+    Cluster, Endpoint, EndpointSlice, Event, Node, Row, Service, ServicePort, ServiceType, SlicePort,
+    TrafficPolicy,
 };
 use trace::observed::SocketEnd;
 use trace::{Fact, Hop, Observed, Outcome, Sighting, Stage, Target, View, compare, departure};
@@ -66,7 +69,8 @@ fn at_node2(policy: TrafficPolicy, on: &[&str]) -> Vec<Hop> {
     let view = View { cluster: &world, nft: &state.nft, net: &state.net, place: &place };
     let (protocol, destination) = (Protocol::Tcp, to("192.168.1.11:30080"));
     let target = Target { protocol, destination, sport: 41224, endpoint: None, answers_to: None };
-    departure(&view, &name("shop/web"), &target).expect("wired").hops
+    let start = departure(&view, &name("shop/web"), &target).expect("wired");
+    start.hops.into_iter().chain(start.elsewhere).collect()
 }
 
 #[test]
@@ -90,6 +94,81 @@ fn another_nodes_port_is_its_services() {
     assert!(last(TrafficPolicy::Local, &[]).text.contains("is rejected: shop/door has no ready endpoint"));
 }
 
+/// Whichever of its addresses is asked for, by whichever protocol, and whatever its policies are.
+#[test]
+fn a_service_without_endpoints_refuses_and_says_so() {
+    let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let local = TrafficPolicy::Local;
+    for (protocol, policies) in [
+        (Protocol::Tcp, [TrafficPolicy::Cluster; 2]),
+        (Protocol::Udp, [TrafficPolicy::Cluster; 2]),
+        (Protocol::Tcp, [local; 2]),
+        (Protocol::Udp, [local; 2]),
+    ] {
+        let mut world = both_families();
+        let port = ServicePort { name: "http".into(), port: 80, protocol, node_port: Some(30080) };
+        world.apply(Event::Upsert(Row::Service(Box::new(Service {
+            key: name("shop/door"),
+            kind: ServiceType::LoadBalancer,
+            cluster_ips: vec![address("10.96.0.80"), address("fd00:10:96::80")],
+            external_ips: vec![address("203.0.113.50"), address("2001:db8::50")],
+            load_balancer_ips: vec![address("203.0.113.51"), address("2001:db8::51")],
+            internal_policy: policies[0],
+            external_policy: policies[1],
+            ports: vec![port],
+            ..Service::default()
+        }))));
+        let mut place = place("node1");
+        place.cluster_cidrs.push("fd00:10:244::/56".parse().expect("a prefix"));
+        place.service_cidrs.push("fd00:10:96::/112".parse().expect("a prefix"));
+        let state = desired(&world, "node1");
+        let view = View { cluster: &world, nft: &state.nft, net: &state.net, place: &place };
+        let last = |destination: SocketAddr| {
+            let target = Target { protocol, destination, sport: 41224, endpoint: None, answers_to: None };
+            departure(&view, &name("shop/web"), &target).expect("wired").hops.pop().expect("hops")
+        };
+        for (ip, port, stage) in [
+            ("10.96.0.80", 80, Stage::Service),
+            ("fd00:10:96::80", 80, Stage::Service),
+            ("203.0.113.50", 80, Stage::Service),
+            ("2001:db8::50", 80, Stage::Service),
+            ("203.0.113.51", 80, Stage::Service),
+            ("2001:db8::51", 80, Stage::Service),
+            ("192.168.1.10", 30080, Stage::Service),
+            ("fd00:192:168::10", 30080, Stage::Service),
+            ("192.168.1.11", 30080, Stage::Node),
+            ("fd00:192:168::11", 30080, Stage::Node),
+        ] {
+            let frontend = SocketAddr::new(address(ip), port);
+            let hop = last(frontend);
+            let told = format!("{frontend} is rejected: shop/door has no ready endpoint");
+            assert_eq!((hop.stage, hop.text), (stage, told), "{protocol} {policies:?}");
+        }
+        let none = last(to("10.96.0.80:81"));
+        assert_eq!(none.text, format!("10.96.0.80:81 is rejected: shop/door has no port 81/{protocol}"));
+    }
+}
+
+/// Nodes and the pod have addresses of IPv6 as well.
+fn both_families() -> Cluster {
+    let mut world = cluster("node1", "web");
+    let mut nodes: Vec<Node> = world.nodes.values().cloned().collect();
+    for (node, n) in nodes.iter_mut().zip(0..) {
+        let v6 = |text: String| text.parse().expect("an address");
+        node.addresses.push(v6(format!("fd00:192:168::1{n}")));
+        node.pod_cidrs.push(format!("fd00:10:244:{}::/64", n + 1).parse().expect("a prefix"));
+    }
+    let mut wired: Vec<_> = world.attachments.values().cloned().collect();
+    for wired in &mut wired {
+        wired.ips.push("fd00:10:244:1::4".parse().expect("an address"));
+    }
+    let rows = nodes.into_iter().map(Row::Node).chain(wired.into_iter().map(Row::Attachment));
+    for row in rows {
+        world.apply(Event::Upsert(row));
+    }
+    world
+}
+
 #[test]
 fn a_name_that_leads_out_of_the_cluster_says_where_to() {
     let fact = Fact::Resolve {
@@ -101,6 +180,7 @@ fn a_name_that_leads_out_of_the_cluster_says_where_to() {
         upstream: true,
         lacks: None,
         alias: Some("example.com".into()),
+        fails: None,
         in_file: false,
     };
     let hop = Hop::new(Stage::Resolve, "node1", fact);
@@ -117,4 +197,34 @@ fn a_name_that_leads_out_of_the_cluster_says_where_to() {
     };
     assert_eq!(told(&[]), "of which the node's resolvers know no address");
     assert_eq!(told(&["192.0.2.1"]), "of which the node's resolvers know 192.0.2.1");
+}
+
+#[test]
+fn a_circle_of_aliases_is_what_the_objects_say() {
+    let why = "alias circle: a.shop.svc.cluster.local → a.shop.svc.cluster.local; change their externalName";
+    let fact = Fact::Resolve {
+        name: "a".into(),
+        full_name: String::new(),
+        addresses: Vec::new(),
+        step: 0,
+        of: 4,
+        upstream: false,
+        lacks: None,
+        alias: None,
+        fails: Some(why.into()),
+        in_file: false,
+    };
+    let hop = Hop::new(Stage::Resolve, "node1", fact);
+    assert_eq!(hop.text, format!("a has no end: {why}"));
+    let told = |error: &str| {
+        let (full_name, error) = ("a.shop.svc.cluster.local".to_owned(), Some(error.to_owned()));
+        let resolved =
+            Sighting::Resolved { at: 1, micros: 9, full_name, addresses: Vec::new(), step: 1, error };
+        let observed = Observed { node: "node1".into(), sightings: vec![resolved] };
+        compare(std::slice::from_ref(&hop), &[observed]).pop().expect("a hop").outcome
+    };
+    let failed = told("a.shop.svc.cluster.local: 10.96.0.10 answers SERVFAIL");
+    assert!(matches!(failed, Outcome::Agree { .. }), "{failed:?}");
+    let silent = told("a.shop.svc.cluster.local: 10.96.0.10 did not answer within 500ms");
+    assert!(matches!(silent, Outcome::Disagree { .. }), "{silent:?}");
 }

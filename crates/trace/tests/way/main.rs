@@ -1,6 +1,7 @@
 //! The expected way of a packet reads as a person would tell it, and comparing it with what was seen names the hop at
 //! fault.
 
+mod doors;
 mod elsewhere;
 mod ends;
 mod link;
@@ -8,11 +9,12 @@ mod masked;
 
 use std::net::SocketAddr;
 
-use compile::{Desired, Settings, whole};
+use compile::{Desired, whole};
 use model::{
     Attachment, Cluster, Endpoint, EndpointSlice, Event, Kind, Node, Peer, Pod, Policy, PolicyRule, Row,
     Service, ServicePort, SlicePort,
 };
+use semantics::Settings;
 use trace::observed::{Outer, Seen, SocketEnd, Tuple, Way};
 use trace::{
     Expected, Hop, Observed, Outcome, Place, Sighting, Stage, Target, View, arrival, compare, departure,
@@ -152,7 +154,7 @@ fn expected(allowed: &str) -> Vec<Hop> {
     let there = cluster("node2", allowed);
     let (peer, place) = (desired(&there, "node2"), place("node2"));
     let view = View { cluster: &there, nft: &peer.nft, net: &peer.net, place: &place };
-    let end = arrival(&view, &start.onward.expect("a peer node"));
+    let end = arrival(&view, &start.onward.expect("a peer node"), None);
     let mut hops: Vec<Hop> = start.hops.into_iter().chain(end.hops).collect();
     hops.extend(way_back(&hops));
     hops
@@ -348,6 +350,7 @@ fn a_dead_veth_is_blamed_before_the_resolver() {
             upstream: false,
             lacks: None,
             alias: None,
+            fails: None,
             in_file: false,
         },
     );

@@ -138,7 +138,7 @@ fn parts(case: &Case) -> (Expected, Option<Expected>) {
     let end = start.onward.as_ref().map(|onward| {
         let (there, place) = view_of("node2");
         let state = desired(&there, "node2");
-        arrival(&View { cluster: &there, nft: &state.nft, net: &state.net, place: &place }, onward)
+        arrival(&View { cluster: &there, nft: &state.nft, net: &state.net, place: &place }, onward, None)
     });
     (start, end)
 }
@@ -226,7 +226,7 @@ fn policies_elsewhere_see_the_node() {
     let there = cluster("node2", "web");
     let (state, place) = (desired(&there, "node2"), place("node2"));
     let view = View { cluster: &there, nft: &state.nft, net: &state.net, place: &place };
-    let last = arrival(&view, &masked(to("10.244.2.9:8080"))).hops.pop().expect("hops");
+    let last = arrival(&view, &masked(to("10.244.2.9:8080")), None).hops.pop().expect("hops");
     assert!(matches!(last.fact, Fact::Policy { allowed: false, .. }), "{last:#?}");
     assert!(last.fact.misses().iter().any(|miss| miss.why.contains("10.244.1.0")), "{last:#?}");
 }

@@ -88,8 +88,8 @@ impl Scene {
             node.apply(Event::Upsert(Row::Attachment(Box::new(record.row()))));
             node.base.store.insert(record);
         }
-        let settings = compile::Settings::new("node1", nets(&["10.244.0.0/16"]), 1450);
-        node.compiler = Some(Compiler::new(compile::Settings { allow_sources: nets(&[NET]), ..settings }));
+        let settings = semantics::Settings::new("node1", nets(&["10.244.0.0/16"]), 1450);
+        node.compiler = Some(Compiler::new(semantics::Settings { allow_sources: nets(&[NET]), ..settings }));
         Self { node, data: directory.join("data"), _inbox: inbox }
     }
 

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use compile::layout::{FRONTENDS, IN_ISOLATED, OUT_ISOLATED, OUTSIDE};
-use compile::policy::resolve::Direction;
 use compile::role::Role;
 use kstate::net::{Forward, NetState, Op as NetOp, sysctl_link};
 use kstate::nft::build::encode;
 use kstate::nft::{ElemData, ElemKey, Op as NftOp, Ruleset, TableFamily, Verdict};
+use semantics::policy::resolve::Direction;
 use trace::hop::{Fact, Hop, Stage};
 use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{Family, IfName, IpNet, Mac};
@@ -95,6 +95,9 @@ impl<'a> Concern<'a> {
                     concern.bridge_hop.get_or_insert(Stage::Node);
                     concern.arrives_by_tunnel = from.is_some();
                 }
+                Fact::LocalRoute { .. } if hop.stage == Stage::Node => concern.arrives_by_tunnel = true,
+                // Another node's port: its rules are not this hop's.
+                Fact::Service { .. } if hop.stage == Stage::Node => {}
                 Fact::Service { frontend, endpoint, .. } => {
                     concern.frontend = Some(*frontend);
                     concern.endpoint = Some(*endpoint);

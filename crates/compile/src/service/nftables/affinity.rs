@@ -21,7 +21,7 @@ use types::Family;
 use super::AFFINITY;
 use crate::fragment::Fragment;
 use crate::layout;
-use crate::meaning::Meaning;
+use semantics::meaning::Meaning;
 
 /// Clients that one endpoint is kept for at once.
 const CLIENTS: u32 = 1 << 16;

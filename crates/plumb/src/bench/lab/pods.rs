@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::KubeConfigOptions;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -130,7 +130,8 @@ fn pod(name: &str, probed: bool) -> Value {
 }
 
 pub async fn client(kubeconfig: &Path) -> Result<Client> {
-    let file = Kubeconfig::read_from(kubeconfig)?;
+    let at = || format!("the kubeconfig {}", kubeconfig.display());
+    let file = watch::kubeconfig(kubeconfig).with_context(at)?;
     let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     // Environment proxies are for the way out, never for the loopback.
     config.proxy_url = None;

@@ -137,6 +137,12 @@ fn refused() {
     ]);
     let old = "apiVersion: apps/v1beta1\nkind: Deployment\nmetadata: {name: a}\n";
     up(&["-f", "-"], old).refused(&["a lab has Deployment as apps/v1"]);
+    let unknown = config("a").replace("metadata", "dada: {}\nmetadata");
+    up(&["-f", "-"], &unknown).refused(&["nothing was started", "the standard input, document 1", "dada"]);
+    up(&["-f", "-"], &config("a").replace("default", "nosuch")).refused(&["nothing was started", "nosuch"]);
+    let broken = up(&["-f", "-"], "a: b\nc: [\nd: {\n");
+    broken.refused(&["the standard input: it cannot be read as YAML: ", " at line ", "correct it there"]);
+    assert_eq!(broken.err.lines().count(), 1, "{broken:?}");
     up(&["-f", "-", "-f", "-"], "").refused(&["-f - is given twice"]);
     for nothing in ["", "# A command that failed before the pipe.\n---\n"] {
         up(&["-f", "-"], nothing).refused(&["-f -: there is no object in it"]);

@@ -115,8 +115,12 @@ fn exposed(lab: &Lab) {
     assert_eq!(names.len(), 3, "{names:?}");
     let island = serving(&mut at(lab, &["lab", "expose", "island:lines", "-n", "default"]));
     echo_lines(&island.address);
+    let named = serving(&mut at(lab, &["lab", "expose", "-n", "shop", "svc/payments"]));
+    assert!(names.contains(&name(&get(&named.address))));
     for (service, words) in [
-        ("nobody", &["there is no Service default/nobody"][..]),
+        ("pod/island:9000", &["is a Pod", "kubectl -n default port-forward pod/island 9000"][..]),
+        ("service/nobody", &["there is no Service default/nobody"]),
+        ("nobody", &["there is no Service default/nobody"]),
         ("island", &["has several TCP ports", "80 (http), 9000 (lines)"]),
         ("island:81", &["has no TCP port \"81\""]),
     ] {

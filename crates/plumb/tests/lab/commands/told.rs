@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use super::{at, ok};
 use crate::cluster::{Checks, Kubectl, Lab, run, wait_for};
+use crate::said::feed;
 
 pub fn checks(lab: &Lab, checks: &mut Checks) {
     checks.check("`lab status -o json`", || json(lab));
     checks.check("`lab logs` of a process, its end, and what comes", || logs(lab));
     checks.check("`lab wait` says what is not Ready and why, and ends when all is", || wait(lab));
+    checks
+        .check("a pod that ends is done when it has succeeded, and else an error, each time", || ended(lab));
     checks.check("`agent start` returns when the agent answers", || started(lab));
 }
 
@@ -101,11 +104,53 @@ fn wait(lab: &Lab) {
     lab.kubectl_ok(&["delete", "pod", "slow", "never", "--now"]);
 }
 
+fn once(name: &str, policy: &str, script: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  restartPolicy: {policy}\n  \
+         terminationGracePeriodSeconds: 1\n  containers:\n  - {{name: main, image: host, command: [sh, -c, {script:?}]}}\n"
+    )
+}
+
+fn ended(lab: &Lab) {
+    let up = |text: &str| feed(&mut at(lab, &["lab", "up", "-f", "-"]), text.as_bytes());
+    for round in 0..3 {
+        let names = ["well", "again", "stays", "badly", "loops"].map(|name| format!("{name}-{round}"));
+        let [well, again, stays, badly, loops] = &names;
+        let good =
+            [(well, "Never", "exit 0"), (again, "OnFailure", "exit 0"), (stays, "Never", "sleep 1000")];
+        let good: Vec<String> = good.map(|(name, policy, script)| once(name, policy, script)).into();
+        let said = up(&good.join("---\n"));
+        assert!(said.ok, "{said:?}");
+        for words in
+            [format!("pod/{well} Succeeded"), format!("pod/{again} Succeeded"), format!("pod/{stays} Ready")]
+        {
+            assert!(said.out.contains(&words), "{words}: {said:?}");
+        }
+        up(&once(badly, "Never", "exit 3")).refused(&[
+            &format!("pod/{badly} will not become Ready"),
+            "container main ended with exit code 3",
+            &format!("kubectl -n default logs {badly} -c main"),
+        ]);
+        up(&once(loops, "OnFailure", "exit 4")).refused(&[
+            &format!("pod/{loops} will not become Ready"),
+            "which ended with exit code 4",
+            &format!("kubectl -n default logs {loops} -c main --previous"),
+        ]);
+        let names = names.each_ref().map(String::as_str);
+        lab.kubectl_ok(&[&["delete", "--now", "pod"], &names[..]].concat());
+    }
+}
+
 /// At once: what follows a start of the agent needs no patience of its own.
 fn started(lab: &Lab) {
     lab.lab_ok(&["agent", "stop", "node1"]);
     run(&mut at(lab, &["lab", "agent", "pause", "node1"])).refused(&[
         "the agent of node1 is stopped",
+        &format!("plumb lab agent start --name {} node1", lab.name),
+    ]);
+    // Whatever its Node says yet.
+    run(&mut at(lab, &["lab", "wait", "--timeout", "0"])).refused(&[
+        "node1: its agent is stopped",
         &format!("plumb lab agent start --name {} node1", lab.name),
     ]);
     lab.lab_ok(&["agent", "start", "node1"]);

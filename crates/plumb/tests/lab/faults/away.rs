@@ -73,4 +73,10 @@ fn link_down(stage: &Stage) {
     }
     assert!(report["not_asked"]["node2"].is_string(), "{report:#}");
     assert_eq!(report["conclusion"], "broken", "{report:#}");
+    let up = format!("plumb lab up --name {}", stage.lab.name);
+    assert_eq!(report["next"], up.as_str(), "{report:#}");
+    // A node's own address, which it alone answers.
+    let said = stage.plumb(&["trace", "way/web", "192.168.1.11:9475"]);
+    let last = said.out.lines().last().unwrap_or_default();
+    assert!(last.contains("node2 could not be asked") && last.contains(&format!("next: {up}")), "{said:?}");
 }

@@ -28,6 +28,8 @@ fn a_trace_tells_the_whole_way_or_where_it_ends() {
         ("the API", "kubernetes.default:443", &[], "delivered"),
         ("another node", "192.168.1.11:9475", &[], "delivered"),
         ("its own node", "192.168.1.10:9475", &[], "delivered"),
+        ("a closed port of another node's gateway", "10.244.2.1:9", &[], "refused"),
+        ("another node's gateway, by an echo", "ping:10.244.2.1", &[], "delivered"),
         ("UDP", "talk:9001", &["--udp"], "delivered"),
         ("DNS", "10.96.0.10:53", &["--udp"], "delivered"),
         ("from a port of choice", FAR, &["--source-port", "41000"], "delivered"),
@@ -43,6 +45,10 @@ fn a_trace_tells_the_whole_way_or_where_it_ends() {
         ("nobody listens outside", "203.0.113.10:81", &[], "refused"),
         ("another node's port", "192.168.1.11:30081", &[], "delivered"),
         ("another node's port without an endpoint there", "192.168.1.11:30082", &[], "refused"),
+        ("its own node's port of a Service without endpoints", "192.168.1.10:30083", &[], "refused"),
+        ("another node's port of a Service without endpoints", "192.168.1.11:30083", &[], "refused"),
+        ("a policy behind another node's port", "192.168.1.11:30084", &[], "denied"),
+        ("a circle of aliases", "http://round", &[], "no-name"),
         ("no such name", "http://nosuch.way.svc.cluster.local", &[], "no-name"),
     ] {
         let target = stage.filled(target);
@@ -55,6 +61,30 @@ fn a_trace_tells_the_whole_way_or_where_it_ends() {
         {
             assert!(said.ok && said.out.contains(part), "{part}: {said:?}");
         }
+    });
+    checks.check("what ends behind a node's port says why", || {
+        let said = stage.plumb(&["trace", "way/web", "192.168.1.10:30083"]);
+        assert!(said.out.contains("is rejected: way/vacant has no ready endpoint"), "{said:?}");
+        let said = stage.plumb(&["trace", "way/web", "192.168.1.11:30084"]);
+        for part in [
+            "way/closed-door:http → ",
+            "isolated by way/closed",
+            "policy stops",
+            "nodePort of way/closed-door",
+        ] {
+            assert!(said.ok && said.out.contains(part), "{part}: {said:?}");
+        }
+    });
+    checks.check("an alias that leads inward, or nowhere", || {
+        let said = stage.plumb(&["trace", "way/web", "http://inward", "-6"]);
+        let why = "inward has no IPv6 address (it leads to far.way.svc.cluster.local: ipFamilies: IPv4)";
+        assert!(said.out.contains(why), "{said:?}");
+        let circle = "alias circle: round.way.svc.cluster.local → about.way.svc.cluster.local → \
+                      round.way.svc.cluster.local";
+        let said = stage.plumb(&["trace", "way/web", "http://round"]);
+        assert!(said.ok && said.out.contains(circle), "{said:?}");
+        let said = stage.plumb(&["dns", "way/web", "round"]);
+        assert!(said.out.contains(circle) && !said.out.contains("the objects say otherwise"), "{said:?}");
     });
     checks.check("an ExternalName", || {
         let said = stage.plumb(&["trace", "way/web", "http://leads"]);
@@ -109,6 +139,14 @@ fn a_trace_tells_the_whole_way_or_where_it_ends() {
         stage.plumb(&["dns", "way/web", "far:8080"]).refused(&["give \"far\""]);
         let said = stage.plumb(&["trace", "pod/web", "svc/far:8080", "-n", "way", "--expect", "delivered"]);
         assert!(said.ok, "{said:?}");
+        let said = stage.plumb(&["trace", "svc/web", "svc/far:8080", "-n", "way", "--expect", "delivered"]);
+        assert!(
+            said.ok && said.err.contains("svc/web: takes the pod way/web, the first Ready one"),
+            "{said:?}"
+        );
+        stage.plumb(&["dns", "way/svc/nosuch"]).refused(&["no Service way/nosuch", "get services -n way"]);
+        stage.plumb(&["dns", "sts/nosuch", "-n", "way"]).refused(&["no pod of a StatefulSet way/nosuch"]);
+        stage.plumb(&["dns", "cronjob/web", "-n", "way"]).refused(&["cronjob is neither", "sts"]);
         stage.plumb(&["trace", "way/web", "far"]).refused(&["no port", "HOST:PORT"]);
     });
 }

@@ -1,11 +1,12 @@
 use std::collections::BTreeSet;
 
-use compile::{Desired, Settings, whole};
+use compile::{Desired, whole};
 use kstate::nft::TableId;
 use model::{
     Attachment, Cluster, Endpoint, EndpointSlice, Event, HostPort, IntOrName, Kind, Node, Peer as PolicyPeer,
     Pod, Policy, PolicyPort, PolicyRule, Row, Service, ServicePort, SlicePort, Sources, TrafficPolicy,
 };
+use semantics::Settings;
 use trace::expect::Onward;
 use trace::{Place, Target, View, arrival, departure};
 use types::wire::TABLE;

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use model::{Attachment, Cluster, Pod, Policy, PolicyPort, PolicyRule};
 use types::{ObjectName, Protocol, Selector};
 
-use crate::meaning::{Check, Meaning};
+use crate::meaning::Meaning;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
@@ -37,7 +37,7 @@ impl Direction {
     }
 }
 
-/// How the names of [`AddressSet`]s begin.
+/// The kinds of [`AddressSet`]s.
 pub const PODS: &str = "pods";
 pub const PORT: &str = "port";
 
@@ -65,16 +65,30 @@ pub enum Scope {
 }
 
 impl AddressSet {
-    /// The kernel's name for it: a hash of what it means, so that equal peers of many policies are one set.
-    pub fn name(&self) -> (String, Check) {
-        let (kind, meaning) = match self {
+    /// What it means: its kind, and a hash by which equal peers of many policies are one.
+    pub fn meaning(&self) -> (&'static str, Meaning) {
+        match self {
             Self::Pods(peers) => {
-                (PODS, peers.iter().fold(Meaning::of("pods").count(peers.len()), |m, peer| peer.mean(m)))
+                (PODS, peers.iter().fold(Meaning::of(PODS).count(peers.len()), |m, peer| peer.mean(m)))
             }
-            Self::Port { name, protocol } => (PORT, Meaning::of("port").text(name).shown(protocol)),
+            Self::Port { name, protocol } => (PORT, Meaning::of(PORT).text(name).shown(protocol)),
+        }
+    }
+
+    /// Pods that may provide addresses, among which all are that do: those of the namespaces that it names.
+    pub fn candidates<'a>(&self, cluster: &'a Cluster) -> Box<dyn Iterator<Item = &'a Pod> + 'a> {
+        let Self::Pods(peers) = self else {
+            return Box::new(cluster.pods.values().map(Box::as_ref));
         };
-        let (hash, check) = meaning.digest();
-        (format!("{kind}_{hash}"), check)
+        let named = peers.iter().flat_map(|peer| match &peer.namespaces {
+            Scope::Own(namespace) => vec![namespace.clone()],
+            Scope::Labelled(labels) => {
+                let matching = cluster.namespaces.values().filter(|n| labels.matches(&n.labels));
+                matching.map(|namespace| namespace.name.clone()).collect()
+            }
+        });
+        let named: BTreeSet<String> = named.collect();
+        Box::new(named.into_iter().flat_map(|namespace| cluster.pods_of(&namespace)))
     }
 
     /// Whether a pod provides addresses: it has its own (not its node's, NP-13), and has not given them back

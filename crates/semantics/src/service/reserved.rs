@@ -87,7 +87,7 @@ fn of_node(protocol: Protocol, port: u16) -> Option<&'static str> {
 }
 
 /// Where this agent reaches the API, and where the API says that it is.
-pub(crate) fn api_servers(cluster: &Cluster, settings: &Settings) -> impl Iterator<Item = SocketAddr> {
+pub fn api_servers(cluster: &Cluster, settings: &Settings) -> impl Iterator<Item = SocketAddr> {
     let listed = cluster.slices_of(&api_service()).flat_map(|slice| {
         let ports =
             slice.ports.iter().filter(|port| port.protocol == Protocol::Tcp).filter_map(|port| port.port);

@@ -18,7 +18,7 @@ use types::{Family, IpNet, ObjectName, Protocol};
 
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::fabric::internal_ip;
+use crate::node::internal_ip;
 use choose::{Candidates, Choice};
 use claims::{Claim, Door, Judge};
 

@@ -11,7 +11,7 @@ use types::{Family, ObjectName, Protocol};
 
 use super::host_port::{self, HostFront};
 use super::plan::{plan, serves};
-use crate::{Settings, fabric};
+use crate::{Settings, node};
 
 /// Frontend → who may answer for it.
 type Answerers = BTreeMap<SocketAddr, BTreeSet<SocketAddr>>;
@@ -129,7 +129,7 @@ fn of_attachment(cluster: &Cluster, settings: &Settings, container: &str) -> Ans
     let Some(attachment) = cluster.attachments.get(container) else { return Answerers::new() };
     let node = cluster.nodes.get(&settings.node);
     let of_node = node.into_iter().flat_map(Node::every_address);
-    let gateways = node.into_iter().flat_map(fabric::pod_subnets).map(|subnet| subnet.gateway);
+    let gateways = node.into_iter().flat_map(node::pod_subnets).map(|subnet| subnet.gateway);
     let own: Vec<IpAddr> = of_node.chain(gateways).chain([Ipv4Addr::LOCALHOST.into()]).collect();
     let fronts = settings.families().flat_map(|family| {
         let udp = |front: &HostFront| front.protocol == Protocol::Udp;

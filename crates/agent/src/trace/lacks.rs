@@ -1,0 +1,102 @@
+//! Why a name of the cluster has no address of a family, as its Service tells.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use model::{Cluster, Service, ServiceType};
+use types::{Family, ObjectName};
+
+/// Aliases that are followed; as many as the zone follows.
+const MOST: usize = 10;
+
+/// `name`: a whole name without its last dot. `None`: no Service has it.
+pub fn why(name: &str, domain: &str, cluster: &Cluster) -> Option<String> {
+    let mut row = service(name, domain, cluster)?;
+    let Some(mut leads) = alias(row) else { return Some(families(row, cluster)) };
+    for _ in 0..MOST {
+        let Some(next) = service(&leads, domain, cluster) else { break };
+        row = next;
+        match alias(row) {
+            Some(further) => leads = further,
+            None => return Some(format!("it leads to {leads}: {}", families(row, cluster))),
+        }
+    }
+    Some(format!("it leads to {leads}, which has none"))
+}
+
+fn service<'a>(name: &str, domain: &str, cluster: &'a Cluster) -> Option<&'a Service> {
+    let of_services = name.strip_suffix(domain)?.strip_suffix(".svc.")?;
+    let (service, namespace) = of_services.split_once('.')?;
+    cluster.services.get(&ObjectName::new(namespace, service)).map(Box::as_ref)
+}
+
+fn alias(row: &Service) -> Option<String> {
+    let leads = row.external_name.as_deref().filter(|_| row.kind == ServiceType::ExternalName)?;
+    Some(leads.trim_end_matches('.').to_ascii_lowercase())
+}
+
+fn families(row: &Service, cluster: &Cluster) -> String {
+    let list = |addresses: &mut dyn Iterator<Item = IpAddr>| {
+        let families: BTreeSet<String> = addresses.map(|ip| Family::of(ip).to_string()).collect();
+        families.into_iter().collect::<Vec<_>>().join(", ")
+    };
+    if !row.headless {
+        let found = list(&mut row.cluster_ips.iter().copied());
+        return match found.is_empty() {
+            true => "the API has given it no ClusterIP yet".to_owned(),
+            false => format!("ipFamilies: {found}"),
+        };
+    }
+    let ends = cluster.slices_of(&row.key).flat_map(|slice| &slice.endpoints);
+    let ready = ends.filter(|end| end.ready || row.publish_not_ready);
+    let found = list(&mut ready.map(|end| end.address));
+    match found.is_empty() {
+        true => "a headless Service, and none of its pods is ready".to_owned(),
+        false => format!("a headless Service, and those of its pods are {found}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{Event, Row};
+
+    use super::*;
+
+    fn put(cluster: &mut Cluster, name: &str, service: Service) {
+        let key = ObjectName::new("shop", name);
+        cluster.apply(Event::Upsert(Row::Service(Box::new(Service { key, ..service }))));
+    }
+
+    fn leads(to: &str) -> Service {
+        let external_name = Some(to.to_owned());
+        Service { kind: ServiceType::ExternalName, external_name, ..Service::default() }
+    }
+
+    #[test]
+    fn an_alias_says_what_it_leads_to_has() {
+        let mut cluster = Cluster::default();
+        let own = Service { cluster_ips: vec![[10, 96, 0, 7].into()], ..Service::default() };
+        put(&mut cluster, "pay", own);
+        put(&mut cluster, "heads", Service { headless: true, ..Service::default() });
+        put(&mut cluster, "new", Service::default());
+        put(&mut cluster, "ext", leads("pay.shop.svc.cluster.local"));
+        put(&mut cluster, "twice", leads("EXT.shop.svc.cluster.local."));
+        put(&mut cluster, "to-heads", leads("heads.shop.svc.cluster.local"));
+        put(&mut cluster, "gone", leads("nosuch.shop.svc.cluster.local"));
+        put(&mut cluster, "circle", leads("circle.shop.svc.cluster.local"));
+        let to = |name: &str| format!("it leads to {name}.shop.svc.cluster.local");
+        for (name, told) in [
+            ("pay", "ipFamilies: IPv4".to_owned()),
+            ("new", "the API has given it no ClusterIP yet".to_owned()),
+            ("ext", format!("{}: ipFamilies: IPv4", to("pay"))),
+            ("twice", format!("{}: ipFamilies: IPv4", to("pay"))),
+            ("to-heads", format!("{}: a headless Service, and none of its pods is ready", to("heads"))),
+            ("gone", format!("{}, which has none", to("nosuch"))),
+            ("circle", format!("{}, which has none", to("circle"))),
+        ] {
+            let full = format!("{name}.shop.svc.cluster.local");
+            assert_eq!(why(&full, "cluster.local", &cluster).as_deref(), Some(told.as_str()), "{name}");
+        }
+        assert_eq!(why("web.default.svc.cluster.local", "cluster.local", &cluster), None);
+    }
+}

@@ -1,0 +1,17 @@
+//! Owns: what Kubernetes' objects mean for the network of one node, decided once, before any backend.
+//! Never: kernel state (no table, chain, route or link), I/O, clocks, chance.
+//! In → Out: [`model::Cluster`], [`Settings`] → [`service::plan::ServicePlan`]s, [`policy::allow::Allows`], the addresses that
+//! nodes and pods have; [`Diagnostic`]s.
+//! Read first: `service/plan.rs`, then `policy/resolve.rs` and `policy/allow.rs`.
+
+mod diagnostic;
+pub mod dns;
+pub mod further;
+pub mod meaning;
+pub mod node;
+pub mod policy;
+pub mod service;
+mod settings;
+
+pub use diagnostic::{Diagnostic, Severity};
+pub use settings::Settings;

@@ -1,0 +1,59 @@
+//! What a node knows beside the cluster.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use types::{Family, IfName, IpNet};
+
+/// What a node must know that no object says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The name of the node that this is compiled for.
+    pub node: String,
+    /// Where all pods of the cluster live; what leaves these is masqueraded.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Where ClusterIPs live; an address in here that no Service has goes nowhere (V-08).
+    pub service_cidrs: Vec<IpNet>,
+    /// The cluster's DNS addresses, at most one of each family, answered on this node; none: no DNS of ours.
+    pub dns_ips: Vec<IpAddr>,
+    /// Where pods may send from beside their own addresses, if their annotations ask for it.
+    pub allow_sources: Vec<IpNet>,
+    /// Where the agent reaches the API, as far as that is known in numbers.
+    pub api: Vec<SocketAddr>,
+    /// MTU of pods, bridge and tunnel: that of the underlay less [`tunnel_overhead`].
+    pub mtu: u32,
+    /// The machine's links that the node's own addresses are on.
+    pub uplinks: BTreeSet<IfName>,
+}
+
+impl Settings {
+    /// Of a cluster with these pods, without Services, DNS, further sources and known addresses of its API.
+    pub fn new(node: impl Into<String>, cluster_cidrs: Vec<IpNet>, mtu: u32) -> Self {
+        Self {
+            node: node.into(),
+            cluster_cidrs,
+            service_cidrs: Vec::new(),
+            dns_ips: Vec::new(),
+            allow_sources: Vec::new(),
+            api: Vec::new(),
+            mtu,
+            uplinks: BTreeSet::new(),
+        }
+    }
+
+    /// The families that pods have addresses of.
+    pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        let pods_have = |family: &Family| self.cluster_cidrs.iter().any(|c| Family::of_net(c) == *family);
+        Family::ALL.into_iter().filter(pods_have)
+    }
+
+    /// Whether pods have addresses of it.
+    pub fn serves(&self, family: Family) -> bool {
+        self.families().any(|of_pods| of_pods == family)
+    }
+
+    /// The cluster's DNS address of a family.
+    pub fn dns_ip(&self, family: Family) -> Option<IpAddr> {
+        self.dns_ips.iter().copied().find(|ip| Family::of(*ip) == family)
+    }
+}
