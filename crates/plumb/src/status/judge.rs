@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent::fault::{Fault, READ_LOG};
-use agent::report::NodeStatus;
+use agent::report::{Drift, NodeStatus};
 use serde::Serialize;
 
 use super::NodeLine;
@@ -22,6 +22,9 @@ pub struct Problem {
 /// Comparisons that may be missed before the loop counts as stuck.
 const MISSED: u64 = 3;
 
+/// What is said, by whomever, of an address at which nobody answers; who refuses a connection has it.
+const UNHEARD: [&str; 5] = ["no route to host", "unreachable", "timed out", "timeout", "no answer within"];
+
 /// The node that is judged, and how commands speak of it.
 #[derive(Clone, Copy)]
 pub struct About<'a> {
@@ -39,13 +42,7 @@ impl About<'_> {
         let status = match answer {
             Ok(status) => status,
             Err(error) => {
-                let Known { is_ready, said } = self.known;
-                let next = match is_ready {
-                    true => self.advice.silent(self.node, self.pod),
-                    false => self.advice.unheard(self.node),
-                };
-                let what = format!("the agent does not answer: {error}; {said}");
-                return vec![Problem { word: "no answer", what, next }];
+                return vec![self.silence(error)];
             }
         };
         let trouble = status.trouble.as_ref().map(|fault| self.told("degraded", fault));
@@ -57,17 +54,38 @@ impl About<'_> {
             full(status),
             self.dns(status),
         ];
+        // The first of them is the trouble already; where that is another, such as an address that is gone, the kernel refuses
+        // for its sake.
+        let refused = || status.refused.iter().map(|refused| &refused.fault);
+        let is_first = |fault: &&Fault| status.trouble.as_ref() == Some(fault);
+        let refused = refused().filter(|fault| refused().any(|of| is_first(&of)) && !is_first(fault));
+        let refused = refused.map(|fault| self.told("degraded", fault));
         let lacks = status.lacks.iter().map(|fault| self.lack(fault));
         let too_large = status.too_large.iter().map(|fault| self.told("MTU", fault));
         let ways = status.out_of_reach.iter().map(|fault| self.told("no route", fault));
         found
             .into_iter()
             .flatten()
+            .chain(refused)
             .chain(lacks)
             .chain(too_large)
             .chain(ways)
             .chain(self.watches(status))
             .collect()
+    }
+
+    /// Of an agent that says nothing. Where nobody is heard at its address, that is looked for first.
+    fn silence(self, error: &str) -> Problem {
+        let Known { is_ready, said, addresses } = self.known;
+        let cause = self.advice.cut_off(self.node).map(|cause| format!("; {cause}")).unwrap_or_default();
+        let nobody = UNHEARD.iter().any(|words| error.to_lowercase().contains(words));
+        let next = match (is_ready, addresses.first()) {
+            (false, _) => self.advice.unheard(self.node),
+            (true, Some(address)) if nobody => self.advice.nobody_at(self.node, address, self.pod),
+            (true, _) => self.advice.silent(self.node, self.pod),
+        };
+        let what = format!("the agent does not answer: {error}; {said}{cause}");
+        Problem { word: "no answer", what, next }
     }
 
     /// One line for one cause: where the API is away, every watch of it is broken. Refusals differ by their objects only.
@@ -153,12 +171,12 @@ impl About<'_> {
     }
 }
 
-/// In how many steps, and the first of them. A chain's rules fill many lines: its name is enough.
+/// In how many steps, and the first of them. What the kernel refuses is told as that.
 fn differs(status: &NodeStatus) -> Option<String> {
-    let steps: usize = status.drift.iter().map(|drift| drift.steps).sum();
-    let told = status.drift.iter().flat_map(|drift| &drift.first);
-    let first_line = |step: &String| step.lines().next().map(|line| line.trim_end_matches(" {").to_owned());
-    let mut told: Vec<String> = told.filter_map(first_line).collect();
+    let is_refused = |drift: &&Drift| status.refused.iter().any(|of| of.subsystem == drift.subsystem);
+    let drift = || status.drift.iter().filter(|drift| !is_refused(drift));
+    let steps: usize = drift().map(|drift| drift.steps).sum();
+    let mut told: Vec<String> = drift().flat_map(|drift| &drift.first).map(|step| in_a_line(step)).collect();
     let more = steps.saturating_sub(told.len());
     if more > 0 && !told.is_empty() {
         told.push(format!("and {more} more"));
@@ -167,6 +185,11 @@ fn differs(status: &NodeStatus) -> Option<String> {
     let count = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
     (steps > 0)
         .then(|| format!("the kernel differs from what it should be in {count}{colon}{}", told.join("; ")))
+}
+
+/// Older agents tell a step as nft would be told it: what is in braces fills many lines.
+fn in_a_line(step: &str) -> String {
+    step.split(['{', '\n']).next().unwrap_or_default().trim_end().to_owned()
 }
 
 /// Of an older agent, which says no next step of its own.
@@ -231,7 +254,7 @@ fn rest(node: &str, NodeStatus { resting, .. }: &NodeStatus) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent::report::{BrokenWatch, Datapath, Dns, Drift, Resting};
+    use agent::report::{BrokenWatch, Datapath, Dns, Refused, Resting};
 
     fn healthy() -> NodeStatus {
         NodeStatus {
@@ -255,6 +278,7 @@ mod tests {
             last_sync: Some(3),
             refresh: 30,
             drift: Vec::new(),
+            refused: Vec::new(),
             watches: Vec::new(),
             dns: Dns { addresses: vec!["10.96.0.10:53".into()], error: None, names: 9 },
             findings: Vec::new(),
@@ -266,7 +290,8 @@ mod tests {
     }
 
     fn told(advice: &Advice, answer: &Result<NodeStatus, String>) -> Vec<Problem> {
-        let known = Known { is_ready: true, said: "the API has the node Ready".into() };
+        let known =
+            Known { is_ready: true, said: "the API has the node Ready".into(), addresses: Vec::new() };
         About { node: "node1", pod: Some("plumb-node1"), known: &known, advice }.problems(answer)
     }
 
@@ -353,11 +378,13 @@ mod tests {
 
     #[test]
     fn one_pause_is_one_line_and_steps_are_told_without_their_rules() {
-        let first =
-            vec!["set rules ip plumb forward {\n  drop\n}".to_owned(), "+ route 10.244.2.0/24".to_owned()];
+        let first = vec![
+            "add set ip plumb allow { type ipv4_addr; }".to_owned(),
+            "set rules ip plumb forward {\n  drop\n}".to_owned(),
+        ];
         let drift = vec![Drift { subsystem: "nft".into(), steps: 32, first }];
-        let differs = "the kernel differs from what it should be in 32 steps: set rules ip plumb forward; + route \
-                       10.244.2.0/24; and 30 more";
+        let differs = "the kernel differs from what it should be in 32 steps: add set ip plumb allow; set rules \
+                       ip plumb forward; and 30 more";
         let found = problems(&Ok(NodeStatus { drift: drift.clone(), ..healthy() }));
         assert_eq!(found.iter().map(|problem| &*problem.what).collect::<Vec<_>>(), [differs]);
         let mut paused = NodeStatus { drift, paused: true, ..healthy() };
@@ -368,6 +395,32 @@ mod tests {
         let drift = vec![Drift { subsystem: "net".into(), steps: 1, first: vec!["+ route".into()] }];
         let found = problems(&Ok(NodeStatus { drift, ..healthy() }));
         assert!(found[0].what.ends_with("in 1 step: + route"), "{found:?}");
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_one_line_and_no_drift() {
+        let fault =
+            |subsystem: &str| Fault::new(format!("node node1: kernel: it did not take {subsystem}"), "look");
+        let refused = |subsystem: &str| Refused { subsystem: subsystem.into(), fault: fault(subsystem) };
+        let drift =
+            |subsystem: &str| Drift { subsystem: subsystem.into(), steps: 1, first: vec![subsystem.into()] };
+        let told = |status: NodeStatus| -> Vec<String> {
+            problems(&Ok(status)).into_iter().map(|problem| problem.what).collect()
+        };
+        let nft = NodeStatus {
+            trouble: Some(fault("nft")),
+            refused: vec![refused("nft")],
+            drift: vec![drift("nft")],
+            ..healthy()
+        };
+        assert_eq!(told(nft.clone()), ["kernel: it did not take nft"]);
+        // Somebody changes something else, which is not refused.
+        let more = NodeStatus { drift: vec![drift("nft"), drift("net")], ..nft.clone() };
+        assert!(told(more)[1].ends_with("in 1 step: net"));
+        let both = NodeStatus { refused: vec![refused("nft"), refused("net")], ..nft.clone() };
+        assert_eq!(told(both), ["kernel: it did not take nft", "kernel: it did not take net"]);
+        let paused = told(NodeStatus { paused: true, ..nft });
+        assert_eq!((paused.len(), paused[1].contains("differs")), (2, false), "{paused:?}");
     }
 
     #[test]
@@ -391,7 +444,8 @@ mod tests {
 
     #[test]
     fn a_node_that_nobody_hears_of_is_told_as_the_api_has_it() {
-        let known = Known { is_ready: false, said: "the API has the node NotReady for 60s".into() };
+        let said = "the API has the node NotReady for 60s".to_owned();
+        let known = Known { is_ready: false, said, addresses: Vec::new() };
         let next = |advice: &Advice| {
             let about = About { node: "node1", pod: Some("plumb-node1"), known: &known, advice };
             let found = about.problems(&Err("no answer within 5 s".into()));
@@ -403,6 +457,24 @@ mod tests {
         };
         assert_eq!(next(&Advice::of_lab("ci")), "plumb lab up --name ci");
         assert!(next(&Advice::default()).contains("ip -br link"));
+    }
+
+    /// A node that lost its address: Ready until its kubelet is missed.
+    #[test]
+    fn a_node_at_whose_address_nobody_answers_is_told_what_to_give_back() {
+        let addresses = vec!["192.0.2.7".to_owned()];
+        let known = Known { is_ready: true, said: "the API has the node Ready".into(), addresses };
+        let advice = Advice::default();
+        let about = About { node: "node1", pod: Some("plumb-x"), known: &known, advice: &advice };
+        for error in ["dial tcp 192.0.2.7:9475: connect: no route to host", "no answer within 5 s"] {
+            let next = &about.problems(&Err(error.into()))[0].next;
+            assert!(
+                next.contains("on node1") && next.contains("ip address add 192.0.2.7/PREFIX dev"),
+                "{next}"
+            );
+        }
+        let next = &about.problems(&Err("Connection refused".into()))[0].next;
+        assert_eq!(next, "kubectl -n kube-system describe pod plumb-x");
     }
 
     #[test]

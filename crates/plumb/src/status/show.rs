@@ -97,7 +97,7 @@ mod tests {
     fn a_silent_node_is_a_line_like_the_others() {
         let answer = Err("connection refused".to_owned());
         let said = "the API has the node Ready for 3m".to_owned();
-        let known = Known { is_ready: true, said };
+        let known = Known { is_ready: true, said, addresses: Vec::new() };
         let about =
             judge::About { node: "node2", pod: Some("plumb-x"), known: &known, advice: &Advice::default() };
         let problems = about.problems(&answer);

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use kstate::nft::TableId;
 use kstate::nft::build::encode;
 use model::{Cluster, Event, Kind, Node, Row};
+use types::wire::TABLE;
 
 use super::*;
 
@@ -110,9 +111,23 @@ fn of_the_other_familys_table_only_tunnels_concern_a_packet() {
     assert_eq!(near.nft(&emptied(Family::V6, "inner")), None);
 }
 
+/// A difference is one line of words, whoever mends it: kind, table and name, and nothing of nft's own language.
 #[test]
-fn a_paused_agent_is_not_said_to_mend() {
-    let drift = NftOp::DeleteTable(kstate::nft::TableId { family: TableFamily::Ip, name: TABLE.into() });
-    assert!(mending(&drift, false).contains("as it should be; mending: "));
-    assert!(mending(&drift, true).contains("the agent is paused, and would mend it by: "));
+fn what_differs_is_told_in_words() {
+    let desired = tables();
+    let nothing = kstate::nft::Ruleset::default();
+    let plans = [(&desired, &nothing), (&nothing, &desired)];
+    for (desired, actual) in plans {
+        for op in &kstate::nft::diff(desired, actual).ops {
+            let text = told(kstate::nft::Difference { op, desired, actual }, true);
+            assert!(!text.contains(['{', '}', '\n']), "{text}");
+            assert!(
+                text.contains(" plumb") && text.ends_with("; the agent is paused and leaves it so"),
+                "{text}"
+            );
+        }
+    }
+    let gone = NftOp::DeleteTable(TableId { family: TableFamily::Ip, name: TABLE.into() });
+    let text = told(kstate::nft::Difference { op: &gone, desired: &nothing, actual: &desired }, false);
+    assert_eq!(text, "table ip plumb should not be there");
 }
