@@ -4,10 +4,12 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 
+use serde::Serialize;
+
 use super::show::duration;
 
 /// In words, and in short.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Known {
     /// As the condition Ready has it, which follows after 40 s by default.
     pub is_ready: bool,

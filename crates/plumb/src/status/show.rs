@@ -101,8 +101,11 @@ mod tests {
         let about =
             judge::About { node: "node2", pod: Some("plumb-x"), known: &known, advice: &Advice::default() };
         let problems = about.problems(&answer);
-        let line = NodeLine { node: "node2".into(), agent: None, problems };
-        let text = Table(&Status { ok: false, nodes: vec![line], notes: Vec::new() }).to_string();
+        let line = NodeLine { node: "node2".into(), agent: None, known: Some(known), problems };
+        let status = Status { ok: false, nodes: vec![line], notes: Vec::new() };
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["nodes"][0]["known"]["said"], "the API has the node Ready for 3m");
+        let text = Table(&status).to_string();
         assert!(text.contains("node2  no answer  -"), "{text}");
         assert!(
             text.contains("✗ node2: the agent does not answer: connection refused; the API has the node Ready for 3m\n  next: kubectl"),
