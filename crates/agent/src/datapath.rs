@@ -1,6 +1,7 @@
 //! The kernel as the loop sees it: believed state, small changes, and full comparison.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -37,8 +38,8 @@ pub struct Datapath {
 /// Elements by table and set.
 type Inherited = BTreeMap<(TableId, Arc<str>), BTreeMap<ElemKey, ElemData>>;
 
-/// Steps that made the kernel what it should be: how many, and the first few in words. A first load has 100,000
-/// of them, which nobody reads.
+/// Steps by which the kernel differs, or did until they were taken: how many, and the first few in words. A first load has
+/// 100,000 of them, which nobody reads.
 #[derive(Clone, Debug, Default)]
 pub struct Steps {
     pub count: usize,
@@ -57,12 +58,27 @@ impl Steps {
     }
 }
 
+/// The first few, and how many more there are.
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told.join("; "))?;
+        match self.count.saturating_sub(self.told.len()) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
 impl<S: ToString> FromIterator<S> for Steps {
     fn from_iter<I: IntoIterator<Item = S>>(all: I) -> Self {
         let mut steps = Self::default();
         all.into_iter().for_each(|step| steps.add(step));
         steps
     }
+}
+
+fn steps_of(plan: &kstate::nft::Plan, desired: &Ruleset, actual: &Ruleset) -> Steps {
+    plan.ops.iter().map(|op| kstate::nft::Difference { op, desired, actual }).collect()
 }
 
 impl Datapath {
@@ -99,9 +115,15 @@ impl Datapath {
     }
 
     /// The steps by which the kernel's tables differ from what they should be.
-    pub fn differ_nft(&mut self, desired: &Ruleset) -> Result<(kstate::nft::Plan, Observed)> {
+    fn plan_nft(&mut self, desired: &Ruleset) -> Result<(kstate::nft::Plan, Observed)> {
         let observed = actual::tables(&mut self.nft)?;
         Ok((kstate::nft::diff(desired, &observed.ruleset), observed))
+    }
+
+    /// The same in words.
+    pub fn differ_nft(&mut self, desired: &Ruleset) -> Result<Steps> {
+        let (plan, observed) = self.plan_nft(desired)?;
+        Ok(steps_of(&plan, desired, &observed.ruleset))
     }
 
     /// Takes every table of ours away, those of traces too, which are no drift while an agent runs.
@@ -129,7 +151,8 @@ impl Datapath {
     /// Looks, compares, mends.
     pub fn converge_nft(&mut self, desired: &Ruleset) -> Result<Steps> {
         self.right_at = None;
-        let (mut plan, observed) = self.differ_nft(desired)?;
+        let (mut plan, observed) = self.plan_nft(desired)?;
+        let steps = steps_of(&plan, desired, &observed.ruleset);
         plan.begin_with(self.inherited(desired, &observed.ruleset));
         self.drops.keep_before(&plan);
         // Layouts of sets that exist come from the actual state, those of new ones from the plan.
@@ -138,7 +161,7 @@ impl Datapath {
             true => Some(observed.generation),
             false => self.applied(Some(observed.generation), |nft| nft.apply(&plan, actual))?,
         };
-        Ok(plan.ops.iter().collect())
+        Ok(steps)
     }
 
     /// What sets under new names take over from those under the old ones: the clients of an agent of before keep their
@@ -166,10 +189,15 @@ impl Datapath {
         self.perform(&plan)
     }
 
-    /// How links, addresses, routes and entries differ.
-    pub fn differ_net(&mut self, desired: &NetState) -> Result<NetDrift> {
+    fn plan_net(&mut self, desired: &NetState) -> Result<NetDrift> {
         self.believed = actual::links(&mut self.rtnl, &actual::scope(desired))?;
         Ok(NetDrift::between(desired, &self.believed))
+    }
+
+    /// How links, addresses, routes and entries differ, in words.
+    pub fn differ_net(&mut self, desired: &NetState) -> Result<Steps> {
+        let drift = self.plan_net(desired)?;
+        Ok(drift.told(&self.believed).collect())
     }
 
     /// Of this node, which has these addresses: before anything is made.
@@ -194,9 +222,11 @@ impl Datapath {
     /// Looks, compares, mends.
     pub fn converge_net(&mut self, desired: &NetState) -> Result<(Steps, Vec<IfName>)> {
         self.keep_advertisements(desired)?;
-        let NetDrift { plan, lost } = self.differ_net(desired)?;
+        let NetDrift { plan, lost } = self.plan_net(desired)?;
+        let actual = &self.believed;
+        let steps = plan.ops().map(|op| kstate::net::Difference { op, actual }).collect();
         self.perform(&plan)?;
-        Ok((plan.ops().collect(), lost))
+        Ok((steps, lost))
     }
 
     fn perform(&mut self, plan: &kstate::net::Plan) -> Result<()> {

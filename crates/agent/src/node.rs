@@ -351,6 +351,15 @@ impl Node {
         uri.as_ref().and_then(http::Uri::host).unwrap_or(first).trim_matches(['[', ']']).to_owned()
     }
 
+    /// What the kernel refuses, by subsystem.
+    pub fn refused_now(&self) -> impl Iterator<Item = (Subsystem, Fault)> {
+        let node = &self.base.settings.node;
+        let told = move |(subsystem, error): (&Subsystem, &String)| {
+            (*subsystem, Fault::from(&refusal::refused(node, *subsystem, error)))
+        };
+        self.stale.failed.iter().map(told)
+    }
+
     /// Why this node is not ready, if so.
     pub fn trouble(&self) -> Option<Fault> {
         self.lacking().or_else(|| self.uncalled.clone())
@@ -376,9 +385,8 @@ impl Node {
         if self.compiler.is_none() {
             return Some(Fault::unexplained("nothing is made here yet"));
         }
-        if let Some((subsystem, error)) = self.stale.failed.first_key_value() {
-            let what = format!("the kernel did not take {}: {error}", subsystem.name());
-            return Some(Fault::unexplained(what));
+        if let Some((_, refused)) = self.refused_now().next() {
+            return Some(refused);
         }
         if self.base.store.has_pool() {
             return None;

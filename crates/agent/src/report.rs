@@ -66,6 +66,9 @@ pub struct NodeStatus {
     /// A whole comparison takes place at least this often (seconds).
     pub refresh: u64,
     pub drift: Vec<Drift>,
+    /// What the kernel refuses: it differs there until it takes it.
+    #[serde(default)]
+    pub refused: Vec<Refused>,
     /// Watches of the API that are broken now.
     pub watches: Vec<BrokenWatch>,
     pub dns: Dns,
@@ -82,13 +85,20 @@ pub struct Datapath {
     pub mtu: Option<u32>,
 }
 
-/// What differs from what it should be, and stays so because nobody mends it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Refused {
+    /// `nft` or `net`.
+    pub subsystem: String,
+    pub fault: Fault,
+}
+
+/// What differs from what it should be, and stays so because nobody mends it or the kernel refuses.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Drift {
     /// `nft` or `net`.
     pub subsystem: String,
     pub steps: usize,
-    /// The first few steps that would mend it.
+    /// The first few differences, in words; those of older agents are the steps that would mend them.
     pub first: Vec<String>,
 }
 
@@ -200,6 +210,10 @@ fn of_node(node: &Node) -> NodeStatus {
                 steps: steps.count,
                 first: steps.told.clone(),
             })
+            .collect(),
+        refused: node
+            .refused_now()
+            .map(|(subsystem, fault)| Refused { subsystem: subsystem.name().to_owned(), fault })
             .collect(),
         watches: standing
             .broken_watches()

@@ -47,7 +47,8 @@ pub struct Saying {
 #[derive(Debug)]
 enum Item {
     Saying(Saying),
-    NoLonger(Saying),
+    /// And what is said of that, where the first was said.
+    NoLonger(Saying, Option<Saying>),
     Vtep(Mac),
     Available,
 }
@@ -77,7 +78,14 @@ impl Tell {
     /// What no longer holds is not said, if the API has not taken it yet.
     pub fn no_longer(&self, saying: Saying) {
         // With no room for it, one that is out of date may be said.
-        let _ = self.queue.try_send(Item::NoLonger(saying));
+        let _ = self.queue.try_send(Item::NoLonger(saying, None));
+    }
+
+    /// The same, and that it is over: unless nobody has heard that it was.
+    pub fn over(&self, was: Saying, over: Saying) {
+        if self.queue.try_send(Item::NoLonger(was, Some(over))).is_err() {
+            self.metrics.event_dropped();
+        }
     }
 
     /// Takes the condition NetworkUnavailable from our Node, and with it the taint that the node lifecycle
@@ -153,8 +161,11 @@ impl Writer {
                 None => return,
                 Some(Item::Vtep(mac)) => self.annotate(mac).await,
                 Some(Item::Available) => self.network_available().await,
-                Some(Item::NoLonger(saying)) => {
-                    self.backlog.withdraw(&saying);
+                Some(Item::NoLonger(saying, over)) => {
+                    let unsaid = self.backlog.withdraw(&saying);
+                    if let Some(over) = over.filter(|_| !unsaid) {
+                        self.say(over).await;
+                    }
                     Ok(())
                 }
                 Some(Item::Saying(saying)) => {

@@ -1,5 +1,6 @@
 //! What the command line gives is read before any cluster is asked or anything is printed: as the agents will read it.
 
+mod servers;
 mod values;
 
 use std::net::IpAddr;
@@ -15,6 +16,8 @@ use crate::cluster::usual_dns;
 use crate::findings::WORDS;
 use crate::install::Args;
 use crate::settings::Settings;
+
+pub use values::image;
 
 /// Each value by itself, and those that were given together; how they fit the rest, a cluster may still have to say.
 pub fn check(args: &Args) -> Result<()> {
@@ -42,30 +45,11 @@ pub fn check(args: &Args) -> Result<()> {
              cluster.local"
         );
     }
-    servers(wanted.api_servers.as_deref().unwrap_or_default(), &ranges)?;
+    servers::check(wanted.api_servers.as_deref().unwrap_or_default(), &ranges)?;
     sources(&args.allow_sources, &ranges)?;
     values::check(args)?;
     if let Some(word) = args.accept.iter().find(|word| !WORDS.contains(&word.as_str())) {
         bail!("--accept {word}: there is no such finding; the words are {}", WORDS.join(", "));
-    }
-    Ok(())
-}
-
-/// Whether each is the address of a server that no pod and no Service has.
-fn servers(text: &str, ranges: &Ranges<'_>) -> Result<()> {
-    for server in text.split(',').map(str::trim).filter(|_| !text.is_empty()) {
-        let Some(host) = host(server) else {
-            bail!(
-                "--api-servers {server:?} is not the address of a server; give such as https://192.0.2.10:6443"
-            );
-        };
-        let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() else { continue };
-        if let Some((flag, net)) = holding(ranges).find(|(_, net)| net.contains(&ip)) {
-            bail!(
-                "--api-servers {server} is in {flag} {net}, which nodes reach by these very agents; give the address that a \
-                 server has on its own machine"
-            );
-        }
     }
     Ok(())
 }
@@ -123,7 +107,7 @@ pub fn fit(settings: &Settings) -> Result<()> {
     if let Some(mtu) = settings.mtu.parse().ok().filter(|mtu| *mtu != 0) {
         ranges.mtu(mtu).map_err(Error::msg)?;
     }
-    servers(&settings.api_servers, &ranges)?;
+    servers::check(&settings.api_servers, &ranges)?;
     sources(&settings.allow_sources, &ranges)?;
     for range in &services {
         dns.iter().filter(|ip| range.contains(*ip)).try_for_each(|ip| is_free(*ip, range))?;
@@ -225,20 +209,6 @@ pub fn is_domain(text: &str) -> bool {
         })
 }
 
-/// That of `https://HOST:PORT` or `HOST:PORT`, as the agents read it (`agent::api::server`).
-fn host(text: &str) -> Option<String> {
-    let whole = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
-    let uri = whole.parse::<http::Uri>().ok()?;
-    let authority = uri.authority()?;
-    let alone = authority.as_str() == authority.host();
-    let nothing_more = matches!(uri.path(), "" | "/") && uri.query().is_none();
-    (nothing_more
-        && matches!(uri.scheme_str(), Some("https" | "http"))
-        && !authority.host().is_empty()
-        && (alone || authority.port_u16().is_some_and(|port| port > 0)))
-    .then(|| authority.host().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::FromArgMatches;
@@ -278,6 +248,14 @@ mod tests {
             ("--cni-bin-dir", "/opt/../bin", "/opt/cni/bin"),
             ("--cni-bin-dir", "/", "/opt/cni/bin/"),
             ("--cni-bin-dir", "/etc/cni/net.d", "/opt/cni/bin"),
+            ("--cni-bin-dir", "/opt/cni:/bin", "/opt/cni/bin"),
+            ("--cni-bin-dir", "/var/lib/plumb", "/opt/cni/bin"),
+            ("--cni-conf-dir", "/run/netns/", "/etc/cni/net.d"),
+            ("--cni-conf-dir", "/opt/cni/bin/", "/etc/cni/net.d"),
+            ("--kubernetes-dir", "/etc/cni/net.d", "/var/lib/rancher/k3s/agent"),
+            ("--kubernetes-dir", "/proc/sys", "/etc/kubernetes"),
+            ("--api-servers", "https://0.0.0.0:6443", "https://127.0.0.1:6443"),
+            ("--api-servers", "https://192.0.2.1:06443", "https://192.0.2.1:6443"),
             ("--image", "https://registry.example/plumb:1", "registry.example:5000/a/plumb"),
             ("--image", "registry.example/Plumb", "localhost/plumb_1:v1.2-a"),
             ("--cni-bin-dir", "bin", "/opt/cni/bin"),

@@ -20,6 +20,7 @@ use serde_json::json;
 use types::wire::VTEP_MAC_ANNOTATION;
 
 use crate::connect::explain;
+use crate::given;
 use crate::install::Target;
 use crate::jobs::{self, Job, Outcome};
 use crate::manifest::{self, LABEL, NAME, NAMESPACE};
@@ -38,6 +39,7 @@ pub struct Args {
 }
 
 pub async fn uninstall(args: &Args) -> Result<ExitCode> {
+    given::image(&args.target)?;
     let (client, server) = args.target.reach.connect_to_cluster().await?;
     println!("Cluster {server}");
     let mut settings = of_cluster(&client).await?;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use kstate::nft::{Bytes, ElemData, ElemKey, Plan, Ruleset, TableId};
+use kstate::nft::{Asked, Bytes, ElemData, ElemKey, Plan, Ruleset, TableId};
 use netlink::message::Message;
 use netlink::nft::{
     Change, CountedRule, Dump, EncodeError, Handles, Request, STOCK_LIMIT, Transaction, Transactions,
@@ -30,11 +30,17 @@ const CHANGING: &str = "somebody changed the ruleset during each of 10 tries; `n
 #[derive(Debug, Error)]
 pub enum ApplyError {
     #[error(
-        "nf_tables refused to {op}: {source}{}{}",
+        "nf_tables refused to {op}: {answer}{}{}",
         detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default(),
-        cause(source)
+        cause(answer)
     )]
-    Refused { op: String, done: usize, source: std::io::Error, detail: Option<String> },
+    Refused { op: String, done: usize, answer: std::io::Error, detail: Option<String> },
+    /// Who may not speak to nf_tables at all is refused no single step.
+    #[error(
+        "nf_tables refused to {op}: {answer}; likely another program owns the table (`flags owner`), which goes when that \
+         program ends"
+    )]
+    Owned { op: String, done: usize, answer: std::io::Error },
     #[error("nf_tables did not answer whether it did: {op}; observe again")]
     Unanswered { op: String, done: usize },
     #[error(transparent)]
@@ -47,7 +53,7 @@ impl ApplyError {
     /// The kernel's error number, where there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Refused { source, .. } => source.raw_os_error(),
+            Self::Refused { answer, .. } | Self::Owned { answer, .. } => answer.raw_os_error(),
             Self::Socket(error) => error.errno(),
             Self::Unanswered { .. } | Self::Encode(_) => None,
         }
@@ -301,23 +307,27 @@ impl Nft {
         while let Some(transaction) = transactions.next() {
             let transaction = transaction?;
             self.socket.skip_to(transactions.next_seq());
-            self.commit(&transaction, plan)?;
+            self.commit(&transaction, (plan, known))?;
             self.committed = self.committed.wrapping_add(1);
         }
         Ok(())
     }
 
-    fn commit(&mut self, transaction: &Transaction, plan: &Plan) -> Result<(), ApplyError> {
+    fn commit(
+        &mut self,
+        transaction: &Transaction,
+        (plan, known): (&Plan, &Ruleset),
+    ) -> Result<(), ApplyError> {
         let done = transaction.ops.start;
         let op_text = |index: Option<usize>| match index.and_then(|index| plan.ops.get(index)) {
-            Some(op) => op.to_string(),
+            Some(op) => Asked { op, known }.to_string(),
             None => format!("commit steps {} to {} of the plan", done, transaction.ops.end),
         };
         self.socket.send(&transaction.bytes).map_err(|error| match error.errno() {
             Some(errno @ (libc::EMSGSIZE | libc::ENOBUFS)) => ApplyError::Refused {
                 op: op_text(Some(done)),
                 done,
-                source: std::io::Error::from_raw_os_error(errno),
+                answer: std::io::Error::from_raw_os_error(errno),
                 detail: Some(format!("{} bytes in one transaction", transaction.bytes.len())),
             },
             _ => error.into(),
@@ -331,12 +341,13 @@ impl Nft {
             }
         })?;
         match refusal {
-            Some((op, ack)) => Err(ApplyError::Refused {
-                op: op_text(op),
-                done,
-                source: std::io::Error::from_raw_os_error(ack.errno),
-                detail: ack.detail,
-            }),
+            Some((at, ack)) => {
+                let (op, answer) = (op_text(at), std::io::Error::from_raw_os_error(ack.errno));
+                Err(match (at, ack.errno) {
+                    (Some(_), libc::EPERM) => ApplyError::Owned { op, done, answer },
+                    _ => ApplyError::Refused { op, done, answer, detail: ack.detail },
+                })
+            }
             None if answered && received != Received::Overrun => Ok(()),
             None => Err(ApplyError::Unanswered { op: op_text(None), done }),
         }

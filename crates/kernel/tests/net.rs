@@ -396,7 +396,10 @@ fn a_refusal_names_the_object_and_the_rest_goes_on() {
         let failures = apply(&mut rtnl, &diff(&desired, &NetState::default())).expect("apply");
         let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), 1, "{texts:?}");
-        assert!(texts.iter().all(|t| t.starts_with("+ route 10.9.0.0/16 via 203.0.113.1")), "{texts:?}");
+        assert!(
+            texts.iter().all(|t| t.starts_with("set the route 10.9.0.0/16 via 203.0.113.1: ")),
+            "{texts:?}"
+        );
         desired.routes.retain(|key, _| key.dst != net("10.9.0.0/16"));
         let after = observe(&mut rtnl, &Scope::of(&desired)).expect("observe");
         assert_eq!(after, desired);

@@ -338,7 +338,9 @@ fn a_refused_step_is_named() {
         let plan =
             Plan { ops: vec![element(1, "n3"), element(2, "n3"), element(3, "nowhere"), element(4, "n3")] };
         let error = nft.apply(&plan, &desired).expect_err("a chain is missing");
-        assert!(error.to_string().contains("goto nowhere"), "{error}");
+        let said = error.to_string();
+        let words = "refused to add element 10.96.1.3 . tcp . 80 of map ip plumb svc, which leads to goto nowhere: No such";
+        assert!(said.contains(words), "{said}");
         assert_eq!(error.errno(), Some(2));
         // Nothing of the transaction has happened, and the socket goes on.
         assert_eq!(nft.observe(&[id("plumb")]).expect("observe").ruleset, desired);
@@ -539,5 +541,32 @@ fn the_generation_is_raised_by_each_of_our_transactions_and_by_others() {
         assert_eq!(nft.generation().expect("a generation"), before + nft.committed());
         nft_command(&["add", "table", "ip", "other"]);
         assert_eq!(nft.generation().expect("a generation"), before + nft.committed() + 1);
+    });
+}
+
+/// Whoever holds a table by its socket is named as the likely cause, and nobody is told to be root.
+#[test]
+fn a_table_that_another_program_owns_is_named() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    in_fresh_netns(|| {
+        let mut holder =
+            Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("nft");
+        let mut stdin = holder.stdin.take().expect("its input");
+        stdin.write_all(b"add table ip plumb { flags owner; }\n").expect("tell nft");
+        let mut nft = Nft::open().expect("a socket");
+        while nft.observe(&[id("plumb")]).expect("observe").ruleset.tables.is_empty() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let desired = everything();
+        let refused = apply(&mut nft, &desired).expect_err("it is another program's");
+        let said = refused.to_string();
+        for words in ["refused to add ", " ip plumb ", "another program owns the table"] {
+            assert!(said.contains(words), "{said}");
+        }
+        assert!(!said.contains(['{', '\n']) && said.matches("not permitted").count() == 1, "{said}");
+        std::mem::drop(stdin);
+        holder.wait().expect("nft ends");
+        apply(&mut nft, &desired).expect("nobody has it any more");
     });
 }

@@ -21,10 +21,12 @@ mod edit;
 mod heirs;
 pub mod key;
 mod show;
+mod tell;
 
 pub use bytes::Bytes;
 pub use diff::{chains_of, diff, target};
 pub use heirs::{Heir, heirs};
+pub use tell::{Asked, Difference};
 
 /// Which packets a table sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -38,9 +38,9 @@ impl Found {
         self.run.stopped(&format!("agent-{node}")).exists()
     }
 
-    /// Whether a node of a lab that runs has lost the link to the others.
-    pub fn is_cut_off(&self, node: &str) -> bool {
-        Inside::find(&self.name).is_ok_and(|inside| inside.is_cut_off(node))
+    /// What a node of a lab that runs has lost of its way to the others.
+    pub fn cut_off(&self, node: &str) -> Option<String> {
+        Inside::find(&self.name).ok()?.cut_off(node)
     }
 }
 

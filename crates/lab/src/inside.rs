@@ -2,12 +2,13 @@
 //! own /proc, `/proc/<anchor>/root/proc/<pid inside>`.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use kernel::process::{Namespaces, Process, Signal, Spawn};
 
-use crate::plan::{Plan, node_number};
+use crate::plan::{Plan, node_address, node_number};
 use crate::rundir::RunDir;
 use crate::{adopt, list};
 
@@ -77,13 +78,21 @@ impl Inside {
             .ok()
     }
 
-    /// Whether the node's eth0 is down or gone: then it has neither a route of IPv4 nor an address of IPv6 there.
-    pub fn is_cut_off(&self, node: &str) -> bool {
-        let Some(holder) = self.living(&format!("hold-{node}")) else { return false };
+    /// What the node has lost of its way to the others: its eth0, which is down or gone, or an address.
+    pub fn cut_off(&self, node: &str) -> Option<String> {
+        let (holder, number) = (self.living(&format!("hold-{node}"))?, node_number(node)?);
         let net = self.proc(holder).join("net");
-        let [routes, addresses] = ["route", "if_inet6"].map(|file| std::fs::read_to_string(net.join(file)));
+        let read = |file: &str| std::fs::read_to_string(net.join(file));
         // Without IPv6 in the kernel there is no file of its addresses.
-        routes.is_ok_and(|routes| !names_uplink(&routes) && !names_uplink(&addresses.unwrap_or_default()))
+        let (links, trie, inet6) =
+            (read("dev").ok()?, read("fib_trie").ok()?, read("if_inet6").unwrap_or_default());
+        if !names_uplink(&links) || !names_uplink(&read("route").ok()?) && !names_uplink(&inet6) {
+            return Some("its eth0 is down or gone".to_owned());
+        }
+        let own = self.plan.families.list().iter().map(|family| node_address(number, *family));
+        let lost = own.filter(|address| !has_address(&trie, &inet6, *address)).map(|ip| ip.to_string());
+        let lost: Vec<String> = lost.collect();
+        (!lost.is_empty()).then(|| format!("its address {} is on no interface", lost.join(", ")))
     }
 
     pub fn check_node(&self, node: &str) -> Result<()> {
@@ -122,12 +131,43 @@ impl Inside {
 
 /// Whether a table of /proc/net has a line of eth0.
 fn names_uplink(table: &str) -> bool {
-    table.lines().any(|line| line.split_ascii_whitespace().any(|word| word == "eth0"))
+    let is_it = |word: &str| word.trim_end_matches(':') == "eth0";
+    table.lines().any(|line| line.split_ascii_whitespace().any(is_it))
+}
+
+/// By /proc/net/fib_trie, where an address of the machine is `|-- ADDRESS` before `/32 host LOCAL`, and /proc/net/if_inet6.
+fn has_address(trie: &str, inet6: &str, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => {
+            let lines: Vec<&str> = trie.lines().map(str::trim).collect();
+            let leaf = format!("|-- {address}");
+            lines.windows(2).any(|pair| matches!(pair, [at, of] if *at == leaf && of.ends_with("host LOCAL")))
+        }
+        IpAddr::V6(ip) => {
+            let digits: String = ip.octets().iter().map(|octet| format!("{octet:02x}")).collect();
+            inet6.lines().any(|line| line.starts_with(&digits))
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_where_the_kernel_says_that_it_is_its_own() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 192.168.1.10\n        /32 host LOCAL\n     |-- 192.168.1.11\n        /32 link UNICAST\n";
+        let inet6 = "fd001921680001000000000000000010 02 40 00 80     eth0\n";
+        for (address, has) in [
+            ("192.168.1.10", true),
+            ("192.168.1.1", false),
+            ("192.168.1.11", false),
+            ("fd00:1921:6800:100::10", true),
+            ("fd00:1921:6800:100::11", false),
+        ] {
+            assert_eq!(has_address(trie, inet6, address.parse().unwrap()), has, "{address}");
+        }
+    }
 
     #[test]
     fn an_uplink_that_is_up_is_in_a_table_of_the_kernels() {

@@ -68,8 +68,9 @@ struct NodeRow {
     ready: bool,
     /// Why it is not Ready.
     reason: Option<String>,
-    /// Whether its eth0 is down or gone.
     is_cut_off: bool,
+    /// What it has lost of its way to the others.
+    cut_off: Option<String>,
     addresses: Vec<String>,
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Vec<String>,
@@ -134,12 +135,13 @@ async fn nodes(inside: &Inside) -> Result<Vec<NodeRow>> {
     let row = |node: Node| {
         let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
         let internal = addresses.filter(|address| address.type_ == "InternalIP");
-        let (reason, is_cut_off) = (client::not_ready(&node), inside.is_cut_off(&node.name_any()));
+        let (reason, cut_off) = (client::not_ready(&node), inside.cut_off(&node.name_any()));
         NodeRow {
             name: node.name_any(),
             ready: reason.is_none(),
             reason,
-            is_cut_off,
+            is_cut_off: cut_off.is_some(),
+            cut_off,
             addresses: internal.map(|address| address.address.clone()).collect(),
             pod_cidrs: node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default(),
         }
@@ -182,8 +184,10 @@ fn table(seen: &Seen, nodes: u8) {
         rows.push([node.name.clone(), state, listed(&node.addresses), listed(&node.pod_cidrs)]);
     }
     aligned(&rows, &[]).iter().for_each(|line| println!("{line}"));
-    for node in seen.nodes.iter().filter(|node| node.is_cut_off) {
-        println!("✗ {}: its eth0 is down or gone; next: plumb lab up --name {}", node.name, seen.name);
+    for node in &seen.nodes {
+        if let Some(cause) = &node.cut_off {
+            println!("✗ {}: {cause}; next: plumb lab up --name {}", node.name, seen.name);
+        }
     }
 }
 

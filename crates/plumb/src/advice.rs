@@ -4,7 +4,7 @@
 use install::Reach;
 use kube::Client;
 use lab::Found;
-use types::wire::{AGENT_NAMESPACE, AGENT_SOCKET};
+use types::wire::{AGENT_NAMESPACE, AGENT_PORT, AGENT_SOCKET};
 
 /// A cluster that has answered, and how people's commands speak of it.
 #[derive(Clone)]
@@ -82,11 +82,27 @@ impl Advice {
             (Some(lab), _) if lab.has_stopped_agent(node) => {
                 self.lab("agent start", node).unwrap_or_default()
             }
-            (Some(lab), _) if lab.is_cut_off(node) => self.rewire().unwrap_or_default(),
+            (Some(lab), _) if lab.cut_off(node).is_some() => self.rewire().unwrap_or_default(),
             (Some(_), Some(_)) => self.log(node, pod),
             (Some(_), None) => self.lab("status", "").unwrap_or_default(),
             (None, Some(pod)) => self.kubectl(&format!("-n {AGENT_NAMESPACE} describe pod {pod}")),
             (None, None) => self.kubectl(&format!("-n {AGENT_NAMESPACE} describe daemonset plumb")),
+        }
+    }
+
+    /// What a lab's node has lost of its way to the others.
+    pub fn cut_off(&self, node: &str) -> Option<String> {
+        self.lab.as_ref()?.cut_off(node)
+    }
+
+    /// How an agent comes back whose node is at none of its addresses, or out of reach there.
+    pub fn nobody_at(&self, node: &str, address: &str, pod: Option<&str>) -> String {
+        match &self.lab {
+            Some(_) => self.silent(node, pod),
+            None => format!(
+                "see on {node} that an interface that is up has {address} (ip -br address); ip address add {address}/PREFIX \
+                 dev INTERFACE gives it back; if it has it, something on the way drops TCP to its port {AGENT_PORT}"
+            ),
         }
     }
 

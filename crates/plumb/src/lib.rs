@@ -11,6 +11,7 @@
 extern crate kernel;
 
 mod advice;
+mod alerts;
 mod bench;
 mod connectivity;
 mod demo;
@@ -54,6 +55,8 @@ enum Command {
     Dns(dns::Args),
     /// Each node's agent, datapath, sync, drift and DNS; what is wrong, and the next step.
     Status(status::Args),
+    /// The alerts for Prometheus, with the addresses of their pages.
+    Alerts(alerts::Args),
     /// What Plumb asks of the kernel, and whether this one can do it.
     Features(features::Args),
     /// Whether pods, nodes and Services reach whom they should, and nobody else.
@@ -123,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Sysdump(args) => sysdump::run(args),
         Command::Trace(args) => trace::run(args),
         Command::Dns(args) => dns::run(args),
+        Command::Alerts(args) => alerts::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(args),

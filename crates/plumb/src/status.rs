@@ -73,6 +73,8 @@ pub struct NodeLine {
     pub node: String,
     /// What the agent says; `None` when it says nothing.
     pub agent: Option<NodeStatus>,
+    /// By the API; only where the agent says nothing.
+    pub known: Option<Known>,
     pub problems: Vec<Problem>,
 }
 
@@ -125,7 +127,9 @@ async fn ask((cluster, agents): (&Cluster, &Nodes), object: &Node) -> NodeLine {
     };
     let about = About { node: &node, pod: agents.pod(&node), known: &known, advice: &cluster.advice };
     let problems = about.problems(&answer);
-    NodeLine { node, agent: answer.ok(), problems }
+    let agent = answer.ok();
+    let known = agent.is_none().then_some(known);
+    NodeLine { node, agent, known, problems }
 }
 
 /// Who may not read leases is told less.

@@ -94,6 +94,14 @@ impl Node {
         self.base.tell.no_longer(self.saying(finding));
     }
 
+    /// The same of something that an Event of the Node was about: that it is over is one as well.
+    pub(super) fn mended(&self, finding: &semantics::Diagnostic, message: String) {
+        tracing::info!("no longer: {finding}");
+        let was = self.saying(finding);
+        let over = Saying { normal: true, reason: "NetworkMended", message, ..was.clone() };
+        self.base.tell.over(was, over);
+    }
+
     fn saying(&self, finding: &semantics::Diagnostic) -> Saying {
         let (normal, reason) = match finding.severity {
             Severity::Note => (true, "NetworkNote"),

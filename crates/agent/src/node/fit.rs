@@ -20,7 +20,9 @@ impl Node {
             let fitted =
                 Netns::open(&record.netns).and_then(|netns| veth::fit(&netns, &record.ifname, mtu, before));
             match fitted {
-                Ok(true) => steps.push(format!("~ {} of pod {}: mtu {mtu}", record.ifname, record.pod)),
+                Ok(true) => {
+                    steps.push(format!("{} of pod {} should have an MTU of {mtu}", record.ifname, record.pod))
+                }
                 Ok(false) => {}
                 // It ended meanwhile, or is not seen from here.
                 Err(error) => {

@@ -17,7 +17,7 @@ use compile::NetChange;
 use kernel::Rtnl;
 use netlink::route::{LinkRow, Lookup};
 use semantics::Diagnostic;
-use types::{Family, IfName};
+use types::{Family, IfName, IpNet};
 
 use super::Node;
 use super::underlay::about;
@@ -28,6 +28,8 @@ use crate::inbox::Subsystem;
 pub struct Ground {
     /// By the node's addresses, as far as they are on a link.
     uplinks: BTreeMap<IpAddr, Uplink>,
+    /// Where each address of the node was seen last: an address that is lost goes back there.
+    homes: BTreeMap<IpAddr, (IpNet, IfName)>,
     /// To the outside.
     ways: BTreeMap<Family, Way>,
     /// What was there and is no more, with what the kernel says instead.
@@ -82,10 +84,12 @@ impl Ground {
     pub fn look(rtnl: &mut Rtnl, addresses: &[IpAddr], before: &Self) -> Result<Self, kernel::Error> {
         let links = rtnl.links()?;
         let link_of = |index: u32| links.iter().find(|row| row.index == index);
-        let of_node = rtnl.addresses()?.into_iter().filter(|row| addresses.contains(&row.address.addr()));
-        let uplinks =
-            of_node.filter_map(|row| Some((row.address.addr(), link_of(row.link)?.into()))).collect();
-        let mut ground = Self { uplinks, ..Self::default() };
+        let mut ground = Self { homes: before.homes.clone(), ..Self::default() };
+        for row in rtnl.addresses()?.into_iter().filter(|row| addresses.contains(&row.address.addr())) {
+            let Some(link) = link_of(row.link) else { continue };
+            ground.homes.insert(row.address.addr(), (row.address, link.name.clone()));
+            ground.uplinks.insert(row.address.addr(), link.into());
+        }
         let families: BTreeSet<Family> = addresses.iter().copied().map(Family::of).collect();
         for family in families {
             let known = before.ways.get(&family);
@@ -120,6 +124,14 @@ impl Ground {
         self.uplinks.get(&address)?.mtu
     }
 
+    /// The command that gives an address back.
+    pub fn give_back(&self, address: IpAddr) -> String {
+        match self.homes.get(&address) {
+            Some((net, link)) => format!("`ip address add {net} dev {link}`"),
+            None => format!("ip address add {address}/PREFIX dev INTERFACE"),
+        }
+    }
+
     /// What of `addresses` and of what was there is missing. The tunnel's own address is missed elsewhere: without it nothing
     /// is made.
     pub fn lacks(&self, node: &str, addresses: &[IpAddr], tunnel: Option<IpAddr>) -> Vec<Diagnostic> {
@@ -129,8 +141,9 @@ impl Ground {
                 "its InternalIP {address} is on no interface of this machine: nobody reaches it there"
             );
             let next = format!(
-                "give it back (ip address add {address}/PREFIX dev INTERFACE; an interface that goes down loses its IPv6 \
-                 addresses), or see what the machine's network service says"
+                "give it back ({}; an interface that goes down loses its IPv6 addresses), or see what the machine's network \
+                 service says",
+                self.give_back(*address)
             );
             lacks.push(about(node, "status.addresses", message, next));
         }
@@ -273,6 +286,10 @@ mod tests {
         };
         let [address] = &said(ground(true, true))[..] else { panic!("one is missing") };
         assert!(address.contains("its InternalIP fd00::10 is on no interface"), "{address}");
+        assert!(address.contains("ip address add fd00::10/PREFIX dev INTERFACE"), "{address}");
+        let (net, link) = ("fd00::10/64".parse().unwrap(), IfName::new("eth1").unwrap());
+        let known = Ground { homes: [(addresses[1], (net, link))].into(), ..ground(true, true) };
+        assert!(said(known)[0].contains("`ip address add fd00::10/64 dev eth1`"));
         for (up, words) in [(false, "eth0 is down"), (true, "eth0 has no carrier")] {
             let said = said(ground(up, false));
             assert!(said.len() == 2 && said[1].contains(words), "{said:?}");

@@ -16,19 +16,27 @@ use crate::tell::Saying;
 impl Node {
     /// Remembers whether the kernel took something.
     pub(super) fn note(&mut self, subsystem: Subsystem, done: Result<()>) {
-        let Err(error) = done else {
-            self.stale.failed.remove(&subsystem);
-            self.standing.is_right(subsystem);
-            if let Some(age) = self.standing.since_right() {
-                self.base.metrics.right_now(crate::clock::since_epoch().saturating_sub(age));
+        match done {
+            Ok(()) => {
+                self.stale.failed.remove(&subsystem);
+                self.standing.is_right(subsystem);
+                if let Some(age) = self.standing.since_right() {
+                    self.base.metrics.right_now(crate::clock::since_epoch().saturating_sub(age));
+                }
             }
-            return;
-        };
+            Err(error) => drop(self.refused(subsystem, &error)),
+        }
+    }
+
+    /// Whether that is news.
+    fn refused(&mut self, subsystem: Subsystem, error: &anyhow::Error) -> bool {
         let error = format!("{error:#}");
         self.base.metrics.apply_failed(subsystem.name());
-        if self.stale.failed.insert(subsystem, error.clone()).as_ref() != Some(&error) {
+        let is_news = self.stale.failed.insert(subsystem, error.clone()).as_ref() != Some(&error);
+        if is_news {
             tracing::error!(subsystem = subsystem.name(), error, "the kernel did not take a change");
         }
+        is_news
     }
 
     /// Compares as a whole what the kernel refused in parts. While paused, too: that a change of the cluster
@@ -40,7 +48,7 @@ impl Node {
             let done = self.converge(subsystem);
             self.base.metrics.applied(subsystem.name(), began.elapsed());
             self.stale.suspected.remove(&subsystem);
-            self.note(subsystem, done.map(drop));
+            self.compared(subsystem, done, false);
         }
     }
 
@@ -53,24 +61,61 @@ impl Node {
             self.loose.add(self.cluster.services.len());
         }
         for subsystem in std::mem::take(&mut self.stale.suspected) {
-            let found = if self.paused { self.differ(subsystem) } else { self.converge(subsystem) };
-            match found {
-                Ok(steps) => {
-                    let left = if self.paused { &steps } else { &Steps::default() };
-                    self.base.metrics.drift_stands(subsystem.name(), left.count);
-                    self.standing.differs(subsystem, left);
-                    if steps.count > 0 {
-                        self.drifted(subsystem, &steps);
-                    }
-                    // Who only looked and found a difference has not shown that the kernel takes anything.
-                    if left.count == 0 {
-                        self.note(subsystem, Ok(()));
-                    }
-                }
-                Err(error) => self.note(subsystem, Err(error)),
+            if self.paused {
+                self.only_look(subsystem);
+            } else {
+                let done = self.converge(subsystem);
+                self.compared(subsystem, done, true);
             }
         }
         self.publish();
+    }
+
+    /// Who only looked and found a difference has not shown that the kernel takes anything.
+    fn only_look(&mut self, subsystem: Subsystem) {
+        match self.differ(subsystem) {
+            Ok(steps) => {
+                self.stands(subsystem, &steps);
+                if steps.count == 0 {
+                    return self.note(subsystem, Ok(()));
+                }
+                self.base.metrics.drift(subsystem.name(), steps.count, false);
+                self.drifted(subsystem, &steps, false);
+            }
+            Err(error) => self.note(subsystem, Err(error)),
+        }
+    }
+
+    /// After the kernel was made what it should be, or was not. `suspected`: what it took is what others had changed; else it
+    /// is what was refused a moment ago.
+    fn compared(&mut self, subsystem: Subsystem, done: Result<Steps>, suspected: bool) {
+        match done {
+            Ok(steps) => {
+                self.stands(subsystem, &Steps::default());
+                let was_told = self.tell_what_is_taken_again(subsystem, &steps);
+                if suspected && steps.count > 0 {
+                    self.base.metrics.drift(subsystem.name(), steps.count, true);
+                }
+                if suspected && steps.count > 0 && !was_told {
+                    self.drifted(subsystem, &steps, true);
+                }
+                self.note(subsystem, Ok(()));
+            }
+            // One look for each reason: a kernel that refuses is asked again every second.
+            Err(error) => {
+                if (self.refused(subsystem, &error) || !self.standing.has_drift(subsystem))
+                    && let Ok(left) = self.differ(subsystem)
+                {
+                    self.stands(subsystem, &left);
+                }
+            }
+        }
+    }
+
+    /// What differs, as long as nobody mends it.
+    fn stands(&mut self, subsystem: Subsystem, left: &Steps) {
+        self.base.metrics.drift_stands(subsystem.name(), left.count);
+        self.standing.differs(subsystem, left);
     }
 
     fn converge(&mut self, subsystem: Subsystem) -> Result<Steps> {
@@ -94,13 +139,10 @@ impl Node {
     fn differ(&mut self, subsystem: Subsystem) -> Result<Steps> {
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
         self.base.metrics.looked(subsystem.name());
-        Ok(match subsystem {
-            Subsystem::Nft => {
-                let (plan, _) = self.base.datapath.differ_nft(compiler.nft())?;
-                plan.ops.iter().collect()
-            }
-            Subsystem::Net => self.base.datapath.differ_net(compiler.net())?.steps().collect(),
-        })
+        match subsystem {
+            Subsystem::Nft => self.base.datapath.differ_nft(compiler.nft()),
+            Subsystem::Net => self.base.datapath.differ_net(compiler.net()),
+        }
     }
 
     /// A kernel without some option of a pod's port does without it: the node works, with one guard less.
@@ -144,7 +186,7 @@ impl Node {
             return None;
         }
         match self.create_veth(&record) {
-            Ok(_) => Some(format!("make the veth {name} of pod {} again", record.pod)),
+            Ok(_) => Some(format!("the veth {name} of pod {} is gone", record.pod)),
             Err(error) => {
                 tracing::warn!(veth = %name, pod = %record.pod, %error, "a pod's veth is gone and cannot be made again");
                 None
@@ -152,26 +194,19 @@ impl Node {
         }
     }
 
-    fn drifted(&mut self, subsystem: Subsystem, steps: &Steps) {
-        let Steps { count, told } = steps;
-        self.base.metrics.drift(subsystem.name(), *count, !self.paused);
-        // A chain's rules fill many lines: its name is enough here.
-        let first_line =
-            |step: &String| step.lines().next().unwrap_or_default().trim_end_matches(" {").to_owned();
-        let more = count - told.len();
-        let mut told = told.iter().map(first_line).collect::<Vec<_>>().join("; ");
-        if more > 0 {
-            told = format!("{told}; and {more} more");
-        }
-        let (reason, verb) = if self.paused { ("DriftSeen", "would") } else { ("DriftMended", "did") };
-        tracing::warn!(subsystem = subsystem.name(), steps = count, "{reason}: {told}");
+    fn drifted(&mut self, subsystem: Subsystem, steps: &Steps, mended: bool) {
+        let (reason, done) = match mended {
+            true => ("DriftMended", "found and put back"),
+            false => ("DriftSeen", "found and left so while the agent is paused"),
+        };
+        tracing::warn!(subsystem = subsystem.name(), steps = steps.count, "{reason}: {steps}");
         let node = &self.base.settings.node;
         self.base.tell.say(Saying {
             object: Key::new(Kind::Node, ObjectName::cluster(node)),
             uid: String::new(),
-            normal: !self.paused,
+            normal: mended,
             reason,
-            message: format!("{reason}: somebody changed Plumb's {}; Plumb {verb}: {told}", subsystem.name()),
+            message: format!("{reason}: somebody changed Plumb's {}; {done}: {steps}", subsystem.name()),
         });
     }
 }

@@ -7,6 +7,7 @@ use semantics::Diagnostic;
 
 use super::Node;
 use super::underlay::about;
+use crate::datapath::Steps;
 use crate::inbox::Subsystem;
 
 /// What is over sooner, by the next try or the one after, is no news.
@@ -23,7 +24,7 @@ impl Refusals {
         node: &str,
         failed: &BTreeMap<Subsystem, String>,
         now: Instant,
-    ) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
+    ) -> (Vec<Diagnostic>, Vec<(Subsystem, Diagnostic)>) {
         let (hold, over) = std::mem::take(&mut self.0)
             .into_iter()
             .partition(|(subsystem, _)| failed.contains_key(subsystem));
@@ -36,17 +37,30 @@ impl Refusals {
             }
         }
         let over: BTreeMap<Subsystem, (Instant, Option<Diagnostic>)> = over;
-        (news, over.into_values().filter_map(|(_, told)| told).collect())
+        let told =
+            |(subsystem, (_, told)): (Subsystem, (Instant, Option<Diagnostic>))| Some((subsystem, told?));
+        (news, over.into_iter().filter_map(told).collect())
+    }
+
+    /// It took what it refused; what was told of that, if it was.
+    fn end(&mut self, subsystem: Subsystem) -> Option<Diagnostic> {
+        self.0.remove(&subsystem).and_then(|(_, told)| told)
     }
 }
 
-fn refused(node: &str, subsystem: Subsystem, error: &str) -> Diagnostic {
+pub(super) fn refused(node: &str, subsystem: Subsystem, error: &str) -> Diagnostic {
     let message = format!(
         "it did not take {}: {error}; until it does the node does not follow the cluster there",
         subsystem.name()
     );
-    let next = "see whether another program holds what is named here, and what the kernel lacks (plumb features); the agent \
-                tries again each second, and its log has the first refusal";
+    let look = match subsystem {
+        Subsystem::Nft => "`nft list ruleset`; a table with an owner goes when that program ends",
+        Subsystem::Net => "`ip -d link show`",
+    };
+    let next = format!(
+        "see whether another program holds what is named here ({look}), and what the kernel lacks (plumb features); the agent \
+         tries again each second"
+    );
     about(node, "kernel", message, next)
 }
 
@@ -56,7 +70,20 @@ impl Node {
         let (node, failed) = (&self.base.settings.node, &self.stale.failed);
         let (news, over) = self.refusals.turn(node, failed, Instant::now());
         news.iter().for_each(|finding| self.raise(finding));
-        over.iter().for_each(|finding| self.lower(finding));
+        over.into_iter()
+            .for_each(|(subsystem, finding)| self.taken_again(subsystem, &finding, &Steps::default()));
+    }
+
+    /// Whether there was anything to tell: the refusal had been told.
+    pub(super) fn tell_what_is_taken_again(&mut self, subsystem: Subsystem, steps: &Steps) -> bool {
+        let Some(finding) = self.refusals.end(subsystem) else { return false };
+        self.taken_again(subsystem, &finding, steps);
+        true
+    }
+
+    fn taken_again(&self, subsystem: Subsystem, finding: &Diagnostic, steps: &Steps) {
+        let done = if steps.count > 0 { format!("; found and mended: {steps}") } else { String::new() };
+        self.mended(finding, format!("kernel: it takes {} again{done}", subsystem.name()));
     }
 }
 
@@ -79,10 +106,26 @@ mod tests {
         assert_eq!(turn(&failed("busy"), 5), none);
         let (news, _) = turn(&failed("held by rival"), 6);
         assert_eq!(news.len(), 1);
-        for words in ["node node1: kernel: it did not take net: held by rival", "plumb features"] {
+        for words in
+            ["node node1: kernel: it did not take net: held by rival", "plumb features", "`ip -d link show`"]
+        {
             assert!(news[0].contains(words), "{news:?}");
         }
         assert_eq!(turn(&failed("held by another"), 9), none, "told");
         assert_eq!(turn(&BTreeMap::new(), 10), (Vec::new(), 1));
+    }
+
+    /// Whoever mends it tells of the end, with what was mended; the next tick has nothing left to tell.
+    #[test]
+    fn the_end_of_a_refusal_is_told_once() {
+        let (mut refusals, start) = (Refusals::default(), Instant::now());
+        let failed = BTreeMap::from([(Subsystem::Nft, "not permitted".to_owned())]);
+        refusals.turn("node1", &failed, start);
+        assert_eq!(refusals.turn("node1", &failed, start + LASTING).0.len(), 1);
+        assert!(refusals.end(Subsystem::Nft).is_some_and(|told| told.to_string().contains("not permitted")));
+        assert_eq!(refusals.end(Subsystem::Nft), None);
+        assert_eq!(refusals.turn("node1", &BTreeMap::new(), start + 2 * LASTING), (Vec::new(), Vec::new()));
+        refusals.turn("node1", &failed, start);
+        assert_eq!(refusals.end(Subsystem::Nft), None, "nobody has heard of it");
     }
 }

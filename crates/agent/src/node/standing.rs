@@ -19,7 +19,7 @@ const CAUSES: usize = 16;
 pub struct Standing {
     /// When the kernel was last made, or found, what it should be.
     right: BTreeMap<Subsystem, Instant>,
-    /// Steps that would mend what differs: there while the agent is paused.
+    /// What differs: there while the agent is paused, or the kernel refuses.
     drift: BTreeMap<Subsystem, Steps>,
     /// Watches that broke and have not been answered since.
     watches: BTreeMap<Kind, Fault>,
@@ -71,6 +71,10 @@ impl Standing {
         let ages = [Subsystem::Nft, Subsystem::Net]
             .map(|subsystem| self.right.get(&subsystem).map(Instant::elapsed));
         ages.into_iter().collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
+    pub(super) fn has_drift(&self, subsystem: Subsystem) -> bool {
+        self.drift.contains_key(&subsystem)
     }
 
     pub fn drift(&self) -> impl Iterator<Item = (Subsystem, &Steps)> {

@@ -126,7 +126,10 @@ impl Node {
         self.underlay = ways;
         self.base.metrics.diagnostics("Node", news.len() as i64 - over.len() as i64);
         news.iter().for_each(|finding| self.raise(finding));
-        over.iter().for_each(|finding| self.lower(finding));
+        for finding in over {
+            let message = format!("no longer: {}: {}", finding.field, finding.message);
+            self.mended(&finding, message);
+        }
         if all {
             self.follow_ground();
         }
@@ -176,7 +179,7 @@ impl Node {
         let tunnel = match bind(own) {
             Ok(socket) => socket,
             Err(error) => {
-                found.in_the_way = Some(not_here(name, own, &error));
+                found.in_the_way = Some(not_here(name, own, (&error, &found.ground)));
                 return found;
             }
         };
@@ -261,13 +264,13 @@ fn no_internal_ip(node: &str, is_known: bool) -> Diagnostic {
     misfits(node, format!("{message}: nothing is made here"), next.to_owned())
 }
 
-fn not_here(node: &str, own: IpAddr, error: &io::Error) -> Diagnostic {
+fn not_here(node: &str, own: IpAddr, (error, ground): (&io::Error, &Ground)) -> Diagnostic {
     let message = format!(
         "its InternalIP {own} is on no interface of this machine ({error}): no tunnel can begin there"
     );
     let next = format!(
-        "give the address to an interface (ip address add {own}/PREFIX dev INTERFACE), or the kubelet the right one \
-         (--node-ip); the agent waits"
+        "give the address to an interface ({}), or the kubelet the right one (--node-ip); the agent waits",
+        ground.give_back(own)
     );
     misfits(node, message, next)
 }

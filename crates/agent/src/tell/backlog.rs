@@ -53,13 +53,15 @@ impl Backlog {
         room
     }
 
-    /// It no longer holds. Without a uid, of whatever had the name: it may be gone.
-    pub fn withdraw(&mut self, saying: &Saying) {
+    /// It no longer holds. Without a uid, of whatever had the name: it may be gone. Whether it waited.
+    pub fn withdraw(&mut self, saying: &Saying) -> bool {
         let is_it = |of: &Saying| {
             (&of.object, of.reason, &of.message) == (&saying.object, saying.reason, &saying.message)
                 && (saying.uid.is_empty() || saying.uid == of.uid)
         };
+        let before = self.waiting.len();
         self.waiting.retain(|waiting| !is_it(&waiting.saying));
+        self.waiting.len() < before
     }
 
     /// How many are given up for their age.
@@ -124,7 +126,7 @@ mod tests {
     fn no_more_waits_than_there_is_room_for_and_nothing_for_ever() {
         let (mut backlog, now) = (Backlog::new(Duration::from_secs(1)), Instant::now());
         assert_eq!((0..MOST + 3).filter(|n| !backlog.keep(waiting(*n, now))).count(), 3);
-        backlog.withdraw(&waiting(0, now).saying);
+        assert_eq!([(); 2].map(|()| backlog.withdraw(&waiting(0, now).saying)), [true, false]);
         assert!(!backlog.has(&waiting(0, now).saying) && backlog.has(&waiting(1, now).saying));
         assert!(backlog.keep(waiting(0, now + OLD)));
         assert_eq!(backlog.give_up_old(now + OLD), MOST - 1);

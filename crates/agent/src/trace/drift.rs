@@ -1,19 +1,17 @@
 //! Kernel state that is ours and is not as it should be, where it concerns one packet: each difference is led to
 //! the hop that it breaks.
 
+use std::fmt;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use kernel::conntrack::Conntrack;
 use kernel::net::Scope;
-use kstate::net::{NetState, Op as NetOp};
-use kstate::nft::Op as NftOp;
 use netlink::conntrack::{Entry, Filter};
 use trace::exchange::Flow;
 use trace::hop::{Fact, Hop, Stage};
 use trace::{Sighting, View};
-use types::wire::TABLE;
 use types::{Family, IfName, Protocol};
 
 use self::concern::Concern;
@@ -56,56 +54,20 @@ fn connections(flow: Flow) -> Result<Vec<Entry>> {
 pub fn find(view: &View<'_>, seen: &Seen, hops: &[Hop], client: Option<IpAddr>) -> Vec<Sighting> {
     let concern = Concern::new((view.net, view.nft), hops, client);
     let drift = seen.actual.differ(view.nft, view.net);
-    let held = &seen.actual.net;
-    let links = drift.net.plan.ops().filter_map(|op| Some((concern.net(op)?, describe(op, held))));
-    let rules = drift.nft.ops.iter().filter_map(|op| Some((concern.nft(op)?, mending(op, seen.paused))));
+    let of_links = |op| told(kstate::net::Difference { op, actual: &seen.actual.net }, seen.paused);
+    let of_rules =
+        |op| told(kstate::nft::Difference { op, desired: view.nft, actual: &seen.actual.nft }, seen.paused);
+    let links = drift.net.plan.ops().filter_map(|op| Some((concern.net(op)?, of_links(op))));
+    let rules = drift.nft.ops.iter().filter_map(|op| Some((concern.nft(op)?, of_rules(op))));
     let gone = |name: &IfName| Some((concern.veth(name)?, format!("{name} is gone; its pod has no way out")));
     let lost = drift.net.lost.iter().filter_map(gone);
     links.chain(rules).chain(lost).map(|(stage, text)| Sighting::Drift { stage, text }).collect()
 }
 
-/// What is wrong, in place of what would mend it.
-fn describe(op: &NetOp, actual: &NetState) -> String {
-    let instead = |found: Option<String>| match found {
-        Some(found) => format!(": it is {found}"),
-        None => ": it is missing".to_owned(),
-    };
-    match op {
-        NetOp::ChangeLink { name, link } => {
-            let found = actual.links.get(name).map(|found| found.to_string());
-            format!("{name} should be {link}{}", instead(found))
-        }
-        NetOp::AddLink { name, link } => format!("{name} should be {link}{}", instead(None)),
-        NetOp::AddAddress { link, address } => format!("{link} should have {address}{}", instead(None)),
-        NetOp::SetSubnet { link, address } => {
-            format!("the route {} should be dev {link}{}", address.trunc(), instead(None))
-        }
-        NetOp::SetRoute { key, route } => {
-            let found = actual.routes.get(key).map(|found| found.to_string());
-            format!("the route {key} should be {route}{}", instead(found))
-        }
-        NetOp::SetNeighbour { link, ip, mac } => {
-            let found = actual.neighbours.get(&(link.clone(), *ip)).map(|found| found.to_string());
-            format!("the neighbour {ip} on {link} should be {mac}{}", instead(found))
-        }
-        NetOp::SetFdb { link, mac, to } => {
-            let found = actual.fdb.get(&(link.clone(), *mac)).map(|found| found.to_string());
-            format!("the FDB entry {mac} on {link} should be {to}{}", instead(found))
-        }
-        NetOp::SetSysctl { path, value } => {
-            let found = actual.sysctls.get(path).map(|found| found.to_string());
-            format!("{path} should be {value}{}", instead(found))
-        }
-        other => format!("this is too much, and mending would undo it: {other}"),
-    }
-}
-
-/// Rules and elements are told by their mending, which a paused agent leaves undone.
-fn mending(op: &NftOp, paused: bool) -> String {
-    let text = op.to_string();
-    let first = text.lines().next().unwrap_or_default().trim_end_matches(" {");
-    let word = if paused { "the agent is paused, and would mend it by" } else { "mending" };
-    format!("the table {TABLE} is not as it should be; {word}: {first}")
+/// What is wrong, and that it stays so where it does.
+fn told(difference: impl fmt::Display, paused: bool) -> String {
+    let left = if paused { "; the agent is paused and leaves it so" } else { "" };
+    format!("{difference}{left}")
 }
 
 /// Entries of conntrack that would still send this client's packets for the frontend to what is no endpoint.
@@ -142,19 +104,4 @@ pub fn dns_socket(address: SocketAddr) -> bool {
     let wanted = format!("{wanted}:{:04X}", address.port());
     let table = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
     table.lines().any(|line| line.split_whitespace().nth(1) == Some(wanted.as_str()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_paused_agent_is_not_said_to_mend() {
-        let drift = NftOp::DeleteTable(kstate::nft::TableId {
-            family: kstate::nft::TableFamily::Ip,
-            name: TABLE.into(),
-        });
-        assert!(mending(&drift, false).contains("as it should be; mending: "));
-        assert!(mending(&drift, true).contains("the agent is paused, and would mend it by: "));
-    }
 }

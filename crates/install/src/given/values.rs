@@ -1,11 +1,11 @@
 //! Values that stand for themselves: names, directories, and flags that mean nothing together.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 
 use super::is_domain;
-use crate::install::Args;
+use crate::install::{Args, Target};
 
 pub fn check(args: &Args) -> Result<()> {
     ignored(args)?;
@@ -17,23 +17,26 @@ pub fn check(args: &Args) -> Result<()> {
     for (flag, path) in directories {
         ensure!(
             is_directory(path),
-            "{flag} {path:?} is no directory of a node; give its whole path, without .., and not / itself"
+            "{flag} {path:?} is no directory of a node; give its whole path, without .., : and control characters, and not / \
+             itself"
         );
+        if let Some(taken) = TAKEN.into_iter().find(|taken| whole(path).starts_with(taken)) {
+            bail!("{flag} {path} is in {taken}, which agents use for something else; give another directory");
+        }
     }
-    let same = Path::new(&args.cni_bin_dir).components().eq(Path::new(&args.cni_conf_dir).components());
-    ensure!(
-        !same,
-        "--cni-bin-dir and --cni-conf-dir are both {}; give the two that the container runtime looks into (defaults: \
-         /opt/cni/bin and /etc/cni/net.d)",
-        args.cni_bin_dir
-    );
+    apart(&directories)?;
     if let Some(name) = &args.metrics_cert_secret {
         ensure!(
             is_domain(name),
             "--metrics-cert-secret {name:?} is no name of a Secret: lower-case letters, digits, - and ., at most 253"
         );
     }
-    match args.target.image.as_deref() {
+    image(&args.target)
+}
+
+/// Of `plumb uninstall`, too.
+pub fn image(target: &Target) -> Result<()> {
+    match target.image.as_deref() {
         Some(image) if !Path::new(image).is_file() && !image.ends_with(".tar") => ensure!(
             is_reference(image),
             "--image {image:?} is neither the name of an image, such as registry.example/plumb:1, nor an archive"
@@ -41,6 +44,31 @@ pub fn check(args: &Args) -> Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+/// What agents mount themselves, and would take for the runtime's: what is theirs there they clean up at the end.
+const TAKEN: [&str; 6] = ["/run/plumb", "/var/lib/plumb", "/run/netns", "/proc", "/sys", "/dev"];
+
+/// Each is mounted by itself: one below another is well, as on k3s, and the same twice is a slip of the pen.
+fn apart(directories: &[(&str, &String)]) -> Result<()> {
+    for (at, (flag, path)) in directories.iter().enumerate() {
+        if let Some((before, _)) = directories.iter().take(at).find(|(_, of)| whole(of) == whole(path)) {
+            bail!(
+                "{before} and {flag} are both {path}; give those that the container runtime and the kubelet look into \
+                 (defaults: /opt/cni/bin, /etc/cni/net.d and /etc/kubernetes)"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// One way to write a path: nothing empty or `.` in it, and /run for /var/run, which leads there.
+fn whole(path: &str) -> PathBuf {
+    let path: PathBuf = Path::new(path).components().collect();
+    match path.strip_prefix("/var/run") {
+        Ok(rest) => Path::new("/run").join(rest).components().collect(),
+        Err(_) => path,
+    }
 }
 
 fn ignored(args: &Args) -> Result<()> {
@@ -58,10 +86,15 @@ fn ignored(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Of Linux.
+const PATH_MAX: usize = 4096;
+
 fn is_directory(text: &str) -> bool {
     let mut parts = Path::new(text).components();
     let below: Vec<_> = parts.by_ref().skip(1).collect();
     text.starts_with('/')
+        && !text.contains(|c: char| c == ':' || c.is_control())
+        && text.len() < PATH_MAX
         && !below.is_empty()
         && below.iter().all(|part| matches!(part, Component::Normal(_)))
 }
@@ -170,8 +203,19 @@ mod tests {
             ("", false),
             ("a", false),
             ("/a/../b", false),
+            ("/a:b", false),
+            ("/a\nb", false),
         ] {
             assert_eq!(is_directory(text), is, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_one_however_it_is_written() {
+        for (text, is) in
+            [("/a//b/./c/", "/a/b/c"), ("/var/run/netns", "/run/netns"), ("/var/running", "/var/running")]
+        {
+            assert_eq!(whole(text), Path::new(is), "{text}");
         }
     }
 }

@@ -324,7 +324,9 @@ fn table(family: impl Into<TableFamily>, (kind, hook): (ChainKind, Hook), rule: 
 /// The kernel's own words: the hints of a table that others share do not fit here.
 fn said(error: &ApplyError) -> Refused {
     let answer = match error {
-        ApplyError::Refused { op, source, .. } => format!("nf_tables refused to {op}: {source}"),
+        ApplyError::Refused { op, answer, .. } | ApplyError::Owned { op, answer, .. } => {
+            format!("nf_tables refused to {op}: {answer}")
+        }
         other => other.to_string(),
     };
     Refused { errno: error.errno(), answer }

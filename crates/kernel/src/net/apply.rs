@@ -1,6 +1,6 @@
 //! Performing a plan. Everything is tried; what fails is named, and the rest goes on (law 5).
 
-use kstate::net::{BridgePort, Link, LinkKind, Op, Plan, PortOptions};
+use kstate::net::{Asked, BridgePort, Link, LinkKind, Op, Plan, PortOptions};
 use netlink::message::Ack;
 use netlink::route;
 use types::IfName;
@@ -13,7 +13,7 @@ use crate::sysctl;
 
 /// An operation that did not succeed, and the kernel's reason with a likely cause.
 #[derive(Debug, thiserror::Error)]
-#[error("{op}: {error}{}", likely_cause(.op, .error))]
+#[error("{}: {error}{}", Asked(.op), likely_cause(.op, .error))]
 pub struct Failure {
     pub op: Op,
     #[source]

@@ -163,7 +163,7 @@ impl fmt::Display for Rule {
 }
 
 impl Set {
-    fn word(&self) -> &'static str {
+    pub(super) fn word(&self) -> &'static str {
         if self.data == SetData::None { "set" } else { "map" }
     }
 

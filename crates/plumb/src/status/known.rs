@@ -4,24 +4,31 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 
+use serde::Serialize;
+
 use super::show::duration;
 
 /// In words, and in short.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Known {
     /// As the condition Ready has it, which follows after 40 s by default.
     pub is_ready: bool,
     pub said: String,
+    /// Where the node should be (InternalIP).
+    pub addresses: Vec<String>,
 }
 
 impl Known {
     /// `lease`: by which kubelets of today say that they live; a Node's own heartbeat may be five minutes old.
     pub fn of(node: &Node, lease: Option<&Lease>, now: Timestamp) -> Self {
         let ago = |then: Timestamp| duration(u64::try_from(now.duration_since(then).as_secs()).unwrap_or(0));
+        let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+        let internal = all.filter(|address| address.type_ == "InternalIP");
+        let addresses: Vec<String> = internal.map(|address| address.address.clone()).collect();
         let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let Some(ready) = conditions.into_iter().find(|condition| condition.type_ == "Ready") else {
             let said = "the API has heard nothing of its kubelet yet".to_owned();
-            return Self { is_ready: false, said };
+            return Self { is_ready: false, said, addresses };
         };
         let is_ready = ready.status == "True";
         let since = ready.last_transition_time.as_ref().map(|time| format!(" for {}", ago(time.0)));
@@ -36,7 +43,7 @@ impl Known {
             why.map(|why| format!(" ({})", why.trim_end_matches('.'))).unwrap_or_default(),
             heard.unwrap_or_default()
         );
-        Self { is_ready, said }
+        Self { is_ready, said, addresses }
     }
 }
 

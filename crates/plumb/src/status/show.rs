@@ -97,12 +97,15 @@ mod tests {
     fn a_silent_node_is_a_line_like_the_others() {
         let answer = Err("connection refused".to_owned());
         let said = "the API has the node Ready for 3m".to_owned();
-        let known = Known { is_ready: true, said };
+        let known = Known { is_ready: true, said, addresses: Vec::new() };
         let about =
             judge::About { node: "node2", pod: Some("plumb-x"), known: &known, advice: &Advice::default() };
         let problems = about.problems(&answer);
-        let line = NodeLine { node: "node2".into(), agent: None, problems };
-        let text = Table(&Status { ok: false, nodes: vec![line], notes: Vec::new() }).to_string();
+        let line = NodeLine { node: "node2".into(), agent: None, known: Some(known), problems };
+        let status = Status { ok: false, nodes: vec![line], notes: Vec::new() };
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["nodes"][0]["known"]["said"], "the API has the node Ready for 3m");
+        let text = Table(&status).to_string();
         assert!(text.contains("node2  no answer  -"), "{text}");
         assert!(
             text.contains("✗ node2: the agent does not answer: connection refused; the API has the node Ready for 3m\n  next: kubectl"),

@@ -1,5 +1,6 @@
 //! What others change is put back and told; while paused it is only told. How soon is printed, never asserted.
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -67,6 +68,11 @@ fn what_others_change_is_mended_and_told() {
     }
     let told = wait_for("an Event says so", || Some(stage.events("DriftMended")).filter(|e| e.len() >= 5));
     assert!(told.iter().any(|message| message.contains("10.244.2.0/24")), "{told:#?}");
+    // In words, not in nft's: `set rules … {` says nothing to who reads Events.
+    assert!(told.iter().all(|message| !message.contains(['{', '}', '\n'])), "{told:#?}");
+    for words in ["the rules of chain ip plumb postrouting differ", "table ip plumb is missing"] {
+        assert!(told.iter().any(|message| message.contains(words)), "{words}: {told:#?}");
+    }
     assert!(node.metrics().contains("plumb_drift_mended_total{subsystem=\"nft\"}"));
 }
 
@@ -99,7 +105,11 @@ fn sysctls_and_routes_that_packets_need_are_mended() {
     }
     let told = wait_for("an Event says so", || {
         let told = stage.events("DriftMended");
-        let all = ["ip_forward = 1", "conf/eth0/forwarding = 1", "route 10.244.1.0/24 dev cni0"];
+        let all = [
+            "ip_forward should be 1",
+            "conf/eth0/forwarding should be 1",
+            "route 10.244.1.0/24 should be dev cni0",
+        ];
         all.iter().all(|words| told.iter().any(|message| message.contains(words))).then_some(told)
     });
     assert!(told.iter().all(|message| !message.contains("rp_filter")), "{told:#?}");
@@ -144,7 +154,7 @@ fn the_mtu_of_the_uplink_is_followed() {
     node.run("sysctl -qw net.ipv4.ip_forward=0");
     wait_for("an Event names all", || {
         let told = stage.events("DriftSeen");
-        let all = ["~ link cni0 bridge", "ip_forward = 1"];
+        let all = ["cni0 should be bridge", "ip_forward should be 1: it is 0"];
         all.iter().all(|words| told.iter().any(|message| message.contains(words))).then_some(())
     });
     assert!(has("1450"), "a paused agent changes nothing");
@@ -200,6 +210,39 @@ fn what_others_do_to_their_own_tables_costs_no_look() {
     for guard in ["ip6 plumb", "bridge plumb"] {
         mended(node, &format!("nft delete table {guard}"), &format!("nft -s list table {guard}"));
     }
+}
+
+/// Another program owns our table: what the kernel refuses is told once, and its end once, with what was mended; nothing is left
+/// of it in what `plumb status` and alerts are made of.
+#[test]
+fn a_refusal_and_its_end_are_told_once() {
+    let stage = Stage::new(2);
+    let node = &stage.nodes[0];
+    wait_for("the tunnel's peer is known", || node.run("ip route").contains("10.244.2.0/24").then_some(()));
+    let nft = || Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+    let mut holder = node.netns.run(nft).unwrap().unwrap();
+    let mut words = holder.stdin.take().unwrap();
+    std::io::Write::write_all(&mut words, b"delete table ip plumb; add table ip plumb { flags owner; }\n")
+        .unwrap();
+    let told = wait_for("the refusal is told", || stage.events("NetworkDegraded").pop());
+    assert!(told.contains("another program owns the table") && !told.contains('\n'), "{told}");
+    wait_for("it differs", || stands(node, "nft"));
+    wait_for("it does not serve", || {
+        let health = node.ask("GET", "/healthz", "").unwrap();
+        (health.contains("it did not take nft") && !health.contains("differs")).then_some(())
+    });
+    drop(words);
+    holder.wait().unwrap();
+    let over = wait_for("its end is told", || stage.events("NetworkMended").pop());
+    for words in ["kernel: it takes nft again; found and mended: ", " ip plumb ", " is missing"] {
+        assert!(over.contains(words), "{words}: {over}");
+    }
+    node.wait_ready();
+    assert!(stands(node, "nft").is_none());
+    std::thread::sleep(Duration::from_secs(3));
+    let count =
+        ["NetworkDegraded", "NetworkMended", "DriftMended", "DriftSeen"].map(|of| stage.events(of).len());
+    assert_eq!(count, [1, 1, 0, 0]);
 }
 
 #[test]

@@ -84,6 +84,8 @@ fn what_an_uplink_loses_when_it_goes_down_is_said() {
         let told =
             wait_for(words, || stage.events("NetworkDegraded").into_iter().find(|told| told.contains(words)));
         assert!(told.contains("ip -6 route replace default") || !words.contains("IPv6 route"), "{told}");
+        let back = "`ip address add fd00:192:168:1::10/64 dev eth0`";
+        assert!(told.contains(back) || !words.contains("InternalIP"), "{told}");
     }
     wait_for("the link is up", || {
         log(node).contains("no longer: node node1: uplink: its uplink eth0").then_some(())
@@ -95,6 +97,9 @@ fn what_an_uplink_loses_when_it_goes_down_is_said() {
     for words in lacks {
         let over = || log(node).lines().any(|line| line.contains("no longer") && line.contains(words));
         wait_for(&format!("over: {words}"), || over().then_some(()));
+        let mended = || stage.events("NetworkMended").into_iter().filter(|told| told.contains(words)).count();
+        wait_for(&format!("an Event says so: {words}"), || (mended() > 0).then_some(()));
+        assert_eq!(mended(), 1, "{words}");
     }
 }
 

@@ -141,7 +141,7 @@ fn an_agent_that_begins_in_a_conflict_says_so_at_the_nodes_address() {
     node.run("ip link add rival type vxlan id 1 dstport 8472 local 192.168.1.10 dev eth0");
     node.start();
     let said = wait_for("the conflict is told where the kubelet asks", || {
-        node.http("192.168.1.10", "/healthz").ok().filter(|said| said.contains("the kernel did not take net"))
+        node.http("192.168.1.10", "/healthz").ok().filter(|said| said.contains("it did not take net"))
     });
     assert!(said.starts_with("HTTP/1.0 503") && said.contains("plumb.1"), "{said}");
     let metrics = node.metrics();

@@ -103,6 +103,7 @@ fn calls(lab: &Lab, path: &str) -> Vec<Command> {
         "trace" => all([of_cluster("shop/web http://payments:8080"), of_cluster("shop/web db:5432 --json")]),
         "dns" => all([of_cluster("shop/web"), of_cluster("shop/web payments")]),
         "status" => all([of_cluster(""), of_cluster("--watch"), of_cluster("--watch -o json")]),
+        "alerts" => all([of_cluster(""), of_cluster("--prometheus-rule")]),
         "features" => all([of_cluster(""), of_cluster("-o json")]),
         "connectivity test" => of_cluster("--list"),
         "sysdump" => of_cluster("--output /dev/null"),

@@ -86,16 +86,16 @@ pub const NO_PROGRAM: &str = "source's port without its program";
 
 /// Along the way of a packet.
 pub const FAULTS: &[Fault] = &[
-    fault("FDB entry gone", TUNNEL, "bridge fdb del $MAC dev plumb.1 self").seen(FDB, "fdb $MAC"),
+    fault("FDB entry gone", TUNNEL, "bridge fdb del $MAC dev plumb.1 self").seen(FDB, "FDB entry $MAC"),
     fault(
         "FDB entry to the wrong node",
         TUNNEL,
         "bridge fdb replace $MAC dev plumb.1 dst 192.168.1.99 self permanent",
     )
-    .seen(FDB, "fdb $MAC"),
+    .seen(FDB, "FDB entry $MAC"),
     fault("FDB entry of the way back gone", RETURN, "bridge fdb del $MAC_BACK dev plumb.1 self")
         .on("node2")
-        .seen(FDB, "fdb $MAC_BACK"),
+        .seen(FDB, "FDB entry $MAC_BACK"),
     fault("neighbour", TUNNEL, "ip neigh del 10.244.2.0 dev plumb.1")
         .seen("ip neigh show dev plumb.1 nud permanent", "neighbour 10.244.2.0"),
     fault("route", (5, "route", "node1"), "ip route del 10.244.2.0/24")
@@ -141,14 +141,14 @@ pub const FAULTS: &[Fault] = &[
         SOURCE,
         "bridge fdb del $(bridge fdb show brport $SOURCE | grep -w static | cut -d' ' -f1) dev $SOURCE master",
     )
-    .seen(ENTRY, "static dev $SOURCE"),
+    .seen(ENTRY, "on $SOURCE should be static"),
     fault(
         "destination's entry in the bridge gone",
         ARRIVAL,
         "bridge fdb del $(bridge fdb show brport $TARGET | grep -w static | cut -d' ' -f1) dev $TARGET master",
     )
     .on("node2")
-    .seen("bridge fdb show brport $TARGET | grep -w static", "static dev $TARGET"),
+    .seen("bridge fdb show brport $TARGET | grep -w static", "on $TARGET should be static"),
     fault("source's neighbour gone", RETURN, "ip neigh del $WEB dev cni0").seen(NEIGHBOURS, "neighbour $WEB"),
     fault("destination's neighbour gone", ARRIVAL, "ip neigh del $FAR dev cni0")
         .on("node2")

@@ -83,11 +83,18 @@ fn status_names_what_is_wrong_and_the_next_step() {
         assert!(says(&lab, "node1", &[]).ok);
         assert!(lab.node_ok("node1", &["ip", "route"]).contains("default via 192.168.1.1"));
     });
+    checks.check("a node without its address, and `lab up` gives it back", || {
+        lab.node_ok("node1", &["ip", "address", "del", "192.168.1.10/24", "dev", "eth0"]);
+        let said = says(&lab, "node1", &["no answer"]);
+        assert!(said.out.contains("its address 192.168.1.10 is on no interface"), "{said:?}");
+        pasted(&said, &format!("plumb lab up --name {}", lab.name));
+        assert!(says(&lab, "node1", &[]).ok);
+    });
     checks.check("a machine that forwards nothing, and whose packets are smaller", || {
         lab.lab_ok(&["agent", "pause", "node1"]);
         lab.node_ok("node1", &["sysctl", "-qw", "net.ipv4.ip_forward=0"]);
         lab.node_ok("node1", &["ip", "link", "set", "eth0", "mtu", "1400"]);
-        let parts = ["ip_forward = 1", "mtu 1350", "1350 on node1; 1450 on node2"];
+        let parts = ["ip_forward should be 1", "mtu 1350", "1350 on node1; 1450 on node2"];
         tells(&lab, "node1", &["paused"], &parts);
         lab.node_ok("node1", &["ip", "link", "set", "eth0", "mtu", "1500"]);
         // Paused again before it has followed, it would tell of the MTU.

@@ -12,6 +12,7 @@ use trace::{Place, Target, View, arrival, departure};
 use types::wire::TABLE;
 use types::{Labels, ObjectName, Protocol, Selector};
 
+use super::super::told;
 use super::*;
 
 fn name(text: &str) -> ObjectName {
@@ -227,7 +228,7 @@ fn ways(cluster: &Cluster, desired: &Desired) -> Vec<Vec<Hop>> {
         let source = SocketAddr::new(far()[family], 40_000);
         let destination = SocketAddr::new(pod(number)[family], 8080);
         let onward = Onward { node: "node2".into(), protocol: Protocol::Tcp, source, destination };
-        ways.push(arrival(&view, &onward).hops);
+        ways.push(arrival(&view, &onward, None).hops);
     }
     ways
 }
@@ -312,4 +313,25 @@ fn of_the_other_familys_table_only_tunnels_concern_a_packet() {
     }
     let near = Concern { arrives_by_tunnel: false, ..arrived };
     assert_eq!(near.nft(&emptied(Family::V6, "inner")), None);
+}
+
+/// A difference is one line of words, whoever mends it: kind, table and name, and nothing of nft's own language.
+#[test]
+fn what_differs_is_told_in_words() {
+    let cluster = cluster();
+    let desired = whole(cluster.synced().unwrap(), settings()).nft;
+    let nothing = Ruleset::default();
+    for (desired, actual) in [(&desired, &nothing), (&nothing, &desired)] {
+        for op in &kstate::nft::diff(desired, actual).ops {
+            let text = told(kstate::nft::Difference { op, desired, actual }, true);
+            assert!(!text.contains(['{', '}', '\n']), "{text}");
+            assert!(
+                text.contains(" plumb") && text.ends_with("; the agent is paused and leaves it so"),
+                "{text}"
+            );
+        }
+    }
+    let gone = NftOp::DeleteTable(TableId { family: TableFamily::Ip, name: TABLE.into() });
+    let text = told(kstate::nft::Difference { op: &gone, desired: &nothing, actual: &desired }, false);
+    assert_eq!(text, "table ip plumb should not be there");
 }
