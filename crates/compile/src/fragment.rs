@@ -243,6 +243,9 @@ fn replace<K: Ord + Clone, V: Clone + PartialEq>(
 struct Steps {
     id: TableId,
     create: Vec<Op>,
+    /// Of chains that nothing leads to yet. Before the values: the kernel walks all elements of a map when rules of
+    /// another chain come to ask it (nf_tables_bind_set).
+    new_rules: Vec<Op>,
     values: Vec<Op>,
     rules: Vec<Op>,
     verdicts: Vec<Op>,
@@ -263,6 +266,7 @@ impl Steps {
         Self {
             id,
             create: Vec::new(),
+            new_rules: Vec::new(),
             values: Vec::new(),
             rules: Vec::new(),
             verdicts: Vec::new(),
@@ -315,7 +319,11 @@ impl Steps {
             self.create.push(Op::AddChain { table: id.clone(), chain: chain.clone(), base: wanted.base });
         }
         if known.map_or(!wanted.rules.is_empty(), |known| known.rules != wanted.rules) {
-            let place = if wanted.base.is_some() { &mut self.base_rules } else { &mut self.rules };
+            let place = match (wanted.base, known) {
+                (Some(_), _) => &mut self.base_rules,
+                (None, Some(_)) => &mut self.rules,
+                (None, None) => &mut self.new_rules,
+            };
             place.push(Op::SetRules { table: id, chain: chain.clone(), rules: wanted.rules.clone() });
         }
         table.chains.insert(chain, wanted.clone());
@@ -367,6 +375,7 @@ impl Steps {
     fn plan(self) -> Plan {
         let parts = [
             self.create,
+            self.new_rules,
             self.values,
             self.rules,
             self.verdicts,

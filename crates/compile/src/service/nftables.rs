@@ -4,12 +4,11 @@
 mod affinity;
 
 use kstate::nft::build::{self, encode, rule};
-use kstate::nft::key::{Part, address, after, load};
 use kstate::nft::{Chain, ElemData, Reg, Verdict};
 use types::{Family, IpNet, Protocol};
 
 use crate::fragment::Fragment;
-use crate::layout::{self, CLUSTER_IPS, Draw, ENDPOINTS, FRONTENDS, GUARDS, LOCAL_SLOTS, Lead, OUTSIDE};
+use crate::layout::{CLUSTER_IPS, Draw, ENDPOINTS, FRONTENDS, GUARDS, LOCAL_SLOTS, Lead, OUTSIDE};
 use crate::layout::{HOST_PORTS, HOST_PORTS_AT, PINNED, PINNED_OUTSIDE};
 use crate::refusal::Refusal;
 use semantics::Settings;
@@ -122,38 +121,19 @@ fn target(
         return pinned_lead;
     }
     let mut count = 0_u32;
-    for endpoint in endpoints {
-        let slot = first_slot + count;
+    for (slot, endpoint) in (first_slot..first_slot + LOCAL_SLOTS).zip(endpoints) {
         let key = [slot.into(), front.address.into(), port.protocol.into(), front.port.into()];
         let data = encode(&[endpoint.ip().into(), endpoint.port().into()]);
         fragment.element(ENDPOINTS, encode(&key), ElemData::Value(data));
         count += 1;
     }
-    let draw = Draw { count, first_slot, masquerade: way.masquerade };
-    fragment.chains.insert(draw.chain().into(), spread(draw, Family::of(front.address)));
+    let draw = Draw::of(count, first_slot, way.masquerade);
     let lead = Lead::Draw(draw);
-    lead.known(fragment);
-    lead
-}
-
-/// The chain that all frontends share which draw alike: draws a slot and goes where it leads.
-fn spread(draw: Draw, family: Family) -> Chain {
-    let one_of = |modulus| {
-        let slot = Part::Slot { modulus, offset: draw.first_slot };
-        let (mut exprs, to) = load(family, Reg(0), &[slot, Part::Daddr, Part::Proto, Part::Dport]);
-        exprs.push(build::map(ENDPOINTS, Reg(0), to));
-        exprs.push(build::dnat(family, to, after(to, address(family))));
-        rule("", exprs)
-    };
-    let mut rules = Vec::new();
-    if draw.masquerade {
-        rules.push(layout::mark_masquerade());
+    if !draw.is_always() {
+        fragment.chains.insert(draw.chain().into(), draw.rules(Family::of(front.address)));
+        lead.known(fragment);
     }
-    // The second rule is for a packet that drew a slot which a shrinking service has just lost: slot 0 is
-    // always there.
-    rules.extend([one_of(draw.count), one_of(1)]);
-    rules.push(Refusal::EndpointsLeft.dropped([]));
-    Chain { base: None, rules }
+    lead
 }
 
 /// Back to where it came from for a source that may, the end for others (L-02).
