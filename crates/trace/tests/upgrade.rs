@@ -157,6 +157,13 @@ fn steps(plan: &Plan) -> Vec<Vec<Op>> {
     steps
 }
 
+/// Whether some rule might notice: not of elements in a set that none asks.
+fn is_asked(kernel: &Ruleset, op: &Op) -> bool {
+    let (Op::AddElement { table, set, .. } | Op::DeleteElement { table, set, .. }) = op else { return true };
+    let table = kernel.tables.get(table).into_iter().flat_map(|table| table.chains.values());
+    table.flat_map(|chain| &chain.rules).any(|rule| kstate::nft::sets_of(rule).contains(&**set))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -181,7 +188,11 @@ proptest! {
         prop_assert_eq!(&fates(&kernel), &right);
         for step in steps(&plan) {
             let said = format!("{step:?}");
+            let seen = step.iter().any(|op| is_asked(&kernel, op));
             kernel.edit(&Plan { ops: step });
+            if !seen {
+                continue;
+            }
             prop_assert_eq!(&fates(&kernel), &right, "after {}", said);
         }
         prop_assert_eq!(&kernel, &desired.nft);
