@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use compile::NetChange;
+use compile::guard::{Guard, links};
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
 use kernel::nft::{ApplyError, Nft, Observed};
@@ -33,6 +34,16 @@ pub struct Datapath {
     /// Where the machine itself hears of routers.
     uplinks: BTreeSet<IfName>,
     drops: Drops,
+}
+
+/// Whether it is known already who may send by which link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guarded {
+    /// No table of ours is there.
+    Nothing,
+    Whole,
+    /// By tables of an earlier version, or in part.
+    Otherwise,
 }
 
 /// Elements by table and set.
@@ -135,6 +146,29 @@ impl Datapath {
         self.nft.apply(&plan, &observed.ruleset)?;
         self.right_at = None;
         Ok(plan.ops.iter().collect())
+    }
+
+    /// What there is of the guard, of whichever process.
+    pub fn guarded(&mut self) -> Result<Guarded> {
+        let mut found = Vec::new();
+        for table in actual::our_tables() {
+            found.extend(self.nft.chains(&table)?.map(|chains| (table, chains)));
+        }
+        let has_guard = |table: &TableId| {
+            found.iter().any(|(other, chains)| other == table && chains.contains_key(links::FROM_WIRE))
+        };
+        Ok(match found.is_empty() {
+            true => Guarded::Nothing,
+            false if Guard::Links.tables().iter().all(has_guard) => Guarded::Whole,
+            false => Guarded::Otherwise,
+        })
+    }
+
+    /// Makes these tables, before it is known what they should be in the end.
+    pub fn begin_nft(&mut self, guard: &Ruleset) -> Result<()> {
+        self.converge_nft(guard)?;
+        self.right_at = None;
+        Ok(())
     }
 
     /// Whether only we have changed anything since the kernel's tables were known to be right: one question.

@@ -80,8 +80,10 @@ pub struct Base {
 pub struct Node {
     base: Base,
     cluster: Cluster,
-    /// There since everything was listed once.
+    /// There since Nodes were listed; whole since everything was.
     compiler: Option<Compiler>,
+    /// Changed since the last round, of what links and routes are made of, until everything is listed.
+    placed: BTreeSet<Key>,
     /// Changed since the last round; a node that waits for something, or is in a conflict, may gather them for days.
     changed: BTreeSet<Key>,
     stale: Stale,
@@ -152,6 +154,7 @@ impl Node {
             base,
             cluster: Cluster::default(),
             compiler: None,
+            placed: BTreeSet::new(),
             changed: BTreeSet::new(),
             stale: Stale::default(),
             paused: false,
@@ -291,7 +294,11 @@ impl Node {
 
     /// What the kernel should hold; `None` before everything was listed.
     pub fn compiler(&self) -> Option<&Compiler> {
-        self.compiler.as_ref()
+        self.whole()
+    }
+
+    fn whole(&self) -> Option<&Compiler> {
+        self.compiler.as_ref().filter(|compiler| compiler.is_whole())
     }
 
     /// The interfaces that are wired here.
@@ -382,7 +389,7 @@ impl Node {
         if let Some(found) = self.underlay.in_the_way() {
             return Some(Fault::from(found));
         }
-        if self.compiler.is_none() {
+        if self.whole().is_none() {
             return Some(Fault::unexplained("nothing is made here yet"));
         }
         if let Some((_, refused)) = self.refused_now().next() {

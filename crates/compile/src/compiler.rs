@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kstate::net::NetState;
 use kstate::nft::{Plan, Ruleset};
-use model::{Cluster, Key, Kind, Synced};
+use model::{Cluster, Key, Kind, Placed, Synced};
 use semantics::Settings;
 use semantics::service::reserved;
 use types::{Family, IfName, ObjectName};
@@ -41,7 +41,9 @@ pub struct Compiled {
 #[derive(Debug)]
 pub struct Compiler {
     settings: Settings,
-    started: bool,
+    /// Links and routes were compiled once, and tables, which need more to be known.
+    placed: bool,
+    whole: bool,
     /// One for each family.
     tables: [FamilyTable; 2],
     /// The guard's, on the bridge.
@@ -67,11 +69,13 @@ pub fn whole(cluster: Synced<'_>, settings: Settings) -> Desired {
     }
 }
 
-/// Pieces to compile anew.
-#[derive(Default)]
-struct Dirty {
-    units: BTreeSet<Unit>,
-    net: fabric::Turned,
+/// What a node that has nothing yet gets before anything can come by its tunnel: the guard, and no Service.
+pub fn guard_alone(cluster: Placed<'_>, settings: Settings) -> Ruleset {
+    let mut compiler = Compiler::new(settings);
+    let nodes = cluster.nodes.keys().cloned().map(Unit::Node);
+    let units = [Unit::Base].into_iter().chain(nodes).collect();
+    compiler.compile_units(&cluster, &units, &mut Findings::default());
+    compiler.nft
 }
 
 impl Compiler {
@@ -81,7 +85,8 @@ impl Compiler {
             bridges: Guard::Ports.tables().into_iter().map(Composer::of).collect(),
             nft: Ruleset::default(),
             settings,
-            started: false,
+            placed: false,
+            whole: false,
             fabric: Fabric::default(),
             diagnostics: BTreeMap::new(),
             pod_of: BTreeMap::new(),
@@ -96,7 +101,7 @@ impl Compiler {
 
     /// The machine has other links to the outside, or an MTU of its own that is another one. Whether that makes a
     /// difference to [`Compiler::net`].
-    pub fn stand_on(&mut self, cluster: Synced<'_>, mtu: u32, uplinks: &BTreeSet<IfName>) -> bool {
+    pub fn stand_on(&mut self, cluster: Placed<'_>, mtu: u32, uplinks: &BTreeSet<IfName>) -> bool {
         if (self.settings.mtu, &self.settings.uplinks) == (mtu, uplinks) {
             return false;
         }
@@ -104,6 +109,11 @@ impl Compiler {
         let own = fabric::Turned { own: true, ..fabric::Turned::default() };
         // What is wrong with the Node has nothing to do with it.
         self.fabric.update(&cluster, &self.settings, &own).changed != NetChange::Nothing
+    }
+
+    /// Whether [`Compiler::update`] was called: before that there are no tables.
+    pub fn is_whole(&self) -> bool {
+        self.whole
     }
 
     /// The tables as they should be, one for each family.
@@ -124,65 +134,87 @@ impl Compiler {
     /// Takes the keys that [`Cluster::apply`] named. The first call compiles everything, whatever it is given:
     /// keys that changed before the cluster was in sync are lost on nobody.
     pub fn update(&mut self, cluster: Synced<'_>, changed: &[Key]) -> Compiled {
+        let turned = self.turned(changed);
         let cluster: &Cluster = &cluster;
-        let mut dirty = Dirty::default();
-        if std::mem::replace(&mut self.started, true) {
+        let mut units = BTreeSet::new();
+        if std::mem::replace(&mut self.whole, true) {
             for key in changed {
-                self.mark(cluster, key, &mut dirty);
+                self.mark(cluster, key, &mut units);
             }
         } else {
-            self.mark_all(cluster, &mut dirty);
+            self.mark_all(cluster, &mut units);
         }
-        self.mark_speakers(cluster, &mut dirty);
+        self.mark_speakers(cluster, &mut units);
         let mut findings = Findings::default();
-        let net = self.compile_net(cluster, &dirty.net, &mut findings);
-        let nft = self.compile_units(cluster, &dirty.units, &mut findings);
+        let net = self.compile_net(cluster, &turned, &mut findings);
+        let nft = self.compile_units(cluster, &units, &mut findings);
         let (raised, cleared) = findings.settle(&mut self.diagnostics);
         Compiled { nft, net, raised, cleared }
     }
 
-    fn mark_all(&mut self, cluster: &Cluster, dirty: &mut Dirty) {
-        dirty.net.own = true;
-        dirty.units.insert(Unit::Base);
-        dirty.units.extend(cluster.services.keys().cloned().map(Unit::Service));
-        dirty.units.extend(cluster.nodes.keys().cloned().map(Unit::Node));
+    /// The same of links and routes alone, which need not wait for the rest.
+    pub fn update_net(&mut self, cluster: Placed<'_>, changed: &[Key]) -> Compiled {
+        let turned = self.turned(changed);
+        let mut findings = Findings::default();
+        let net = self.compile_net(&cluster, &turned, &mut findings);
+        let (raised, cleared) = findings.settle(&mut self.diagnostics);
+        Compiled { net, raised, cleared, ..Compiled::default() }
+    }
+
+    /// What of links and routes depends on these keys; the first time all of it.
+    fn turned(&mut self, changed: &[Key]) -> fabric::Turned {
+        let mut turned =
+            fabric::Turned { own: !std::mem::replace(&mut self.placed, true), ..fabric::Turned::default() };
+        for key in changed {
+            let name = &*key.name.name;
+            match key.kind {
+                Kind::Node if *name == *self.settings.node => turned.own = true,
+                Kind::Node => _ = turned.peers.insert(name.to_owned()),
+                Kind::Attachment => _ = turned.pods.insert(name.to_owned()),
+                _ => {}
+            }
+        }
+        turned
+    }
+
+    fn mark_all(&mut self, cluster: &Cluster, units: &mut BTreeSet<Unit>) {
+        units.insert(Unit::Base);
+        units.extend(cluster.services.keys().cloned().map(Unit::Service));
+        units.extend(cluster.nodes.keys().cloned().map(Unit::Node));
         for container in cluster.attachments.keys() {
-            self.mark(cluster, &Key::new(Kind::Attachment, ObjectName::cluster(container)), dirty);
+            self.mark(cluster, &Key::new(Kind::Attachment, ObjectName::cluster(container)), units);
         }
     }
 
     /// Which pieces depend on a key.
-    fn mark(&mut self, cluster: &Cluster, key: &Key, dirty: &mut Dirty) {
+    fn mark(&mut self, cluster: &Cluster, key: &Key, units: &mut BTreeSet<Unit>) {
         let name = &key.name;
         match key.kind {
             Kind::Node => {
-                dirty.units.extend([Unit::Base, Unit::Node(name.name.to_string())]);
-                if *name.name != *self.settings.node {
-                    dirty.net.peers.insert(name.name.to_string());
-                } else {
-                    dirty.net.own = true;
+                units.extend([Unit::Base, Unit::Node(name.name.to_string())]);
+                if *name.name == *self.settings.node {
                     // Its zone chooses among endpoints (EP-05).
-                    dirty.units.extend(cluster.services.keys().cloned().map(Unit::Service));
+                    units.extend(cluster.services.keys().cloned().map(Unit::Service));
                     // Services have ports at its addresses, and so may the API: no pod may have these.
-                    dirty.units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));
+                    units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));
                 }
             }
             Kind::Namespace => {
                 let pods = cluster.pods_of(&name.name).map(|pod| pod.key.clone());
-                dirty.units.extend(pods.map(Unit::Pod));
+                units.extend(pods.map(Unit::Pod));
             }
             Kind::Pod => {
-                dirty.units.insert(Unit::Pod(name.clone()));
+                units.insert(Unit::Pod(name.clone()));
                 let containers = self.containers_of.get(name).into_iter().flatten();
-                dirty.units.extend(containers.cloned().map(Unit::Attachment));
+                units.extend(containers.cloned().map(Unit::Attachment));
             }
             Kind::Service => {
-                dirty.units.insert(Unit::Service(name.clone()));
+                units.insert(Unit::Service(name.clone()));
                 if *name == reserved::api_service() {
                     // Where the API is, nobody else may be.
-                    dirty.units.extend(cluster.outward_services().cloned().map(Unit::Service));
-                    dirty.units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));
-                    dirty.units.insert(Unit::Base);
+                    units.extend(cluster.outward_services().cloned().map(Unit::Service));
+                    units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));
+                    units.insert(Unit::Base);
                 }
             }
             // `Cluster::apply` names the service of a changed slice, too.
@@ -191,15 +223,14 @@ impl Compiler {
                 let first = ObjectName::new(&name.namespace, "");
                 let here = self.containers_of.range(first..);
                 let here = here.take_while(|(pod, _)| pod.namespace == name.namespace);
-                dirty.units.extend(here.flat_map(|(_, c)| c.iter().cloned()).map(Unit::Attachment));
+                units.extend(here.flat_map(|(_, c)| c.iter().cloned()).map(Unit::Attachment));
             }
-            Kind::Attachment => self.mark_attachment(cluster, &name.name, dirty),
+            Kind::Attachment => self.mark_attachment(cluster, &name.name, units),
         }
     }
 
-    fn mark_attachment(&mut self, cluster: &Cluster, container: &str, dirty: &mut Dirty) {
-        dirty.net.pods.insert(container.to_owned());
-        dirty.units.insert(Unit::Attachment(container.to_owned()));
+    fn mark_attachment(&mut self, cluster: &Cluster, container: &str, units: &mut BTreeSet<Unit>) {
+        units.insert(Unit::Attachment(container.to_owned()));
         let now = cluster.attachments.get(container).map(|attachment| attachment.pod.clone());
         let before = self.pod_of.remove(container);
         if let Some(pod) = &before
@@ -214,12 +245,12 @@ impl Compiler {
             self.pod_of.insert(container.to_owned(), pod.clone());
             self.containers_of.entry(pod.clone()).or_default().insert(container.to_owned());
         }
-        dirty.units.extend([before, now].into_iter().flatten().map(Unit::Pod));
+        units.extend([before, now].into_iter().flatten().map(Unit::Pod));
     }
 
     /// Pods with further sources: what is granted to them depends on nodes, Services and each other, and most nodes have
     /// none of them.
-    fn mark_speakers(&mut self, cluster: &Cluster, dirty: &mut Dirty) {
+    fn mark_speakers(&mut self, cluster: &Cluster, units: &mut BTreeSet<Unit>) {
         let asks = |pod: &ObjectName| cluster.pods_with_sources().contains(pod);
         let now: BTreeSet<String> = match cluster.pods_with_sources().is_empty() {
             true => BTreeSet::new(),
@@ -231,8 +262,8 @@ impl Compiler {
         let before = std::mem::replace(&mut self.speakers, now);
         let concerned: BTreeSet<_> = before.union(&self.speakers).cloned().collect();
         if !concerned.is_empty() {
-            dirty.units.insert(Unit::Base);
-            dirty.units.extend(concerned.into_iter().map(Unit::Attachment));
+            units.insert(Unit::Base);
+            units.extend(concerned.into_iter().map(Unit::Attachment));
         }
     }
 

@@ -13,5 +13,5 @@ pub mod refusal;
 pub mod role;
 pub mod service;
 
-pub use compiler::{Compiled, Compiler, Desired, whole};
+pub use compiler::{Compiled, Compiler, Desired, guard_alone, whole};
 pub use fabric::{NetChange, tunnel_overhead, vtep_mac};

@@ -125,7 +125,35 @@ impl std::ops::Deref for Synced<'_> {
     }
 }
 
+/// Proof that what links and routes are made of has been listed once: Nodes, and what is wired here. They wait for nothing
+/// else, however long the list of Pods is.
+#[derive(Clone, Copy, Debug)]
+pub struct Placed<'a>(&'a Cluster);
+
+impl std::ops::Deref for Placed<'_> {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        self.0
+    }
+}
+
+impl<'a> From<Synced<'a>> for Placed<'a> {
+    fn from(Synced(cluster): Synced<'a>) -> Self {
+        Self(cluster)
+    }
+}
+
+impl Placed<'_> {
+    /// The kinds that it is about.
+    pub const KINDS: [Kind; 2] = [Kind::Node, Kind::Attachment];
+}
+
 impl Cluster {
+    pub fn placed(&self) -> Option<Placed<'_>> {
+        Placed::KINDS.iter().all(|kind| self.done.contains(kind)).then_some(Placed(self))
+    }
+
     pub fn synced(&self) -> Option<Synced<'_>> {
         (self.done.len() == Kind::ALL.len()).then_some(Synced(self))
     }

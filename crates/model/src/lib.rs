@@ -9,7 +9,7 @@ pub mod from_k8s;
 pub mod ranges;
 pub mod row;
 
-pub use cluster::{Cluster, Event, Key, Kind, Row, Synced, Vacated};
+pub use cluster::{Cluster, Event, Key, Kind, Placed, Row, Synced, Vacated};
 pub use diagnostic::Diagnostic;
 pub use ranges::Ranges;
 pub use row::{

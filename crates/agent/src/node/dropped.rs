@@ -105,7 +105,7 @@ impl Accounts {
 impl Node {
     pub(super) fn look_for_drops(&mut self) {
         let now = Instant::now();
-        if self.dropped.looked.is_some_and(|at| now.duration_since(at) < LOOK) || self.compiler.is_none() {
+        if self.dropped.looked.is_some_and(|at| now.duration_since(at) < LOOK) || self.whole().is_none() {
             return;
         }
         self.dropped.looked = Some(now);

@@ -58,7 +58,7 @@ impl Node {
     /// answers, to a pod that asked for nothing and may let nobody in. From now on it begins flows of its own, which meet
     /// the policies of who has the address.
     pub(super) fn have_forgotten(&mut self) {
-        if self.compiler.is_none() {
+        if self.whole().is_none() {
             return;
         }
         let left = self.cluster.take_vacated();
@@ -111,7 +111,7 @@ impl Node {
 
     /// Once, before anybody gets an address: an agent of before was killed before it could, or did not do so.
     pub(super) fn look_for_former(&mut self) -> Result<(), kernel::Error> {
-        if self.former.looked || self.compiler.is_none() {
+        if self.former.looked || self.whole().is_none() {
             return Ok(());
         }
         let wired =
@@ -162,7 +162,7 @@ impl Node {
     /// Those of other nodes' pods. Of its own the node knows by itself when they are gone, and a pod that asks for a source
     /// that no pod may have never had it.
     fn elsewhere(&self, left: &Vacated) -> Vec<IpNet> {
-        let Some(compiler) = &self.compiler else { return Vec::new() };
+        let Some(compiler) = self.whole() else { return Vec::new() };
         let of_pods = &compiler.settings().cluster_cidrs;
         let pools = self.base.store.known_pools();
         let addresses = left.addresses.iter().filter(|ip| {
@@ -179,7 +179,7 @@ impl Node {
 
     /// What of this pods have, as far as the API shows it.
     fn held_by_pods(&self, vacated: &BTreeSet<IpNet>) -> Vec<IpNet> {
-        let Some(compiler) = &self.compiler else { return Vec::new() };
+        let Some(compiler) = self.whole() else { return Vec::new() };
         let cluster = &self.cluster;
         let own = cluster.pods.values().flat_map(|pod| pod.own_addresses().iter().copied().map(IpNet::from));
         let asking = cluster.pods_with_sources().iter().filter_map(|name| cluster.pods.get(name));

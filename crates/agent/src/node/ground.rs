@@ -224,10 +224,10 @@ impl Node {
         let Some(own) = self.cluster.nodes.get(&self.base.settings.node) else { return };
         let Some(underlay) = semantics::node::underlay_ip(own) else { return };
         let ground = self.underlay.ground();
-        let (Some(mtu), Some(synced)) = (self.mtu_on(underlay), self.cluster.synced()) else { return };
+        let (Some(mtu), Some(placed)) = (self.mtu_on(underlay), self.cluster.placed()) else { return };
         let uplinks = ground.uplinks();
         let Some(compiler) = &mut self.compiler else { return };
-        if !compiler.stand_on(synced, mtu, &uplinks) {
+        if !compiler.stand_on(placed, mtu, &uplinks) {
             return;
         }
         tracing::info!(mtu, ?uplinks, "the machine's links have changed; the datapath follows");

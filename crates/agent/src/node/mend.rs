@@ -60,8 +60,11 @@ impl Node {
         if self.stale.suspected.contains(&Subsystem::Nft) {
             self.loose.add(self.cluster.services.len());
         }
+        let whole = self.whole().is_some();
         for subsystem in std::mem::take(&mut self.stale.suspected) {
-            if self.paused {
+            if subsystem == Subsystem::Nft && !whole {
+                // Once everything is listed it is looked at in any case.
+            } else if self.paused {
                 self.only_look(subsystem);
             } else {
                 let done = self.converge(subsystem);

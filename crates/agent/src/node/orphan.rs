@@ -113,7 +113,7 @@ impl Node {
     pub(super) fn look_for_orphans(&mut self) {
         let now = Instant::now();
         let early = self.orphans.looked.is_some_and(|at| now.duration_since(at) < LOOK);
-        if early || self.paused || self.compiler.is_none() {
+        if early || self.paused || self.whole().is_none() {
             return;
         }
         self.orphans.looked = Some(now);

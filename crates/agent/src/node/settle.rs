@@ -5,14 +5,18 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use compile::{Compiled, Compiler, NetChange};
 use ipam::Pool;
-use model::{Event, Key, Kind, Row};
+use model::{Event, Key, Kind, Placed, Row};
 use types::Family;
 
 use super::Node;
 use crate::conflist;
+use crate::datapath::Guarded;
 use crate::executables;
 use crate::fault::Fault;
 use crate::inbox::Subsystem;
+
+/// In place of an error: a comparison as a whole makes it right.
+const NOT_LOOKED_AT: &str = "not looked at yet";
 
 impl Node {
     /// Our own Node outlives the object: `kubectl delete node`, or a kubelet that registers anew without pod
@@ -37,32 +41,39 @@ impl Node {
         let relist = event == Event::Start(Kind::Node);
         let own = self.cluster.nodes.get(name).filter(|_| relist).cloned();
         let changed = self.cluster.apply(event);
+        if self.whole().is_none() {
+            self.placed.extend(changed.iter().filter(|key| Placed::KINDS.contains(&key.kind)).cloned());
+        }
         self.changed.extend(changed);
         if let Some(own) = own {
             self.cluster.apply(Event::Upsert(Row::Node(own)));
         }
     }
 
-    /// Compiles what changed and applies it; before everything is listed nothing happens.
+    /// Compiles what changed and applies it: links and routes as soon as Nodes are listed, tables when everything is.
     pub(super) fn settle(&mut self) {
-        let first = self.compiler.is_none() && self.begin();
+        if self.compiler.is_none() && !self.begin() {
+            return;
+        }
+        if self.cluster.synced().is_none() {
+            return self.settle_net();
+        }
+        let first = self.whole().is_none();
         if self.changed.is_empty() && !first {
             return;
         }
-        if self.compiler.is_some() {
-            self.grant_sources();
-        }
+        self.grant_sources();
         let (Some(synced), Some(compiler)) = (self.cluster.synced(), self.compiler.as_mut()) else { return };
         let keys = Vec::from_iter(std::mem::take(&mut self.changed));
         self.loose.add(keys.len());
         let compiled = compiler.update(synced, &keys);
         if first {
-            for subsystem in [Subsystem::Nft, Subsystem::Net] {
-                self.stale.failed.insert(subsystem, "not looked at yet".into());
-            }
-        } else {
-            self.apply_compiled(&compiled);
+            self.placed.clear();
+            self.base.metrics.synced(true);
+            tracing::info!("everything is listed; rules follow");
+            self.stale.failed.insert(Subsystem::Nft, NOT_LOOKED_AT.into());
         }
+        self.apply_compiled(&compiled);
         self.repair();
         self.forget_stale_flows(&keys);
         self.lose_sources();
@@ -75,6 +86,20 @@ impl Node {
         }
         self.count_objects();
         self.publish();
+    }
+
+    /// The part of it that needs Nodes and attachments alone.
+    fn settle_net(&mut self) {
+        let keys = Vec::from_iter(std::mem::take(&mut self.placed));
+        let looks = self.stale.failed.contains_key(&Subsystem::Net);
+        let (Some(placed), Some(compiler)) = (self.cluster.placed(), self.compiler.as_mut()) else { return };
+        if keys.is_empty() && !looks {
+            return;
+        }
+        let compiled = compiler.update_net(placed, &keys);
+        self.apply_compiled(&compiled);
+        self.repair();
+        self.compiled_diagnostics(&compiled);
     }
 
     fn answer_checks(&mut self, keys: &[Key], first: bool) {
@@ -102,22 +127,19 @@ impl Node {
         }
     }
 
-    /// Once everything is listed and our Node has an address: the settings of all that is compiled.
+    /// Once Nodes are listed and ours has an address: the settings of all that is compiled.
     fn begin(&mut self) -> bool {
         if self.underlay.in_the_way().is_some() {
             return false;
         }
         let own = self.cluster.nodes.get(&self.base.settings.node);
-        let Some(underlay) =
-            own.and_then(semantics::node::underlay_ip).filter(|_| self.cluster.synced().is_some())
-        else {
-            return false;
-        };
+        let underlay = own.and_then(semantics::node::underlay_ip);
+        let Some(underlay) = underlay.filter(|_| self.cluster.placed().is_some()) else { return false };
         // Without the address nothing is made; `look_for_ways` says so.
         let Some(mtu) = self.mtu_on(underlay) else { return false };
         self.learn_uplinks();
         let args = &self.base.settings.args;
-        self.compiler = Some(Compiler::new(semantics::Settings {
+        let settings = semantics::Settings {
             node: self.base.settings.node.clone(),
             cluster_cidrs: args.cluster_cidrs.clone(),
             service_cidrs: args.service_cidrs.clone(),
@@ -126,10 +148,32 @@ impl Node {
             api: self.base.api.sockets.clone(),
             mtu,
             uplinks: self.underlay.ground().uplinks(),
-        }));
-        self.base.metrics.synced(true);
-        tracing::info!(node = self.base.settings.node, %underlay, mtu, "everything is listed; the datapath follows");
+        };
+        if self.cluster.synced().is_none() && !self.is_guarded(&settings) {
+            return false;
+        }
+        self.compiler = Some(Compiler::new(settings));
+        self.stale.failed.insert(Subsystem::Net, NOT_LOOKED_AT.into());
+        let node = &self.base.settings.node;
+        tracing::info!(node, %underlay, mtu, "Nodes are listed; links and routes follow");
         true
+    }
+
+    /// Nothing comes by a tunnel before the guard is there: that of the process before, or that of a node without pods.
+    fn is_guarded(&mut self, settings: &semantics::Settings) -> bool {
+        let Some(placed) = self.cluster.placed() else { return false };
+        let datapath = &mut self.base.datapath;
+        let guarded = datapath.guarded().and_then(|guarded| match guarded {
+            Guarded::Nothing if placed.attachments.is_empty() => {
+                datapath.begin_nft(&compile::guard_alone(placed, settings.clone())).map(|()| true)
+            }
+            guarded => Ok(guarded == Guarded::Whole),
+        });
+        guarded.unwrap_or_else(|error| {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "links and routes wait for everything to be listed: there is no guard yet");
+            false
+        })
     }
 
     /// The incremental way. What the kernel refuses is compared as a whole by [`Node::repair`].
@@ -227,3 +271,6 @@ fn keep<T: Clone>(new: &mut Vec<T>, known: &[T]) {
         new.extend_from_slice(known);
     }
 }
+
+#[cfg(test)]
+mod tests;

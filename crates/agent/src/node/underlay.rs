@@ -105,11 +105,12 @@ impl Underlay {
 impl Node {
     /// Before anything is made, after Nodes have changed, and now and then.
     pub(super) fn look_for_ways(&mut self) {
-        if self.cluster.synced().is_none() {
+        if self.cluster.placed().is_none() {
             return;
         }
         let rest = if self.underlay.known.is_empty() { LOOK } else { LASTING };
-        let turned = self.changed.iter().filter(|key| key.kind == Kind::Node);
+        let changed = if self.whole().is_some() { &self.changed } else { &self.placed };
+        let turned = changed.iter().filter(|key| key.kind == Kind::Node);
         let turned: BTreeSet<String> = turned.map(|key| key.name.name.to_string()).collect();
         let due = self.underlay.looked.is_none_or(|at| at.elapsed() >= rest);
         if turned.is_empty() && !due {

@@ -100,7 +100,7 @@ impl Node {
     }
 
     fn begin_add(&mut self, attach: &Attach, pod: Option<model::Pod>) -> Result<Begun, Error> {
-        if self.compiler.is_none() || !self.base.store.has_pool() {
+        if self.whole().is_none() || !self.base.store.has_pool() {
             return Ok(Begun::NotYet);
         }
         let handle = attach.id.to_string();

@@ -192,8 +192,8 @@ fn what_fails_is_undone_or_resumed() {
         "no-daemonset",
     ]);
 
-    // No agent starts anywhere: its directory cannot be made.
-    let said = cluster.plumb_install(&["--cni-bin-dir", "/proc/nowhere/bin", "--timeout", "15"]);
+    // No agent starts anywhere: its directory cannot be made below a file.
+    let said = cluster.plumb_install(&["--cni-bin-dir", "/etc/passwd/bin", "--timeout", "15"]);
     let all = all_of(&said);
     assert!(
         !said.ok
