@@ -6,8 +6,9 @@
 //!   add set, its elements      ── cut ── rules that lead to it    sets of ranges show what they hold only when the kernel
 //!                                                                has gone through the whole transaction (`->commit`,
 //!                                                                net/netfilter/nf_tables_api.c)
+//!   add chain, its rules       ── cut ── element that leads to it  who came before finds the new chain without rules
 //!   rules that lead elsewhere  ── cut ── delete set              who has the old rules still asks it
-//!   rules or values that do    ── cut ── delete verdict          who has the old number still asks for it
+//!   rules or values that do    ── cut ── delete element of map   who has the old number still asks for what it led to
 //! ```
 //! In between everything is as it was: [`kstate::nft::diff`] orders steps so that every cut is safe.
 
@@ -54,8 +55,10 @@ impl<'a> Cuts<'a> {
     /// Whether these steps, which stay together, must be of the next transaction; if not, they are of this one.
     pub fn before(&mut self, steps: &'a [Op]) -> bool {
         let forgets = self.turns && self.forgets(steps);
-        let cut =
-            forgets || steps.iter().any(|op| self.gives && self.takes(op) || self.ranges && self.leads(op));
+        let cut = forgets
+            || steps
+                .iter()
+                .any(|op| self.gives && self.takes(op) || self.ranges && self.leads(op) || self.is_early(op));
         if !cut {
             self.turns |= self.turns(steps);
             steps.iter().for_each(|op| self.note(op));
@@ -71,11 +74,18 @@ impl<'a> Cuts<'a> {
         }
     }
 
-    /// A verdict goes, and none comes in its place.
+    /// An element of a set that rules may ask already, to a chain that comes in this transaction.
+    fn is_early(&self, op: &Op) -> bool {
+        let Op::AddElement { table, set, data, .. } = op else { return false };
+        let fresh = target(data).is_some_and(|chain| self.chains.contains(&(table, chain)));
+        fresh && !self.sets.contains(&(table, &**set))
+    }
+
+    /// What a key leads to goes, and nothing comes in its place.
     fn forgets(&self, steps: &[Op]) -> bool {
         let [Op::DeleteElement { table, set, .. }] = steps else { return false };
         let known = self.known.tables.get(table).and_then(|table| table.sets.get(set));
-        known.is_some_and(|set| set.data == SetData::Verdicts)
+        known.is_some_and(|set| set.data != SetData::None)
     }
 
     /// Rules that were there before, or what a key leads to that was.
@@ -174,10 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn sets_of_single_keys_may_come_with_what_leads_to_them() {
+    fn chains_are_there_before_any_key_leads_to_them() {
         let (old, new) = (ruleset("a", "old", false), ruleset("b", "new", false));
         let right = [
-            "add set, add chain, set rules, add element, delete element, add element, flush chain",
+            "add set, add chain, set rules, add element",
+            "delete element, add element, flush chain",
             "delete set, delete chain",
         ];
         assert_eq!(transactions(&new, &old), right);
@@ -205,7 +216,8 @@ mod tests {
     #[test]
     fn who_has_an_old_number_still_finds_where_it_leads() {
         let right = [
-            "add chain, set rules, add element, delete element, add element",
+            "add chain, set rules",
+            "add element, delete element, add element",
             "delete element, flush chain, delete chain",
         ];
         assert_eq!(transactions(&numbered(4), &numbered(3)), right);
