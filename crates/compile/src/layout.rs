@@ -25,13 +25,13 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use kstate::nft::build::{self, ct_status, rule};
+use kstate::nft::build::{self, rule};
 use kstate::nft::key::{self, Part};
 use kstate::nft::{
     BaseChain, Chain, ChainKind, CmpOp, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
 };
 use model::Cluster;
-use types::wire::{BRIDGE, MASQUERADE_MARK, VXLAN_DEVICE};
+use types::wire::{BRIDGE, MASQUERADE_MARK};
 use types::{Family, IfName, IpNet, Protocol};
 
 use crate::fragment::{Fragment, Name};
@@ -43,6 +43,7 @@ use semantics::service::reserved;
 mod dns;
 pub(crate) mod forward;
 mod lead;
+mod source;
 
 pub use lead::{Draw, LOCAL_SLOTS, Lead, PINNED_CHAIN, PINNED_OUTSIDE_CHAIN, holds_numbers};
 
@@ -176,7 +177,7 @@ fn services_and_policies(fragment: &mut Fragment, cluster: &Cluster, settings: &
         (OUTPUT, nat((Hook::Output, -100), hooked(build::accept(), None))),
         (forward::UNUSUAL, regular(forward::unusual(family))),
         // NF_IP_PRI_NAT_SRC
-        (POSTROUTING, nat((Hook::Postrouting, 100), postrouting(settings, family))),
+        (POSTROUTING, nat((Hook::Postrouting, 100), source::postrouting(settings, family))),
     ];
     fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
     if family == Family::V6 {
@@ -310,61 +311,6 @@ fn host_ports(cluster: &Cluster, settings: &Settings, family: Family) -> Vec<Rul
         rule("the Kubernetes API", to.into_iter().chain(port).chain([build::ret()]))
     });
     apis.chain((family == Family::V6).then_some(own)).chain(leads).collect()
-}
-
-fn postrouting(settings: &Settings, family: Family) -> Vec<Rule> {
-    let dnat = || [build::ct_status(R0)].into_iter().chain(build::has_bits(R0, ct_status::DST_NAT));
-    let marked = [build::mark(R0)].into_iter().chain(build::has_bits(R0, MASQUERADE_MARK));
-    let clear = [build::mark(R0), build::bitwise(R0, u32::MAX, MASQUERADE_MARK), build::set_mark(R0)];
-    let local = [build::fib_saddr_type(R0), build::is(R0, build::RTN_LOCAL)];
-    let to_itself = key::load(family, R0, &[Part::Saddr, Part::Daddr]).0.into_iter();
-    let to_itself = to_itself.chain([build::lookup(HAIRPIN, R0)]);
-    let masquerade = [build::masquerade_random()];
-    let mut rules = stays().map(|stays| rule("stays on the node", stays)).into_iter().collect::<Vec<_>>();
-    rules.extend([
-        rule("to a Service's external address", marked.chain(clear).chain(masquerade.clone())),
-        rule("a pod calls itself through a Service", dnat().chain(to_itself).chain(masquerade.clone())),
-        rule("the node itself, to a Service", dnat().chain(local).chain(masquerade.clone())),
-    ]);
-    let cidrs: Vec<_> = nets(&settings.cluster_cidrs, family).collect();
-    for services in nets(&settings.service_cidrs, family) {
-        // The answer of an endpoint that is no pod would not come back through here (M-02).
-        let to_service =
-            [build::original_daddr(family, R0)].into_iter().chain(build::in_prefix(R0, services));
-        let exprs = dnat().chain(to_service).chain(saddr_outside(family, cidrs.iter().copied()));
-        rules.push(rule("not a pod, to a ClusterIP", exprs.chain(masquerade.clone())));
-    }
-    if let Ok(tunnel) = IfName::new(VXLAN_DEVICE) {
-        // What is no pod's gets the tunnel's address, or the answer would not come back through the tunnel.
-        let mut exprs = vec![build::oifname(R0), build::is(R0, &tunnel)];
-        exprs.extend(saddr_outside(family, cidrs.iter().copied()));
-        exprs.extend(daddr_outside(family, kept(family)));
-        rules.push(rule("not a pod, into the tunnel", exprs.into_iter().chain([build::masquerade_random()])));
-    }
-    for from in &cidrs {
-        let mut exprs = vec![build::saddr(family, R0)];
-        exprs.extend(build::in_prefix(R0, *from));
-        exprs.extend(daddr_outside(family, cidrs.iter().copied().chain(kept(family))));
-        rules.push(rule("a pod, out of the cluster", exprs.into_iter().chain([build::masquerade_random()])));
-    }
-    rules
-}
-
-/// A process of the node that calls another one through a Service. Its address is the node's already; masqueraded it would
-/// be one of those on `lo`, which is the cluster's DNS address.
-fn stays() -> Option<[Expr; 3]> {
-    let lo = IfName::new("lo").ok()?;
-    Some([build::oifname(R0), build::is(R0, &lo), build::accept()])
-}
-
-/// Destinations to which the source is kept: receivers of multicast tell senders apart by it, and a link-local
-/// address says nothing on another link.
-pub(crate) fn kept(family: Family) -> impl Iterator<Item = IpNet> {
-    let kept: &[&str] = match family {
-        Family::V4 => &["224.0.0.0/4"],
-        Family::V6 => &["ff00::/8", "fe80::/10"],
-    };
-    kept.iter().filter_map(|net| net.parse().ok())
 }
 
 fn saddr_outside(family: Family, nets: impl Iterator<Item = IpNet>) -> Vec<Expr> {

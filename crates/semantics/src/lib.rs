@@ -12,6 +12,7 @@ pub mod node;
 pub mod policy;
 pub mod service;
 mod settings;
+pub mod snat;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use settings::Settings;

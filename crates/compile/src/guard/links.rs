@@ -22,13 +22,14 @@ use kstate::nft::{
 };
 use model::{Attachment, Cluster, Node};
 use semantics::node::{internal_ip, pod_subnets};
+use semantics::snat::kept;
 use types::wire::{BRIDGE, TABLE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IpNet, Protocol};
 
 use super::cause::Cause;
 use super::further;
 use crate::fragment::{Fragment, Name};
-use crate::layout::{daddr_outside, kept};
+use crate::layout::daddr_outside;
 use semantics::Settings;
 
 /// Map: link → chain of what may come by it, of all but the bridge and the tunnel; one that is not in it is the node's own.
