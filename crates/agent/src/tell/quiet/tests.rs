@@ -7,8 +7,8 @@ use types::ObjectName;
 use super::*;
 
 const HOUR: u64 = 3600;
-/// 30 s, a minute, … ten minutes after the first: no more Warnings of one fault within an hour.
-const WARNINGS: usize = 11;
+/// Of one fault within an hour: four within 210 s, then ten minutes without, and so on. One that never rests has half of it.
+const WARNINGS: usize = 20;
 
 fn fault(of: usize) -> Saying {
     let object = Key::new(Kind::Node, ObjectName::cluster("node1"));
