@@ -164,7 +164,7 @@ proptest! {
         play.wait(LONGEST_SILENCE.as_secs());
         for (of, events) in &play.events {
             prop_assert_eq!(play.says(*of), play.holds.contains(of));
-            let told = |at: usize| at % 2 == 0;
+            let told = |at: usize| at.is_multiple_of(2);
             prop_assert!(events.iter().enumerate().all(|(at, (_, holds))| *holds == told(at)), "{events:?}");
             prop_assert!(most_within_an_hour(events) <= WARNINGS, "{events:?}");
         }
