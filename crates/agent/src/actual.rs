@@ -59,12 +59,6 @@ impl NetDrift {
         self.plan.is_empty() && self.lost.is_empty()
     }
 
-    /// In words, one by one.
-    pub fn told<'a>(&'a self, actual: &'a NetState) -> impl Iterator<Item = String> + 'a {
-        let lost = self.lost.iter().map(|name| format!("the veth {name} is gone while its pod lives"));
-        self.plan.ops().map(|op| kstate::net::Difference { op, actual }.to_string()).chain(lost)
-    }
-
     /// What would mend it, step by step.
     pub fn steps(&self) -> impl Iterator<Item = String> {
         let again = self.lost.iter().map(|name| format!("make the veth {name} again"));

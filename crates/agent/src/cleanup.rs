@@ -49,7 +49,7 @@ pub fn cleanup(args: &CleanupArgs) -> Result<Vec<String>> {
     conflist::withdraw(&args.cni_conf_dir)?;
     let mut datapath = Datapath::open(Drops::default()).context("open the kernel's network interfaces")?;
     let rules = datapath.clear_nft().context("remove the tables of nf_tables")?;
-    gone.extend(rules.told);
+    gone.extend_from_slice(rules.told());
     let loopback = args.dns_ips.iter().map(|ip| (*ip).into()).collect();
     let scope = Scope { links: links(&mut datapath)?, veth_prefix: None, loopback, sysctls: BTreeSet::new() };
     let actual = net::observe(&mut datapath.rtnl, &scope)?;

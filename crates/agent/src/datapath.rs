@@ -54,26 +54,44 @@ type Inherited = BTreeMap<(TableId, Arc<str>), BTreeMap<ElemKey, ElemData>>;
 #[derive(Clone, Debug, Default)]
 pub struct Steps {
     pub count: usize,
-    pub told: Vec<String>,
+    /// In words, as many as are known one by one.
+    known: Vec<String>,
 }
 
 /// So many steps are told one by one.
 const TOLD: usize = 4;
+/// So many are kept in words, to see what is new among them.
+const KNOWN: usize = 256;
 
 impl Steps {
     pub fn add(&mut self, step: impl ToString) {
         self.count += 1;
-        if self.told.len() < TOLD {
-            self.told.push(step.to_string());
+        if self.known.len() < KNOWN {
+            self.known.push(step.to_string());
         }
+    }
+
+    /// Those that are told one by one.
+    pub fn told(&self) -> &[String] {
+        self.known.get(..TOLD).unwrap_or(&self.known)
+    }
+
+    pub fn known(&self) -> &[String] {
+        &self.known
+    }
+
+    /// With those first that are not among these.
+    pub fn new_first(mut self, before: &BTreeSet<String>) -> Self {
+        self.known.sort_by_key(|step| before.contains(step));
+        self
     }
 }
 
 /// The first few, and how many more there are.
 impl fmt::Display for Steps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.told.join("; "))?;
-        match self.count.saturating_sub(self.told.len()) {
+        f.write_str(&self.told().join("; "))?;
+        match self.count.saturating_sub(self.told().len()) {
             0 => Ok(()),
             more => write!(f, "; and {more} more"),
         }
@@ -90,6 +108,10 @@ impl<S: ToString> FromIterator<S> for Steps {
 
 fn steps_of(plan: &kstate::nft::Plan, desired: &Ruleset, actual: &Ruleset) -> Steps {
     plan.ops.iter().map(|op| kstate::nft::Difference { op, desired, actual }).collect()
+}
+
+fn net_steps(plan: &kstate::net::Plan, actual: &NetState) -> Steps {
+    plan.ops().map(|op| kstate::net::Difference { op, actual }).collect()
 }
 
 impl Datapath {
@@ -228,10 +250,10 @@ impl Datapath {
         Ok(NetDrift::between(desired, &self.believed))
     }
 
-    /// How links, addresses, routes and entries differ, in words.
-    pub fn differ_net(&mut self, desired: &NetState) -> Result<Steps> {
-        let drift = self.plan_net(desired)?;
-        Ok(drift.told(&self.believed).collect())
+    /// How links, addresses, routes and entries differ, in words; and pods' veths that are gone.
+    pub fn differ_net(&mut self, desired: &NetState) -> Result<(Steps, Vec<IfName>)> {
+        let NetDrift { plan, lost } = self.plan_net(desired)?;
+        Ok((net_steps(&plan, &self.believed), lost))
     }
 
     /// Of this node, which has these addresses: before anything is made.
@@ -257,8 +279,7 @@ impl Datapath {
     pub fn converge_net(&mut self, desired: &NetState) -> Result<(Steps, Vec<IfName>)> {
         self.keep_advertisements(desired)?;
         let NetDrift { plan, lost } = self.plan_net(desired)?;
-        let actual = &self.believed;
-        let steps = plan.ops().map(|op| kstate::net::Difference { op, actual }).collect();
+        let steps = net_steps(&plan, &self.believed);
         self.perform(&plan)?;
         Ok((steps, lost))
     }

@@ -208,7 +208,7 @@ fn of_node(node: &Node) -> NodeStatus {
             .map(|(subsystem, steps)| Drift {
                 subsystem: subsystem.name().to_owned(),
                 steps: steps.count,
-                first: steps.told.clone(),
+                first: steps.told().to_vec(),
             })
             .collect(),
         refused: node

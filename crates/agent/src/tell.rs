@@ -1,12 +1,12 @@
 //! Writes to the API: Events on objects, and on our Node the VTEP's hardware address and that the network is there. A queue of its own, so that
 //! a slow or absent API never holds up the datapath. An Event that the API did not take for reasons of its own is written
-//! once it does (`backlog.rs`).
+//! once it does (`backlog.rs`). The same words are written again after a growing pause (`quiet.rs`).
 
 mod backlog;
+mod quiet;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,12 +22,10 @@ use types::{Mac, hash8};
 use crate::metrics::Metrics;
 
 use backlog::{Backlog, Waiting};
+use quiet::{Quiet, SILENCE};
 
 /// As many wait at most; more are counted and dropped, since the log has them.
 const WAITING: usize = 256;
-/// The same words on the same object are not said again within this time, then within twice that, and so on.
-const SILENCE: Duration = Duration::from_secs(30);
-const LONGEST_SILENCE: Duration = Duration::from_secs(600);
 /// The watch shows within this time that the Node's condition was written.
 const SHOWN: Duration = Duration::from_secs(5);
 /// An API that did not take an Event is asked again after this long, then after twice that, and so on.
@@ -44,11 +42,20 @@ pub struct Saying {
     pub message: String,
 }
 
+impl Saying {
+    /// Whether it is over with this one. Without a uid, of whatever had the name: it may be gone.
+    fn ends_with(&self, ended: &Self) -> bool {
+        (&self.object, self.reason, &self.message) == (&ended.object, ended.reason, &ended.message)
+            && (ended.uid.is_empty() || ended.uid == self.uid)
+    }
+}
+
 #[derive(Debug)]
 enum Item {
-    Saying(Saying),
-    /// And what is said of that, where the first was said.
-    NoLonger(Saying, Option<Saying>),
+    Happened(Saying),
+    Holds(Saying),
+    /// And what is said of that, where one of the first was said.
+    NoLonger(Vec<Saying>, Option<Saying>),
     Vtep(Mac),
     Available,
 }
@@ -64,25 +71,33 @@ impl Tell {
     /// Starts the writer.
     pub fn start(client: Client, node: String, metrics: Arc<Metrics>) -> Self {
         let (queue, items) = mpsc::channel(WAITING);
-        let writer = Writer::new(client, node, metrics.clone(), AGAIN);
+        let writer = Writer::new(client, node, metrics.clone(), (AGAIN, SILENCE));
         tokio::spawn(writer.run(items));
         Self { queue, metrics }
     }
 
+    /// Something that happened: held back where the same was said a moment ago.
     pub fn say(&self, saying: Saying) {
-        if self.queue.try_send(Item::Saying(saying)).is_err() {
+        if self.queue.try_send(Item::Happened(saying)).is_err() {
             self.metrics.event_dropped();
         }
     }
 
-    /// What no longer holds is not said, if the API has not taken it yet.
-    pub fn no_longer(&self, saying: Saying) {
-        // With no room for it, one that is out of date may be said.
-        let _ = self.queue.try_send(Item::NoLonger(saying, None));
+    /// Something that holds until [`Self::no_longer`] or [`Self::over`]: said later where the same was said a moment ago.
+    pub fn holds(&self, saying: Saying) {
+        if self.queue.try_send(Item::Holds(saying)).is_err() {
+            self.metrics.event_dropped();
+        }
     }
 
-    /// The same, and that it is over: unless nobody has heard that it was.
-    pub fn over(&self, was: Saying, over: Saying) {
+    /// What no longer holds is not said, if it was not said yet.
+    pub fn no_longer(&self, saying: Saying) {
+        // With no room for it, one that is out of date may be said.
+        let _ = self.queue.try_send(Item::NoLonger(vec![saying], None));
+    }
+
+    /// The same of all that was said of one thing, and that it is over: unless nobody has heard that it was.
+    pub fn over(&self, was: Vec<Saying>, over: Saying) {
         if self.queue.try_send(Item::NoLonger(was, Some(over))).is_err() {
             self.metrics.event_dropped();
         }
@@ -104,79 +119,67 @@ impl Tell {
     }
 }
 
-/// When something was said last, and for how long it is not said again.
-struct Said {
-    at: Instant,
-    silence: Duration,
-}
-
-impl Said {
-    fn once(at: Instant) -> Self {
-        Self { at, silence: SILENCE }
-    }
-
-    fn again(&mut self, at: Instant) {
-        *self = Self { at, silence: (self.silence * 2).min(LONGEST_SILENCE) };
-    }
-
-    fn is_silent(&self, now: Instant) -> bool {
-        now.duration_since(self.at) < self.silence
-    }
-
-    /// After as long again it is new.
-    fn is_forgotten(&self, now: Instant) -> bool {
-        now.duration_since(self.at) >= 2 * self.silence
-    }
-}
-
 struct Writer {
     client: Client,
     node: String,
     metrics: Arc<Metrics>,
-    said: HashMap<Saying, Said>,
+    quiet: Quiet,
     backlog: Backlog,
     /// When the condition NetworkUnavailable was last taken away.
     available: Option<Instant>,
 }
 
 impl Writer {
-    fn new(client: Client, node: String, metrics: Arc<Metrics>, again: Duration) -> Self {
-        let (said, backlog) = (HashMap::new(), Backlog::new(again));
-        Self { client, node, metrics, said, backlog, available: None }
+    fn new(
+        client: Client,
+        node: String,
+        metrics: Arc<Metrics>,
+        (again, silence): (Duration, Duration),
+    ) -> Self {
+        let (quiet, backlog) = (Quiet::new(silence), Backlog::new(again));
+        Self { client, node, metrics, quiet, backlog, available: None }
     }
 
     async fn run(mut self, mut items: mpsc::Receiver<Item>) {
         loop {
-            let due = self.backlog.due();
+            let (waits, withheld) = (self.backlog.due(), self.quiet.due());
             let item = tokio::select! {
                 // What no longer holds is heard of first.
                 biased;
                 item = items.recv() => item,
-                () = at(due) => {
+                () = at(waits) => {
                     self.say_again().await;
                     continue;
                 }
-            };
-            let done = match item {
-                None => return,
-                Some(Item::Vtep(mac)) => self.annotate(mac).await,
-                Some(Item::Available) => self.network_available().await,
-                Some(Item::NoLonger(saying, over)) => {
-                    let unsaid = self.backlog.withdraw(&saying);
-                    if let Some(over) = over.filter(|_| !unsaid) {
-                        self.say(over).await;
-                    }
-                    Ok(())
-                }
-                Some(Item::Saying(saying)) => {
-                    self.say(saying).await;
-                    Ok(())
+                () = at(withheld) => {
+                    self.say_withheld().await;
+                    continue;
                 }
             };
-            if let Err(error) = done {
+            let Some(item) = item else { return };
+            if let Err(error) = self.take(item).await {
                 tracing::warn!(%error, "the API did not take what the agent had to say");
             }
         }
+    }
+
+    async fn take(&mut self, item: Item) -> Result<(), kube::Error> {
+        match item {
+            Item::Vtep(mac) => self.annotate(mac).await?,
+            Item::Available => self.network_available().await?,
+            Item::NoLonger(ended, over) => self.end(&ended, over).await,
+            Item::Holds(saying) => {
+                if !self.backlog.has(&saying) && self.quiet.begins(&saying, Instant::now()) {
+                    self.say(saying).await;
+                }
+            }
+            Item::Happened(saying) => {
+                if !self.backlog.has(&saying) && self.quiet.happens(&saying, Instant::now()) {
+                    self.say(saying).await;
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn annotate(&self, mac: Mac) -> Result<(), kube::Error> {
@@ -206,13 +209,26 @@ impl Writer {
         nodes.patch_status(&self.node, &PatchParams::default(), &patch).await.map(drop)
     }
 
-    async fn say(&mut self, saying: Saying) {
-        let since = Instant::now();
-        self.said.retain(|_, said| !said.is_forgotten(since));
-        if self.said.get(&saying).is_some_and(|said| said.is_silent(since)) || self.backlog.has(&saying) {
-            return;
+    async fn end(&mut self, ended: &[Saying], over: Option<Saying>) {
+        let mut heard = false;
+        for ended in ended {
+            let waited = self.backlog.withdraw(ended);
+            heard |= self.quiet.ends(ended, waited, over.is_some());
         }
-        let waiting = Waiting { saying, at: SystemTime::now(), since };
+        if let Some(over) = over.filter(|_| heard) {
+            self.say(over).await;
+        }
+    }
+
+    /// What was held back, and still holds.
+    async fn say_withheld(&mut self) {
+        for saying in self.quiet.take_due(Instant::now()) {
+            self.say(saying).await;
+        }
+    }
+
+    async fn say(&mut self, saying: Saying) {
+        let waiting = Waiting { saying, at: SystemTime::now(), since: Instant::now() };
         // While others wait for the API, it is away.
         match self.backlog.due() {
             Some(_) => self.keep(waiting),
@@ -261,8 +277,7 @@ impl Writer {
                 self.metrics.event_dropped();
             }
         }
-        let now = Instant::now();
-        self.said.entry(waiting.saying).and_modify(|said| said.again(now)).or_insert(Said::once(now));
+        self.quiet.told(waiting.saying, Instant::now());
         None
     }
 

@@ -40,7 +40,7 @@ impl Node {
             tracing::warn!("{new}");
             let (object, message) = (key.clone(), new.message.clone());
             let uid = self.uid(&object);
-            self.base.tell.say(Saying { object, uid, normal: false, reason: new.reason, message });
+            self.base.tell.holds(Saying { object, uid, normal: false, reason: new.reason, message });
         }
         for old in known.iter().filter(|diagnostic| !found.contains(diagnostic)) {
             let (object, message) = (key.clone(), old.message.clone());
@@ -85,7 +85,7 @@ impl Node {
     /// In the log and on the object.
     pub(super) fn raise(&self, finding: &semantics::Diagnostic) {
         tracing::warn!("{finding}");
-        self.base.tell.say(self.saying(finding));
+        self.base.tell.holds(self.saying(finding));
     }
 
     /// It no longer holds.
@@ -99,7 +99,7 @@ impl Node {
         tracing::info!("no longer: {finding}");
         let was = self.saying(finding);
         let over = Saying { normal: true, reason: "NetworkMended", message, ..was.clone() };
-        self.base.tell.over(was, over);
+        self.base.tell.over(vec![was], over);
     }
 
     fn saying(&self, finding: &semantics::Diagnostic) -> Saying {

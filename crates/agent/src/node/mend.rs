@@ -11,6 +11,7 @@ use types::{IfName, ObjectName};
 use super::Node;
 use crate::datapath::Steps;
 use crate::inbox::Subsystem;
+use crate::store::Record;
 use crate::tell::Saying;
 
 impl Node {
@@ -80,10 +81,11 @@ impl Node {
             Ok(steps) => {
                 self.stands(subsystem, &steps);
                 if steps.count == 0 {
+                    self.drift_ended(subsystem, &steps, false);
                     return self.note(subsystem, Ok(()));
                 }
                 self.base.metrics.drift(subsystem.name(), steps.count, false);
-                self.drifted(subsystem, &steps, false);
+                self.drift_stands(subsystem, steps);
             }
             Err(error) => self.note(subsystem, Err(error)),
         }
@@ -99,9 +101,7 @@ impl Node {
                 if suspected && steps.count > 0 {
                     self.base.metrics.drift(subsystem.name(), steps.count, true);
                 }
-                if suspected && steps.count > 0 && !was_told {
-                    self.drifted(subsystem, &steps, true);
-                }
+                self.drift_ended(subsystem, &steps, suspected && steps.count > 0 && !was_told);
                 self.note(subsystem, Ok(()));
             }
             // One look for each reason: a kernel that refuses is asked again every second.
@@ -144,7 +144,13 @@ impl Node {
         self.base.metrics.looked(subsystem.name());
         match subsystem {
             Subsystem::Nft => self.base.datapath.differ_nft(compiler.nft()),
-            Subsystem::Net => self.base.datapath.differ_net(compiler.net()),
+            Subsystem::Net => {
+                let (mut steps, lost) = self.base.datapath.differ_net(compiler.net())?;
+                let lost = lost.iter().filter_map(|name| self.who_lost(name));
+                lost.filter(|record| !self.is_ending(record))
+                    .for_each(|record| steps.add(veth_is_gone(record)));
+                Ok(steps)
+            }
         }
     }
 
@@ -182,14 +188,26 @@ impl Node {
         }
     }
 
-    /// A veth that somebody deleted while its pod lives; one that is being deleted by us is no loss.
-    fn rewire(&mut self, name: &IfName) -> Option<String> {
-        let record = self.base.store.wired().find(|record| record.host_if == *name)?.clone();
-        if self.leaving.has(&record.handle()) {
-            return None;
+    /// Of a veth that is gone while its pod can still use one. What we delete is no loss, nor what went with its namespace.
+    fn who_lost(&self, name: &IfName) -> Option<&Record> {
+        let record = self.base.store.wired().find(|record| record.host_if == *name)?;
+        (!self.leaving.has(&record.handle()) && record.namespace_lives()).then_some(record)
+    }
+
+    /// Whether the pod is being deleted, or has ended: its veth may go at any moment, before the runtime's DEL comes.
+    fn is_ending(&self, record: &Record) -> bool {
+        let known = self.cluster.pods.get(&record.pod);
+        match known.filter(|pod| record.uid.is_empty() || pod.uid == record.uid) {
+            Some(pod) => pod.terminating || pod.phase.finished(),
+            None => self.is_gone(record),
         }
+    }
+
+    /// A veth that somebody deleted. A pod that is ending has its own again as long as it can use it, and that is no drift.
+    fn rewire(&mut self, name: &IfName) -> Option<String> {
+        let record = self.who_lost(name)?.clone();
         match self.create_veth(&record) {
-            Ok(_) => Some(format!("the veth {name} of pod {} is gone", record.pod)),
+            Ok(_) => (!self.is_ending(&record)).then(|| veth_is_gone(&record)),
             Err(error) => {
                 tracing::warn!(veth = %name, pod = %record.pod, %error, "a pod's veth is gone and cannot be made again");
                 None
@@ -197,19 +215,48 @@ impl Node {
         }
     }
 
-    fn drifted(&mut self, subsystem: Subsystem, steps: &Steps, mended: bool) {
-        let (reason, done) = match mended {
-            true => ("DriftMended", "found and put back"),
-            false => ("DriftSeen", "found and left so while the agent is paused"),
+    /// While paused: told where something is new in it, which comes first then.
+    fn drift_stands(&mut self, subsystem: Subsystem, steps: Steps) {
+        let Some(steps) = self.standing.news_of_drift(subsystem, steps) else { return };
+        let done = format!("found and left so while the agent is paused: {steps}");
+        let saying = self.drift(subsystem, "DriftSeen", &done);
+        tracing::warn!(subsystem = subsystem.name(), steps = steps.count, "{}", saying.message);
+        self.standing.told_drift(subsystem, saying.clone());
+        self.base.tell.holds(saying);
+    }
+
+    /// By the agent, in these steps, or by somebody else. `is_news`: also where nothing was told of it.
+    fn drift_ended(&mut self, subsystem: Subsystem, steps: &Steps, is_news: bool) {
+        let told = self.standing.end_drift(subsystem);
+        if told.is_empty() && !is_news {
+            return;
+        }
+        let done = match steps.count {
+            0 => "and put it back while the agent was paused".to_owned(),
+            _ => format!("found and put back: {steps}"),
         };
-        tracing::warn!(subsystem = subsystem.name(), steps = steps.count, "{reason}: {steps}");
-        let node = &self.base.settings.node;
-        self.base.tell.say(Saying {
-            object: Key::new(Kind::Node, ObjectName::cluster(node)),
+        let over = self.drift(subsystem, "DriftMended", &done);
+        tracing::warn!(subsystem = subsystem.name(), steps = steps.count, "{}", over.message);
+        match told.is_empty() {
+            true => self.base.tell.say(over),
+            false => self.base.tell.over(told, over),
+        }
+    }
+
+    fn drift(&self, subsystem: Subsystem, reason: &'static str, done: &str) -> Saying {
+        Saying {
+            object: Key::new(Kind::Node, ObjectName::cluster(&self.base.settings.node)),
             uid: String::new(),
-            normal: mended,
+            normal: reason == "DriftMended",
             reason,
-            message: format!("{reason}: somebody changed Plumb's {}; {done}: {steps}", subsystem.name()),
-        });
+            message: format!("{reason}: somebody changed Plumb's {}; {done}", subsystem.name()),
+        }
     }
 }
+
+fn veth_is_gone(record: &Record) -> String {
+    format!("the veth {} of pod {} is gone", record.host_if, record.pod)
+}
+
+#[cfg(test)]
+mod tests;

@@ -183,6 +183,11 @@ impl Node {
         self.base.datapath.rtnl.index(&record.host_if).is_some() || record.namespace_lives()
     }
 
+    /// Whether the API has the attachment's pod no longer, as far as is known.
+    pub(super) fn is_gone(&self, record: &Record) -> bool {
+        self.in_api(record) == InApi::Gone
+    }
+
     fn in_api(&self, record: &Record) -> InApi {
         let deaf = self.cluster.synced().is_none()
             || self.standing.broken_watches().any(|(kind, _)| kind == Kind::Pod);

@@ -9,11 +9,22 @@ use model::Kind;
 use crate::datapath::Steps;
 use crate::fault::Fault;
 use crate::inbox::Subsystem;
+use crate::tell::Saying;
 
 /// One cause is said again in the log after this long.
 const REMINDER: Duration = Duration::from_secs(60);
 /// So many causes are said within that time: words that are never the same twice fill no log.
 const CAUSES: usize = 16;
+
+/// So many differences of one drift are told at most: words that are new with each look make no Events without end.
+const MANY: usize = 1024;
+
+/// Of one drift: the differences that are known from its Events, and those Events.
+#[derive(Debug, Default)]
+struct Told {
+    known: BTreeSet<String>,
+    events: Vec<Saying>,
+}
 
 #[derive(Debug, Default)]
 pub struct Standing {
@@ -21,6 +32,8 @@ pub struct Standing {
     right: BTreeMap<Subsystem, Instant>,
     /// What differs: there while the agent is paused, or the kernel refuses.
     drift: BTreeMap<Subsystem, Steps>,
+    /// What was told of drift that stands.
+    drift_told: BTreeMap<Subsystem, Told>,
     /// Watches that broke and have not been answered since.
     watches: BTreeMap<Kind, Fault>,
     /// Why watches broke within [`REMINDER`], as the log has it.
@@ -42,6 +55,27 @@ impl Standing {
             0 => drop(self.drift.remove(&subsystem)),
             _ => drop(self.drift.insert(subsystem, left.clone())),
         }
+    }
+
+    /// What there is to tell of drift that stands, if anything is new in it: that first.
+    pub(super) fn news_of_drift(&mut self, subsystem: Subsystem, steps: Steps) -> Option<Steps> {
+        let told = self.drift_told.entry(subsystem).or_default();
+        let is_known = told.known.len() >= MANY || steps.known().iter().all(|step| told.known.contains(step));
+        if is_known {
+            return None;
+        }
+        let steps = steps.new_first(&told.known);
+        told.known.extend(steps.known().iter().cloned());
+        Some(steps)
+    }
+
+    pub(super) fn told_drift(&mut self, subsystem: Subsystem, event: Saying) {
+        self.drift_told.entry(subsystem).or_default().events.push(event);
+    }
+
+    /// Nothing differs any more; what was told of it.
+    pub(super) fn end_drift(&mut self, subsystem: Subsystem) -> Vec<Saying> {
+        self.drift_told.remove(&subsystem).unwrap_or_default().events
     }
 
     /// Whether that is news: all watches break where one does for the API's sake, and again with every try.
@@ -125,6 +159,29 @@ mod tests {
         );
         standing.differs(Subsystem::Net, &Steps::default());
         assert_eq!(standing.drift().count(), 0);
+    }
+
+    /// Looks at one drift, in other orders and with parts of it gone: an Event is due where something is new, and names that.
+    #[test]
+    fn one_drift_is_told_once_and_again_with_what_is_new() {
+        let mut standing = Standing::default();
+        let look = |standing: &mut Standing, steps: &[&str]| {
+            let news = standing.news_of_drift(Subsystem::Net, steps.iter().collect());
+            news.map(|news| news.to_string())
+        };
+        assert_eq!(look(&mut standing, &["a", "b"]).as_deref(), Some("a; b"));
+        for again in [&["a", "b"][..], &["b", "a"], &["b"], &["a"]] {
+            assert_eq!(look(&mut standing, again), None, "{again:?}");
+        }
+        assert_eq!(
+            look(&mut standing, &["a", "b", "c", "d", "e"]).as_deref(),
+            Some("c; d; e; a; and 1 more")
+        );
+        assert_eq!(look(&mut standing, &["e", "c"]), None);
+        standing.end_drift(Subsystem::Net);
+        assert_eq!(look(&mut standing, &["e", "c"]).as_deref(), Some("e; c"));
+        let many = (0..2 * MANY).filter(|n| look(&mut standing, &[&*format!("rule {n}")]).is_some());
+        assert!(many.count() <= MANY, "words without end");
     }
 
     #[test]

@@ -53,14 +53,10 @@ impl Backlog {
         room
     }
 
-    /// It no longer holds. Without a uid, of whatever had the name: it may be gone. Whether it waited.
-    pub fn withdraw(&mut self, saying: &Saying) -> bool {
-        let is_it = |of: &Saying| {
-            (&of.object, of.reason, &of.message) == (&saying.object, saying.reason, &saying.message)
-                && (saying.uid.is_empty() || saying.uid == of.uid)
-        };
+    /// It no longer holds. Whether it waited.
+    pub fn withdraw(&mut self, ended: &Saying) -> bool {
         let before = self.waiting.len();
-        self.waiting.retain(|waiting| !is_it(&waiting.saying));
+        self.waiting.retain(|waiting| !waiting.saying.ends_with(ended));
         self.waiting.len() < before
     }
 

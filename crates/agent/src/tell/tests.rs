@@ -33,19 +33,6 @@ fn events_about_nodes_live_in_default() {
     assert_eq!(event["involvedObject"].get("uid"), None);
 }
 
-#[test]
-fn what_happens_again_is_said_again_with_growing_pauses() {
-    let begin = Instant::now();
-    let after = |seconds| begin + Duration::from_secs(seconds);
-    let mut said = Said::once(begin);
-    assert!(said.is_silent(after(29)) && !said.is_silent(after(30)));
-    assert!(!said.is_forgotten(after(59)) && said.is_forgotten(after(60)));
-    said.again(after(30));
-    assert!(said.is_silent(after(89)) && !said.is_silent(after(90)));
-    (0..9).for_each(|_| said.again(after(100)));
-    assert!(said.is_silent(after(699)) && !said.is_silent(after(700)), "ten minutes at most");
-}
-
 fn saying(message: &str) -> Saying {
     let object = Key::new(Kind::Node, ObjectName::cluster("node1"));
     let (uid, message) = (String::new(), message.to_owned());
@@ -78,10 +65,10 @@ fn api(away: usize, how: Option<u16>) -> (Client, mpsc::UnboundedReceiver<String
     (Client::new(service, "default"), taken)
 }
 
-fn start(client: Client) -> (Tell, Arc<Metrics>) {
+fn start(client: Client, silence: Duration) -> (Tell, Arc<Metrics>) {
     let (queue, items) = mpsc::channel(WAITING);
     let metrics = Arc::new(Metrics::default());
-    let writer = Writer::new(client, "node1".into(), metrics.clone(), Duration::from_millis(5));
+    let writer = Writer::new(client, "node1".into(), metrics.clone(), (Duration::from_millis(5), silence));
     tokio::spawn(writer.run(items));
     (Tell { queue, metrics: metrics.clone() }, metrics)
 }
@@ -94,15 +81,15 @@ async fn next(taken: &mut mpsc::UnboundedReceiver<String>) -> Option<String> {
 async fn what_an_absent_api_did_not_take_is_said_once_it_is_back_if_it_still_holds() {
     for how in [None, Some(500), Some(503), Some(429)] {
         let (client, mut taken) = api(3, how);
-        let (tell, metrics) = start(client);
+        let (tell, metrics) = start(client, SILENCE);
         for message in ["stands", "passes", "stands", "stands too"] {
-            tell.say(saying(message));
+            tell.holds(saying(message));
         }
         tell.no_longer(saying("passes"));
         assert_eq!(next(&mut taken).await.as_deref(), Some("stands"), "{how:?}");
         assert_eq!(next(&mut taken).await.as_deref(), Some("stands too"), "{how:?}");
-        tell.say(saying("stands"));
-        tell.say(saying("new"));
+        tell.holds(saying("stands"));
+        tell.holds(saying("new"));
         assert_eq!(next(&mut taken).await.as_deref(), Some("new"), "said twice: {how:?}");
         assert!(metrics.render().contains("plumb_events_dropped_total 0"));
     }
@@ -111,9 +98,35 @@ async fn what_an_absent_api_did_not_take_is_said_once_it_is_back_if_it_still_hol
 #[tokio::test]
 async fn what_the_api_refuses_for_good_is_counted_and_holds_up_nothing() {
     let (client, mut taken) = api(1, Some(403));
-    let (tell, metrics) = start(client);
+    let (tell, metrics) = start(client, SILENCE);
     tell.say(saying("forbidden"));
     tell.say(saying("allowed"));
     assert_eq!(next(&mut taken).await.as_deref(), Some("allowed"));
     assert!(metrics.render().contains("plumb_events_dropped_total 1"));
+}
+
+/// Comes, goes, comes back and stays, and goes: each is heard of, the return when the quiet time is over.
+#[tokio::test]
+async fn what_returns_soon_is_said_later_and_its_end_after_it() {
+    let (client, mut taken) = api(0, None);
+    let (tell, _) = start(client, Duration::from_millis(300));
+    let began = Instant::now();
+    let end = || tell.over(vec![saying("no route")], Saying { normal: true, ..saying("a route again") });
+    tell.holds(saying("no route"));
+    end();
+    tell.holds(saying("no route"));
+    for words in ["no route", "a route again", "no route"] {
+        assert_eq!(next(&mut taken).await.as_deref(), Some(words));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+    end();
+    // Twice more within the quiet time, and over by its end.
+    tell.holds(saying("no route"));
+    end();
+    tell.holds(saying("other"));
+    for words in ["a route again", "other"] {
+        assert_eq!(next(&mut taken).await.as_deref(), Some(words));
+    }
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert!(taken.try_recv().is_err());
 }

@@ -1,12 +1,16 @@
 //! What others change is put back and told; while paused it is only told. How soon is printed, never asserted.
 
-use std::process::{Command, Stdio};
+use std::io::Write;
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use types::Families;
 
-use crate::stage::{Node, Stage, wait_for};
+use crate::stage::{Node, Stage, wait_for, within};
+
+/// What was told is not told again sooner.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// Breaks something and measures until the look is as before.
 fn mended(node: &Node, broken: &str, look: &str) -> Duration {
@@ -165,10 +169,13 @@ fn the_mtu_of_the_uplink_is_followed() {
 
 /// What differs now, as metrics have it.
 fn stands(node: &Node, subsystem: &str) -> Option<()> {
+    (steps(node, subsystem) != "0").then_some(())
+}
+
+fn steps(node: &Node, subsystem: &str) -> String {
     let series = format!("plumb_drift{{subsystem=\"{subsystem}\"}} ");
     let metrics = node.metrics();
-    let steps = metrics.lines().find_map(|line| line.strip_prefix(&series))?;
-    (steps != "0").then_some(())
+    metrics.lines().find_map(|line| line.strip_prefix(&series)).unwrap_or("0").to_owned()
 }
 
 /// How often the agent has read that part of the kernel as a whole.
@@ -212,6 +219,25 @@ fn what_others_do_to_their_own_tables_costs_no_look() {
     }
 }
 
+/// A program that owns our table for as long as it runs.
+struct Holder(Child, ChildStdin);
+
+impl Holder {
+    fn of(node: &Node) -> Self {
+        let nft = || Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let mut holder = node.netns.run(nft).unwrap().unwrap();
+        let mut words = holder.stdin.take().unwrap();
+        words.write_all(b"delete table ip plumb; add table ip plumb { flags owner; }\n").unwrap();
+        Self(holder, words)
+    }
+
+    fn end(self) {
+        let Self(mut holder, words) = self;
+        drop(words);
+        holder.wait().unwrap();
+    }
+}
+
 /// Another program owns our table: what the kernel refuses is told once, and its end once, with what was mended; nothing is left
 /// of it in what `plumb status` and alerts are made of.
 #[test]
@@ -219,11 +245,7 @@ fn a_refusal_and_its_end_are_told_once() {
     let stage = Stage::new(2);
     let node = &stage.nodes[0];
     wait_for("the tunnel's peer is known", || node.run("ip route").contains("10.244.2.0/24").then_some(()));
-    let nft = || Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
-    let mut holder = node.netns.run(nft).unwrap().unwrap();
-    let mut words = holder.stdin.take().unwrap();
-    std::io::Write::write_all(&mut words, b"delete table ip plumb; add table ip plumb { flags owner; }\n")
-        .unwrap();
+    let holder = Holder::of(node);
     let told = wait_for("the refusal is told", || stage.events("NetworkDegraded").pop());
     assert!(told.contains("another program owns the table") && !told.contains('\n'), "{told}");
     wait_for("it differs", || stands(node, "nft"));
@@ -231,8 +253,7 @@ fn a_refusal_and_its_end_are_told_once() {
         let health = node.ask("GET", "/healthz", "").unwrap();
         (health.contains("it did not take nft") && !health.contains("differs")).then_some(())
     });
-    drop(words);
-    holder.wait().unwrap();
+    holder.end();
     let over = wait_for("its end is told", || stage.events("NetworkMended").pop());
     for words in ["kernel: it takes nft again; found and mended: ", " ip plumb ", " is missing"] {
         assert!(over.contains(words), "{words}: {over}");
@@ -243,6 +264,13 @@ fn a_refusal_and_its_end_are_told_once() {
     let count =
         ["NetworkDegraded", "NetworkMended", "DriftMended", "DriftSeen"].map(|of| stage.events(of).len());
     assert_eq!(count, [1, 1, 0, 0]);
+    // It returns within the quiet time, and stays: that is told when it is over.
+    let holder = Holder::of(node);
+    let again = || (stage.events("NetworkDegraded").len() == 2).then_some(());
+    within(2 * QUIET, again).expect("the newest Event says that it holds");
+    assert_eq!(stage.events("NetworkMended").len(), 1);
+    holder.end();
+    wait_for("its end is told", || (stage.events("NetworkMended").len() == 2).then_some(()));
 }
 
 #[test]
@@ -256,6 +284,16 @@ fn a_paused_agent_reports_and_leaves_it() {
         node.metrics().contains("plumb_drift_seen_total{subsystem=\"net\"}").then_some(())
     });
     assert!(!node.run("ip route").contains("10.244.2.0/24"));
+    let seen = |count: usize| move |told: Vec<String>| (told.len() == count).then_some(told);
+    wait_for("it is told", || seen(1)(stage.events("DriftSeen")));
+    node.run("sysctl -qw net.ipv4.ip_forward=0");
+    let told = wait_for("what is new is told", || seen(2)(stage.events("DriftSeen")));
+    assert!(told.iter().any(|told| told.contains("paused: net/ipv4/ip_forward should be 1")), "{told:?}");
+    node.run("sysctl -qw net.ipv4.ip_forward=1");
+    wait_for("one is left", || (steps(node, "net") == "1").then_some(()));
+    assert_eq!(stage.events("DriftSeen").len(), 2, "told");
     node.ask("POST", "/v1/pause", &json!({ "paused": false }).to_string()).unwrap();
     wait_for("it is mended", || node.run("ip route").contains("10.244.2.0/24").then_some(()));
+    let over = wait_for("that is told", || stage.events("DriftMended").pop());
+    assert!(over.contains("found and put back: "), "{over}");
 }
