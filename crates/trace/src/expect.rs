@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use kstate::net::{LinkKind, NetState};
 use kstate::nft::build::encode;
-use kstate::nft::{ElemKey, Ruleset, targets};
+use kstate::nft::{ElemData, ElemKey, Ruleset, Verdict};
 use model::{Attachment, Cluster};
 use serde::{Deserialize, Serialize};
 use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT};
@@ -240,14 +240,15 @@ impl Way<'_, '_> {
         tunnel && (own || !self.view.place.is_pod_address(to.ip()))
     }
 
-    /// `table/chain` that the frontend's element leads to.
+    /// `table/chain` that draws for the frontend. A map of guards has its element as well, but jumps: what comes back from a
+    /// guard is still to be drawn for.
     fn chain_of(&self, frontend: SocketAddr) -> String {
         let protocol = self.packet.protocol;
         let key = [frontend.ip().into(), protocol.into(), frontend.port().into()];
         let key = ElemKey::point(encode(&key));
         let chains = self.view.nft.tables.iter().filter_map(|(id, table)| {
             let chain = table.sets.values().find_map(|set| match set.elements.get(&key) {
-                Some(kstate::nft::ElemData::Verdict(verdict)) => targets(verdict),
+                Some(ElemData::Verdict(Verdict::Goto(chain))) => Some(chain),
                 _ => None,
             })?;
             Some(format!("{}/{chain}", id.name))
