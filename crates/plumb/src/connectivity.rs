@@ -9,6 +9,7 @@
 //! It needs what kubectl needs. Probes get their checks as arguments and answer in their logs, so that nothing has
 //! to be executed in a pod and no pod reached from here.
 
+mod asked;
 mod cast;
 mod checks;
 mod show;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -125,8 +126,11 @@ pub struct Done {
     pub took_ms: u64,
     /// Where a trace of the same packet found model and kernel to part.
     pub finding: Option<String>,
-    /// The command that traces it, once the pods are there (`--keep`).
+    /// The command that traces it, where its pods were kept (`--keep`).
     pub trace: Option<String>,
+    /// Where they were not: the same test with pods that stay. They have other addresses, so that its own report says how
+    /// to trace it.
+    pub again: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -150,6 +154,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     {
         bail!("there is no test {unknown}; plumb connectivity test --list names them");
     }
+    test.check()?;
     let (reach, runtime) =
         (test.reach.clone(), tokio::runtime::Builder::new_current_thread().enable_all().build()?);
     Advice::pasteable(&reach, runtime.block_on(start(test)))
@@ -181,18 +186,24 @@ async fn start(test: Test) -> Result<ExitCode> {
     let (mut interrupt, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let cluster = Cluster::connect(&test.reach).await?;
     let mut progress = Progress::new(test.output.is_json());
-    let stage = tokio::select! {
-        stage = Stage::open(cluster.clone(), &test.namespace) => stage?,
+    let stage = Stage { cluster, namespace: test.namespace.clone() };
+    // What an earlier test has kept stays as long as this one cannot begin.
+    let prepared = async {
+        let cast = prepare(&test, &stage, &mut progress).await?;
+        stage.open().await.map(|()| cast)
+    };
+    let cast = tokio::select! {
+        cast = prepared => cast?,
         _ = interrupt.recv() => return Ok(ExitCode::from(INTERRUPTED)),
     };
     let began = Instant::now();
     let outcome = tokio::select! {
-        report = perform(&test, &stage, &mut progress) => Some(report),
+        report = perform((&test, &stage), cast, &mut progress) => Some(report),
         _ = interrupt.recv() => None,
         _ = end.recv() => None,
     };
     let mut left = None;
-    let by_hand = || cluster.advice.kubectl(&format!("delete namespace {}", test.namespace));
+    let by_hand = || stage.cluster.advice.kubectl(&format!("delete namespace {}", test.namespace));
     if test.keep {
         progress.step(&format!("kept: {} removes it", by_hand()));
     } else {
@@ -228,7 +239,8 @@ async fn start(test: Test) -> Result<ExitCode> {
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn perform(test: &Test, stage: &Stage, progress: &mut Progress) -> Result<Report> {
+/// Who takes part, and the nodes that are not Ready. Nothing is made yet, nor taken away.
+async fn prepare(test: &Test, stage: &Stage, progress: &mut Progress) -> Result<(Cast, Vec<Node>)> {
     let cluster = &stage.cluster;
     let (places, not_ready) = stage::nodes(cluster, &test.nodes, |words| progress.step(words)).await?;
     if places.is_empty() {
@@ -237,8 +249,14 @@ async fn perform(test: &Test, stage: &Stage, progress: &mut Progress) -> Result<
         let causes = stage.wrong_on(&not_ready.iter().map(ResourceExt::name_any).collect()).await;
         bail!("no node is Ready ({words}){}", causes.unwrap_or_default());
     }
-    let mut cast = hire(test, &cluster.client).await?;
-    cast.places = places;
+    Ok((Cast { places, ..hire(test, &cluster.client).await? }, not_ready))
+}
+
+async fn perform(
+    (test, stage): (&Test, &Stage),
+    (mut cast, not_ready): (Cast, Vec<Node>),
+    progress: &mut Progress,
+) -> Result<Report> {
     progress.step(&format!(
         "{} nodes; Services and policies in namespace {}",
         cast.places.len(),
@@ -383,28 +401,7 @@ fn done(planned: &Planned, outcome: Option<&Outcome>) -> Done {
         took_ms: outcome.map_or(0, |outcome| outcome.took_ms),
         finding: None,
         trace: None,
-    }
-}
-
-impl Test {
-    /// The same for one test, whose pods stay.
-    fn again(&self, only: &str) -> String {
-        let mut words = format!("connectivity test --only {only} --keep");
-        let listed = |values: &[String]| (!values.is_empty()).then(|| values.join(","));
-        let unlike = |value: &str, usual: &str| (value != usual).then(|| value.to_owned());
-        let port = self.host_port.to_string();
-        for (flag, value) in [
-            ("-n", unlike(&self.namespace, NAMESPACE)),
-            ("--nodes", listed(&self.nodes)),
-            ("--image", self.image.clone()),
-            ("--outside", listed(&self.outside)),
-            ("--outside-name", self.outside_name.clone()),
-            ("--domain", unlike(&self.domain, "cluster.local")),
-            ("--host-port", unlike(&port, "29475")),
-        ] {
-            words.extend(value.into_iter().flat_map(|value| [format!(" {flag} "), value]));
-        }
-        words
+        again: None,
     }
 }
 
@@ -423,9 +420,13 @@ async fn find_causes(
         let Some((target, udp)) = planned.trace() else { continue };
         let flag = if udp { " --udp" } else { "" };
         let advice = &stage.cluster.advice;
-        let again = advice.plumb(&test.again(planned.test));
-        let command = advice.plumb(&format!("trace {}/{} {target}{flag}", stage.namespace, planned.pod));
-        done.trace = Some(format!("{again}; {command}"));
+        (done.trace, done.again) = match test.keep {
+            true => {
+                let words = format!("trace {}/{} {target}{flag}", stage.namespace, planned.pod);
+                (Some(advice.plumb(&words)), None)
+            }
+            false => (None, Some(advice.plumb(&test.again(planned.test)))),
+        };
         if traced < TRACED {
             traced += 1;
             let pod = ObjectName::new(&stage.namespace, &planned.pod);
@@ -440,31 +441,10 @@ async fn find_causes(
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, FromArgMatches};
     use serde_json::Value;
 
     use super::*;
     use crate::demo::probe::Ask;
-
-    #[test]
-    fn what_is_to_be_run_again_is_run_alike() {
-        let again = |words: &[&str]| {
-            let command = ["plumb", "connectivity", "test"].iter().chain(words);
-            let matches = crate::Plumb::command().try_get_matches_from(command).unwrap();
-            let crate::Command::Connectivity(args) =
-                crate::Plumb::from_arg_matches(&matches).unwrap().command
-            else {
-                panic!("another command")
-            };
-            let Verb::Test(test) = args.verb;
-            test.again("pod-to-pod")
-        };
-        assert_eq!(again(&["--only", "pod-*"]), "connectivity test --only pod-to-pod --keep");
-        let words =
-            "-n other --nodes a,b --image x/y:1 --outside 192.0.2.1:80 --domain k8s.test --host-port 29999";
-        let typed: Vec<&str> = words.split(' ').collect();
-        assert_eq!(again(&typed), format!("connectivity test --only pod-to-pod --keep {words}"));
-    }
 
     #[test]
     fn a_star_stands_for_anything() {

@@ -28,6 +28,13 @@ pub struct HopResult {
     pub steps: Vec<Option<u64>>,
 }
 
+impl HopResult {
+    /// Whose fault it is that they disagree, and whose words say so.
+    pub fn node(&self) -> &str {
+        self.wrong_on.as_deref().unwrap_or(&self.hop.node)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 pub enum Outcome {

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use types::IfName;
 use types::wire::{BRIDGE, VXLAN_DEVICE};
 
-use super::{Judged, Wrong};
 use super::evidence::{Evidence, is_end};
 use super::there::shrunk;
+use super::{Judged, Wrong};
 use crate::expect::own;
 use crate::hop::{Fact, Hop, Stage, shown};
 use crate::observed::{COUNTED, Decision, SERVFAIL, Sighting, SocketEnd, Way};
@@ -63,7 +63,10 @@ impl<'a> Evidence<'a> {
     /// Whether what is wrong at a hop that the packet came to follows from nothing before: state, whatever the destination
     /// itself answers, and all of it where the packet got through.
     pub fn is_wrong_itself(&self, hop: &Hop) -> bool {
-        self.answered() || matches!(hop.fact, Fact::Pod { .. }) || self.drift(hop).is_some() || self.drift_back(hop).is_some()
+        self.answered()
+            || matches!(hop.fact, Fact::Pod { .. })
+            || self.drift(hop).is_some()
+            || self.drift_back(hop).is_some()
     }
 
     /// What is not as it should be.
