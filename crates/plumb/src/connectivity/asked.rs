@@ -1,7 +1,8 @@
 //! What was asked for: whether it can be meant, which is looked at before anything is touched, and how it is asked for again.
 
 use anyhow::{Context, Result, bail};
-use types::wire::{AGENT_PORT, KUBELET_PORT};
+use types::Protocol;
+use types::wire::{LOOPBACK_PORTS, NODE_PORTS};
 
 use super::{NAMESPACE, Test};
 use crate::trace::host;
@@ -14,14 +15,14 @@ impl Test {
         self.outside_name.iter().try_for_each(|name| host::only_name(name)).context("--outside-name")?;
         host::only_name(&self.domain).context("--domain")?;
         self.image.iter().try_for_each(|image| reference(image)).context("--image")?;
-        match self.host_port {
-            AGENT_PORT => {
-                bail!("--host-port {AGENT_PORT} is the agents' own; give another that is free on the nodes")
+        let taken = NODE_PORTS.iter().chain(&LOOPBACK_PORTS);
+        let mut taken =
+            taken.filter(|(protocol, port, _)| (*protocol, *port) == (Protocol::Tcp, self.host_port));
+        match taken.next() {
+            Some((_, port, whose)) => {
+                bail!("--host-port {port} is taken on every node: {whose}; give another that is free there")
             }
-            KUBELET_PORT => {
-                bail!("--host-port {KUBELET_PORT} is the kubelets'; give another that is free on the nodes")
-            }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -130,8 +131,8 @@ mod tests {
             ("--outside-name", "a..b", "no name"),
             ("--domain", "192.0.2.1", "is an address"),
             ("--image", "a b", "no image"),
-            ("--host-port", "9475", "agents' own"),
-            ("--host-port", "10250", "kubelets'"),
+            ("--host-port", "9475", "the agent's health"),
+            ("--host-port", "10250", "the kubelet;"),
         ] {
             let error = format!("{:#}", typed(&[flag, value]).check().unwrap_err());
             assert!(error.contains(said) && error.contains(flag), "{flag} {value}: {error}");
