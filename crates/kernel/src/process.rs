@@ -5,6 +5,7 @@ mod child;
 mod confine;
 mod spawn;
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -29,6 +30,36 @@ pub enum Ended {
     Code(i32),
     Signal(i32),
 }
+
+/// `exit code 1`, `signal 9 (SIGKILL)`
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => match NAMES.iter().find(|(name, _)| name.as_raw() == *signal) {
+                Some((_, name)) => write!(f, "signal {signal} ({name})"),
+                None => write!(f, "signal {signal}"),
+            },
+        }
+    }
+}
+
+/// Those that end processes by themselves, or that people send to end them.
+const NAMES: [(Signal, &str); 13] = [
+    (Signal::HUP, "SIGHUP"),
+    (Signal::INT, "SIGINT"),
+    (Signal::QUIT, "SIGQUIT"),
+    (Signal::ILL, "SIGILL"),
+    (Signal::TRAP, "SIGTRAP"),
+    (Signal::ABORT, "SIGABRT"),
+    (Signal::BUS, "SIGBUS"),
+    (Signal::FPE, "SIGFPE"),
+    (Signal::KILL, "SIGKILL"),
+    (Signal::SEGV, "SIGSEGV"),
+    (Signal::PIPE, "SIGPIPE"),
+    (Signal::TERM, "SIGTERM"),
+    (Signal::SYS, "SIGSYS"),
+];
 
 impl Ended {
     /// As a shell shows it: the code, or 128 plus the signal.
@@ -225,4 +256,16 @@ fn pid_of(pid: u32, what: impl FnOnce() -> String) -> Result<Pid, Error> {
         .ok()
         .and_then(Pid::from_raw)
         .ok_or_else(|| Error::System { what: what(), answer: io::Error::from_raw_os_error(libc::ESRCH) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_reads_as_people_say_it() {
+        let read = [Ended::Code(1), Ended::Signal(9), Ended::Signal(15), Ended::Signal(40)]
+            .map(|end| end.to_string());
+        assert_eq!(read, ["exit code 1", "signal 9 (SIGKILL)", "signal 15 (SIGTERM)", "signal 40"]);
+    }
 }

@@ -56,8 +56,10 @@ struct Process {
     #[serde(rename = "rssKiB")]
     rss_kib: Option<u64>,
     restarts: u32,
-    /// Of one that does not run: why it ended, with the end of its log.
+    /// What ended it last, also of one that runs again: `signal 9 (SIGKILL)`, `exit code 1`.
     last_end: Option<String>,
+    /// Of one that does not run: the end of its log then.
+    last_lines: Option<String>,
     log: String,
 }
 
@@ -123,7 +125,8 @@ fn processes(inside: &Inside, status: &Status) -> Vec<Process> {
             pid,
             rss_kib: pid.and_then(|pid| inside.resident(pid)),
             restarts: entry.map_or(0, |entry| entry.restarts),
-            last_end: entry.filter(|_| pid.is_none()).and_then(|entry| entry.last_end.clone()),
+            last_end: entry.and_then(|entry| entry.last_end.clone()),
+            last_lines: entry.filter(|_| pid.is_none()).and_then(|entry| entry.last_lines.clone()),
             log: inside.run.log(name).display().to_string(),
         }
     });
@@ -158,11 +161,11 @@ fn table(seen: &Seen, nodes: u8) {
         let rss = rss_kib.map_or_else(|| "-".into(), |kib| format!("{:.1} MB", kib as f64 / 1024.0));
         rows.push([name.clone(), (*state).to_owned(), pid, rss, restarts.to_string()]);
     }
-    let ends = seen.processes.iter().map(|process| process.last_end.as_deref());
-    for (line, why) in aligned(&rows, &[2, 3, 4]).iter().zip(std::iter::once(None).chain(ends)) {
+    let ends = seen.processes.iter().map(|process| Some(process).filter(|process| process.state == "ended"));
+    for (line, ended) in aligned(&rows, &[2, 3, 4]).iter().zip(std::iter::once(None).chain(ends)) {
         println!("{line}");
-        if let Some(why) = why {
-            print!("{why}");
+        if let Some(Process { last_end: Some(end), last_lines, .. }) = ended {
+            print!("    ended by: {end}\n{}", last_lines.as_deref().unwrap_or_default());
         }
     }
     println!("(pids are those inside the lab; the anchor is {} here)", seen.anchor);

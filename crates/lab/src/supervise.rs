@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use kernel::mount::Mount;
-use kernel::process::{Namespaces, Process, Signal, Spawn};
+use kernel::process::{Ended, Namespaces, Process, Signal, Spawn};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -88,8 +88,8 @@ async fn mend(run: &RunDir, plan: &Plan, holders: &Holders) -> Result<()> {
     }
 }
 
-/// Waits for the end of a process, and reaps it if it is ours.
-pub async fn ended(process: &Process) -> Result<()> {
+/// Waits for the end of a process, and reaps it if it is ours: then how it ended is known.
+pub async fn ended(process: &Process) -> Result<Option<Ended>> {
     #[expect(
         deprecated,
         reason = "its successor is unsafe for types that may close their file; a borrow cannot"
@@ -97,8 +97,7 @@ pub async fn ended(process: &Process) -> Result<()> {
     let watched = AsyncFd::with_interest(process.as_fd(), Interest::READABLE).context("watch a process")?;
     watched.readable().await.context("watch a process")?.retain_ready();
     // ECHILD: started by a predecessor; the anchor reaps it.
-    let _ = process.try_wait();
-    Ok(())
+    Ok(process.try_wait().ok().flatten())
 }
 
 fn holders(run: &RunDir, plan: &Plan) -> Result<Holders> {

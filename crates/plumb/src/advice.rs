@@ -20,6 +20,9 @@ impl Cluster {
     }
 }
 
+/// What is run on a node; `plumb features` asks the kernel that it runs on.
+const OF_NODE: [&str; 6] = ["curl", "ip", "nft", "plumb", "ss", "sysctl"];
+
 #[derive(Clone, Debug, Default)]
 pub struct Advice {
     /// ` --kubeconfig FILE --context NAME`, as far as they were given.
@@ -140,12 +143,14 @@ impl Advice {
         words.split('`').enumerate().map(placed).collect()
     }
 
-    /// An agent's own words: what stands between backquotes is a command, of this cluster's or for its node.
+    /// An agent's own words: a command between backquotes is of this cluster's or for its node, and no command stays as it is.
     pub fn of_agent(&self, node: &str, words: &str) -> String {
         let placed = |(at, part): (usize, &str)| match (at % 2, part.split_once(' ')) {
             (0, _) => part.to_owned(),
             (_, Some(("kubectl", rest))) => format!("`{}`", self.kubectl(rest)),
-            (_, Some(("plumb", rest))) => format!("`{}`", self.plumb(rest)),
+            (_, Some(("plumb", rest))) if rest != "features" => format!("`{}`", self.plumb(rest)),
+            (_, Some((program, _))) if !OF_NODE.contains(&program) => format!("`{part}`"),
+            (_, None) => format!("`{part}`"),
             _ => match self.lab("exec", &format!("{node} {part}")) {
                 Some(command) => format!("`{command}`"),
                 None => format!("`{part}` on {node}"),
@@ -184,6 +189,20 @@ mod tests {
             "give this machine the route: `plumb lab exec --name ci node1 ip route get 192.0.2.1` says more, and so does \
              `kubectl get nodes`"
         );
+        let words =
+            "(`nft list ruleset`), and what the kernel lacks (`plumb features`); `plumb sysdump` collects it";
+        assert_eq!(
+            cluster.of_agent("node1", words),
+            "(`nft list ruleset` on node1), and what the kernel lacks (`plumb features` on node1); `plumb sysdump --context \
+             there` collects it"
+        );
+        assert_eq!(
+            Advice::of_lab("ci").of_agent("node1", words),
+            "(`plumb lab exec --name ci node1 nft list ruleset`), and what the kernel lacks (`plumb lab exec --name ci node1 \
+             plumb features`); `plumb sysdump` collects it"
+        );
+        let no_command = "the table (`flags owner`); the route is `unreachable`, the `mtu` small";
+        assert_eq!(Advice::of_lab("ci").of_agent("node1", no_command), no_command);
         assert_eq!(cluster.plumb("status"), "plumb status --context there");
         let on_the_node = "`ip route get 192.0.2.1` on the node says the same";
         assert_eq!(cluster.of_agent("node1", on_the_node), "`ip route get 192.0.2.1` on node1 says the same");

@@ -9,6 +9,7 @@
 //! It needs what kubectl needs. Probes get their checks as arguments and answer in their logs, so that nothing has
 //! to be executed in a pod and no pod reached from here.
 
+mod asked;
 mod cast;
 mod checks;
 mod show;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -125,8 +126,11 @@ pub struct Done {
     pub took_ms: u64,
     /// Where a trace of the same packet found model and kernel to part.
     pub finding: Option<String>,
-    /// The command that traces it, once the pods are there (`--keep`).
+    /// The command that traces it, where its pods were kept (`--keep`).
     pub trace: Option<String>,
+    /// Where they were not: the same test with pods that stay. They have other addresses, so that its own report says how
+    /// to trace it.
+    pub again: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -150,6 +154,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     {
         bail!("there is no test {unknown}; plumb connectivity test --list names them");
     }
+    test.check()?;
     let (reach, runtime) =
         (test.reach.clone(), tokio::runtime::Builder::new_current_thread().enable_all().build()?);
     Advice::pasteable(&reach, runtime.block_on(start(test)))
@@ -181,18 +186,24 @@ async fn start(test: Test) -> Result<ExitCode> {
     let (mut interrupt, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let cluster = Cluster::connect(&test.reach).await?;
     let mut progress = Progress::new(test.output.is_json());
-    let stage = tokio::select! {
-        stage = Stage::open(cluster.clone(), &test.namespace) => stage?,
+    let stage = Stage { cluster, namespace: test.namespace.clone() };
+    // What an earlier test has kept stays as long as this one cannot begin.
+    let prepared = async {
+        let cast = prepare(&test, &stage, &mut progress).await?;
+        stage.open().await.map(|()| cast)
+    };
+    let cast = tokio::select! {
+        cast = prepared => cast?,
         _ = interrupt.recv() => return Ok(ExitCode::from(INTERRUPTED)),
     };
     let began = Instant::now();
     let outcome = tokio::select! {
-        report = perform(&test, &stage, &mut progress) => Some(report),
+        report = perform((&test, &stage), cast, &mut progress) => Some(report),
         _ = interrupt.recv() => None,
         _ = end.recv() => None,
     };
     let mut left = None;
-    let by_hand = || cluster.advice.kubectl(&format!("delete namespace {}", test.namespace));
+    let by_hand = || stage.cluster.advice.kubectl(&format!("delete namespace {}", test.namespace));
     if test.keep {
         progress.step(&format!("kept: {} removes it", by_hand()));
     } else {
@@ -228,7 +239,8 @@ async fn start(test: Test) -> Result<ExitCode> {
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn perform(test: &Test, stage: &Stage, progress: &mut Progress) -> Result<Report> {
+/// Who takes part, and the nodes that are not Ready. Nothing is made yet, nor taken away.
+async fn prepare(test: &Test, stage: &Stage, progress: &mut Progress) -> Result<(Cast, Vec<Node>)> {
     let cluster = &stage.cluster;
     let (places, not_ready) = stage::nodes(cluster, &test.nodes, |words| progress.step(words)).await?;
     if places.is_empty() {
@@ -237,8 +249,14 @@ async fn perform(test: &Test, stage: &Stage, progress: &mut Progress) -> Result<
         let causes = stage.wrong_on(&not_ready.iter().map(ResourceExt::name_any).collect()).await;
         bail!("no node is Ready ({words}){}", causes.unwrap_or_default());
     }
-    let mut cast = hire(test, &cluster.client).await?;
-    cast.places = places;
+    Ok((Cast { places, ..hire(test, &cluster.client).await? }, not_ready))
+}
+
+async fn perform(
+    (test, stage): (&Test, &Stage),
+    (mut cast, not_ready): (Cast, Vec<Node>),
+    progress: &mut Progress,
+) -> Result<Report> {
     progress.step(&format!(
         "{} nodes; Services and policies in namespace {}",
         cast.places.len(),
@@ -383,28 +401,7 @@ fn done(planned: &Planned, outcome: Option<&Outcome>) -> Done {
         took_ms: outcome.map_or(0, |outcome| outcome.took_ms),
         finding: None,
         trace: None,
-    }
-}
-
-impl Test {
-    /// The same for one test, whose pods stay.
-    fn again(&self, only: &str) -> String {
-        let mut words = format!("connectivity test --only {only} --keep");
-        let listed = |values: &[String]| (!values.is_empty()).then(|| values.join(","));
-        let unlike = |value: &str, usual: &str| (value != usual).then(|| value.to_owned());
-        let port = self.host_port.to_string();
-        for (flag, value) in [
-            ("-n", unlike(&self.namespace, NAMESPACE)),
-            ("--nodes", listed(&self.nodes)),
-            ("--image", self.image.clone()),
-            ("--outside", listed(&self.outside)),
-            ("--outside-name", self.outside_name.clone()),
-            ("--domain", unlike(&self.domain, "cluster.local")),
-            ("--host-port", unlike(&port, "29475")),
-        ] {
-            words.extend(value.into_iter().flat_map(|value| [format!(" {flag} "), value]));
-        }
-        words
+        again: None,
     }
 }
 
@@ -423,9 +420,13 @@ async fn find_causes(
         let Some((target, udp)) = planned.trace() else { continue };
         let flag = if udp { " --udp" } else { "" };
         let advice = &stage.cluster.advice;
-        let again = advice.plumb(&test.again(planned.test));
-        let command = advice.plumb(&format!("trace {}/{} {target}{flag}", stage.namespace, planned.pod));
-        done.trace = Some(format!("{again}; {command}"));
+        (done.trace, done.again) = match test.keep {
+            true => {
+                let words = format!("trace {}/{} {target}{flag}", stage.namespace, planned.pod);
+                (Some(advice.plumb(&words)), None)
+            }
+            false => (None, Some(advice.plumb(&test.again(planned.test)))),
+        };
         if traced < TRACED {
             traced += 1;
             let pod = ObjectName::new(&stage.namespace, &planned.pod);
@@ -439,181 +440,4 @@ async fn find_causes(
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::{CommandFactory, FromArgMatches};
-    use serde_json::Value;
-
-    use super::*;
-    use crate::demo::probe::Ask;
-
-    #[test]
-    fn what_is_to_be_run_again_is_run_alike() {
-        let again = |words: &[&str]| {
-            let command = ["plumb", "connectivity", "test"].iter().chain(words);
-            let matches = crate::Plumb::command().try_get_matches_from(command).unwrap();
-            let crate::Command::Connectivity(args) =
-                crate::Plumb::from_arg_matches(&matches).unwrap().command
-            else {
-                panic!("another command")
-            };
-            let Verb::Test(test) = args.verb;
-            test.again("pod-to-pod")
-        };
-        assert_eq!(again(&["--only", "pod-*"]), "connectivity test --only pod-to-pod --keep");
-        let words =
-            "-n other --nodes a,b --image x/y:1 --outside 192.0.2.1:80 --domain k8s.test --host-port 29999";
-        let typed: Vec<&str> = words.split(' ').collect();
-        assert_eq!(again(&typed), format!("connectivity test --only pod-to-pod --keep {words}"));
-    }
-
-    #[test]
-    fn a_star_stands_for_anything() {
-        for (pattern, name, fits) in [
-            ("dns", "dns", true),
-            ("dns", "dns-outside", false),
-            ("dns*", "dns-outside", true),
-            ("*-to-*", "pod-to-pod-udp", true),
-            ("policy-*-egress", "policy-deny-egress", true),
-            ("policy-*-egress", "policy-allow", false),
-        ] {
-            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
-        }
-    }
-
-    /// A cast as a lab of so many nodes has it.
-    fn cast(nodes: u8) -> Cast {
-        let place = |k: u8| cast::Place {
-            index: k.into(),
-            node: format!("node{}", k + 1),
-            node_ips: vec![[192, 168, 1, 10 + k].into()],
-            pod_cidrs: vec![types::IpNet::new([10, 244, k + 1, 0].into(), 24).unwrap()],
-            vtep: Some(compile::vtep_mac(&format!("node{}", k + 1))),
-            server: vec![[10, 244, k + 1, 2].into()],
-            locked: vec![[10, 244, k + 1, 3].into()],
-            prey: vec![[10, 244, k + 1, 4].into()],
-            service: vec![[10, 96, 0, 20 + k].into()],
-            mirror: vec![[10, 96, 0, 40 + k].into()],
-        };
-        Cast {
-            namespace: "n".into(),
-            domain: "cluster.local".into(),
-            places: (0..nodes).map(place).collect(),
-            all: vec![[10, 96, 0, 99].into()],
-            node_port: Some(30_000),
-            api: vec![[10, 96, 0, 1].into()],
-            outside: lab_outside(),
-            outside_name: Some(LAB_NAME.into()),
-            lab: true,
-            ..Cast::default()
-        }
-    }
-
-    #[test]
-    fn every_test_that_is_named_has_checks() {
-        let plan = checks::plan(&cast(2));
-        let planned: BTreeSet<&str> = plan.checks.iter().map(|check| check.test).collect();
-        let known: BTreeSet<&str> = TESTS.iter().map(|(name, ..)| *name).collect();
-        assert_eq!(planned, known);
-        assert!(plan.skipped.is_empty());
-    }
-
-    #[test]
-    fn what_cannot_be_tested_is_said() {
-        let alone = Cast { outside: Vec::new(), outside_name: None, ..cast(1) };
-        let plan = checks::plan(&alone);
-        let skipped: Vec<&str> = plan.skipped.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(skipped, ["dns-outside", "egress", "everything across nodes"]);
-        assert!(plan.checks.iter().all(|check| check.on == "node1"));
-    }
-
-    #[test]
-    fn what_no_pod_can_try_is_left_out_with_the_reason() {
-        let mut plan = checks::plan(&cast(2));
-        let outcome = |check: &Planned| {
-            let unable = check.test == "spoofing-place";
-            let said = "no right".to_owned();
-            (check.id, Outcome { id: check.id, ok: !unable, unable, said, tries: 1, took_ms: 0 })
-        };
-        let outcomes = plan.checks.iter().map(outcome).collect();
-        plan.leave_out(&outcomes);
-        plan.without("forger-0", "not admitted");
-        let skipped: Vec<(&str, &str)> =
-            plan.skipped.iter().map(|(test, why)| (test.as_str(), why.as_str())).collect();
-        assert_eq!(skipped, [("spoofing-place", "no right"), ("spoofing-source", "not admitted")]);
-        assert!(plan.checks.iter().all(|check| check.test != "spoofing-place" && check.pod != "forger-0"));
-        assert!(plan.checks.iter().any(|check| check.pod == "forger-1"), "the other node's go on");
-    }
-
-    #[test]
-    fn each_node_is_reached_from_another_one() {
-        let plan = checks::plan(&cast(3));
-        let across = plan.checks.iter().filter(|check| check.test == "pod-to-pod");
-        let pairs: BTreeSet<(String, String)> =
-            across.map(|check| (check.pod.clone(), check.to.clone())).collect();
-        for (from, to) in [(0, 0), (0, 1), (1, 2), (2, 0)] {
-            assert!(pairs.contains(&(format!("client-{from}"), format!("server-{to}"))), "{pairs:?}");
-        }
-    }
-
-    /// Both families when both are there.
-    #[test]
-    fn dual_stack_doubles_what_has_an_address() {
-        let mut dual = cast(2);
-        for place in &mut dual.places {
-            place.server.push(format!("fd00:10:244:{}::2", place.index + 1).parse().unwrap());
-        }
-        let plan = checks::plan(&dual);
-        let of = |family| plan.checks.iter().filter(|c| c.test == "pod-to-pod" && c.family == family).count();
-        assert_eq!((of(types::Family::V4), of(types::Family::V6)), (4, 4));
-        assert!(
-            plan.checks.iter().any(|check| format!("{:?}", check.ask).contains("[fd00:10:244:2::2]:8080"))
-        );
-    }
-
-    /// Either check of the outside is made in each family there is, or said not to be.
-    #[test]
-    fn the_outside_is_met_in_every_family_or_said_not_to_be() {
-        let mut dual = cast(1);
-        let mut of_v6 = cast(1);
-        dual.places[0].server.push("fd00:10:244:1::2".parse().unwrap());
-        of_v6.places[0].server = vec!["fd00:10:244:1::2".parse().unwrap()];
-        let (v4, v6) = ("203.0.113.10:80", "[2001:db8::10]:80");
-        for (cast, outside, met, missing) in [
-            (&dual, &[v4][..], &["A", v4][..], &["IPv6"][..]),
-            (&dual, &[v4, v6], &["A", v4, v6], &[]),
-            (&dual, &[], &["A"], &["IPv4", "IPv6"]),
-            (&dual, &["outside.test:80"], &["A", "outside.test:80"], &["IPv6"]),
-            (&of_v6, &[v4], &["AAAA"], &["IPv6"]),
-            (&of_v6, &[v6], &["AAAA", v6], &[]),
-            (&of_v6, &["outside.test:80"], &["AAAA", "outside.test:80"], &[]),
-        ] {
-            let outside = outside.iter().map(|word| (*word).to_owned()).collect();
-            let plan = checks::plan(&Cast { outside, lab: false, ..cast.clone() });
-            let asked = plan.checks.iter().filter_map(|check| match (&check.ask, check.test) {
-                (Ask::Connect { target }, "egress") => Some(target.as_str()),
-                (Ask::Dns { kind, .. }, "dns-outside") => Some(kind.as_str()),
-                _ => None,
-            });
-            assert_eq!(asked.collect::<BTreeSet<_>>(), met.iter().copied().collect(), "{:?}", plan.skipped);
-            let why = plan.skipped.iter().filter(|(test, _)| test == "egress").map(|(_, why)| why);
-            let why = why.filter_map(|why| why.split(' ').nth(1));
-            assert_eq!(why.collect::<BTreeSet<_>>(), missing.iter().copied().collect(), "{:?}", plan.skipped);
-        }
-    }
-
-    #[test]
-    fn objects_are_what_an_api_takes() {
-        let cast = cast(1);
-        let place = &cast.places[0];
-        let pods: Vec<Value> =
-            cast.servers_of(place).into_iter().chain([cast.prober("host-client-0", place, &[])]).collect();
-        for pod in &pods {
-            let typed: k8s_openapi::api::core::v1::Pod = serde_json::from_value(pod.clone()).unwrap();
-            let host = typed.metadata.name.as_deref().is_some_and(|name| name.starts_with("host-"));
-            assert_eq!(typed.spec.unwrap().host_network.unwrap_or_default(), host);
-        }
-        for service in cast.services() {
-            let _: Service = serde_json::from_value(service).unwrap();
-        }
-    }
-}
+mod tests;

@@ -90,7 +90,12 @@ impl Report {
     /// The verdict in a line.
     pub fn in_short(&self) -> String {
         match &self.broken {
-            Some(broken) => format!("hop {} ({}): {}", broken.n, broken.at(), broken.why),
+            Some(broken) => {
+                // Said once is enough.
+                let on = format!("on {}: ", broken.node.as_deref().unwrap_or_default());
+                let why = broken.why.strip_prefix(&on).unwrap_or(&broken.why);
+                format!("hop {} ({}): {why}", broken.n, broken.at())
+            }
             None => {
                 let end = self.conclusion.word();
                 format!("model and kernel agree at {} of {}: {end}", self.agree, self.of)
@@ -114,8 +119,9 @@ impl Report {
     /// Agents' commands are for their nodes.
     fn make_pasteable(&mut self, nodes: &Nodes) {
         for result in &mut self.hops {
+            let node = result.node().to_owned();
             if let Outcome::Disagree { why } | Outcome::NotAsked { why } = &mut result.outcome {
-                *why = nodes.told(&result.hop.node, why);
+                *why = nodes.told(&node, why);
             }
         }
         let first = self.hops.iter().find_map(|result| match &result.outcome {
@@ -135,19 +141,20 @@ pub struct Broken {
     pub stage: Stage,
     /// As the hop is called: at its end `pod`, `node` or `outside`.
     pub place: &'static str,
-    /// `None`: outside of the cluster.
+    /// The one on which it is wrong; `None`: outside of the cluster.
     pub node: Option<String>,
     pub why: String,
 }
 
 impl Broken {
-    fn of(hop: &Hop, why: &str) -> Self {
+    fn of(result: &HopResult, why: &str) -> Self {
+        let hop = &result.hop;
         let (place, node) = match (&hop.fact, hop.stage) {
             (Fact::Pod { pod, on: Some(node), .. }, _) => {
                 (if pod.is_some() { "pod" } else { "node" }, Some(node.clone()))
             }
             (Fact::Pod { pod: None, on: None, .. }, _) => ("outside", None),
-            (_, stage) => (stage.word(), Some(hop.node.clone())),
+            (_, stage) => (stage.word(), Some(result.node().to_owned())),
         };
         Self { n: hop.n, stage: hop.stage, place, node, why: why.to_owned() }
     }
@@ -262,7 +269,7 @@ fn report(pod: ObjectName, target: &str, opened: &Opened, followed: Followed) ->
         observed.into_iter().map(|(node, sightings)| Observed { node, sightings }).collect();
     let hops = compare(&expected, &observed);
     let broken = hops.iter().find_map(|result| match &result.outcome {
-        Outcome::Disagree { why } => Some(Broken::of(&result.hop, why)),
+        Outcome::Disagree { why } => Some(Broken::of(result, why)),
         _ => None,
     });
     Report {
@@ -289,5 +296,48 @@ fn conclude(expected: &[Hop], observed: &[Observed]) -> Conclusion {
         Some(Fact::Resolve { .. }) | None => Conclusion::NoName,
         Some(_) if closed() => Conclusion::Refused,
         Some(_) => Conclusion::Delivered,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The hop of the way back is the sender's, and its fault may be another node's.
+    #[test]
+    fn a_fault_is_told_of_the_node_that_has_it() {
+        let source = ([10, 96, 0, 9], 80).into();
+        let fact = Fact::Return { source, source_before: source, steps: Vec::new() };
+        let why = "on node1: the route is missing".to_owned();
+        let mut result = HopResult {
+            hop: Hop::new(Stage::Return, "node2", fact),
+            outcome: Outcome::Disagree { why: why.clone() },
+            wrong_on: Some("node1".to_owned()),
+            at: None,
+            took: None,
+            steps: Vec::new(),
+        };
+        let broken = Broken::of(&result, &why);
+        assert_eq!((broken.node.as_deref(), broken.at()), (Some("node1"), "return on node1".to_owned()));
+        let report = Report {
+            pod: ObjectName::new("shop", "web"),
+            target: "http://far:8080".to_owned(),
+            hops: vec![result.clone()],
+            agree: 11,
+            of: 12,
+            broken: Some(broken),
+            not_asked: BTreeMap::new(),
+            next: None,
+            conclusion: Conclusion::Broken,
+            took_ms: 10,
+            observed: Vec::new(),
+        };
+        assert_eq!(report.in_short(), "hop 12 (return on node1): the route is missing");
+        let shown = show::Shown { report: &report, full: false }.to_string();
+        for words in ["✗ on node1: the route is missing", "disagree at hop 12 (return on node1)"] {
+            assert!(shown.contains(words), "{shown}");
+        }
+        result.wrong_on = None;
+        assert_eq!(Broken::of(&result, &why).at(), "return on node2");
     }
 }

@@ -54,11 +54,11 @@ pub(super) fn refused(node: &str, subsystem: Subsystem, error: &str) -> Diagnost
         subsystem.name()
     );
     let look = match subsystem {
-        Subsystem::Nft => "`nft list ruleset`; a table with an owner goes when that program ends",
-        Subsystem::Net => "`ip -d link show`",
+        Subsystem::Nft => "`nft list ruleset` on the node; a table with an owner goes when that program ends",
+        Subsystem::Net => "`ip -d link show` on the node",
     };
     let next = format!(
-        "see whether another program holds what is named here ({look}), and what the kernel lacks (plumb features); the agent \
+        "see whether another program holds what is named here ({look}), and what the kernel lacks (`plumb features` on the node); the agent \
          tries again each second"
     );
     about(node, "kernel", message, next)
@@ -106,9 +106,11 @@ mod tests {
         assert_eq!(turn(&failed("busy"), 5), none);
         let (news, _) = turn(&failed("held by rival"), 6);
         assert_eq!(news.len(), 1);
-        for words in
-            ["node node1: kernel: it did not take net: held by rival", "plumb features", "`ip -d link show`"]
-        {
+        for words in [
+            "node node1: kernel: it did not take net: held by rival",
+            "`plumb features` on the node",
+            "`ip -d link show`",
+        ] {
             assert!(news[0].contains(words), "{news:?}");
         }
         assert_eq!(turn(&failed("held by another"), 9), none, "told");

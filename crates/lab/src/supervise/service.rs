@@ -9,7 +9,7 @@ use kernel::process::{Namespaces, Process, Signal, Spawn};
 use types::Family;
 use types::wire::{DNS_IPS, POD_CIDRS, SERVICE_CIDRS};
 
-use super::{Holders, State, StatusFile, ended};
+use super::{Holders, StatusFile, ended};
 use crate::adopt;
 use crate::hold;
 use crate::plan::{NODE_VARIABLE, Plan, node_address};
@@ -20,6 +20,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// … doubling up to this while it keeps ending within [`SETTLED`].
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const SETTLED: Duration = Duration::from_secs(5);
+/// The anchor, which reaps such a one, tells nobody.
+const UNKNOWN: &str = "unknown: the supervisor that had started it has ended, too";
 /// How soon `plumb lab agent start` and `plumb lab up` are noticed.
 pub const GLANCE: Duration = Duration::from_millis(20);
 
@@ -92,15 +94,16 @@ impl Service {
                 None => self.start(),
             };
             let since = Instant::now();
-            let why = match process {
+            let (end, lines) = match process {
                 Ok(process) => {
                     status.running(&self.name, process.pid(), restarted);
-                    ended(&process).await?;
-                    self.run.last_lines(&self.name, 3)
+                    let end = ended(&process).await?;
+                    let end = end.map_or_else(|| UNKNOWN.to_owned(), |end| end.to_string());
+                    (end, self.run.last_lines(&self.name, 3))
                 }
-                Err(error) => format!("    {error:#}\n"),
+                Err(error) => ("it could not be started".to_owned(), format!("    {error:#}\n")),
             };
-            status.gone(&self.name, State::Ended, Some(why));
+            status.ended(&self.name, &end, lines);
             pause = if since.elapsed() > SETTLED { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
             restarted = true;
             if !self.run.stopped(&self.name).exists() {
@@ -112,7 +115,7 @@ impl Service {
     async fn wait_while_stopped(&self, status: &StatusFile) {
         let flag = self.run.stopped(&self.name);
         if flag.exists() {
-            status.gone(&self.name, State::Stopped, None);
+            status.stopped(&self.name);
             while flag.exists() {
                 tokio::time::sleep(GLANCE).await;
             }

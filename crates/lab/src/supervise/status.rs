@@ -16,8 +16,11 @@ pub struct Entry {
     pub pid: Option<u32>,
     /// How often it was started again.
     pub restarts: u32,
-    /// Why it ended last, with the end of its log.
+    /// What ended it last, also after it was started again: a signal or an exit code, as far as it is known.
     pub last_end: Option<String>,
+    /// The end of its log at that time.
+    #[serde(default)]
+    pub last_lines: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -79,10 +82,22 @@ impl StatusFile {
         });
     }
 
-    pub fn gone(&self, name: &str, state: State, why: Option<String>) {
+    pub fn ended(&self, name: &str, end: &str, lines: String) {
+        self.gone(name, State::Ended, |entry| {
+            (entry.last_end, entry.last_lines) = (Some(end.to_owned()), Some(lines));
+        });
+    }
+
+    /// What had ended it before stays.
+    pub fn stopped(&self, name: &str) {
+        self.gone(name, State::Stopped, |_| ());
+    }
+
+    fn gone(&self, name: &str, state: State, change: impl FnOnce(&mut Entry)) {
         self.change(|status| {
             let entry = status.processes.entry(name.to_owned()).or_insert_with(Entry::new);
-            (entry.state, entry.pid, entry.last_end) = (state, None, why);
+            (entry.state, entry.pid) = (state, None);
+            change(entry);
         });
     }
 
@@ -99,6 +114,33 @@ impl StatusFile {
 
 impl Entry {
     fn new() -> Self {
-        Self { state: State::Ended, pid: None, restarts: 0, last_end: None }
+        Self { state: State::Ended, pid: None, restarts: 0, last_end: None, last_lines: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What ended a process is known after it was started again, and after it was stopped for good.
+    #[test]
+    fn the_last_end_stays() {
+        let directory = std::env::temp_dir().join(format!("plumb-status-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let run = RunDir::at(&directory);
+        let file = StatusFile::open(&run);
+        let entry = || Status::read(&run).processes.remove("api").expect("an entry");
+        file.running("api", 7, false);
+        assert_eq!(entry().last_end, None);
+        file.ended("api", "signal 9 (SIGKILL)", "    its last line\n".to_owned());
+        assert_eq!((entry().state, entry().pid), (State::Ended, None));
+        file.running("api", 8, true);
+        let again = entry();
+        assert_eq!((again.state, again.restarts), (State::Running, 1));
+        assert_eq!(again.last_end.as_deref(), Some("signal 9 (SIGKILL)"));
+        file.stopped("api");
+        let stopped = entry();
+        assert_eq!((stopped.state, stopped.last_end), (State::Stopped, again.last_end));
+        std::fs::remove_dir_all(&directory).expect("removed");
     }
 }

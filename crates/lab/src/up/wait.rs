@@ -97,8 +97,9 @@ fn check(run: &RunDir, deadline: Instant, waiting: impl FnOnce() -> String) -> R
     for (name, entry) in &status.processes {
         if let (State::Ended, Some(end)) = (entry.state, &entry.last_end) {
             why += &format!(
-                "\n  {name} was started {} times and ended each time; the end of its log:\n{end}",
-                entry.restarts + 1
+                "\n  {name} was started {} times and ended each time, the last time by {end}; the end of its log:\n{}",
+                entry.restarts + 1,
+                entry.last_lines.as_deref().unwrap_or_default()
             );
         }
     }

@@ -84,7 +84,7 @@ impl Table<'_> {
             if let Some(finding) = &done.finding {
                 writeln!(f, "      trace: {finding}")?;
             }
-            if let Some(command) = done.trace.as_ref().filter(|_| !done.ok) {
+            if let Some(command) = done.trace.as_ref().or(done.again.as_ref()) {
                 writeln!(f, "      again: {command}")?;
             }
         }

@@ -41,10 +41,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Makes the namespace; one that an interrupted test left behind goes first.
-    pub async fn open(cluster: Cluster, namespace: &str) -> Result<Self> {
-        let stage = Self { cluster, namespace: namespace.to_owned() };
-        let api: Api<Namespace> = Api::all(stage.client());
+    /// Makes the namespace; one that a test before left behind goes first.
+    pub async fn open(&self) -> Result<()> {
+        let namespace = self.namespace.as_str();
+        let api: Api<Namespace> = Api::all(self.client());
         let found = api.get_opt(namespace).await;
         let found =
             found.map_err(|error| install::explain(error, &format!("look for the namespace {namespace}")))?;
@@ -52,7 +52,7 @@ impl Stage {
             if found.labels().get(OWNER.0).map(String::as_str) != Some(OWNER.1) {
                 bail!("the namespace {namespace} is not one of this test's; give another with -n");
             }
-            stage.remove(FAILED).await.context("remove what a test before left behind")?;
+            self.remove(FAILED).await.context("remove what a test before left behind")?;
         }
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": {
             OWNER.0: OWNER.1,
@@ -63,7 +63,7 @@ impl Stage {
         api.create(&PostParams::default(), &object)
             .await
             .map_err(|error| install::explain(error, &format!("make the namespace {namespace}")))?;
-        Ok(stage)
+        Ok(())
     }
 
     fn client(&self) -> Client {

@@ -113,7 +113,7 @@ impl About<'_> {
         };
         // The line names the node already.
         let what = fault.what.strip_prefix(&format!("node {}: ", self.node)).unwrap_or(&fault.what);
-        Problem { word, what: what.to_owned(), next }
+        Problem { word, what: self.advice.of_agent(self.node, what), next }
     }
 
     /// What a machine has lost of its own, a lab gives back.

@@ -59,6 +59,10 @@ impl<'a> Evidence<'a> {
         self.nodes.get(node).copied().unwrap_or_default()
     }
 
+    pub fn nodes(&self) -> impl Iterator<Item = &'a str> {
+        self.nodes.keys().copied()
+    }
+
     pub fn everywhere(&self) -> impl Iterator<Item = &'a Sighting> + use<'a> {
         self.nodes.values().copied().flatten().collect::<Vec<_>>().into_iter()
     }

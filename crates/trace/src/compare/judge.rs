@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use types::IfName;
 use types::wire::{BRIDGE, VXLAN_DEVICE};
 
-use super::Judged;
 use super::evidence::{Evidence, is_end};
 use super::there::shrunk;
+use super::{Judged, Wrong};
 use crate::expect::own;
 use crate::hop::{Fact, Hop, Stage, shown};
 use crate::observed::{COUNTED, Decision, SERVFAIL, Sighting, SocketEnd, Way};
@@ -18,7 +18,15 @@ const OUR_TABLE: &str = types::wire::TABLE;
 const NO_SUCH_POD: &str = "no_such_pod:";
 
 impl<'a> Evidence<'a> {
-    pub fn judge(&self, hop: &Hop) -> Judged {
+    /// Of the hop's own node, but for the way back, which is that of others as well.
+    pub fn judge(&self, hop: &Hop) -> Result<String, Wrong> {
+        match hop.stage {
+            Stage::Return => self.way_back(hop),
+            _ => self.at_its_node(hop).map_err(|why| Wrong { on: hop.node.clone(), why }),
+        }
+    }
+
+    fn at_its_node(&self, hop: &Hop) -> Judged {
         let dropped = self.dropped_at(hop);
         if let Some(text) = self.drift(hop) {
             return Err(match (dropped, self.end()) {
@@ -48,26 +56,22 @@ impl<'a> Evidence<'a> {
             Fact::Node { from, host_if, .. } => self.node(&hop.node, from.as_ref(), host_if),
             Fact::Unasked { why } => self.unasked(&hop.node, why),
             Fact::Pod { .. } => self.pod(),
-            Fact::Return { .. } => self.way_back(hop),
+            Fact::Return { .. } => Err("not on its way back".to_owned()),
         }
     }
 
     /// Whether what is wrong at a hop that the packet came to follows from nothing before: state, whatever the destination
     /// itself answers, and all of it where the packet got through.
     pub fn is_wrong_itself(&self, hop: &Hop) -> bool {
-        self.answered() || matches!(hop.fact, Fact::Pod { .. }) || self.drift(hop).is_some()
+        self.answered()
+            || matches!(hop.fact, Fact::Pod { .. })
+            || self.drift(hop).is_some()
+            || self.drift_back(hop).is_some()
     }
 
-    /// What is not as it should be; for the way back, on whichever node.
+    /// What is not as it should be.
     fn drift(&self, hop: &Hop) -> Option<String> {
-        let of = |sighting: &Sighting| match sighting {
-            Sighting::Drift { stage, text } if *stage == hop.stage => Some(text.clone()),
-            _ => None,
-        };
-        match hop.stage {
-            Stage::Return => self.everywhere().find_map(of),
-            _ => self.sightings(&hop.node).iter().find_map(of),
-        }
+        self.sightings(&hop.node).iter().find_map(|sighting| drifted(sighting, hop.stage)).map(str::to_owned)
     }
 
     /// A drop or reject whose hook belongs to this hop's stage.
@@ -335,36 +339,16 @@ impl<'a> Evidence<'a> {
             None => Err("the pod sent nothing".to_owned()),
         }
     }
+}
 
-    fn way_back(&self, hop: &Hop) -> Judged {
-        if let Some((node, rule)) = self.answer_dropped() {
-            return Err(format!("on {node}: {}", told(rule)));
-        }
-        let Fact::Return { steps, .. } = &hop.fact else { return Err("no way back".to_owned()) };
-        // That a port is closed ICMP says, which belongs to no port (RFC 1122 §4.1.3.1).
-        if self.end() == Some(&SocketEnd::Refused) && self.is_datagram() {
-            return Ok("the same way".to_owned());
-        }
-        let mut last = "it was sent".to_owned();
-        for step in steps {
-            for glimpse in &step.glimpses {
-                if self.glimpse(&step.node, glimpse).is_none() {
-                    return Err(format!(
-                        "the answer was lost after {last}: it did not go {glimpse} on {}",
-                        step.node
-                    ));
-                }
-                last = format!("it went {glimpse} on {}", step.node);
-            }
-        }
-        match self.end() {
-            Some(end @ SocketEnd::Stalled) => Err(describe(end)),
-            _ => Ok("the same way".to_owned()),
-        }
+pub(super) fn drifted(sighting: &Sighting, at: Stage) -> Option<&str> {
+    match sighting {
+        Sighting::Drift { stage, text } if *stage == at => Some(text),
+        _ => None,
     }
 }
 
-fn told(rule: &Decision) -> String {
+pub(super) fn told(rule: &Decision) -> String {
     let Decision { family, table, chain, verdict, comment, .. } = rule;
     let comment = if comment.is_empty() { String::new() } else { format!(" ({comment})") };
     format!("{verdict} in chain {chain} of table {family} {table}{comment}")
@@ -383,7 +367,7 @@ fn is_ours(dev: &IfName) -> bool {
     [BRIDGE, VXLAN_DEVICE].contains(&dev.as_str())
 }
 
-fn describe(end: &SocketEnd) -> String {
+pub(super) fn describe(end: &SocketEnd) -> String {
     match end {
         SocketEnd::Answered { text, micros } => format!("{text} after {:.1} ms", *micros as f64 / 1e3),
         SocketEnd::Refused => "refused".to_owned(),

@@ -261,3 +261,34 @@ fn moved(mut observed: Observed, to: SocketAddr, ended: SocketEnd) -> Observed {
     }
     observed
 }
+
+/// A Service that guards its load balancer's address is drawn for by the same chain as one that does not.
+#[test]
+fn the_chain_that_draws_is_named_where_a_guard_stands_before_it() {
+    let chain = |sources: &[&str]| {
+        let mut here = world("node1", "web");
+        here.apply(Event::Upsert(Row::Service(Box::new(Service {
+            key: name("shop/door"),
+            kind: ServiceType::LoadBalancer,
+            cluster_ips: vec![[10, 96, 0, 80].into()],
+            load_balancer_ips: vec![[203, 0, 113, 7].into()],
+            source_ranges: sources.iter().map(|net| net.parse().expect("a prefix")).collect(),
+            ports: vec![ServicePort { name: "http".into(), port: 80, ..ServicePort::default() }],
+            ..Service::default()
+        }))));
+        let (state, place) = (desired(&here, "node1"), place("node1"));
+        let view = View { cluster: &here, nft: &state.nft, net: &state.net, place: &place };
+        let destination = to("203.0.113.7:80");
+        let target =
+            Target { protocol: Protocol::Tcp, destination, sport: 41224, endpoint: None, answers_to: None };
+        let hops = departure(&view, &name("shop/web"), &target).expect("wired").hops;
+        let chain = hops.iter().find_map(|hop| match &hop.fact {
+            Fact::Service { chain, .. } => Some(chain.clone()),
+            _ => None,
+        });
+        chain.expect("a Service")
+    };
+    let open = chain(&[]);
+    assert!(open.starts_with("plumb/") && !open.contains("guard"), "{open}");
+    assert_eq!(chain(&["10.244.0.0/16"]), open);
+}

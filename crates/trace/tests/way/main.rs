@@ -293,6 +293,51 @@ fn a_fault_is_named_at_its_hop() {
     assert_eq!(fault(&drifted), Some(Stage::Route));
 }
 
+/// Of the way back as of the way there: a fault is its own node's, whichever the hop is at.
+#[test]
+fn a_fault_on_the_way_back_is_that_of_the_node_that_has_it() {
+    let last = |observed: &[Observed]| {
+        let last = compare(&expected("web"), observed).pop().expect("hops");
+        assert_eq!((last.hop.stage, last.hop.node.as_str()), (Stage::Return, "node1"));
+        let Outcome::Disagree { why } = last.outcome else { panic!("{:?}", last.outcome) };
+        (last.wrong_on, why)
+    };
+    let there = || Some("node2".to_owned());
+    let drift = |text: &str| Sighting::Drift { stage: Stage::Return, text: text.to_owned() };
+    let mut observed = silent(seen());
+    observed[1].sightings.push(drift("the route is missing"));
+    assert_eq!(last(&observed), (there(), "on node2: the route is missing".to_owned()));
+    // The answer comes to node2 first.
+    observed[0].sightings.push(drift("the neighbour is missing"));
+    assert_eq!(last(&observed).0, there());
+    observed[1].sightings.pop();
+    assert_eq!(last(&observed), (None, "on node1: the neighbour is missing".to_owned()));
+
+    let mut lost = silent(seen());
+    lost[0].sightings.truncate(6);
+    lost[1].sightings.truncate(3);
+    let (on, why) = last(&lost);
+    assert_eq!(on, there(), "{why}");
+
+    let mut dropped = silent(seen());
+    let rule = trace::Decision {
+        hook: "forward".into(),
+        family: "ip".into(),
+        table: "stranger".into(),
+        chain: "stop".into(),
+        verdict: "drop".into(),
+        comment: String::new(),
+        packet: None,
+        oif: None,
+        answer: true,
+        guard: false,
+    };
+    dropped[1].sightings.push(Sighting::Nft { rule });
+    let (on, why) = last(&dropped);
+    assert_eq!(on, there());
+    assert!(why.starts_with("on node2: drop in chain stop"), "{why}");
+}
+
 /// What is not as it should be at two hops is told of both, where the packet passed both, and of the first where it did not.
 #[test]
 fn a_hop_that_was_passed_was_reached() {

@@ -14,6 +14,7 @@ pub fn checks(lab: &Lab, checks: &mut Checks) {
     checks.check("`lab wait` says what is not Ready and why, and ends when all is", || wait(lab));
     checks
         .check("a pod that ends is done when it has succeeded, and else an error, each time", || ended(lab));
+    checks.check("`lab status` tells what ended a process", || killed(lab));
     checks.check("`agent start` returns when the agent answers", || started(lab));
 }
 
@@ -39,6 +40,25 @@ fn json(lab: &Lab) {
         ]
     );
     assert!(said["apiError"].is_null(), "{said}");
+}
+
+/// Also when it runs again.
+fn killed(lab: &Lab) {
+    let process = || {
+        let said = run(&mut at(lab, &["lab", "status", "-o", "json"])).json();
+        let all = said["processes"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|process| process["name"] == "kubelet-node2").expect("a kubelet")
+    };
+    let before = process();
+    assert!(before["lastEnd"].is_null(), "{before}");
+    lab.node_ok("node2", &["kill", "-9", &before["pid"].to_string()]);
+    wait_for("it runs again", Duration::from_secs(30), || {
+        let now = process();
+        let again = now["state"] == "running" && now["restarts"] == 1 && now["pid"] != before["pid"];
+        if again { Ok(()) } else { Err(now.to_string()) }
+    });
+    let now = process();
+    assert_eq!(now["lastEnd"], "signal 9 (SIGKILL)", "{now}");
 }
 
 fn logs(lab: &Lab) {

@@ -1,7 +1,7 @@
 //! What the way needs of a node and of the pod, and what is not Plumb's or nobody mends while the agents are held: each on
 //! the sender's node, on that of the destination, and where both are one.
 
-use super::list::{ARRIVAL, Fault, RETURN, SOURCE, TUNNEL, fault, stranger};
+use super::list::{ARRIVAL, Fault, RETURN, RETURN_THERE, SOURCE, TUNNEL, fault, stranger};
 
 const ROUTE: (u64, &str, &str) = (5, "route", "node1");
 const BESIDE: (u64, &str, &str) = (9, "node", "node1");
@@ -35,7 +35,7 @@ pub const GROUND: &[Fault] = &[
         .undone_by("ip route add default via 192.168.1.1"),
     fault("route to the other node lost", TUNNEL, "ip route add unreachable 192.168.1.11/32")
         .undone_by("ip route del unreachable 192.168.1.11/32"),
-    fault("the other node's route back lost", RETURN, "ip route add blackhole 192.168.1.10/32")
+    fault("the other node's route back lost", RETURN_THERE, "ip route add blackhole 192.168.1.10/32")
         .on("node2")
         .undone_by("ip route del blackhole 192.168.1.10/32"),
     fault("route to the node's pods lost, on one node", ROUTE, OWN_PODS_LOST)

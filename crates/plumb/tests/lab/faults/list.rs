@@ -73,6 +73,8 @@ const SERVICE: (u64, &str, &str) = (4, "service", "node1");
 pub const SOURCE: (u64, &str, &str) = (3, "veth", "node1");
 pub const ARRIVAL: (u64, &str, &str) = (9, "node", "node2");
 pub const RETURN: (u64, &str, &str) = (12, "return", "node1");
+/// The hop is the sender's, the fault the other's.
+pub const RETURN_THERE: (u64, &str, &str) = (12, "return", "node2");
 const FDB: &str = "bridge fdb show dev plumb.1";
 const ELEMENT: &str = "nft get element ip plumb ep { 0x0 . $VIP . tcp . 8080 }";
 const PORT: &str =
@@ -93,7 +95,7 @@ pub const FAULTS: &[Fault] = &[
         "bridge fdb replace $MAC dev plumb.1 dst 192.168.1.99 self permanent",
     )
     .seen(FDB, "FDB entry $MAC"),
-    fault("FDB entry of the way back gone", RETURN, "bridge fdb del $MAC_BACK dev plumb.1 self")
+    fault("FDB entry of the way back gone", RETURN_THERE, "bridge fdb del $MAC_BACK dev plumb.1 self")
         .on("node2")
         .seen(FDB, "FDB entry $MAC_BACK"),
     fault("neighbour", TUNNEL, "ip neigh del 10.244.2.0 dev plumb.1")
@@ -111,7 +113,7 @@ pub const FAULTS: &[Fault] = &[
     )
     .seen(ELEMENT, "ep"),
     stranger!("foreign drop rule", (6, "egress", "node1"), "ip daddr $FAR"),
-    stranger!("foreign drop rule on the way back", RETURN, "ip saddr $FAR").on("node2"),
+    stranger!("foreign drop rule on the way back", RETURN_THERE, "ip saddr $FAR").on("node2"),
     fault("MTU of the tunnel", TUNNEL, "ip link set plumb.1 mtu 1000")
         .seen("ip -o link show plumb.1 | grep -o 'mtu [0-9]*'", "plumb.1"),
     fault("MTU of a veth", ARRIVAL, "ip link set $TARGET mtu 1000")
