@@ -20,6 +20,7 @@ use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 use serde::Serialize;
 use types::{Family, ObjectName};
+use watch::Misused;
 
 use crate::advice::{Advice, Cluster};
 use crate::reach::Nodes;
@@ -196,7 +197,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 async fn trace(args: Args) -> Result<ExitCode> {
     let began = Instant::now();
-    let mut ask = ask::parse(&args.target, args.udp)?;
+    let mut ask = ask::parse(&args.target, args.udp).map_err(Misused::of)?;
     ask.family = match (args.ipv4, args.ipv6) {
         (true, _) => Some(Family::V4),
         (_, true) => Some(Family::V6),
