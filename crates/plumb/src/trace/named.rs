@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::Api;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use trace::exchange::Ask;
 use types::{Family, Protocol};
 
@@ -88,12 +89,14 @@ pub async fn aim(cluster: &Cluster, from: &str, target: Target) -> Result<Ask> {
         Kind::Pod => {
             let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
             let what = format!("pod {namespace}/{name}");
-            let found = api
-                .get_opt(name)
-                .await
-                .map_err(|error| install::explain(error, &format!("read the {what}")))?;
-            let pod = found
-                .with_context(|| format!("there is no {what}; `{}` lists those that are", list("pods")))?;
+            // Whoever traces may list them.
+            let listed = api.list(&ListParams::default()).await;
+            let listed = listed.map_err(|error| {
+                install::explain(error, &format!("list the pods of namespace {namespace}"))
+            })?;
+            let pod = listed.into_iter().find(|pod| pod.name_any() == name);
+            let pod =
+                pod.with_context(|| format!("there is no {what}; `{}` lists those that are", list("pods")))?;
             ask.port = match named.port.parse() {
                 Ok(number) => number,
                 Err(_) => port(&ports_of_pod(&pod), &named.port, ask.protocol, &what)?,
