@@ -16,7 +16,7 @@ use crate::client;
 use crate::inside::Inside;
 
 /// Of one answer: everything is on this machine.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Why the node does not serve, with what brings it back where that is known; `None` when it does.
 pub async fn lacks(inside: &Inside, client: &Client, name: &str, node: Option<&Node>) -> Option<String> {
