@@ -15,6 +15,7 @@ use clap::Args as ClapArgs;
 use kube::Client;
 use model::ranges::joined;
 use serde_json::Value;
+use watch::Misused;
 
 use crate::cluster::{self, Found, Wanted};
 use crate::connect::{Reach, explain};
@@ -104,11 +105,10 @@ impl Target {
 }
 
 pub async fn install(args: &Args) -> Result<ExitCode> {
-    given::check(args)?;
+    given::check(args).map_err(Misused::of)?;
     let mut settings = chosen(args)?;
     if args.print {
-        given::fit(&settings)?;
-        given::plain(&mut settings)?;
+        given::fit(&settings).and_then(|()| given::plain(&mut settings)).map_err(Misused::of)?;
         print!("{}", files::yaml(&settings)?);
         return Ok(ExitCode::SUCCESS);
     }

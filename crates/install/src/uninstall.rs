@@ -18,6 +18,7 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use types::wire::VTEP_MAC_ANNOTATION;
+use watch::Misused;
 
 use crate::connect::explain;
 use crate::given;
@@ -39,7 +40,7 @@ pub struct Args {
 }
 
 pub async fn uninstall(args: &Args) -> Result<ExitCode> {
-    given::image(&args.target)?;
+    given::image(&args.target).map_err(Misused::of)?;
     let (client, server) = args.target.reach.connect_to_cluster().await?;
     println!("Cluster {server}");
     let mut settings = of_cluster(&client).await?;

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Subcommand;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
+use kube::{Api, Client};
 use types::wire::AGENT_NAMESPACE;
 
 use crate::inside::Inside;
 use crate::lock::Lock;
 use crate::supervise::{State, Status};
-use crate::{Name, client};
+use crate::{Name, client, serving};
 
 /// `plumb lab agent`
 #[derive(clap::Args, Debug)]
@@ -27,15 +27,24 @@ pub struct Options {
 #[derive(Subcommand, Debug)]
 enum Verb {
     /// Kill the agent and keep it stopped
-    Stop(Node),
+    Stop(Waited),
     /// Start it again
-    Start(Node),
+    Start(Waited),
     /// Stop it and start it again
-    Restart(Node),
+    Restart(Waited),
     /// Have the agent tell what others change and leave it so
     Pause(Pause),
     /// Have it mend again
     Resume(Node),
+}
+
+#[derive(clap::Args, Debug)]
+struct Waited {
+    #[command(flatten)]
+    node: Node,
+    /// Seconds to wait until it is so: a machine that is busy with ten other things takes its time
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
 }
 
 #[derive(clap::Args, Debug)]
@@ -55,43 +64,73 @@ struct Node {
     node: String,
 }
 
-/// A machine that is busy with ten other things takes its time, as for `up`.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Of one answer.
 const ANSWER: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_millis(20);
 
+/// How often one who waits hears what for.
+const WORD: Duration = Duration::from_secs(5);
+
+/// Until when something is waited for. Whoever waits long is told what for.
+struct Patience {
+    began: Instant,
+    limit: Duration,
+    told: Instant,
+}
+
+impl Patience {
+    fn of(seconds: u64) -> Self {
+        let now = Instant::now();
+        Self { began: now, limit: Duration::from_secs(seconds), told: now }
+    }
+
+    /// `Err`: the time is over. Says what is waited for from time to time.
+    fn goes_on(&mut self, what: &str, why: &str) -> Result<(), u64> {
+        let waited = self.began.elapsed();
+        if waited > self.limit {
+            return Err(self.limit.as_secs());
+        }
+        if self.told.elapsed() >= WORD {
+            self.told = Instant::now();
+            eprintln!("{what}: {why}; {} s of {}", waited.as_secs(), self.limit.as_secs());
+        }
+        Ok(())
+    }
+}
+
 /// Of an agent, by its lab and node.
-type Act = fn(&Inside, &str) -> Result<()>;
+type Act = fn(&Inside, &str, &mut Patience) -> Result<()>;
 
 /// Sets or clears the flag that the supervisor honours, and waits until what was asked for is true.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let (node, verbs): (_, &[Act]) = match &options.verb {
-        Verb::Stop(node) => (node, &[stop]),
-        Verb::Start(node) => (node, &[start]),
-        Verb::Restart(node) => (node, &[stop, start]),
+    let (waited, verbs): (_, &[Act]) = match &options.verb {
+        Verb::Stop(waited) => (waited, &[stop]),
+        Verb::Start(waited) => (waited, &[start]),
+        Verb::Restart(waited) => (waited, &[stop, start]),
         Verb::Pause(Pause { node, no_dns }) => return pause(node, true, !no_dns),
         Verb::Resume(node) => return pause(node, false, true),
     };
+    let Waited { node, timeout } = waited;
     let inside = Inside::find(&node.name.get())?;
     inside.check_node(&node.node)?;
-    verbs.iter().try_for_each(|verb| verb(&inside, &node.node))?;
+    let mut patience = Patience::of(*timeout);
+    verbs.iter().try_for_each(|verb| verb(&inside, &node.node, &mut patience))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn stop(inside: &Inside, node: &str) -> Result<()> {
+fn stop(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
     let process = format!("agent-{node}");
     let flag = inside.run.stopped(&process);
     let lock = Lock::wait(&inside.run)?;
     std::fs::write(&flag, "").with_context(|| format!("write {}", flag.display()))?;
     inside.kill(&process)?;
     drop(lock);
-    wait_for(inside, &process, State::Stopped, Instant::now() + PATIENCE)?;
+    wait_for(inside, &process, State::Stopped, patience)?;
     println!("{process} is stopped");
     Ok(())
 }
 
-fn start(inside: &Inside, node: &str) -> Result<()> {
+fn start(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
     let process = format!("agent-{node}");
     let flag = inside.run.stopped(&process);
     let lock = Lock::wait(&inside.run)?;
@@ -99,9 +138,8 @@ fn start(inside: &Inside, node: &str) -> Result<()> {
         std::fs::remove_file(&flag).with_context(|| format!("remove {}", flag.display()))?;
     }
     drop(lock);
-    let deadline = Instant::now() + PATIENCE;
-    wait_for(inside, &process, State::Running, deadline)?;
-    answers(inside, node, deadline)?;
+    wait_for(inside, &process, State::Running, patience)?;
+    answers(inside, node, patience)?;
     println!("{process} is running");
     Ok(())
 }
@@ -147,7 +185,7 @@ fn is_good(answer: &str) -> bool {
     answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200")
 }
 
-fn wait_for(inside: &Inside, process: &str, wanted: State, deadline: Instant) -> Result<()> {
+fn wait_for(inside: &Inside, process: &str, wanted: State, patience: &mut Patience) -> Result<()> {
     loop {
         let status = Status::read(&inside.run);
         let state = status.processes.get(process).map(|entry| entry.state);
@@ -155,47 +193,76 @@ fn wait_for(inside: &Inside, process: &str, wanted: State, deadline: Instant) ->
         if settled {
             return Ok(());
         }
-        if Instant::now() > deadline {
-            let (seconds, log) = (PATIENCE.as_secs(), inside.run.log(process));
-            bail!("{process} is {state:?} and not {wanted:?} after {seconds} s; its log: {}", log.display());
-        }
+        let is = state.map_or("unknown", State::word);
+        patience.goes_on(process, &format!("it is {is} and not {} yet", wanted.word())).map_err(|seconds| {
+            let (log, lab) = (inside.run.log(process), &inside.plan.name);
+            anyhow!(
+                "{process} is {is} and not {} after {seconds} s; its log: {}; plumb lab status --name {lab} shows whether \
+                 the supervisor runs",
+                wanted.word(),
+                log.display()
+            )
+        })?;
         std::thread::sleep(GLANCE);
     }
 }
 
-/// Until the agent wires pods and has the datapath it should have, and its pod in the API is Ready: `plumb trace` and
-/// `plumb status` find it by that.
-fn answers(inside: &Inside, node: &str, deadline: Instant) -> Result<()> {
-    let late = |why: &str| {
-        let (seconds, log) = (PATIENCE.as_secs(), inside.run.log(&format!("agent-{node}")));
-        anyhow!("the agent of {node} runs, but after {seconds} s {why}; its log: {}", log.display())
+/// Until the agent wires pods and has the datapath it should have, its pod in the API is Ready, and it answers there:
+/// `plumb trace` and `plumb status` find it by that.
+fn answers(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
+    let process = format!("agent-{node}");
+    let late = |seconds: u64, why: &str| {
+        let (lab, log) = (&inside.plan.name, inside.run.log(&process));
+        anyhow!(
+            "the agent of {node} runs, but after {seconds} s {why}; its log: {}; plumb lab up --name {lab} mends what is \
+             broken, and says what does not come back",
+            log.display()
+        )
     };
     loop {
         let why = match ask(inside, node, "GET /healthz", "") {
             Ok(answer) if is_good(&answer) => break,
-            Ok(answer) => answer.lines().last().unwrap_or_default().to_owned(),
+            Ok(answer) => format!("it is not in order: {}", answer.lines().last().unwrap_or_default()),
             Err(error) => format!("it does not answer: {error:#}"),
         };
-        if Instant::now() > deadline {
-            return Err(late(&why));
-        }
+        patience.goes_on(&process, &why).map_err(|seconds| late(seconds, &why))?;
         std::thread::sleep(GLANCE);
     }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     runtime.block_on(async {
-        let pods: Api<Pod> = Api::namespaced(client::admin(&inside.run).await?, AGENT_NAMESPACE);
+        let client = client::admin(&inside.run).await?;
         loop {
-            let why = match pods.get_opt(&format!("plumb-{node}")).await {
-                Ok(Some(pod)) if client::is_ready(&pod) => return Ok(()),
-                Ok(Some(_)) => "its pod is not Ready".to_owned(),
-                Ok(None) => "its kubelet shows no pod of it".to_owned(),
-                Err(error) => format!("the API does not tell of its pod: {}", watch::told(&error)),
-            };
-            if Instant::now() > deadline {
-                return Err(late(&why));
-            }
+            let Err(error) = found(&client, node).await else { return Ok(()) };
+            let why = watch::told(error.as_ref());
+            patience.goes_on(&process, &why).map_err(|seconds| late(seconds, &why))?;
             tokio::time::sleep(GLANCE).await;
         }
     })
+}
+
+/// As others find it.
+async fn found(client: &Client, node: &str) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), AGENT_NAMESPACE);
+    let told = "the API does not tell of its pod";
+    match serving::soon(pods.get_opt(&format!("plumb-{node}"))).await.context(told)?.context(told)? {
+        Some(pod) if client::is_ready(&pod) => {
+            serving::agent(client, node).await.context("it does not answer at its port")
+        }
+        Some(_) => bail!("its pod is not Ready"),
+        None => bail!("its kubelet shows no pod of it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_ends() {
+        let mut patience = Patience::of(1);
+        assert_eq!(patience.goes_on("agent-node1", "it does not answer"), Ok(()));
+        patience.limit = Duration::ZERO;
+        assert_eq!(patience.goes_on("agent-node1", "it does not answer"), Err(0));
+    }
 }

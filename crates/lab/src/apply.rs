@@ -12,6 +12,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::Value;
+use watch::Misused;
 
 pub use rehearsal::{Known, rehearse};
 
@@ -79,7 +80,7 @@ const INPUT: &str = "-";
 /// All objects, in order; read before anything is started.
 pub fn read(given: &Manifests) -> Result<Vec<Item>> {
     if given.files.iter().filter(|path| path.as_os_str() == INPUT).count() > 1 {
-        bail!("-f - is given twice: the standard input can be read once");
+        bail!(Misused("-f - is given twice: the standard input can be read once".into()));
     }
     let mut items = Vec::new();
     for path in &given.files {

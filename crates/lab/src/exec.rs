@@ -4,6 +4,7 @@ use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use watch::Misused;
 
 use crate::Name;
 use crate::inside::Inside;
@@ -31,11 +32,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let (program, args) = match options.command.split_first() {
         Some((program, args)) => (program.clone(), args),
         None if std::io::stdin().is_terminal() => (shell(std::env::var("SHELL").ok()), &[][..]),
-        None => bail!(
+        None => bail!(Misused(format!(
             "which command? there is no terminal for a shell; for example: plumb lab exec --name {} {} ip route",
-            inside.plan.name,
-            options.node
-        ),
+            inside.plan.name, options.node
+        ))),
     };
     match inside.spawn_in(&options.node, &program)?.args(args).start() {
         Ok(process) => Ok(ExitCode::from(u8::try_from(process.wait()?.code()).unwrap_or(1))),

@@ -22,6 +22,7 @@ use kernel::process::Namespaces;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use watch::Misused;
 
 use crate::inside::Inside;
 use crate::{Name, client};
@@ -119,7 +120,8 @@ impl To {
     /// Everything that can be wrong with what was asked for, before anybody connects.
     async fn find(client: &Client, inside: &Inside, options: &Options) -> Result<Self> {
         let kubectl = inside.run.kubectl();
-        let Asked { namespace, name, port } = asked(&options.service, &options.namespace, &kubectl)?;
+        let Asked { namespace, name, port } =
+            asked(&options.service, &options.namespace, &kubectl).map_err(Misused::of)?;
         let services: Api<Service> = Api::namespaced(client.clone(), namespace);
         let service = services.get_opt(name).await?.with_context(|| {
             format!("there is no Service {namespace}/{name}; {kubectl} get services -A shows those that are")

@@ -39,6 +39,7 @@ mod network;
 mod outside;
 pub mod plan;
 pub mod rundir;
+mod serving;
 mod share;
 pub mod status;
 pub mod supervise;

@@ -20,6 +20,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
+use watch::Misused;
 
 /// The run directory of one lab; it may not exist yet.
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ pub struct RunDir(PathBuf);
 impl RunDir {
     /// The place for the lab of this name: below /run for root, below the user's own directories otherwise.
     pub fn of(name: &str) -> Result<Self> {
-        check_name(name)?;
+        check_name(name).map_err(Misused::of)?;
         Ok(Self(base()?.join(name)))
     }
 

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use watch::Misused;
 
 /// One directory and where nodes have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +22,7 @@ impl Share {
     pub fn parse(text: &str) -> Result<Self> {
         let Some((from, at)) = text.rsplit_once(':').filter(|(from, at)| !from.is_empty() && !at.is_empty())
         else {
-            bail!("--mount {text:?} is not DIR:PATH; give such as ./target/debug:/app");
+            bail!(Misused(format!("--mount {text:?} is not DIR:PATH; give such as ./target/debug:/app")));
         };
         let from = Path::new(from);
         let from = from.canonicalize().with_context(|| format!("--mount {text}: {}", from.display()))?;
@@ -32,16 +33,19 @@ impl Share {
         let mut parts = at.components();
         let (root, first) = (parts.next(), parts.next());
         let Some(Component::Normal(first)) = first.filter(|_| root == Some(Component::RootDir)) else {
-            bail!("--mount {text}: {} is no path of a node; give a whole one, such as /app", at.display());
+            bail!(Misused(format!(
+                "--mount {text}: {} is no path of a node; give a whole one, such as /app",
+                at.display()
+            )));
         };
         if parts.any(|part| !matches!(part, Component::Normal(_))) {
-            bail!("--mount {text}: {} has .. in it", at.display());
+            bail!(Misused(format!("--mount {text}: {} has .. in it", at.display())));
         }
         if OWN.iter().any(|own| first == *own) || first == ".host" {
-            bail!(
+            bail!(Misused(format!(
                 "--mount {text}: nodes and pods have a /{} of their own; choose another path",
                 first.to_string_lossy()
-            );
+            )));
         }
         // A new directory below one of the machine's would be made there.
         if Path::new("/").join(first).exists() && !at.is_dir() {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::inside::Inside;
 use crate::supervise::{State, Status};
-use crate::{Name, Output, client};
+use crate::{Name, Output, client, serving};
 
 /// `plumb lab status`
 #[derive(clap::Args, Debug)]
@@ -134,22 +134,29 @@ fn processes(inside: &Inside, status: &Status) -> Vec<Process> {
 }
 
 async fn nodes(inside: &Inside) -> Result<Vec<NodeRow>> {
-    let nodes: Api<Node> = Api::all(client::admin(&inside.run).await?);
+    let client = client::admin(&inside.run).await?;
+    let nodes: Api<Node> = Api::all(client.clone());
+    let listed = serving::soon(nodes.list(&kube::api::ListParams::default())).await??;
     let row = |node: Node| {
-        let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
-        let internal = addresses.filter(|address| address.type_ == "InternalIP");
-        let (reason, cut_off) = (client::not_ready(&node), inside.cut_off(&node.name_any()));
-        NodeRow {
-            name: node.name_any(),
-            ready: reason.is_none(),
-            reason,
-            is_cut_off: cut_off.is_some(),
-            cut_off,
-            addresses: internal.map(|address| address.address.clone()).collect(),
-            pod_cidrs: node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default(),
+        let client = &client;
+        async move {
+            let name = node.name_any();
+            let (reason, cut_off) =
+                (serving::lacks(inside, client, &name, Some(&node)).await, inside.cut_off(&name));
+            let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+            let internal = addresses.filter(|address| address.type_ == "InternalIP");
+            NodeRow {
+                ready: reason.is_none(),
+                reason,
+                is_cut_off: cut_off.is_some(),
+                cut_off,
+                addresses: internal.map(|address| address.address.clone()).collect(),
+                pod_cidrs: node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default(),
+                name,
+            }
         }
     };
-    Ok(nodes.list(&kube::api::ListParams::default()).await?.into_iter().map(row).collect())
+    Ok(futures::future::join_all(listed.into_iter().map(row)).await)
 }
 
 fn table(seen: &Seen, nodes: u8) {

@@ -125,7 +125,7 @@ impl Advice {
     /// The words of a command that has failed: whatever stands between backquotes for this cluster names it.
     pub fn pasteable<T>(reach: &Reach, outcome: anyhow::Result<T>) -> anyhow::Result<T> {
         let advice = Self { flags: reach.flags(), lab: None };
-        outcome.map_err(|error| match advice.flags.is_empty() {
+        outcome.map_err(|error| match advice.flags.is_empty() || error.is::<watch::Misused>() {
             true => error,
             false => anyhow::anyhow!(advice.named(&watch::told(error.as_ref()))),
         })

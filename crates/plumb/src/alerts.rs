@@ -39,7 +39,10 @@ fn rules(base: &str) -> Result<String> {
     // What ends the text of a YAML string, or is a template to Prometheus, is no part of a URL.
     ensure!(
         base == PAGES || is_url && !base.contains(['"', '\\', '{', '}', '#']),
-        "--runbook-base {base:?} is no URL that a page's name can follow; give such as https://wiki.example/plumb/runbooks"
+        watch::Misused(format!(
+            "--runbook-base {base:?} is no URL that a page's name can follow; give such as \
+             https://wiki.example/plumb/runbooks"
+        ))
     );
     let begin = |base: &str| format!("runbook_url: {base}/");
     Ok(RULES.replace(&begin(PAGES), &begin(base)))

@@ -152,7 +152,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if let Some(unknown) =
         test.only.iter().find(|pattern| TESTS.iter().all(|(name, ..)| !matches(pattern, name)))
     {
-        bail!("there is no test {unknown}; plumb connectivity test --list names them");
+        bail!(watch::Misused(format!(
+            "there is no test {unknown}; plumb connectivity test --list names them"
+        )));
     }
     test.check()?;
     let (reach, runtime) =

@@ -37,7 +37,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 async fn ask(args: Args) -> Result<ExitCode> {
     if let Some(name) = &args.name {
-        host::only_name(name)?;
+        host::only_name(name).map_err(watch::Misused::of)?;
     }
     let cluster = Cluster::connect(&args.reach).await?;
     let (pod, node) = find(&cluster, &args.pod, args.namespace.as_deref()).await?;

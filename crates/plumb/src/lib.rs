@@ -99,7 +99,7 @@ fn parse() -> Plumb {
     if as_ping {
         args.splice(..1, ["plumb", "demo", "ping"].map(OsString::from));
     }
-    let command = usage::with_negatives(Plumb::command().bin_name(name));
+    let command = usage::with_habits(Plumb::command().bin_name(name));
     let matches = command.clone().try_get_matches_from(&args).unwrap_or_else(|error| {
         let Some(said) = usage::said(&error, |flag| usage::range(&command, &args, flag)) else {
             usage::end(&error)
@@ -136,7 +136,7 @@ pub fn main() -> ExitCode {
     };
     let code = outcome.unwrap_or_else(|error| {
         eprintln!("plumb: {}", watch::told(error.as_ref()));
-        ExitCode::FAILURE
+        exit_code(&error)
     });
     match kernel::out::finish() {
         Ok(()) => code,
@@ -145,6 +145,11 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// 2: no cluster, lab or machine could do what was asked; 1: this one does not, or what was asked for does not hold.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<watch::Misused>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
 /// kube's client reports every refused connection as an error of its own; whoever asked reports it better.

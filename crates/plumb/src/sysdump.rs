@@ -12,19 +12,20 @@ mod reduce;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use agent::report::Dump;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use http::Request;
 use install::image::tar::Archive;
 use kube::Client;
 use serde_json::{Value, json};
+use watch::Misused;
 
 use crate::advice::{Advice, Cluster};
 use crate::reach::Nodes;
@@ -34,8 +35,8 @@ use reduce::Blots;
 /// `plumb sysdump`
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Where to write it [default: plumb-sysdump-TIME.tar.gz here]
-    #[arg(long, short)]
+    /// Where to write it, - for the standard output [default: plumb-sysdump-TIME.tar.gz here]
+    #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
     reach: install::Reach,
@@ -62,13 +63,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn dump(args: &Args) -> Result<ExitCode> {
+    let output = Output::of(args.output.as_deref());
+    output.check(std::io::stdout().is_terminal())?;
     let cluster = Cluster::connect(&args.reach).await?;
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let path = args.output.clone().unwrap_or_else(|| format!("plumb-sysdump-{seconds}.tar.gz").into());
     let mut files = Files::default();
     let api = get(&cluster.client, "/version").await?;
     // Where it cannot be written, a large cluster is not asked for everything first.
-    let mut file = create(&path).with_context(|| format!("write {}", path.display()))?;
+    let mut place = output.open(seconds)?;
     let versions = json!({ "plumb": env!("CARGO_PKG_VERSION"), "api": api, "time": seconds });
     files.json("versions.json", &versions)?;
     for (kind, path) in KINDS {
@@ -83,15 +85,78 @@ async fn dump(args: &Args) -> Result<ExitCode> {
     let count = files.texts.len();
     let failures = files.failures.clone();
     let bytes = files.pack()?;
-    file.write_all(&bytes).with_context(|| format!("write {}", path.display()))?;
-    println!("{}: {count} files", path.display());
+    place.write(&bytes, &format!("{count} files"))?;
     failures.iter().for_each(|failure| eprintln!("· not in it: {failure}"));
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Names and addresses of a whole cluster are for who asked, not for everybody on this machine.
-fn create(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+/// Where the archive goes, as it was asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Output<'a> {
+    Here,
+    Stdout,
+    File(&'a Path),
+}
+
+impl<'a> Output<'a> {
+    fn of(given: Option<&'a Path>) -> Self {
+        match given {
+            None => Self::Here,
+            Some(path) if path.as_os_str() == STDOUT => Self::Stdout,
+            Some(path) => Self::File(path),
+        }
+    }
+
+    fn check(&self, terminal: bool) -> Result<()> {
+        ensure!(
+            *self != Self::Stdout || !terminal,
+            Misused(
+                "--output -: the archive is compressed, and the standard output is a terminal; give a file, or a pipe such as | \
+                 tar -tzf -"
+                    .into()
+            )
+        );
+        Ok(())
+    }
+
+    fn open(&self, seconds: u64) -> Result<Place> {
+        let path = match self {
+            Self::Stdout => return Ok(Place::Stdout),
+            Self::Here => PathBuf::from(format!("plumb-sysdump-{seconds}.tar.gz")),
+            Self::File(path) => path.to_path_buf(),
+        };
+        // Names and addresses of a whole cluster are for who asked, not for everybody on this machine.
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file = file.with_context(|| format!("write {}", path.display()))?;
+        Ok(Place::File(file, path))
+    }
+}
+
+/// The standard output, as tar and kubectl have it.
+const STDOUT: &str = "-";
+
+/// An open one.
+#[derive(Debug)]
+enum Place {
+    Stdout,
+    File(File, PathBuf),
+}
+
+impl Place {
+    fn write(&mut self, bytes: &[u8], summary: &str) -> Result<()> {
+        match self {
+            Self::File(file, path) => {
+                file.write_all(bytes).with_context(|| format!("write {}", path.display()))?;
+                println!("{}: {summary}", path.display());
+            }
+            // Where it cannot be written, `main` says so at the end.
+            Self::Stdout => {
+                kernel::out::stdout().write_all(bytes).context("write the standard output")?;
+                eprintln!("the standard output: {summary}");
+            }
+        }
+        Ok(())
+    }
 }
 
 async fn get(client: &Client, path: &str) -> Result<Value> {
@@ -159,5 +224,21 @@ impl Files {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         packed.write_all(&archive.finish())?;
         Ok(packed.finish()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dash_is_the_standard_output_and_no_file() {
+        assert_eq!(Output::of(None), Output::Here);
+        assert_eq!(Output::of(Some(Path::new("./-"))), Output::File(Path::new("./-")));
+        let stdout = Output::of(Some(Path::new("-")));
+        assert!(matches!(stdout.open(0), Ok(Place::Stdout)) && !Path::new("-").exists());
+        assert!(stdout.check(false).is_ok() && Output::Here.check(true).is_ok());
+        let said = stdout.check(true).expect_err("nobody reads an archive");
+        assert!(said.is::<Misused>() && said.to_string().contains("a terminal; give a file"), "{said}");
     }
 }

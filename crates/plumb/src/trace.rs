@@ -7,6 +7,7 @@ mod ask;
 mod find;
 mod follow;
 pub mod host;
+mod named;
 mod show;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 use serde::Serialize;
 use types::{Family, ObjectName};
+use watch::Misused;
 
 use crate::advice::{Advice, Cluster};
 use crate::reach::Nodes;
@@ -32,8 +34,9 @@ pub struct Args {
     /// The pod that sends: NAMESPACE/NAME, or NAME with -n; or TYPE/NAME for the first Ready pod of a workload or Service (deploy, sts, ds,
     /// rs, job, svc), as `kubectl exec` takes it; a workload's name alone will do
     pod: String,
-    /// Where to: http://HOST[:PORT][/PATH], HOST:PORT (or svc/NAME:PORT), an address (then TCP to port 80), or ping:HOST;
-    /// of https:// the connection alone is traced
+    /// Where to: http://HOST[:PORT][/PATH], HOST:PORT, svc/NAME:PORT or pod/NAME:PORT (of another namespace
+    /// NAMESPACE/svc/NAME:PORT; PORT may be a name), an address (then TCP to port 80), or ping:HOST; of https:// the connection
+    /// alone is traced
     target: String,
     /// Send UDP instead of TCP
     #[arg(long)]
@@ -203,14 +206,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 async fn trace(args: Args) -> Result<ExitCode> {
     let began = Instant::now();
-    let mut ask = ask::parse(&args.target, args.udp)?;
-    ask.family = match (args.ipv4, args.ipv6) {
+    let mut target = ask::parse(&args.target, args.udp).map_err(Misused::of)?;
+    target.ask.family = match (args.ipv4, args.ipv6) {
         (true, _) => Some(Family::V4),
         (_, true) => Some(Family::V6),
         _ => None,
     };
     let cluster = Cluster::connect(&args.reach).await?;
     let (pod, node) = find(&cluster, &args.pod, args.namespace.as_deref()).await?;
+    let ask = named::aim(&cluster, &pod.namespace, target).await?;
     let nodes = Nodes::new(&cluster).await?;
     let open = Open { pod, ask, source_port: args.source_port };
     let mut report = walk(&nodes, &node, open, (&args.target, args.timeout)).await?;
@@ -238,7 +242,8 @@ pub async fn trace_from(
     (target, udp): (&str, bool),
 ) -> Result<Report> {
     let nodes = Nodes::new(cluster).await?;
-    let open = Open { pod, ask: ask::parse(target, udp)?, source_port: None };
+    let ask = named::aim(cluster, &pod.namespace, ask::parse(target, udp)?).await?;
+    let open = Open { pod, ask, source_port: None };
     walk(&nodes, node, open, (target, 1000)).await
 }
 

@@ -1,9 +1,12 @@
 //! A value that its flag does not take, in one sentence: the flag, the value, and what would be right.
 
+use std::any::TypeId;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io;
+use std::path::PathBuf;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// `None` for everything else, which clap says well.
@@ -96,18 +99,47 @@ pub fn range(command: &clap::Command, args: &[OsString], flag: &str) -> Option<S
     })
 }
 
-/// Every flag with a value takes `-1` as one, to say what is wrong with it, and not as a flag of its own.
-pub fn with_negatives(command: clap::Command) -> clap::Command {
-    let command = command.mut_args(|arg| match arg.get_action().takes_values() && !arg.is_positional() {
-        true => arg.allow_negative_numbers(true),
-        false => arg,
+/// What every argument of a kind has: a flag with a value takes `-1` as one, to say what is wrong with it, and not as a flag
+/// of its own; and `-` is a file's name nowhere.
+pub fn with_habits(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let arg = match arg.get_action().takes_values() && !arg.is_positional() {
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        };
+        match is_path(&arg) && !is_stream(&arg) {
+            true => arg.value_parser(PathBufValueParser::new().try_map(named)),
+            false => arg,
+        }
     });
-    command.mut_subcommands(with_negatives)
+    command.mut_subcommands(with_habits)
+}
+
+fn is_path(arg: &clap::Arg) -> bool {
+    arg.get_value_parser().type_id() == TypeId::of::<PathBuf>()
+}
+
+/// Which take `-` for the standard input or output: manifests, and an archive.
+fn is_stream(arg: &clap::Arg) -> bool {
+    let names = arg.get_value_names().unwrap_or_default();
+    names.iter().any(|name| ["MANIFEST", "FILE"].contains(&name.as_str()))
+}
+
+/// Where others take `-` for a stream, a file of that name is nobody's wish.
+fn named(path: PathBuf) -> Result<PathBuf, String> {
+    match path.as_os_str() == "-" {
+        true => Err(
+            "give a path: - is neither the standard input nor the standard output here (/dev/stdin is the \
+                     former, ./- a file of that name)"
+                .into(),
+        ),
+        false => Ok(path),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, FromArgMatches};
 
     use super::*;
 
@@ -155,12 +187,53 @@ mod tests {
         ] {
             let args: Vec<OsString> =
                 std::iter::once("plumb").chain(words.iter().copied()).map(Into::into).collect();
-            let command = with_negatives(crate::Plumb::command());
+            let command = with_habits(crate::Plumb::command());
             let error = command.clone().try_get_matches_from(&args).expect_err(right);
             assert_eq!(said(&error, |flag| range(&command, &args, flag)).as_deref(), Some(right));
         }
-        let command = with_negatives(crate::Plumb::command());
+        let command = with_habits(crate::Plumb::command());
         let other = command.try_get_matches_from(["plumb", "lab", "--nosuch"]).expect_err("no flag");
         assert_eq!(said(&other, |_| None), None);
+    }
+
+    /// All arguments of a command and of those below it.
+    fn all(command: &clap::Command, path: &str, each: &mut impl FnMut(&str, &clap::Arg)) {
+        command.get_arguments().for_each(|arg| each(path, arg));
+        for below in command.get_subcommands() {
+            all(below, format!("{path} {}", below.get_name()).trim(), each);
+        }
+    }
+
+    #[test]
+    fn a_dash_is_a_stream_or_refused() {
+        let (mut streams, mut files) = (Vec::new(), 0);
+        all(&with_habits(crate::Plumb::command()), "", &mut |path, arg| {
+            let said = format!("{path} --{}", arg.get_long().unwrap_or_default());
+            match is_path(arg) {
+                true if is_stream(arg) => streams.push(said),
+                true => files += 1,
+                false => {}
+            }
+        });
+        assert_eq!(streams, ["lab up --file", "sysdump --output"]);
+        assert!(files > 10, "{files}");
+        for words in [
+            &["trace", "p", "t", "--kubeconfig", "-"][..],
+            &["install", "--kubeconfig=-"],
+            &["lab", "up", "--data", "-"],
+            &["lab", "up", "-k", "-"],
+            &["bench", "soak", "--kubeconfig", "-"],
+            &["image", "--from", "a", "--output", "-"],
+        ] {
+            let args: Vec<&str> = std::iter::once("plumb").chain(words.iter().copied()).collect();
+            let error = with_habits(crate::Plumb::command()).try_get_matches_from(args).expect_err("refused");
+            let text = said(&error, |_| None).unwrap_or_default();
+            assert!(text.contains(" -: give a path") && error.exit_code() == 2, "{words:?}: {text}");
+        }
+        for words in [&["lab", "up", "-f", "-"][..], &["sysdump", "-o", "-"]] {
+            let args = std::iter::once("plumb").chain(words.iter().copied());
+            let matches = with_habits(crate::Plumb::command()).try_get_matches_from(args).expect("taken");
+            crate::Plumb::from_arg_matches(&matches).map(drop).expect("a path");
+        }
     }
 }

@@ -8,9 +8,24 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+const HEAD: &str = "# Reference of commands and settings
+
+As `plumb … --help` prints it; a test keeps this page true.
+
+## Exit codes
+
+| code | |
+|---|---|
+| 0 | it is done, and what was asked about is so |
+| 1 | it was understood, and does not hold or could not be done: a check failed, a conclusion is another than `--expect` says, there is no such namespace, node, pod or port, a file cannot be read, nobody answers |
+| 2 | the command line cannot be carried out, whatever the cluster, the lab and the machine have: a flag or value that there is not, a target or name that is none, `lab exec NODE` without a command where there is no terminal |
+| 126, 127 | of `lab exec`: the command cannot be executed, there is no such command; else `lab exec` ends as the command does |
+| 130, 143 | it was interrupted (Ctrl-C, SIGTERM), and has said what is left |
+";
+
 #[test]
 fn the_reference_says_what_the_program_says() {
-    let mut page = "# Reference of commands and settings\n\nAs `plumb … --help` prints it; a test keeps this page true.\n".to_owned();
+    let mut page = HEAD.to_owned();
     for (path, help) in help::commands(Path::new(env!("CARGO_BIN_EXE_plumb")), &[]) {
         let title =
             std::iter::once("plumb").chain(path.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
@@ -55,5 +70,46 @@ fn output_that_cannot_be_written_is_an_error() {
         assert_eq!(output.status.code(), Some(1), "plumb {words:?}: {said}");
         let right = "plumb: not all of its output could be written: No space left on device (os error 28)\n";
         assert_eq!(said, right, "plumb {words:?}");
+    }
+}
+
+#[test]
+fn a_command_line_that_means_nothing_ends_with_2() {
+    let code = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plumb"));
+        let output = command.args(words).env("KUBECONFIG", "/dev/null").stdin(Stdio::null()).output();
+        let output = output.expect("plumb runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for words in [
+        &["trace", "a/b", "c:99999"][..],
+        &["trace", "a/b", "c:http"],
+        &["trace", "a/b", "http://c", "--udp"],
+        &["trace", "a/b", "http://c", "--expect", "bogus"],
+        &["trace", "a/b", "http://c", "--timeout", "abc"],
+        &["trace", "a/b", "http://c", "--kubeconfig", "-"],
+        &["dns", "a/b", "api:80"],
+        &["lab", "status", "--name", "Not-A-Name"],
+        &["lab", "expose", "a", "--port", "99999"],
+        &["lab", "up", "--name", "none", "-f", "-", "-f", "-"],
+        &["install", "--print", "--cluster-cidr", "garbage"],
+        &["uninstall", "--image", "No Image"],
+        &["alerts", "--runbook-base", "nowhere"],
+        &["connectivity", "test", "--only", "nosuch"],
+        &["bench", "lab", "--rounds", "0"],
+        &["demo", "tcp", "a:0"],
+        &["demo", "get", "https://a"],
+    ] {
+        assert_eq!(code(words).0, Some(2), "plumb {words:?}: {}", code(words).1);
+    }
+    // With a cluster, a lab or a file these could be.
+    for words in [
+        &["trace", "a/b", "http://c"][..],
+        &["dns", "a/b", "api"],
+        &["status", "--kubeconfig", "/no/such"],
+        &["lab", "status", "--name", "no-such-lab"],
+        &["lab", "up", "--name", "no-such-lab", "-f", "/no/such"],
+    ] {
+        assert_eq!(code(words).0, Some(1), "plumb {words:?}: {}", code(words).1);
     }
 }

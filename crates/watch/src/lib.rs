@@ -9,6 +9,7 @@
 //! ```
 
 mod kubeconfig;
+mod misused;
 mod row_of;
 mod slim;
 mod told;
@@ -29,6 +30,7 @@ use tower::service_fn;
 use types::ObjectName;
 
 pub use kubeconfig::{BadKubeconfig, kubeconfig};
+pub use misused::Misused;
 pub use slim::Slim;
 pub use told::{told, yaml};
 

@@ -32,6 +32,17 @@ pub enum State {
     Ended,
 }
 
+impl State {
+    /// As `plumb lab status` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 /// The whole file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {

@@ -12,6 +12,7 @@ use kernel::feature::{User, probe, refusal};
 use kernel::mount::Mount;
 use kernel::process::{Ended, IdMap, Namespaces, Process, Spawn};
 use types::{Families, Family, range};
+use watch::Misused;
 
 use super::{Options, check_nodes};
 use crate::adopt;
@@ -24,7 +25,7 @@ pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
     let nodes = check_nodes(options.nodes.unwrap_or(2))?;
     let cni = plugin()?;
     for text in options.allow_sources.iter().flat_map(|all| all.split(',')) {
-        range::source(text).map_err(|error| anyhow!("--allow-sources {error}"))?;
+        range::source(text).map_err(|error| Misused(format!("--allow-sources {error}")))?;
     }
     let mounts = mounts(options)?;
     let data = match &options.data {

@@ -13,7 +13,7 @@ use crate::inside::Inside;
 use crate::plan::Plan;
 use crate::rundir::RunDir;
 use crate::supervise::{Entry, State, Status};
-use crate::{adopt, client};
+use crate::{adopt, client, serving};
 
 /// About six seconds of restarts.
 const HOPELESS: u32 = 8;
@@ -23,53 +23,57 @@ pub async fn nodes_ready(run: &RunDir, deadline: Instant, progress: &Progress) -
     let plan = Plan::read(run)?;
     let client = api_answers(run, &plan, deadline).await?;
     progress.step(&format!("API on https://127.0.0.1:{}", plan.api_port));
-    let nodes: Api<Node> = Api::all(client);
+    let nodes: Api<Node> = Api::all(client.clone());
     let inside = Inside::find(&run.name())?;
     let mut ready = BTreeSet::new();
     loop {
         let mut waiting = Vec::new();
-        let listed = nodes.list(&ListParams::default()).await;
-        let listed = listed.map(|list| list.items).unwrap_or_default();
-        for name in plan.node_names() {
-            let said = listed.iter().find(|node| node.name_any() == name).map(client::not_ready);
-            let said = said.unwrap_or_else(|| Some("its kubelet has not registered it".into()));
-            // What the Node says is some seconds old.
-            match away(&inside, &name).or(said) {
-                Some(why) => waiting.push(format!("{name}: {why}")),
-                None if ready.insert(name.clone()) => progress.step(&format!("{name} Ready")),
-                None => {}
+        match serving::soon(nodes.list(&ListParams::default())).await.and_then(|listed| Ok(listed?.items)) {
+            Err(error) => waiting.push(format!("the API does not answer: {}", watch::told(error.as_ref()))),
+            Ok(listed) => {
+                let (names, inside, client) = (plan.node_names(), &inside, &client);
+                let lacks = names.iter().map(|name| {
+                    let node = listed.iter().find(|node| node.name_any() == *name);
+                    serving::lacks(inside, client, name, node)
+                });
+                let lacks = futures::future::join_all(lacks).await;
+                for (name, lacks) in names.into_iter().zip(lacks) {
+                    match lacks {
+                        Some(why) => waiting.push(format!("{name}: {why}")),
+                        None if ready.insert(name.clone()) => progress.step(&format!("{name} Ready")),
+                        None => {}
+                    }
+                }
             }
         }
         if waiting.is_empty() {
             return Ok(());
         }
-        check(run, deadline, || format!("nodes are not Ready: {}", waiting.join("; ")))?;
+        check(run, deadline, || format!("nodes are not Ready: {}", first(&waiting, "; ")))?;
         tokio::time::sleep(GLANCE).await;
     }
 }
 
-/// Which of the node's processes is not there, whatever the Node says yet, and what brings it back.
-fn away(inside: &Inside, node: &str) -> Option<String> {
-    let lab = &inside.plan.name;
-    let away = |program: &&str| inside.living(&format!("{program}-{node}")).is_none();
-    let program = ["agent", "kubelet"].into_iter().find(away)?;
-    match inside.run.stopped(&format!("{program}-{node}")).exists() {
-        true => {
-            Some(format!("its {program} is stopped; plumb lab agent start --name {lab} {node} starts it"))
-        }
-        false => Some(format!(
-            "its {program} does not run; plumb lab logs --name {lab} --tail 50 {node} {program} shows what it has said"
-        )),
+/// As many as a person reads, and how many more there are.
+pub const SHOWN: usize = 10;
+
+/// The first ones, and how many more.
+pub fn first(all: &[String], between: &str) -> String {
+    let mut said: Vec<String> = all.iter().take(SHOWN).cloned().collect();
+    if let more @ 1.. = all.len().saturating_sub(SHOWN) {
+        said.push(format!("and {more} more"));
     }
+    said.join(between)
 }
 
 async fn api_answers(run: &RunDir, plan: &Plan, deadline: Instant) -> Result<Client> {
     let client = client::admin(run).await?;
     loop {
-        match client.apiserver_version().await {
+        match serving::soon(client.apiserver_version()).await.and_then(|answer| Ok(answer?)) {
             Ok(_) => return Ok(client),
             Err(error) => check(run, deadline, || {
-                format!("the API on port {} does not answer: {}", plan.api_port, watch::told(&error))
+                let why = watch::told(error.as_ref());
+                format!("the API on port {} does not answer: {why}", plan.api_port)
             })?,
         }
         tokio::time::sleep(GLANCE).await;
@@ -107,4 +111,17 @@ fn check(run: &RunDir, deadline: Instant, waiting: impl FnOnce() -> String) -> R
         why += &format!("\n  the supervisor's log:\n{}", run.last_lines("supervise", 5));
     }
     bail!("{}", why.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_are_named_and_the_others_counted() {
+        let names = |count: usize| (1..=count).map(|n| n.to_string()).collect::<Vec<_>>();
+        assert_eq!(first(&names(2), "; "), "1; 2");
+        assert!(first(&names(10), "; ").ends_with("; 9; 10"));
+        assert!(first(&names(12), "; ").ends_with("; 10; and 2 more"));
+    }
 }

@@ -3,10 +3,11 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use k8s_openapi::jiff::Timestamp;
@@ -14,7 +15,9 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
 use super::Progress;
+use super::wait::{SHOWN, first};
 use crate::apply::Item;
+use crate::serving;
 
 const GLANCE: Duration = Duration::from_millis(10);
 /// Reasons for which waiting is in vain: only another manifest helps.
@@ -101,45 +104,88 @@ pub struct Wait<'a> {
     pub progress: &'a Progress,
 }
 
+/// One that is not Ready, and why.
+struct Lacking<'a> {
+    workload: &'a Workload,
+    why: String,
+    /// What tells more, of kubectl's.
+    next: String,
+}
+
 impl Wait<'_> {
-    /// Fails with what is not Ready and why; the lab goes on running.
+    /// Fails with all that is not Ready and why; the lab goes on running.
     pub async fn ready(&self, workloads: &[Workload]) -> Result<()> {
-        for workload in workloads {
-            let word = loop {
-                match stand(self.client, workload).await? {
-                    Stand::Ready => break "Ready",
-                    Stand::Succeeded => break "Succeeded",
-                    Stand::Hopeless(why, next) => {
-                        let next = next.map(|next| format!("; {} {next} tells more", self.kubectl));
-                        bail!("{workload} will not become Ready: {why}{}", next.unwrap_or_default())
-                    }
-                    Stand::Waiting(why) if Instant::now() > self.deadline => {
-                        return Err(self.late(workload, &why).await);
-                    }
-                    Stand::Waiting(_) => tokio::time::sleep(GLANCE).await,
+        let mut left: Vec<&Workload> = workloads.iter().collect();
+        loop {
+            let (mut hopeless, mut waiting) = (Vec::new(), Vec::new());
+            for workload in left {
+                match serving::soon(stand(self.client, workload)).await?? {
+                    Stand::Ready => self.progress.step(&format!("{workload} Ready")),
+                    Stand::Succeeded => self.progress.step(&format!("{workload} Succeeded")),
+                    Stand::Hopeless(why, next) => hopeless.push((workload, why, next)),
+                    Stand::Waiting(why) => waiting.push((workload, why)),
                 }
-            };
-            self.progress.step(&format!("{workload} {word}"));
+            }
+            if !hopeless.is_empty() {
+                return Err(self.in_vain(hopeless));
+            }
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > self.deadline {
+                return Err(self.late(waiting).await);
+            }
+            left = waiting.into_iter().map(|(workload, _)| workload).collect();
+            tokio::time::sleep(GLANCE).await;
         }
-        Ok(())
     }
 
-    async fn late(&self, workload: &Workload, why: &str) -> Error {
-        let (Workload { namespace, name, .. }, kubectl) = (workload, self.kubectl);
-        let kind = if workload.kind == Kind::Pod { "pod" } else { "deployment" };
-        let listed =
-            Api::<Event>::namespaced(self.client.clone(), namespace).list(&ListParams::default()).await;
-        let warning = listed.ok().and_then(|events| last_warning(&events.items, workload));
-        anyhow!(
-            "{workload} is not Ready after {} s: {why}{}; {kubectl} -n {namespace} describe {kind} {name} tells more",
-            self.progress.seconds(),
-            warning.unwrap_or_default()
-        )
+    fn in_vain(&self, all: Vec<(&Workload, String, Option<String>)>) -> Error {
+        let lacking = all.into_iter().map(|(workload, why, next)| {
+            let next = next.map(|next| format!("; {} {next} tells more", self.kubectl));
+            Lacking { workload, why, next: next.unwrap_or_default() }
+        });
+        told(&lacking.collect::<Vec<_>>(), "will not become Ready")
+    }
+
+    async fn late(&self, all: Vec<(&Workload, String)>) -> Error {
+        let mut events = BTreeMap::new();
+        for (Workload { namespace, .. }, _) in all.iter().take(SHOWN) {
+            if !events.contains_key(namespace) {
+                let api = Api::<Event>::namespaced(self.client.clone(), namespace);
+                let listed = serving::soon(api.list(&ListParams::default())).await;
+                let items = listed.ok().and_then(Result::ok).map(|list| list.items).unwrap_or_default();
+                events.insert(namespace.clone(), items);
+            }
+        }
+        let lacking = all.into_iter().map(|(workload, why)| {
+            let Workload { kind, namespace, name, .. } = workload;
+            let kind = if *kind == Kind::Pod { "pod" } else { "deployment" };
+            let warning = events.get(namespace).and_then(|events| last_warning(events, workload, &why));
+            Lacking {
+                workload,
+                why: why + &warning.unwrap_or_default(),
+                next: format!("; {} -n {namespace} describe {kind} {name} tells more", self.kubectl),
+            }
+        });
+        let is = format!("not Ready after {} s", self.progress.seconds());
+        told(&lacking.collect::<Vec<_>>(), &format!("is {is}"))
     }
 }
 
-/// What was last said of it, or of what a Deployment has made.
-fn last_warning(events: &[Event], workload: &Workload) -> Option<String> {
+/// One in a line, several below each other.
+fn told(all: &[Lacking<'_>], is: &str) -> Error {
+    if let [Lacking { workload, why, next }] = all {
+        return anyhow!("{workload} {is}: {why}{next}");
+    }
+    let lines = all.iter().map(|Lacking { workload, why, next }| format!("{workload}: {why}{next}"));
+    let (count, are) =
+        (all.len(), is.strip_prefix("is ").map_or(is.to_owned(), |rest| format!("are {rest}")));
+    anyhow!("{count} {are}:\n  {}", first(&lines.collect::<Vec<_>>(), "\n  "))
+}
+
+/// What was last said of it, or of what a Deployment has made, and is not `known` yet.
+fn last_warning(events: &[Event], workload: &Workload, known: &str) -> Option<String> {
     let Workload { kind, name, .. } = workload;
     let concerns = |event: &&Event| {
         let of = |wanted: &str| event.involved_object.kind.as_deref() == Some(wanted);
@@ -156,11 +202,16 @@ fn last_warning(events: &[Event], workload: &Workload) -> Option<String> {
     let warnings = events.iter().filter(|event| event.type_.as_deref() == Some("Warning")).filter(concerns);
     let event = warnings.max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
     let (reason, message) = (event.reason.as_deref().unwrap_or("Warning"), event.message.as_deref());
+    let message = message.unwrap_or_default().trim();
+    // Why a pod cannot be scheduled its status says as well.
+    if !message.is_empty() && known.contains(message) {
+        return None;
+    }
     let about = match kind {
         Kind::Pod => String::new(),
         Kind::Deployment => format!(" of {}", event.involved_object.name.as_deref().unwrap_or_default()),
     };
-    Some(format!("; the last warning{about}: {reason}: {}", message.unwrap_or_default().trim()))
+    Some(format!("; the last warning{about}: {reason}: {message}"))
 }
 
 async fn stand(client: &Client, workload: &Workload) -> Result<Stand> {

@@ -88,8 +88,14 @@ struct Found {
 }
 
 pub fn run(args: &Args) -> Result<Table> {
-    ensure!(args.services >= args.few && args.few > 0, "--services is at least --few, and --few above 0");
-    ensure!(args.endpoints > 0 && args.starts > 0, "--endpoints and --starts are above 0");
+    ensure!(
+        args.services >= args.few && args.few > 0,
+        watch::Misused("--services is at least --few, and --few above 0".into())
+    );
+    ensure!(
+        args.endpoints > 0 && args.starts > 0,
+        watch::Misused("--endpoints and --starts are above 0".into())
+    );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(measure(args))
 }

@@ -81,7 +81,10 @@ const PLUGINS: [&str; 2] = ["bridge", "host-local"];
 /// Everything that can be wrong with the input, before anything is measured.
 pub fn check(args: &Args) -> Result<()> {
     let pods = args.rounds.saturating_add(args.burst);
-    ensure!(args.rounds > 0 && pods <= ROOM, "--rounds and --burst are at least 1 and {ROOM} pods together");
+    ensure!(
+        args.rounds > 0 && pods <= ROOM,
+        watch::Misused(format!("--rounds and --burst are at least 1 and {ROOM} pods together"))
+    );
     if let (Some(directory), Err(why)) = (&args.reference, plugins(args)) {
         bail!("--reference {}: {why}", directory.display());
     }

@@ -81,7 +81,7 @@ const NODES: [&str; 2] = ["node1", "node2"];
 const PORT: u16 = 9000;
 
 pub fn run(args: &Args) -> Result<Table> {
-    ensure!(args.pairs >= 2, "an interval wants at least two pairs");
+    ensure!(args.pairs >= 2, watch::Misused("an interval wants at least two pairs".into()));
     let stage = Stage::up()?;
     let parts = args.part.map_or(Part::ALL.to_vec(), |part| vec![part]);
     let mut guards =

@@ -52,7 +52,7 @@ struct Times {
 }
 
 pub fn run(args: &Args) -> Result<Table> {
-    ensure!(args.rounds > 0, "nothing to measure: --rounds must be above 0");
+    ensure!(args.rounds > 0, watch::Misused("nothing to measure: --rounds must be above 0".into()));
     let mut times = Times::default();
     for round in 0..args.rounds {
         let (up, down) = floor::cluster()?;

@@ -43,7 +43,7 @@ pub struct Args {
 const RATE: u32 = 10;
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    ensure!(args.warm_up < args.seconds, "--warm-up is shorter than --seconds");
+    ensure!(args.warm_up < args.seconds, watch::Misused("--warm-up is shorter than --seconds".into()));
     let lab = match &args.kubeconfig {
         Some(_) => None,
         None => Some(Lab::up(&mut Vec::new())?),

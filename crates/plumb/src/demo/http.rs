@@ -1,8 +1,10 @@
 //! As much HTTP/1.1 as two peers of ours need: one request, one answer, then the connection closes.
 
 use std::io::{BufRead, Read, Write};
+use std::num::NonZeroU16;
 
 use anyhow::{Context, Result, bail, ensure};
+use watch::Misused;
 
 /// Lines of a request or answer, and bytes of each, that are read at most.
 const MAX_LINES: usize = 100;
@@ -21,7 +23,7 @@ impl Url {
     pub fn parse(text: &str) -> Result<Self> {
         let rest = match text.split_once("://") {
             Some(("http", rest)) => rest,
-            Some((scheme, _)) => bail!("{text}: the demo speaks http, not {scheme}"),
+            Some((scheme, _)) => bail!(Misused(format!("{text}: the demo speaks http, not {scheme}"))),
             None => text,
         };
         let (authority, path) = match rest.find('/') {
@@ -39,13 +41,14 @@ pub fn split_port(text: &str, default: Option<u16>) -> Result<(String, u16)> {
         Some((host, tail)) => (host, tail.strip_prefix(':')),
         None => text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
     };
-    ensure!(!host.is_empty(), "{text:?} has no host; write HOST:PORT");
+    ensure!(!host.is_empty(), Misused(format!("{text:?} has no host; write HOST:PORT")));
     let port = match (port, default) {
         (Some(port), _) => {
-            port.parse().with_context(|| format!("{port:?} is not a port; write 1 to 65535"))?
+            let wrong = |_| Misused(format!("{port:?} is not a port; write 1 to 65535"));
+            port.parse::<NonZeroU16>().map_err(wrong)?.get()
         }
         (None, Some(port)) => port,
-        (None, None) => bail!("{text:?} has no port; write HOST:PORT"),
+        (None, None) => bail!(Misused(format!("{text:?} has no port; write HOST:PORT"))),
     };
     Ok((host.to_owned(), port))
 }

@@ -1,4 +1,4 @@
-//! What a person typed, as an [`Ask`].
+//! What a person typed, as an [`Ask`], as far as it needs no cluster.
 
 use std::net::IpAddr;
 
@@ -7,10 +7,68 @@ use trace::exchange::Ask;
 use types::Protocol;
 
 use super::host::{self, address};
+use super::named::{Kind, Named};
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Target {
+    pub ask: Ask,
+    /// What the cluster has to say first: which port, or which address, this is.
+    pub named: Option<Named>,
+}
 
 /// `http://HOST[:PORT][/PATH]`, `https://…` (a connection, no request), `HOST:PORT`, `[V6]:PORT`, or an address.
-/// `svc/NAME:PORT` is kubectl's way of writing the first. `ping:HOST` asks for an echo.
-pub fn parse(text: &str, udp: bool) -> Result<Ask> {
+/// `svc/NAME:PORT` and `pod/NAME:PORT` are kubectl's way of writing the first, where PORT may be a name. `ping:HOST` asks for
+/// an echo.
+pub fn parse(text: &str, udp: bool) -> Result<Target> {
+    match object(text) {
+        Some((kind, namespace, rest)) => of_object(text, udp, (kind, namespace, rest)),
+        None => Ok(Target { ask: plain(text, text, udp)?, named: None }),
+    }
+}
+
+/// `svc/REST`, `pod/REST`, or each behind a namespace.
+fn object(text: &str) -> Option<(Kind, Option<&str>, &str)> {
+    let (first, rest) = text.split_once('/')?;
+    if let Some(kind) = Kind::of(first) {
+        return Some((kind, None, rest));
+    }
+    let (word, rest) = rest.split_once('/')?;
+    Some((Kind::of(word)?, Some(first), rest))
+}
+
+fn of_object(text: &str, udp: bool, (kind, namespace, rest): (Kind, Option<&str>, &str)) -> Result<Target> {
+    let (name, port) = split(rest);
+    if let Some(namespace) = namespace {
+        host::check(namespace)?;
+    }
+    let Some(port) = port else {
+        bail!("{text:?} has no port: give {}/NAME:PORT, by its number or its name", kind.word())
+    };
+    let is_number = port.parse::<u16>().is_ok_and(|port| port > 0);
+    if !is_number && !is_port_name(port) {
+        bail!("{text:?}: the port is neither a number from 1 to 65535 nor the name of one");
+    }
+    // The names of Services are in DNS, which is traced as well.
+    let full = match (kind, namespace) {
+        (Kind::Service, Some(namespace)) => format!("{name}.{namespace}"),
+        _ => name.to_owned(),
+    };
+    let number = if is_number { port } else { "1" };
+    let ask = plain(text, &format!("{full}:{number}"), udp)?;
+    let named = Named::new(kind, namespace, name, port);
+    Ok(Target { ask, named: (kind == Kind::Pod || !is_number).then_some(named) })
+}
+
+/// As the API has it (RFC 6335 §5.1): letters and digits, with single hyphens between them.
+fn is_port_name(text: &str) -> bool {
+    let plain = text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-');
+    let letter = text.bytes().any(|c| c.is_ascii_lowercase());
+    plain && letter && text.len() <= 63
+}
+
+/// `said`: as it was typed, for messages.
+fn plain(said: &str, text: &str, udp: bool) -> Result<Ask> {
     if text.trim().is_empty() {
         bail!("the target is missing: give http://HOST, HOST:PORT, an address or ping:HOST");
     }
@@ -18,29 +76,30 @@ pub fn parse(text: &str, udp: bool) -> Result<Ask> {
         return echo(text, host, udp);
     }
     let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
-    let (scheme, rest) =
-        text.split_once("://").map_or((None, service(text)), |(scheme, rest)| (Some(scheme), rest));
+    let (scheme, rest) = text.split_once("://").map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let usual = match scheme {
         None => None,
         Some("http") => Some(80),
         Some("https") => Some(443),
-        Some(other) => bail!("{text:?}: a trace knows http://, https:// and HOST:PORT, not {other}://"),
+        Some(other) => bail!("{said:?}: a trace knows http://, https:// and HOST:PORT, not {other}://"),
     };
     if scheme.is_some() && udp {
-        bail!("{text:?} with --udp: URLs travel over TCP; give HOST:PORT");
+        bail!("{said:?} with --udp: URLs travel over TCP; give HOST:PORT");
     }
     if scheme.is_none() && path != "/" {
-        bail!("{text:?} has a path and no http:// before it");
+        bail!("{said:?} has a path and no http:// before it");
     }
     let (host, port) = split(authority);
-    let host = &host_of(text, &in_words(host))?;
+    let host = &host_of(said, &in_words(host))?;
     let port = match (port.map(str::parse::<u16>), usual) {
         (Some(Ok(port)), _) if port > 0 => port,
-        (Some(_), _) => bail!("{text:?}: the port is not a number from 1 to 65535"),
+        (Some(_), _) => bail!(
+            "{said:?}: the port is not a number from 1 to 65535; svc/NAME:PORT and pod/NAME:PORT take its name as well"
+        ),
         (None, Some(usual)) => usual,
         (None, None) if address(host).is_some() => 80,
-        (None, None) => bail!("{text:?} has no port: give HOST:PORT or http://HOST"),
+        (None, None) => bail!("{said:?} has no port: give HOST:PORT or http://HOST"),
     };
     let http_path = (scheme == Some("http")).then(|| path.to_owned());
     Ok(Ask { host: host.clone(), port, protocol, family: None, http_path })
@@ -69,12 +128,6 @@ fn host_of(text: &str, host: &str) -> Result<String> {
     }
     host::check(host)?;
     Ok(host.to_owned())
-}
-
-/// The name behind `svc/`.
-fn service(text: &str) -> &str {
-    let kinds = ["svc/", "service/", "services/"];
-    kinds.into_iter().find_map(|kind| text.strip_prefix(kind)).unwrap_or(text)
 }
 
 /// A URL has %25 before the link (RFC 6874 §2).
@@ -114,6 +167,7 @@ mod tests {
             ("fe80::1%eth0", "fe80::1%eth0", 80, None),
             ("svc/api:8080", "api", 8080, None),
             ("service/api.shop:8080", "api.shop", 8080, None),
+            ("shop/svc/api:8080", "api.shop", 8080, None),
             ("ping:db", "db", 0, None),
             ("ping:fd00::1", "fd00::1", 0, None),
             ("ping:[fd00::1]", "fd00::1", 0, None),
@@ -121,8 +175,24 @@ mod tests {
             ("http://[fe80::1%eth0]", "fe80::1%eth0", 80, Some("/")),
             ("http://[fe80::1%25eth0]:8080/a", "fe80::1%eth0", 8080, Some("/a")),
         ] {
-            let ask = parse(text, false).unwrap();
+            let Target { ask, named } = parse(text, false).unwrap();
+            assert!(named.is_none(), "{text}");
             assert_eq!((ask.host.as_str(), ask.port, ask.http_path.as_deref()), (host, port, path), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_may_have_a_name_where_the_cluster_can_say_which_it_is() {
+        for (text, kind, namespace, name, port) in [
+            ("svc/api:http", Kind::Service, None, "api", "http"),
+            ("svc/api.shop:http-2", Kind::Service, Some("shop"), "api", "http-2"),
+            ("svc/api.shop.svc.cluster.local:http", Kind::Service, Some("shop"), "api", "http"),
+            ("shop/svc/api:http", Kind::Service, Some("shop"), "api", "http"),
+            ("pod/web:http", Kind::Pod, None, "web", "http"),
+            ("shop/pod/web:8080", Kind::Pod, Some("shop"), "web", "8080"),
+        ] {
+            let named = parse(text, false).unwrap().named;
+            assert_eq!(named, Some(Named::new(kind, namespace, name, port)), "{text}");
         }
     }
 
@@ -138,6 +208,14 @@ mod tests {
             ("pay ments:80", "no name"),
             ("http://a..b", "no name"),
             ("db:70000", "1 to 65535"),
+            ("db:http", "svc/NAME:PORT"),
+            ("svc/db:70000", "1 to 65535"),
+            ("svc/db:Http", "the name of one"),
+            ("svc/db:", "the name of one"),
+            ("svc/:http", "no host"),
+            ("pod/db", "pod/NAME:PORT"),
+            ("pod/d b:80", "no name"),
+            ("a b/pod/db:80", "no name"),
             ("ftp://x", "ftp"),
             ("http://:80", "no host"),
             ("db:1/x", "http://"),

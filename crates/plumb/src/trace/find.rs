@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use types::ObjectName;
+use watch::Misused;
 
 use crate::advice::Cluster;
 use crate::ready;
@@ -137,7 +138,7 @@ fn two(given: Option<&str>, first: &str) -> String {
 /// The pod and its node. Of which pod something else stands for is said to stderr.
 pub async fn find(cluster: &Cluster, text: &str, namespace: Option<&str>) -> Result<(ObjectName, String)> {
     let Cluster { client, advice } = cluster;
-    let readings = Meant::readings(text, namespace, client.default_namespace())?;
+    let readings = Meant::readings(text, namespace, client.default_namespace()).map_err(Misused::of)?;
     for (meant, left) in readings.iter().zip((0..readings.len()).rev()) {
         match look(cluster, meant).await {
             Ok(Some(pod)) => {

@@ -98,12 +98,43 @@ fn what_is_late_says_its_last_warning() {
     ];
     let of = |kind| Workload { kind, namespace: "a".into(), name: "net".into(), shown: String::new() };
     assert_eq!(
-        last_warning(&events, &of(Kind::Pod)).as_deref(),
+        last_warning(&events, &of(Kind::Pod), "it is Pending").as_deref(),
         Some("; the last warning: FailedCreatePodSandBox: no address is free")
     );
     assert_eq!(
-        last_warning(&events, &of(Kind::Deployment)).as_deref(),
+        last_warning(&events, &of(Kind::Deployment), "it is Pending").as_deref(),
         Some("; the last warning of net-5d5-x: FailedCreatePodSandBox: of a Deployment's")
     );
-    assert_eq!(last_warning(&[], &of(Kind::Pod)), None);
+    assert_eq!(last_warning(&[], &of(Kind::Pod), ""), None);
+    // What its status says already is not said again.
+    assert_eq!(last_warning(&events, &of(Kind::Pod), "no address is free"), None);
+}
+
+#[test]
+fn all_that_is_not_ready_is_named() {
+    let workloads: Vec<Workload> = (1..=12)
+        .map(|n| Workload {
+            kind: Kind::Pod,
+            namespace: "a".into(),
+            name: String::new(),
+            shown: format!("pod a/p{n}"),
+        })
+        .collect();
+    let lacking = |count: usize| -> Vec<Lacking<'_>> {
+        let of =
+            |workload| Lacking { workload, why: "it is Pending".into(), next: "; kubectl tells more".into() };
+        workloads.iter().take(count).map(of).collect()
+    };
+    assert_eq!(
+        told(&lacking(1), "is not Ready after 1 s").to_string(),
+        "pod a/p1 is not Ready after 1 s: it is Pending; kubectl tells more"
+    );
+    assert_eq!(
+        told(&lacking(2), "will not become Ready").to_string(),
+        "2 will not become Ready:\n  pod a/p1: it is Pending; kubectl tells more\n  pod a/p2: it is Pending; kubectl tells \
+         more"
+    );
+    let many = told(&lacking(12), "is not Ready after 60 s").to_string();
+    assert!(many.starts_with("12 are not Ready after 60 s:\n  pod a/p1: "), "{many}");
+    assert!(many.contains("\n  pod a/p10: ") && many.ends_with("\n  and 2 more"), "{many}");
 }

@@ -40,7 +40,10 @@ const TOGETHER: usize = 48;
 const LOOK: Duration = Duration::from_millis(100);
 
 pub async fn run(args: &Args, plumb: &Path) -> Result<Vec<Figure>> {
-    ensure!(args.wide_nodes + args.joins < 31 * 256, "--wide-nodes: {PODS} has room for 7,900");
+    ensure!(
+        args.wide_nodes + args.joins < 31 * 256,
+        watch::Misused(format!("--wide-nodes: {PODS} has room for 7,900"))
+    );
     let began = Instant::now();
     tell(began, "a cluster whose controllers leave nodes alone");
     let stage = Stage::up(&args.tools, "wide", &["--controllers", CONTROLLERS])?;

@@ -14,8 +14,13 @@ pub fn checks(lab: &Lab, checks: &mut Checks) {
     checks.check("`lab wait` says what is not Ready and why, and ends when all is", || wait(lab));
     checks
         .check("a pod that ends is done when it has succeeded, and else an error, each time", || ended(lab));
-    checks.check("`lab status` tells what ended a process", || killed(lab));
+    checks.check("`lab status` tells what ended a process", || last_end(lab));
+    checks.check("`lab wait` names all that is not Ready, each reason once", || all(lab));
     checks.check("`agent start` returns when the agent answers", || started(lab));
+    checks.check("`lab up` and `lab wait` return when an agent that was killed serves again", || killed(lab));
+    checks.check("while the API is stopped, `agent restart` says what it waits for, and ends", || {
+        api_stopped(lab)
+    });
 }
 
 fn json(lab: &Lab) {
@@ -124,6 +129,19 @@ fn wait(lab: &Lab) {
     lab.kubectl_ok(&["delete", "pod", "slow", "never", "--now"]);
 }
 
+fn all(lab: &Lab) {
+    let nowhere =
+        |name: &str| SLOW.replace("slow", name).replace("  termin", "  nodeSelector: {no: where}\n  termin");
+    let manifest = [nowhere("nowhere"), SLOW.replace("slow", "late")].join("---\n");
+    let said = feed(&mut at(lab, &["lab", "up", "--timeout", "2", "-f", "-"]), manifest.as_bytes());
+    said.refused(&["2 are not Ready after", "pod/nowhere: ", "pod/late: it is", "describe pod nowhere"]);
+    let said = run(&mut at(lab, &["lab", "wait", "--timeout", "1"]));
+    said.refused(&["2 are not Ready after", "pod default/nowhere: ", "pod default/late: "]);
+    let line = said.err.lines().find(|line| line.contains("default/nowhere")).expect("a line of it");
+    assert!(!line.contains("FailedScheduling"), "twice: {line}");
+    lab.kubectl_ok(&["delete", "pod", "nowhere", "late", "--now"]);
+}
+
 fn once(name: &str, policy: &str, script: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  restartPolicy: {policy}\n  \
@@ -180,4 +198,52 @@ fn started(lab: &Lab) {
     assert!(status.ok, "{status:?}");
     let trace = run(&mut at(lab, &["trace", "shop/web", "http://payments:8080"]));
     assert!(trace.ok, "{trace:?}");
+}
+
+/// A process of the lab, by its number inside.
+fn pid(lab: &Lab, process: &str) -> String {
+    let said = run(&mut at(lab, &["lab", "status", "-o", "json"])).json();
+    let all = said["processes"].as_array().expect("processes");
+    let found = all.iter().find(|one| one["name"] == process).expect("it is there");
+    found["pid"].as_u64().expect("it runs").to_string()
+}
+
+/// What the API says of one that was killed is some seconds old.
+fn killed(lab: &Lab) {
+    for (process, verb) in [
+        ("agent-node1", ["lab", "up"]),
+        ("agent-node1", ["lab", "wait"]),
+        ("hold-node1", ["lab", "up"]),
+        ("hold-node1", ["lab", "wait"]),
+    ] {
+        lab.node_ok("node2", &["kill", "-9", &pid(lab, process)]);
+        let status = run(&mut at(lab, &["lab", "status", "-o", "json"])).json();
+        // It may have been started again meanwhile.
+        let processes = status["processes"].as_array().expect("processes");
+        let ended = processes.iter().any(|one| one["name"] == process && one["state"] != "running");
+        assert!(!ended || status["nodes"][0]["ready"] == false, "{process}: {status}");
+        ok(lab, &verb);
+        let trace = run(&mut at(lab, &["trace", "shop/web", "http://payments:8080"]));
+        assert!(trace.ok || !trace.err.contains("502"), "{process}, {verb:?}: {trace:?}");
+        let status = run(&mut at(lab, &["lab", "status", "-o", "json"])).json();
+        assert_eq!(status["nodes"][0]["ready"], true, "{process}, {verb:?}: {status}");
+    }
+}
+
+/// As by a debugger: it takes connections, and says nothing.
+fn api_stopped(lab: &Lab) {
+    let api = pid(lab, "api");
+    lab.node_ok("node2", &["kill", "-STOP", &api]);
+    let said = run(&mut at(lab, &["lab", "agent", "restart", "--timeout", "8", "node1"]));
+    let waited = run(&mut at(lab, &["lab", "wait", "--timeout", "1"]));
+    lab.node_ok("node2", &["kill", "-CONT", &api]);
+    said.refused(&[
+        "agent-node1: ",
+        " s of 8",
+        "the agent of node1 runs, but after 8 s",
+        "plumb lab up --name",
+    ]);
+    waited.refused(&["the API on port", "does not answer"]);
+    lab.lab_ok(&["agent", "restart", "node1"]);
+    ok(lab, &["lab", "wait"]);
 }

@@ -2,13 +2,16 @@
 
 use std::process::Command;
 
+use super::at;
 use crate::cluster::{Checks, Lab, fresh_name, plumb, run};
 
 pub fn checks(lab: &Lab, checks: &mut Checks) {
     checks.check("wrong settings of an installation", install);
     checks.check("an installation in a lab, and its end", || in_lab(lab));
     checks.check("a reference that cannot be measured", bench);
-    checks.check("an archive that cannot be written", || sysdump(lab));
+    checks.check("an archive that cannot be written, and one to a pipe", || sysdump(lab));
+    checks.check("what no lab could carry out ends with 2, what this one cannot with 1", || codes(lab));
+    checks.check("a trace to a port by its name", || named_ports(lab));
 }
 
 fn alone(words: &[&str]) -> Command {
@@ -88,4 +91,47 @@ fn sysdump(lab: &Lab) {
     let said =
         run(alone(&["sysdump", "--output", "/no/such/directory/dump"]).env("KUBECONFIG", &lab.kubeconfig));
     said.refused(&["write /no/such/directory/dump"]);
+    let packed = at(lab, &["sysdump", "--output", "-"]).output().expect("plumb runs");
+    assert!(packed.stdout.starts_with(&[0x1F, 0x8B]), "no gzip: {packed:?}");
+    assert!(String::from_utf8_lossy(&packed.stderr).contains("the standard output: "), "{packed:?}");
+    assert!(!std::path::Path::new("-").exists(), "a file of that name was made");
+}
+
+fn codes(lab: &Lab) {
+    for (words, code) in [
+        (&["trace", "shop/web", "api:99999"][..], 2),
+        (&["trace", "shop/web", "svc/api:no/port"], 2),
+        (&["trace", "shop/web", "svc/api:nosuch"], 1),
+        (&["trace", "shop/web", "svc/nosuch:http"], 1),
+        (&["trace", "shop/nosuch", "http://api:8080"], 1),
+        (&["trace", "shop/cronjob/a", "http://api:8080"], 2),
+        (&["dns", "shop/web", "api:80"], 2),
+        (&["dns", "shop/web", "nosuch"], 1),
+        (&["lab", "exec", "node1"], 2),
+        (&["lab", "exec", "node7", "true"], 1),
+        (&["lab", "wait", "-n", "nosuch"], 1),
+        (&["lab", "wait", "--timeout", "abc"], 2),
+        (&["lab", "expose", "a/b/c"], 2),
+        (&["lab", "expose", "shop/nosuch"], 1),
+    ] {
+        let output = at(lab, words).stdin(std::process::Stdio::null()).output().expect("plumb runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+    }
+}
+
+fn named_ports(lab: &Lab) {
+    let web = &["trace", "shop/web"][..];
+    let trace = |to: &str| run(&mut at(lab, &[web, &[to]].concat()));
+    for to in ["svc/api:http", "shop/svc/api:http", "svc/api.shop:http"] {
+        let said = trace(to);
+        assert!(said.ok && said.out.contains("shop/api:http"), "{to}: {said:?}");
+    }
+    trace("svc/api:nosuch").refused(&["Service shop/api has no TCP port \"nosuch\"; it has http ("]);
+    trace("svc/nosuch:http").refused(&["there is no Service shop/nosuch", "kubectl get services -n shop"]);
+    for to in ["pod/web:8080", "shop/pod/web:http"] {
+        let said = trace(to);
+        assert!(said.ok && said.out.contains("11 pod"), "{to}: {said:?}");
+    }
+    trace("pod/nosuch:http").refused(&["there is no pod shop/nosuch"]);
 }
