@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Subcommand;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use serde_json::Value;
 use types::wire::AGENT_NAMESPACE;
 
 use crate::inside::Inside;
@@ -141,6 +142,12 @@ fn ask(inside: &Inside, node: &str, what: &str, body: &str) -> Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
+}
+
+/// What the agent tells of its node; `None`: it does not answer, or knows no such question.
+pub(crate) fn status(inside: &Inside, node: &str) -> Option<Value> {
+    let answer = ask(inside, node, "GET /v1/node/status", "").ok().filter(|answer| is_good(answer))?;
+    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
 }
 
 fn is_good(answer: &str) -> bool {

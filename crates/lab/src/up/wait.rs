@@ -34,7 +34,7 @@ pub async fn nodes_ready(run: &RunDir, deadline: Instant, progress: &Progress) -
             let said = listed.iter().find(|node| node.name_any() == name).map(client::not_ready);
             let said = said.unwrap_or_else(|| Some("its kubelet has not registered it".into()));
             // What the Node says is some seconds old.
-            match away(&inside, &name).or(said) {
+            match away(&inside, &name).or_else(|| lost(&inside, &name)).or(said) {
                 Some(why) => waiting.push(format!("{name}: {why}")),
                 None if ready.insert(name.clone()) => progress.step(&format!("{name} Ready")),
                 None => {}
@@ -61,6 +61,12 @@ fn away(inside: &Inside, node: &str) -> Option<String> {
             "its {program} does not run; plumb lab logs --name {lab} --tail 50 {node} {program} shows what it has said"
         )),
     }
+}
+
+/// What it has lost of its way to the others, which the Node does not say for 40 s, and what gives it back.
+fn lost(inside: &Inside, node: &str) -> Option<String> {
+    let cause = inside.cut_off(node)?;
+    Some(format!("{cause}; plumb lab up --name {} gives it back", inside.plan.name))
 }
 
 async fn api_answers(run: &RunDir, plan: &Plan, deadline: Instant) -> Result<Client> {
