@@ -144,10 +144,15 @@ fn ask(inside: &Inside, node: &str, what: &str, body: &str) -> Result<String> {
     Ok(answer)
 }
 
-/// What the agent tells of its node; `None`: it does not answer, or knows no such question.
-pub(crate) fn status(inside: &Inside, node: &str) -> Option<Value> {
-    let answer = ask(inside, node, "GET /v1/node/status", "").ok().filter(|answer| is_good(answer))?;
-    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+/// What the agent tells of its node; `None`: it is one of an earlier version, which does not.
+pub(crate) fn status(inside: &Inside, node: &str) -> Result<Option<Value>> {
+    let answer = ask(inside, node, "GET /v1/node/status", "")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("its answer is none in HTTP")?;
+    match is_good(head) {
+        true => Ok(Some(serde_json::from_str(body).context("read its answer")?)),
+        false if head.split(' ').nth(1) == Some("404") => Ok(None),
+        false => bail!("{}", body.trim_end()),
+    }
 }
 
 fn is_good(answer: &str) -> bool {

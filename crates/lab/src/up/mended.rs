@@ -35,9 +35,7 @@ pub fn mend(run: &RunDir, progress: &Progress) -> Result<bool> {
 pub async fn in_order(run: &RunDir, deadline: Instant, progress: &Progress) -> Result<()> {
     let inside = Inside::find(&run.name())?;
     for node in inside.plan.node_names() {
-        loop {
-            // One that is stopped, or of an earlier version, says nothing.
-            let Some(wrong) = agent::status(&inside, &node).as_ref().and_then(wrong) else { break };
+        while let Some(wrong) = finds(&inside, &node) {
             if Instant::now() > deadline {
                 bail!(
                     "{node}: its agent still says after {} s: {wrong}; plumb status tells all of it, and what to do",
@@ -49,6 +47,14 @@ pub async fn in_order(run: &RunDir, deadline: Instant, progress: &Progress) -> R
     }
     progress.step("the agents have seen it");
     Ok(())
+}
+
+/// What the agent of a node finds wrong, or that it does not answer.
+fn finds(inside: &Inside, node: &str) -> Option<String> {
+    match agent::status(inside, node) {
+        Ok(status) => wrong(&status?),
+        Err(error) => Some(format!("nothing: {error:#}")),
+    }
 }
 
 /// The first thing that an agent finds wrong, of what it has told. One that is paused leaves what differs.

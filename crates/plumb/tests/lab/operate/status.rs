@@ -111,7 +111,10 @@ fn status_names_what_is_wrong_and_the_next_step() {
         pasted(&said, &format!("plumb lab up --name {}", lab.name));
         assert!(says(&lab, "node1", &[]).ok);
     });
-    checks.check("`lab wait` names it, and `lab up` says what it has mended and waits for the agents", || mended(&lab));
+    checks
+        .check("`lab wait` names it, and `lab up` says what it has mended and waits for the agents", || {
+            mended(&lab)
+        });
     checks.check("a machine that forwards nothing, and whose packets are smaller", || {
         lab.lab_ok(&["agent", "pause", "node1"]);
         lab.node_ok("node1", &["sysctl", "-qw", "net.ipv4.ip_forward=0"]);
