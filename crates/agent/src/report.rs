@@ -178,7 +178,7 @@ impl Reports {
 }
 
 /// What the loop knows. Time and DNS are filled in by who asks.
-fn of_node(node: &Node) -> NodeStatus {
+pub fn of_node(node: &Node) -> NodeStatus {
     let (standing, cluster) = (node.standing(), node.cluster());
     let pools = node.pools();
     let addresses = pools.iter().map(ipam::Pool::size).min();

@@ -22,6 +22,7 @@ use crate::http;
 use crate::inbox::{CniInput, Input, Outbox, Verdict};
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::report::{self, NodeStatus};
 use crate::serve::{self, Door};
 
 /// A loop that has much to do takes a pause later.
@@ -59,6 +60,7 @@ pub async fn serve(listener: UnixListener, served: Served) -> Result<()> {
         .route("/cni", post(cni))
         .route("/v1/pause", post(pause))
         .route("/healthz", get(http::healthz))
+        .route("/v1/node/status", get(status))
         .with_state(served);
     let door = Door::of_root();
     serve::serve(listener, router, move |_| door.admit_root(), std::future::pending()).await;
@@ -94,6 +96,12 @@ async fn pause(
             "the agent's loop is busy and will take it later; ask again",
         )),
     }
+}
+
+/// What the loop knows of the node; its DNS is not asked.
+async fn status(State(served): State<Served>) -> Result<Json<NodeStatus>, (StatusCode, &'static str)> {
+    let said = served.outbox.inspect(PATIENCE, report::of_node).await;
+    said.map(Json).ok_or((StatusCode::SERVICE_UNAVAILABLE, "the agent's loop is busy; ask again"))
 }
 
 /// Whether that changes anything. An agent that ends does not serve again.

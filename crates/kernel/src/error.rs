@@ -6,6 +6,9 @@ use thiserror::Error;
 
 use crate::feature::next_step;
 
+/// How `what` ends where all was prepared for a program, and it was not executed.
+pub(crate) const EXECUTE: &str = "execute the program";
+
 /// An error of this crate. Its text names the operation, the object, the kernel's answer and a likely cause; the
 /// answer is no `source` besides, or whoever prints the whole chain would say it twice.
 #[derive(Debug, Error)]
@@ -46,6 +49,13 @@ impl Error {
             }
             other => other.to_string(),
         }
+    }
+
+    /// Whether a program could not be started because it is not there, or none that this machine executes.
+    pub fn is_of_program(&self) -> bool {
+        let Self::System { what, answer } = self else { return false };
+        let codes = [libc::ENOENT, libc::EACCES, libc::ENOEXEC, libc::ENOTDIR];
+        what.ends_with(EXECUTE) && answer.raw_os_error().is_some_and(|code| codes.contains(&code))
     }
 
     /// The kernel's error number, where there is one.

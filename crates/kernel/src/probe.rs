@@ -154,6 +154,14 @@ pub fn segment(stream: &TcpStream) -> Option<usize> {
     (done == 0).then(|| usize::try_from(size).ok()).flatten().filter(|size| *size > 0)
 }
 
+/// Bytes that were sent and that the other end has not acknowledged (`SIOCOUTQ`, tcp(7)).
+pub fn unacknowledged(stream: &TcpStream) -> Option<usize> {
+    let mut size: libc::c_int = 0;
+    // SAFETY: the descriptor is open, and the kernel writes one int.
+    let done = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut size) };
+    (done == 0).then(|| usize::try_from(size).ok()).flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};

@@ -27,6 +27,9 @@ pub enum Refusal {
     ErrImagePull(String),
     #[error("{0}")]
     CreateContainerConfigError(String),
+    /// Its command is not there or no program.
+    #[error("{0}; correct `command`, or have it on this machine (`image: host`) or in the image")]
+    StartError(String),
     #[error("{0:#}")]
     RunContainerError(anyhow::Error),
 }
@@ -36,13 +39,22 @@ impl Refusal {
         match self {
             Self::ErrImagePull(_) => "ErrImagePull",
             Self::CreateContainerConfigError(_) => "CreateContainerConfigError",
+            Self::StartError(_) => "StartError",
             Self::RunContainerError(_) => "RunContainerError",
         }
     }
 
-    /// Only an edited pod can help.
+    /// Only an edited pod can help. A command may be installed meanwhile.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::RunContainerError(_))
+        !matches!(self, Self::StartError(_) | Self::RunContainerError(_))
+    }
+
+    /// What a shim has said.
+    fn of_shim(error: anyhow::Error) -> Self {
+        match error.to_string().strip_prefix(shim::NO_PROGRAM) {
+            Some(why) => Self::StartError(why.to_owned()),
+            None => Self::RunContainerError(error),
+        }
     }
 }
 
@@ -67,7 +79,7 @@ pub async fn start(
         start_shim(&run).inspect_err(|_| run.forget())
     });
     match started.await {
-        Ok(outcome) => outcome.map_err(Refusal::RunContainerError),
+        Ok(outcome) => outcome.map_err(Refusal::of_shim),
         Err(error) => Err(Refusal::RunContainerError(error.into())),
     }
 }
@@ -175,5 +187,18 @@ mod tests {
         assert!(refusal.to_string().contains("\"nginx\""), "{refusal}");
         let refusal = spec_of(serde_json::json!({"name": "c", "image": "host"})).expect_err("no command");
         assert_eq!(refusal.reason(), "CreateContainerConfigError");
+    }
+
+    #[test]
+    fn a_command_that_is_not_there_is_told_from_a_start_that_may_succeed_later() {
+        let missing = Spawn::program("plumb-no-such-command").start().expect_err("no such command");
+        assert!(missing.is_of_program(), "{missing}");
+        let refusal = Refusal::of_shim(anyhow::anyhow!("{}{missing}", shim::NO_PROGRAM));
+        assert_eq!(refusal.reason(), "StartError");
+        let said = refusal.to_string();
+        assert!(said.contains("plumb-no-such-command") && !said.contains(shim::NO_PROGRAM), "{said}");
+        let nowhere = Spawn::program("true").directory("/no/such/directory").start().expect_err("nowhere");
+        assert!(!nowhere.is_of_program(), "{nowhere}");
+        assert_eq!(Refusal::of_shim(nowhere.into()).reason(), "RunContainerError");
     }
 }

@@ -3,6 +3,7 @@
 //! In → Out: pods bound to the node → processes in namespaces, and their status in the API.
 //! Read first: [`Args`], then [`worker`], then [`shim`].
 
+mod api;
 mod cni;
 mod container;
 mod environment;
@@ -83,7 +84,7 @@ async fn serve(args: Args) -> Result<()> {
         .await
         .with_context(|| format!("use the kubeconfig {}", args.kubeconfig.display()))?;
     config.proxy_url = None;
-    let client = kube::Client::try_from(config).context("make a client of the API")?;
+    let client = api::client(&config, api::PATIENCE).context("make a client of the API")?;
     let records = record::Records::open(&args.data)?;
     let _only = kernel::own::lock_within(&args.data, std::time::Duration::from_secs(2))?
         .with_context(|| format!("another kubelet works on {}; stop that one first", args.data.display()))?;

@@ -45,6 +45,8 @@ pub struct Spec {
 
 /// What the kubelet reads on the shim's output once the container runs; anything else is why it does not.
 pub const STARTED: &str = "started";
+/// Before the reason where it is the program itself that cannot be executed.
+pub const NO_PROGRAM: &str = "no program: ";
 /// What a background process of the container that holds the output open gets after the container's end.
 const LINGER: Duration = Duration::from_millis(500);
 /// Lines longer than this are cut into partial ones, as containerd does (CRI log format, tag P).
@@ -58,7 +60,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let exit = match start(&spec, &args.dir) {
         Ok(running) => running.attend(started)?,
         Err(error) => {
-            let _ = writeln!(std::io::stdout(), "{error:#}");
+            let is_program = error.downcast_ref::<kernel::Error>().is_some_and(kernel::Error::is_of_program);
+            let _ = writeln!(std::io::stdout(), "{}{error:#}", if is_program { NO_PROGRAM } else { "" });
             Exit {
                 code: 128,
                 signal: None,

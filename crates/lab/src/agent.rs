@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Subcommand;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
+use serde_json::Value;
 use types::wire::AGENT_NAMESPACE;
 
 use crate::inside::Inside;
@@ -179,6 +180,17 @@ fn ask(inside: &Inside, node: &str, what: &str, body: &str) -> Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
+}
+
+/// What the agent tells of its node; `None`: it is one of an earlier version, which does not.
+pub(crate) fn status(inside: &Inside, node: &str) -> Result<Option<Value>> {
+    let answer = ask(inside, node, "GET /v1/node/status", "")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("its answer is none in HTTP")?;
+    match is_good(head) {
+        true => Ok(Some(serde_json::from_str(body).context("read its answer")?)),
+        false if head.split(' ').nth(1) == Some("404") => Ok(None),
+        false => bail!("{}", body.trim_end()),
+    }
 }
 
 fn is_good(answer: &str) -> bool {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use kernel::process::{Namespaces, Process, Signal, Spawn};
 
+use crate::lost::{self, Lost, Tables};
 use crate::plan::{Plan, node_address, node_number};
 use crate::rundir::RunDir;
 use crate::{adopt, list};
@@ -78,21 +79,18 @@ impl Inside {
             .ok()
     }
 
-    /// What the node has lost of its way to the others: its eth0, which is down or gone, or an address.
+    /// What the node has lost of its way to the others and out.
+    pub fn lost(&self, node: &str) -> Vec<Lost> {
+        let holder = self.living(&format!("hold-{node}"));
+        let (Some(holder), Some(number)) = (holder, node_number(node)) else { return Vec::new() };
+        let families = self.plan.families.list().iter();
+        let own: Vec<IpAddr> = families.map(|family| node_address(number, *family)).collect();
+        Tables::read(&self.proc(holder).join("net")).map(|tables| tables.lost(&own)).unwrap_or_default()
+    }
+
+    /// The same in words.
     pub fn cut_off(&self, node: &str) -> Option<String> {
-        let (holder, number) = (self.living(&format!("hold-{node}"))?, node_number(node)?);
-        let net = self.proc(holder).join("net");
-        let read = |file: &str| std::fs::read_to_string(net.join(file));
-        // Without IPv6 in the kernel there is no file of its addresses.
-        let (links, trie, inet6) =
-            (read("dev").ok()?, read("fib_trie").ok()?, read("if_inet6").unwrap_or_default());
-        if !names_uplink(&links) || !names_uplink(&read("route").ok()?) && !names_uplink(&inet6) {
-            return Some("its eth0 is down or gone".to_owned());
-        }
-        let own = self.plan.families.list().iter().map(|family| node_address(number, *family));
-        let lost = own.filter(|address| !has_address(&trie, &inet6, *address)).map(|ip| ip.to_string());
-        let lost: Vec<String> = lost.collect();
-        (!lost.is_empty()).then(|| format!("its address {} is on no interface", lost.join(", ")))
+        lost::told(&self.lost(node))
     }
 
     pub fn check_node(&self, node: &str) -> Result<()> {
@@ -126,54 +124,5 @@ impl Inside {
             spawn = spawn.join(kind, file?)?;
         }
         Ok(spawn)
-    }
-}
-
-/// Whether a table of /proc/net has a line of eth0.
-fn names_uplink(table: &str) -> bool {
-    let is_it = |word: &str| word.trim_end_matches(':') == "eth0";
-    table.lines().any(|line| line.split_ascii_whitespace().any(is_it))
-}
-
-/// By /proc/net/fib_trie, where an address of the machine is `|-- ADDRESS` before `/32 host LOCAL`, and /proc/net/if_inet6.
-fn has_address(trie: &str, inet6: &str, address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(_) => {
-            let lines: Vec<&str> = trie.lines().map(str::trim).collect();
-            let leaf = format!("|-- {address}");
-            lines.windows(2).any(|pair| matches!(pair, [at, of] if *at == leaf && of.ends_with("host LOCAL")))
-        }
-        IpAddr::V6(ip) => {
-            let digits: String = ip.octets().iter().map(|octet| format!("{octet:02x}")).collect();
-            inet6.lines().any(|line| line.starts_with(&digits))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_where_the_kernel_says_that_it_is_its_own() {
-        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 192.168.1.10\n        /32 host LOCAL\n     |-- 192.168.1.11\n        /32 link UNICAST\n";
-        let inet6 = "fd001921680001000000000000000010 02 40 00 80     eth0\n";
-        for (address, has) in [
-            ("192.168.1.10", true),
-            ("192.168.1.1", false),
-            ("192.168.1.11", false),
-            ("fd00:1921:6800:100::10", true),
-            ("fd00:1921:6800:100::11", false),
-        ] {
-            assert_eq!(has_address(trie, inet6, address.parse().unwrap()), has, "{address}");
-        }
-    }
-
-    #[test]
-    fn an_uplink_that_is_up_is_in_a_table_of_the_kernels() {
-        let head = "Iface\tDestination\tGateway\n";
-        assert!(names_uplink(&format!("{head}cni0\t0001F40A\t0\neth0\t0001A8C0\t0\n")));
-        assert!(names_uplink("fe800000000000000000000000000001 02 40 20 80     eth0\n"));
-        assert!(!names_uplink(&format!("{head}cni0\t0001F40A\t0\nveth0\t0\t0\n")));
     }
 }

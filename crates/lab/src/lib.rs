@@ -35,6 +35,7 @@ pub mod inside;
 mod list;
 mod lock;
 mod logs;
+mod lost;
 mod network;
 mod outside;
 pub mod plan;

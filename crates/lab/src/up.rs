@@ -2,6 +2,7 @@
 
 mod interrupt;
 mod launch;
+mod mended;
 pub mod wait;
 pub mod workloads;
 
@@ -84,12 +85,16 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let lock = Lock::wait(&run)?;
     let mut interrupt = runtime.block_on(async { Interrupt::listen() })?;
     let adopted = adopt::anchor(&run)?.is_some();
-    match adopted {
+    let mended = match adopted {
         true => adopt(options, &run, &progress)?,
-        false => start(options, &run, &progress)?,
-    }
+        false => start(options, &run, &progress).map(|()| false)?,
+    };
     let ready = runtime.block_on(interrupt.or(async {
-        wait::nodes_ready(&run, Instant::now() + patience, &progress).await?;
+        let deadline = Instant::now() + patience;
+        wait::nodes_ready(&run, deadline, &progress).await?;
+        if mended {
+            mended::in_order(&run, deadline, &progress).await?;
+        }
         client::admin(&run).await
     }));
     let client = match ready {
@@ -144,10 +149,11 @@ fn interrupted(run: &RunDir, error: Error) -> Result<ExitCode> {
     Ok(signal.exit_code())
 }
 
-fn adopt(options: &Options, run: &RunDir, progress: &Progress) -> Result<()> {
+/// Whether nodes have got something back.
+fn adopt(options: &Options, run: &RunDir, progress: &Progress) -> Result<bool> {
     check_same(run, options)?;
     progress.step(&format!("lab {} runs already; mending what is broken", run.name()));
-    launch::mend(run)
+    mended::mend(run, progress)
 }
 
 fn start(options: &Options, run: &RunDir, progress: &Progress) -> Result<()> {

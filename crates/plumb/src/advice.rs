@@ -122,6 +122,16 @@ impl Advice {
         lab.unwrap_or_else(there)
     }
 
+    /// Why a node is NotReady whose agent answers.
+    pub fn kubelet(&self, node: &str) -> String {
+        let there = || {
+            format!(
+                "see on {node} whether its kubelet runs (systemctl status kubelet) and what it says (journalctl -u kubelet)"
+            )
+        };
+        self.lab("logs --tail 50", &format!("{node} kubelet")).unwrap_or_else(there)
+    }
+
     /// The words of a command that has failed: whatever stands between backquotes for this cluster names it.
     pub fn pasteable<T>(reach: &Reach, outcome: anyhow::Result<T>) -> anyhow::Result<T> {
         let advice = Self { flags: reach.flags(), lab: None };

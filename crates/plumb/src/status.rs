@@ -76,6 +76,14 @@ pub struct NodeLine {
     /// By the API; only where the agent says nothing.
     pub known: Option<Known>,
     pub problems: Vec<Problem>,
+    /// The API has the node NotReady, while its agent answers: nothing of Plumb's, and no pod comes there.
+    pub not_ready: Option<NotReady>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotReady {
+    pub what: String,
+    pub next: String,
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
@@ -121,15 +129,17 @@ async fn ask((cluster, agents): (&Cluster, &Nodes), object: &Node) -> NodeLine {
         Ok(Err(error)) => Err(format!("{error:#}")),
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
     };
+    let condition = known::ready(object).unwrap_or("Unknown");
     let known = match answer {
-        Ok(_) => Known::default(),
-        Err(_) => known(cluster, object).await,
+        Ok(_) if condition == "True" => Known { is_ready: true, ..Known::default() },
+        _ => known(cluster, object).await,
     };
     let about = About { node: &node, pod: agents.pod(&node), known: &known, advice: &cluster.advice };
     let problems = about.problems(&answer);
+    let not_ready = about.not_ready(answer.is_ok(), problems.is_empty());
     let agent = answer.ok();
     let known = agent.is_none().then_some(known);
-    NodeLine { node, agent, known, problems }
+    NodeLine { node, agent, known, problems, not_ready }
 }
 
 /// Who may not read leases is told less.

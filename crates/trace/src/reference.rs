@@ -238,7 +238,11 @@ pub fn masquerade(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Pl
     }
     if pod {
         let outside = !place.is_pod_address(to.ip()) && !keeps_source(to.ip());
-        return outside.then_some("the destination is outside of the cluster");
+        let of_a_node = || cluster.nodes.values().any(|node| node.addresses.contains(&to.ip()));
+        return outside.then(|| match of_a_node() {
+            true => "the destination is another node",
+            false => "the destination is outside of the cluster",
+        });
     }
     let peer = node_of(to.ip(), cluster).filter(|node| node.name != place.node);
     // Without an address of its own there is no tunnel at all.

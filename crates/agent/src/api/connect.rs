@@ -4,7 +4,7 @@
 //!   server ends, or its machine says so     FIN or RST: at once
 //!   machine or way gone, we have sent       TCP_USER_TIMEOUT: not acknowledged for GONE
 //!   machine or way gone, we only listen     SO_KEEPALIVE asks when it was quiet; no answer for GONE
-//!   it takes packets, and does not answer   WATCHES, ANSWERS
+//!   it takes packets, and does not answer   WATCHES, ANSWERS, OBJECTS
 //!   it takes packets, and a watch is quiet  QUIET
 //! ```
 //! A watch only listens. kube-rs's own client leaves all but the first and the last to the defaults of TCP: two hours.
@@ -46,15 +46,21 @@ pub struct Patience {
     /// is done again for whoever asks again: never less than the 60 s (--request-timeout) after which kube-apiserver
     /// itself says 504.
     pub answers: Duration,
+    /// Before and within the answer to a request for one object, or that writes one. kube-apiserver lets it wait 15 s at
+    /// most, and a webhook 10 s by default. A connection may have ceased to carry what is larger than an MTU that
+    /// shrank: it is closed then, and a new one agrees on the new size.
+    pub objects: Duration,
     /// Within an answer. kube-rs allows bookmarks, which kube-apiserver sends to a quiet watch every minute
     /// (storage/cacher, defaultBookmarkFrequency), the lab's every half. Where etcd does not tell its progress
     /// (--watch-progress-notify-interval) there may be none for a kind that nobody changes: such a watch is begun again.
     pub quiet: Duration,
 }
 
-pub const PATIENCE: Patience = Patience { watches: WATCHES, answers: ANSWERS, quiet: QUIET };
+pub const PATIENCE: Patience =
+    Patience { watches: WATCHES, answers: ANSWERS, objects: OBJECTS, quiet: QUIET };
 const WATCHES: Duration = Duration::from_secs(30);
 const ANSWERS: Duration = Duration::from_secs(75);
+const OBJECTS: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_secs(90);
 
 /// A server that is busy (429, 503, 504) is asked again this often within a request. kube-rs would double its waits up
@@ -73,9 +79,15 @@ pub fn client(mut config: Config, patience: Patience) -> Result<Client> {
     tcp.set_keepalive(Some(ASK));
     tcp.set_keepalive_interval(Some(AGAIN));
     tcp.set_tcp_user_timeout(Some(GONE));
-    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
-    connector.set_connect_timeout(Some(CONNECT));
-    connector.set_read_timeout(Some(patience.quiet));
+    let https = config.rustls_https_connector_with_connector(tcp)?;
+    let http = |quiet| {
+        let mut connector = TimeoutConnector::new(https.clone());
+        connector.set_connect_timeout(Some(CONNECT));
+        connector.set_read_timeout(Some(quiet));
+        // An idle connection has been quiet, too, when it is used again.
+        connector.set_reset_reader_on_write(true);
+        legacy::Client::builder(TokioExecutor::new()).build(connector)
+    };
     let retry =
         RetryPolicy::new(RETRY.0, RETRY.1, RETRIES, true).context("how busy servers are asked again")?;
     let token = match (&config.auth_info.token, config.auth_info.token_file.take()) {
@@ -90,10 +102,7 @@ pub fn client(mut config: Config, patience: Patience) -> Result<Client> {
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
-        .service(Answering {
-            http: legacy::Client::builder(TokioExecutor::new()).build(connector),
-            patience,
-        });
+        .service(Answering { http: http(patience.quiet), objects: http(patience.objects), patience });
     Ok(Client::new(service, config.default_namespace))
 }
 
@@ -110,6 +119,8 @@ struct Silent {
 #[derive(Clone)]
 struct Answering<S> {
     http: S,
+    /// With less patience, for single objects.
+    objects: S,
     patience: Patience,
 }
 
@@ -124,21 +135,87 @@ where
     type Future = BoxFuture<'static, Result<S::Response, BoxError>>;
 
     fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.http.poll_ready(context).map_err(Into::into)
+        match self.http.poll_ready(context) {
+            Poll::Ready(Ok(())) => self.objects.poll_ready(context).map_err(Into::into),
+            other => other.map_err(Into::into),
+        }
     }
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
-        let watches = request
-            .uri()
-            .query()
-            .is_some_and(|query| query.split('&').any(|pair| pair.starts_with("watch=")));
-        let waited = if watches { self.patience.watches } else { self.patience.answers };
-        let answer = self.http.call(request);
+        let (http, waited) = match Asked::of(&request) {
+            Asked::Watch => (&mut self.http, self.patience.watches),
+            Asked::List => (&mut self.http, self.patience.answers),
+            Asked::Object => (&mut self.objects, self.patience.objects),
+        };
+        let answer = http.call(request);
         Box::pin(async move {
             match tokio::time::timeout(waited, answer).await {
                 Ok(answered) => answered.map_err(Into::into),
                 Err(_) => Err(Silent { waited }.into()),
             }
         })
+    }
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Watch,
+    List,
+    /// One object, read or written.
+    Object,
+}
+
+impl Asked {
+    fn of<R>(request: &Request<R>) -> Self {
+        let (method, uri) = (request.method(), request.uri());
+        if uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("watch="))) {
+            return Self::Watch;
+        }
+        // Of what is no object, such as /version, nothing is known.
+        match names_object(uri.path()) {
+            true => Self::Object,
+            false if method.is_safe() || method == http::Method::DELETE => Self::List,
+            false => Self::Object,
+        }
+    }
+}
+
+/// Whether a path goes on behind the resource: `/api/v1[/namespaces/NAMESPACE]/RESOURCE/NAME`, the same with
+/// `/apis/GROUP/VERSION`; a server may be below a path of its own.
+fn names_object(path: &str) -> bool {
+    let rest = match (path.split_once("/apis/"), path.split_once("/api/v1/")) {
+        (Some((_, rest)), _) => rest.splitn(3, '/').nth(2).unwrap_or_default(),
+        (None, Some((_, rest))) => rest,
+        (None, None) => return false,
+    };
+    let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
+    let of_namespace = parts.len() == 3 && parts.first() == Some(&"namespaces");
+    parts.len() > 1 && !of_namespace
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_for_an_object_a_list_or_a_watch() {
+        for (method, uri, asked) in [
+            ("GET", "/api/v1/pods?limit=500&watch=true", Asked::Watch),
+            ("GET", "/api/v1/pods", Asked::List),
+            ("GET", "/api/v1/namespaces/shop/pods", Asked::List),
+            ("GET", "/api/v1/namespaces", Asked::List),
+            ("GET", "/apis/discovery.k8s.io/v1/endpointslices", Asked::List),
+            ("GET", "/version", Asked::List),
+            ("GET", "/api/v1/namespaces/shop", Asked::Object),
+            ("GET", "/api/v1/namespaces/shop/pods/web", Asked::Object),
+            ("GET", "/prefix/api/v1/nodes/node1", Asked::Object),
+            ("PATCH", "/api/v1/nodes/node1/status", Asked::Object),
+            ("POST", "/apis/authentication.k8s.io/v1/tokenreviews", Asked::Object),
+            ("POST", "/api/v1/namespaces/shop/events", Asked::Object),
+        ] {
+            let request = Request::builder().method(method).uri(uri).body(()).unwrap();
+            assert_eq!(Asked::of(&request), asked, "{method} {uri}");
+        }
     }
 }

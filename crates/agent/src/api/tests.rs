@@ -70,8 +70,13 @@ const SHORT: Duration = Duration::from_secs(3);
 const LONG: Duration = Duration::from_secs(600);
 
 /// For a server that does not begin to answer, and for one that does not go on.
-const NO_ANSWER: connect::Patience = connect::Patience { watches: LONG, answers: SHORT, quiet: LONG };
-const NO_MORE: connect::Patience = connect::Patience { watches: LONG, answers: LONG, quiet: SHORT };
+const NO_ANSWER: connect::Patience =
+    connect::Patience { watches: LONG, answers: SHORT, objects: LONG, quiet: LONG };
+const NO_MORE: connect::Patience =
+    connect::Patience { watches: LONG, answers: LONG, objects: LONG, quiet: SHORT };
+/// For one that answers about an object no further.
+const NO_OBJECT: connect::Patience =
+    connect::Patience { watches: LONG, answers: LONG, objects: SHORT, quiet: LONG };
 
 /// A server that takes one connection, says this much, and then nothing until the other side has had enough.
 fn hanging(said: &'static [u8]) -> (std::net::SocketAddr, std::thread::JoinHandle<()>) {
@@ -129,6 +134,24 @@ async fn the_only_server_that_says_nothing_is_named_as_one_that_hangs() {
     let error = version(&client).await.unwrap_err();
     assert!(error.to_string().contains("it hangs or is overloaded"), "{error}");
     ended(client, hung).await;
+}
+
+/// What is larger than an MTU that shrank does not arrive on the old connection, while small packets do.
+#[tokio::test]
+async fn an_object_that_does_not_come_is_asked_for_again_on_a_new_connection() {
+    for said in [b"".as_slice(), b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n"] {
+        let (hangs, hung) = hanging(said);
+        let (alive, answer) = one_answer();
+        let client = failing_over(patient(NO_OBJECT, &[hangs, alive]));
+        let node = || Request::get("/api/v1/nodes/node1").body(Vec::new()).unwrap();
+        let mut got = client.request::<serde_json::Value>(node()).await;
+        if got.is_err() {
+            got = client.request(node()).await;
+        }
+        assert_eq!(got.unwrap(), serde_json::json!({}));
+        answer.join().unwrap();
+        ended(client, hung).await;
+    }
 }
 
 #[tokio::test]

@@ -141,15 +141,95 @@ fn http(mut stream: TcpStream, ask: &Ask, path: &str, timeout: Duration) -> std:
     request.extend(std::iter::repeat_n('x', room.saturating_sub(request.len() + 4)));
     request.push_str("\r\n\r\n");
     stream.write_all(request.as_bytes())?;
+    answer(&mut stream, timeout)
+}
+
+const NOT_HTTP: &str = "it answered, and not in HTTP";
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// What comes back within the time. Whoever says something that cannot become HTTP, or ends the connection, has answered
+/// as soon as the whole request has come to it: some speak first.
+fn answer(stream: &mut TcpStream, timeout: Duration) -> std::io::Result<String> {
+    let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
+    let started = Instant::now();
     let mut head = Vec::new();
     let mut chunk = [0; 1024];
-    while !head.windows(2).any(|w| w == b"\r\n") && head.len() < 8192 {
-        match stream.read(&mut chunk)? {
-            0 => break,
-            read => head.extend_from_slice(chunk.get(..read).unwrap_or_default()),
+    while is_http(&head) && head.len() < 8192 {
+        if head.windows(2).any(|w| w == b"\r\n") {
+            let line = String::from_utf8_lossy(&head);
+            return Ok(line
+                .split_whitespace()
+                .nth(1)
+                .map_or(NOT_HTTP.to_owned(), |code| format!("HTTP {code}")));
+        }
+        match stream.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(read) => head.extend_from_slice(chunk.get(..read).unwrap_or_default()),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(error) => return Err(error),
+        }
+        if started.elapsed() > timeout {
+            return Err(late());
         }
     }
-    let line = String::from_utf8_lossy(&head);
-    let status = line.split_whitespace().nth(1).filter(|_| line.starts_with("HTTP/"));
-    Ok(status.map_or_else(|| "an answer that is not HTTP".to_owned(), |status| format!("HTTP {status}")))
+    while kernel::probe::unacknowledged(stream).is_some_and(|bytes| bytes > 0) {
+        if started.elapsed() > timeout {
+            return Err(late());
+        }
+        std::thread::sleep(GLANCE);
+    }
+    let word = if head.is_empty() { "it ended the connection, and said nothing" } else { NOT_HTTP };
+    Ok(word.to_owned())
+}
+
+/// Whether it can be the beginning of an answer in HTTP (RFC 9112 §4).
+fn is_http(head: &[u8]) -> bool {
+    head.iter().zip(b"HTTP/").all(|(said, expected)| said == expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What a server says, and whether it waits for the request before.
+    fn told(says: &'static [u8], stays: bool) -> Result<String, std::io::ErrorKind> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 16 << 10]);
+            let _ = stream.write_all(says);
+            while stays && stream.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
+        });
+        let ask = Ask {
+            host: "db".into(),
+            port: 5432,
+            protocol: Protocol::Tcp,
+            family: None,
+            http_path: Some("/".into()),
+        };
+        let told = http(client, &ask, "/", Duration::from_secs(2)).map_err(|error| error.kind());
+        server.join().unwrap();
+        told
+    }
+
+    #[test]
+    fn who_answers_otherwise_than_in_http_has_answered() {
+        for (says, stays, expected) in [
+            (b"HTTP/1.1 204 No Content\r\n".as_slice(), true, "HTTP 204"),
+            (b"db from=10.244.1.4 said=GET\n", true, NOT_HTTP),
+            (b"E", true, NOT_HTTP),
+            (b"SSH-2.0-x\r\n", false, NOT_HTTP),
+            (b"", false, "it ended the connection, and said nothing"),
+        ] {
+            assert_eq!(told(says, stays).as_deref(), Ok(expected), "{says:?}");
+        }
+        // Nothing, or the beginning of an answer whose rest is lost.
+        for says in [b"".as_slice(), b"HTTP/1."] {
+            let end = told(says, true).expect_err("no answer");
+            assert!(matches!(end, std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{end:?}");
+        }
+    }
 }

@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal};
 
 use super::spawn::{Capabilities, IdMap, LOWEST_OWN, Namespaces, Program, Spawn};
 use super::{Ended, Process, confine};
-use crate::error::{Error, Named};
+use crate::error::{EXECUTE, Error, Named};
 use crate::mount::{Mount, c_string, last_errno};
 
 /// One thing the child does before exec, ready to be done.
@@ -156,7 +156,7 @@ pub(super) fn start<E: From<Error>>(
         Some(&[a, b, c, d, e, f, g, h]) => {
             end(&process);
             let (step, errno) = (u32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]));
-            let step = steps.get(step as usize).map_or("execute the program", String::as_str);
+            let step = steps.get(step as usize).map_or(EXECUTE, String::as_str);
             Err(Error::system(format!("{what}: {step}"), std::io::Error::from_raw_os_error(errno)).into())
         }
     }

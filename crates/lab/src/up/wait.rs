@@ -34,7 +34,12 @@ pub async fn nodes_ready(run: &RunDir, deadline: Instant, progress: &Progress) -
                 let (names, inside, client) = (plan.node_names(), &inside, &client);
                 let lacks = names.iter().map(|name| {
                     let node = listed.iter().find(|node| node.name_any() == *name);
-                    serving::lacks(inside, client, name, node)
+                    async move {
+                        match lost(inside, name) {
+                            Some(cause) => Some(cause),
+                            None => serving::lacks(inside, client, name, node).await,
+                        }
+                    }
                 });
                 let lacks = futures::future::join_all(lacks).await;
                 for (name, lacks) in names.into_iter().zip(lacks) {
@@ -64,6 +69,12 @@ pub fn first(all: &[String], between: &str) -> String {
         said.push(format!("and {more} more"));
     }
     said.join(between)
+}
+
+/// What it has lost of its way to the others, which the Node does not say for 40 s, and what gives it back.
+fn lost(inside: &Inside, node: &str) -> Option<String> {
+    let cause = inside.cut_off(node)?;
+    Some(format!("{cause}; plumb lab up --name {} gives it back", inside.plan.name))
 }
 
 async fn api_answers(run: &RunDir, plan: &Plan, deadline: Instant) -> Result<Client> {

@@ -21,7 +21,8 @@ use crate::serving;
 
 const GLANCE: Duration = Duration::from_millis(10);
 /// Reasons for which waiting is in vain: only another manifest helps.
-const HOPELESS: [&str; 3] = ["ErrImagePull", "ImagePullBackOff", CRASHES];
+const HOPELESS: [&str; 5] =
+    ["ErrImagePull", "ImagePullBackOff", "CreateContainerConfigError", "StartError", CRASHES];
 const CRASHES: &str = "CrashLoopBackOff";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

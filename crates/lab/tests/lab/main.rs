@@ -231,7 +231,7 @@ spec: {hostNetwork: true, containers: [{name: c, image: host, command: [no-such-
     assert!(text(&refused.stderr).contains("spec.hostPID"), "{}", text(&refused.stderr));
     lab.await_field("pod/crash", ".status.phase", "Failed");
     lab.await_field("pod/crash", ".status.containerStatuses[0].state.terminated.exitCode", "3");
-    lab.await_field("pod/missing", ".status.containerStatuses[0].state.waiting.reason", "RunContainerError");
+    lab.await_field("pod/missing", ".status.containerStatuses[0].state.waiting.reason", "StartError");
     await_that("an Event names the image", || {
         lab.ask(&["get", "events", "--field-selector", "reason=Failed"]).contains("\"nginx\"")
     });

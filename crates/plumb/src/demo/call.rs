@@ -119,7 +119,10 @@ fn udp_to(target: &str, patience: Duration) -> Result<(UdpSocket, SocketAddr)> {
 fn exchange(socket: &UdpSocket, address: SocketAddr, say: &str) -> Result<String> {
     socket.send(say.as_bytes()).with_context(|| format!("send to {address}"))?;
     let mut buffer = [0; 2048];
-    let length = socket.recv(&mut buffer).with_context(|| format!("no answer from udp {address}"))?;
+    let length = socket
+        .recv(&mut buffer)
+        .map_err(http::in_time)
+        .with_context(|| format!("no answer from udp {address}"))?;
     Ok(String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).trim_end().to_owned())
 }
 

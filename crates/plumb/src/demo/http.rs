@@ -1,6 +1,6 @@
 //! As much HTTP/1.1 as two peers of ours need: one request, one answer, then the connection closes.
 
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, ErrorKind, Read, Write};
 use std::num::NonZeroU16;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -53,10 +53,18 @@ pub fn split_port(text: &str, default: Option<u16>) -> Result<(String, u16)> {
     Ok((host.to_owned(), port))
 }
 
+/// The kernel says of a socket's time that is over EAGAIN (socket(7), SO_RCVTIMEO), which nobody reads as that.
+pub fn in_time(error: std::io::Error) -> std::io::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock => std::io::Error::new(ErrorKind::TimedOut, "timeout: no answer in time"),
+        _ => error,
+    }
+}
+
 /// One line without its end; `None` at the end of the stream.
 pub fn line(from: &mut impl BufRead) -> std::io::Result<Option<String>> {
     let mut line = Vec::new();
-    from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
+    from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).map_err(in_time)?;
     if line.is_empty() {
         return Ok(None);
     }
@@ -106,7 +114,7 @@ impl Head {
 pub fn request(to: &mut impl Write, url: &Url) -> std::io::Result<()> {
     let Url { host, port, path } = url;
     let text = format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n");
-    to.write_all(text.as_bytes())
+    to.write_all(text.as_bytes()).map_err(in_time)
 }
 
 /// Reads an answer's body, its end marked by length, chunks or the end of the connection.
@@ -121,14 +129,18 @@ pub fn body(head: &Head, from: &mut impl BufRead) -> Result<Vec<u8>> {
                 return Ok(body);
             }
             ensure!(size + body.len() as u64 <= MAX_BODY, "the answer has more than {MAX_BODY} bytes");
-            let got = from.by_ref().take(size).read_to_end(&mut body)?;
+            let got = from.by_ref().take(size).read_to_end(&mut body).map_err(in_time)?;
             ensure!(got as u64 == size, "the peer closed in the middle of a chunk");
             line(from)?;
         }
     }
     let length =
         head.header("content-length").map(str::parse::<u64>).transpose().context("content-length")?;
-    let got = from.by_ref().take(length.unwrap_or(MAX_BODY).min(MAX_BODY)).read_to_end(&mut body)? as u64;
+    let got = from
+        .by_ref()
+        .take(length.unwrap_or(MAX_BODY).min(MAX_BODY))
+        .read_to_end(&mut body)
+        .map_err(in_time)? as u64;
     if let Some(length) = length {
         ensure!(got == length, "the peer closed after {got} of {length} bytes");
     }
@@ -155,4 +167,22 @@ pub fn answer(to: &mut impl Write, status: u16, body: &str) -> std::io::Result<(
 pub fn query<'a>(path: &'a str, name: &str) -> Option<&'a str> {
     let (_, query) = path.split_once('?')?;
     query.split('&').filter_map(|pair| pair.split_once('=')).find(|(n, _)| *n == name).map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_called_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let said = Head::read(&mut BufReader::new(&stream)).map(drop).unwrap_err();
+        assert_eq!(format!("{said:#}"), "timeout: no answer in time");
+    }
 }

@@ -248,7 +248,7 @@ fn datagram(target: &str, full: bool) -> Result<Seen> {
     let what = || format!("a datagram of {} bytes to {to}", payload.len());
     socket.send(&payload).with_context(what)?;
     let mut buffer = [0; 2048];
-    let length = socket.recv(&mut buffer).with_context(what).context("no answer")?;
+    let length = socket.recv(&mut buffer).map_err(http::in_time).with_context(what).context("no answer")?;
     let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).trim().to_owned();
     Ok(Seen { text, own: Some(socket.local_addr()?.ip()), ..Seen::default() })
 }

@@ -6,8 +6,8 @@ use agent::fault::{Fault, READ_LOG};
 use agent::report::{Drift, NodeStatus};
 use serde::Serialize;
 
-use super::NodeLine;
 use super::known::Known;
+use super::{NodeLine, NotReady};
 use crate::advice::Advice;
 
 /// One thing that is wrong.
@@ -31,7 +31,7 @@ pub struct About<'a> {
     pub node: &'a str,
     /// The agent's.
     pub pod: Option<&'a str>,
-    /// By the API, where the agent says nothing.
+    /// By the API, where the agent says nothing or the node is not Ready.
     pub known: &'a Known,
     pub advice: &'a Advice,
 }
@@ -86,6 +86,18 @@ impl About<'_> {
         };
         let what = format!("the agent does not answer: {error}; {said}{cause}");
         Problem { word: "no answer", what, next }
+    }
+
+    /// Of a node that the API does not have Ready while its agent answers.
+    pub fn not_ready(self, answers: bool, is_well: bool) -> Option<NotReady> {
+        (answers && !self.known.is_ready).then(|| NotReady {
+            what: format!(
+                "{}; Plumb's {} there",
+                self.known.said,
+                if is_well { "network works" } else { "agent answers" }
+            ),
+            next: self.advice.kubelet(self.node),
+        })
     }
 
     /// One line for one cause: where the API is away, every watch of it is broken. Refusals differ by their objects only.

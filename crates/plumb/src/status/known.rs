@@ -47,6 +47,12 @@ impl Known {
     }
 }
 
+/// What the condition Ready of a Node says; `None`: nobody has set it yet.
+pub fn ready(node: &Node) -> Option<&str> {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().find(|condition| condition.type_ == "Ready").map(|condition| &*condition.status)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

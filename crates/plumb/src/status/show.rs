@@ -4,7 +4,7 @@ use std::fmt;
 
 use agent::report::NodeStatus;
 
-use super::{NodeLine, Status};
+use super::{NodeLine, NotReady, Status};
 
 pub struct Table<'a>(pub &'a Status);
 
@@ -31,16 +31,28 @@ impl fmt::Display for Table<'_> {
                 write!(f, "\n✗ {}: {}\n  next: {}\n", line.node, problem.what, problem.next)?;
             }
         }
+        for line in nodes {
+            if let Some(NotReady { what, next }) = &line.not_ready {
+                write!(f, "\n! {}: {what}\n  next: {next}\n", line.node)?;
+            }
+        }
         if !notes.is_empty() {
             writeln!(f)?;
         }
         for note in notes {
             writeln!(f, "· {note}")?;
         }
-        let wrong = nodes.iter().filter(|line| !line.problems.is_empty()).count();
-        match (ok, nodes.len()) {
-            (true, count) => writeln!(f, "\nall is well on {count} of {count} nodes"),
-            (false, count) => writeln!(f, "\nsomething is wrong on {wrong} of {count} nodes"),
+        let (count, wrong) = (nodes.len(), nodes.iter().filter(|line| !line.problems.is_empty()).count());
+        let not_ready = nodes.iter().filter(|line| line.not_ready.is_some()).count();
+        let also = match not_ready {
+            0 => String::new(),
+            1 => "; 1 of them is NotReady".to_owned(),
+            many => format!("; {many} of them are NotReady"),
+        };
+        match (ok, not_ready) {
+            (true, 0) => writeln!(f, "\nall is well on {count} of {count} nodes"),
+            (true, _) => writeln!(f, "\nPlumb is well on {count} of {count} nodes{also}"),
+            (false, _) => writeln!(f, "\nsomething is wrong on {wrong} of {count} nodes"),
         }
     }
 }
@@ -101,7 +113,8 @@ mod tests {
         let about =
             judge::About { node: "node2", pod: Some("plumb-x"), known: &known, advice: &Advice::default() };
         let problems = about.problems(&answer);
-        let line = NodeLine { node: "node2".into(), agent: None, known: Some(known), problems };
+        let line =
+            NodeLine { node: "node2".into(), agent: None, known: Some(known), problems, not_ready: None };
         let status = Status { ok: false, nodes: vec![line], notes: Vec::new() };
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!(json["nodes"][0]["known"]["said"], "the API has the node Ready for 3m");
@@ -112,6 +125,39 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("something is wrong on 1 of 1 nodes\n"), "{text}");
+    }
+
+    #[test]
+    fn a_node_that_is_not_ready_is_told_though_plumb_is_well_there() {
+        let said = "the API has the node NotReady for 60s (Kubelet stopped posting node status)".to_owned();
+        let known = Known { is_ready: false, said, addresses: Vec::new() };
+        let (lab, none) = (Advice::of_lab("ci"), Advice::default());
+        let about = |advice| judge::About { node: "node2", pod: None, known: &known, advice };
+        let line = |not_ready| NodeLine {
+            node: "node2".into(),
+            agent: None,
+            known: None,
+            problems: Vec::new(),
+            not_ready,
+        };
+        let status = |not_ready| Status { ok: true, nodes: vec![line(not_ready)], notes: Vec::new() };
+        let text = Table(&status(about(&lab).not_ready(true, true))).to_string();
+        assert!(
+            text.contains(
+                "\n! node2: the API has the node NotReady for 60s (Kubelet stopped posting node status); Plumb's \
+                 network works there\n  next: plumb lab logs --tail 50 --name ci node2 kubelet\n"
+            ),
+            "{text}"
+        );
+        assert!(text.ends_with("\nPlumb is well on 1 of 1 nodes; 1 of them is NotReady\n"), "{text}");
+        let json = serde_json::to_value(status(about(&none).not_ready(true, false))).unwrap();
+        assert!(
+            json["nodes"][0]["not_ready"]["what"].as_str().unwrap().ends_with("Plumb's agent answers there")
+        );
+        assert!(json["nodes"][0]["not_ready"]["next"].as_str().unwrap().contains("systemctl status kubelet"));
+        // Of an agent that is silent that is told with it.
+        assert_eq!(about(&none).not_ready(false, false), None);
+        assert!(Table(&status(None)).to_string().ends_with("\nall is well on 1 of 1 nodes\n"));
     }
 
     #[test]

@@ -149,6 +149,27 @@ fn a_service_without_endpoints_refuses_and_says_so() {
     }
 }
 
+#[test]
+fn another_node_is_not_outside_of_the_cluster() {
+    let world = both_families();
+    let (state, place) = (desired(&world, "node1"), place("node1"));
+    let view = View { cluster: &world, nft: &state.nft, net: &state.net, place: &place };
+    for (protocol, destination, whose) in [
+        (Protocol::Tcp, "192.168.1.11:9475", "another node"),
+        (Protocol::Icmp, "192.168.1.11:0", "another node"),
+        (Protocol::Tcp, "203.0.113.10:80", "outside of the cluster"),
+    ] {
+        let target =
+            Target { protocol, destination: to(destination), sport: 41224, endpoint: None, answers_to: None };
+        let hops = departure(&view, &name("shop/web"), &target).expect("wired").hops;
+        let why = hops.iter().find_map(|hop| match &hop.fact {
+            Fact::Masq { masquerade: true, why, .. } => Some(why.as_str()),
+            _ => None,
+        });
+        assert_eq!(why, Some(&*format!("the destination is {whose}")), "{destination}");
+    }
+}
+
 /// Nodes and the pod have addresses of IPv6 as well.
 fn both_families() -> Cluster {
     let mut world = cluster("node1", "web");

@@ -47,6 +47,18 @@ fn ready_for_a_moment_is_not_ready_without_a_probe() {
 }
 
 #[test]
+fn one_that_cannot_be_started_as_it_is_written_is_not_waited_for() {
+    for reason in ["ErrImagePull", "CreateContainerConfigError", "StartError"] {
+        let waits = json!({"name": "main", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": reason, "message": "no such command"}}});
+        let stand =
+            pod_stand(&pod(json!({"phase": "Pending", "containerStatuses": [waits]})), Timestamp::now());
+        let said = format!("pod job: {reason}: no such command");
+        assert_eq!(stand, Stand::Hopeless(said, Some("-n shop describe pod job".into())));
+    }
+}
+
+#[test]
 fn one_that_ends_again_and_again_says_its_exit_code() {
     let crashing = json!({"name": "main", "image": "", "imageID": "", "ready": false, "restartCount": 2,
         "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 1s restarting failed container=main"}},

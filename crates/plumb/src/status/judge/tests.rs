@@ -177,7 +177,7 @@ fn addresses_that_rest_are_counted() {
     let line = |count: u8, last| {
         let addresses = (0..count).map(|last| [10, 244, 1, last].into()).collect();
         let agent = NodeStatus { resting: Resting { addresses, last }, ..healthy() };
-        NodeLine { node: "a".into(), agent: Some(agent), known: None, problems: Vec::new() }
+        NodeLine { node: "a".into(), agent: Some(agent), known: None, problems: Vec::new(), not_ready: None }
     };
     assert_eq!(notes(&[line(0, 0)]), Vec::<String>::new());
     assert_eq!(notes(&[line(1, 9)]), ["a: 1 address rests after release, for 9 s more"]);
@@ -258,6 +258,7 @@ fn versions_and_findings_are_notes() {
             ..healthy()
         }),
         problems: Vec::new(),
+        not_ready: None,
     };
     let notes = notes(&[line("a", "1"), line("b", "2"), line("c", "2")]);
     assert_eq!(notes.len(), 3, "{notes:?}");

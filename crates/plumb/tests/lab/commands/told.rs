@@ -48,7 +48,7 @@ fn json(lab: &Lab) {
 }
 
 /// Also when it runs again.
-fn killed(lab: &Lab) {
+fn last_end(lab: &Lab) {
     let process = || {
         let said = run(&mut at(lab, &["lab", "status", "-o", "json"])).json();
         let all = said["processes"].as_array().cloned().unwrap_or_default();

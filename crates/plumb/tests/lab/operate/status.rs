@@ -33,6 +33,27 @@ fn tells(lab: &Lab, node: &str, words: &[&str], parts: &[&str]) -> Said {
     says(lab, node, words)
 }
 
+/// Nobody has to look again until it is well.
+fn mended(lab: &Lab) {
+    let broken = |what: &str, waits: &str, mended: &[&str]| {
+        lab.node_ok("node2", &["sh", "-c", what]);
+        let up = format!("plumb lab up --name {}", lab.name);
+        lab.lab(&["wait", "--timeout", "1"]).refused(&[&format!("node2: {waits}"), &up]);
+        let said = lab.lab_ok(&["up"]);
+        for line in mended {
+            assert!(said.contains(&format!("node2: {line}\n")), "{line}: {said}");
+        }
+        let said = operate(lab, &["status"]);
+        assert!(said.ok, "{said:?}");
+    };
+    let route = "it has its default route of IPv4 again";
+    broken("ip link set eth0 down", "its eth0 is down", &["eth0 is up again", route]);
+    broken("ip route del default", "its default route of IPv4 is gone", &[route]);
+    let address = "it has its address 192.168.1.11 again";
+    broken("ip address flush dev eth0", "its address 192.168.1.11 is on no interface", &[address]);
+    broken("ip link del eth0", "its eth0 is gone", &["its eth0 is there again"]);
+}
+
 #[test]
 fn status_names_what_is_wrong_and_the_next_step() {
     let lab = Lab::up(2);
@@ -90,6 +111,10 @@ fn status_names_what_is_wrong_and_the_next_step() {
         pasted(&said, &format!("plumb lab up --name {}", lab.name));
         assert!(says(&lab, "node1", &[]).ok);
     });
+    checks
+        .check("`lab wait` names it, and `lab up` says what it has mended and waits for the agents", || {
+            mended(&lab)
+        });
     checks.check("a machine that forwards nothing, and whose packets are smaller", || {
         lab.lab_ok(&["agent", "pause", "node1"]);
         lab.node_ok("node1", &["sysctl", "-qw", "net.ipv4.ip_forward=0"]);
