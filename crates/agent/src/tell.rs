@@ -336,8 +336,13 @@ fn event(node: &str, saying: &Saying, at: SystemTime) -> serde_json::Value {
     let time = timestamp(at);
     let mut object =
         json!({ "kind": kind, "apiVersion": version, "name": name.name, "namespace": name.namespace });
-    if let Some(fields) = object.as_object_mut().filter(|_| !saying.uid.is_empty()) {
-        fields.insert("uid".to_owned(), saying.uid.clone().into());
+    // `kubectl describe` asks for the uid; kubelets have the name in its place (recordEvent, nodeRef).
+    let uid = match saying.object.kind {
+        Kind::Node => name.name.to_string(),
+        _ => saying.uid.clone(),
+    };
+    if let Some(fields) = object.as_object_mut().filter(|_| !uid.is_empty()) {
+        fields.insert("uid".to_owned(), uid.into());
     }
     json!({
         "apiVersion": "v1",

@@ -120,9 +120,13 @@ impl Node {
         pod.is_some_and(|pod| pod.node.as_deref() != Some(&*self.base.settings.node))
     }
 
-    /// Of a pod, whose name another one may have had.
+    /// Of one whose name another one may have had; `kubectl describe` finds its Events by it.
     fn uid(&self, object: &Key) -> String {
-        let pod = (object.kind == Kind::Pod).then(|| self.cluster.pods.get(&object.name)).flatten();
-        pod.map(|pod| pod.uid.clone()).unwrap_or_default()
+        let uid = match object.kind {
+            Kind::Pod => self.cluster.pods.get(&object.name).map(|pod| &pod.uid),
+            Kind::Service => self.cluster.services.get(&object.name).map(|service| &service.uid),
+            _ => None,
+        };
+        uid.cloned().unwrap_or_default()
     }
 }

@@ -227,13 +227,16 @@ impl Node {
 
     /// By the agent, in these steps, or by somebody else. `is_news`: also where nothing was told of it.
     fn drift_ended(&mut self, subsystem: Subsystem, steps: &Steps, is_news: bool) {
-        let told = self.standing.end_drift(subsystem);
+        let (told, known) = self.standing.end_drift(subsystem);
         if told.is_empty() && !is_news {
             return;
         }
+        // What was told and is right again without the agent belongs to it.
+        let before = known.into_iter().filter(|step| !steps.known().contains(step));
+        let all: Steps = steps.known().iter().cloned().chain(before).collect();
         let done = match steps.count {
-            0 => "and put it back while the agent was paused".to_owned(),
-            _ => format!("found and put back: {steps}"),
+            0 => format!("put back while the agent was paused, and not by it: {all}"),
+            _ => format!("found and put back: {all}"),
         };
         let over = self.drift(subsystem, "DriftMended", &done);
         tracing::warn!(subsystem = subsystem.name(), steps = steps.count, "{}", over.message);

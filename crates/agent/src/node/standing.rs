@@ -73,9 +73,10 @@ impl Standing {
         self.drift_told.entry(subsystem).or_default().events.push(event);
     }
 
-    /// Nothing differs any more; what was told of it.
-    pub(super) fn end_drift(&mut self, subsystem: Subsystem) -> Vec<Saying> {
-        self.drift_told.remove(&subsystem).unwrap_or_default().events
+    /// Nothing differs any more; what was told of it, and which differences these were.
+    pub(super) fn end_drift(&mut self, subsystem: Subsystem) -> (Vec<Saying>, Vec<String>) {
+        let told = self.drift_told.remove(&subsystem).unwrap_or_default();
+        (told.events, told.known.into_iter().collect())
     }
 
     /// Whether that is news: all watches break where one does for the API's sake, and again with every try.

@@ -30,7 +30,7 @@ fn events_about_nodes_live_in_default() {
     let saying = Saying { object, uid, normal: true, reason: "DriftMended", message };
     let event = event("node1", &saying, SystemTime::now());
     assert_eq!(event["metadata"]["namespace"], "default");
-    assert_eq!(event["involvedObject"].get("uid"), None);
+    assert_eq!(event["involvedObject"]["uid"], "node1", "as kubectl describe asks for it");
 }
 
 fn saying(message: &str) -> Saying {
