@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use compile::NetChange;
 use compile::guard::{Guard, links};
+use compile::layout;
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
 use kernel::nft::{ApplyError, Nft, Observed};
@@ -177,7 +178,10 @@ impl Datapath {
             found.extend(self.nft.chains(&table)?.map(|chains| (table, chains)));
         }
         let has_guard = |table: &TableId| {
-            found.iter().any(|(other, chains)| other == table && chains.contains_key(links::FROM_WIRE))
+            let has = |chain: &str| {
+                found.iter().any(|(other, chains)| other == table && chains.contains_key(chain))
+            };
+            has(layout::RAW) && has(links::FROM_WIRE)
         };
         Ok(match found.is_empty() {
             true => Guarded::Nothing,

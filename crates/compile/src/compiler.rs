@@ -9,12 +9,14 @@ use kstate::nft::{Plan, Ruleset};
 use model::{Cluster, Key, Kind, Placed, Synced};
 use semantics::Settings;
 use semantics::service::reserved;
+use types::wire::TABLE;
 use types::{Family, IfName, ObjectName};
 
 use crate::compiler::family::{FamilyTable, NodeView};
 use crate::fabric::{self, Fabric, NetChange};
 use crate::fragment::{Composer, Unit};
-use crate::guard::Guard;
+use crate::guard::{Guard, links, ports};
+use crate::layout;
 use semantics::Diagnostic;
 
 /// The whole desired state of a node.
@@ -70,12 +72,18 @@ pub fn whole(cluster: Synced<'_>, settings: Settings) -> Desired {
 }
 
 /// What a node that has nothing yet gets before anything can come by its tunnel: the guard, and no Service.
-pub fn guard_alone(cluster: Placed<'_>, settings: Settings) -> Ruleset {
-    let mut compiler = Compiler::new(settings);
-    let nodes = cluster.nodes.keys().cloned().map(Unit::Node);
-    let units = [Unit::Base].into_iter().chain(nodes).collect();
-    compiler.compile_units(&cluster, &units, &mut Findings::default());
-    compiler.nft
+pub fn guard_alone(cluster: Placed<'_>, settings: &Settings) -> Ruleset {
+    let mut nft = Ruleset::default();
+    for family in Family::ALL {
+        let peer = |node: &model::Node| (Unit::Node(node.name.clone()), links::peer(node, family));
+        let others = cluster.nodes.values().filter(|node| node.name != settings.node).map(peer);
+        let base = (Unit::Base, layout::guard(&cluster, settings, family));
+        Composer::new(family, TABLE).replace(&mut nft, others.chain([base]).collect());
+    }
+    for bridge in Guard::Ports.tables() {
+        Composer::of(bridge).replace(&mut nft, vec![(Unit::Base, ports::base())]);
+    }
+    nft
 }
 
 impl Compiler {

@@ -109,8 +109,16 @@ pub(crate) const BEFORE_CONNTRACK: i32 = -300;
 /// What depends on settings and nodes only. Of a family that pods have no addresses of: the guard, loopback addresses from a
 /// wire, and pods' errors.
 pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment {
+    base(cluster, settings, family, settings.serves(family))
+}
+
+/// The guard alone: nothing that leads, translates or refuses what is for a Service, whoever carries that.
+pub fn guard(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment {
+    base(cluster, settings, family, false)
+}
+
+fn base(cluster: &Cluster, settings: &Settings, family: Family, served: bool) -> Fragment {
     let mut fragment = links::base(cluster, settings, family);
-    let served = settings.serves(family);
     if served {
         services_and_policies(&mut fragment, cluster, settings, family);
     }

@@ -52,10 +52,10 @@ struct __sk_buff {
 
 enum { CHECKSUM_PARTIAL = 3 };               // linux/skbuff.h
 enum { TC_ACT_UNSPEC = -1, TC_ACT_SHOT = 2 }; // linux/pkt_cls.h
-enum { ETHERNET = 14, IPV4 = 0x0800, IPV6 = 0x86dd, VLAN = 0x8100, IPV6_HEADER = 40 };
+enum { ETHERNET = 14, IPV4 = 0x0800, IPV6 = 0x86dd, VLAN = 0x8100, QINQ = 0x88a8, IPV6_HEADER = 40 };
 enum { HOP_BY_HOP = 0, TCP = 6, UDP = 17, DCCP = 33, ROUTING = 43, DESTINATION = 60, SCTP = 132, UDP_LITE = 136 };
 enum { ICMP = 1, IGMP = 2, FRAGMENT = 44, AUTHENTICATION = 51, ICMPV6 = 58 };
-enum { MOST_EXTENSIONS = 8, LEAST_INNER = 20 };
+enum { MOST_EXTENSIONS = 8, MOST_TAGS = 2, LEAST_INNER = 20 };
 
 // compile::guard::ports has both.
 enum { MARK = 0x706c6d62, RESERVED_VID = 0xfff };
@@ -101,7 +101,8 @@ INLINE int is_good(u8 protocol, u32 header, struct place place)
 		return place.start == header && place.at == header + 16;
 	case UDP:
 	case UDP_LITE:
-		return (place.start == header && place.at == header + 6) || place.start >= header + 8;
+		return (place.start == header && place.at == header + 6) ||
+		       (place.start >= header + 8 && place.at >= header + 8);
 	case SCTP:
 		return place.start == header && place.at == header + 8;
 	case DCCP:
@@ -117,22 +118,23 @@ INLINE int is_good(u8 protocol, u32 header, struct place place)
 	}
 }
 
-INLINE int is_good_ipv4(struct __sk_buff *ctx, struct place place)
+// `network`: where the IP header begins.
+INLINE int is_good_ipv4(struct __sk_buff *ctx, struct place place, u32 network)
 {
 	u8 ip[20];
-	if (bpf_skb_load_bytes(ctx, ETHERNET, ip, sizeof(ip)))
+	if (bpf_skb_load_bytes(ctx, network, ip, sizeof(ip)))
 		return 0;
 	// More fragments, or an offset.
 	if ((ip[6] & 0x3f) | ip[7])
 		return 0;
-	return is_good(ip[9], ETHERNET + (ip[0] & 0xf) * 4, place);
+	return is_good(ip[9], network + (ip[0] & 0xf) * 4, place);
 }
 
-INLINE int is_good_ipv6(struct __sk_buff *ctx, struct place place)
+INLINE int is_good_ipv6(struct __sk_buff *ctx, struct place place, u32 network)
 {
-	u32 header = ETHERNET + IPV6_HEADER;
+	u32 header = network + IPV6_HEADER;
 	u8 next[2];
-	if (bpf_skb_load_bytes(ctx, ETHERNET + 6, &next, 1))
+	if (bpf_skb_load_bytes(ctx, network + 6, &next, 1))
 		return 0;
 #pragma unroll
 	for (int i = 0; i <= MOST_EXTENSIONS; i++) {
@@ -146,7 +148,7 @@ INLINE int is_good_ipv6(struct __sk_buff *ctx, struct place place)
 	return 0;
 }
 
-enum verdict { GOOD, MISPLACED, UNREADABLE };
+enum verdict { GOOD, MISPLACED, NOT_IP, UNREADABLE };
 
 INLINE enum verdict judge(struct __sk_buff *ctx)
 {
@@ -162,12 +164,21 @@ INLINE enum verdict judge(struct __sk_buff *ctx)
 	u32 start = word(bytes, FIELD(skb->csum_start, BYTE_OFFSET) - first) - word(bytes, mac);
 	u32 offset = word(bytes, FIELD(skb->csum_offset, BYTE_OFFSET) - first);
 	struct place place = { .start = start, .at = start + offset };
-	int good = 0;
-	if (ctx->protocol == __builtin_bswap16(IPV4))
-		good = is_good_ipv4(ctx, place);
-	else if (ctx->protocol == __builtin_bswap16(IPV6))
-		good = is_good_ipv6(ctx, place);
-	return good ? GOOD : MISPLACED;
+	u32 network = ETHERNET;
+	u16 protocol = ctx->protocol;
+	// The outermost tag is out of the frame by now (skb_vlan_untag, __netif_receive_skb_core).
+	for (int i = 0; i < MOST_TAGS; i++) {
+		if (protocol != __builtin_bswap16(VLAN) && protocol != __builtin_bswap16(QINQ))
+			break;
+		if (bpf_skb_load_bytes(ctx, network + 2, &protocol, sizeof(protocol)))
+			return UNREADABLE;
+		network += 4;
+	}
+	if (protocol == __builtin_bswap16(IPV4))
+		return is_good_ipv4(ctx, place, network) ? GOOD : MISPLACED;
+	if (protocol == __builtin_bswap16(IPV6))
+		return is_good_ipv6(ctx, place, network) ? GOOD : MISPLACED;
+	return NOT_IP;
 }
 
 SECTION("classifier") int plumb_checksums(struct __sk_buff *ctx)
@@ -176,6 +187,7 @@ SECTION("classifier") int plumb_checksums(struct __sk_buff *ctx)
 	case GOOD:
 		return TC_ACT_UNSPEC;
 	case MISPLACED:
+	case NOT_IP:
 		ctx->mark = MARK;
 		return bpf_skb_vlan_push(ctx, __builtin_bswap16(VLAN), RESERVED_VID) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	default:
@@ -185,7 +197,9 @@ SECTION("classifier") int plumb_checksums(struct __sk_buff *ctx)
 
 SECTION("classifier") int plumb_uplink(struct __sk_buff *ctx)
 {
-	if (judge(ctx) == GOOD)
+	enum verdict verdict = judge(ctx);
+	// What else the machine carries by its links is not the pods' (MPLS, PPPoE).
+	if (verdict == GOOD || verdict == NOT_IP)
 		return TC_ACT_UNSPEC;
 	__sync_fetch_and_add(&plumb_dropped, 1);
 	return TC_ACT_SHOT;

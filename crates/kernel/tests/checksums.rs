@@ -14,6 +14,8 @@ use types::{IfName, Mac};
 const POD: Mac = Mac([0x0a, 0x58, 10, 244, 1, 4]);
 const NODE: Mac = Mac([0x0a, 0x58, 0x0a, 0xf4, 1, 1]);
 const ALL_NODES: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+/// The program at links of nodes has one count in a process.
+static COUNT: std::sync::Mutex<()> = std::sync::Mutex::new(());
 /// The last byte of an honest frame.
 const HONEST: u8 = 255;
 
@@ -275,6 +277,7 @@ fn only_checksums_in_their_places_come_in() {
 /// A pod's port stands for the link of a node.
 #[test]
 fn at_a_link_of_the_node_what_is_dropped_is_counted() {
+    let _alone = COUNT.lock();
     let (node, pod) = stage();
     let Ok(program) = checksums::program() else { return };
     let mut rtnl = Rtnl::open_in(&node).expect("open");
@@ -289,6 +292,38 @@ fn at_a_link_of_the_node_what_is_dropped_is_counted() {
         assert_eq!((came, dropped), (case.good, u64::from(!case.good)), "{} {:?}", case.protocol, case.place);
     }
     assert_eq!(checksums::leave(&mut rtnl).expect("leave"), [link]);
+}
+
+/// The machine's links carry more than pods' packets: tags are looked behind, and what is no IP is not judged.
+#[test]
+fn at_a_link_of_the_node_tags_are_looked_behind_and_other_protocols_pass() {
+    let _alone = COUNT.lock();
+    let (node, pod) = stage();
+    let Ok(program) = checksums::program() else { return };
+    let mut rtnl = Rtnl::open_in(&node).expect("open");
+    checksums::guard(&mut rtnl, &name("veth1")).expect("guard");
+    const TAG: [u8; 4] = [0x81, 0, 0, 0];
+    const OUTER: [u8; 4] = [0x88, 0xa8, 0, 0];
+    let honest = cases().into_iter().next().expect("a case");
+    let frame = |before: &[u8], end: u8| {
+        let frame = honest.frame(&body(end), (0, false));
+        [&frame[..12], before, &frame[12..]].concat()
+    };
+    let dropped = |before: &[u8], offset: u16| {
+        let count = program.dropped().expect("a count");
+        let more = u16::try_from(before.len()).expect("a length");
+        let tagged = frame(before, 1);
+        arrives(&honest, (&node, &pod), |raw| send(raw, Some((34 + more, offset)), &tagged));
+        program.dropped().expect("a count") - count
+    };
+    let two = [OUTER, TAG].concat();
+    for tags in [&[][..], &TAG, &OUTER, &two] {
+        assert_eq!((dropped(tags, 6), dropped(tags, 2)), (0, 1), "{tags:?}");
+    }
+    // MPLS and PPPoE, in front of what would be IP.
+    for kind in [[0x88, 0x47, 0, 0], [0x88, 0x64, 0x11, 0]] {
+        assert_eq!((dropped(&kind, 6), dropped(&kind, 2)), (0, 0), "{kind:?}");
+    }
 }
 
 #[test]

@@ -63,8 +63,8 @@ impl Node {
         }
         let whole = self.whole().is_some();
         for subsystem in std::mem::take(&mut self.stale.suspected) {
-            if subsystem == Subsystem::Nft && !whole {
-                // Once everything is listed it is looked at in any case.
+            if !whole && (subsystem == Subsystem::Nft || !self.may_make_links()) {
+                // Once everything is listed both are looked at in any case.
             } else if self.paused {
                 self.only_look(subsystem);
             } else {

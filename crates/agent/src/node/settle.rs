@@ -97,8 +97,10 @@ impl Node {
             return;
         }
         let compiled = compiler.update_net(placed, &keys);
-        self.apply_compiled(&compiled);
-        self.repair();
+        if self.may_make_links() {
+            self.apply_compiled(&compiled);
+            self.repair();
+        }
         self.compiled_diagnostics(&compiled);
     }
 
@@ -159,13 +161,25 @@ impl Node {
         true
     }
 
+    /// Whether the guard is still there, as long as it is not put back like everything else.
+    pub(super) fn may_make_links(&mut self) -> bool {
+        let Some(settings) = self.compiler.as_ref().map(|compiler| compiler.settings().clone()) else {
+            return false;
+        };
+        if self.whole().is_some() || self.is_guarded(&settings) {
+            return true;
+        }
+        self.stale.failed.insert(Subsystem::Net, "there is no guard: somebody has taken it away".into());
+        false
+    }
+
     /// Nothing comes by a tunnel before the guard is there: that of the process before, or that of a node without pods.
     fn is_guarded(&mut self, settings: &semantics::Settings) -> bool {
         let Some(placed) = self.cluster.placed() else { return false };
         let datapath = &mut self.base.datapath;
         let guarded = datapath.guarded().and_then(|guarded| match guarded {
             Guarded::Nothing if placed.attachments.is_empty() => {
-                datapath.begin_nft(&compile::guard_alone(placed, settings.clone())).map(|()| true)
+                datapath.begin_nft(&compile::guard_alone(placed, settings)).map(|()| true)
             }
             guarded => Ok(guarded == Guarded::Whole),
         });

@@ -55,7 +55,27 @@ fn routes_wait_for_nodes_alone_and_rules_for_everything() {
         listed(&mut node, Kind::Node, nodes());
         assert!(node.compiler().is_none() && node.lacking().is_some(), "no pod is wired yet");
         assert_eq!(routes(), 2);
-        assert!(said("nft", "list chain ip plumb from_wire").contains("pod_from_outside"));
+        let guarded = || said("nft", "list chain ip plumb from_wire").contains("pod_from_outside");
+        assert!(guarded());
+        // The agent itself may reach the API by a ClusterIP that somebody else carries.
+        assert!(!said("nft", "list table ip plumb").contains("no Service has this address"));
+        let does = |line: &str| {
+            let mut words = line.split(' ');
+            let done = Command::new(words.next().unwrap()).args(words).status().unwrap();
+            assert!(done.success(), "{line}");
+        };
+        let looks = |node: &mut Node| {
+            node.stale.suspected.insert(Subsystem::Net);
+            node.mend();
+        };
+        does("nft delete table ip plumb");
+        does("ip link del plumb.1");
+        looks(&mut node);
+        assert_eq!(routes(), 0, "without a whole guard there is no tunnel");
+        does("nft delete table ip6 plumb");
+        does("nft delete table bridge plumb");
+        looks(&mut node);
+        assert!(guarded() && routes() == 2, "where nothing is left the guard comes first");
         for kind in Kind::ALL.into_iter().filter(|kind| !Placed::KINDS.contains(kind)) {
             assert!(node.compiler().is_none());
             assert!(!said("nft", "list map ip plumb svc").contains("10.96.0.7"));
