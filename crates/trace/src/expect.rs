@@ -93,6 +93,10 @@ pub fn departure(view: &View<'_>, pod: &ObjectName, target: &Target) -> Option<E
         way.nowhere(why);
         return Some(Expected { hops: way.hops, onward: None, elsewhere: Vec::new() });
     }
+    if let Some((stage, why)) = own::ends_at_node(target.destination.ip(), view.place) {
+        way.for_many(stage, why, attachment);
+        return Some(Expected { hops: way.hops, onward: None, elsewhere: Vec::new() });
+    }
     way.start(attachment);
     let onward = way.go(target);
     let elsewhere = onward.iter().flat_map(|onward| elsewhere::hops(view, onward)).collect();
@@ -142,6 +146,16 @@ impl Way<'_, '_> {
         self.push(Stage::Socket, Fact::Socket { protocol, source, destination });
         let fact = Fact::Refused { frontend: destination, service: None, rejected: false, why };
         self.push(Stage::Veth, fact);
+    }
+
+    /// What is for many ends at the pod's link, or at the node that takes it itself.
+    fn for_many(&mut self, stage: Stage, why: String, attachment: &Attachment) {
+        if stage == Stage::Veth {
+            return self.nowhere(why);
+        }
+        self.start(attachment);
+        let frontend = self.packet.destination();
+        self.push(stage, Fact::Refused { frontend, service: None, rejected: false, why });
     }
 
     /// From the service on; yields the node that the packet goes on to.

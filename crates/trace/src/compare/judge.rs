@@ -16,6 +16,8 @@ use crate::observed::{COUNTED, Decision, SERVFAIL, Sighting, SocketEnd, Way};
 const OUR_TABLE: &str = types::wire::TABLE;
 /// How the comment of the rule begins that refuses what is for a pod that is not there.
 const NO_SUCH_POD: &str = "no_such_pod:";
+/// The chain that stops what is for pods at links without any; of IPv6 alone.
+const ASTRAY: &str = "astray";
 
 impl<'a> Evidence<'a> {
     /// Of the hop's own node, but for the way back, which is that of others as well.
@@ -29,6 +31,10 @@ impl<'a> Evidence<'a> {
     fn at_its_node(&self, hop: &Hop) -> Judged {
         let dropped = self.dropped_at(hop);
         if let Some(text) = self.drift(hop) {
+            // What the node lacks shows in what it does instead.
+            if let Some(seen) = self.other_source(hop) {
+                return Err(format!("{seen}: {text}"));
+            }
             return Err(match (dropped, self.end()) {
                 (Some(rule), _) => format!("{text}; it met: {}", told(rule)),
                 (None, Some(end @ SocketEnd::Stalled)) => format!("{text}; {}", describe(end)),
@@ -37,6 +43,9 @@ impl<'a> Evidence<'a> {
         }
         if let Some(rule) = dropped {
             return judge_drop(hop, rule);
+        }
+        if let Some(seen) = self.other_source(hop) {
+            return Err(seen);
         }
         match &hop.fact {
             Fact::Resolve { .. } => self.resolve(hop),
@@ -87,6 +96,7 @@ impl<'a> Evidence<'a> {
                 "forward" if inward => &[Stage::Ingress],
                 "forward" if self.is_source(&hop.node) => &[Stage::Egress],
                 "forward" => &[Stage::Ingress],
+                "postrouting" if is_astray(rule) => &[Stage::Node],
                 "postrouting" if self.is_source(&hop.node) => &[Stage::Masq],
                 "postrouting" => &[Stage::Ingress],
                 "input" => &[Stage::Route],
@@ -217,6 +227,12 @@ impl<'a> Evidence<'a> {
         match (self.end(), rejected) {
             (Some(SocketEnd::Refused), true) => Ok("refused at once".to_owned()),
             (Some(SocketEnd::Silent | SocketEnd::Unreachable), false) => Ok("no answer".to_owned()),
+            // Among them the pod itself.
+            (Some(SocketEnd::Answered { .. }), false)
+                if self.frontend.is_some_and(|to| own::is_of_many(to.ip())) =>
+            {
+                Ok("answered by who listens".to_owned())
+            }
             (Some(end), _) => Err(format!("the connection ended otherwise: {}", describe(end))),
             (None, _) => Err("the pod sent nothing".to_owned()),
         }
@@ -246,8 +262,9 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    fn dropped_at_forward(&self, node: &str) -> bool {
-        self.decisions(node).any(|rule| rule.hook == "forward" && is_end(rule))
+    /// By rules that no packet meets after its source has changed.
+    fn stopped_before(&self, node: &str) -> bool {
+        self.decisions(node).any(|rule| is_end(rule) && (rule.hook == "forward" || is_astray(rule)))
     }
 
     fn forwarded(&self, node: &str) -> bool {
@@ -275,20 +292,34 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    fn masq(&self, node: &str, expected: Option<IpAddr>, masquerade: bool) -> Judged {
-        let endpoint = self.endpoint;
+    /// As what it leaves: a packet that waits for its next hop is on no device yet, and conntrack knows what answers will
+    /// be sent to.
+    fn leaves_as(&self, node: &str) -> Option<SocketAddr> {
         let mut out =
-            self.forth(node).filter(|f| f.way == Way::Out && Some(f.packet.destination) == endpoint);
-        // A packet that waits for its next hop is on no device yet; conntrack knows what answers will be sent to.
+            self.forth(node).filter(|f| f.way == Way::Out && Some(f.packet.destination) == self.endpoint);
         let tracked = || {
             self.sightings(node).iter().find_map(|sighting| match sighting {
                 Sighting::Conntrack { reply, .. } => Some(reply.destination),
                 _ => None,
             })
         };
-        let Some(left) = out.next().map(|frame| frame.packet.source).or_else(tracked) else {
-            // The receiver's policy, if it is a pod of this node: judged at a later hop, met before any source changes.
-            return match self.dropped_at_forward(node) {
+        out.next().map(|frame| frame.packet.source).or_else(tracked)
+    }
+
+    /// Masqueraded, and not as the address that is expected.
+    fn other_source(&self, hop: &Hop) -> Option<String> {
+        let Fact::Masq { source: Some(expected), masquerade: true, .. } = &hop.fact else { return None };
+        let left = self.leaves_as(&hop.node)?.ip();
+        let pods = self
+            .everywhere()
+            .any(|sighting| matches!(sighting, Sighting::Sent { source: own, .. } if own.ip() == left));
+        (left != *expected && !pods).then(|| format!("masqueraded as {left}, which is not {expected}"))
+    }
+
+    fn masq(&self, node: &str, expected: Option<IpAddr>, masquerade: bool) -> Judged {
+        let Some(left) = self.leaves_as(node) else {
+            // The receiver's policy, if it is a pod of this node, or that there is no such pod: judged at a later hop.
+            return match self.stopped_before(node) {
                 true => Ok("stopped before it".to_owned()),
                 false => Err("it never left the node's rules: not seen on any device".to_owned()),
             };
@@ -361,6 +392,10 @@ fn judge_drop(hop: &Hop, rule: &Decision) -> Judged {
         _ => false,
     };
     if expected && rule.table == OUR_TABLE { Ok(told(rule)) } else { Err(told(rule)) }
+}
+
+fn is_astray(rule: &Decision) -> bool {
+    rule.table == OUR_TABLE && rule.hook == "postrouting" && rule.chain == ASTRAY
 }
 
 fn is_ours(dev: &IfName) -> bool {

@@ -171,7 +171,7 @@ fn another_node_is_not_outside_of_the_cluster() {
 }
 
 /// Nodes and the pod have addresses of IPv6 as well.
-fn both_families() -> Cluster {
+pub fn both_families() -> Cluster {
     let mut world = cluster("node1", "web");
     let mut nodes: Vec<Node> = world.nodes.values().cloned().collect();
     for (node, n) in nodes.iter_mut().zip(0..) {
