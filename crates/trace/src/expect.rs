@@ -231,10 +231,9 @@ impl Way<'_, '_> {
                 let taken = target.endpoint.filter(|endpoint| choices.contains(endpoint));
                 let endpoint = taken.or_else(|| choices.first().copied())?;
                 let chain = self.chain_of(frontend);
-                self.push(
-                    Stage::Service,
-                    Fact::Service { service, port, frontend, endpoint, choices, chain },
-                );
+                let affinity = self.affinity(&service, &port);
+                let fact = Fact::Service { service, port, frontend, endpoint, choices, chain, affinity };
+                self.push(Stage::Service, fact);
                 return Some(endpoint);
             }
             Choice::Reject { service, has_port } => {
@@ -245,6 +244,12 @@ impl Way<'_, '_> {
         };
         self.push(Stage::Service, fact);
         None
+    }
+
+    /// How long a client stays; no Service is of that name where the port is a pod's own.
+    fn affinity(&self, service: &ObjectName, port: &str) -> Option<u32> {
+        let row = self.view.cluster.services.get(service).filter(|_| port != service::HOST_PORT)?;
+        row.affinity
     }
 
     /// A tunnel's port, at whatever node: a pod that sends there would speak for all that the tunnel brings.
