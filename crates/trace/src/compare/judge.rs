@@ -6,6 +6,7 @@ use types::IfName;
 use types::wire::{BRIDGE, VXLAN_DEVICE};
 
 use super::evidence::{Evidence, is_end};
+use super::leaves::is_astray;
 use super::there::shrunk;
 use super::{Judged, Wrong};
 use crate::expect::own;
@@ -13,11 +14,9 @@ use crate::hop::{Fact, Hop, Stage, shown};
 use crate::observed::{COUNTED, Decision, SERVFAIL, Sighting, SocketEnd, Way};
 
 /// The table that our rules are in; a drop in any other is a stranger's.
-const OUR_TABLE: &str = types::wire::TABLE;
+pub(super) const OUR_TABLE: &str = types::wire::TABLE;
 /// How the comment of the rule begins that refuses what is for a pod that is not there.
 const NO_SUCH_POD: &str = "no_such_pod:";
-/// The chain that stops what is for pods at links without any; of IPv6 alone.
-const ASTRAY: &str = "astray";
 
 impl<'a> Evidence<'a> {
     /// Of the hop's own node, but for the way back, which is that of others as well.
@@ -262,11 +261,6 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// By rules that no packet meets after its source has changed.
-    fn stopped_before(&self, node: &str) -> bool {
-        self.decisions(node).any(|rule| is_end(rule) && (rule.hook == "forward" || is_astray(rule)))
-    }
-
     fn forwarded(&self, node: &str) -> bool {
         self.decisions(node).any(|rule| ["forward", "postrouting"].contains(&rule.hook.as_str()))
     }
@@ -289,47 +283,6 @@ impl<'a> Evidence<'a> {
             (true, _) => Ok("allowed".to_owned()),
             (false, false) => Ok("denied".to_owned()),
             (false, true) => Err("it passed, although no rule allows it".to_owned()),
-        }
-    }
-
-    /// As what it leaves: a packet that waits for its next hop is on no device yet, and conntrack knows what answers will
-    /// be sent to.
-    fn leaves_as(&self, node: &str) -> Option<SocketAddr> {
-        let mut out =
-            self.forth(node).filter(|f| f.way == Way::Out && Some(f.packet.destination) == self.endpoint);
-        let tracked = || {
-            self.sightings(node).iter().find_map(|sighting| match sighting {
-                Sighting::Conntrack { reply, .. } => Some(reply.destination),
-                _ => None,
-            })
-        };
-        out.next().map(|frame| frame.packet.source).or_else(tracked)
-    }
-
-    /// Masqueraded, and not as the address that is expected.
-    fn other_source(&self, hop: &Hop) -> Option<String> {
-        let Fact::Masq { source: Some(expected), masquerade: true, .. } = &hop.fact else { return None };
-        let left = self.leaves_as(&hop.node)?.ip();
-        let pods = self
-            .everywhere()
-            .any(|sighting| matches!(sighting, Sighting::Sent { source: own, .. } if own.ip() == left));
-        (left != *expected && !pods).then(|| format!("masqueraded as {left}, which is not {expected}"))
-    }
-
-    fn masq(&self, node: &str, expected: Option<IpAddr>, masquerade: bool) -> Judged {
-        let Some(left) = self.leaves_as(node) else {
-            // The receiver's policy, if it is a pod of this node, or that there is no such pod: judged at a later hop.
-            return match self.stopped_before(node) {
-                true => Ok("stopped before it".to_owned()),
-                false => Err("it never left the node's rules: not seen on any device".to_owned()),
-            };
-        };
-        let source = left.ip();
-        match expected {
-            Some(expected) if expected == source => Ok(format!("source {left}")),
-            None if masquerade => Ok(format!("source {left}")),
-            _ if masquerade => Err(format!("it left with source {source}, not masqueraded")),
-            _ => Err(format!("it left with source {source}, although it should keep its own")),
         }
     }
 
@@ -392,10 +345,6 @@ fn judge_drop(hop: &Hop, rule: &Decision) -> Judged {
         _ => false,
     };
     if expected && rule.table == OUR_TABLE { Ok(told(rule)) } else { Err(told(rule)) }
-}
-
-fn is_astray(rule: &Decision) -> bool {
-    rule.table == OUR_TABLE && rule.hook == "postrouting" && rule.chain == ASTRAY
 }
 
 fn is_ours(dev: &IfName) -> bool {
