@@ -4,6 +4,7 @@ use serde::Deserialize;
 use types::Labels;
 
 use crate::meta::{Meta, null_is_default, object};
+use crate::networking::IntOrString;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -198,6 +199,7 @@ pub struct ServicePort {
     pub name: Option<String>,
     pub protocol: Option<String>,
     pub port: i64,
+    pub target_port: Option<IntOrString>,
     pub node_port: Option<i64>,
 }
 

@@ -108,6 +108,8 @@ struct To {
     service: String,
     /// As EndpointSlices name it.
     port: String,
+    /// Its `targetPort`, where that is a name, and its number.
+    target: Option<(String, i32)>,
     shown: String,
     /// Since when they are known.
     known: RefCell<Option<(Instant, Rc<[Endpoint]>)>>,
@@ -138,6 +140,7 @@ impl To {
             namespace: namespace.to_owned(),
             service: name.to_owned(),
             shown: shown(&row),
+            target: target(&row),
             port: row.name.unwrap_or_default(),
             known: RefCell::default(),
             kubectl,
@@ -150,29 +153,39 @@ impl To {
     async fn endpoints(&self, client: &Client) -> Result<Vec<Endpoint>> {
         let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &self.namespace);
         let of = ListParams::default().labels(&format!("kubernetes.io/service-name={}", self.service));
+        let slices = slices.list(&of).await?.items;
         let mut all = Vec::new();
-        for slice in slices.list(&of).await? {
+        for slice in &slices {
             let named = |row: &&k8s_openapi::api::discovery::v1::EndpointPort| {
                 row.name.clone().unwrap_or_default() == self.port
             };
             let port = slice.ports.iter().flatten().find(named).and_then(|row| row.port);
             let Some(port) = port.and_then(|port| u16::try_from(port).ok()) else { continue };
-            for endpoint in slice.endpoints.into_iter().flatten() {
-                let ready = endpoint.conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+            for endpoint in ready(slice) {
                 let address = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok());
-                if let (true, Some(address)) = (ready, address) {
-                    all.push((SocketAddr::new(address, port), endpoint.node_name));
-                }
+                all.extend(address.map(|ip| (SocketAddr::new(ip, port), endpoint.node_name.clone())));
             }
         }
-        if all.is_empty() {
-            let Self { namespace, service, kubectl, lab, .. } = self;
-            bail!(
+        match all.is_empty() {
+            true => Err(self.vacant(slices.iter().any(|slice| ready(slice).next().is_some()))),
+            false => Ok(all),
+        }
+    }
+
+    /// Why nobody is there. Pods that are ready and do not know the port by its name will not know it later either.
+    fn vacant(&self, ready: bool) -> anyhow::Error {
+        let Self { namespace, service, kubectl, lab, .. } = self;
+        match self.target.as_ref().filter(|_| ready) {
+            Some((target, port)) => anyhow!(
+                "Service {namespace}/{service}: no ready pod has a port named {target} (targetPort of {port}); give a container \
+                 of its pods a port of that name, or the Service another targetPort ({kubectl} -n {namespace} edit service \
+                 {service})"
+            ),
+            None => anyhow!(
                 "Service {namespace}/{service} has no ready endpoint; {kubectl} -n {namespace} get endpointslices -l \
                  kubernetes.io/service-name={service} shows what it has, and plumb lab wait --name {lab} waits for pods"
-            );
+            ),
         }
-        Ok(all)
     }
 
     /// The ready endpoints, and whether they are those of a moment ago.
@@ -255,6 +268,18 @@ fn kind(word: &str) -> Option<&'static Kind> {
     [&SERVICE, &POD, &DEPLOYMENT, &REPLICA_SET].iter().find(means).copied()
 }
 
+fn ready(slice: &EndpointSlice) -> impl Iterator<Item = &k8s_openapi::api::discovery::v1::Endpoint> {
+    let all = slice.endpoints.iter().flatten();
+    all.filter(|e| e.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true))
+}
+
+fn target(port: &ServicePort) -> Option<(String, i32)> {
+    match &port.target_port {
+        Some(IntOrString::String(name)) => Some((name.clone(), port.port)),
+        _ => None,
+    }
+}
+
 fn shown(port: &ServicePort) -> String {
     match port.name.as_deref().filter(|name| !name.is_empty()) {
         Some(name) => format!("{} ({name})", port.port),
@@ -333,6 +358,7 @@ mod tests {
             namespace: "default".into(),
             service: "web".into(),
             port: String::new(),
+            target: None,
             shown: "80".into(),
             known: RefCell::default(),
             kubectl: "kubectl".into(),
@@ -348,6 +374,44 @@ mod tests {
         assert!(formers > 0 && asked.load(Ordering::Relaxed) + formers == 50, "{formers}");
         to.known.take();
         assert!(!to.lately(&client).await.expect("endpoints").1, "forgotten is asked anew");
+    }
+
+    /// To wait for pods helps only where none is ready.
+    #[tokio::test]
+    async fn a_named_port_that_no_ready_pod_has_is_named() {
+        let row = |target: serde_json::Value| {
+            serde_json::from_value(json!({"name": "odd", "port": 99, "targetPort": target})).expect("a port")
+        };
+        for (target, ready, words) in [
+            (
+                json!("nosuch"),
+                true,
+                "no ready pod has a port named nosuch (targetPort of 99); give a container",
+            ),
+            (json!("nosuch"), false, "default/web has no ready endpoint"),
+            (json!(8080), true, "default/web has no ready endpoint"),
+        ] {
+            let (client, _) = api();
+            let slice = json!({"metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+                "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+                "endpoints": [{"addresses": ["10.244.1.5"], "conditions": {"ready": ready}}]});
+            let slices: Api<EndpointSlice> = Api::default_namespaced(client.clone());
+            let slice = serde_json::from_value(slice).expect("a slice");
+            slices.create(&PostParams::default(), &slice).await.expect("made");
+            let to = To {
+                namespace: "default".into(),
+                service: "web".into(),
+                port: "odd".into(),
+                target: super::target(&row(target)),
+                shown: "99 (odd)".into(),
+                known: RefCell::default(),
+                kubectl: "kubectl".into(),
+                lab: "lab".into(),
+            };
+            let told = to.endpoints(&client).await.expect_err("nobody").to_string();
+            assert!(told.contains(words), "{told}");
+            assert_eq!(told.contains("plumb lab wait"), !words.contains("nosuch"), "{told}");
+        }
     }
 
     #[test]

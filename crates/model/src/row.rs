@@ -133,6 +133,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     pub port: u16,
     pub node_port: Option<u16>,
+    /// `targetPort`, where that is a name; each pod has its own number for it, or none (ES-02).
+    pub target: Option<Box<str>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

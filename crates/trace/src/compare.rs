@@ -4,6 +4,7 @@
 mod evidence;
 mod homeward;
 mod judge;
+mod leaves;
 mod there;
 
 use serde::{Deserialize, Serialize};

@@ -93,6 +93,10 @@ pub fn departure(view: &View<'_>, pod: &ObjectName, target: &Target) -> Option<E
         way.nowhere(why);
         return Some(Expected { hops: way.hops, onward: None, elsewhere: Vec::new() });
     }
+    if let Some((stage, why)) = own::ends_at_node(target.destination.ip(), view.place) {
+        way.for_many(stage, why, attachment);
+        return Some(Expected { hops: way.hops, onward: None, elsewhere: Vec::new() });
+    }
     way.start(attachment);
     let onward = way.go(target);
     let elsewhere = onward.iter().flat_map(|onward| elsewhere::hops(view, onward)).collect();
@@ -142,6 +146,16 @@ impl Way<'_, '_> {
         self.push(Stage::Socket, Fact::Socket { protocol, source, destination });
         let fact = Fact::Refused { frontend: destination, service: None, rejected: false, why };
         self.push(Stage::Veth, fact);
+    }
+
+    /// What is for many ends at the pod's link, or at the node that takes it itself.
+    fn for_many(&mut self, stage: Stage, why: String, attachment: &Attachment) {
+        if stage == Stage::Veth {
+            return self.nowhere(why);
+        }
+        self.start(attachment);
+        let frontend = self.packet.destination();
+        self.push(stage, Fact::Refused { frontend, service: None, rejected: false, why });
     }
 
     /// From the service on; yields the node that the packet goes on to.
@@ -217,10 +231,9 @@ impl Way<'_, '_> {
                 let taken = target.endpoint.filter(|endpoint| choices.contains(endpoint));
                 let endpoint = taken.or_else(|| choices.first().copied())?;
                 let chain = self.chain_of(frontend);
-                self.push(
-                    Stage::Service,
-                    Fact::Service { service, port, frontend, endpoint, choices, chain },
-                );
+                let affinity = self.affinity(&service, &port);
+                let fact = Fact::Service { service, port, frontend, endpoint, choices, chain, affinity };
+                self.push(Stage::Service, fact);
                 return Some(endpoint);
             }
             Choice::Reject { service, has_port } => {
@@ -231,6 +244,12 @@ impl Way<'_, '_> {
         };
         self.push(Stage::Service, fact);
         None
+    }
+
+    /// How long a client stays; no Service is of that name where the port is a pod's own.
+    fn affinity(&self, service: &ObjectName, port: &str) -> Option<u32> {
+        let row = self.view.cluster.services.get(service).filter(|_| port != service::HOST_PORT)?;
+        row.affinity
     }
 
     /// A tunnel's port, at whatever node: a pod that sends there would speak for all that the tunnel brings.

@@ -150,6 +150,9 @@ pub enum Fact {
         choices: Vec<SocketAddr>,
         /// `plumb/n3`: the chain that draws.
         chain: String,
+        /// Seconds for which a client stays at its endpoint (sessionAffinity: ClientIP).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        affinity: Option<u32>,
     },
     /// The connection ends at its frontend: told so, or not.
     Refused {
@@ -337,10 +340,11 @@ impl Fact {
             Self::Resolve { step, of, .. } if step == of => "as written".to_owned(),
             Self::Resolve { step, of, .. } => format!("search step {step} of {}", of - 1),
             Self::Socket { protocol, .. } => protocol.to_string().to_uppercase(),
-            Self::Service { choices, chain, .. } => {
-                let of = match choices.len() {
-                    1 => "the only one".to_owned(),
-                    n => format!("1 of {n}, random"),
+            Self::Service { choices, chain, affinity, .. } => {
+                let of = match (choices.len(), affinity) {
+                    (1, _) => "the only one".to_owned(),
+                    (n, Some(seconds)) => format!("1 of {n}, kept by sessionAffinity ClientIP ({seconds} s)"),
+                    (n, None) => format!("1 of {n}, random"),
                 };
                 if chain.is_empty() { of } else { format!("{of}, nft {chain}") }
             }

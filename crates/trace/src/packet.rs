@@ -61,6 +61,8 @@ pub struct Place {
     pub dns_here: bool,
     /// The link-local addresses that the node's kernel has on the pods' link.
     pub of_link: Vec<IpAddr>,
+    /// Of the networks that the node has addresses in.
+    pub broadcasts: Vec<IpAddr>,
 }
 
 impl Place {

@@ -34,6 +34,7 @@ fn place(dns_here: bool) -> Place {
         api: api(),
         dns_here,
         of_link: Vec::new(),
+        broadcasts: Vec::new(),
     }
 }
 

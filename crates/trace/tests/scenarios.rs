@@ -283,6 +283,7 @@ fn play(text: &str) -> String {
         api,
         dns_here,
         of_link,
+        broadcasts: Vec::new(),
     };
     let local = &full.nodes[node].addresses;
     let socket = dns_here.then_some(false);

@@ -132,6 +132,12 @@ impl Ground {
         }
     }
 
+    /// Of an address that was on a link and is on none.
+    pub fn lost(&self, node: &str, address: IpAddr) -> Option<String> {
+        let gone = !self.uplinks.contains_key(&address);
+        gone.then(|| format!("{node} has lost {address}; next: {}", self.give_back(address)))
+    }
+
     /// What of `addresses` and of what was there is missing. The tunnel's own address is missed elsewhere: without it nothing
     /// is made.
     pub fn lacks(&self, node: &str, addresses: &[IpAddr], tunnel: Option<IpAddr>) -> Vec<Diagnostic> {
@@ -248,6 +254,13 @@ impl Node {
         self.note(Subsystem::Net, done);
     }
 
+    /// That a packet should be masqueraded as an address that this machine has lost.
+    pub fn lost(&self, address: IpAddr) -> Option<String> {
+        let node = &self.base.settings.node;
+        let own = self.cluster.nodes.get(node)?.addresses.contains(&address);
+        self.underlay.ground().lost(node, address).filter(|_| own)
+    }
+
     /// Of pods, bridge and tunnel. IPv6 keeps its least: a smaller one would take it from all pods at once.
     pub(super) fn mtu_on(&self, underlay: IpAddr) -> Option<u32> {
         let of_link = self.underlay.ground().mtu_at(underlay)?;
@@ -287,8 +300,12 @@ mod tests {
         let [address] = &said(ground(true, true))[..] else { panic!("one is missing") };
         assert!(address.contains("its InternalIP fd00::10 is on no interface"), "{address}");
         assert!(address.contains("ip address add fd00::10/PREFIX dev INTERFACE"), "{address}");
+        let lost = |ground: &Ground, at: usize| ground.lost("node1", addresses[at]);
+        assert_eq!(lost(&ground(true, true), 0), None);
         let (net, link) = ("fd00::10/64".parse().unwrap(), IfName::new("eth1").unwrap());
         let known = Ground { homes: [(addresses[1], (net, link))].into(), ..ground(true, true) };
+        let back = "node1 has lost fd00::10; next: `ip address add fd00::10/64 dev eth1`";
+        assert_eq!(lost(&known, 1).as_deref(), Some(back));
         assert!(said(known)[0].contains("`ip address add fd00::10/64 dev eth1`"));
         for (up, words) in [(false, "eth0 is down"), (true, "eth0 has no carrier")] {
             let said = said(ground(up, false));

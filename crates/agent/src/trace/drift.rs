@@ -64,6 +64,16 @@ pub fn find(view: &View<'_>, seen: &Seen, hops: &[Hop], client: Option<IpAddr>) 
     links.chain(rules).chain(lost).map(|(stage, text)| Sighting::Drift { stage, text }).collect()
 }
 
+/// The node's address that these hops masquerade as, if the machine has lost it.
+pub fn lost(hops: &[Hop], told: impl Fn(IpAddr) -> Option<String>) -> Option<Sighting> {
+    let as_node = hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Masq { source, masquerade: true, .. } => *source,
+        _ => None,
+    });
+    let text = as_node.and_then(told)?;
+    Some(Sighting::Drift { stage: Stage::Masq, text })
+}
+
 /// What is wrong, and that it stays so where it does.
 fn told(difference: impl fmt::Display, paused: bool) -> String {
     let left = if paused { "; the agent is paused and leaves it so" } else { "" };

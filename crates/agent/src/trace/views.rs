@@ -133,6 +133,7 @@ impl Views {
             true => tokio::task::spawn_blocking(ways::of_link).await??,
             false => Vec::new(),
         };
+        let broadcasts = tokio::task::spawn_blocking(ways::broadcasts).await??;
         let target = Target {
             protocol: flow.protocol,
             destination: flow.destination,
@@ -142,12 +143,13 @@ impl Views {
         };
         let looked = self.ask(move |node| {
             let compiler = node.compiler()?;
-            let place = Place { of_link, ..place(node, here) };
+            let place = Place { of_link, broadcasts, ..place(node, here) };
             let view =
                 View { cluster: node.cluster(), nft: compiler.nft(), net: compiler.net(), place: &place };
             let expected = trace::departure(&view, &name, &target)?;
             let mut found = drift::find(&view, &seen, &expected.hops, None);
             found.extend(drift::stale(&seen.connections, &expected.hops, flow));
+            found.extend(drift::lost(&expected.hops, |address| node.lost(address)));
             let legs = ways::departure(compiler.net(), &expected.hops);
             Some((expected, found, legs))
         });
@@ -315,6 +317,7 @@ fn place(node: &Node, dns_here: bool) -> Place {
         api: node.api_sockets().to_vec(),
         dns_here,
         of_link: Vec::new(),
+        broadcasts: Vec::new(),
     }
 }
 

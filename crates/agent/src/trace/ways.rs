@@ -139,8 +139,8 @@ pub fn look(legs: &[Leg], pod: Option<(&Path, IpAddr, IpAddr)>) -> Result<Vec<Si
         let small = way.ok().and_then(|way| links.iter().find(|row| row.index == way.link));
         found.extend(small.and_then(|row| too_small(row.name.as_str(), row.mtu?, leg.size?)));
     }
-    // Of a link-local address the link is asked for, and no route.
-    if let Some((netns, from, to)) = pod.filter(|(_, _, to)| !own::is_of_link(*to)) {
+    // Of a link-local address, and of many, the link is asked for, and no route.
+    if let Some((netns, from, to)) = pod.filter(|(_, _, to)| !own::is_of_link(*to) && !own::is_of_many(*to)) {
         found.extend(first_step(netns, from, to)?);
     }
     Ok(found)
@@ -153,6 +153,13 @@ pub fn of_link() -> Result<Vec<IpAddr>> {
     let rows = rtnl.addresses().context("read the addresses")?.into_iter();
     let own = rows.filter(|row| row.is_link_local_v6() && Some(row.link) == bridge);
     Ok(own.map(|row| row.address.addr()).collect())
+}
+
+/// The broadcast addresses of the node's networks: what the kernel takes itself (`fib_add_ifaddr`, net/ipv4/fib_frontend.c).
+pub fn broadcasts() -> Result<Vec<IpAddr>> {
+    let rows = Rtnl::open()?.addresses().context("read the addresses")?.into_iter();
+    let shared = rows.map(|row| row.address).filter(|net| net.addr().is_ipv4() && net.prefix_len() < 31);
+    Ok(shared.map(|net| net.broadcast()).collect())
 }
 
 fn kind(error: &kernel::Error) -> Option<ErrorKind> {

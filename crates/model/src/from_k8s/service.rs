@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use k8s::networking::IntOrString;
 use types::wire::SERVICE_NAME;
 use types::{IpNet, ObjectName};
 
@@ -121,7 +122,11 @@ fn service_ports(spec: &k8s::core::ServiceSpec, report: &mut Report) -> Vec<Serv
             .and_then(|number| report.port("spec.ports[].nodePort", number, "the node port is not served"));
         if let (Some(protocol), Some(number)) = (protocol, number) {
             let name = port.name.clone().unwrap_or_default();
-            ports.push(ServicePort { name, protocol, port: number, node_port });
+            let target = match &port.target_port {
+                Some(IntOrString::String(name)) => Some(name.as_str().into()),
+                _ => None,
+            };
+            ports.push(ServicePort { name, protocol, port: number, node_port, target });
         }
     }
     ports
@@ -351,6 +356,13 @@ mod tests {
         let ages =
             [None, Some("2026-11-30T03:10:20Z"), Some("2026-11-30T03:10:21Z"), Some("today")].map(created);
         assert_eq!(ages, [u64::MAX, 20_261_130_031_020, 20_261_130_031_021, u64::MAX]);
+    }
+
+    #[test]
+    fn a_target_is_kept_where_it_is_a_name() {
+        let ports = r#"{"ports":[{"port":80,"targetPort":"web"},{"port":81,"targetPort":8080},{"port":82}]}"#;
+        let targets: Vec<_> = service_of(ports).row.ports.into_iter().map(|port| port.target).collect();
+        assert_eq!(targets, [Some("web".into()), None, None]);
     }
 
     #[test]

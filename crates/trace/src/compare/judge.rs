@@ -6,6 +6,7 @@ use types::IfName;
 use types::wire::{BRIDGE, VXLAN_DEVICE};
 
 use super::evidence::{Evidence, is_end};
+use super::leaves::is_astray;
 use super::there::shrunk;
 use super::{Judged, Wrong};
 use crate::expect::own;
@@ -13,7 +14,7 @@ use crate::hop::{Fact, Hop, Stage, shown};
 use crate::observed::{COUNTED, Decision, SERVFAIL, Sighting, SocketEnd, Way};
 
 /// The table that our rules are in; a drop in any other is a stranger's.
-const OUR_TABLE: &str = types::wire::TABLE;
+pub(super) const OUR_TABLE: &str = types::wire::TABLE;
 /// How the comment of the rule begins that refuses what is for a pod that is not there.
 const NO_SUCH_POD: &str = "no_such_pod:";
 
@@ -29,6 +30,10 @@ impl<'a> Evidence<'a> {
     fn at_its_node(&self, hop: &Hop) -> Judged {
         let dropped = self.dropped_at(hop);
         if let Some(text) = self.drift(hop) {
+            // What the node lacks shows in what it does instead.
+            if let Some(seen) = self.other_source(hop) {
+                return Err(format!("{seen}: {text}"));
+            }
             return Err(match (dropped, self.end()) {
                 (Some(rule), _) => format!("{text}; it met: {}", told(rule)),
                 (None, Some(end @ SocketEnd::Stalled)) => format!("{text}; {}", describe(end)),
@@ -37,6 +42,9 @@ impl<'a> Evidence<'a> {
         }
         if let Some(rule) = dropped {
             return judge_drop(hop, rule);
+        }
+        if let Some(seen) = self.other_source(hop) {
+            return Err(seen);
         }
         match &hop.fact {
             Fact::Resolve { .. } => self.resolve(hop),
@@ -87,6 +95,7 @@ impl<'a> Evidence<'a> {
                 "forward" if inward => &[Stage::Ingress],
                 "forward" if self.is_source(&hop.node) => &[Stage::Egress],
                 "forward" => &[Stage::Ingress],
+                "postrouting" if is_astray(rule) => &[Stage::Node],
                 "postrouting" if self.is_source(&hop.node) => &[Stage::Masq],
                 "postrouting" => &[Stage::Ingress],
                 "input" => &[Stage::Route],
@@ -217,6 +226,12 @@ impl<'a> Evidence<'a> {
         match (self.end(), rejected) {
             (Some(SocketEnd::Refused), true) => Ok("refused at once".to_owned()),
             (Some(SocketEnd::Silent | SocketEnd::Unreachable), false) => Ok("no answer".to_owned()),
+            // Among them the pod itself.
+            (Some(SocketEnd::Answered { .. }), false)
+                if self.frontend.is_some_and(|to| own::is_of_many(to.ip())) =>
+            {
+                Ok("answered by who listens".to_owned())
+            }
             (Some(end), _) => Err(format!("the connection ended otherwise: {}", describe(end))),
             (None, _) => Err("the pod sent nothing".to_owned()),
         }
@@ -246,10 +261,6 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    fn dropped_at_forward(&self, node: &str) -> bool {
-        self.decisions(node).any(|rule| rule.hook == "forward" && is_end(rule))
-    }
-
     fn forwarded(&self, node: &str) -> bool {
         self.decisions(node).any(|rule| ["forward", "postrouting"].contains(&rule.hook.as_str()))
     }
@@ -272,33 +283,6 @@ impl<'a> Evidence<'a> {
             (true, _) => Ok("allowed".to_owned()),
             (false, false) => Ok("denied".to_owned()),
             (false, true) => Err("it passed, although no rule allows it".to_owned()),
-        }
-    }
-
-    fn masq(&self, node: &str, expected: Option<IpAddr>, masquerade: bool) -> Judged {
-        let endpoint = self.endpoint;
-        let mut out =
-            self.forth(node).filter(|f| f.way == Way::Out && Some(f.packet.destination) == endpoint);
-        // A packet that waits for its next hop is on no device yet; conntrack knows what answers will be sent to.
-        let tracked = || {
-            self.sightings(node).iter().find_map(|sighting| match sighting {
-                Sighting::Conntrack { reply, .. } => Some(reply.destination),
-                _ => None,
-            })
-        };
-        let Some(left) = out.next().map(|frame| frame.packet.source).or_else(tracked) else {
-            // The receiver's policy, if it is a pod of this node: judged at a later hop, met before any source changes.
-            return match self.dropped_at_forward(node) {
-                true => Ok("stopped before it".to_owned()),
-                false => Err("it never left the node's rules: not seen on any device".to_owned()),
-            };
-        };
-        let source = left.ip();
-        match expected {
-            Some(expected) if expected == source => Ok(format!("source {left}")),
-            None if masquerade => Ok(format!("source {left}")),
-            _ if masquerade => Err(format!("it left with source {source}, not masqueraded")),
-            _ => Err(format!("it left with source {source}, although it should keep its own")),
         }
     }
 

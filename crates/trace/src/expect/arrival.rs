@@ -68,7 +68,8 @@ impl Way<'_, '_> {
                 let taken = endpoint.filter(|endpoint| choices.contains(endpoint));
                 let Some(endpoint) = taken.or_else(|| choices.first().copied()) else { return };
                 let chain = self.chain_of(to);
-                let fact = Fact::Service { service, port, frontend: to, endpoint, choices, chain };
+                let affinity = self.affinity(&service, &port);
+                let fact = Fact::Service { service, port, frontend: to, endpoint, choices, chain, affinity };
                 self.push(Stage::Node, fact);
                 self.go_behind(endpoint);
             }
@@ -118,7 +119,7 @@ impl Way<'_, '_> {
                 "no interface has a ClusterIP: rules translate the ports of {service} and nothing else, so that nobody is \
                  there to answer an echo; ask for one of its ports, or ping its pods"
             ),
-            true => format!("{service} has no ready endpoint"),
+            true => elsewhere::why_without_endpoint(&self.packet, self.view, service),
             false => format!("{service} has no port {port}/{protocol}"),
         }
     }

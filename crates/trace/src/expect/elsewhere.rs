@@ -2,6 +2,7 @@
 //! the objects tell. How it is wired there only that node knows.
 
 use model::TrafficPolicy;
+use types::ObjectName;
 
 use super::{Onward, View, policy_fact};
 use crate::hop::{Fact, Hop, Stage};
@@ -45,7 +46,7 @@ pub fn stopped(packet: &Packet, view: &View<'_>) -> Option<Hop> {
         service::at_other_node(packet, view.cluster, view.place)?;
     let (rejected, why) = match choice {
         Choice::Endpoints { .. } | Choice::NotAService => return None,
-        Choice::Reject { .. } => (true, format!("{service} has no ready endpoint")),
+        Choice::Reject { .. } => (true, why_without_endpoint(packet, view, &service)),
         Choice::Drop { .. } if policy == TrafficPolicy::Local => {
             (false, format!("{service} has no endpoint on {node} (externalTrafficPolicy: Local)"))
         }
@@ -53,6 +54,16 @@ pub fn stopped(packet: &Packet, view: &View<'_>) -> Option<Hop> {
     };
     let fact = Fact::Refused { frontend: packet.destination(), service: Some(service), rejected, why };
     Some(Hop::new(Stage::Node, &node, fact))
+}
+
+/// Why a port of a Service leads to nobody.
+pub fn why_without_endpoint(packet: &Packet, view: &View<'_>, service: &ObjectName) -> String {
+    match service::nameless(packet, view.cluster, view.place) {
+        Some((target, port)) => {
+            format!("{service}: no ready pod has a port named {target} (targetPort of {port})")
+        }
+        None => format!("{service} has no ready endpoint"),
+    }
 }
 
 fn policy_word(policy: TrafficPolicy) -> &'static str {

@@ -59,6 +59,25 @@ pub fn is_nobodys(to: IpAddr, place: &Place) -> Option<String> {
     Some(format!("nobody on the pod's link has it; the node is alone there{}", own.unwrap_or_default()))
 }
 
+/// For whoever listens on one link: multicast, and broadcast to it.
+pub fn is_of_many(to: IpAddr) -> bool {
+    to.is_multicast() || to == Ipv4Addr::BROADCAST
+}
+
+/// Why what is for many goes no further than to the node, and the hop that it ends at. What a pod cannot tell from another
+/// address outside goes to its node as any packet does.
+pub fn ends_at_node(to: IpAddr, place: &Place) -> Option<(Stage, String)> {
+    let (stage, what) = match to {
+        _ if to.is_multicast() => (Stage::Veth, "a multicast address, for who listens on the same link"),
+        _ if to == Ipv4Addr::BROADCAST => (Stage::Veth, "the broadcast address of a link"),
+        _ if place.broadcasts.contains(&to) && !place.is_pod_address(to) => {
+            (Stage::Route, "the broadcast address of a network of the node's")
+        }
+        _ => return None,
+    };
+    Some((stage, format!("it is {what}, and no node forwards such; send to one address")))
+}
+
 /// Of the pod's link alone.
 pub fn is_of_link(to: IpAddr) -> bool {
     matches!(to, IpAddr::V6(v6) if v6.is_unicast_link_local())

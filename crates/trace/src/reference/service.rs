@@ -9,6 +9,9 @@ use types::{Family, ObjectName};
 use super::withheld;
 use crate::packet::{Packet, Place};
 
+/// What a port that a pod wants of its node is called; no Service's port is (it has no capital letters).
+pub const HOST_PORT: &str = "hostPort";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// Not an address that services have.
@@ -58,7 +61,7 @@ pub fn choose(packet: &Packet, cluster: &Cluster, place: &Place) -> Choice {
             return Choice::Drop { service: None, why: "no Service has this address" };
         }
         let Some((pod, endpoint)) = host_port(packet, cluster, place) else { return Choice::NotAService };
-        let (service, port) = (pod.clone(), "hostPort".to_owned());
+        let (service, port) = (pod.clone(), HOST_PORT.to_owned());
         return Choice::Endpoints { service, port, endpoints: BTreeSet::from([endpoint]) };
     };
     let (local, why) = match door {
@@ -174,6 +177,21 @@ pub fn at_other_node(packet: &Packet, cluster: &Cluster, place: &Place) -> Optio
         policy: service.external_policy,
         choice: choose(&Packet { src, ..packet.clone() }, cluster, &there),
     })
+}
+
+/// A port that is asked for and leads to nobody, although the Service has ready pods: the name that its targetPort says and
+/// none of them knows, and its own number.
+pub fn nameless(packet: &Packet, cluster: &Cluster, place: &Place) -> Option<(String, u16)> {
+    let Asked { service, port, .. } = first_asked(packet, cluster, place)?;
+    let target = port.target.as_deref()?;
+    let mut ready = cluster.slices_of(&service.key).filter(|slice| !slice.headless).flat_map(|slice| {
+        let known = slice.ports.iter().any(|p| p.name == port.name && p.protocol == port.protocol);
+        let endpoints = slice.endpoints.iter().map(move |endpoint| (endpoint, known));
+        endpoints.filter(|(e, _)| e.ready && Family::of(e.address) == Family::of(packet.dst))
+    });
+    let first = ready.next()?;
+    let none = std::iter::once(first).chain(ready).all(|(_, known)| !known);
+    none.then(|| (target.to_owned(), port.port))
 }
 
 /// The pod of this node that wants the port of the node: at this address of it, or else at all.

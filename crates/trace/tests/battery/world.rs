@@ -326,6 +326,7 @@ fn service() -> impl Strategy<Value = Row> {
                 protocol,
                 port,
                 node_port: (at == 0 || flags[2]).then(|| node_port(port)),
+                target: None,
             });
             let policy = |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
             let balanced = kind == ServiceType::LoadBalancer;

@@ -292,3 +292,49 @@ fn the_chain_that_draws_is_named_where_a_guard_stands_before_it() {
     assert!(open.starts_with("plumb/") && !open.contains("guard"), "{open}");
     assert_eq!(chain(&["10.244.0.0/16"]), open);
 }
+
+/// At this node's hop, and at another's port.
+#[test]
+fn what_affinity_keeps_is_not_by_chance() {
+    let mut there = world("node2", "web");
+    let mut put = |row| drop(there.apply(Event::Upsert(row)));
+    let port =
+        ServicePort { name: "http".into(), port: 80, node_port: Some(30080), ..ServicePort::default() };
+    let service = |affinity| {
+        Row::Service(Box::new(Service {
+            key: name("shop/door"),
+            kind: ServiceType::NodePort,
+            cluster_ips: vec![[10, 96, 0, 80].into()],
+            ports: vec![port.clone()],
+            affinity,
+            ..Service::default()
+        }))
+    };
+    put(Row::EndpointSlice(EndpointSlice {
+        key: name("shop/door-2"),
+        service: "door".into(),
+        ports: vec![SlicePort { name: "http".into(), port: Some(8080), ..SlicePort::default() }],
+        endpoints: vec![Endpoint { node: Some("node2".into()), ..Endpoint::ready([10, 244, 2, 10]) }],
+        ..EndpointSlice::default()
+    }));
+    let mut told = |affinity, pod: Option<&str>| {
+        there.apply(Event::Upsert(service(affinity)));
+        let (state, place) = (desired(&there, "node2"), place("node2"));
+        let view = View { cluster: &there, nft: &state.nft, net: &state.net, place: &place };
+        let hops = match pod {
+            Some(pod) => {
+                let (protocol, destination) = (Protocol::Tcp, to("10.96.0.80:80"));
+                let target = Target { protocol, destination, sport: 41224, endpoint: None, answers_to: None };
+                departure(&view, &name(pod), &target).expect("wired").hops
+            }
+            None => arrival(&view, &leaves(DOOR, None).onward.expect("goes on"), None).hops,
+        };
+        let service = hops.iter().find(|hop| matches!(hop.fact, Fact::Service { .. }));
+        service.expect("a Service").fact.detail()
+    };
+    for pod in [Some("shop/pay"), None] {
+        let kept = told(Some(10_800), pod);
+        assert!(kept.starts_with("1 of 2, kept by sessionAffinity ClientIP (10800 s)"), "{kept}");
+        assert!(told(None, pod).starts_with("1 of 2, random"));
+    }
+}

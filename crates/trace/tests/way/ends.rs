@@ -106,7 +106,8 @@ fn a_service_without_endpoints_refuses_and_says_so() {
         (Protocol::Udp, [local; 2]),
     ] {
         let mut world = both_families();
-        let port = ServicePort { name: "http".into(), port: 80, protocol, node_port: Some(30080) };
+        let port =
+            ServicePort { name: "http".into(), port: 80, protocol, node_port: Some(30080), target: None };
         world.apply(Event::Upsert(Row::Service(Box::new(Service {
             key: name("shop/door"),
             kind: ServiceType::LoadBalancer,
@@ -149,6 +150,56 @@ fn a_service_without_endpoints_refuses_and_says_so() {
     }
 }
 
+/// Its other port has endpoints, or none of them has any port at all.
+#[test]
+fn a_named_port_that_no_pod_has_is_named() {
+    let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let last = |ports: &[&str], ready, destination: &str| {
+        let mut world = both_families();
+        let port = |name: &str, port, node_port, target: Option<&str>| ServicePort {
+            name: name.into(),
+            port,
+            node_port: Some(node_port),
+            target: target.map(Into::into),
+            ..ServicePort::default()
+        };
+        world.apply(Event::Upsert(Row::Service(Box::new(Service {
+            key: name("shop/door"),
+            kind: ServiceType::NodePort,
+            cluster_ips: vec![address("10.96.0.80")],
+            ports: vec![port("http", 80, 30080, Some("web")), port("odd", 99, 30099, Some("nosuch"))],
+            ..Service::default()
+        }))));
+        let ports = ports.iter().map(|name| SlicePort {
+            name: (*name).into(),
+            port: Some(8080),
+            ..SlicePort::default()
+        });
+        world.apply(Event::Upsert(Row::EndpointSlice(EndpointSlice {
+            key: name("shop/door-1"),
+            service: "door".into(),
+            ports: ports.collect(),
+            endpoints: vec![Endpoint { ready, ..Endpoint::ready([10, 244, 2, 9]) }],
+            ..EndpointSlice::default()
+        })));
+        let (state, place) = (desired(&world, "node1"), place("node1"));
+        let view = View { cluster: &world, nft: &state.nft, net: &state.net, place: &place };
+        let (protocol, destination) = (Protocol::Tcp, to(destination));
+        let target = Target { protocol, destination, sport: 41224, endpoint: None, answers_to: None };
+        departure(&view, &name("shop/web"), &target).expect("wired").hops.pop().expect("hops").text
+    };
+    let odd = "is rejected: shop/door: no ready pod has a port named nosuch (targetPort of 99)";
+    for at in ["10.96.0.80:99", "192.168.1.10:30099", "192.168.1.11:30099"] {
+        assert_eq!(last(&["http"], true, at), format!("{at} {odd}"));
+        assert_eq!(last(&[], true, at), format!("{at} {odd}"));
+        assert_eq!(last(&["http"], false, at), format!("{at} is rejected: shop/door has no ready endpoint"));
+    }
+    assert!(
+        last(&[], true, "10.96.0.80:80").contains("no ready pod has a port named web (targetPort of 80)")
+    );
+    assert!(!last(&["http"], true, "10.96.0.80:80").contains("rejected"));
+}
+
 #[test]
 fn another_node_is_not_outside_of_the_cluster() {
     let world = both_families();
@@ -171,7 +222,7 @@ fn another_node_is_not_outside_of_the_cluster() {
 }
 
 /// Nodes and the pod have addresses of IPv6 as well.
-fn both_families() -> Cluster {
+pub fn both_families() -> Cluster {
     let mut world = cluster("node1", "web");
     let mut nodes: Vec<Node> = world.nodes.values().cloned().collect();
     for (node, n) in nodes.iter_mut().zip(0..) {

@@ -6,6 +6,7 @@ mod elsewhere;
 mod ends;
 mod link;
 mod masked;
+mod nowhere;
 
 use std::net::SocketAddr;
 
@@ -113,6 +114,7 @@ fn place(node: &str) -> Place {
         api: Vec::new(),
         dns_here: true,
         of_link: vec!["fe80::858:aff:fef4:101".parse().expect("an address")],
+        broadcasts: Vec::new(),
     }
 }
 

@@ -184,8 +184,17 @@ fn settings() -> Settings {
 fn ways(cluster: &Cluster, desired: &Desired) -> Vec<Vec<Hop>> {
     let Settings { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = settings();
     let of_link = Vec::new();
-    let place =
-        Place { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, dns_here: true, of_link };
+    let place = Place {
+        node,
+        cluster_cidrs,
+        service_cidrs,
+        dns_ips,
+        allow_sources,
+        api,
+        dns_here: true,
+        of_link,
+        broadcasts: Vec::new(),
+    };
     let view = View { cluster, nft: &desired.nft, net: &desired.net, place: &place };
     let to = [
         "10.96.0.7:80",
