@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use watch::Misused;
 
 use crate::Name;
 use crate::inside::Inside;
@@ -29,7 +30,7 @@ pub struct Options {
 /// Between two looks at a log that is followed.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// Prints the log; one that is followed until this process is ended or nobody reads it.
+/// Prints the log; one that is followed until this process or the lab is ended, or nobody reads it.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let inside = Inside::find(&options.name.get())?;
     let process = process(&inside, &options.of)?;
@@ -45,8 +46,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     while options.follow && kernel::out::heard() {
         std::thread::sleep(GLANCE);
         text.clear();
-        // A lab that was started anew writes another file.
-        let Ok(mut log) = File::open(&path) else { continue };
+        // What it has said before its end is read before its end is.
+        let has_ended = inside.has_ended();
+        let Ok(mut log) = File::open(&path) else {
+            if has_ended {
+                return Err(inside.ended());
+            }
+            continue;
+        };
         if log.metadata().with_context(at)?.len() < read {
             read = 0;
         }
@@ -54,6 +61,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         log.read_to_end(&mut text).with_context(at)?;
         read += text.len() as u64;
         out.write_all(&text).and_then(|()| out.flush()).with_context(at)?;
+        if has_ended {
+            return Err(inside.ended());
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -67,6 +77,9 @@ fn process(inside: &Inside, of: &[String]) -> Result<String> {
         }
         _ => of.concat(),
     };
+    if name.is_empty() {
+        bail!(Misused("the process's name is empty; plumb lab status names those that there are".into()));
+    }
     // A name is no path.
     if !name.contains(['/', '.']) && inside.run.log(&name).is_file() {
         return Ok(name);

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
+use watch::Misused;
 
 use crate::inside::Inside;
 use crate::up::{Progress, wait, workloads};
-use crate::{Name, client};
+use crate::{Name, client, serving};
 
 /// `plumb lab wait`
 #[derive(clap::Args, Debug)]
@@ -27,10 +28,15 @@ pub struct Options {
 
 /// Succeeds once everything is Ready; else says what is not, and why.
 pub fn run(options: &Options) -> Result<ExitCode> {
+    if options.namespace.as_deref() == Some("") {
+        bail!(Misused("-n: the namespace's name is empty; leave -n out to wait for all namespaces".into()));
+    }
     let inside = Inside::find(&options.name.get())?;
     let deadline = Instant::now() + Duration::from_secs(options.timeout);
     let progress = Progress::start();
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?.block_on(
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    let waited = runtime.block_on(
         async {
             wait::nodes_ready(&inside.run, deadline, &progress).await?;
             let client = client::admin(&inside.run).await?;
@@ -39,11 +45,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             let mut done = BTreeSet::new();
             let namespace = options.namespace.as_deref();
             if let Some(namespace) = namespace {
-                is_there(&client, namespace, &kubectl).await?;
+                serving::soon(serving::left(deadline), is_there(&client, namespace, &kubectl)).await?;
             }
             // What comes while it is waited for is waited for, too.
             loop {
-                let all = workloads::all(&client, namespace).await?;
+                let all = serving::soon(serving::left(deadline), workloads::all(&client, namespace)).await?;
                 if let (Some(namespace), true, true) = (namespace, all.is_empty(), done.is_empty()) {
                     bail!(
                         "namespace {namespace} has nothing to wait for, no Deployment and no Pod of its own; {kubectl} \
@@ -57,7 +63,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
                 wait.ready(&new).await?;
             }
         },
-    )
+    );
+    waited.map_err(|error| inside.meanwhile(error))
 }
 
 /// Of a namespace that is not there an API lists nothing, as of one that is empty.

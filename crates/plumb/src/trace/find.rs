@@ -109,6 +109,10 @@ impl<'a> Meant<'a> {
     /// Every reading, the likeliest first: a namespace may have a kind's name.
     fn readings(text: &'a str, given: Option<&'a str>, default: &'a str) -> Result<Vec<Self>> {
         let here = given.unwrap_or(default);
+        if text.split('/').any(str::is_empty) || given == Some("") {
+            let what = if given == Some("") { "-n \"\"" } else { text };
+            bail!("{what:?} has an empty name; give NAME, NAMESPACE/NAME or TYPE/NAME");
+        }
         let Some((first, rest)) = text.split_once('/') else {
             return Ok(vec![Self { kind: Kind::Any, namespace: here, name: text }]);
         };
