@@ -245,7 +245,7 @@ fn asked<'a>(text: &'a str, namespace: &'a str, kubectl: &str) -> Result<Asked<'
             kind.kind
         );
     }
-    if name.is_empty() || name.contains('/') || namespace.is_empty() {
+    if name.is_empty() || name.contains('/') || namespace.is_empty() || namespace.contains(':') {
         bail!(
             "{text} names no Service: give SERVICE, svc/SERVICE or NAMESPACE/SERVICE, each with :PORT or without"
         );
@@ -389,10 +389,10 @@ mod tests {
         assert!(
             refused("deployments.apps/web").ends_with("kubectl -n mine port-forward deployment/web PORT")
         );
-        for wrong in ["shop/api:99999", "web:0", "web:", "web:80/tcp", "web:80:90"] {
+        for wrong in ["shop/api:99999", "web:0", "web:", "web:80:90"] {
             assert!(refused(wrong).contains("neither a number from 1 to 65535 nor"), "{wrong}");
         }
-        for nothing in ["svc/", "/web", "", ":80", "shop/svc/web"] {
+        for nothing in ["svc/", "/web", "", ":80", "shop/svc/web", "web:80/tcp"] {
             assert!(refused(nothing).contains("names no Service"), "{nothing}");
         }
     }
