@@ -16,7 +16,7 @@ use types::wire::AGENT_NAMESPACE;
 use crate::inside::Inside;
 use crate::lock::Lock;
 use crate::supervise::{State, Status};
-use crate::{Name, client, serving};
+use crate::{Name, a_name, client, serving};
 
 /// `plumb lab agent`
 #[derive(clap::Args, Debug)]
@@ -62,6 +62,7 @@ struct Node {
     #[command(flatten)]
     name: Name,
     /// A node, such as node1
+    #[arg(value_parser = a_name)]
     node: String,
 }
 

@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use watch::Misused;
 
 use crate::inside::Inside;
+use crate::rundir::RunDir;
 use crate::serving::{ANSWER, soon};
 use crate::{Name, client};
 
@@ -52,7 +53,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Says the address, and serves until this process or the lab is ended.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let inside = Inside::find(&options.name.get())?;
+    let name = options.name.get();
+    // What names no Service needs no lab to be refused.
+    asked(&options.service, &options.namespace, &RunDir::of(&name)?.kubectl()).map_err(Misused::of)?;
+    let inside = Inside::find(&name)?;
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
         .map_err(|error| anyhow!("listen on 127.0.0.1:{}: {error}; --port chooses another", options.port))?;
     listener.set_nonblocking(true).context("listen")?;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use kernel::process::{Namespaces, Process, Signal, Spawn};
-use watch::Misused;
 
 use crate::lost::{self, Lost, Tables};
 use crate::plan::{Plan, node_address, node_number};
@@ -122,9 +121,6 @@ impl Inside {
     }
 
     pub fn check_node(&self, node: &str) -> Result<()> {
-        if node.is_empty() {
-            bail!(Misused("the node's name is empty; give one such as node1".into()));
-        }
         if node_number(node).is_none_or(|number| number > self.plan.nodes) {
             bail!(
                 "lab {} has no node {node:?}; it has {}",

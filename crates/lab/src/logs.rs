@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use watch::Misused;
 
-use crate::Name;
 use crate::inside::Inside;
+use crate::{Name, a_name};
 
 /// `plumb lab logs`
 #[derive(clap::Args, Debug)]
@@ -23,7 +22,7 @@ pub struct Options {
     #[arg(long, value_name = "LINES")]
     tail: Option<usize>,
     /// NODE agent or NODE kubelet; or one name as `plumb lab status` has it, such as api or agent-node1
-    #[arg(required = true, num_args = 1..=2, value_names = ["NODE", "PROCESS"])]
+    #[arg(required = true, num_args = 1..=2, value_names = ["NODE", "PROCESS"], value_parser = a_name)]
     of: Vec<String>,
 }
 
@@ -77,9 +76,6 @@ fn process(inside: &Inside, of: &[String]) -> Result<String> {
         }
         _ => of.concat(),
     };
-    if name.is_empty() {
-        bail!(Misused("the process's name is empty; plumb lab status names those that there are".into()));
-    }
     // A name is no path.
     if !name.contains(['/', '.']) && inside.run.log(&name).is_file() {
         return Ok(name);

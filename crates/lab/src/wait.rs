@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
-use watch::Misused;
 
 use crate::inside::Inside;
 use crate::up::{Progress, wait, workloads};
-use crate::{Name, client, serving};
+use crate::{Name, a_name, client, serving};
 
 /// `plumb lab wait`
 #[derive(clap::Args, Debug)]
@@ -22,15 +21,12 @@ pub struct Options {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     timeout: u64,
     /// Only what is in this namespace [default: in all]
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = a_name)]
     namespace: Option<String>,
 }
 
 /// Succeeds once everything is Ready; else says what is not, and why.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    if options.namespace.as_deref() == Some("") {
-        bail!(Misused("-n: the namespace's name is empty; leave -n out to wait for all namespaces".into()));
-    }
     let inside = Inside::find(&options.name.get())?;
     let deadline = Instant::now() + Duration::from_secs(options.timeout);
     let progress = Progress::start();
