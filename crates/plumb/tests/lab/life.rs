@@ -143,6 +143,8 @@ fn interrupted(lab: &Lab) {
 fn taken_away(lab: &Lab) {
     let path = lab.directory().join("never-ready.yaml");
     std::fs::write(&path, NEVER_READY).expect("written");
+    // What has failed here would end a wait at once.
+    lab.kubectl_ok(&["delete", "pod", "late", "--now"]);
     lab.apply(NEVER_READY);
     let waiting =
         [&["wait"][..], &["logs", "-f", "node1", "agent"], &["up", "-f", path.to_str().expect("plain")]];
