@@ -8,6 +8,7 @@ use crate::feature::next_step;
 
 /// How `what` ends where all was prepared for a program, and it was not executed.
 pub(crate) const EXECUTE: &str = "execute the program";
+pub(crate) const ENTER: &str = "change to the directory";
 
 /// An error of this crate. Its text names the operation, the object, the kernel's answer and a likely cause; the
 /// answer is no `source` besides, or whoever prints the whole chain would say it twice.
@@ -56,6 +57,11 @@ impl Error {
         let Self::System { what, answer } = self else { return false };
         let codes = [libc::ENOENT, libc::EACCES, libc::ENOEXEC, libc::ENOTDIR];
         what.ends_with(EXECUTE) && answer.raw_os_error().is_some_and(|code| codes.contains(&code))
+    }
+
+    /// Whether a program could not be started because the directory that it was to start in cannot be entered.
+    pub fn is_of_directory(&self) -> bool {
+        matches!(self, Self::System { what, .. } if what.contains(&format!(": {ENTER} ")))
     }
 
     /// The kernel's error number, where there is one.

@@ -30,6 +30,11 @@ pub enum Refusal {
     /// Its command is not there or no program.
     #[error("{0}; correct `command`, or have it on this machine (`image: host`) or in the image")]
     StartError(String),
+    /// Its directory cannot be entered.
+    #[error(
+        "{0}; correct `workingDir`, or have the directory on this machine, where the container may enter it"
+    )]
+    NoDirectory(String),
     #[error("{0:#}")]
     RunContainerError(anyhow::Error),
 }
@@ -39,21 +44,23 @@ impl Refusal {
         match self {
             Self::ErrImagePull(_) => "ErrImagePull",
             Self::CreateContainerConfigError(_) => "CreateContainerConfigError",
-            Self::StartError(_) => "StartError",
+            Self::StartError(_) | Self::NoDirectory(_) => "StartError",
             Self::RunContainerError(_) => "RunContainerError",
         }
     }
 
-    /// Only an edited pod can help. A command may be installed meanwhile.
+    /// Only an edited pod can help. A command may be installed meanwhile, a directory be made.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::StartError(_) | Self::RunContainerError(_))
+        !matches!(self, Self::StartError(_) | Self::NoDirectory(_) | Self::RunContainerError(_))
     }
 
     /// What a shim has said.
     fn of_shim(error: anyhow::Error) -> Self {
-        match error.to_string().strip_prefix(shim::NO_PROGRAM) {
-            Some(why) => Self::StartError(why.to_owned()),
-            None => Self::RunContainerError(error),
+        let said = error.to_string();
+        match (said.strip_prefix(shim::NO_PROGRAM), said.strip_prefix(shim::NO_DIRECTORY)) {
+            (Some(why), _) => Self::StartError(why.to_owned()),
+            (_, Some(why)) => Self::NoDirectory(why.to_owned()),
+            (None, None) => Self::RunContainerError(error),
         }
     }
 }
@@ -198,7 +205,12 @@ mod tests {
         let said = refusal.to_string();
         assert!(said.contains("plumb-no-such-command") && !said.contains(shim::NO_PROGRAM), "{said}");
         let nowhere = Spawn::program("true").directory("/no/such/directory").start().expect_err("nowhere");
-        assert!(!nowhere.is_of_program(), "{nowhere}");
-        assert_eq!(Refusal::of_shim(nowhere.into()).reason(), "RunContainerError");
+        assert!(!nowhere.is_of_program() && nowhere.is_of_directory(), "{nowhere}");
+        assert!(!missing.is_of_directory(), "{missing}");
+        let refusal = Refusal::of_shim(anyhow::anyhow!("{}{nowhere}", shim::NO_DIRECTORY));
+        assert_eq!(refusal.reason(), "StartError");
+        let said = refusal.to_string();
+        assert!(said.contains("/no/such/directory") && said.contains("`workingDir`"), "{said}");
+        assert_eq!(Refusal::of_shim(anyhow::anyhow!("no cgroup")).reason(), "RunContainerError");
     }
 }

@@ -47,6 +47,8 @@ pub struct Spec {
 pub const STARTED: &str = "started";
 /// Before the reason where it is the program itself that cannot be executed.
 pub const NO_PROGRAM: &str = "no program: ";
+/// The same of the directory that it is to start in.
+pub const NO_DIRECTORY: &str = "no directory: ";
 /// What a background process of the container that holds the output open gets after the container's end.
 const LINGER: Duration = Duration::from_millis(500);
 /// Lines longer than this are cut into partial ones, as containerd does (CRI log format, tag P).
@@ -60,8 +62,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let exit = match start(&spec, &args.dir) {
         Ok(running) => running.attend(started)?,
         Err(error) => {
-            let is_program = error.downcast_ref::<kernel::Error>().is_some_and(kernel::Error::is_of_program);
-            let _ = writeln!(std::io::stdout(), "{}{error:#}", if is_program { NO_PROGRAM } else { "" });
+            let kind = match error.downcast_ref::<kernel::Error>() {
+                Some(error) if error.is_of_program() => NO_PROGRAM,
+                Some(error) if error.is_of_directory() => NO_DIRECTORY,
+                _ => "",
+            };
+            let _ = writeln!(std::io::stdout(), "{kind}{error:#}");
             Exit {
                 code: 128,
                 signal: None,

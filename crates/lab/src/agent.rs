@@ -16,7 +16,7 @@ use types::wire::AGENT_NAMESPACE;
 use crate::inside::Inside;
 use crate::lock::Lock;
 use crate::supervise::{State, Status};
-use crate::{Name, client, serving};
+use crate::{Name, a_name, client, serving};
 
 /// `plumb lab agent`
 #[derive(clap::Args, Debug)]
@@ -62,11 +62,10 @@ struct Node {
     #[command(flatten)]
     name: Name,
     /// A node, such as node1
+    #[arg(value_parser = a_name)]
     node: String,
 }
 
-/// Of one answer.
-const ANSWER: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// How often one who waits hears what for.
@@ -83,6 +82,11 @@ impl Patience {
     fn of(seconds: u64) -> Self {
         let now = Instant::now();
         Self { began: now, limit: Duration::from_secs(seconds), told: now }
+    }
+
+    /// How long the next question may take.
+    fn left(&self) -> Duration {
+        serving::left(self.began + self.limit)
     }
 
     /// `Err`: the time is over. Says what is waited for from time to time.
@@ -107,7 +111,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let (waited, verbs): (_, &[Act]) = match &options.verb {
         Verb::Stop(waited) => (waited, &[stop]),
         Verb::Start(waited) => (waited, &[start]),
-        Verb::Restart(waited) => (waited, &[stop, start]),
+        Verb::Restart(waited) => (waited, &[was_paused, stop, start]),
         Verb::Pause(Pause { node, no_dns }) => return pause(node, true, !no_dns),
         Verb::Resume(node) => return pause(node, false, true),
     };
@@ -117,6 +121,17 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let mut patience = Patience::of(*timeout);
     verbs.iter().try_for_each(|verb| verb(&inside, &node.node, &mut patience))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A new process knows nothing of it.
+fn was_paused(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
+    let told = status(inside, node, patience.left().min(serving::LOOK));
+    if told.is_ok_and(|told| told.is_some_and(|told| told["paused"] == Value::Bool(true))) {
+        println!(
+            "agent-{node} was paused; once it runs again, it is no longer paused and mends what differs"
+        );
+    }
+    Ok(())
 }
 
 fn stop(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
@@ -151,7 +166,7 @@ fn pause(node: &Node, paused: bool, dns: bool) -> Result<ExitCode> {
     inside.check_node(&node.node)?;
     let body = format!("{{\"paused\":{paused},\"dns\":{dns}}}");
     let (name, node) = (&inside.plan.name, &node.node);
-    let answer = ask(&inside, node, "POST /v1/pause", &body).map_err(|error| {
+    let answer = ask(&inside, node, ("POST /v1/pause", &body), serving::ANSWER).map_err(|error| {
         match inside.run.stopped(&format!("agent-{node}")).exists() {
             true => anyhow!("the agent of {node} is stopped; plumb lab agent start --name {name} {node} starts it"),
             false => anyhow!(
@@ -167,24 +182,24 @@ fn pause(node: &Node, paused: bool, dns: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One request over the agent's socket.
-fn ask(inside: &Inside, node: &str, what: &str, body: &str) -> Result<String> {
+/// One request over the agent's socket: what, and its body.
+fn ask(inside: &Inside, node: &str, (what, body): (&str, &str), limit: Duration) -> Result<String> {
     let inner = types::wire::AGENT_SOCKET.trim_start_matches("/run/");
     let socket = inside.run.node(node).join("run").join(inner);
     let mut stream =
         UnixStream::connect(&socket).with_context(|| format!("connect to {}", socket.display()))?;
-    stream.set_read_timeout(Some(ANSWER))?;
+    stream.set_read_timeout(Some(limit))?;
     let length = body.len();
     let head = format!("{what} HTTP/1.0\r\nHost: agent\r\nContent-Type: application/json");
     write!(stream, "{head}\r\nContent-Length: {length}\r\n\r\n{body}")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    stream.read_to_string(&mut answer).map_err(|error| serving::in_time(error.into(), limit))?;
     Ok(answer)
 }
 
 /// What the agent tells of its node; `None`: it is one of an earlier version, which does not.
-pub(crate) fn status(inside: &Inside, node: &str) -> Result<Option<Value>> {
-    let answer = ask(inside, node, "GET /v1/node/status", "")?;
+pub(crate) fn status(inside: &Inside, node: &str, limit: Duration) -> Result<Option<Value>> {
+    let answer = ask(inside, node, ("GET /v1/node/status", ""), limit)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("its answer is none in HTTP")?;
     match is_good(head) {
         true => Ok(Some(serde_json::from_str(body).context("read its answer")?)),
@@ -232,7 +247,7 @@ fn answers(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
         )
     };
     loop {
-        let why = match ask(inside, node, "GET /healthz", "") {
+        let why = match ask(inside, node, ("GET /healthz", ""), patience.left()) {
             Ok(answer) if is_good(&answer) => break,
             Ok(answer) => format!("it is not in order: {}", answer.lines().last().unwrap_or_default()),
             Err(error) => format!("it does not answer: {error:#}"),
@@ -245,7 +260,7 @@ fn answers(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
     runtime.block_on(async {
         let client = client::admin(&inside.run).await?;
         loop {
-            let Err(error) = found(&client, node).await else { return Ok(()) };
+            let Err(error) = found(&client, node, patience.left()).await else { return Ok(()) };
             let why = watch::told(error.as_ref());
             patience.goes_on(&process, &why).map_err(|seconds| late(seconds, &why))?;
             tokio::time::sleep(GLANCE).await;
@@ -254,12 +269,12 @@ fn answers(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
 }
 
 /// As others find it.
-async fn found(client: &Client, node: &str) -> Result<()> {
+async fn found(client: &Client, node: &str, limit: Duration) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), AGENT_NAMESPACE);
     let told = "the API does not tell of its pod";
-    match serving::soon(pods.get_opt(&format!("plumb-{node}"))).await.context(told)?.context(told)? {
+    match serving::soon(limit, pods.get_opt(&format!("plumb-{node}"))).await.context(told)? {
         Some(pod) if client::is_ready(&pod) => {
-            serving::agent(client, node).await.context("it does not answer at its port")
+            serving::agent(client, node, limit).await.context("it does not answer at its port")
         }
         Some(_) => bail!("its pod is not Ready"),
         None => bail!("its kubelet shows no pod of it"),

@@ -14,6 +14,8 @@ use kube::{Client, Resource, ResourceExt};
 use serde_json::Value;
 use watch::Misused;
 
+use crate::serving::{ANSWER, soon};
+
 pub use rehearsal::{Known, rehearse};
 
 /// One object of a manifest, and where it stands.
@@ -202,20 +204,21 @@ pub async fn apply(client: &Client, item: &Item) -> Result<String> {
     let what = item.to_string();
     let refused = || format!("{}: {what}", item.origin);
     let manifest = manifest::annotated(row, &item.said);
-    let Some(there) = api.get_opt(&name).await.with_context(refused)? else {
+    let Some(there) = soon(ANSWER, api.get_opt(&name)).await.with_context(refused)? else {
         // A field that does not exist is refused, as by kubectl.
         let url = DynamicObject::url_path(&resource, namespace.as_deref());
         let request = http::Request::post(format!("{url}?fieldValidation=Strict"))
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(serde_json::to_vec(&manifest)?)?;
-        client.request::<DynamicObject>(request).await.with_context(refused)?;
+        soon(ANSWER, client.request::<DynamicObject>(request)).await.with_context(refused)?;
         return Ok(format!("{what} created"));
     };
     let Some(patch) = manifest::changes(row, &manifest, &serde_json::to_value(&there)?) else {
         return Ok(format!("{what} unchanged"));
     };
     let strict = PatchParams::default().validation_strict();
-    let patched = api.patch(&name, &strict, &Patch::Strategic(&patch)).await.with_context(refused)?;
+    let patched =
+        soon(ANSWER, api.patch(&name, &strict, &Patch::Strategic(&patch))).await.with_context(refused)?;
     let changed = patched.resource_version() != there.resource_version();
     Ok(format!("{what} {}", if changed { "configured" } else { "unchanged" }))
 }

@@ -8,6 +8,7 @@ use kube::Client;
 use kube::config::KubeConfigOptions;
 
 use crate::rundir::RunDir;
+use crate::serving;
 
 /// A client with the administrator's token.
 pub async fn admin(run: &RunDir) -> Result<Client> {
@@ -20,8 +21,7 @@ pub async fn admin(run: &RunDir) -> Result<Client> {
         .await
         .with_context(|| format!("use {}", path.display()))?;
     // A lab is on this machine: what does not answer soon does not answer.
-    (config.connect_timeout, config.read_timeout) =
-        (Some(Duration::from_secs(2)), Some(Duration::from_secs(10)));
+    (config.connect_timeout, config.read_timeout) = (Some(Duration::from_secs(2)), Some(serving::ANSWER));
     // Environment proxies are for the way out, never for the loopback.
     config.proxy_url = None;
     Ok(Client::try_from(config)?)

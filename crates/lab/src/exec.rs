@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use watch::Misused;
 
-use crate::Name;
 use crate::inside::Inside;
+use crate::{Name, a_name};
 
 /// `plumb lab exec`
 #[derive(clap::Args, Debug)]
@@ -15,6 +15,7 @@ pub struct Options {
     #[command(flatten)]
     name: Name,
     /// A node, such as node1
+    #[arg(value_parser = a_name)]
     node: String,
     /// The command and its arguments [default on a terminal: a shell, $SHELL or sh]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -25,6 +25,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use watch::Misused;
 
 use crate::inside::Inside;
+use crate::rundir::RunDir;
+use crate::serving::{ANSWER, soon};
 use crate::{Name, client};
 
 /// `plumb lab expose`
@@ -43,12 +45,18 @@ pub struct Options {
     service: String,
 }
 
+/// Between two looks whether the lab is still there.
+const GLANCE: Duration = Duration::from_millis(250);
+
 /// A pod that does not take a connection for so long is said not to.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Says the address, and serves until this process is ended.
+/// Says the address, and serves until this process or the lab is ended.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let inside = Inside::find(&options.name.get())?;
+    let name = options.name.get();
+    // What names no Service needs no lab to be refused.
+    asked(&options.service, &options.namespace, &RunDir::of(&name)?.kubectl()).map_err(Misused::of)?;
+    let inside = Inside::find(&name)?;
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
         .map_err(|error| anyhow!("listen on 127.0.0.1:{}: {error}; --port chooses another", options.port))?;
     listener.set_nonblocking(true).context("listen")?;
@@ -76,9 +84,11 @@ async fn serve(inside: Inside, listener: std::net::TcpListener, options: &Option
     let tasks = tokio::task::LocalSet::new();
     tasks
         .run_until(async {
-            for number in 0usize.. {
+            let mut numbers = 0usize..;
+            while !places.0.has_ended() {
                 // The client gave up first, or files ran out: neither is a reason to end.
-                let Ok((mut stream, _)) = listener.accept().await else {
+                let Ok(accepted) = tokio::time::timeout(GLANCE, listener.accept()).await else { continue };
+                let (Ok((mut stream, _)), Some(number)) = (accepted, numbers.next()) else {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
@@ -93,7 +103,7 @@ async fn serve(inside: Inside, listener: std::net::TcpListener, options: &Option
             }
         })
         .await;
-    Ok(ExitCode::SUCCESS)
+    Err(places.0.ended())
 }
 
 /// A browser's many connections at once are one question to the API.
@@ -125,7 +135,7 @@ impl To {
         let Asked { namespace, name, port } =
             asked(&options.service, &options.namespace, &kubectl).map_err(Misused::of)?;
         let services: Api<Service> = Api::namespaced(client.clone(), namespace);
-        let service = services.get_opt(name).await?.with_context(|| {
+        let service = soon(ANSWER, services.get_opt(name)).await?.with_context(|| {
             format!("there is no Service {namespace}/{name}; {kubectl} get services -A shows those that are")
         })?;
         let spec = service.spec.unwrap_or_default();
@@ -153,7 +163,7 @@ impl To {
     async fn endpoints(&self, client: &Client) -> Result<Vec<Endpoint>> {
         let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &self.namespace);
         let of = ListParams::default().labels(&format!("kubernetes.io/service-name={}", self.service));
-        let slices = slices.list(&of).await?.items;
+        let slices = soon(ANSWER, slices.list(&of)).await?.items;
         let mut all = Vec::new();
         for slice in &slices {
             let named = |row: &&k8s_openapi::api::discovery::v1::EndpointPort| {
@@ -252,12 +262,23 @@ fn asked<'a>(text: &'a str, namespace: &'a str, kubectl: &str) -> Result<Asked<'
             kind.kind
         );
     }
-    if name.is_empty() || name.contains('/') || namespace.is_empty() {
+    if name.is_empty() || name.contains('/') || namespace.is_empty() || namespace.contains(':') {
         bail!(
             "{text} names no Service: give SERVICE, svc/SERVICE or NAMESPACE/SERVICE, each with :PORT or without"
         );
     }
+    if let Some(port) = port.filter(|port| !is_port(port)) {
+        bail!("{text}: the port {port:?} is neither a number from 1 to 65535 nor the name of one");
+    }
     Ok(Asked { namespace, name, port })
+}
+
+/// A number, or a name as the API has it (RFC 6335 §5.1), which is not all digits.
+fn is_port(text: &str) -> bool {
+    match text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse::<u16>().is_ok_and(|port| port > 0),
+        false => text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
+    }
 }
 
 /// Of those that kubectl port-forward takes. As with kubectl, case does not matter, and a group may follow.
@@ -436,7 +457,10 @@ mod tests {
         assert!(
             refused("deployments.apps/web").ends_with("kubectl -n mine port-forward deployment/web PORT")
         );
-        for nothing in ["svc/", "/web", "", ":80", "shop/svc/web"] {
+        for wrong in ["shop/api:99999", "web:0", "web:", "web:80:90"] {
+            assert!(refused(wrong).contains("neither a number from 1 to 65535 nor"), "{wrong}");
+        }
+        for nothing in ["svc/", "/web", "", ":80", "shop/svc/web", "web:80/tcp"] {
             assert!(refused(nothing).contains("names no Service"), "{nothing}");
         }
     }

@@ -4,14 +4,18 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use kernel::process::{Namespaces, Process, Signal, Spawn};
 
 use crate::lost::{self, Lost, Tables};
 use crate::plan::{Plan, node_address, node_number};
 use crate::rundir::RunDir;
 use crate::{adopt, list};
+
+/// How long all processes of a lab take to end.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// A living lab.
 #[derive(Debug)]
@@ -36,6 +40,29 @@ impl Inside {
                 };
                 bail!("lab {name} is not running; start it with: plumb lab up --name {name}{others}")
             }
+        }
+    }
+
+    /// Whether it runs no more, as after `plumb lab down`.
+    pub fn has_ended(&self) -> bool {
+        self.anchor.wait_ended(Duration::ZERO).unwrap_or(true)
+    }
+
+    pub fn ended(&self) -> Error {
+        let name = &self.plan.name;
+        anyhow!("lab {name} has ended meanwhile; plumb lab up --name {name} starts it anew")
+    }
+
+    /// What went wrong, or that the lab is not there any more, which is why. Its API goes some moments before its anchor is
+    /// seen to end.
+    pub fn meanwhile(&self, error: Error) -> Error {
+        let unheard = error.chain().any(|cause| {
+            matches!(cause.downcast_ref(), Some(kube::Error::Service(_) | kube::Error::HyperError(_)))
+        });
+        let patience = if unheard { ENDING } else { Duration::ZERO };
+        match self.anchor.wait_ended(patience) {
+            Ok(true) => self.ended(),
+            _ => error,
         }
     }
 

@@ -77,6 +77,11 @@ impl Name {
     }
 }
 
+/// Of a node, a process or a namespace: what is empty names none.
+fn a_name(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("the name is empty".into()) } else { Ok(text.to_owned()) }
+}
+
 /// For people, or for programs.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub struct Output {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::Name;
 use crate::inside::Inside;
+use crate::{Name, a_name};
 
 /// `plumb lab logs`
 #[derive(clap::Args, Debug)]
@@ -22,14 +22,14 @@ pub struct Options {
     #[arg(long, value_name = "LINES")]
     tail: Option<usize>,
     /// NODE agent or NODE kubelet; or one name as `plumb lab status` has it, such as api or agent-node1
-    #[arg(required = true, num_args = 1..=2, value_names = ["NODE", "PROCESS"])]
+    #[arg(required = true, num_args = 1..=2, value_names = ["NODE", "PROCESS"], value_parser = a_name)]
     of: Vec<String>,
 }
 
 /// Between two looks at a log that is followed.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// Prints the log; one that is followed until this process is ended or nobody reads it.
+/// Prints the log; one that is followed until this process or the lab is ended, or nobody reads it.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let inside = Inside::find(&options.name.get())?;
     let process = process(&inside, &options.of)?;
@@ -45,8 +45,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     while options.follow && kernel::out::heard() {
         std::thread::sleep(GLANCE);
         text.clear();
-        // A lab that was started anew writes another file.
-        let Ok(mut log) = File::open(&path) else { continue };
+        // What it has said before its end is read before its end is.
+        let has_ended = inside.has_ended();
+        let Ok(mut log) = File::open(&path) else {
+            if has_ended {
+                return Err(inside.ended());
+            }
+            continue;
+        };
         if log.metadata().with_context(at)?.len() < read {
             read = 0;
         }
@@ -54,6 +60,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         log.read_to_end(&mut text).with_context(at)?;
         read += text.len() as u64;
         out.write_all(&text).and_then(|()| out.flush()).with_context(at)?;
+        if has_ended {
+            return Err(inside.ended());
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

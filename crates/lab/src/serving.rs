@@ -3,9 +3,9 @@
 
 use std::future::Future;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,18 +16,30 @@ use crate::client;
 use crate::inside::Inside;
 
 /// Of one answer: everything is on this machine.
-const ANSWER: Duration = Duration::from_secs(10);
+pub const ANSWER: Duration = Duration::from_secs(10);
+/// Of one who only looks.
+pub const LOOK: Duration = Duration::from_secs(2);
+/// What the last question gets of a patience that is over: what lives answers sooner.
+const LEAST: Duration = Duration::from_secs(1);
 
-/// Why the node does not serve, with what brings it back where that is known; `None` when it does.
-pub async fn lacks(inside: &Inside, client: &Client, name: &str, node: Option<&Node>) -> Option<String> {
+/// How long the next question may take, of one who waits until then.
+pub fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).clamp(LEAST, ANSWER)
+}
+
+/// Why the node does not serve, with what brings it back where that is known; `None` when it does. Each question may take
+/// as long as `limit` says. What is seen here goes before what the Node says: that names no cause of a kubelet's silence.
+pub async fn lacks(
+    inside: &Inside,
+    client: &Client,
+    (name, node): (&str, Option<&Node>),
+    limit: impl Fn() -> Duration,
+) -> Option<String> {
     // What the Node says is some seconds old.
     if let Some(why) = away(inside, name) {
         return Some(why);
     }
     let Some(node) = node else { return Some("its kubelet has not registered it".into()) };
-    if let Some(why) = client::not_ready(node) {
-        return Some(why);
-    }
     let told = |program: &str, why: anyhow::Error| {
         format!(
             "its {program} does not answer: {}; {}",
@@ -35,10 +47,13 @@ pub async fn lacks(inside: &Inside, client: &Client, name: &str, node: Option<&N
             log(inside, name, program)
         )
     };
-    if let Err(why) = kubelet(inside, name).await {
+    if let Err(why) = kubelet(inside, name, limit()).await {
         return Some(told("kubelet", why));
     }
-    agent(client, name).await.err().map(|why| told("agent", why))
+    if let Some(why) = client::not_ready(node) {
+        return Some(format!("{why}; {}", log(inside, name, "kubelet")));
+    }
+    agent(client, name, limit()).await.err().map(|why| told("agent", why))
 }
 
 /// Which of the node's processes is not there, whatever the Node says yet, and what brings it back.
@@ -64,17 +79,17 @@ fn log(inside: &Inside, node: &str, program: &str) -> String {
 
 /// As `plumb trace` and `plumb status` ask it: by its pod, through the API. It is good once it wires pods and has the
 /// datapath that it should have.
-pub async fn agent(client: &Client, node: &str) -> Result<()> {
+pub async fn agent(client: &Client, node: &str, limit: Duration) -> Result<()> {
     let path = format!("/api/v1/namespaces/{AGENT_NAMESPACE}/pods/plumb-{node}:{AGENT_PORT}/proxy/healthz");
     let request = http::Request::get(path).body(Vec::new())?;
-    soon(client.request_text(request)).await??;
+    soon(limit, client.request_text(request)).await?;
     Ok(())
 }
 
 /// Any answer is one: what it does for pods the API knows.
-async fn kubelet(inside: &Inside, node: &str) -> Result<()> {
+async fn kubelet(inside: &Inside, node: &str, limit: Duration) -> Result<()> {
     let socket = inside.run.node(node).join("run").join(KUBELET_SOCKET.trim_start_matches("/run/"));
-    soon(hello(&socket)).await?
+    soon(limit, hello(&socket)).await
 }
 
 async fn hello(socket: &Path) -> Result<()> {
@@ -87,9 +102,28 @@ async fn hello(socket: &Path) -> Result<()> {
 }
 
 /// An API that is stopped takes connections and says nothing.
-pub async fn soon<T>(answer: impl Future<Output = T>) -> Result<T> {
-    let late = |_| anyhow!("no answer within {} s", ANSWER.as_secs());
-    tokio::time::timeout(ANSWER, answer).await.map_err(late)
+pub async fn soon<T, E: Into<Error>>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(|error| in_time(error.into(), limit)),
+        Err(_) => Err(late(limit)),
+    }
+}
+
+fn late(limit: Duration) -> Error {
+    anyhow!("no answer within {} s", limit.as_secs_f64().round().max(1.0))
+}
+
+/// That of a socket or a client which was the first to give up is told in the same words.
+pub fn in_time(error: Error, limit: Duration) -> Error {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    let gave_up = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    match gave_up.into_iter().any(|cause| [TimedOut, WouldBlock].contains(&cause.kind())) {
+        true => late(limit),
+        false => error,
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +131,25 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_question_takes_what_is_left_and_a_late_answer_is_told_in_one_way() {
+        let now = Instant::now();
+        assert_eq!(left(now + Duration::from_secs(60)), ANSWER);
+        assert!(left(now + Duration::from_secs(3)) <= Duration::from_secs(3));
+        assert_eq!(left(now), LEAST);
+        let limit = Duration::from_millis(2);
+        let never = std::future::pending::<std::io::Result<()>>();
+        let silent = soon(limit, never).await.expect_err("nobody answers");
+        let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        let service = kube::Error::Service(Box::new(timed_out));
+        let gave_up = soon(LOOK, async { Err::<(), _>(service) }).await.expect_err("it gave up");
+        assert_eq!(silent.to_string(), "no answer within 1 s");
+        assert_eq!(gave_up.to_string(), "no answer within 2 s");
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let refused = soon(LOOK, async { Err::<(), _>(refused) }).await.expect_err("it refuses");
+        assert_eq!(refused.to_string(), "connection refused");
+    }
 
     #[tokio::test]
     async fn a_socket_answers_when_somebody_does() {

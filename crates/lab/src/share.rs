@@ -14,6 +14,12 @@ pub struct Share {
     pub at: PathBuf,
 }
 
+/// Whether both name the same: their order has no meaning.
+pub fn are_same(one: &[Share], other: &[Share]) -> bool {
+    let within = |all: &[Share], others: &[Share]| all.iter().all(|share| others.contains(share));
+    within(one, other) && within(other, one)
+}
+
 /// What a node or a pod has of its own.
 const OWN: [&str; 8] = ["dev", "etc", "opt", "proc", "run", "sys", "tmp", "var"];
 
@@ -91,5 +97,14 @@ mod tests {
             let error = format!("{:#}", Share::parse(text).expect_err(text));
             assert!(error.contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn the_order_of_mounts_has_no_meaning() {
+        let [bin, lib] =
+            ["/usr/bin:/app-bin", "/usr/lib:/app-lib"].map(|text| Share::parse(text).expect(text));
+        let both = [bin.clone(), lib.clone()];
+        assert!(are_same(&both, &[lib.clone(), bin.clone()]) && are_same(&[], &[]));
+        assert!(!are_same(&both, &both[..1]) && !are_same(&[lib], &[bin]));
     }
 }

@@ -136,13 +136,13 @@ fn processes(inside: &Inside, status: &Status) -> Vec<Process> {
 async fn nodes(inside: &Inside) -> Result<Vec<NodeRow>> {
     let client = client::admin(&inside.run).await?;
     let nodes: Api<Node> = Api::all(client.clone());
-    let listed = serving::soon(nodes.list(&kube::api::ListParams::default())).await??;
+    let listed = serving::soon(serving::LOOK, nodes.list(&kube::api::ListParams::default())).await?;
     let row = |node: Node| {
         let client = &client;
         async move {
             let name = node.name_any();
-            let (reason, cut_off) =
-                (serving::lacks(inside, client, &name, Some(&node)).await, inside.cut_off(&name));
+            let reason = serving::lacks(inside, client, (&name, Some(&node)), || serving::LOOK).await;
+            let cut_off = inside.cut_off(&name);
             let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
             let internal = addresses.filter(|address| address.type_ == "InternalIP");
             NodeRow {

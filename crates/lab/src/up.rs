@@ -15,10 +15,11 @@ use kube::Client;
 use types::Families;
 
 use self::interrupt::{Interrupt, Interrupted};
+use crate::inside::Inside;
 use crate::lock::Lock;
 use crate::plan::{MAX_NODES, Plan};
 use crate::rundir::RunDir;
-use crate::{Name, adopt, apply, client, down};
+use crate::{Name, adopt, apply, client, down, share};
 
 /// `plumb lab up`
 #[derive(clap::Args, Debug)]
@@ -104,8 +105,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     // A manifest that the API refuses says nothing against the lab, and what it brings may take its time: meanwhile others
     // may do with the lab what they like.
     drop(lock);
+    let inside = Inside::find(&run.name())?;
     let applied = apply_all(&client, &run, &manifests, (patience, &progress));
     match runtime.block_on(interrupt.or(applied)) {
+        Err(error) if Interrupted::of(&error).is_none() => return Err(inside.meanwhile(error)),
         Err(error) => return interrupted(&run, error),
         Ok(()) => println!("\nexport KUBECONFIG={}", run.kubeconfig().display()),
     }
@@ -238,7 +241,7 @@ fn check_same(run: &RunDir, options: &Options) -> Result<()> {
         );
     }
     let mounts = launch::mounts(options)?;
-    if !mounts.is_empty() && mounts != plan.mounts {
+    if !mounts.is_empty() && !share::are_same(&mounts, &plan.mounts) {
         let has = match plan.mounts.as_slice() {
             [] => "without --mount".to_owned(),
             some => some.iter().map(|mount| format!("with --mount {mount}")).collect::<Vec<_>>().join(" "),

@@ -10,7 +10,7 @@ use kube::{Api, Client};
 
 use crate::inside::Inside;
 use crate::up::{Progress, wait, workloads};
-use crate::{Name, client};
+use crate::{Name, a_name, client, serving};
 
 /// `plumb lab wait`
 #[derive(clap::Args, Debug)]
@@ -21,7 +21,7 @@ pub struct Options {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     timeout: u64,
     /// Only what is in this namespace [default: in all]
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = a_name)]
     namespace: Option<String>,
 }
 
@@ -30,7 +30,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let inside = Inside::find(&options.name.get())?;
     let deadline = Instant::now() + Duration::from_secs(options.timeout);
     let progress = Progress::start();
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?.block_on(
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    let waited = runtime.block_on(
         async {
             wait::nodes_ready(&inside.run, deadline, &progress).await?;
             let client = client::admin(&inside.run).await?;
@@ -39,11 +41,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             let mut done = BTreeSet::new();
             let namespace = options.namespace.as_deref();
             if let Some(namespace) = namespace {
-                is_there(&client, namespace, &kubectl).await?;
+                serving::soon(serving::left(deadline), is_there(&client, namespace, &kubectl)).await?;
             }
             // What comes while it is waited for is waited for, too.
             loop {
-                let all = workloads::all(&client, namespace).await?;
+                let all = serving::soon(serving::left(deadline), workloads::all(&client, namespace)).await?;
                 if let (Some(namespace), true, true) = (namespace, all.is_empty(), done.is_empty()) {
                     bail!(
                         "namespace {namespace} has nothing to wait for, no Deployment and no Pod of its own; {kubectl} \
@@ -57,7 +59,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
                 wait.ready(&new).await?;
             }
         },
-    )
+    );
+    waited.map_err(|error| inside.meanwhile(error))
 }
 
 /// Of a namespace that is not there an API lists nothing, as of one that is empty.

@@ -156,7 +156,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             "there is no test {unknown}; plumb connectivity test --list names them"
         )));
     }
-    test.check()?;
+    test.check().map_err(watch::Misused::of)?;
     let (reach, runtime) =
         (test.reach.clone(), tokio::runtime::Builder::new_current_thread().enable_all().build()?);
     Advice::pasteable(&reach, runtime.block_on(start(test)))

@@ -9,7 +9,7 @@ use clap::Args as ClapArgs;
 
 use crate::advice::{Advice, Cluster};
 use crate::reach::Nodes;
-use crate::trace::{find, host};
+use crate::trace::{check, find, host};
 
 /// `plumb dns`
 #[derive(Clone, Debug, ClapArgs)]
@@ -39,6 +39,7 @@ async fn ask(args: Args) -> Result<ExitCode> {
     if let Some(name) = &args.name {
         host::only_name(name).map_err(watch::Misused::of)?;
     }
+    check(&args.pod, args.namespace.as_deref())?;
     let cluster = Cluster::connect(&args.reach).await?;
     let (pod, node) = find(&cluster, &args.pod, args.namespace.as_deref()).await?;
     let nodes = Nodes::new(&cluster).await?;

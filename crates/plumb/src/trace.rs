@@ -25,7 +25,7 @@ use watch::Misused;
 
 use crate::advice::{Advice, Cluster};
 use crate::reach::Nodes;
-pub use find::find;
+pub use find::{check, find};
 use follow::{Followed, follow};
 
 /// `plumb trace`
@@ -212,6 +212,7 @@ async fn trace(args: Args) -> Result<ExitCode> {
         (_, true) => Some(Family::V6),
         _ => None,
     };
+    check(&args.pod, args.namespace.as_deref())?;
     let cluster = Cluster::connect(&args.reach).await?;
     let (pod, node) = find(&cluster, &args.pod, args.namespace.as_deref()).await?;
     let ask = named::aim(&cluster, &pod.namespace, target).await?;

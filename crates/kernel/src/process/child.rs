@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal};
 
 use super::spawn::{Capabilities, IdMap, LOWEST_OWN, Namespaces, Program, Spawn};
 use super::{Ended, Process, confine};
-use crate::error::{EXECUTE, Error, Named};
+use crate::error::{ENTER, EXECUTE, Error, Named};
 use crate::mount::{Mount, c_string, last_errno};
 
 /// One thing the child does before exec, ready to be done.
@@ -50,7 +50,7 @@ impl Step {
             Self::ControllingTerminal => "take the terminal".into(),
             Self::Hostname(name) => format!("set the host name {}", name.to_string_lossy()),
             Self::Mount(mount) => mount.what().to_owned(),
-            Self::Directory(path) => format!("change to the directory {}", path.to_string_lossy()),
+            Self::Directory(path) => format!("{ENTER} {}", path.to_string_lossy()),
             Self::File(number, _) => format!("give it file {number}"),
             Self::Ids(uid, gid) => format!("become user {uid}, group {gid}"),
             Self::Capabilities(_) => "drop capabilities".into(),

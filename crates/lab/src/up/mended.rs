@@ -6,10 +6,10 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::{Progress, launch};
-use crate::agent;
 use crate::inside::Inside;
 use crate::lost::Lost;
 use crate::rundir::RunDir;
+use crate::{agent, serving};
 
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -35,7 +35,7 @@ pub fn mend(run: &RunDir, progress: &Progress) -> Result<bool> {
 pub async fn in_order(run: &RunDir, deadline: Instant, progress: &Progress) -> Result<()> {
     let inside = Inside::find(&run.name())?;
     for node in inside.plan.node_names() {
-        while let Some(wrong) = finds(&inside, &node) {
+        while let Some(wrong) = finds(&inside, &node, serving::left(deadline)) {
             if Instant::now() > deadline {
                 bail!(
                     "{node}: its agent still says after {} s: {wrong}; plumb status tells all of it, and what to do",
@@ -50,8 +50,8 @@ pub async fn in_order(run: &RunDir, deadline: Instant, progress: &Progress) -> R
 }
 
 /// What the agent of a node finds wrong, or that it does not answer.
-fn finds(inside: &Inside, node: &str) -> Option<String> {
-    match agent::status(inside, node) {
+fn finds(inside: &Inside, node: &str, limit: Duration) -> Option<String> {
+    match agent::status(inside, node, limit) {
         Ok(status) => wrong(&status?),
         Err(error) => Some(format!("nothing: {error:#}")),
     }

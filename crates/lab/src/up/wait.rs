@@ -28,7 +28,8 @@ pub async fn nodes_ready(run: &RunDir, deadline: Instant, progress: &Progress) -
     let mut ready = BTreeSet::new();
     loop {
         let mut waiting = Vec::new();
-        match serving::soon(nodes.list(&ListParams::default())).await.and_then(|listed| Ok(listed?.items)) {
+        let limit = || serving::left(deadline);
+        match serving::soon(limit(), nodes.list(&ListParams::default())).await {
             Err(error) => waiting.push(format!("the API does not answer: {}", watch::told(error.as_ref()))),
             Ok(listed) => {
                 let (names, inside, client) = (plan.node_names(), &inside, &client);
@@ -37,7 +38,7 @@ pub async fn nodes_ready(run: &RunDir, deadline: Instant, progress: &Progress) -
                     async move {
                         match lost(inside, name) {
                             Some(cause) => Some(cause),
-                            None => serving::lacks(inside, client, name, node).await,
+                            None => serving::lacks(inside, client, (name, node), limit).await,
                         }
                     }
                 });
@@ -80,7 +81,7 @@ fn lost(inside: &Inside, node: &str) -> Option<String> {
 async fn api_answers(run: &RunDir, plan: &Plan, deadline: Instant) -> Result<Client> {
     let client = client::admin(run).await?;
     loop {
-        match serving::soon(client.apiserver_version()).await.and_then(|answer| Ok(answer?)) {
+        match serving::soon(serving::left(deadline), client.apiserver_version()).await {
             Ok(_) => return Ok(client),
             Err(error) => check(run, deadline, || {
                 let why = watch::told(error.as_ref());

@@ -1,21 +1,20 @@
 //! Waits until what was applied runs: Pods and Deployments.
 
+mod lacking;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::Result;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
 use super::Progress;
-use super::wait::{SHOWN, first};
 use crate::apply::Item;
 use crate::serving;
 
@@ -29,6 +28,12 @@ const CRASHES: &str = "CrashLoopBackOff";
 enum Kind {
     Deployment,
     Pod,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        if self == Self::Pod { "pod" } else { "deployment" }
+    }
 }
 
 /// What is waited for.
@@ -55,7 +60,7 @@ impl Workload {
 
     fn found<K: ResourceExt>(kind: Kind, object: &K) -> Self {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-        let word = if kind == Kind::Pod { "pod" } else { "deployment" };
+        let word = kind.word();
         Self { kind, shown: format!("{word} {namespace}/{name}"), namespace, name }
     }
 }
@@ -105,14 +110,6 @@ pub struct Wait<'a> {
     pub progress: &'a Progress,
 }
 
-/// One that is not Ready, and why.
-struct Lacking<'a> {
-    workload: &'a Workload,
-    why: String,
-    /// What tells more, of kubectl's.
-    next: String,
-}
-
 impl Wait<'_> {
     /// Fails with all that is not Ready and why; the lab goes on running.
     pub async fn ready(&self, workloads: &[Workload]) -> Result<()> {
@@ -120,7 +117,7 @@ impl Wait<'_> {
         loop {
             let (mut hopeless, mut waiting) = (Vec::new(), Vec::new());
             for workload in left {
-                match serving::soon(stand(self.client, workload)).await?? {
+                match serving::soon(serving::left(self.deadline), stand(self.client, workload)).await? {
                     Stand::Ready => self.progress.step(&format!("{workload} Ready")),
                     Stand::Succeeded => self.progress.step(&format!("{workload} Succeeded")),
                     Stand::Hopeless(why, next) => hopeless.push((workload, why, next)),
@@ -128,7 +125,7 @@ impl Wait<'_> {
                 }
             }
             if !hopeless.is_empty() {
-                return Err(self.in_vain(hopeless));
+                return Err(self.in_vain(hopeless, waiting).await);
             }
             if waiting.is_empty() {
                 return Ok(());
@@ -140,79 +137,6 @@ impl Wait<'_> {
             tokio::time::sleep(GLANCE).await;
         }
     }
-
-    fn in_vain(&self, all: Vec<(&Workload, String, Option<String>)>) -> Error {
-        let lacking = all.into_iter().map(|(workload, why, next)| {
-            let next = next.map(|next| format!("; {} {next} tells more", self.kubectl));
-            Lacking { workload, why, next: next.unwrap_or_default() }
-        });
-        told(&lacking.collect::<Vec<_>>(), "will not become Ready")
-    }
-
-    async fn late(&self, all: Vec<(&Workload, String)>) -> Error {
-        let mut events = BTreeMap::new();
-        for (Workload { namespace, .. }, _) in all.iter().take(SHOWN) {
-            if !events.contains_key(namespace) {
-                let api = Api::<Event>::namespaced(self.client.clone(), namespace);
-                let listed = serving::soon(api.list(&ListParams::default())).await;
-                let items = listed.ok().and_then(Result::ok).map(|list| list.items).unwrap_or_default();
-                events.insert(namespace.clone(), items);
-            }
-        }
-        let lacking = all.into_iter().map(|(workload, why)| {
-            let Workload { kind, namespace, name, .. } = workload;
-            let kind = if *kind == Kind::Pod { "pod" } else { "deployment" };
-            let warning = events.get(namespace).and_then(|events| last_warning(events, workload, &why));
-            Lacking {
-                workload,
-                why: why + &warning.unwrap_or_default(),
-                next: format!("; {} -n {namespace} describe {kind} {name} tells more", self.kubectl),
-            }
-        });
-        let is = format!("not Ready after {} s", self.progress.seconds());
-        told(&lacking.collect::<Vec<_>>(), &format!("is {is}"))
-    }
-}
-
-/// One in a line, several below each other.
-fn told(all: &[Lacking<'_>], is: &str) -> Error {
-    if let [Lacking { workload, why, next }] = all {
-        return anyhow!("{workload} {is}: {why}{next}");
-    }
-    let lines = all.iter().map(|Lacking { workload, why, next }| format!("{workload}: {why}{next}"));
-    let (count, are) =
-        (all.len(), is.strip_prefix("is ").map_or(is.to_owned(), |rest| format!("are {rest}")));
-    anyhow!("{count} {are}:\n  {}", first(&lines.collect::<Vec<_>>(), "\n  "))
-}
-
-/// What was last said of it, or of what a Deployment has made, and is not `known` yet.
-fn last_warning(events: &[Event], workload: &Workload, known: &str) -> Option<String> {
-    let Workload { kind, name, .. } = workload;
-    let concerns = |event: &&Event| {
-        let of = |wanted: &str| event.involved_object.kind.as_deref() == Some(wanted);
-        let about = event.involved_object.name.as_deref().unwrap_or_default();
-        match kind {
-            Kind::Pod => of("Pod") && about == name,
-            Kind::Deployment if of("Deployment") => about == name,
-            Kind::Deployment => {
-                (of("ReplicaSet") || of("Pod"))
-                    && about.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('-'))
-            }
-        }
-    };
-    let warnings = events.iter().filter(|event| event.type_.as_deref() == Some("Warning")).filter(concerns);
-    let event = warnings.max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
-    let (reason, message) = (event.reason.as_deref().unwrap_or("Warning"), event.message.as_deref());
-    let message = message.unwrap_or_default().trim();
-    // Why a pod cannot be scheduled its status says as well.
-    if !message.is_empty() && known.contains(message) {
-        return None;
-    }
-    let about = match kind {
-        Kind::Pod => String::new(),
-        Kind::Deployment => format!(" of {}", event.involved_object.name.as_deref().unwrap_or_default()),
-    };
-    Some(format!("; the last warning{about}: {reason}: {message}"))
 }
 
 async fn stand(client: &Client, workload: &Workload) -> Result<Stand> {
@@ -231,7 +155,18 @@ async fn stand(client: &Client, workload: &Workload) -> Result<Stand> {
     let have = status.updated_replicas.unwrap_or(0).min(status.available_replicas.unwrap_or(0));
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await?;
     let pods = pods.items.iter().filter(|pod| is_of(pod, name)).map(|pod| pod_stand(pod, now));
-    Ok(deployment_stand(current.then_some(have), wanted, pods))
+    Ok(as_paused(&deployment, deployment_stand(current.then_some(have), wanted, pods)))
+}
+
+/// A new template of one that is paused comes to no pod until it is resumed; its pods that are there may become Ready.
+fn as_paused(deployment: &Deployment, stand: Stand) -> Stand {
+    let is_paused = deployment.spec.as_ref().and_then(|spec| spec.paused) == Some(true);
+    match stand {
+        Stand::Waiting(why) if is_paused => {
+            Stand::Waiting(format!("it is paused (`paused: true`; kubectl rollout resume ends that): {why}"))
+        }
+        stand => stand,
+    }
 }
 
 /// Whether this Deployment has made the pod, as it stays.

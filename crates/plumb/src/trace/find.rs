@@ -109,6 +109,10 @@ impl<'a> Meant<'a> {
     /// Every reading, the likeliest first: a namespace may have a kind's name.
     fn readings(text: &'a str, given: Option<&'a str>, default: &'a str) -> Result<Vec<Self>> {
         let here = given.unwrap_or(default);
+        if text.split('/').any(str::is_empty) || given == Some("") {
+            let what = if given == Some("") { "-n \"\"".to_owned() } else { format!("{text:?}") };
+            bail!("{what} has an empty name; give NAME, NAMESPACE/NAME or TYPE/NAME");
+        }
         let Some((first, rest)) = text.split_once('/') else {
             return Ok(vec![Self { kind: Kind::Any, namespace: here, name: text }]);
         };
@@ -133,6 +137,11 @@ fn two(given: Option<&str>, first: &str) -> String {
          namespace once",
         given.unwrap_or_default()
     )
+}
+
+/// Whether it can name a pod at all, before anybody is asked.
+pub fn check(text: &str, namespace: Option<&str>) -> Result<()> {
+    Meant::readings(text, namespace, "default").map(drop).map_err(|error| Misused::of(error).into())
 }
 
 /// The pod and its node. Of which pod something else stands for is said to stderr.
@@ -295,6 +304,11 @@ mod tests {
             ("cronjob/web", Some("shop"), KINDS),
             ("shop/node/web", None, KINDS),
             ("other/deploy/web", Some("shop"), "neither the namespace"),
+            ("", None, "an empty name"),
+            ("shop/", None, "an empty name"),
+            ("/web", None, "an empty name"),
+            ("shop/deploy/", None, "an empty name"),
+            ("web", Some(""), "-n \"\" has an empty name"),
         ] {
             let error = Meant::readings(text, given, "default").unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");

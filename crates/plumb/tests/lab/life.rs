@@ -19,6 +19,7 @@ fn a_lab_lives() {
     checks.check("Ctrl-C says what is left", || interrupted(&lab));
     checks.check("a port that is taken", || port(&lab));
     checks.check("a node's pod CIDR that is exhausted", || exhausted(&lab));
+    checks.check("what waits for a lab or serves it ends with it", || taken_away(&lab));
     checks.check("no permission", no_permission);
     checks.check("a kernel without network namespaces", no_feature);
     checks.check("a kernel without IPv6, asked for a lab that has it", no_ipv6);
@@ -136,6 +137,31 @@ fn interrupted(lab: &Lab) {
         &format!("plumb lab down --name {}", lab.name),
     ]);
     lab.kubectl_ok(&["delete", "pod", "waited-for", "--now"]);
+}
+
+/// The last that is done with it.
+fn taken_away(lab: &Lab) {
+    let path = lab.directory().join("never-ready.yaml");
+    std::fs::write(&path, NEVER_READY).expect("written");
+    // What has failed here would end a wait at once.
+    lab.kubectl_ok(&["delete", "pod", "late", "--now"]);
+    lab.apply(NEVER_READY);
+    let waiting =
+        [&["wait"][..], &["logs", "-f", "node1", "agent"], &["up", "-f", path.to_str().expect("plain")]];
+    let waiting = waiting.map(|words| {
+        let mut command = Command::new(plumb());
+        let command = command.arg("lab").args(words).args(["--name", &lab.name]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts")
+    });
+    // All of them have to find it first.
+    std::thread::sleep(Duration::from_secs(2));
+    lab.lab_ok(&["down"]);
+    for child in waiting {
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(&format!("lab {} has ended meanwhile", lab.name)), "{said}");
+        assert_eq!(output.status.code(), Some(1), "{said}");
+    }
 }
 
 fn port(lab: &Lab) {

@@ -2,6 +2,9 @@
 
 use serde_json::json;
 
+use k8s_openapi::api::core::v1::Event;
+
+use super::lacking::{Lacking, last_warning, probe_failure, told};
 use super::*;
 
 fn pod(status: serde_json::Value) -> Pod {
@@ -124,29 +127,71 @@ fn what_is_late_says_its_last_warning() {
 
 #[test]
 fn all_that_is_not_ready_is_named() {
-    let workloads: Vec<Workload> = (1..=12)
-        .map(|n| Workload {
-            kind: Kind::Pod,
-            namespace: "a".into(),
-            name: String::new(),
+    let lacking = |count: usize| -> Vec<Lacking> {
+        let of = |n| Lacking {
             shown: format!("pod a/p{n}"),
-        })
-        .collect();
-    let lacking = |count: usize| -> Vec<Lacking<'_>> {
-        let of =
-            |workload| Lacking { workload, why: "it is Pending".into(), next: "; kubectl tells more".into() };
-        workloads.iter().take(count).map(of).collect()
+            why: "it is Pending".into(),
+            next: "; kubectl tells more".into(),
+        };
+        (1..=count).map(of).collect()
     };
     assert_eq!(
-        told(&lacking(1), "is not Ready after 1 s").to_string(),
+        told(&[("is not Ready after 1 s", lacking(1))]),
         "pod a/p1 is not Ready after 1 s: it is Pending; kubectl tells more"
     );
     assert_eq!(
-        told(&lacking(2), "will not become Ready").to_string(),
+        told(&[("will not become Ready", lacking(2)), ("is not Ready yet", vec![])]),
         "2 will not become Ready:\n  pod a/p1: it is Pending; kubectl tells more\n  pod a/p2: it is Pending; kubectl tells \
          more"
     );
-    let many = told(&lacking(12), "is not Ready after 60 s").to_string();
+    let many = told(&[("is not Ready after 60 s", lacking(12))]);
     assert!(many.starts_with("12 are not Ready after 60 s:\n  pod a/p1: "), "{many}");
     assert!(many.contains("\n  pod a/p10: ") && many.ends_with("\n  and 2 more"), "{many}");
+    let both = |hopeless, waiting| {
+        told(&[("will not become Ready", lacking(hopeless)), ("is not Ready yet", lacking(waiting))])
+    };
+    assert_eq!(
+        both(1, 1),
+        "pod a/p1 will not become Ready: it is Pending; kubectl tells more\npod a/p1 is not Ready yet: it is Pending; \
+         kubectl tells more"
+    );
+    let some = both(8, 5);
+    assert!(some.contains("\n5 are not Ready yet:\n  pod a/p1: "), "{some}");
+    assert!(some.ends_with("\n  and 3 more") && some.matches("it is Pending").count() == 10, "{some}");
+    assert!(both(10, 1).ends_with("\n1 more is not Ready yet"), "{}", both(10, 1));
+    assert!(both(11, 3).ends_with("\n  and 1 more\n3 more are not Ready yet"), "{}", both(11, 3));
+}
+
+#[test]
+fn an_end_by_a_probe_is_told_as_that() {
+    let event = |pod: &str, reason: &str, message: &str| -> Event {
+        serde_json::from_value(json!({"metadata": {}, "involvedObject": {"kind": "Pod", "name": pod},
+            "type": "Warning", "reason": reason, "message": message, "lastTimestamp": "2026-01-01T00:00:01Z"}))
+        .expect("an Event")
+    };
+    let failed = [
+        event("web", "BackOff", "Back-off restarting"),
+        event("web", "Unhealthy", "Liveness probe failed: HTTP 500"),
+        event("other", "Unhealthy", "Liveness probe failed: HTTP 404"),
+    ];
+    let crashes = "pod web: CrashLoopBackOff: back-off, which ended with exit code 143";
+    assert_eq!(probe_failure(&failed, crashes).as_deref(), Some("Liveness probe failed: HTTP 500"));
+    assert_eq!(probe_failure(&failed, "pod web: StartError: no such command"), None);
+    assert_eq!(
+        probe_failure(&[event("web", "Unhealthy", "Readiness probe failed: HTTP 500")], crashes),
+        None
+    );
+}
+
+#[test]
+fn a_deployment_that_is_paused_is_told_to_be() {
+    let deployment = |paused: bool| -> Deployment {
+        serde_json::from_value(json!({"spec": {"paused": paused, "selector": {}, "template": {}}}))
+            .expect("a Deployment")
+    };
+    let lacks = || deployment_stand(Some(0), 1, std::iter::empty());
+    assert_eq!(as_paused(&deployment(false), lacks()), lacks());
+    let Stand::Waiting(why) = as_paused(&deployment(true), lacks()) else { panic!("it waits") };
+    assert!(why.starts_with("it is paused") && why.ends_with("0 of 1 pods are available"), "{why}");
+    assert_eq!(as_paused(&deployment(true), Stand::Ready), Stand::Ready);
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{at, ok};
 use crate::cluster::{Checks, Kubectl, Lab, run, wait_for};
@@ -18,6 +18,7 @@ pub fn checks(lab: &Lab, checks: &mut Checks) {
     checks.check("`lab wait` names all that is not Ready, each reason once", || all(lab));
     checks.check("`agent start` returns when the agent answers", || started(lab));
     checks.check("`lab up` and `lab wait` return when an agent that was killed serves again", || killed(lab));
+    checks.check("what hangs takes no longer than --timeout, and is named", || hangs(lab));
     checks.check("while the API is stopped, `agent restart` says what it waits for, and ends", || {
         api_stopped(lab)
     });
@@ -194,6 +195,9 @@ fn started(lab: &Lab) {
     lab.lab_ok(&["agent", "start", "node1"]);
     let said = lab.lab_ok(&["agent", "restart", "node1"]);
     assert_eq!(said, "agent-node1 is stopped\nagent-node1 is running\n");
+    lab.lab_ok(&["agent", "pause", "node1"]);
+    let said = lab.lab_ok(&["agent", "restart", "node1"]);
+    assert!(said.contains("no longer paused"), "{said}");
     let status = run(&mut at(lab, &["status"]));
     assert!(status.ok, "{status:?}");
     let trace = run(&mut at(lab, &["trace", "shop/web", "http://payments:8080"]));
@@ -227,6 +231,24 @@ fn killed(lab: &Lab) {
         assert!(trace.ok || !trace.err.contains("502"), "{process}, {verb:?}: {trace:?}");
         let status = run(&mut at(lab, &["lab", "status", "-o", "json"])).json();
         assert_eq!(status["nodes"][0]["ready"], true, "{process}, {verb:?}: {status}");
+    }
+}
+
+/// What the Node says of it is that nobody has heard of it, and that later.
+fn hangs(lab: &Lab) {
+    for program in ["kubelet", "agent"] {
+        let process = pid(lab, &format!("{program}-node2"));
+        lab.node_ok("node1", &["kill", "-STOP", &process]);
+        let began = Instant::now();
+        let waited = run(&mut at(lab, &["lab", "wait", "--timeout", "2"]));
+        let took = began.elapsed();
+        let status = run(&mut at(lab, &["lab", "status"]));
+        lab.node_ok("node1", &["kill", "-CONT", &process]);
+        let said = format!("its {program} does not answer: no answer within 2 s");
+        waited.refused(&[&format!("node2: {said}"), &format!("node2 {program} shows what it has said")]);
+        assert!(took < Duration::from_secs(8), "{took:?}");
+        assert!(status.out.contains(&said), "{status:?}");
+        ok(lab, &["lab", "wait"]);
     }
 }
 
