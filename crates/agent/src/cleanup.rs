@@ -61,7 +61,7 @@ pub fn cleanup(args: &CleanupArgs) -> Result<Vec<String>> {
     gone.extend(plan.ops().map(|op| op.to_string()));
     let links =
         kernel::checksums::leave(&mut datapath.rtnl).context("take the programs from the machine's links")?;
-    gone.extend(links.iter().map(|link| format!("- program plumb_checksums at {link}")));
+    gone.extend(links.iter().map(|link| format!("- program for checksums at {link}")));
     if let Some(directory) = &args.cni_bin_dir {
         executables::withdraw(directory)?;
     }

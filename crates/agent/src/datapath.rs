@@ -81,6 +81,17 @@ impl Steps {
         &self.known
     }
 
+    /// And these, as far as they are others: of more steps than are kept that is not known.
+    pub fn and(mut self, others: impl IntoIterator<Item = String>) -> Self {
+        let all_known = self.count == self.known.len();
+        for other in others.into_iter().filter(|_| all_known) {
+            if !self.known.contains(&other) {
+                self.add(other);
+            }
+        }
+        self
+    }
+
     /// With those first that are not among these.
     pub fn new_first(mut self, before: &BTreeSet<String>) -> Self {
         self.known.sort_by_key(|step| before.contains(step));
@@ -331,4 +342,19 @@ pub fn listening_scope(args: &Args) -> Result<Scope> {
         loopback: args.dns_ips.iter().copied().map(Into::into).collect(),
         sysctls: BTreeSet::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_counted_beyond_those_that_are_kept() {
+        let steps = |range: std::ops::Range<usize>| range.map(|n| format!("step {n}")).collect::<Steps>();
+        let others = ["step 1", "another"].map(str::to_owned);
+        let many = steps(0..404).and(others.clone());
+        assert_eq!(many.to_string(), "step 0; step 1; step 2; step 3; and 400 more");
+        assert_eq!(steps(0..2).and(others.clone()).to_string(), "step 0; step 1; another");
+        assert_eq!(Steps::default().and(others).to_string(), "step 1; another");
+    }
 }

@@ -555,7 +555,9 @@ fn a_table_that_another_program_owns_is_named() {
         let mut stdin = holder.stdin.take().expect("its input");
         stdin.write_all(b"add table ip plumb { flags owner; }\n").expect("tell nft");
         let mut nft = Nft::open().expect("a socket");
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while nft.observe(&[id("plumb")]).expect("observe").ruleset.tables.is_empty() {
+            assert!(std::time::Instant::now() < end, "nft has made no table");
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         let desired = everything();

@@ -238,7 +238,7 @@ impl Node {
         }
         tracing::info!(mtu, ?uplinks, "the machine's links have changed; the datapath follows");
         self.learn_uplinks();
-        if self.paused || self.stale.failed.contains_key(&Subsystem::Net) {
+        if self.paused || self.stale.failed.contains_key(&Subsystem::Net) || !self.may_make_links() {
             self.stale.suspected.insert(Subsystem::Net);
             return;
         }

@@ -232,8 +232,7 @@ impl Node {
             return;
         }
         // What was told and is right again without the agent belongs to it.
-        let before = known.into_iter().filter(|step| !steps.known().contains(step));
-        let all: Steps = steps.known().iter().cloned().chain(before).collect();
+        let all = steps.clone().and(known);
         let done = match steps.count {
             0 => format!("put back while the agent was paused, and not by it: {all}"),
             _ => format!("found and put back: {all}"),
