@@ -1,14 +1,16 @@
 //! An agent whose names of sets and chains are others than those in the kernel (a newer version's), or whose frontends lead to
-//! chains in another way, goes over to its own without a moment in which anything is decided differently.
+//! chains in another way, goes over to its own without a moment in which anything is decided differently: neither between two
+//! steps of its plan, nor for a packet that is on its way while the kernel performs a transaction.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use compile::whole;
+use compile::{Desired, whole};
 use kstate::nft::{
     ElemData, ElemKey, Expr, MetaKey, Op, Plan, Reg, Rule, Ruleset, Table, Verdict, build, diff, target,
 };
 use model::{Cluster, Event};
+use netlink::nft::{STOCK_LIMIT, Transactions};
 use proptest::prelude::*;
 use trace::eval::{self, Kernel};
 use trace::packet::{CtState, Packet};
@@ -164,37 +166,108 @@ fn is_asked(kernel: &Ruleset, op: &Op) -> bool {
     table.flat_map(|chain| &chain.rules).any(|rule| kstate::nft::sets_of(rule).contains(&**set))
 }
 
+/// What a packet may meet that is on its way during a transaction: it took its rules when it began, elements come and go
+/// under it, and ranges show what they hold last of all.
+fn meanwhile(before: &Ruleset, after: &Ruleset) -> Vec<Ruleset> {
+    let state = |old_rules: bool, old_ranges: bool| {
+        let mut all = after.clone();
+        for (id, table) in &mut all.tables {
+            let Some(old) = before.tables.get(id) else { continue };
+            for (name, chain) in old.chains.iter().filter(|_| old_rules) {
+                table.chains.insert(name.clone(), chain.clone());
+            }
+            let new = |name: &String| old_rules && !old.chains.contains_key(name);
+            for (_, chain) in table.chains.iter_mut().filter(|(name, _)| new(name)) {
+                chain.rules.clear();
+            }
+            for (name, set) in &old.sets {
+                let now = table.sets.entry(name.clone()).or_insert_with(|| set.clone());
+                if old_ranges && now.interval {
+                    now.elements.clone_from(&set.elements);
+                }
+            }
+            let new = |name: &Arc<str>| !old.sets.contains_key(name);
+            for (_, set) in
+                table.sets.iter_mut().filter(|(name, set)| old_ranges && set.interval && new(name))
+            {
+                set.elements.clear();
+            }
+        }
+        all
+    };
+    vec![state(true, false), state(false, true), state(true, true)]
+}
+
+/// An agent that is about to go over to `desired`, and what becomes of each packet then.
+struct Begun {
+    desired: Desired,
+    kernel: Ruleset,
+    plan: Plan,
+    right: Vec<BTreeSet<String>>,
+    packets: Vec<Packet>,
+}
+
+impl Begun {
+    fn after(history: Vec<Event>) -> Self {
+        let mut cluster = Cluster::default();
+        start().into_iter().chain(history).for_each(|event| _ = cluster.apply(event));
+        let desired = whole(cluster.synced().expect("all kinds are done"), settings());
+        let kernel = former_ruleset(&desired.nft);
+        let plan = diff(&desired.nft, &kernel);
+        let mut begun = Self { desired, kernel, plan, right: Vec::new(), packets: packets() };
+        begun.right = begun.fates(&begun.desired.nft);
+        begun
+    }
+
+    fn fates(&self, nft: &Ruleset) -> Vec<BTreeSet<String>> {
+        let local = Family::ALL.map(|family| node_ip(family, 0));
+        let kernel = Kernel { nft, net: &self.desired.net, local: &local, socket: Some(false) };
+        let fate = |path: &eval::Path| format!("{:?} {} {}", path.end, path.destination, path.masquerade);
+        self.packets.iter().map(|packet| eval::all(packet, &kernel).iter().map(fate).collect()).collect()
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_step_to_other_names_changes_what_becomes_of_a_packet(history in history()) {
-        let mut cluster = Cluster::default();
-        for event in start().into_iter().chain(history) {
-            let event: Event = event;
-            cluster.apply(event);
-        }
-        let desired = whole(cluster.synced().expect("all kinds are done"), settings());
-        let mut kernel = former_ruleset(&desired.nft);
-        let plan = diff(&desired.nft, &kernel);
-        let local = Family::ALL.map(|family| node_ip(family, 0));
-        let packets = packets();
-        let fates = |nft: &Ruleset| -> Vec<BTreeSet<String>> {
-            let kernel = Kernel { nft, net: &desired.net, local: &local, socket: Some(false) };
-            let fate = |path: &eval::Path| format!("{:?} {} {}", path.end, path.destination, path.masquerade);
-            packets.iter().map(|packet| eval::all(packet, &kernel).iter().map(fate).collect()).collect()
-        };
-        let right = fates(&desired.nft);
-        prop_assert_eq!(&fates(&kernel), &right);
-        for step in steps(&plan) {
+        let begun = Begun::after(history);
+        let mut kernel = begun.kernel.clone();
+        prop_assert_eq!(&begun.fates(&kernel), &begun.right);
+        for step in steps(&begun.plan) {
             let said = format!("{step:?}");
             let seen = step.iter().any(|op| is_asked(&kernel, op));
             kernel.edit(&Plan { ops: step });
             if !seen {
                 continue;
             }
-            prop_assert_eq!(&fates(&kernel), &right, "after {}", said);
+            prop_assert_eq!(&begun.fates(&kernel), &begun.right, "after {}", said);
         }
-        prop_assert_eq!(&kernel, &desired.nft);
+        prop_assert_eq!(&kernel, &begun.desired.nft);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_packet_on_its_way_during_a_transaction_meets_anything_else(
+        history in history(),
+        // A big plan is cut anywhere: at the size of a datagram.
+        limit in prop_oneof![1 => Just(STOCK_LIMIT), 5 => 500..8_000_usize],
+    ) {
+        let begun = Begun::after(history);
+        let mut kernel = begun.kernel.clone();
+        for transaction in Transactions::new(&begun.plan, &begun.kernel, 1, limit) {
+            let before = kernel.clone();
+            let ops = begun.plan.ops[transaction.expect("it is written").ops].to_vec();
+            let said = format!("{ops:?}");
+            kernel.edit(&Plan { ops });
+            for state in meanwhile(&before, &kernel) {
+                prop_assert_eq!(&begun.fates(&state), &begun.right, "during {}", said);
+            }
+        }
+        prop_assert_eq!(&kernel, &begun.desired.nft);
     }
 }

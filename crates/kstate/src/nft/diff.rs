@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   make way   what cannot change in place goes first (a set's layout, a chain's hook), with what names it
-//!   grow       tables, sets, chains, rules of new chains, values, verdicts that lead to them, then numbers
+//!   grow       tables, sets, chains, rules of new chains, elements of new sets, then those of known sets: values,
+//!              verdicts that lead to them, numbers
 //!   switch     rules of known chains, hooks of new ones, changed values, changed verdicts, changed numbers
 //!   shrink     numbers, verdicts, values, hooks, then chains and sets that nothing names any more
 //! ```
@@ -141,7 +142,9 @@ impl<'a> Step<'a> {
         self.new_sets();
         self.new_chains();
         let kinds = [Kind::Values, Kind::Verdicts, Kind::Numbers];
-        kinds.into_iter().for_each(|kind| self.grow(kind));
+        for new in [true, false] {
+            kinds.into_iter().for_each(|kind| self.grow(kind, new));
+        }
         self.changed_rules();
         self.hooks();
         kinds.into_iter().for_each(|kind| self.switch(kind));
@@ -194,9 +197,10 @@ impl<'a> Step<'a> {
             .filter(move |(name, set, _)| kind_of(name, set) == kind)
     }
 
-    /// New elements. Intervals must not overlap, so an old one that does goes right before the new one.
-    fn grow(&mut self, kind: Kind) {
-        for (name, set, old) in self.sets(kind) {
+    /// New elements of new or of known sets. Intervals must not overlap, so an old one that does goes right before the
+    /// new one.
+    fn grow(&mut self, kind: Kind, new: bool) {
+        for (name, set, old) in self.sets(kind).filter(|(.., old)| old.is_none() == new) {
             let known = |key: &ElemKey| old.is_some_and(|old| old.elements.contains_key(key));
             let stale: Vec<&'a ElemKey> = match old {
                 Some(old) if set.interval => {

@@ -3,7 +3,7 @@
 //! new elements, or the reverse:
 //!
 //! ```text
-//!   add set, its elements      ── cut ── rules that lead to it    sets of ranges show what they hold only when the kernel
+//!   add element of ranges      ── cut ── what leads to it         sets of ranges show what they hold only when the kernel
 //!                                                                has gone through the whole transaction (`->commit`,
 //!                                                                net/netfilter/nf_tables_api.c)
 //!   add chain, its rules       ── cut ── element that leads to it  who came before finds the new chain without rules
@@ -23,9 +23,12 @@ pub struct Cuts<'a> {
     known: &'a Ruleset,
     /// Sets that the plan deletes.
     doomed: Names<'a>,
-    /// Sets and regular chains that the transaction adds, and whether there are sets of ranges among them.
+    /// Sets of ranges that the plan adds.
+    intervals: Names<'a>,
+    /// Sets and regular chains that the transaction adds.
     sets: Names<'a>,
     chains: Names<'a>,
+    /// It adds ranges.
     ranges: bool,
     /// It does more than take away.
     gives: bool,
@@ -40,9 +43,9 @@ impl<'a> Cuts<'a> {
             Op::DeleteSet { table, set, .. } => Some((table, &**set)),
             _ => None,
         });
-        let (sets, chains) = (Names::new(), Names::new());
         let doomed = doomed.collect();
-        Self { known, doomed, sets, chains, ranges: false, gives: false, turns: false }
+        let (intervals, sets, chains) = Default::default();
+        Self { known, doomed, intervals, sets, chains, ranges: false, gives: false, turns: false }
     }
 
     /// A transaction begins.
@@ -113,13 +116,21 @@ impl<'a> Cuts<'a> {
         }
     }
 
+    fn has_ranges(&self, table: &TableId, set: &str) -> bool {
+        let known = || self.known.tables.get(table).and_then(|table| table.sets.get(set));
+        self.intervals.contains(&(table, set)) || known().is_some_and(|set| set.interval)
+    }
+
     fn note(&mut self, op: &'a Op) {
         self.gives |= !self.takes(op);
         match op {
             Op::AddSet { table, set, layout } => {
                 self.sets.insert((table, set));
-                self.ranges |= layout.interval;
+                if layout.interval {
+                    self.intervals.insert((table, set));
+                }
             }
+            Op::AddElement { table, set, .. } => self.ranges = self.ranges || self.has_ranges(table, set),
             Op::AddChain { table, chain, base: None } => _ = self.chains.insert((table, chain)),
             _ => {}
         }
@@ -181,6 +192,21 @@ mod tests {
             "delete set, delete chain",
         ];
         assert_eq!(transactions(&new, &old), right);
+    }
+
+    #[test]
+    fn wherever_a_plan_is_cut_for_its_size_ranges_are_there_before_anything_leads_to_them() {
+        let (old, new) = (ruleset("a", "old", true), ruleset("b", "new", true));
+        let plan = diff(&new, &old);
+        for limit in 1..2000 {
+            for transaction in Transactions::new(&plan, &old, 1, limit) {
+                let ops = &plan.ops[transaction.expect("it is written").ops];
+                let adds = |name: &str| {
+                    ops.iter().any(|op| matches!(op, Op::AddElement { set, .. } if &**set == name))
+                };
+                assert!(!(adds("new") && adds("svc")), "{limit}: {ops:?}");
+            }
+        }
     }
 
     #[test]

@@ -243,6 +243,7 @@ impl Drop for Stage {
         }
         if std::thread::panicking() {
             for node in &self.nodes {
+                eprintln!("--- what {} dropped\n{}", node.name, node.dropped());
                 let log = std::fs::read_to_string(node.dir.join("agent.log")).unwrap_or_default();
                 eprintln!("--- log of the agent of {}\n{log}", node.name);
             }
@@ -379,6 +380,20 @@ impl Node {
     }
 
     /// nft or ip, for looking and for breaking.
+    /// The rules that counted anything, each after its chain.
+    fn dropped(&self) -> String {
+        let rules = self.try_run("nft list ruleset").unwrap_or_else(|error| error);
+        let mut chain = "";
+        let counted = rules.lines().map(str::trim).filter_map(|line| {
+            if line.starts_with("chain ") {
+                chain = line.trim_end_matches(" {");
+            }
+            let (_, count) = line.split_once("counter packets ")?;
+            (!count.starts_with("0 ") && line.contains(" drop")).then(|| format!("{chain}: {line}"))
+        });
+        counted.collect::<Vec<_>>().join("\n")
+    }
+
     pub fn run(&self, command: &str) -> String {
         self.try_run(command).unwrap_or_else(|error| panic!("{command}: {error}"))
     }

@@ -101,9 +101,10 @@ pub struct Stream {
 impl Stream {
     pub fn tcp(netns: &Netns, to: SocketAddr) -> Self {
         let mut reader = BufReader::new(connect(netns, None, to));
+        let from = reader.get_ref().local_addr().unwrap();
         let mut name = String::new();
         reader.read_line(&mut name).unwrap();
-        Self::start(format!("TCP to {to} at {}", name.trim()), move |word| {
+        Self::start(format!("TCP from {from} to {to} at {}", name.trim()), move |word| {
             reader.get_mut().write_all(&word)?;
             let mut heard = [0; 8];
             reader.read_exact(&mut heard)?;
@@ -117,7 +118,8 @@ impl Stream {
         let socket = netns.run(|| UdpSocket::bind(any)).unwrap().unwrap();
         socket.connect(to).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self::start(format!("UDP to {to}"), move |word| {
+        let from = socket.local_addr().unwrap();
+        Self::start(format!("UDP from {from} to {to}"), move |word| {
             socket.send(&word)?;
             let mut heard = [0; 8];
             socket.recv(&mut heard)?;
