@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
+use node::{Answer, Doubt};
 use tokio::sync::mpsc;
-use types::ObjectName;
 
 use crate::inbox::{Input, Outbox};
 
@@ -15,24 +15,6 @@ const WAITING: usize = 256;
 const PAUSE: Duration = Duration::from_millis(300);
 /// An API server that does not answer by then cannot be asked.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// An attachment whose pod seems to be gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Doubt {
-    pub handle: String,
-    pub pod: ObjectName,
-    /// Empty: any of that name.
-    pub uid: String,
-}
-
-/// What the API itself says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    Gone,
-    There,
-    /// It cannot be asked, and why.
-    Unheard(String),
-}
 
 /// The questions' writing end, for the node's loop.
 #[derive(Clone, Debug)]
@@ -74,6 +56,8 @@ async fn ask(client: &kube::Client, doubt: &Doubt) -> Answer {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+
+    use types::ObjectName;
 
     use super::*;
 

@@ -1,10 +1,10 @@
 //! Everything that the node's loop hears, in one queue.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use node::{Answer, Doubt, Reply};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::confirm::{Answer, Doubt};
 use crate::forgetter::Forgot;
 use crate::node::Node;
 use crate::reaper::Reaped;
@@ -56,14 +56,9 @@ pub struct CniInput {
     pub request: cni::Request,
     /// The pod, from the API, when the watch had not seen it yet.
     pub pod: Option<model::Pod>,
-    pub received: Instant,
-    pub reply: oneshot::Sender<Verdict>,
-}
-
-pub enum Verdict {
-    Done(Result<String, cni::Error>),
-    /// The pod is not known here yet: ask the API, then again.
-    NeedPod(types::ObjectName),
+    /// Since the machine's boot.
+    pub received: Duration,
+    pub reply: oneshot::Sender<Reply>,
 }
 
 /// The writing end, for tasks.

@@ -140,8 +140,9 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     let zone = SharedZone::new(zone_settings(&args)?);
     let (presence, seen) = state::channel(Presence::default());
     let (checks, checked) = state::channel(health::Checks::new());
+    let (store, records) = store::Store::open(&args.data, &boot)?;
     let base = Base {
-        store: store::Store::open(&args.data, &boot)?,
+        store,
         reaper: reaper::Reaper::start(outbox.clone())?,
         forgetter: forgetter::Forgetter::start(outbox.clone())?,
         tell: Tell::start(client.clone(), settings.node.clone(), Arc::clone(&metrics)),
@@ -159,7 +160,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     let (report, ended) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("plumb-node".into())
-        .spawn(move || Node::new(base).run(inbox))
+        .spawn(move || Node::new(base, records).run(inbox))
         .context("start the node's thread")?;
     tokio::spawn(watch::run(client, outbox.for_watches()));
     tokio::spawn(health::keep(checked, outbox.clone(), serve::Door::new(served.metrics.refused())));

@@ -5,20 +5,20 @@
 //!                                    mend: observe ─> diff ─> apply  (after foreign changes, and now and then)
 //! ```
 
+mod check;
 mod diagnose;
 mod dropped;
 mod fit;
 mod flows;
 mod ground;
-mod host_port;
+mod held;
 mod mend;
-mod orphan;
+mod perform;
 mod refusal;
 mod settle;
 mod sources;
 mod standing;
 mod underlay;
-mod unwire;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +27,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compile::Compiler;
-use model::{Cluster, Event, Key, Kind};
+use model::{Cluster, Key};
+use node::{Attachments, Record, Records};
 use semantics::service::flows::Frontends;
 use tokio::sync::watch as signal;
 
@@ -38,24 +39,22 @@ use crate::dns::SharedZone;
 use crate::fault::Fault;
 use crate::forgetter::Forgetter;
 use crate::health::Wanted;
-use crate::inbox::{CniInput, Inbox, Input, Subsystem};
+use crate::inbox::{Inbox, Input, Subsystem};
 use crate::metrics::Metrics;
 use crate::network::Presence;
 use crate::reaper::Reaper;
 use crate::settings::Settings;
-use crate::store::{Record, Store};
+use crate::store::Store;
 use crate::tell::Tell;
 
 pub use diagnose::Diagnoses;
 use dropped::Accounts;
 use flows::Former;
-use orphan::Orphans;
+use perform::Requests;
 use refusal::Refusals;
 use sources::Sources;
 pub use standing::Standing;
 use underlay::Underlay;
-use unwire::{Departures, Group};
-use wire::Wiring;
 
 /// What the loop stands on.
 pub struct Base {
@@ -89,16 +88,8 @@ pub struct Node {
     stale: Stale,
     paused: bool,
     diagnoses: Diagnoses,
-    /// ADDs whose policies are being applied in this round.
-    wiring: Vec<Wiring>,
-    /// CNI requests that cannot be served before everything is listed.
-    waiting: Vec<CniInput>,
-    leaving: Departures,
-    orphans: Orphans,
-    /// Removed in this round: answered by being dropped, when the kernel has followed.
-    departed: Vec<Arc<Group>>,
-    /// When each attachment of this process was made: garbage collection leaves fresh ones alone.
-    made: BTreeMap<String, Instant>,
+    attachments: Attachments,
+    requests: Requests,
     frontends: Frontends,
     standing: Standing,
     refusals: Refusals,
@@ -149,7 +140,8 @@ impl Loose {
 }
 
 impl Node {
-    pub fn new(base: Base) -> Self {
+    /// `records`: what the process before has left.
+    pub fn new(base: Base, records: Records) -> Self {
         let mut node = Self {
             base,
             cluster: Cluster::default(),
@@ -159,12 +151,8 @@ impl Node {
             stale: Stale::default(),
             paused: false,
             diagnoses: Diagnoses::default(),
-            wiring: Vec::new(),
-            waiting: Vec::new(),
-            leaving: Departures::default(),
-            orphans: Orphans::default(),
-            departed: Vec::new(),
-            made: BTreeMap::new(),
+            attachments: Attachments::new(records),
+            requests: Requests::default(),
             frontends: Frontends::default(),
             standing: Standing::default(),
             refusals: Refusals::default(),
@@ -192,9 +180,8 @@ impl Node {
             self.settle();
             self.retry_waiting();
             self.settle();
-            self.finish_wiring();
+            self.followed();
             self.have_forgotten();
-            self.departed.clear();
             self.mend();
         }
     }
@@ -220,7 +207,7 @@ impl Node {
             Input::Cni(request) => self.cni(*request),
             Input::Reaped(reaped) => self.reaped(reaped),
             Input::Forgot(forgot) => self.forgot(&forgot),
-            Input::Confirmed(doubt, answer) => self.confirmed(&doubt, answer),
+            Input::Confirmed(doubt, answer) => self.hear(node::Input::Confirmed(doubt, answer)),
             Input::KernelChanged(subsystem) => {
                 self.stale.suspected.insert(subsystem);
             }
@@ -263,31 +250,6 @@ impl Node {
         self.last_look = Instant::now();
     }
 
-    /// Attachments of the process before, as far as their veths are still there: a pod's end takes its veth along.
-    fn reload(&mut self) {
-        let now = crate::clock::since_boot();
-        let handles: Vec<String> = self.base.store.records().keys().cloned().collect();
-        self.apply(Event::Start(Kind::Attachment));
-        for handle in handles {
-            let Some(record) = self.base.store.records().get(&handle) else { continue };
-            if record.cut_off && record.namespace_lives() {
-                continue;
-            }
-            if self.base.datapath.rtnl.index(&record.host_if).is_some() {
-                let row = record.row();
-                self.apply(Event::Upsert(model::Row::Attachment(Box::new(row))));
-            } else {
-                tracing::info!(%handle, pod = %record.pod, "its pod ended while no agent ran; address released");
-                self.base.store.release(&handle, now);
-            }
-        }
-        self.apply(Event::Done(Kind::Attachment));
-        if let Err(error) = self.base.store.save() {
-            tracing::error!(error = format!("{error:#}"), "attachments cannot be saved");
-        }
-        self.base.metrics.attachments(self.base.store.wired().count());
-    }
-
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
     }
@@ -303,7 +265,7 @@ impl Node {
 
     /// The interfaces that are wired here.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
-        self.base.store.wired()
+        self.attachments.records().wired()
     }
 
     pub fn settings(&self) -> &Settings {
@@ -321,7 +283,7 @@ impl Node {
 
     /// What this node gives pods addresses from.
     pub fn pools(&self) -> &[ipam::Pool] {
-        self.base.store.known_pools()
+        self.attachments.records().pools()
     }
 
     /// What is wrong with objects, each in a sentence.
@@ -395,7 +357,7 @@ impl Node {
         if let Some((_, refused)) = self.refused_now().next() {
             return Some(refused);
         }
-        if self.base.store.has_pool() {
+        if !self.pools().is_empty() {
             return None;
         }
         let node = &self.base.settings.node;

@@ -18,8 +18,9 @@ use tokio::sync::{oneshot, watch};
 use types::ObjectName;
 
 use crate::Names;
+use crate::clock;
 use crate::http;
-use crate::inbox::{CniInput, Input, Outbox, Verdict};
+use crate::inbox::{CniInput, Input, Outbox};
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::report::{self, NodeStatus};
@@ -115,13 +116,13 @@ fn pause_names(now: &mut Names, served: bool) -> bool {
 }
 
 async fn cni(State(served): State<Served>, Json(call): Json<Call>) -> Json<Reply> {
-    let received = Instant::now();
+    let (began, received) = (Instant::now(), clock::since_boot());
     let command = call.env.get("CNI_COMMAND").cloned().unwrap_or_default();
     let (version, result) = match Request::parse(&call.env, call.stdin.as_bytes()) {
         Ok(request) => (request.version(), perform(&served, request, received).await),
         Err((error, version)) => (version, Err(error)),
     };
-    served.metrics.cni(&command, received.elapsed(), result.as_ref().err().map(|error| error.code));
+    served.metrics.cni(&command, began.elapsed(), result.as_ref().err().map(|error| error.code));
     Json(match result {
         Ok(stdout) => Reply { exit: 0, stdout },
         Err(error) => Reply { exit: 1, stdout: error.render(version) },
@@ -129,7 +130,7 @@ async fn cni(State(served): State<Served>, Json(call): Json<Call>) -> Json<Reply
 }
 
 /// At most two rounds: the loop may ask for the pod once.
-async fn perform(served: &Served, request: Request, received: Instant) -> Result<String, Error> {
+async fn perform(served: &Served, request: Request, received: Duration) -> Result<String, Error> {
     let mut pod = None;
     loop {
         let asked = pod.is_some();
@@ -137,9 +138,9 @@ async fn perform(served: &Served, request: Request, received: Instant) -> Result
         let input = CniInput { request: request.clone(), pod: pod.take(), received, reply };
         let sent = served.outbox.send(Input::Cni(Box::new(input))).await;
         match verdict.await {
-            Ok(Verdict::Done(result)) => return result,
-            Ok(Verdict::NeedPod(name)) if !asked => pod = Some(get_pod(served, &name).await?),
-            Ok(Verdict::NeedPod(name)) => {
+            Ok(node::Reply::Done(result)) => return result,
+            Ok(node::Reply::NeedPod(name)) if !asked => pod = Some(get_pod(served, &name).await?),
+            Ok(node::Reply::NeedPod(name)) => {
                 let msg = format!("pod {name} is another one by now");
                 return Err(Error::new(Code::TryAgainLater, msg, "the runtime will notice"));
             }

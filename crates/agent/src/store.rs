@@ -10,85 +10,17 @@ mod lost;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use ipam::Pool;
 use kernel::Netns;
-use model::{Attachment, HostPort};
-use serde::{Deserialize, Serialize};
-use types::wire::NETWORK;
-use types::{Family, IfName, IpNet, Mac, ObjectName};
+use node::{Record, Records};
+use serde::Deserialize;
 
 use lost::Lost;
-
-/// One wired interface of a sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    pub container: String,
-    pub ifname: IfName,
-    /// The name of the network that its runtime asked for: another network's garbage collection is not its own. Files of
-    /// older versions have none, and agents have always written this one for runtimes.
-    #[serde(default = "usual_network")]
-    pub network: String,
-    /// Path of the pod's network namespace, as the runtime gave it.
-    pub netns: String,
-    /// Which namespace that was: device and inode. Another one may lie at the path later. Files of older versions have
-    /// none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub netns_id: Option<(u64, u64)>,
-    pub pod: ObjectName,
-    pub uid: String,
-    pub ips: Vec<IpAddr>,
-    pub host_if: IfName,
-    pub mac: Mac,
-    /// Files of older versions have none.
-    #[serde(default)]
-    pub host_ports: Vec<HostPort>,
-    /// The pod's own, in seconds.
-    #[serde(default)]
-    pub grace: u32,
-    /// No longer wired: its pod is gone and its veth was deleted, yet its namespace lives, and in it the address.
-    /// Stays a record, so that an older agent, to which nothing is wired without a veth, gives the address back.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub cut_off: bool,
-    /// Where else its pod may send from; files of older versions have none, or also where it could. What it may no
-    /// longer, [`Store::lost`] has until the kernel knows no flow from there.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub further: Vec<IpNet>,
-}
-
-impl Record {
-    /// The key in the model and the handle of the address: `container/interface`.
-    pub fn handle(&self) -> String {
-        format!("{}/{}", self.container, self.ifname)
-    }
-
-    /// Whether the namespace that was wired still lies at its path.
-    pub fn namespace_lives(&self) -> bool {
-        namespace_id(&self.netns).is_some_and(|id| self.netns_id.is_none_or(|known| known == id))
-    }
-
-    pub fn row(&self) -> Attachment {
-        Attachment {
-            container: self.handle(),
-            pod: self.pod.clone(),
-            uid: self.uid.clone(),
-            ips: self.ips.clone(),
-            host_if: self.host_if.clone(),
-            mac: self.mac,
-            host_ports: self.host_ports.clone(),
-            withheld: Vec::new(),
-        }
-    }
-}
-
-fn usual_network() -> String {
-    NETWORK.to_owned()
-}
 
 /// Device and inode of the namespace at a path; `None` when there is none.
 pub fn namespace_id(path: &str) -> Option<(u64, u64)> {
@@ -96,12 +28,9 @@ pub fn namespace_id(path: &str) -> Option<(u64, u64)> {
     Some((id.dev, id.ino))
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Content {
-    /// One for each family that the node has a pod CIDR of; none until it has any.
-    pools: Vec<Pool>,
-    records: BTreeMap<String, Record>,
+/// Whether the namespace that was wired still lies at its path.
+pub fn namespace_lives(record: &Record) -> bool {
+    namespace_id(&record.netns).is_some_and(|id| record.netns_id.is_none_or(|known| known == id))
 }
 
 /// As it was written before a node could have pod CIDRs of two families.
@@ -112,124 +41,42 @@ struct Former {
     records: BTreeMap<String, Record>,
 }
 
-impl From<Former> for Content {
+impl From<Former> for Records {
     fn from(Former { pool, records }: Former) -> Self {
-        Self { pools: pool.into_iter().collect(), records }
+        Self::new(pool.into_iter().collect(), records)
     }
 }
 
-/// The file and what it holds. Whoever changes it calls [`Store::save`] before telling anybody.
+/// The files of [`Records`]. Whoever changes those calls [`Store::save`] before telling anybody.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    content: Content,
     lost: Lost,
 }
 
 impl Store {
-    /// Opens the file of this boot, or begins one.
-    pub fn open(directory: &Path, boot: &str) -> Result<Self> {
+    /// Opens the files of this boot, or begins some; what they hold.
+    pub fn open(directory: &Path, boot: &str) -> Result<(Self, Records)> {
         let at = || format!("{}: make the data directory", directory.display());
         fs::create_dir_all(directory).with_context(at)?;
         let names = FILES.map(|file| format!("{file}{}.json", boot.trim()));
         drop_other_boots(directory, &names)?;
         let [path, lost] = names.map(|name| directory.join(name));
-        let content = match fs::read(&path) {
+        let mut records = match fs::read(&path) {
             Ok(bytes) => parse(&path, &bytes)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Content::default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Records::default(),
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
-        let mut store = Self { path, content, lost: Lost::open(lost)? };
-        let held = store.held();
-        store.lost.leave(&held);
-        Ok(store)
-    }
-
-    /// In the order of families that the node's Node object has.
-    pub fn pools(&mut self) -> &mut Vec<Pool> {
-        &mut self.content.pools
-    }
-
-    pub fn pool(&mut self, family: Family) -> Option<&mut Pool> {
-        self.content.pools.iter_mut().find(|pool| Family::of_net(&pool.cidr()) == family)
-    }
-
-    pub fn known_pools(&self) -> &[Pool] {
-        &self.content.pools
-    }
-
-    pub fn has_pool(&self) -> bool {
-        !self.content.pools.is_empty()
-    }
-
-    pub fn records(&self) -> &BTreeMap<String, Record> {
-        &self.content.records
-    }
-
-    /// The interfaces that are wired; the other records only hold addresses.
-    pub fn wired(&self) -> impl Iterator<Item = &Record> + Clone {
-        self.content.records.values().filter(|record| !record.cut_off)
-    }
-
-    /// It is wired no more, and keeps nothing but its addresses.
-    pub fn cut_off(&mut self, handle: &str) {
-        if let Some(record) = self.content.records.get_mut(handle) {
-            record.cut_off = true;
-            record.host_ports.clear();
-        }
-    }
-
-    /// Where else its pod may send from, after it may more.
-    pub fn set_further(&mut self, handle: &str, further: Vec<IpNet>) {
-        if let Some(record) = self.content.records.get_mut(handle) {
-            record.further = further;
-        }
-    }
-
-    /// The same after it may less.
-    pub fn narrow(&mut self, handle: &str, further: Vec<IpNet>) {
-        if let Some(record) = self.content.records.get_mut(handle) {
-            let had = std::mem::replace(&mut record.further, further);
-            let held = self.held();
-            self.lost.add(&had, &held);
-        }
-    }
-
-    /// Further sources that no pod of this node has, where the kernel may know flows all the same.
-    pub fn lost(&self) -> &BTreeSet<IpNet> {
-        self.lost.nets()
-    }
-
-    /// The kernel knows no flows from there any more. Whether any of it was lost.
-    pub fn forgotten(&mut self, nets: &[IpNet]) -> bool {
-        self.lost.remove(nets)
-    }
-
-    /// All further sources that attachments have.
-    fn held(&self) -> Vec<IpNet> {
-        self.wired().flat_map(|record| record.further.iter().copied()).collect()
-    }
-
-    pub fn insert(&mut self, record: Record) {
-        self.content.records.insert(record.handle(), record);
-    }
-
-    /// Forgets the record and gives its addresses back.
-    pub fn release(&mut self, handle: &str, now: ipam::Now) -> Option<Record> {
-        for pool in &mut self.content.pools {
-            pool.release(handle, now);
-        }
-        let record = self.content.records.remove(handle)?;
-        let held = self.held();
-        self.lost.add(&record.further, &held);
-        Some(record)
+        let lost = Lost::open(lost)?;
+        records.remember_lost(lost.written().clone());
+        Ok((Self { path, lost }, records))
     }
 
     /// Replaces the files. What is lost comes first: a process that is killed in between has it twice, and never not at
     /// all.
-    pub fn save(&mut self) -> Result<()> {
-        self.lost.save()?;
-        replace(&self.path, &serde_json::to_vec(&self.content)?)
+    pub fn save(&mut self, records: &Records) -> Result<()> {
+        self.lost.save(records.lost())?;
+        replace(&self.path, &serde_json::to_vec(records)?)
     }
 }
 
@@ -243,10 +90,10 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Addresses that live pods have must not be given out again, so nothing is guessed.
-fn parse(path: &Path, bytes: &[u8]) -> Result<Content> {
+fn parse(path: &Path, bytes: &[u8]) -> Result<Records> {
     let read = serde_json::from_slice(bytes);
     match read.or_else(|error| serde_json::from_slice(bytes).map(Former::into).map_err(|_| error)) {
-        Ok(content) => Ok(content),
+        Ok(records) => Ok(records),
         Err(error) => bail!(
             "{}: cannot be read: {error}. It says which pod has which address; only a damaged disk or an edit \
              breaks it. Delete the pods of this node, remove the file, and start the agent again",

@@ -12,6 +12,10 @@ const FLOORS: [&str; 5] = ["words", "facts", "brains", "hands", "shells"];
 const SAME_FLOOR: &[(&str, &str, &str)] = &[
     ("model", "k8s", "rows are cut from the API's objects at the border"),
     ("compile", "semantics", "kernel state is made for what Kubernetes' objects mean"),
+    ("node", "semantics", "what Kubernetes' objects mean decides what a pod gets"),
+    ("node", "compile", "addresses of interfaces follow those of pods as links do"),
+    ("node", "cni", "it decides what a runtime asked for"),
+    ("node", "ipam", "it gives addresses out and takes them back"),
     ("kernel", "netlink", "sockets carry the bytes that the codec makes"),
     ("lab", "apiserver", "the lab runs the embedded API"),
     ("lab", "controllers", "the lab runs the controllers in the API's process"),

@@ -70,6 +70,9 @@ impl Drop for Subject {
     }
 }
 
+/// Whose files it has.
+const BOOT: &str = "bench";
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 impl Subject {
@@ -93,7 +96,7 @@ impl Subject {
             inside.run(|| {
                 // Nobody waits for the name when the start has failed.
                 let _ = thread.send(std::fs::read_link("/proc/thread-self"));
-                Node::new(base).run(inbox);
+                Node::new(base, node::Records::default()).run(inbox);
             })
         })?;
         let thread = started.recv_timeout(PATIENCE).context("the loop did not start")??;
@@ -161,8 +164,9 @@ impl Subject {
 pub(crate) fn held(directory: &Path) -> Result<(Node, inbox::Inbox)> {
     std::fs::create_dir_all(directory)?;
     let (outbox, inbox) = inbox::new();
-    let base = base(Settings::new(args(directory)?)?, &outbox)?;
-    Ok((Node::new(base), inbox))
+    let settings = Settings::new(args(directory)?)?;
+    let records = store::Store::open(&settings.args.data, BOOT)?.1;
+    Ok((Node::new(base(settings, &outbox)?, records), inbox))
 }
 
 /// In the namespace of the calling thread. Its API answers nothing, since the loop asks it nothing.
@@ -174,7 +178,7 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
     listen::start(outbox.clone(), datapath.nft_portid(), datapath::listening_scope(&args)?)?;
     let zone = SharedZone::new(crate::zone_settings(&args)?);
     Ok(Base {
-        store: store::Store::open(&args.data, "bench")?,
+        store: store::Store::open(&args.data, BOOT)?.0,
         reaper: reaper::Reaper::start(outbox.clone())?,
         forgetter: forgetter::Forgetter::start(outbox.clone())?,
         tell: Tell::start(client.clone(), settings.node.clone(), Arc::clone(&metrics)),

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use compile::guard::cause::{Cause, Sender};
 use model::{Key, Kind};
+use node::Record;
 use types::ObjectName;
 
 use super::Node;
 use crate::drops::Who;
-use crate::store::Record;
 use crate::tell::Saying;
 
 /// How often counters are looked at.
@@ -133,7 +133,7 @@ impl Node {
             Who::Port(port) => record.host_if == *port,
             Who::Pod(address) => record.ips.contains(address),
         };
-        let record = self.base.store.wired().find(is);
+        let record = self.records().find(is);
         record.map_or_else(
             || self.here(),
             |record| (Key::new(Kind::Pod, record.pod.clone()), record.uid.clone()),

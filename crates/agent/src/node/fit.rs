@@ -4,6 +4,7 @@
 use kernel::{Netns, veth};
 
 use super::Node;
+use crate::store::namespace_lives;
 
 impl Node {
     /// Has pods' ends follow those on the node; what was done. One that a pod has made smaller stays so.
@@ -16,7 +17,7 @@ impl Node {
             return Vec::new();
         }
         let mut steps = Vec::new();
-        for record in self.base.store.wired().filter(|record| record.namespace_lives()) {
+        for record in self.records().filter(|record| namespace_lives(record)) {
             let fitted =
                 Netns::open(&record.netns).and_then(|netns| veth::fit(&netns, &record.ifname, mtu, before));
             match fitted {

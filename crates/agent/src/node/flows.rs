@@ -14,7 +14,6 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use cni::{Code, Error};
 use model::{Key, Vacated};
 use semantics::further;
 use types::range::{overlap, without};
@@ -23,14 +22,12 @@ use types::{Family, IpNet};
 use super::Node;
 use crate::flows::Part;
 use crate::forgetter::{Forgot, Owed};
-use crate::store::Record;
 
 /// Addresses that nobody has, whose flows the kernel may know all the same.
 #[derive(Debug, Default)]
 pub struct Former {
-    /// All of the pools were looked at. What was released since then was forgotten, or is in `unsure`.
+    /// All of the pools were looked at. What was released since then was forgotten, or attachments are unsure of it.
     looked: bool,
-    unsure: BTreeSet<IpAddr>,
     /// Of pods of other nodes that no longer have them: their own addresses, and further sources.
     vacated: BTreeSet<IpNet>,
     /// The kernel is being asked; how long it took to see for what.
@@ -69,8 +66,8 @@ impl Node {
             return;
         }
         let looking = Instant::now();
-        let own = self.former.unsure.iter().copied().map(IpNet::from);
-        let any = own.chain(self.base.store.lost().iter().copied()).collect();
+        let own = self.attachments.unsure().iter().copied().map(IpNet::from);
+        let any = own.chain(self.attachments.records().lost().iter().copied()).collect();
         let owed = Owed { any, began: self.nobodys() };
         if owed != Owed::default() {
             self.former.asked = Some(looking.elapsed());
@@ -83,7 +80,8 @@ impl Node {
         let rest = match done {
             Ok(count) => {
                 self.count_forgotten(*count, "flows of addresses that pods no longer have were forgotten");
-                self.former.unsure.retain(|ip| !owed.any.contains(&IpNet::from(*ip)));
+                let hosts = owed.any.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+                self.hear(node::Input::Forgotten(hosts.map(IpNet::addr).collect()));
                 self.sources_are_forgotten(&owed.any);
                 ((looking + *took) * SHARE).min(LONGEST)
             }
@@ -94,12 +92,6 @@ impl Node {
             }
         };
         self.former.rest = Some(Instant::now() + rest);
-    }
-
-    /// Its pod may have been there, if only for a moment.
-    pub(super) fn doubt_flows(&mut self, handle: &str) {
-        let record = self.base.store.records().get(handle);
-        self.former.unsure.extend(record.into_iter().flat_map(|record| record.ips.iter().copied()));
     }
 
     fn count_forgotten(&self, count: usize, what: &str) {
@@ -114,11 +106,10 @@ impl Node {
         if self.former.looked || self.whole().is_none() {
             return Ok(());
         }
-        let wired =
-            self.base.store.wired().filter(|record| self.base.datapath.rtnl.index(&record.host_if).is_some());
+        let wired = self.records().filter(|record| self.base.datapath.rtnl.index(&record.host_if).is_some());
         let held: BTreeSet<IpAddr> = wired.flat_map(|record| record.ips.iter().copied()).collect();
         let mut count = 0;
-        for pool in self.base.store.known_pools() {
+        for pool in self.attachments.records().pools() {
             let nobodys = |ip: IpAddr| pool.gives(ip) && !held.contains(&ip);
             count +=
                 self.base.datapath.flows.forget_where(Family::of_net(&pool.cidr()), Part::Any, nobodys)?;
@@ -126,25 +117,10 @@ impl Node {
         self.former.looked = true;
         // What the kernel is being asked for would go on being forgotten when somebody has it.
         if self.former.asked.is_none() {
-            let pools = self.base.store.known_pools();
-            self.former.unsure.retain(|ip| !pools.iter().any(|pool| pool.gives(*ip)));
+            self.hear(node::Input::ForgottenAll);
         }
         self.count_forgotten(count, "flows of addresses that no pod has were forgotten");
         Ok(())
-    }
-
-    /// Before a pod is wired.
-    pub(super) fn forget_former(&mut self, record: &Record) -> Result<(), Error> {
-        let msg = |why: &str| {
-            format!("flows of who had the addresses of pod {} before are not forgotten{why}", record.pod)
-        };
-        let details = "the runtime will try again";
-        let done = self.look_for_former();
-        done.map_err(|error| Error::new(Code::Kernel, msg(&format!(": {error}")), details))?;
-        match record.ips.iter().any(|ip| self.former.unsure.contains(ip)) {
-            true => Err(Error::new(Code::TryAgainLater, msg(" yet"), details)),
-            false => Ok(()),
-        }
     }
 
     /// Flows that pods of other nodes began with pods of ours: who has their addresses next did not begin them, and what our
@@ -164,7 +140,7 @@ impl Node {
     fn elsewhere(&self, left: &Vacated) -> Vec<IpNet> {
         let Some(compiler) = self.whole() else { return Vec::new() };
         let of_pods = &compiler.settings().cluster_cidrs;
-        let pools = self.base.store.known_pools();
+        let pools = self.pools();
         let addresses = left.addresses.iter().filter(|ip| {
             of_pods.iter().any(|net| net.contains(*ip)) && !pools.iter().any(|pool| pool.cidr().contains(*ip))
         });
@@ -202,40 +178,5 @@ impl Node {
             Ok(count) => self.count_forgotten(count, "UDP flows to endpoints that are gone were forgotten"),
             Err(error) => tracing::warn!(%error, "UDP flows may lead to endpoints that are gone"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nobody_is_wired_where_flows_of_who_was_there_before_may_be_known() {
-        let directory = std::env::temp_dir().join(format!("plumb-former-{}", std::process::id()));
-        crate::dns::tests::inside(async || {
-            let (mut node, _inbox) = crate::bench::held(&directory).unwrap();
-            let json = r#"{"container":"c","ifname":"eth0","netns":"/n","pod":{"namespace":"a","name":"web"},"uid":"u","ips":["10.244.1.4","fd00::4"],"host_if":"veth-c","mac":"00:00:00:00:00:00"}"#;
-            let record: Record = serde_json::from_str(json).unwrap();
-            node.base.store.insert(record.clone());
-            assert!(node.forget_former(&record).is_ok());
-            let handles = vec![record.handle()];
-            node.reaped(crate::reaper::Reaped { handles, deleted: Ok(()) });
-            let ready = |node: &mut Node| node.forget_former(&record).map_err(|error| error.code);
-            assert_eq!(ready(&mut node), Err(Code::TryAgainLater));
-            let any =
-                |ips: &[&str]| ips.iter().map(|ip| IpNet::from(ip.parse::<IpAddr>().unwrap())).collect();
-            for (ips, done, expected) in [
-                (&["10.244.1.4", "fd00::4"][..], false, Err(Code::TryAgainLater)),
-                (&["10.244.1.4"], true, Err(Code::TryAgainLater)),
-                (&["fd00::4"], true, Ok(())),
-            ] {
-                let refusal = || kernel::Error::Answer { what: "dump".into(), why: "a test".into() };
-                let done = if done { Ok(1) } else { Err(refusal()) };
-                let owed = Owed { any: any(ips), began: Vec::new() };
-                node.forgot(&Forgot { owed, done, took: Duration::ZERO });
-                assert_eq!(ready(&mut node), expected, "{ips:?}");
-            }
-        });
-        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

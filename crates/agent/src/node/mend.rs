@@ -5,13 +5,14 @@ use std::time::Instant;
 use anyhow::Result;
 use kstate::net::PortOptions;
 use model::{Key, Kind};
+use node::{Record, Wire};
 use semantics::{Diagnostic, Severity};
 use types::{IfName, ObjectName};
 
 use super::Node;
 use crate::datapath::Steps;
 use crate::inbox::Subsystem;
-use crate::store::Record;
+use crate::store::namespace_lives;
 use crate::tell::Saying;
 
 impl Node {
@@ -190,8 +191,8 @@ impl Node {
 
     /// Of a veth that is gone while its pod can still use one. What we delete is no loss, nor what went with its namespace.
     fn who_lost(&self, name: &IfName) -> Option<&Record> {
-        let record = self.base.store.wired().find(|record| record.host_if == *name)?;
-        (!self.leaving.has(&record.handle()) && record.namespace_lives()).then_some(record)
+        let record = self.records().find(|record| record.host_if == *name)?;
+        (!self.attachments.is_leaving(&record.handle()) && namespace_lives(record)).then_some(record)
     }
 
     /// Whether the pod is being deleted, or has ended: its veth may go at any moment, before the runtime's DEL comes.
@@ -199,15 +200,16 @@ impl Node {
         let known = self.cluster.pods.get(&record.pod);
         match known.filter(|pod| record.uid.is_empty() || pod.uid == record.uid) {
             Some(pod) => pod.terminating || pod.phase.finished(),
-            None => self.is_gone(record),
+            None => self.facts().is_gone(record),
         }
     }
 
     /// A veth that somebody deleted. A pod that is ending has its own again as long as it can use it, and that is no drift.
     fn rewire(&mut self, name: &IfName) -> Option<String> {
         let record = self.who_lost(name)?.clone();
-        match self.create_veth(&record) {
-            Ok(_) => (!self.is_ending(&record)).then(|| veth_is_gone(&record)),
+        let wire = Wire::again(&record, &self.facts());
+        match wire.and_then(|wire| self.create_veth(&wire)) {
+            Ok(()) => (!self.is_ending(&record)).then(|| veth_is_gone(&record)),
             Err(error) => {
                 tracing::warn!(veth = %name, pod = %record.pod, %error, "a pod's veth is gone and cannot be made again");
                 None

@@ -124,7 +124,7 @@ impl Node {
             self.base.metrics.objects(kind, count);
         }
         // A pod takes one of each family: the smallest pool is what counts.
-        if let Some(size) = self.base.store.known_pools().iter().map(Pool::size).min() {
+        if let Some(size) = self.pools().iter().map(Pool::size).min() {
             self.base.metrics.pod_addresses(size);
         }
     }
@@ -218,13 +218,13 @@ impl Node {
         let rest = std::time::Duration::from_secs(self.base.settings.args.cool_down);
         let mut changed = false;
         for subnet in semantics::node::pod_subnets(own) {
-            match self.base.store.pool(Family::of_net(&subnet.net)) {
+            match self.attachments.records_mut().pool_mut(Family::of_net(&subnet.net)) {
                 Some(pool) => {
                     changed |= pool.cidr() != subnet.net;
                     pool.move_to(subnet.net);
                 }
                 None => {
-                    self.base.store.pools().push(Pool::new(subnet.net, rest));
+                    self.attachments.records_mut().pools_mut().push(Pool::new(subnet.net, rest));
                     changed = true;
                 }
             }
@@ -233,10 +233,10 @@ impl Node {
             // The family of the node's first pod CIDR is that of a pod's first address.
             let order: Vec<Family> = own.pod_cidrs.iter().map(Family::of_net).collect();
             let place = |pool: &Pool| order.iter().position(|f| *f == Family::of_net(&pool.cidr()));
-            self.base.store.pools().sort_by_key(place);
+            self.attachments.records_mut().pools_mut().sort_by_key(place);
             self.former.look_again();
         }
-        if changed && let Err(error) = self.base.store.save() {
+        if changed && let Err(error) = self.save() {
             tracing::error!(error = format!("{error:#}"), "the address pool cannot be saved");
         }
     }

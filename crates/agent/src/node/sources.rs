@@ -85,9 +85,9 @@ impl Node {
     /// that no record has.
     pub(super) fn grant_sources(&mut self) {
         let due = self.due_sources();
-        let records = self.base.store.records().iter();
+        let records = self.attachments.records().all().iter();
         let had: Nets = records.map(|(handle, record)| (handle.clone(), record.further.clone())).collect();
-        let Share { grown, mut withheld } = share(&due, &had, self.base.store.lost());
+        let Share { grown, mut withheld } = share(&due, &had, self.attachments.records().lost());
         let unrecorded = self.record_sources(&grown, &had).err();
         if unrecorded.is_some() {
             for (handle, nets) in &grown {
@@ -120,14 +120,14 @@ impl Node {
         if grown.is_empty() {
             return Ok(());
         }
-        let store = &mut self.base.store;
+        let records = self.attachments.records_mut();
         for (handle, more) in grown {
             let all = of(had, handle).iter().chain(more).copied().collect();
-            store.set_further(handle, IpNet::aggregate(&all));
+            records.set_further(handle, IpNet::aggregate(&all));
         }
-        store.save().inspect_err(|_| {
+        self.save().inspect_err(|_| {
             for handle in grown.keys() {
-                store.set_further(handle, of(had, handle).to_vec());
+                self.attachments.records_mut().set_further(handle, of(had, handle).to_vec());
             }
         })
     }
@@ -136,7 +136,7 @@ impl Node {
         let now: BTreeSet<Diagnostic> = match failure {
             Some((error, grown)) => {
                 let of = |(handle, nets): (&String, &Vec<IpNet>)| {
-                    let record = self.base.store.records().get(handle)?;
+                    let record = self.attachments.records().all().get(handle)?;
                     Some(cannot_record(&record.pod, nets, &error))
                 };
                 grown.iter().filter_map(of).collect()
@@ -176,15 +176,15 @@ impl Node {
             return;
         }
         let granted = |handle: &str| of(&self.sources.granted, handle);
-        let all = self.base.store.records().iter();
+        let all = self.attachments.records().all().iter();
         let less = all.filter(|(handle, record)| !all_without(&record.further, granted(handle)).is_empty());
         let less: Nets = less.map(|(handle, _)| (handle.clone(), granted(handle).to_vec())).collect();
         if !less.is_empty() {
             for (handle, granted) in less {
-                self.base.store.narrow(&handle, granted);
+                self.attachments.records_mut().narrow(&handle, granted);
             }
             // Until it is saved the records have it, and the next process finds it there.
-            if let Err(error) = self.base.store.save() {
+            if let Err(error) = self.save() {
                 tracing::error!(
                     error = format!("{error:#}"),
                     "further sources that pods no longer have cannot be recorded"
@@ -202,9 +202,9 @@ impl Node {
 
     /// The kernel has forgotten what was begun from these, so others may have them.
     pub(super) fn sources_are_forgotten(&mut self, nets: &[IpNet]) {
-        if self.base.store.forgotten(nets) {
+        if self.attachments.records_mut().forgotten(nets) {
             self.grant_withheld();
-            if let Err(error) = self.base.store.save() {
+            if let Err(error) = self.save() {
                 tracing::error!(
                     error = format!("{error:#}"),
                     "that further sources are nobody's any more cannot be recorded"

@@ -11,14 +11,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use types::IpNet;
-use types::range::without;
 
 use super::replace;
 
 #[derive(Debug)]
 pub struct Lost {
     path: PathBuf,
-    nets: BTreeSet<IpNet>,
     /// As the file has them.
     written: BTreeSet<IpNet>,
 }
@@ -36,36 +34,18 @@ impl Lost {
             Err(error) if error.kind() == ErrorKind::NotFound => BTreeSet::new(),
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
-        Ok(Self { path, written: nets.clone(), nets })
+        Ok(Self { path, written: nets })
     }
 
-    pub fn nets(&self) -> &BTreeSet<IpNet> {
-        &self.nets
+    pub fn written(&self) -> &BTreeSet<IpNet> {
+        &self.written
     }
 
-    /// `held`: what pods have. It is theirs, and nothing of it is lost.
-    pub fn add(&mut self, nets: &[IpNet], held: &[IpNet]) {
-        self.nets.extend(nets.iter().flat_map(|net| without(*net, held)));
-    }
-
-    /// An agent of an earlier version gave some of it to pods, whose own flows are there by now.
-    pub fn leave(&mut self, held: &[IpNet]) {
-        let nets = std::mem::take(&mut self.nets);
-        self.nets.extend(nets.into_iter().flat_map(|net| without(net, held)));
-    }
-
-    /// The kernel knows no flow from there. Whether there was any of it.
-    pub fn remove(&mut self, nets: &[IpNet]) -> bool {
-        let before = self.nets.len();
-        self.nets.retain(|net| !nets.contains(net));
-        self.nets.len() < before
-    }
-
-    pub fn save(&mut self) -> Result<()> {
-        if self.nets == self.written {
+    pub fn save(&mut self, nets: &BTreeSet<IpNet>) -> Result<()> {
+        if *nets == self.written {
             return Ok(());
         }
-        if self.nets.is_empty() {
+        if nets.is_empty() {
             match fs::remove_file(&self.path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("remove {}", self.path.display()));
@@ -73,9 +53,9 @@ impl Lost {
                 _ => {}
             }
         } else {
-            replace(&self.path, &serde_json::to_vec(&Content { lost: self.nets.clone() })?)?;
+            replace(&self.path, &serde_json::to_vec(&Content { lost: nets.clone() })?)?;
         }
-        self.written.clone_from(&self.nets);
+        self.written.clone_from(nets);
         Ok(())
     }
 }

@@ -1,6 +1,43 @@
+use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use model::HostPort;
+use types::wire::NETWORK;
+use types::{Family, IfName, IpNet, Mac, ObjectName};
+
 use super::*;
+
+/// The files, and what they should hold.
+#[derive(Debug)]
+struct Opened {
+    files: Store,
+    records: Records,
+}
+
+impl Opened {
+    fn save(&mut self) -> Result<()> {
+        self.files.save(&self.records)
+    }
+}
+
+impl Deref for Opened {
+    type Target = Records;
+
+    fn deref(&self) -> &Records {
+        &self.records
+    }
+}
+
+impl DerefMut for Opened {
+    fn deref_mut(&mut self) -> &mut Records {
+        &mut self.records
+    }
+}
+
+fn open(directory: &Path, boot: &str) -> Result<Opened> {
+    Store::open(directory, boot).map(|(files, records)| Opened { files, records })
+}
 
 struct Dir(PathBuf);
 
@@ -43,15 +80,15 @@ fn record(container: &str, ip: IpAddr) -> Record {
 #[test]
 fn a_killed_agent_comes_back_with_the_same_attachments() {
     let dir = Dir::new("same");
-    let mut store = Store::open(&dir.0, "boot1\n").unwrap();
+    let mut store = open(&dir.0, "boot1\n").unwrap();
     let mut pool = Pool::new("10.244.1.0/24".parse().unwrap(), Duration::from_secs(30));
     let ip = pool.allocate("c1/eth0", Duration::ZERO).unwrap();
-    store.pools().push(pool.clone());
+    store.pools_mut().push(pool.clone());
     store.insert(record("c1", ip));
     store.save().unwrap();
-    let mut again = Store::open(&dir.0, "boot1").unwrap();
-    assert_eq!(again.records().get("c1/eth0"), Some(&record("c1", ip)));
-    assert_eq!(again.pool(Family::V4), Some(&mut pool));
+    let mut again = open(&dir.0, "boot1").unwrap();
+    assert_eq!(again.all().get("c1/eth0"), Some(&record("c1", ip)));
+    assert_eq!(again.pool_mut(Family::V4), Some(&mut pool));
 }
 
 /// What an agent wrote when nodes had one family: an upgrade must not take addresses from pods that run.
@@ -62,11 +99,11 @@ fn the_file_of_an_earlier_agent_is_read_and_written_anew() {
     let dir = Dir::new("former");
     fs::create_dir_all(&dir.0).unwrap();
     fs::write(dir.0.join("attachments-b.json"), FORMER).unwrap();
-    let mut store = Store::open(&dir.0, "b").unwrap();
+    let mut store = open(&dir.0, "b").unwrap();
     let ip = "10.244.1.2".parse().unwrap();
     let former = Record { host_ports: Vec::new(), netns_id: None, grace: 0, ..record("c1", ip) };
-    assert_eq!(store.records().get("c1/eth0"), Some(&former));
-    let pool = store.pool(Family::V4).unwrap();
+    assert_eq!(store.all().get("c1/eth0"), Some(&former));
+    let pool = store.pool_mut(Family::V4).unwrap();
     assert_eq!(pool.lease_of("c1/eth0"), Some(ip));
     // Its times were those of the wall clock: the rest ends all the same, one cool-down from now.
     let taken = |pool: &mut Pool, address: &str, now| {
@@ -75,8 +112,8 @@ fn the_file_of_an_earlier_agent_is_read_and_written_anew() {
     assert!(taken(pool, "10.244.1.2", 100) && taken(pool, "10.244.1.3", 100));
     assert!(taken(pool, "10.244.1.2", 131) && !taken(pool, "10.244.1.3", 131));
     store.save().unwrap();
-    let again = Store::open(&dir.0, "b").unwrap();
-    assert_eq!(again.known_pools(), store.known_pools());
+    let again = open(&dir.0, "b").unwrap();
+    assert_eq!(again.pools(), store.pools());
 }
 
 #[test]
@@ -89,9 +126,9 @@ fn a_file_of_a_version_without_host_ports_is_read() {
 #[test]
 fn a_reboot_frees_every_address() {
     let dir = Dir::new("reboot");
-    Store::open(&dir.0, "boot1").unwrap().save().unwrap();
-    let again = Store::open(&dir.0, "boot2").unwrap();
-    assert!(again.records().is_empty());
+    open(&dir.0, "boot1").unwrap().save().unwrap();
+    let again = open(&dir.0, "boot2").unwrap();
+    assert!(again.all().is_empty());
     assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
 }
 
@@ -100,7 +137,7 @@ fn a_broken_file_is_named_and_never_taken_for_an_empty_one() {
     let dir = Dir::new("broken");
     fs::create_dir_all(&dir.0).unwrap();
     fs::write(dir.0.join("attachments-b.json"), "{").unwrap();
-    let error = Store::open(&dir.0, "b").unwrap_err().to_string();
+    let error = open(&dir.0, "b").unwrap_err().to_string();
     assert!(error.contains("attachments-b.json") && error.contains("Delete the pods"), "{error}");
 }
 
@@ -108,14 +145,14 @@ fn nets(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-fn lost(store: &Store) -> Vec<String> {
+fn lost(store: &Records) -> Vec<String> {
     store.lost().iter().map(ToString::to_string).collect()
 }
 
 #[test]
 fn where_a_pod_could_send_from_outlives_its_record_until_the_kernel_has_forgotten() {
     let dir = Dir::new("lost");
-    let mut store = Store::open(&dir.0, "b").unwrap();
+    let mut store = open(&dir.0, "b").unwrap();
     for (container, further) in [("c1", &["198.51.100.0/28"][..]), ("c2", &[])] {
         let record = record(container, [10, 244, 1, 4].into());
         store.insert(Record { further: nets(further), ..record });
@@ -132,26 +169,26 @@ fn where_a_pod_could_send_from_outlives_its_record_until_the_kernel_has_forgotte
     let file: serde_json::Value =
         serde_json::from_slice(&fs::read(dir.0.join("attachments-b.json")).unwrap()).unwrap();
     assert_eq!(file.as_object().unwrap().keys().collect::<Vec<_>>(), ["pools", "records"]);
-    let mut again = Store::open(&dir.0, "b").unwrap();
+    let mut again = open(&dir.0, "b").unwrap();
     assert_eq!(lost(&again), expected);
     again.forgotten(&nets(&["198.51.100.0/30", "198.51.100.8/29"]));
     again.save().unwrap();
-    let mut again = Store::open(&dir.0, "b").unwrap();
+    let mut again = open(&dir.0, "b").unwrap();
     assert_eq!(lost(&again), ["2001:db8::7/128"]);
     again.forgotten(&nets(&["2001:db8::7/128"]));
     again.save().unwrap();
     assert!(!dir.0.join("sources-b.json").exists());
-    assert_eq!(Store::open(&dir.0, "b").unwrap().lost().len(), 0);
+    assert_eq!(open(&dir.0, "b").unwrap().lost().len(), 0);
     again.release("c2/eth0", Duration::ZERO);
     again.save().unwrap();
-    assert_eq!(lost(&Store::open(&dir.0, "after-a-reboot").unwrap()), [""; 0]);
+    assert_eq!(lost(&open(&dir.0, "after-a-reboot").unwrap()), [""; 0]);
     assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
 }
 
 #[test]
 fn a_record_goes_only_when_what_it_leaves_is_written() {
     let dir = Dir::new("order");
-    let mut store = Store::open(&dir.0, "b").unwrap();
+    let mut store = open(&dir.0, "b").unwrap();
     let record = record("c1", [10, 244, 1, 4].into());
     store.insert(Record { further: nets(&["198.51.100.7/32"]), ..record });
     store.save().unwrap();
@@ -159,25 +196,25 @@ fn a_record_goes_only_when_what_it_leaves_is_written() {
     store.release("c1/eth0", Duration::ZERO);
     let error = format!("{:#}", store.save().unwrap_err());
     assert!(error.contains("sources-b.new"), "{error}");
-    assert_eq!(Store::open(&dir.0, "b").unwrap().records().len(), 1);
+    assert_eq!(open(&dir.0, "b").unwrap().all().len(), 1);
 }
 
 /// It keeps no list of what is lost, and gives it to whoever asks.
 #[test]
 fn what_an_earlier_agent_gave_to_a_pod_is_lost_no_more() {
     let dir = Dir::new("between");
-    let mut store = Store::open(&dir.0, "b").unwrap();
+    let mut store = open(&dir.0, "b").unwrap();
     fs::write(dir.0.join("sources-b.json"), r#"{"lost":["198.51.100.6/31"],"later":1}"#).unwrap();
     let record = record("c1", [10, 244, 1, 4].into());
     store.insert(Record { further: nets(&["198.51.100.7/32"]), ..record });
     store.save().unwrap();
-    assert_eq!(lost(&Store::open(&dir.0, "b").unwrap()), ["198.51.100.6/32"]);
+    assert_eq!(lost(&open(&dir.0, "b").unwrap()), ["198.51.100.6/32"]);
 }
 
 #[test]
 fn interfaces_of_one_pod_share_its_further_sources() {
     let dir = Dir::new("shared");
-    let mut store = Store::open(&dir.0, "b").unwrap();
+    let mut store = open(&dir.0, "b").unwrap();
     let first = Record { further: nets(&["198.51.100.7/32"]), ..record("c1", [10, 244, 1, 4].into()) };
     let second = Record { ifname: IfName::new("net1").unwrap(), ips: Vec::new(), ..first.clone() };
     [first, second].into_iter().for_each(|record| store.insert(record));
@@ -190,12 +227,12 @@ fn interfaces_of_one_pod_share_its_further_sources() {
 #[test]
 fn releasing_gives_the_address_back_once() {
     let dir = Dir::new("release");
-    let mut store = Store::open(&dir.0, "b").unwrap();
+    let mut store = open(&dir.0, "b").unwrap();
     let mut pool = Pool::new("10.244.1.0/24".parse().unwrap(), Duration::from_secs(30));
     let ip = pool.allocate("c1/eth0", Duration::ZERO).unwrap();
-    store.pools().push(pool);
+    store.pools_mut().push(pool);
     store.insert(record("c1", ip));
     assert!(store.release("c1/eth0", Duration::from_secs(1)).is_some());
     assert!(store.release("c1/eth0", Duration::from_secs(1)).is_none());
-    assert_eq!(store.pool(Family::V4).map(|pool| pool.leases().count()), Some(0));
+    assert_eq!(store.pool_mut(Family::V4).map(|pool| pool.leases().count()), Some(0));
 }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use compile::Compiler;
 use model::{Pod, Sources as Asked};
+use node::Record;
 use proptest::prelude::*;
 use types::{number, offset};
 
 use super::*;
 use crate::forgetter::{Forgot, Owed};
 use crate::inbox::Inbox;
-use crate::store::{Record, Store};
+use crate::store::Store;
 
 const NET: &str = "198.51.100.0/28";
 
@@ -86,7 +87,7 @@ impl Scene {
             );
             let record: Record = serde_json::from_str(&json).unwrap();
             node.apply(Event::Upsert(Row::Attachment(Box::new(record.row()))));
-            node.base.store.insert(record);
+            node.attachments.records_mut().insert(record);
         }
         let settings = semantics::Settings::new("node1", nets(&["10.244.0.0/16"]), 1450);
         node.compiler = Some(Compiler::new(semantics::Settings { allow_sources: nets(&[NET]), ..settings }));
@@ -106,12 +107,12 @@ impl Scene {
         let settings = self.node.compiler.as_ref().unwrap().settings();
         let row = &self.node.cluster.attachments[&handle];
         let ruled = further::granted((&self.node.cluster, settings), row, Family::V4);
-        let store = Store::open(&self.data, "bench").unwrap();
-        (ruled, store.records().get(&handle).map(|record| record.further.clone()).unwrap_or_default())
+        let records = Store::open(&self.data, "bench").unwrap().1;
+        (ruled, records.all().get(&handle).map(|record| record.further.clone()).unwrap_or_default())
     }
 
     fn forgets(&mut self, done: Result<usize, kernel::Error>) {
-        let any = self.node.base.store.lost().iter().copied().collect();
+        let any = self.node.attachments.records().lost().iter().copied().collect();
         let owed = Owed { any, began: Vec::new() };
         self.node.forgot(&Forgot { owed, done, took: Duration::ZERO });
     }
@@ -161,7 +162,7 @@ fn nobody_gets_a_source_before_the_kernel_has_forgotten_what_another_began() {
         assert_eq!(scene.has("b").0, half, "the kernel may know flows");
         scene.forgets(Err(kernel::Error::Answer { what: "dump".into(), why: "a test".into() }));
         assert_eq!(scene.has("b").0, half, "it refused to forget");
-        let lost = Store::open(&scene.data, "bench").unwrap().lost().iter().copied().collect::<Vec<_>>();
+        let lost = Store::open(&scene.data, "bench").unwrap().1.lost().iter().copied().collect::<Vec<_>>();
         assert_eq!(lost, one, "the next process goes on");
         scene.node.changed.clear();
         scene.forgets(Ok(1));
@@ -181,10 +182,10 @@ fn what_the_kernel_may_still_let_in_is_not_lost_yet() {
         scene.node.stale.failed.insert(Subsystem::Nft, "a test".into());
         assert_eq!(scene.has("b").0, Vec::new());
         scene.node.lose_sources();
-        assert!(scene.node.base.store.lost().is_empty());
+        assert!(scene.node.attachments.records().lost().is_empty());
         assert_eq!(scene.has("b").0, Vec::new());
         scene.node.stale.failed.clear();
         scene.node.lose_sources();
-        assert_eq!(scene.node.base.store.lost().len(), 1);
+        assert_eq!(scene.node.attachments.records().lost().len(), 1);
     });
 }

@@ -3,7 +3,7 @@
 use cni::{Attach, Code, Error};
 use model::HostPort;
 
-use crate::store::Record;
+use crate::record::Record;
 
 /// The host ports of an attachment, unless another pod of this node has one of them. The scheduler keeps such pods
 /// apart; a pod that names its node itself it never sees.

@@ -1,0 +1,179 @@
+//! The state, and what an input does to it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+
+use ipam::Now;
+use model::{Event, Key, Kind, Row};
+use types::ObjectName;
+
+use crate::add::{Add, Waiting};
+use crate::input::{Asked, Facts, Input, RequestId};
+use crate::orphan::Orphans;
+use crate::output::{Note, Output, Reply};
+use crate::records::Records;
+use crate::remove::Departures;
+
+/// What is wired to this node, and what is on its way.
+#[derive(Debug, Default)]
+pub struct Attachments {
+    pub(crate) records: Records,
+    /// ADDs that were begun.
+    pub(crate) adds: Vec<Add>,
+    /// ADDs that cannot be served before everything is listed.
+    pub(crate) waiting: Vec<Waiting>,
+    pub(crate) leaving: Departures,
+    pub(crate) orphans: Orphans,
+    /// When each attachment of this process was made: garbage collection leaves fresh ones alone.
+    pub(crate) made: BTreeMap<String, Now>,
+    /// Addresses that nobody has, whose flows the kernel may know all the same.
+    pub(crate) unsure: BTreeSet<IpAddr>,
+    /// Whom the next [`Input::Saved`] concerns, in the order of [`Output::Save`].
+    saving: VecDeque<Saving>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Saving {
+    /// Of this handle.
+    Add(String),
+    /// Of these requests.
+    Gone(Vec<RequestId>),
+    /// Nobody waits for it.
+    Other,
+}
+
+impl Attachments {
+    /// As the process before left it; [`Input::Started`] comes first.
+    pub fn new(records: Records) -> Self {
+        Self { records, ..Self::default() }
+    }
+
+    /// What follows from an input, in the order in which it is to be performed.
+    pub fn step(&mut self, input: Input, facts: &Facts<'_>, now: Now) -> Vec<Output> {
+        let mut out = Vec::new();
+        match input {
+            Input::Started { veths, namespaces } => self.start(&veths, &namespaces, now, &mut out),
+            Input::Asked(asked) => self.asked(*asked, facts, now, &mut out),
+            Input::Round { trouble } => self.retry(trouble, facts, now, &mut out),
+            Input::Saved(done) => self.saved(done, now, &mut out),
+            Input::Followed { refused, unforgotten } => {
+                self.followed(refused.as_deref(), unforgotten.as_deref(), facts, now, &mut out);
+            }
+            Input::Wired(handle, done) => self.wired(&handle, done, now, &mut out),
+            Input::Unwired { handles, deleted, namespaces } => {
+                self.unwired(handles, &deleted, &namespaces, now, &mut out);
+            }
+            Input::Looked { veths, namespaces } => {
+                self.look_for_orphans(&veths, &namespaces, facts, now, &mut out);
+            }
+            Input::Confirmed(doubt, answer) => self.confirmed(&doubt, answer, facts, now, &mut out),
+            Input::Forgotten(ips) => self.unsure.retain(|ip| !ips.contains(ip)),
+            Input::ForgottenAll => {
+                let pools = self.records.pools();
+                self.unsure.retain(|ip| !pools.iter().any(|pool| pool.gives(*ip)));
+            }
+        }
+        out
+    }
+
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// For pools that follow the Node object, and for further sources. Whoever changes it saves it.
+    pub fn records_mut(&mut self) -> &mut Records {
+        &mut self.records
+    }
+
+    /// Addresses whose flows the kernel is to forget before anybody has them.
+    pub fn unsure(&self) -> &BTreeSet<IpAddr> {
+        &self.unsure
+    }
+
+    /// Whether an ADD waits for the kernel to follow.
+    pub fn is_wiring(&self) -> bool {
+        !self.adds.is_empty()
+    }
+
+    /// Whether a request came too early.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Its veth is being deleted.
+    pub fn is_leaving(&self, handle: &str) -> bool {
+        self.leaving.has(handle)
+    }
+
+    /// Attachments of the process before, as far as their veths are still there: a pod's end takes its veth along.
+    fn start(
+        &mut self,
+        veths: &BTreeSet<String>,
+        namespaces: &BTreeSet<String>,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) {
+        out.push(Output::Row(Event::Start(Kind::Attachment)));
+        let mut ended = Vec::new();
+        for (handle, record) in self.records.all() {
+            if record.cut_off && namespaces.contains(handle) {
+                continue;
+            }
+            if veths.contains(handle) {
+                out.push(Output::Row(Event::Upsert(Row::Attachment(Box::new(record.row())))));
+            } else {
+                ended.push((handle.clone(), record.pod.clone()));
+            }
+        }
+        out.push(Output::Row(Event::Done(Kind::Attachment)));
+        for (handle, pod) in ended {
+            self.records.release(&handle, now);
+            out.push(Output::Note(Note::Ended { handle, pod }));
+        }
+        self.save(Saving::Other, out);
+    }
+
+    fn asked(&mut self, asked: Asked, facts: &Facts<'_>, now: Now, out: &mut Vec<Output>) {
+        match &asked.request {
+            cni::Request::Add(attach) => {
+                let attach = attach.clone();
+                self.add(asked, attach, facts, now, out);
+            }
+            cni::Request::Del(attach) => self.delete(asked.id, &attach.id, out),
+            cni::Request::Gc(gc) => self.collect_garbage(asked.id, gc, now, out),
+            cni::Request::Check(_) | cni::Request::Status(_) | cni::Request::Version(_) => {
+                // They change nothing; whoever looks into the kernel answers them.
+                out.push(Output::Reply(asked.id, Reply::Done(Ok(String::new()))));
+            }
+        }
+    }
+
+    pub(crate) fn save(&mut self, saving: Saving, out: &mut Vec<Output>) {
+        self.saving.push_back(saving);
+        out.push(Output::Save);
+    }
+
+    fn saved(&mut self, done: Result<(), String>, now: Now, out: &mut Vec<Output>) {
+        match (self.saving.pop_front(), done) {
+            (Some(Saving::Add(handle)), done) => self.recorded(&handle, done, now, out),
+            (Some(Saving::Gone(requests)), Err(error)) => {
+                out.push(Output::Note(Note::NotSaved(error.clone())));
+                self.leaving.fail(&requests, &error);
+            }
+            (Some(Saving::Other), Err(error)) => out.push(Output::Note(Note::NotSaved(error))),
+            (Some(Saving::Gone(_) | Saving::Other) | None, _) => {}
+        }
+    }
+
+    /// Its pod may have been there, if only for a moment.
+    pub(crate) fn doubt_flows(&mut self, handle: &str) {
+        let record = self.records.all().get(handle);
+        self.unsure.extend(record.into_iter().flat_map(|record| record.ips.iter().copied()));
+    }
+
+    pub(crate) fn withdraw_row(&mut self, handle: &str, out: &mut Vec<Output>) {
+        self.made.remove(handle);
+        let key = Key::new(Kind::Attachment, ObjectName::cluster(handle));
+        out.push(Output::Row(Event::Delete(key)));
+    }
+}

@@ -1,0 +1,29 @@
+//! Owns: which pod is wired to this node and how that comes and goes: CNI sessions, records, addresses, orphans.
+//! Never: files, sockets, clocks, threads; it sees no kernel and deletes nothing itself.
+//! In → Out: [`Input`], [`Facts`], now → [`Output`]s, which somebody performs in their order and answers.
+//! Read first: [`Attachments::step`].
+//!
+//! ```text
+//!   ADD   address, record ─ Save ─> Saved ─ row ─> Followed: policies are in the kernel ─ Wire ─> Wired ─ Reply
+//!   DEL   Unwire ─> Unwired ─ address released, record gone ─ Save ─> Saved ─> Followed ─ Reply
+//! ```
+//! A process that is killed between any two of these leaves either a record whose veth is missing (it is released at the next
+//! start) or a veth with its record (which DEL removes). `tests/histories.rs` kills it everywhere.
+
+mod add;
+mod attachments;
+mod host_port;
+mod input;
+mod orphan;
+mod output;
+mod record;
+mod records;
+mod remove;
+mod reserve;
+
+pub use add::host_ifs;
+pub use attachments::Attachments;
+pub use input::{Answer, Asked, Doubt, Facts, Input, RequestId};
+pub use output::{Note, Output, Reply, Wire};
+pub use record::Record;
+pub use records::Records;
