@@ -50,7 +50,7 @@ use crate::tell::Tell;
 pub use diagnose::Diagnoses;
 use dropped::Accounts;
 use flows::Former;
-use perform::Requests;
+use perform::{Decisions, Requests};
 use refusal::Refusals;
 use sources::Sources;
 pub use standing::Standing;
@@ -90,6 +90,7 @@ pub struct Node {
     diagnoses: Diagnoses,
     attachments: Attachments,
     requests: Requests,
+    decisions: Decisions,
     frontends: Frontends,
     standing: Standing,
     refusals: Refusals,
@@ -153,6 +154,7 @@ impl Node {
             diagnoses: Diagnoses::default(),
             attachments: Attachments::new(records),
             requests: Requests::default(),
+            decisions: Decisions::default(),
             frontends: Frontends::default(),
             standing: Standing::default(),
             refusals: Refusals::default(),

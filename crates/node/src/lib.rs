@@ -20,6 +20,7 @@ mod record;
 mod records;
 mod remove;
 mod reserve;
+mod text;
 
 pub use add::host_ifs;
 pub use attachments::Attachments;

@@ -1,6 +1,7 @@
 //! Performs what [`Attachments`](node::Attachments) decide, and tells them what became of it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use compile::Compiler;
 use model::{Key, Kind};
@@ -14,6 +15,23 @@ use crate::inbox::{CniInput, Subsystem};
 use crate::reaper::{Doomed, Reaped};
 use crate::store::{namespace_id, namespace_lives};
 use crate::tell::Saying;
+
+/// What attachments heard last, and what they decided.
+#[derive(Debug, Default)]
+pub struct Decisions(VecDeque<String>);
+
+impl Decisions {
+    const KEPT: usize = 1_000;
+
+    /// What leads to nothing is not kept.
+    fn keep(&mut self, now: Duration, heard: &str, outputs: &[Output]) {
+        let begin = |count: usize| if count == 0 { heard } else { "" };
+        for (count, output) in outputs.iter().enumerate() {
+            self.0.push_back(format!("{:>12.3}  {:<40} → {output}", now.as_secs_f64(), begin(count)));
+        }
+        self.0.drain(..self.0.len().saturating_sub(Self::KEPT));
+    }
+}
 
 /// Who waits for what attachments decide.
 #[derive(Debug, Default)]
@@ -40,7 +58,7 @@ impl Node {
             settings: self.whole().map(Compiler::settings),
             hears_pods,
             paused: self.paused,
-            orphan_grace: std::time::Duration::from_secs(self.base.settings.args.orphan_grace),
+            orphan_grace: Duration::from_secs(self.base.settings.args.orphan_grace),
         }
     }
 
@@ -55,9 +73,11 @@ impl Node {
     }
 
     fn step(&mut self, input: node::Input) -> Vec<Output> {
+        let (heard, now) = (input.to_string(), clock::since_boot());
         let mut attachments = std::mem::take(&mut self.attachments);
-        let outputs = attachments.step(input, &self.facts(), clock::since_boot());
+        let outputs = attachments.step(input, &self.facts(), now);
         self.attachments = attachments;
+        self.decisions.keep(now, &heard, &outputs);
         outputs
     }
 
@@ -81,6 +101,11 @@ impl Node {
             Output::Note(note) => self.tell_of_attachment(note),
         }
         None
+    }
+
+    /// A line for each of the last decisions: seconds since the machine's boot, what was heard, what followed.
+    pub fn decisions(&self) -> String {
+        self.decisions.0.iter().map(|line| format!("{line}\n")).collect()
     }
 
     /// Of what attachments are: before anybody is told.

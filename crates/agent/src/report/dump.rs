@@ -83,6 +83,7 @@ fn wanted(node: &Node) -> Option<Wanted> {
         files: vec![
             ("findings.txt", findings),
             ("attachments.json", attachments),
+            ("decisions.txt", node.decisions()),
             ("settings.txt", settings),
         ],
     })

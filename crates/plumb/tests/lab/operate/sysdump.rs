@@ -98,6 +98,7 @@ fn an_archive_has_what_a_maintainer_needs_and_no_secret() {
         ("kernel/conntrack.txt", "tcp"),
         ("drift.txt", "none: the kernel holds what it should"),
         ("settings.txt", "cluster_cidr"),
+        ("decisions.txt", "started: veths of none"),
     ] {
         checks.check(file, || {
             for node in ["node1", "node2"] {
