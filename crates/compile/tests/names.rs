@@ -11,8 +11,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use semantics::Settings;
 use semantics::meaning::Meaning;
-use semantics::policy::allow::Peers;
+use semantics::policy::lookup::Peers;
 use semantics::policy::resolve::{AddressSet, Direction, PodPeer, Scope};
+use semantics::policy::tier::Identity;
 use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 use types::selector::{Operator, Requirement};
 use types::{Family, IpNet, ObjectName, Protocol, Selector};
@@ -140,13 +141,21 @@ proptest! {
 
     /// The end of a name is for people, and cut: it must not be what tells two apart.
     #[test]
-    fn a_chain_of_policies(one in names(), other in names()) {
-        let hash = |names: &BTreeSet<ObjectName>, direction| {
-            chain_name(names, direction).0.split('_').nth(1).expect("in_HASH_…").to_owned()
+    fn a_chain_of_policies(
+        one in (names(), proptest::option::of(text())),
+        other in (names(), proptest::option::of(text())),
+    ) {
+        let hash = |(names, next): &(BTreeSet<ObjectName>, Option<String>), sort, direction| {
+            let identity = Identity::Objects { sort, names: names.clone() };
+            let (name, check) = chain_name(&identity, next.as_deref(), direction);
+            assert!(check.is_some());
+            name.split('_').nth(1).expect("in_HASH_…").to_owned()
         };
-        let same = hash(&one, Direction::Ingress) == hash(&other, Direction::Ingress);
+        let same = hash(&one, "policies", Direction::Ingress) == hash(&other, "policies", Direction::Ingress);
         prop_assert_eq!(one == other, same);
-        prop_assert_ne!(hash(&one, Direction::Ingress), hash(&one, Direction::Egress));
+        let own = hash(&one, "policies", Direction::Ingress);
+        prop_assert_ne!(&own, &hash(&one, "policies", Direction::Egress));
+        prop_assert_ne!(&own, &hash(&one, "admin", Direction::Ingress));
     }
 }
 

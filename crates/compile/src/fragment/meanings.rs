@@ -97,6 +97,8 @@ mod tests {
 
     use crate::{policy, service};
     use semantics::Settings;
+    use semantics::policy::resolve::Direction;
+    use semantics::policy::tier::tiers;
     use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 
     fn fragment(check: u8) -> Fragment {
@@ -142,7 +144,8 @@ mod tests {
             host_ports: Vec::new(),
             withheld: Vec::new(),
         };
-        policy::nftables::attachment_fragment(&cluster, &attachment, Family::V4)
+        let of = |direction| (direction, tiers(&cluster, &attachment, direction, Family::V4));
+        policy::nftables::attachment_fragment(&attachment.ips, &Direction::ALL.map(of), Family::V4)
     }
 
     /// A Service with affinity and source ranges.
