@@ -38,6 +38,7 @@ use crate::fragment::{Fragment, Name};
 use crate::guard::links;
 use crate::refusal::Refusal;
 use semantics::Settings;
+use semantics::service::cause::{Cause, Lack};
 use semantics::service::reserved;
 
 mod dns;
@@ -92,9 +93,9 @@ pub const REDIRECTS: &str = "redirects";
 /// Chain: what is for pods leaves by links to pods.
 pub const ASTRAY: &str = "astray";
 
-/// nflog group of packets that a policy denied.
+/// nflog group of packets that a policy denied or a Service turned away.
 pub const LOG_GROUP: u16 = 100;
-/// How much of a denied packet is logged: its headers.
+/// How much of such a packet is logged: its headers.
 pub const LOG_BYTES: u32 = 64;
 
 /// Has the packet leave under an address of the node (M-04: the bit is cleared on its way out).
@@ -176,7 +177,7 @@ fn services_and_policies(fragment: &mut Fragment, cluster: &Cluster, settings: &
     let nat = |at, rules| on(ChainKind::Nat, at, rules);
     let chains = [
         (REJECT, regular(reject())),
-        (UNREACHABLE, regular(vec![Refusal::NoLocalEndpoint.dropped([])])),
+        (UNREACHABLE, regular(unreachable())),
         (DNS, regular(dns::answerer(stand_ins, family))),
         (SERVICES, regular(services(settings, family))),
         (NODE, regular(host_ports(cluster, settings, family))),
@@ -258,13 +259,18 @@ fn sets(family: Family) -> [(&'static str, Set); 9] {
 
 /// TCP learns by a reset, everything else by ICMP port unreachable.
 fn reject() -> Vec<Rule> {
+    let cause = Refusal::of_service(Cause::Lack(Lack::Endpoint));
+    let tcp = [build::l4proto(R0), build::is(R0, Protocol::Tcp)].into_iter();
+    let logged = || cause.logged().into_iter();
     vec![
-        rule(
-            Refusal::NoEndpoint.comment(),
-            [build::l4proto(R0), build::is(R0, Protocol::Tcp), build::counter(), build::reject_tcp_reset()],
-        ),
-        rule(Refusal::NoEndpoint.comment(), [build::counter(), build::reject()]),
+        rule(cause.comment(), tcp.chain(logged()).chain([build::reject_tcp_reset()])),
+        rule(cause.comment(), logged().chain([build::reject()])),
     ]
+}
+
+fn unreachable() -> Vec<Rule> {
+    let cause = Refusal::of_service(Cause::Lack(Lack::LocalEndpoint));
+    vec![rule(cause.comment(), cause.logged().into_iter().chain([build::drop()]))]
 }
 
 /// Looks the destination up in a map from frontends to verdicts.

@@ -14,6 +14,7 @@ use semantics::meaning::Meaning;
 use semantics::policy::lookup::Peers;
 use semantics::policy::resolve::{AddressSet, Direction, PodPeer, Scope};
 use semantics::policy::tier::Identity;
+use semantics::service::cause::Lack;
 use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 use types::selector::{Operator, Requirement};
 use types::{Family, IpNet, ObjectName, Protocol, Selector};
@@ -83,7 +84,8 @@ fn asked() -> impl Strategy<Value = Asked> {
 /// The names of the endpoint's clients, of the chain that looks for them, and of the guard.
 fn of_service(asked: &Asked) -> [String; 3] {
     let way = Way { outcome: Outcome::Spread(vec![asked.endpoint]), masquerade: false };
-    let outside = asked.outside.then_some(Way { outcome: Outcome::Drop, masquerade: false });
+    let outside =
+        asked.outside.then_some(Way { outcome: Outcome::Without(Lack::LocalEndpoint), masquerade: false });
     let (address, sources) = ([192, 0, 2, 1].into(), asked.sources.clone());
     let front = Front { address, port: 80, inside: way, outside, sources };
     let (name, protocol) = asked.port.clone();

@@ -27,9 +27,9 @@ use kstate::nft::{Chain, ElemData, Expr, Field, Reg, Rule, Set, SetData, Verdict
 use types::{Family, Protocol};
 
 use crate::fragment::{Fragment, Name};
-use crate::layout::{self, HAIRPIN, IN_ISOLATED, LOG_BYTES, LOG_GROUP, OUT_ISOLATED};
-use crate::refusal::Refusal;
-use names::{COMMENT_MAX, dispatch_meaning, of_class, truncate};
+use crate::layout::{self, HAIRPIN, IN_ISOLATED, OUT_ISOLATED};
+use crate::refusal::{Refusal, logged, truncate};
+use names::{dispatch_meaning, of_class};
 use semantics::meaning::{Check, Meaning};
 use semantics::policy::lookup::{Apart, Form, Merged, Peers, runs};
 use semantics::policy::resolve::{AddressSet, Direction, PODS, PORT};
@@ -161,12 +161,11 @@ impl<'a> Writer<'a> {
             (tier::Verdict::Pass, None) => (self.said("pass", cause), vec![build::ret()]),
             (tier::Verdict::Pass, Some(next)) => (self.said("pass", cause), vec![build::goto(next)]),
             (tier::Verdict::Deny, _) => {
-                let comment = format!("{}: {cause}", Refusal::of_policy(self.direction).comment());
-                let log = build::log(LOG_GROUP, LOG_BYTES, self.id(cause));
-                (comment, vec![build::counter(), log, build::drop()])
+                let comment = Refusal::of_policy(self.direction).comment_about(cause);
+                (comment, logged(&self.id(cause)).into_iter().chain([build::drop()]).collect())
             }
         };
-        rule(truncate(&comment, COMMENT_MAX), when.into_iter().chain(end))
+        rule(truncate(&comment), when.into_iter().chain(end))
     }
 
     /// Of a rule that stands for rules of several objects there is nobody to name.
@@ -181,7 +180,7 @@ impl<'a> Writer<'a> {
     /// With what the log of a denied packet begins: the chain, and the rule if one denies.
     fn id(&self, cause: &Cause) -> String {
         match cause {
-            Cause::Rule(..) => truncate(&format!("{} {cause}", self.chain), COMMENT_MAX),
+            Cause::Rule(..) => format!("{} {cause}", self.chain),
             Cause::Objects(_) | Cause::UnknownPod => self.chain.clone(),
         }
     }

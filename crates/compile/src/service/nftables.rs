@@ -5,7 +5,7 @@ mod affinity;
 
 use kstate::nft::build::{self, encode, rule};
 use kstate::nft::{Chain, ElemData, Reg, Verdict};
-use types::{Family, IpNet, Protocol};
+use types::{Family, IpNet, ObjectName, Protocol};
 
 use crate::fragment::Fragment;
 use crate::layout::{CLUSTER_IPS, Draw, ENDPOINTS, FRONTENDS, GUARDS, LOCAL_SLOTS, Lead, OUTSIDE};
@@ -13,6 +13,7 @@ use crate::layout::{HOST_PORTS, HOST_PORTS_AT, PINNED, PINNED_OUTSIDE};
 use crate::refusal::Refusal;
 use semantics::Settings;
 use semantics::meaning::Meaning;
+use semantics::service::cause::Cause;
 use semantics::service::host_port::HostFront;
 use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 
@@ -82,7 +83,7 @@ fn lead(fragment: &mut Fragment, plan: &ServicePlan, port: &PortPlan, front: &Fr
         let (hash, check) = whole.digest();
         let name = format!("{GUARD}_{hash}");
         fragment.mean(name.clone(), check);
-        fragment.chains.insert(name.clone().into(), guard(&front.sources));
+        fragment.chains.insert(name.clone().into(), guard(&name, &front.sources, &plan.service));
         fragment.element(GUARDS, encode(&key), ElemData::Verdict(Verdict::Jump(name)));
     }
 }
@@ -102,8 +103,7 @@ fn target(
     side: Side,
 ) -> Lead {
     let endpoints = match &way.outcome {
-        Outcome::Reject => return Lead::Reject,
-        Outcome::Drop => return Lead::Unreachable,
+        Outcome::Without(lack) => return Lead::Without(*lack),
         Outcome::Spread(endpoints) => endpoints,
     };
     let (first_slot, pinned_map, pinned_lead) = match side {
@@ -137,7 +137,7 @@ fn target(
 }
 
 /// Back to where it came from for a source that may, the end for others (L-02).
-fn guard(sources: &[IpNet]) -> Chain {
+fn guard(name: &str, sources: &[IpNet], service: &ObjectName) -> Chain {
     let source = Reg(0);
     let allow = |net: &IpNet| {
         let exprs =
@@ -145,6 +145,8 @@ fn guard(sources: &[IpNet]) -> Chain {
         rule("", exprs.chain([build::ret()]))
     };
     let mut rules: Vec<_> = sources.iter().map(allow).collect();
-    rules.push(Refusal::SourceRange.dropped([]));
+    let cause = Refusal::of_service(Cause::SourceRange);
+    let logged = cause.logged_in(name, service);
+    rules.push(rule(cause.comment_about(service), logged.into_iter().chain([build::drop()])));
     Chain { base: None, rules }
 }

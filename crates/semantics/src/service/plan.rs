@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use model::{Cluster, Key, Kind, Service, ServicePort, ServiceType, TrafficPolicy};
 use types::{Family, IpNet, ObjectName, Protocol};
 
+use super::cause::Lack;
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::node::internal_ip;
@@ -56,7 +57,7 @@ pub struct Front {
     pub inside: Way,
     /// For everybody else; `None`: the same.
     pub outside: Option<Way>,
-    /// Who may come at all, wherever from; empty: everybody.
+    /// Who may come at all, wherever from; empty: everybody. Others are dropped ([`super::cause::Cause::SourceRange`]).
     pub sources: Vec<IpNet>,
 }
 
@@ -72,10 +73,8 @@ pub struct Way {
 pub enum Outcome {
     /// One of these, each as likely as the others; sorted, never empty.
     Spread(Vec<SocketAddr>),
-    /// Nobody anywhere could take it: the caller is told at once (V-01, V-02).
-    Reject,
-    /// Somebody could, but not under the Service's local policy (V-03, V-05).
-    Drop,
+    /// No endpoint takes it.
+    Without(Lack),
 }
 
 /// `None`: not a Service that a proxy handles (SVC-02).

@@ -5,8 +5,8 @@ use semantics::policy::resolve::{AddressSet, Direction};
 use semantics::policy::tier::{Identity, Verdict};
 use types::Protocol;
 
-/// The longest comment that the kernel's tools read back (NFTNL_UDATA_COMMENT_MAXLEN less its zero).
-pub(super) const COMMENT_MAX: usize = 127;
+use crate::refusal::shortened;
+
 /// Characters of a chain's name, the end of which is for people; the log of a denied packet begins with it
 /// (NF_LOG_PREFIXLEN, linux/netfilter/nf_log.h: 128).
 const NAME_MAX: usize = 76;
@@ -40,7 +40,7 @@ pub fn chain_name(identity: &Identity, next: Option<&str>, direction: Direction)
     };
     let whole = identity.mean(Meaning::of(identity.sort()).text(prefix));
     let (hash, check) = next.into_iter().fold(whole, Meaning::text).digest();
-    (truncate(&format!("{prefix}_{hash}_{people}"), NAME_MAX), Some(check))
+    (shortened(&format!("{prefix}_{hash}_{people}"), NAME_MAX), Some(check))
 }
 
 /// Of what is not accepted the verdict is said, too.
@@ -56,9 +56,4 @@ pub(super) fn of_class(place: &str, verdict: Verdict) -> Meaning {
 pub(super) fn dispatch_meaning(protocol: Protocol, ranges: &[(u16, u16, &String)]) -> Meaning {
     let whole = Meaning::of("ports").shown(protocol).count(ranges.len());
     ranges.iter().fold(whole, |meaning, (from, to, class)| meaning.shown(from).shown(to).text(class))
-}
-
-pub(super) fn truncate(text: &str, max: usize) -> String {
-    let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= max).last();
-    text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
 }
