@@ -9,7 +9,6 @@ use compile::service::nftables::fragment;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use semantics::Settings;
 use semantics::meaning::Meaning;
 use semantics::policy::lookup::Peers;
 use semantics::policy::resolve::{AddressSet, Direction, PodPeer, Scope};
@@ -17,7 +16,7 @@ use semantics::policy::tier::Identity;
 use semantics::service::cause::Lack;
 use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 use types::selector::{Operator, Requirement};
-use types::{Family, IpNet, ObjectName, Protocol, Selector};
+use types::{IpNet, ObjectName, Protocol, Selector};
 
 /// Few texts, most of them made of what a text form would separate its parts by.
 fn text() -> impl Strategy<Value = String> {
@@ -91,7 +90,7 @@ fn of_service(asked: &Asked) -> [String; 3] {
     let (name, protocol) = asked.port.clone();
     let port = PortPlan { name, protocol, fronts: vec![front], affinity: Some(60) };
     let plan = ServicePlan { service: asked.service.clone(), ports: vec![port], ..ServicePlan::default() };
-    let fragment = fragment(&plan, &Settings::new("node1", Vec::new(), 1450), Family::V4);
+    let fragment = fragment(&plan);
     let one = |is: &dyn Fn(&str) -> bool| {
         let mut found = fragment.meanings.keys().filter(|name| is(name));
         let (first, second) = (found.next(), found.next());

@@ -4,6 +4,7 @@
 //! nodes and pods have; [`Diagnostic`]s.
 //! Read first: `service/plan.rs`, then `policy/tier.rs`.
 
+pub mod conntrack;
 mod diagnostic;
 pub mod dns;
 pub mod further;

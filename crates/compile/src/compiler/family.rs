@@ -138,8 +138,9 @@ impl FamilyTable {
                 policy::further::isolate(&mut fragment, (cluster, settings), family);
                 Some(fragment)
             }
-            Unit::Service(name) => plan::plan(cluster, settings, name, family)
-                .map(|plan| service::nftables::fragment(&plan, settings, family)),
+            Unit::Service(name) => {
+                plan::plan(cluster, settings, name, family).map(|plan| service::nftables::fragment(&plan))
+            }
             Unit::Attachment(container) => {
                 cluster.attachments.get(container).map(|attachment| self.attachment(node, attachment))
             }

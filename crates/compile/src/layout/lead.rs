@@ -207,7 +207,8 @@ pub(super) fn always(fragment: &mut Fragment, family: Family) {
     }
     for (chain, map) in [(PINNED_CHAIN, PINNED), (PINNED_OUTSIDE_CHAIN, PINNED_OUTSIDE)] {
         // The second rule is for a packet that came while the Service turned away from affinity.
-        let rules = vec![rule("", super::frontend(family, map)), Refusal::EndpointsLeft.dropped([])];
+        let rules =
+            vec![rule("", super::translate::frontend(family, map)), Refusal::EndpointsLeft.dropped([])];
         fragment.chains.insert(Name::Borrowed(chain), Chain { base: None, rules });
     }
 }

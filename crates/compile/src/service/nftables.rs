@@ -11,7 +11,6 @@ use crate::fragment::Fragment;
 use crate::layout::{CLUSTER_IPS, Draw, ENDPOINTS, FRONTENDS, GUARDS, LOCAL_SLOTS, Lead, OUTSIDE};
 use crate::layout::{HOST_PORTS, HOST_PORTS_AT, PINNED, PINNED_OUTSIDE};
 use crate::refusal::Refusal;
-use semantics::Settings;
 use semantics::meaning::Meaning;
 use semantics::service::cause::Cause;
 use semantics::service::host_port::HostFront;
@@ -21,20 +20,13 @@ use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 pub const GUARD: &str = "guard";
 pub const AFFINITY: &str = "aff";
 
-/// TCP and UDP port of DNS.
-const DNS_PORT: u16 = 53;
-
-pub fn fragment(plan: &ServicePlan, settings: &Settings, family: Family) -> Fragment {
+pub fn fragment(plan: &ServicePlan) -> Fragment {
     let mut fragment = Fragment { diagnostics: plan.diagnostics.clone(), ..Fragment::default() };
     for address in &plan.addresses {
         fragment.element(CLUSTER_IPS, encode(&[(*address).into()]), ElemData::None);
     }
     for port in &plan.ports {
         for front in &port.fronts {
-            // DNS is answered on this node, not spread (the layout's `dns` chain sees it first).
-            if settings.dns_ip(family) == Some(front.address) && is_dns(port, front) {
-                continue;
-            }
             lead(&mut fragment, plan, port, front);
         }
     }
@@ -58,10 +50,6 @@ pub fn host_ports(fragment: &mut Fragment, fronts: &[HostFront]) {
             None => fragment.element(HOST_PORTS, encode(&[(*protocol).into(), (*port).into()]), to),
         }
     }
-}
-
-fn is_dns(port: &PortPlan, front: &Front) -> bool {
-    front.port == DNS_PORT && port.protocol != Protocol::Sctp
 }
 
 /// Elements and chains that lead from one frontend to its endpoints.

@@ -19,6 +19,7 @@ use types::{Family, IpNet, ObjectName, Protocol};
 use super::cause::Lack;
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::dns;
 use crate::node::internal_ip;
 use choose::{Candidates, Choice};
 use claims::{Claim, Door, Judge};
@@ -42,7 +43,7 @@ pub struct ServicePlan {
 pub struct PortPlan {
     pub name: String,
     pub protocol: Protocol,
-    /// Where callers find the port.
+    /// Where callers find the port; not where nodes answer DNS.
     pub fronts: Vec<Front>,
     /// For how many seconds after its last connection a client address returns to its endpoint.
     pub affinity: Option<u32>,
@@ -114,6 +115,7 @@ pub fn plan(
                 Claim { door: *door, address: front.address, protocol: port.protocol, port: front.port };
             known.insert((claim.address, claim.protocol, claim.port))
                 && judge.grants(&claim, &mut diagnostics)
+                && !dns::answers(settings, (claim.address, claim.protocol, claim.port))
         });
         let fronts = fronts.into_iter().map(|(_, front)| front).collect();
         let (name, protocol) = (port.name.clone(), port.protocol);
