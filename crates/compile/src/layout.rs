@@ -22,28 +22,26 @@
 //!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
 //! ```
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-
 use kstate::nft::build::{self, rule};
-use kstate::nft::key::{self, Part};
+use kstate::nft::key;
 use kstate::nft::{
     BaseChain, Chain, ChainKind, CmpOp, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
 };
 use model::Cluster;
 use types::wire::{BRIDGE, MASQUERADE_MARK};
-use types::{Family, IfName, IpNet, Protocol};
+use types::{Family, IfName, IpNet};
 
 use crate::fragment::{Fragment, Name};
 use crate::guard::links;
 use crate::refusal::Refusal;
 use semantics::Settings;
-use semantics::service::reserved;
+use semantics::service::precedence::{self, Caller};
 
 mod dns;
 pub(crate) mod forward;
 mod lead;
 mod source;
+mod translate;
 
 pub use lead::{Draw, LOCAL_SLOTS, Lead, PINNED_CHAIN, PINNED_OUTSIDE_CHAIN, holds_numbers};
 
@@ -92,9 +90,9 @@ pub const REDIRECTS: &str = "redirects";
 /// Chain: what is for pods leaves by links to pods.
 pub const ASTRAY: &str = "astray";
 
-/// nflog group of packets that a policy denied.
+/// nflog group of packets that a policy denied or a Service turned away.
 pub const LOG_GROUP: u16 = 100;
-/// How much of a denied packet is logged: its headers.
+/// How much of such a packet is logged: its headers.
 pub const LOG_BYTES: u32 = 64;
 
 /// Has the packet leave under an address of the node (M-04: the bit is cleared on its way out).
@@ -165,24 +163,18 @@ fn services_and_policies(fragment: &mut Fragment, cluster: &Cluster, settings: &
     lead::always(fragment, family);
     let stand_ins = dns::stand_ins(fragment, cluster, settings, family);
     let regular = |rules| Chain { base: None, rules };
-    let hooked = |query: Expr, from_outside: Option<Rule>| {
-        let mut rules = dns::queries(settings, family, &query);
-        rules.push(rule("", frontend(family, GUARDS)));
-        rules.extend(from_outside);
-        rules.push(rule("", [build::jump(SERVICES)]));
-        rules
-    };
-    let strangers = Some(from_outside(settings, family));
+    let questions = precedence::then(cluster, settings, family);
+    let first = |caller| translate::first(settings, family, caller);
     let nat = |at, rules| on(ChainKind::Nat, at, rules);
     let chains = [
-        (REJECT, regular(reject())),
-        (UNREACHABLE, regular(vec![Refusal::NoLocalEndpoint.dropped([])])),
+        (REJECT, regular(translate::reject())),
+        (UNREACHABLE, regular(translate::unreachable())),
         (DNS, regular(dns::answerer(stand_ins, family))),
-        (SERVICES, regular(services(settings, family))),
-        (NODE, regular(host_ports(cluster, settings, family))),
+        (SERVICES, regular(translate::services(&questions, family))),
+        (NODE, regular(translate::node(&questions, family))),
         // NF_IP_PRI_NAT_DST
-        (PREROUTING, nat((Hook::Prerouting, -100), hooked(build::goto(DNS), strangers))),
-        (OUTPUT, nat((Hook::Output, -100), hooked(build::accept(), None))),
+        (PREROUTING, nat((Hook::Prerouting, -100), first(Caller::Other))),
+        (OUTPUT, nat((Hook::Output, -100), first(Caller::Node))),
         (forward::UNUSUAL, regular(forward::unusual(family))),
         // NF_IP_PRI_NAT_SRC
         (POSTROUTING, nat((Hook::Postrouting, 100), source::postrouting(settings, family))),
@@ -254,71 +246,6 @@ fn sets(family: Family) -> [(&'static str, Set); 9] {
         (IN_ISOLATED, set(&[address], SetData::Verdicts)),
         (OUT_ISOLATED, set(&[address], SetData::Verdicts)),
     ]
-}
-
-/// TCP learns by a reset, everything else by ICMP port unreachable.
-fn reject() -> Vec<Rule> {
-    vec![
-        rule(
-            Refusal::NoEndpoint.comment(),
-            [build::l4proto(R0), build::is(R0, Protocol::Tcp), build::counter(), build::reject_tcp_reset()],
-        ),
-        rule(Refusal::NoEndpoint.comment(), [build::counter(), build::reject()]),
-    ]
-}
-
-/// Looks the destination up in a map from frontends to verdicts.
-fn frontend(family: Family, map: &str) -> Vec<Expr> {
-    let (mut exprs, _) = key::load(family, R0, &[Part::Daddr, Part::Proto, Part::Dport]);
-    exprs.push(build::vmap(map, R0));
-    exprs
-}
-
-/// A caller that is no pod, and comes from without the node.
-fn from_outside(settings: &Settings, family: Family) -> Rule {
-    let stranger = saddr_outside(family, nets(&settings.cluster_cidrs, family));
-    lead::follow(family, OUTSIDE, stranger)
-}
-
-fn services(settings: &Settings, family: Family) -> Vec<Rule> {
-    let mut rules = vec![lead::follow(family, FRONTENDS, [])];
-    rules.push(rule(
-        "a Service without this port",
-        [build::daddr(family, R0), build::lookup(CLUSTER_IPS, R0), build::goto(REJECT)],
-    ));
-    for cidr in nets(&settings.service_cidrs, family) {
-        let inside = [build::daddr(family, R0)].into_iter().chain(build::in_prefix(R0, cidr));
-        rules.push(Refusal::NoService.dropped(inside));
-    }
-    rules.push(rule("", [build::fib_daddr_type(R0), build::is(R0, build::RTN_LOCAL), build::goto(NODE)]));
-    rules
-}
-
-/// A packet to an address of the node: one that a pod wants goes there. One for the API does not, whoever wants it: its
-/// address may be one that machines have in turn, and all nodes would lose it with this one.
-fn host_ports(cluster: &Cluster, settings: &Settings, family: Family) -> Vec<Rule> {
-    let lead = |map, key: &[Part]| {
-        let (mut exprs, to) = key::load(family, R0, key);
-        exprs.push(build::map(map, R0, to));
-        exprs.push(build::dnat(family, to, key::after(to, key::address(family))));
-        rule("hostPort", exprs)
-    };
-    // IPv6 has no `route_localnet`: a call would hang where it can be refused, or answered by the node.
-    let own = rule(
-        "::1 cannot leave the node",
-        [build::daddr(family, R0), build::is(R0, IpAddr::V6(Ipv6Addr::LOCALHOST)), build::ret()],
-    );
-    let leads = [
-        lead(HOST_PORTS_AT, &[Part::Daddr, Part::Proto, Part::Dport]),
-        lead(HOST_PORTS, &[Part::Proto, Part::Dport]),
-    ];
-    let of_family = reserved::api_servers(cluster, settings).filter(|at| Family::of(at.ip()) == family);
-    let apis = of_family.collect::<BTreeSet<SocketAddr>>().into_iter().map(|at| {
-        let to = [build::daddr(family, R0), build::is(R0, at.ip()), build::l4proto(R0)];
-        let port = [build::is(R0, Protocol::Tcp), build::th_dport(R0), build::is(R0, at.port())];
-        rule("the Kubernetes API", to.into_iter().chain(port).chain([build::ret()]))
-    });
-    apis.chain((family == Family::V6).then_some(own)).chain(leads).collect()
 }
 
 fn saddr_outside(family: Family, nets: impl Iterator<Item = IpNet>) -> Vec<Expr> {

@@ -1,4 +1,4 @@
-//! NetworkPolicies in the vocabulary of each backend.
+//! Policies in the vocabulary of each backend.
 
 pub mod further;
 pub mod nftables;

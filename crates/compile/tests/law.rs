@@ -10,6 +10,8 @@ use kstate::nft::build;
 use kstate::nft::{ElemData, ElemKey, Expr, Op, Rule, Ruleset, chains_of, diff, sets_of, target};
 use model::{Cluster, Endpoint, EndpointSlice, Event, Key, Kind, Row, Service, ServicePort, SlicePort};
 use proptest::prelude::*;
+use semantics::policy::resolve::Direction;
+use semantics::service::cause::{self as service, Lack};
 use types::ObjectName;
 
 #[path = "../../trace/tests/battery/world.rs"]
@@ -121,6 +123,28 @@ fn assert_refusals_say_why(ruleset: &Ruleset) {
         let known =
             Refusal::of_comment(&rule.comment).is_some() || Cause::of_comment(&rule.comment).is_some();
         assert!(known, "no word for {rule}");
+        assert_is_logged(rule);
+    }
+}
+
+/// What a policy or a Service refuses is logged with an id that leads to it: for policies the chain, for Services the word.
+fn assert_is_logged(rule: &Rule) {
+    let Some(refusal) = Refusal::of_comment(&rule.comment) else { return };
+    let of_policy = Direction::ALL.map(Refusal::of_policy).contains(&refusal);
+    let services = [Lack::Endpoint, Lack::LocalEndpoint].map(service::Cause::Lack);
+    let of_service = services.into_iter().chain([service::Cause::SourceRange]);
+    let of_service = of_service.map(Refusal::of_service).any(|known| known == refusal);
+    let log = rule.exprs.iter().find_map(|expr| match expr {
+        Expr::Log { prefix, .. } => Some(&**prefix),
+        _ => None,
+    });
+    match log {
+        Some(id) if of_policy => assert!(id.starts_with("in_") || id.starts_with("out_"), "{rule}"),
+        Some(id) if of_service => assert_eq!(id.split(' ').next(), Some(refusal.word()), "{rule}"),
+        log => assert!(log.is_none() && !of_policy && !of_service, "{rule}"),
+    }
+    if let (Some((_, object)), Some(id)) = (rule.comment.split_once(": "), log.filter(|_| of_service)) {
+        assert!(id.ends_with(object), "{rule}");
     }
 }
 

@@ -9,13 +9,14 @@ use compile::service::nftables::fragment;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use semantics::Settings;
 use semantics::meaning::Meaning;
-use semantics::policy::allow::Peers;
+use semantics::policy::lookup::Peers;
 use semantics::policy::resolve::{AddressSet, Direction, PodPeer, Scope};
+use semantics::policy::tier::Identity;
+use semantics::service::cause::Lack;
 use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 use types::selector::{Operator, Requirement};
-use types::{Family, IpNet, ObjectName, Protocol, Selector};
+use types::{IpNet, ObjectName, Protocol, Selector};
 
 /// Few texts, most of them made of what a text form would separate its parts by.
 fn text() -> impl Strategy<Value = String> {
@@ -82,13 +83,14 @@ fn asked() -> impl Strategy<Value = Asked> {
 /// The names of the endpoint's clients, of the chain that looks for them, and of the guard.
 fn of_service(asked: &Asked) -> [String; 3] {
     let way = Way { outcome: Outcome::Spread(vec![asked.endpoint]), masquerade: false };
-    let outside = asked.outside.then_some(Way { outcome: Outcome::Drop, masquerade: false });
+    let outside =
+        asked.outside.then_some(Way { outcome: Outcome::Without(Lack::LocalEndpoint), masquerade: false });
     let (address, sources) = ([192, 0, 2, 1].into(), asked.sources.clone());
     let front = Front { address, port: 80, inside: way, outside, sources };
     let (name, protocol) = asked.port.clone();
     let port = PortPlan { name, protocol, fronts: vec![front], affinity: Some(60) };
     let plan = ServicePlan { service: asked.service.clone(), ports: vec![port], ..ServicePlan::default() };
-    let fragment = fragment(&plan, &Settings::new("node1", Vec::new(), 1450), Family::V4);
+    let fragment = fragment(&plan);
     let one = |is: &dyn Fn(&str) -> bool| {
         let mut found = fragment.meanings.keys().filter(|name| is(name));
         let (first, second) = (found.next(), found.next());
@@ -140,13 +142,21 @@ proptest! {
 
     /// The end of a name is for people, and cut: it must not be what tells two apart.
     #[test]
-    fn a_chain_of_policies(one in names(), other in names()) {
-        let hash = |names: &BTreeSet<ObjectName>, direction| {
-            chain_name(names, direction).0.split('_').nth(1).expect("in_HASH_…").to_owned()
+    fn a_chain_of_policies(
+        one in (names(), proptest::option::of(text())),
+        other in (names(), proptest::option::of(text())),
+    ) {
+        let hash = |(names, next): &(BTreeSet<ObjectName>, Option<String>), sort, direction| {
+            let identity = Identity::Objects { sort, names: names.clone() };
+            let (name, check) = chain_name(&identity, next.as_deref(), direction);
+            assert!(check.is_some());
+            name.split('_').nth(1).expect("in_HASH_…").to_owned()
         };
-        let same = hash(&one, Direction::Ingress) == hash(&other, Direction::Ingress);
+        let same = hash(&one, "policies", Direction::Ingress) == hash(&other, "policies", Direction::Ingress);
         prop_assert_eq!(one == other, same);
-        prop_assert_ne!(hash(&one, Direction::Ingress), hash(&one, Direction::Egress));
+        let own = hash(&one, "policies", Direction::Ingress);
+        prop_assert_ne!(&own, &hash(&one, "policies", Direction::Egress));
+        prop_assert_ne!(&own, &hash(&one, "admin", Direction::Ingress));
     }
 }
 

@@ -1,12 +1,20 @@
-//! Who answers the cluster's DNS address of a node while that has no agent.
+//! Who answers at the cluster's DNS address: each node its own pods, and while it has no agent others do.
 
 use std::net::IpAddr;
 
 use model::Cluster;
-use types::Family;
+use types::{Family, Protocol};
 
 use crate::Settings;
 use crate::node::internal_ip;
+
+/// Where queries are sent, by UDP and by TCP.
+pub const PORT: u16 = 53;
+
+/// Whether nodes answer there, and no Service does: a Service may have other ports at the cluster's DNS address.
+pub fn answers(settings: &Settings, (address, protocol, port): (IpAddr, Protocol, u16)) -> bool {
+    settings.dns_ips.contains(&address) && port == PORT && protocol != Protocol::Sctp
+}
 
 /// As many as never are all away at once. In a cluster of thousands each has others, and a Node that comes or goes
 /// hardly ever changes whom this one would ask.

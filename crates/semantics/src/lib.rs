@@ -1,9 +1,10 @@
 //! Owns: what Kubernetes' objects mean for the network of one node, decided once, before any backend.
 //! Never: kernel state (no table, chain, route or link), I/O, clocks, chance.
-//! In → Out: [`model::Cluster`], [`Settings`] → [`service::plan::ServicePlan`]s, [`policy::allow::Allows`], the addresses that
+//! In → Out: [`model::Cluster`], [`Settings`] → [`service::plan::ServicePlan`]s, [`policy::tier::Tier`]s, the addresses that
 //! nodes and pods have; [`Diagnostic`]s.
-//! Read first: `service/plan.rs`, then `policy/resolve.rs` and `policy/allow.rs`.
+//! Read first: `service/plan.rs`, then `policy/tier.rs`.
 
+pub mod conntrack;
 mod diagnostic;
 pub mod dns;
 pub mod further;

@@ -1,6 +1,7 @@
 //! A family's table, unit by unit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use model::{Attachment, Cluster, Key, Kind};
 use semantics::Settings;
@@ -12,7 +13,8 @@ use types::{Family, ObjectName};
 use crate::fragment::{Composer, Fragment, Meanings, Name, Unit};
 use crate::guard::{links, ports};
 use crate::{layout, policy, service};
-use semantics::policy::resolve::{self, AddressSet};
+use semantics::policy::resolve::{self, AddressSet, Direction};
+use semantics::policy::tier::tiers;
 
 /// What is kept for one family.
 #[derive(Debug)]
@@ -136,8 +138,9 @@ impl FamilyTable {
                 policy::further::isolate(&mut fragment, (cluster, settings), family);
                 Some(fragment)
             }
-            Unit::Service(name) => plan::plan(cluster, settings, name, family)
-                .map(|plan| service::nftables::fragment(&plan, settings, family)),
+            Unit::Service(name) => {
+                plan::plan(cluster, settings, name, family).map(|plan| service::nftables::fragment(&plan))
+            }
             Unit::Attachment(container) => {
                 cluster.attachments.get(container).map(|attachment| self.attachment(node, attachment))
             }
@@ -147,8 +150,9 @@ impl FamilyTable {
             Unit::Node(_) => None,
             Unit::Pod(name) => cluster.pods.get(name).map(|pod| {
                 let addresses = resolve::addresses(pod, node.attachments_of(name));
-                let wanted = self.wanted.iter().map(|(set, wanted)| (set, &wanted.name));
-                policy::nftables::pod_fragment((cluster, family), pod, &addresses, wanted)
+                let wanted = self.wanted.iter().filter(|(set, _)| set.has(cluster, pod));
+                let entries = |set| resolve::entries(set, pod, &addresses, family);
+                policy::nftables::members(wanted.map(|(set, wanted)| (&wanted.name, entries(set))))
             }),
         };
         fragment.unwrap_or_default()
@@ -158,7 +162,11 @@ impl FamilyTable {
         let (of_node, family) = ((node.cluster, node.settings), self.family);
         let mut fragment = Fragment::default();
         if node.settings.serves(family) {
-            fragment = policy::nftables::attachment_fragment(node.cluster, attachment, family);
+            let of_family = attachment.ips.iter().filter(|ip| Family::of(**ip) == family);
+            let addresses: Vec<IpAddr> = of_family.copied().collect();
+            let judged_by = |direction| (direction, tiers(node.cluster, attachment, direction, family));
+            let tiers = Direction::ALL.map(judged_by);
+            fragment = policy::nftables::attachment_fragment(&addresses, &tiers, family);
             let notes = notes::notes(node.cluster, &node.settings.service_cidrs, attachment);
             fragment.diagnostics = notes;
             let fronts = host_port::fronts(of_node, attachment, family);

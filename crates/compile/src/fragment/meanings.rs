@@ -96,7 +96,8 @@ mod tests {
     use types::{Family, IfName, Mac, ObjectName, Protocol, Selector};
 
     use crate::{policy, service};
-    use semantics::Settings;
+    use semantics::policy::resolve::Direction;
+    use semantics::policy::tier::tiers;
     use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 
     fn fragment(check: u8) -> Fragment {
@@ -142,7 +143,8 @@ mod tests {
             host_ports: Vec::new(),
             withheld: Vec::new(),
         };
-        policy::nftables::attachment_fragment(&cluster, &attachment, Family::V4)
+        let of = |direction| (direction, tiers(&cluster, &attachment, direction, Family::V4));
+        policy::nftables::attachment_fragment(&attachment.ips, &Direction::ALL.map(of), Family::V4)
     }
 
     /// A Service with affinity and source ranges.
@@ -162,7 +164,7 @@ mod tests {
         let port = PortPlan { name, protocol, fronts: vec![front], affinity: Some(60) };
         let service = ObjectName::new("shop", "web");
         let plan = ServicePlan { service, ports: vec![port], ..ServicePlan::default() };
-        service::nftables::fragment(&plan, &Settings::new("node1", Vec::new(), 1450), Family::V4)
+        service::nftables::fragment(&plan)
     }
 
     /// What a chain does with whoever comes there.

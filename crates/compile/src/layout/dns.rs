@@ -19,16 +19,14 @@ use std::net::IpAddr;
 use kstate::nft::build::{self, encode, rule};
 use kstate::nft::{CmpOp, ElemData, Expr, Reg, Rule, key};
 use model::Cluster;
-use semantics::{Settings, dns};
+use semantics::Settings;
+use semantics::dns::{self, PORT};
 use types::wire::DNS_PEER_PORT;
 use types::{Family, Protocol};
 
 use super::{DNS_PEERS, R0};
 use crate::fragment::Fragment;
 use crate::refusal::Refusal;
-
-/// Where queries are sent, and where answers come from.
-const PORT: u16 = 53;
 
 /// Fills the map of stand-ins. Returns how many there are.
 pub fn stand_ins(fragment: &mut Fragment, cluster: &Cluster, settings: &Settings, family: Family) -> u32 {
@@ -79,10 +77,9 @@ fn query(family: Family, dns: IpAddr, protocol: Protocol) -> impl Iterator<Item 
 }
 
 /// Queries to the cluster's DNS address, and what to do with them.
-pub fn queries(settings: &Settings, family: Family, action: &Expr) -> Vec<Rule> {
-    let Some(dns) = settings.dns_ip(family) else { return Vec::new() };
+pub fn queries(family: Family, dns: IpAddr, action: &Expr) -> [Rule; 2] {
     let to = |protocol| rule("cluster DNS", query(family, dns, protocol).chain([action.clone()]));
-    vec![to(Protocol::Udp), to(Protocol::Tcp)]
+    [to(Protocol::Udp), to(Protocol::Tcp)]
 }
 
 /// Queries that went to another node's agent: of what was asked at the DNS address, only these are DNS. A Service may

@@ -8,6 +8,8 @@ use types::{Family, IfName};
 use super::{HAIRPIN, ICMPV6, IN_ISOLATED, OUT_ISOLATED, R0, dns, nets};
 use crate::refusal::Refusal;
 use semantics::Settings;
+use semantics::conntrack::{self, Stance, State};
+use semantics::policy::exempt::{Exempt, exempt};
 
 /// Chain: what does not belong to a flow as other packets do.
 pub const UNUSUAL: &str = "unusual";
@@ -16,15 +18,16 @@ const ICMP: u8 = 1;
 
 /// Most packets belong to a flow that conntrack knows. What is not of that kind leaves by one rule.
 pub fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
-    let bits = ct_state::RELATED | ct_state::INVALID | ct_state::UNTRACKED;
-    let mut rules = vec![rule("", state(bits).chain([build::jump(UNUSUAL)]))];
-    if let Some(dns) = settings.dns_ip(family) {
-        // Here only while our agent is away. A pod reaches the DNS of its own node whatever its policies say
-        // (NP-12, NP-49), so also the one that stands in for it.
-        rules.extend(dns::queries_elsewhere(family, dns));
+    let mut rules = vec![rule("", state(bits(&State::ALL)).chain([build::jump(UNUSUAL)]))];
+    for exempt in exempt(settings, family) {
+        match exempt {
+            // What it sends and gets itself is not forwarded: none of it comes here.
+            Exempt::TheNode => {}
+            // Here only while our agent is away.
+            Exempt::Dns(dns) => rules.extend(dns::queries_elsewhere(family, dns)),
+        }
     }
-    // Every packet of a known flow is judged like its first one, whichever way it goes: an answer passes with its flow
-    // (NP-10), and a flow that a policy no longer allows ends both ways with the packet after (NP-41), whoever is running.
+    // Every packet of a known flow is judged like its first one (semantics::conntrack).
     rules.push(rule("", [build::original_saddr(family, R0), build::vmap(OUT_ISOLATED, R0)]));
     rules.push(rule("", [build::reply_saddr(family, R0), build::vmap(IN_ISOLATED, R0)]));
     rules
@@ -49,20 +52,37 @@ pub fn astray(settings: &Settings) -> Vec<Rule> {
 
 /// Is forwarded, and does not belong to a flow as other packets do.
 pub fn unusual(family: Family) -> Vec<Rule> {
-    let [own, others] = errors_of_pods(family, ct_state::RELATED);
-    // What somebody keeps from conntrack is no flow. Here it meets the same chains, in which only a rule for everybody on
-    // every port lets it pass.
-    let alone =
-        |address, map| rule("no flow", state(ct_state::UNTRACKED).chain([address, build::vmap(map, R0)]));
-    vec![
-        own,
-        others,
-        rule("", state(ct_state::RELATED).chain([build::accept()])),
-        // Without a connection no NAT applies, and a bare ClusterIP would leave the node (V-07).
-        Refusal::NoConnection.dropped(state(ct_state::INVALID)),
-        alone(build::saddr(family, R0), OUT_ISOLATED),
-        alone(build::daddr(family, R0), IN_ISOLATED),
-    ]
+    conntrack::forwarded().iter().flat_map(|stance| taken(stance, family)).collect()
+}
+
+/// The rules that take a stance.
+fn taken(stance: &Stance, family: Family) -> Vec<Rule> {
+    match stance {
+        Stance::OwnError(states) => {
+            let errors = errors_of_pods(family, bits(states)).chain(its_own_flow(family));
+            vec![rule("an error about its own flow", errors.chain([build::accept()]))]
+        }
+        Stance::OthersError(states) => {
+            vec![Refusal::OthersError.dropped(errors_of_pods(family, bits(states)))]
+        }
+        Stance::Passes(of) => vec![rule("", state(bits(&[*of])).chain([build::accept()]))],
+        Stance::Dropped(of) => vec![Refusal::NoConnection.dropped(state(bits(&[*of])))],
+        // Here it meets the same chains.
+        Stance::Alone(of) => {
+            let alone =
+                |address, map| rule("no flow", state(bits(&[*of])).chain([address, build::vmap(map, R0)]));
+            vec![alone(build::saddr(family, R0), OUT_ISOLATED), alone(build::daddr(family, R0), IN_ISOLATED)]
+        }
+    }
+}
+
+fn bits(states: &[State]) -> u32 {
+    let bit = |state: &State| match state {
+        State::Related => ct_state::RELATED,
+        State::Invalid => ct_state::INVALID,
+        State::Untracked => ct_state::UNTRACKED,
+    };
+    states.iter().map(bit).fold(0, |all, bit| all | bit)
 }
 
 fn state(bits: u32) -> impl Iterator<Item = Expr> {
@@ -75,22 +95,15 @@ fn state(bits: u32) -> impl Iterator<Item = Expr> {
 ///
 /// `served`: pods have addresses of the family, and may tell of their own flows.
 pub fn errors_to_the_node(family: Family, served: bool) -> Vec<Rule> {
-    let [own, others] = errors_of_pods(family, ct_state::RELATED | ct_state::INVALID);
-    if served { vec![own, others] } else { vec![others] }
+    conntrack::to_the_node(served).iter().flat_map(|stance| taken(stance, family)).collect()
 }
 
-/// ICMP from a pod of this node, in these states. Other pods' errors are judged on their own nodes; what routers say passes.
-fn errors_of_pods(family: Family, states: u32) -> [Rule; 2] {
-    let errors = || {
-        let icmp = [build::l4proto(R0), build::cmp(R0, CmpOp::Eq, [family.pick([ICMP, ICMPV6])])];
-        let bridge = IfName::new(BRIDGE).ok().into_iter();
-        let from = bridge.flat_map(|bridge| [build::iifname(R0), build::is(R0, &bridge)]);
-        state(states).chain(icmp).chain(from)
-    };
-    [
-        rule("an error about its own flow", errors().chain(its_own_flow(family)).chain([build::accept()])),
-        Refusal::OthersError.dropped(errors()),
-    ]
+/// ICMP from a pod of this node, in these states.
+fn errors_of_pods(family: Family, states: u32) -> impl Iterator<Item = Expr> {
+    let icmp = [build::l4proto(R0), build::cmp(R0, CmpOp::Eq, [family.pick([ICMP, ICMPV6])])];
+    let bridge = IfName::new(BRIDGE).ok().into_iter();
+    let from = bridge.flat_map(|bridge| [build::iifname(R0), build::is(R0, &bridge)]);
+    state(states).chain(icmp).chain(from)
 }
 
 /// An error holds the packet that it is about (RFC 792, RFC 4443 §2.4). A host complains of what was sent to it: an error

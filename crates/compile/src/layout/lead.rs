@@ -25,13 +25,13 @@ use super::mark_masquerade;
 use super::{ENDPOINTS, FRONTENDS, LEADS, OUTSIDE, PINNED, PINNED_OUTSIDE, R0, REJECT, UNREACHABLE};
 use crate::fragment::{Fragment, Name};
 use crate::refusal::Refusal;
+use semantics::service::cause::Lack;
 
 /// What becomes of a new connection to a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lead {
     Draw(Draw),
-    Reject,
-    Unreachable,
+    Without(Lack),
     /// The node itself answers.
     Accept,
     /// Clients return to their endpoint: the frontend has a chain of its own.
@@ -132,9 +132,12 @@ fn step(slots: u32) -> u32 {
     (slots - 1).checked_ilog2().map_or(1, |octave| (1_u32 << octave) / 4).max(1)
 }
 
+const NO_ENDPOINT: Lead = Lead::Without(Lack::Endpoint);
+const NO_LOCAL_ENDPOINT: Lead = Lead::Without(Lack::LocalEndpoint);
+
 impl Lead {
     const ALWAYS: [Self; 5] =
-        [Self::Reject, Self::Unreachable, Self::Accept, Self::Pinned, Self::PinnedOutside];
+        [NO_ENDPOINT, NO_LOCAL_ENDPOINT, Self::Accept, Self::Pinned, Self::PinnedOutside];
 
     fn number(self) -> u32 {
         match self {
@@ -142,8 +145,8 @@ impl Lead {
                 let kind = u32::from(masquerade) + 2 * u32::from(first_slot != 0);
                 slots | (kind * KIND)
             }
-            Self::Reject => FIXED | 1,
-            Self::Unreachable => FIXED | 2,
+            Self::Without(Lack::Endpoint) => FIXED | 1,
+            Self::Without(Lack::LocalEndpoint) => FIXED | 2,
             Self::Accept => FIXED | 3,
             Self::Pinned => FIXED | 4,
             Self::PinnedOutside => FIXED | 5,
@@ -154,8 +157,8 @@ impl Lead {
         let goto = |chain: &str| Verdict::Goto(chain.to_owned());
         match self {
             Self::Draw(draw) => Verdict::Goto(draw.chain()),
-            Self::Reject => goto(REJECT),
-            Self::Unreachable => goto(UNREACHABLE),
+            Self::Without(Lack::Endpoint) => goto(REJECT),
+            Self::Without(Lack::LocalEndpoint) => goto(UNREACHABLE),
             Self::Accept => Verdict::Accept,
             Self::Pinned => goto(PINNED_CHAIN),
             Self::PinnedOutside => goto(PINNED_OUTSIDE_CHAIN),
@@ -204,7 +207,8 @@ pub(super) fn always(fragment: &mut Fragment, family: Family) {
     }
     for (chain, map) in [(PINNED_CHAIN, PINNED), (PINNED_OUTSIDE_CHAIN, PINNED_OUTSIDE)] {
         // The second rule is for a packet that came while the Service turned away from affinity.
-        let rules = vec![rule("", super::frontend(family, map)), Refusal::EndpointsLeft.dropped([])];
+        let rules =
+            vec![rule("", super::translate::frontend(family, map)), Refusal::EndpointsLeft.dropped([])];
         fragment.chains.insert(Name::Borrowed(chain), Chain { base: None, rules });
     }
 }

@@ -7,13 +7,14 @@ use kstate::nft::{ElemData, Expr, Reg, Set, SetData, Verdict};
 use model::Cluster;
 use types::{Family, IpNet};
 
-use super::nftables::{isolation_chain, prefix};
+use super::nftables::{prefix, tiers_chain};
 use crate::fragment::Fragment;
 use crate::layout::FORWARD;
 use semantics::Settings;
 use semantics::further::granted;
 use semantics::meaning::Meaning;
 use semantics::policy::resolve::Direction;
+use semantics::policy::tier::tiers;
 
 /// How the names of its maps begin.
 pub const FURTHER: &str = "further";
@@ -29,7 +30,8 @@ pub fn isolate(fragment: &mut Fragment, node: (&Cluster, &Settings), family: Fam
             if nets.is_empty() {
                 continue;
             }
-            if let Some(chain) = isolation_chain(fragment, node.0, (attachment, family), direction) {
+            let tiers = tiers(node.0, attachment, direction, family);
+            if let Some(chain) = tiers_chain(fragment, &tiers, direction, family) {
                 leads.extend(nets.into_iter().map(|net| (net, chain.clone())));
             }
         }

@@ -1,18 +1,22 @@
-//! Isolated pods and their policies as chains and elements.
+//! Tiers of policies ([`semantics::policy::tier`]) as chains and elements.
 //!
 //! ```text
-//!   out_iso: pod address ─jump─> out_<hash>_<policies>:  match → return (allowed in this direction)
-//!   in_iso:  pod address ─jump─> in_<hash>_<policies>:   …
-//!                                    │                   counter log drop
-//!                                    └ many rules: port ─goto─> …_<class>: peers → return, counter log drop
+//!   out_iso: pod address ─jump─> out_<hash>_<objects>:  match → return (let through in this direction)
+//!   in_iso:  pod address ─jump─> in_<hash>_<objects>:   match → goto the next tier's chain (pass)
+//!                                    │                  match → counter log drop (deny)
+//!                                    │                  the default, as one of these three
+//!                                    └ many rules: port ─goto─> …_<class>: peers → the verdict, then what follows
 //! ```
 //!
 //! What is judged is the flow and not the packet: who began it, who answers it and where, as conntrack knows them, which
 //! is the same for what is sent and for what is answered. A policy that no longer allows a flow ends it both ways.
 //!
-//! An allow returns instead of accepting: what may leave its source must still be let in by its destination
-//! (NP-09); a class is entered by goto, so its return ends the policies as a whole. Peers are hash sets that pods
-//! fill and trees of address ranges, so rules change only when a policy does.
+//! An accept returns: what may leave its source must still be let in by its destination (NP-09). All but the first chain
+//! are entered by goto, so a return anywhere ends the tiers as a whole, and no tier left to pass to means the same. A chain
+//! is named after its own tier and those after it, to which it leads. Peers are hash sets that pods fill and trees of address
+//! ranges, so rules change only when a policy does.
+
+mod names;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,15 +24,18 @@ use std::net::IpAddr;
 use kstate::nft::build::{self, encode, rule};
 use kstate::nft::key::{self, Part};
 use kstate::nft::{Chain, ElemData, Expr, Field, Reg, Rule, Set, SetData, Verdict};
-use model::{Attachment, Cluster, NamedPort, Pod};
-use types::{Family, ObjectName, Protocol};
+use types::{Family, Protocol};
 
 use crate::fragment::{Fragment, Name};
-use crate::layout::{self, HAIRPIN, IN_ISOLATED, LOG_BYTES, LOG_GROUP, OUT_ISOLATED};
-use crate::refusal::Refusal;
+use crate::layout::{self, HAIRPIN, IN_ISOLATED, OUT_ISOLATED};
+use crate::refusal::{Refusal, logged, truncate};
+use names::{dispatch_meaning, of_class};
 use semantics::meaning::{Check, Meaning};
-use semantics::policy::allow::{Allow, Allows, Apart, Merged, PeerMatch, Peers, PortMatch, allows};
-use semantics::policy::resolve::{AddressSet, Direction, Isolation, PODS, PORT, isolation};
+use semantics::policy::lookup::{Apart, Form, Merged, Peers, runs};
+use semantics::policy::resolve::{AddressSet, Direction, PODS, PORT};
+use semantics::policy::tier::{self, Cause, Identity, Judgement, PeerMatch, PortMatch, Tier};
+
+pub use names::{chain_name, prefix, set_name};
 
 /// How the names of sets begin that rules of policies look into: of pods, of their named ports, of ranges of addresses, of
 /// ports, and of ports that lead to the class of each.
@@ -37,134 +44,164 @@ const BLOCKS: &str = "blocks";
 const NUMBERS: &str = "numbers";
 const PORTS: &str = "ports";
 
-/// The longest comment that the kernel's tools read back (NFTNL_UDATA_COMMENT_MAXLEN less its zero).
-const COMMENT_MAX: usize = 127;
-/// Characters of a chain's name, the end of which is for people; the log of a denied packet begins with them
-/// (NF_LOG_PREFIXLEN, linux/netfilter/nf_log.h: 128).
-const NAME_MAX: usize = 76;
-
 const R0: Reg = Reg(0);
 
-/// What a pod of this node needs: its way to itself through a Service, and its isolation.
-pub fn attachment_fragment(cluster: &Cluster, attachment: &Attachment, family: Family) -> Fragment {
+/// What a pod of this node needs: its way to itself through a Service, and the tiers that judge it.
+pub fn attachment_fragment(
+    addresses: &[IpAddr],
+    tiers: &[(Direction, Vec<Tier>)],
+    family: Family,
+) -> Fragment {
     let mut fragment = Fragment::default();
-    let addresses = attachment.ips.iter().filter(|ip| Family::of(**ip) == family);
+    if addresses.is_empty() {
+        return fragment;
+    }
     for ip in addresses {
         fragment.element(HAIRPIN, encode(&[(*ip).into(), (*ip).into()]), ElemData::None);
-        for direction in Direction::ALL {
-            let chain = isolation_chain(&mut fragment, cluster, (attachment, family), direction);
-            let map = match direction {
-                Direction::Ingress => IN_ISOLATED,
-                Direction::Egress => OUT_ISOLATED,
-            };
-            if let Some(chain) = chain {
-                fragment.element(map, encode(&[(*ip).into()]), ElemData::Verdict(Verdict::Jump(chain)));
-            }
+    }
+    for (direction, tiers) in tiers {
+        let Some(chain) = tiers_chain(&mut fragment, tiers, *direction, family) else { continue };
+        let map = match direction {
+            Direction::Ingress => IN_ISOLATED,
+            Direction::Egress => OUT_ISOLATED,
+        };
+        for ip in addresses {
+            let lead = ElemData::Verdict(Verdict::Jump(chain.clone()));
+            fragment.element(map, encode(&[(*ip).into()]), lead);
         }
     }
     fragment
 }
 
-/// Adds the chain of what isolates a pod in a direction; `None`: it is open.
-pub fn isolation_chain(
+/// Adds the chains of tiers in order, and yields the first; `None`: nothing judges.
+pub fn tiers_chain(
     fragment: &mut Fragment,
-    cluster: &Cluster,
-    (attachment, family): (&Attachment, Family),
+    tiers: &[Tier],
     direction: Direction,
+    family: Family,
 ) -> Option<String> {
-    Some(match isolation(cluster, attachment, direction) {
-        Isolation::Open => return None,
-        Isolation::Unknown => {
-            let name = format!("{}_unknown_pod", prefix(direction));
-            let rules = vec![deny(
-                &name,
-                &format!("{}: the pod is not known yet", Refusal::of_policy(direction).comment()),
-            )];
-            fragment.chains.insert(name.clone().into(), Chain { base: None, rules });
-            name
-        }
-        Isolation::Policies(names) => {
-            let allows = allows(cluster, &names, direction, family);
-            let mut writer = Writer::new(fragment, &names, direction, family);
-            writer.combination(&allows);
-            writer.chain
-        }
+    tiers.iter().rev().fold(None, |next, tier| {
+        let mut writer = Writer::new(fragment, (&tier.identity, next), direction, family);
+        writer.tier(tier);
+        Some(writer.chain)
     })
 }
 
-/// The kernel's name of a set of addresses.
-pub fn set_name(set: &AddressSet) -> (String, Check) {
-    let (kind, meaning) = set.meaning();
-    let (hash, check) = meaning.digest();
-    (format!("{kind}_{hash}"), check)
-}
-
-pub fn prefix(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "in",
-        Direction::Egress => "out",
-    }
-}
-
-/// Writes the chains of one combination of policies: the union of what they allow, then the end.
+/// Writes the chains of one tier.
 struct Writer<'a> {
     fragment: &'a mut Fragment,
     family: Family,
     direction: Direction,
     chain: String,
-    /// What the last rule of every chain does.
-    deny: Rule,
+    check: Option<Check>,
+    /// The chain of the next tier.
+    next: Option<String>,
 }
 
 impl<'a> Writer<'a> {
     fn new(
         fragment: &'a mut Fragment,
-        names: &BTreeSet<ObjectName>,
+        (identity, next): (&Identity, Option<String>),
         direction: Direction,
         family: Family,
     ) -> Self {
-        let (chain, check) = chain_name(names, direction);
-        fragment.mean(chain.clone(), check);
-        let list = names.iter().map(ObjectName::to_string).collect::<Vec<_>>().join(", ");
-        let deny = deny(&chain, &format!("{}: {list}", Refusal::of_policy(direction).comment()));
-        Self { fragment, family, direction, chain, deny }
+        let (chain, check) = chain_name(identity, next.as_deref(), direction);
+        Self { fragment, family, direction, chain, check, next }
     }
 
-    fn combination(&mut self, allows: &Allows) {
-        let rules = match allows {
-            Allows::Few(allows) => allows.iter().flat_map(|allow| self.written_out(allow)).collect(),
-            Allows::Many(merged) => self.merged(merged),
-            Allows::Apart(rules) => rules.iter().flat_map(|rule| self.apart(rule)).collect(),
-        };
+    /// Run by run from the end, as each goes on with what follows it.
+    fn tier(&mut self, tier: &Tier) {
+        let mut rules = self.default(&tier.default);
+        for (at, run) in runs(&tier.rules, self.family).iter().enumerate().rev() {
+            let before = match &run.form {
+                Form::Few(few) => few.iter().flat_map(|rule| self.written_out(rule)).collect(),
+                Form::Apart(apart) => apart.iter().flat_map(|rule| self.apart(run.verdict, rule)).collect(),
+                Form::Many(merged) => {
+                    rules = self.shared(at + 1, rules);
+                    self.merged((at, run.verdict), merged, &rules)
+                }
+            };
+            rules = [before, rules].concat();
+        }
         self.insert(self.chain.clone(), rules);
     }
 
-    fn insert(&mut self, name: String, mut rules: Vec<Rule>) {
-        rules.push(self.deny.clone());
+    fn insert(&mut self, name: String, rules: Vec<Rule>) {
+        if let Some(check) = self.check {
+            self.fragment.mean(name.clone(), check);
+        }
         self.fragment.chains.insert(name.into(), Chain { base: None, rules });
     }
 
-    /// Peers times ports, each match ending in `return`.
-    fn written_out(&mut self, allow: &Allow) -> Vec<Rule> {
-        let text = format!("allow {} {} rule {}", self.direction.word(), allow.policy, allow.rule);
-        let comment = truncate(&text, COMMENT_MAX);
-        let peers: Vec<Vec<Expr>> = match &allow.peers {
+    /// What several chains go on with: a rule, or a chain of the rules.
+    fn shared(&mut self, at: usize, rules: Vec<Rule>) -> Vec<Rule> {
+        if rules.len() < 2 {
+            return rules;
+        }
+        let name = self.place(at);
+        self.insert(name.clone(), rules);
+        vec![rule("", [build::goto(name)])]
+    }
+
+    /// What the names of chains begin with that belong to a run.
+    fn place(&self, at: usize) -> String {
+        if at == 0 { self.chain.clone() } else { format!("{}_{at}", self.chain) }
+    }
+
+    /// What becomes of a packet that no rule matches. It is at an end with the chain where no tier is left to pass to.
+    fn default(&self, default: &Judgement) -> Vec<Rule> {
+        let at_an_end = default.verdict == tier::Verdict::Pass && self.next.is_none();
+        if at_an_end { Vec::new() } else { vec![self.judged(default.verdict, &default.cause, [])] }
+    }
+
+    /// The verdict on what these expressions let through. A deny is counted, logged with an id, and dropped.
+    fn judged(&self, verdict: tier::Verdict, cause: &Cause, when: impl IntoIterator<Item = Expr>) -> Rule {
+        let (comment, end) = match (verdict, &self.next) {
+            (tier::Verdict::Accept, _) => (self.said("allow", cause), vec![build::ret()]),
+            (tier::Verdict::Pass, None) => (self.said("pass", cause), vec![build::ret()]),
+            (tier::Verdict::Pass, Some(next)) => (self.said("pass", cause), vec![build::goto(next)]),
+            (tier::Verdict::Deny, _) => {
+                let comment = Refusal::of_policy(self.direction).comment_about(cause);
+                (comment, logged(&self.id(cause)).into_iter().chain([build::drop()]).collect())
+            }
+        };
+        rule(truncate(&comment), when.into_iter().chain(end))
+    }
+
+    /// Of a rule that stands for rules of several objects there is nobody to name.
+    fn said(&self, verb: &str, cause: &Cause) -> String {
+        let word = self.direction.word();
+        match cause {
+            Cause::Rule(..) => format!("{verb} {word} {cause}"),
+            Cause::Objects(_) | Cause::UnknownPod => format!("{verb} {word}"),
+        }
+    }
+
+    /// With what the log of a denied packet begins: the chain, and the rule if one denies.
+    fn id(&self, cause: &Cause) -> String {
+        match cause {
+            Cause::Rule(..) => format!("{} {cause}", self.chain),
+            Cause::Objects(_) | Cause::UnknownPod => self.chain.clone(),
+        }
+    }
+
+    /// Peers times ports.
+    fn written_out(&mut self, rule: &tier::Rule) -> Vec<Rule> {
+        let peers: Vec<Vec<Expr>> = match &rule.peers {
             None => vec![Vec::new()],
             Some(peers) => peers.iter().map(|peer| self.peer(peer)).collect(),
         };
-        let ports: Vec<Vec<Expr>> = match &allow.ports {
+        let ports: Vec<Vec<Expr>> = match &rule.ports {
             None => vec![Vec::new()],
             Some(ports) => ports.iter().map(|port| self.port(port)).collect(),
         };
+        let Judgement { verdict, cause } = &rule.judgement;
         let both = peers.iter().flat_map(|peer| ports.iter().map(move |port| (peer, port)));
-        both.map(|(peer, port)| rule(comment.clone(), peer.iter().chain(port).cloned().chain([build::ret()])))
-            .collect()
+        both.map(|(peer, port)| self.judged(*verdict, cause, peer.iter().chain(port).cloned())).collect()
     }
 
     /// One match for all its ports of a protocol, times one for all its pods and one for all its ranges of addresses.
-    fn apart(&mut self, of: &Apart) -> Vec<Rule> {
-        let text = format!("allow {} {} rule {}", self.direction.word(), of.policy, of.rule);
-        let comment = truncate(&text, COMMENT_MAX);
+    fn apart(&mut self, verdict: tier::Verdict, of: &Apart<'_>) -> Vec<Rule> {
         let ports: Vec<Vec<Expr>> = match &of.ports {
             None => vec![Vec::new()],
             Some(ports) => {
@@ -181,8 +218,7 @@ impl<'a> Writer<'a> {
         };
         let peers = self.peers(&of.peers);
         let both = peers.iter().flat_map(|peer| ports.iter().map(move |port| (peer, port)));
-        both.map(|(peer, port)| rule(comment.clone(), port.iter().chain(peer).cloned().chain([build::ret()])))
-            .collect()
+        both.map(|(peer, port)| self.judged(verdict, of.cause, port.iter().chain(peer).cloned())).collect()
     }
 
     /// A set of ports, named after what it holds.
@@ -208,33 +244,29 @@ impl<'a> Writer<'a> {
         [build::l4proto(R0), build::is(R0, protocol)].into_iter().chain(number).collect()
     }
 
-    fn merged(&mut self, merged: &Merged) -> Vec<Rule> {
-        let allow = format!("allow {}", self.direction.word());
+    /// By port first. `rest`: what a packet meets that none of the rules matches.
+    fn merged(&mut self, (at, verdict): (usize, tier::Verdict), merged: &Merged, rest: &[Rule]) -> Vec<Rule> {
+        let cause = Cause::Objects(merged.objects.clone());
         let mut rules = Vec::new();
-        let mut pass = |peers: Vec<Expr>, port: &[Expr]| {
-            rules.push(rule(
-                allow.clone(),
-                peers.into_iter().chain(port.iter().cloned()).chain([build::ret()]),
-            ));
-        };
         for peers in self.peers(&merged.all_ports) {
-            pass(peers, &[]);
+            rules.push(self.judged(verdict, &cause, peers));
         }
         for ((protocol, name), peers) in &merged.named {
             let port = self.port(&PortMatch::Name { protocol: *protocol, name: name.clone() });
             for peers in self.peers(peers) {
-                pass(peers, &port);
+                rules.push(self.judged(verdict, &cause, peers.into_iter().chain(port.iter().cloned())));
             }
         }
+        let place = self.place(at);
         let mut classes = Vec::new();
         for peers in &merged.classes {
-            let rules = self.peers(peers).into_iter();
-            let rules =
-                rules.map(|peers| rule(allow.clone(), peers.into_iter().chain([build::ret()]))).collect();
-            let (hash, check) = peers.mean(Meaning::of("class").text(&self.chain)).digest();
-            let name = format!("{}_{hash}", self.chain);
+            let matches = self.peers(peers).into_iter();
+            let mut rules: Vec<Rule> = matches.map(|peers| self.judged(verdict, &cause, peers)).collect();
+            rules.extend_from_slice(rest);
+            let (hash, check) = peers.mean(of_class(&place, verdict)).digest();
+            let name = format!("{place}_{hash}");
             self.fragment.mean(name.clone(), check);
-            self.insert(name.clone(), rules);
+            self.fragment.chains.insert(name.clone().into(), Chain { base: None, rules });
             classes.push(name);
         }
         for (protocol, ranges) in &merged.numbers {
@@ -347,57 +379,19 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// `in_<hash>_<namespace>.<policy>[.<policy>…]`.
-pub fn chain_name(names: &BTreeSet<ObjectName>, direction: Direction) -> (String, Check) {
-    let whole = Meaning::of("policies").text(prefix(direction)).count(names.len());
-    let whole = names.iter().fold(whole, |meaning, name| meaning.text(&name.namespace).text(&name.name));
-    let (hash, check) = whole.digest();
-    let namespace = names.first().map_or("", |name| &name.namespace);
-    let short = names.iter().map(|n| &*n.name).collect::<Vec<_>>().join(".");
-    (truncate(&format!("{}_{hash}_{namespace}.{short}", prefix(direction)), NAME_MAX), check)
-}
-
-fn dispatch_meaning(protocol: Protocol, ranges: &[(u16, u16, &String)]) -> Meaning {
-    let whole = Meaning::of("ports").shown(protocol).count(ranges.len());
-    ranges.iter().fold(whole, |meaning, (from, to, class)| meaning.shown(from).shown(to).text(class))
-}
-
-fn truncate(text: &str, max: usize) -> String {
-    let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= max).last();
-    text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
-}
-
-/// Counted, logged with the chain's name as its id, dropped; the comment names the policies.
-fn deny(chain: &str, comment: &str) -> Rule {
-    let exprs = [build::counter(), build::log(LOG_GROUP, LOG_BYTES, chain), build::drop()];
-    rule(truncate(comment, COMMENT_MAX), exprs)
-}
-
-/// A pod's entries in the sets that rules of this node look at.
-pub fn pod_fragment<'a>(
-    (cluster, family): (&Cluster, Family),
-    pod: &Pod,
-    addresses: &BTreeSet<IpAddr>,
-    wanted: impl Iterator<Item = (&'a AddressSet, &'a Name)>,
-) -> Fragment {
+/// What a pod has in the sets that rules of this node look at: addresses, each with a port where the set is of ports.
+pub fn members<'a, Entries>(sets: impl Iterator<Item = (&'a Name, Entries)>) -> Fragment
+where
+    Entries: Iterator<Item = (IpAddr, Option<u16>)>,
+{
     let mut fragment = Fragment::default();
-    for (set, kernel_name) in wanted.filter(|(set, _)| set.has(cluster, pod)) {
-        for ip in addresses.iter().filter(|ip| Family::of(**ip) == family) {
-            match set {
-                AddressSet::Pods(_) => {
-                    fragment.element(kernel_name.clone(), encode(&[(*ip).into()]), ElemData::None);
-                }
-                AddressSet::Port { name, protocol } => {
-                    let named = |p: &&NamedPort| p.name == *name && p.protocol == *protocol;
-                    for port in pod.ports.iter().filter(named) {
-                        fragment.element(
-                            kernel_name.clone(),
-                            encode(&[(*ip).into(), port.port.into()]),
-                            ElemData::None,
-                        );
-                    }
-                }
-            }
+    for (set, entries) in sets {
+        for (ip, port) in entries {
+            let key = match port {
+                None => encode(&[ip.into()]),
+                Some(port) => encode(&[ip.into(), port.into()]),
+            };
+            fragment.element(set.clone(), key, ElemData::None);
         }
     }
     fragment

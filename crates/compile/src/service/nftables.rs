@@ -5,14 +5,14 @@ mod affinity;
 
 use kstate::nft::build::{self, encode, rule};
 use kstate::nft::{Chain, ElemData, Reg, Verdict};
-use types::{Family, IpNet, Protocol};
+use types::{Family, IpNet, ObjectName, Protocol};
 
 use crate::fragment::Fragment;
 use crate::layout::{CLUSTER_IPS, Draw, ENDPOINTS, FRONTENDS, GUARDS, LOCAL_SLOTS, Lead, OUTSIDE};
 use crate::layout::{HOST_PORTS, HOST_PORTS_AT, PINNED, PINNED_OUTSIDE};
 use crate::refusal::Refusal;
-use semantics::Settings;
 use semantics::meaning::Meaning;
+use semantics::service::cause::Cause;
 use semantics::service::host_port::HostFront;
 use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 
@@ -20,20 +20,13 @@ use semantics::service::plan::{Front, Outcome, PortPlan, ServicePlan, Way};
 pub const GUARD: &str = "guard";
 pub const AFFINITY: &str = "aff";
 
-/// TCP and UDP port of DNS.
-const DNS_PORT: u16 = 53;
-
-pub fn fragment(plan: &ServicePlan, settings: &Settings, family: Family) -> Fragment {
+pub fn fragment(plan: &ServicePlan) -> Fragment {
     let mut fragment = Fragment { diagnostics: plan.diagnostics.clone(), ..Fragment::default() };
     for address in &plan.addresses {
         fragment.element(CLUSTER_IPS, encode(&[(*address).into()]), ElemData::None);
     }
     for port in &plan.ports {
         for front in &port.fronts {
-            // DNS is answered on this node, not spread (the layout's `dns` chain sees it first).
-            if settings.dns_ip(family) == Some(front.address) && is_dns(port, front) {
-                continue;
-            }
             lead(&mut fragment, plan, port, front);
         }
     }
@@ -59,10 +52,6 @@ pub fn host_ports(fragment: &mut Fragment, fronts: &[HostFront]) {
     }
 }
 
-fn is_dns(port: &PortPlan, front: &Front) -> bool {
-    front.port == DNS_PORT && port.protocol != Protocol::Sctp
-}
-
 /// Elements and chains that lead from one frontend to its endpoints.
 fn lead(fragment: &mut Fragment, plan: &ServicePlan, port: &PortPlan, front: &Front) {
     let key = [front.address.into(), port.protocol.into(), front.port.into()];
@@ -82,7 +71,7 @@ fn lead(fragment: &mut Fragment, plan: &ServicePlan, port: &PortPlan, front: &Fr
         let (hash, check) = whole.digest();
         let name = format!("{GUARD}_{hash}");
         fragment.mean(name.clone(), check);
-        fragment.chains.insert(name.clone().into(), guard(&front.sources));
+        fragment.chains.insert(name.clone().into(), guard(&name, &front.sources, &plan.service));
         fragment.element(GUARDS, encode(&key), ElemData::Verdict(Verdict::Jump(name)));
     }
 }
@@ -102,8 +91,7 @@ fn target(
     side: Side,
 ) -> Lead {
     let endpoints = match &way.outcome {
-        Outcome::Reject => return Lead::Reject,
-        Outcome::Drop => return Lead::Unreachable,
+        Outcome::Without(lack) => return Lead::Without(*lack),
         Outcome::Spread(endpoints) => endpoints,
     };
     let (first_slot, pinned_map, pinned_lead) = match side {
@@ -137,7 +125,7 @@ fn target(
 }
 
 /// Back to where it came from for a source that may, the end for others (L-02).
-fn guard(sources: &[IpNet]) -> Chain {
+fn guard(name: &str, sources: &[IpNet], service: &ObjectName) -> Chain {
     let source = Reg(0);
     let allow = |net: &IpNet| {
         let exprs =
@@ -145,6 +133,8 @@ fn guard(sources: &[IpNet]) -> Chain {
         rule("", exprs.chain([build::ret()]))
     };
     let mut rules: Vec<_> = sources.iter().map(allow).collect();
-    rules.push(Refusal::SourceRange.dropped([]));
+    let cause = Refusal::of_service(Cause::SourceRange);
+    let logged = cause.logged_in(name, service);
+    rules.push(rule(cause.comment_about(service), logged.into_iter().chain([build::drop()])));
     Chain { base: None, rules }
 }

@@ -3,7 +3,8 @@
 use model::{Attachment, Cluster, IntOrName, Key, Kind, Peer, PolicyRule};
 use types::IpNet;
 
-use super::resolve::{Direction, Isolation, isolation};
+use super::network_policy::{Isolation, isolation};
+use super::resolve::Direction;
 use crate::diagnostic::{Diagnostic, Severity};
 
 /// About the policies that isolate this pod for egress.

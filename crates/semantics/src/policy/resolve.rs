@@ -1,14 +1,11 @@
-//! Who is isolated and what may pass, from policies and labels alone (NP-01..NP-34). A rule with something that
-//! this version does not know is not here any more: `model::from_k8s` left it out and said so.
-//!
-//! A pod's state is its *combination*: the policies that select it, per direction. Pods of one combination share
-//! everything; addresses come in only through [`AddressSet`]s, which pods enter and leave by themselves.
+//! Which addresses rules ask for, and which pods have them: by labels alone. Addresses come into rules only through
+//! [`AddressSet`]s, which pods enter and leave by themselves.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use model::{Attachment, Cluster, Pod, Policy, PolicyPort, PolicyRule};
-use types::{ObjectName, Protocol, Selector};
+use model::{Attachment, Cluster, NamedPort, Pod};
+use types::{Family, Protocol, Selector};
 
 use crate::meaning::Meaning;
 
@@ -25,14 +22,6 @@ impl Direction {
         match self {
             Self::Ingress => "ingress",
             Self::Egress => "egress",
-        }
-    }
-
-    /// The rules of a policy in this direction; `None`: it does not isolate it.
-    pub fn rules(self, policy: &Policy) -> Option<&[PolicyRule]> {
-        match self {
-            Self::Ingress => policy.ingress.as_deref(),
-            Self::Egress => policy.egress.as_deref(),
         }
     }
 }
@@ -106,6 +95,24 @@ impl AddressSet {
     }
 }
 
+/// What a pod has of a set: addresses, each with a port where the set is of ports.
+pub fn entries<'a>(
+    set: &'a AddressSet,
+    pod: &'a Pod,
+    addresses: &'a BTreeSet<IpAddr>,
+    family: Family,
+) -> impl Iterator<Item = (IpAddr, Option<u16>)> + 'a {
+    let ports: Vec<Option<u16>> = match set {
+        AddressSet::Pods(_) => vec![None],
+        AddressSet::Port { name, protocol } => {
+            let named = |port: &&NamedPort| port.name == *name && port.protocol == *protocol;
+            pod.ports.iter().filter(named).map(|port| Some(port.port)).collect()
+        }
+    };
+    let of_family = addresses.iter().filter(move |ip| Family::of(**ip) == family);
+    of_family.flat_map(move |ip| ports.clone().into_iter().map(|port| (*ip, port)))
+}
+
 impl PodPeer {
     pub fn selects(&self, cluster: &Cluster, pod: &Pod) -> bool {
         let namespace = match &self.namespaces {
@@ -131,52 +138,10 @@ pub fn provides(pod: &Pod) -> bool {
     !pod.host_network && !pod.phase.finished()
 }
 
-/// Policies that isolate one pod in one direction; `None`: it is open.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Isolation {
-    Open,
-    /// By these policies, of one namespace.
-    Policies(BTreeSet<ObjectName>),
-    /// The node has the pod and the API's row of it has not come: nothing passes where a policy might apply
-    /// (NP-40).
-    Unknown,
-}
-
-/// The policies of a namespace, by name.
-pub fn policies_in<'a>(cluster: &'a Cluster, namespace: &'a str) -> impl Iterator<Item = &'a Policy> {
-    let first = ObjectName::new(namespace, "");
-    cluster.policies.range(first..).map(|(_, p)| &**p).take_while(move |p| *p.key.namespace == *namespace)
-}
-
-pub fn isolation(cluster: &Cluster, attachment: &Attachment, direction: Direction) -> Isolation {
-    let mut isolating = policies_in(cluster, &attachment.pod.namespace)
-        .filter(|policy| direction.rules(policy).is_some())
-        .peekable();
-    if isolating.peek().is_none() {
-        return Isolation::Open;
-    }
-    let pod = cluster.pods.get(&attachment.pod);
-    let Some(pod) = pod.filter(|pod| attachment.uid.is_empty() || attachment.uid == pod.uid) else {
-        return Isolation::Unknown;
-    };
-    let names: BTreeSet<_> =
-        isolating.filter(|p| p.pods.matches(&pod.labels)).map(|p| p.key.clone()).collect();
-    if names.is_empty() { Isolation::Open } else { Isolation::Policies(names) }
-}
-
 /// What a pod has to give to sets: the API's addresses, or before it knows them the node's own.
 pub fn addresses<'a>(pod: &'a Pod, attachments: impl Iterator<Item = &'a Attachment>) -> BTreeSet<IpAddr> {
     if !pod.ips.is_empty() {
         return pod.ips.iter().copied().collect();
     }
     attachments.filter(|a| a.uid.is_empty() || a.uid == pod.uid).flat_map(|a| a.ips.iter().copied()).collect()
-}
-
-/// Whether a port of a rule can be honoured at all; a range needs a number to start from (NP-23).
-pub fn valid_range(port: &PolicyPort) -> bool {
-    match (&port.port, port.end_port) {
-        (_, None) => true,
-        (Some(model::IntOrName::Number(from)), Some(to)) => from <= &to,
-        (_, Some(_)) => false,
-    }
 }

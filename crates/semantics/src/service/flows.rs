@@ -99,8 +99,7 @@ impl Frontends {
     }
 }
 
-/// Every address that leads to the Service, its node ports included; the cluster's DNS address is answered by the
-/// node itself. A terminating endpoint that still serves keeps its flows (C-05), although it gets no new ones.
+/// Every address that leads to the Service, its node ports included. A terminating endpoint that still serves keeps its flows (C-05), although it gets no new ones.
 fn of_service(cluster: &Cluster, settings: &Settings, name: &ObjectName) -> Answerers {
     let mut found = Answerers::new();
     let plans = settings.families().filter_map(|family| plan(cluster, settings, name, family));
@@ -116,7 +115,7 @@ fn of_service(cluster: &Cluster, settings: &Settings, name: &ObjectName) -> Answ
                 endpoints.extend(serving.map(|endpoint| SocketAddr::new(endpoint.address, number)));
             }
         }
-        for front in port.fronts.iter().filter(|front| !settings.dns_ips.contains(&front.address)) {
+        for front in port.fronts {
             found.insert(SocketAddr::new(front.address, front.port), endpoints.clone());
         }
     }
@@ -169,12 +168,12 @@ mod tests {
     }
 
     fn sip(cluster_ip: &str) -> Event {
-        let port = ServicePort {
-            protocol: Protocol::Udp,
-            port: 5060,
-            node_port: Some(30060),
-            ..ServicePort::default()
-        };
+        at_port(cluster_ip, 5060)
+    }
+
+    fn at_port(cluster_ip: &str, port: u16) -> Event {
+        let port =
+            ServicePort { protocol: Protocol::Udp, port, node_port: Some(30060), ..ServicePort::default() };
         Event::Upsert(Row::Service(Box::new(Service {
             key: ObjectName::new("shop", "sip"),
             kind: ServiceType::NodePort,
@@ -253,12 +252,17 @@ mod tests {
         assert_eq!(gone, with_own(expected, "192.168.1.10"));
     }
 
+    /// The node answers queries at the cluster's DNS address, and nothing else there.
     #[test]
-    fn the_dns_address_is_answered_by_the_node_itself() {
+    fn a_service_at_the_dns_address_has_its_other_ports() {
         let mut cluster = shop();
         cluster.apply(sip("10.96.0.10"));
+        let at_nodes = ("192.168.1.10:30060", SERVING);
         let found = Frontends::default().update(&cluster, &settings(), &[]);
-        assert_eq!(found, with_own(turned([("192.168.1.10:30060", SERVING)]), "192.168.1.10"));
+        assert_eq!(found, with_own(turned([("10.96.0.10:5060", SERVING), at_nodes]), "192.168.1.10"));
+        cluster.apply(at_port("10.96.0.10", crate::dns::PORT));
+        let found = Frontends::default().update(&cluster, &settings(), &[]);
+        assert_eq!(found, with_own(turned([at_nodes]), "192.168.1.10"));
     }
 
     #[test]

@@ -16,8 +16,10 @@ use std::net::{IpAddr, SocketAddr};
 use model::{Cluster, Key, Kind, Service, ServicePort, ServiceType, TrafficPolicy};
 use types::{Family, IpNet, ObjectName, Protocol};
 
+use super::cause::Lack;
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::dns;
 use crate::node::internal_ip;
 use choose::{Candidates, Choice};
 use claims::{Claim, Door, Judge};
@@ -41,7 +43,7 @@ pub struct ServicePlan {
 pub struct PortPlan {
     pub name: String,
     pub protocol: Protocol,
-    /// Where callers find the port.
+    /// Where callers find the port; not where nodes answer DNS.
     pub fronts: Vec<Front>,
     /// For how many seconds after its last connection a client address returns to its endpoint.
     pub affinity: Option<u32>,
@@ -56,7 +58,7 @@ pub struct Front {
     pub inside: Way,
     /// For everybody else; `None`: the same.
     pub outside: Option<Way>,
-    /// Who may come at all, wherever from; empty: everybody.
+    /// Who may come at all, wherever from; empty: everybody. Others are dropped ([`super::cause::Cause::SourceRange`]).
     pub sources: Vec<IpNet>,
 }
 
@@ -72,10 +74,8 @@ pub struct Way {
 pub enum Outcome {
     /// One of these, each as likely as the others; sorted, never empty.
     Spread(Vec<SocketAddr>),
-    /// Nobody anywhere could take it: the caller is told at once (V-01, V-02).
-    Reject,
-    /// Somebody could, but not under the Service's local policy (V-03, V-05).
-    Drop,
+    /// No endpoint takes it.
+    Without(Lack),
 }
 
 /// `None`: not a Service that a proxy handles (SVC-02).
@@ -115,6 +115,7 @@ pub fn plan(
                 Claim { door: *door, address: front.address, protocol: port.protocol, port: front.port };
             known.insert((claim.address, claim.protocol, claim.port))
                 && judge.grants(&claim, &mut diagnostics)
+                && !dns::answers(settings, (claim.address, claim.protocol, claim.port))
         });
         let fronts = fronts.into_iter().map(|(_, front)| front).collect();
         let (name, protocol) = (port.name.clone(), port.protocol);

@@ -9,6 +9,7 @@ use types::{Family, ObjectName};
 use super::Outcome;
 use crate::Settings;
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::service::cause::Lack;
 use crate::service::reserved;
 
 /// An endpoint of one port; when two slices list one address, it is one endpoint, and local if either says so
@@ -40,8 +41,8 @@ impl Choice {
 
     fn outcome(&self, set: &[SocketAddr]) -> Outcome {
         match set {
-            [] if self.any => Outcome::Drop,
-            [] => Outcome::Reject,
+            [] if self.any => Outcome::Without(Lack::LocalEndpoint),
+            [] => Outcome::Without(Lack::Endpoint),
             set => Outcome::Spread(set.to_vec()),
         }
     }

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use types::{Family, ObjectName, Protocol};
+use types::{Family, Protocol};
 
-use super::{Allow, Peers, PortMatch, joined};
+use super::{Peers, PortMatch, Rule, joined};
+use crate::policy::tier::Cause;
 
 /// A rule of many ports and peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Apart {
-    pub policy: ObjectName,
-    pub rule: usize,
+pub struct Apart<'a> {
+    pub cause: &'a Cause,
     pub peers: Peers,
     /// None: every port of every protocol.
     pub ports: Option<Ports>,
@@ -23,11 +23,10 @@ pub struct Ports {
     pub numbers: BTreeMap<Protocol, Vec<(u16, u16)>>,
 }
 
-impl Apart {
-    pub(super) fn of(rule: &Allow, family: Family) -> Self {
-        let Allow { policy, rule: at, .. } = rule;
+impl<'a> Apart<'a> {
+    pub(super) fn of(rule: &'a Rule, family: Family) -> Self {
         let ports = rule.ports.as_deref().map(Ports::of);
-        Self { policy: policy.clone(), rule: *at, peers: Peers::of([rule], family), ports }
+        Self { cause: &rule.judgement.cause, peers: Peers::of([rule], family), ports }
     }
 }
 

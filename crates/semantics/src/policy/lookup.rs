@@ -1,4 +1,4 @@
-//! What a combination of policies lets pass, in the form that a datapath can look up.
+//! A tier's rules in the form that a datapath can look up: those of one verdict that follow each other are one *run*.
 //!
 //! ```text
 //!   few rules    as they are written: one match per peer and port, each named after its rule
@@ -19,10 +19,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use model::{Cluster, IntOrName, Peer, Policy, PolicyPort, PolicyRule};
-use types::{Family, IpNet, ObjectName, Protocol, Selector, number};
+use types::{Family, IpNet, ObjectName, Protocol, number};
 
-use super::resolve::{Direction, PodPeer, Scope, valid_range};
+use super::resolve::PodPeer;
+use super::tier::{PeerMatch, PortMatch, Rule, Verdict};
 use crate::meaning::Meaning;
 
 mod apart;
@@ -36,42 +36,23 @@ const FEW: usize = 8;
 const MERGED: usize = 1 << 14;
 const TIMES: usize = 4;
 
-/// One rule of one policy, with what can match at all in one family.
+/// What one after the other says, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Allow {
-    pub policy: ObjectName,
-    /// Counted from 1.
-    pub rule: usize,
-    /// None: everybody.
-    pub peers: Option<Vec<PeerMatch>>,
-    /// None: every port of every protocol (NP-04).
-    pub ports: Option<Vec<PortMatch>>,
+pub struct Run<'a> {
+    pub verdict: Verdict,
+    pub form: Form<'a>,
 }
 
+/// Rules of one verdict: which of them matches makes no difference to a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerMatch {
-    Pods(PodPeer),
-    Block { cidr: IpNet, except: Vec<IpNet> },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PortMatch {
-    /// Both ends inclusive; all of them when the rule names only a protocol.
-    Numbers { protocol: Protocol, from: u16, to: u16 },
-    /// As the destination pod calls it (NP-21).
-    Name { protocol: Protocol, name: String },
-}
-
-/// What a combination allows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Allows {
-    Few(Vec<Allow>),
+pub enum Form<'a> {
+    Few(Vec<&'a Rule>),
     Many(Merged),
     /// Many, too, and kept apart.
-    Apart(Vec<Apart>),
+    Apart(Vec<Apart<'a>>),
 }
 
-/// Everybody whom some rules let pass.
+/// Everybody whom some rules are about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Peers {
     pub everybody: bool,
@@ -80,9 +61,11 @@ pub struct Peers {
     pub ranges: Vec<(IpAddr, IpAddr)>,
 }
 
-/// All rules of a combination by port.
+/// All rules of a run by port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
+    /// Of the objects that have the rules.
+    pub objects: BTreeSet<ObjectName>,
     /// On every port of every protocol.
     pub all_ports: Peers,
     pub named: BTreeMap<(Protocol, String), Peers>,
@@ -91,108 +74,27 @@ pub struct Merged {
     pub classes: Vec<Peers>,
 }
 
-/// What these policies, of one namespace, allow to or from addresses of a family.
-pub fn allows(
-    cluster: &Cluster,
-    names: &BTreeSet<ObjectName>,
-    direction: Direction,
-    family: Family,
-) -> Allows {
-    let mut rules = Vec::new();
-    for policy in names.iter().filter_map(|name| cluster.policies.get(name)) {
-        for (at, rule) in direction.rules(policy).unwrap_or_default().iter().enumerate() {
-            rules.extend(parts(policy, (at + 1, rule), direction, family));
+/// A tier's rules, cut where the verdict changes.
+pub fn runs(rules: &[Rule], family: Family) -> Vec<Run<'_>> {
+    let same = |one: &Rule, next: &Rule| one.judgement.verdict == next.judgement.verdict;
+    let runs = rules.chunk_by(same).filter_map(|run| Some((run.first()?.judgement.verdict, run)));
+    runs.map(|(verdict, run)| Run { verdict, form: Form::of(run, family) }).collect()
+}
+
+impl<'a> Form<'a> {
+    fn of(rules: &'a [Rule], family: Family) -> Self {
+        if rules.iter().map(Rule::matches).fold(0, usize::saturating_add) <= FEW {
+            return Self::Few(rules.iter().collect());
         }
-    }
-    if rules.iter().map(Allow::matches).fold(0, usize::saturating_add) <= FEW {
-        return Allows::Few(rules);
-    }
-    match Merged::of(&rules, family) {
-        Some(merged) => Allows::Many(merged),
-        None => Allows::Apart(rules.iter().map(|rule| Apart::of(rule, family)).collect()),
-    }
-}
-
-/// A rule without what can never match. A block knows no pods, so no port has a name there: such a rule for
-/// egress is taken apart (NP-21).
-fn parts(
-    policy: &Policy,
-    (at, rule): (usize, &PolicyRule),
-    direction: Direction,
-    family: Family,
-) -> Vec<Allow> {
-    let allow = |peers, ports| Allow { policy: policy.key.clone(), rule: at, peers, ports };
-    let ports = (!rule.ports.is_empty())
-        .then(|| rule.ports.iter().filter_map(port_match).collect::<BTreeSet<_>>().into_iter().collect());
-    if rule.peers.is_empty() {
-        return vec![allow(None, ports)];
-    }
-    let peers: Vec<PeerMatch> =
-        rule.peers.iter().filter_map(|peer| peer_match(policy, peer, family)).collect();
-    let named = |port: &PortMatch| matches!(port, PortMatch::Name { .. });
-    let apart = direction == Direction::Egress && ports.as_ref().is_some_and(|ports| ports.iter().any(named));
-    let (blocks, pods): (Vec<_>, Vec<_>) =
-        peers.into_iter().partition(|peer| apart && matches!(peer, PeerMatch::Block { .. }));
-    let numbers = ports.clone().map(|ports: Vec<_>| ports.into_iter().filter(|port| !named(port)).collect());
-    let both = [allow(Some(pods), ports), allow(Some(blocks), numbers)];
-    both.into_iter().filter(|allow| allow.matches() > 0).collect()
-}
-
-fn peer_match(policy: &Policy, peer: &Peer, family: Family) -> Option<PeerMatch> {
-    match peer {
-        Peer::Pods { namespaces, pods } => {
-            let namespaces = match namespaces {
-                None => Scope::Own(policy.key.namespace.to_string()),
-                Some(labels) => Scope::Labelled(labels.clone()),
-            };
-            let pods = pods.clone().unwrap_or_else(Selector::default);
-            Some(PeerMatch::Pods(PodPeer { namespaces, pods }))
+        match Merged::of(rules, family) {
+            Some(merged) => Self::Many(merged),
+            None => Self::Apart(rules.iter().map(|rule| Apart::of(rule, family)).collect()),
         }
-        // 0.0.0.0/0 does not hold IPv6, nor the reverse (NP-33).
-        Peer::Block { cidr, except } => (Family::of(cidr.addr()) == family).then(|| PeerMatch::Block {
-            cidr: cidr.trunc(),
-            except: except
-                .iter()
-                .filter(|hole| Family::of(hole.addr()) == family)
-                .map(IpNet::trunc)
-                .collect(),
-        }),
-    }
-}
-
-fn port_match(port: &PolicyPort) -> Option<PortMatch> {
-    if !valid_range(port) {
-        return None;
-    }
-    let protocol = port.protocol;
-    Some(match &port.port {
-        None => PortMatch::Numbers { protocol, from: 0, to: u16::MAX },
-        Some(IntOrName::Number(from)) => {
-            PortMatch::Numbers { protocol, from: *from, to: port.end_port.unwrap_or(*from) }
-        }
-        Some(IntOrName::Name(name)) => PortMatch::Name { protocol, name: name.clone() },
-    })
-}
-
-impl Allow {
-    /// How many matches it is when written out.
-    fn matches(&self) -> usize {
-        let peers = if self.peers.is_none() { 1 } else { self.peers() };
-        peers.saturating_mul(self.ports.as_ref().map_or(1, Vec::len))
-    }
-
-    /// How much it says of peers: every hole is a comparison of its own.
-    fn peers(&self) -> usize {
-        let holes = |peer: &PeerMatch| match peer {
-            PeerMatch::Block { except, .. } => except.len(),
-            PeerMatch::Pods(_) => 0,
-        };
-        self.peers.iter().flatten().map(|peer| 1 + holes(peer)).sum()
     }
 }
 
 impl Peers {
-    fn of<'a>(rules: impl IntoIterator<Item = &'a Allow>, family: Family) -> Self {
+    fn of<'a>(rules: impl IntoIterator<Item = &'a Rule>, family: Family) -> Self {
         let mut all = Self::default();
         let mut ranges = Vec::new();
         for rule in rules {
@@ -232,12 +134,13 @@ impl Peers {
 
 impl Merged {
     /// `None` when the ports overlap so much that what comes of it is far more than the rules.
-    fn of(rules: &[Allow], family: Family) -> Option<Self> {
+    fn of(rules: &[Rule], family: Family) -> Option<Self> {
         let mut merged = Self {
+            objects: rules.iter().flat_map(|rule| rule.judgement.cause.objects()).collect(),
             all_ports: Peers::of(rules.iter().filter(|rule| rule.ports.is_none()), family),
             ..Self::default()
         };
-        let mut named: BTreeMap<(Protocol, String), Vec<&Allow>> = BTreeMap::new();
+        let mut named: BTreeMap<(Protocol, String), Vec<&Rule>> = BTreeMap::new();
         let mut numbers: BTreeMap<Protocol, Vec<(u16, u16, usize)>> = BTreeMap::new();
         for (at, rule) in rules.iter().enumerate() {
             for port in rule.ports.iter().flatten() {

@@ -1,9 +1,13 @@
 use std::net::IpAddr;
 
-use model::{Event, IntOrName, Policy, PolicyRule, Row};
+use model::{Cluster, Event, IntOrName, Peer, Policy, PolicyPort, PolicyRule, Row};
 use proptest::prelude::*;
+use types::ObjectName;
 
 use super::*;
+use crate::policy::network_policy::combination;
+use crate::policy::resolve::Direction;
+use crate::policy::tier::{Cause, Judgement};
 
 fn net(text: &str) -> IpNet {
     text.parse().expect("a prefix")
@@ -17,21 +21,27 @@ fn port(port: u16, end_port: Option<u16>) -> PolicyPort {
     PolicyPort { protocol: Protocol::Tcp, port: Some(IntOrName::Number(port)), end_port }
 }
 
-fn cluster(rules: Vec<PolicyRule>) -> (Cluster, BTreeSet<ObjectName>) {
+/// The rules of a policy that has these in both directions.
+fn rules(rules: Vec<PolicyRule>, direction: Direction) -> Vec<Rule> {
     let key = ObjectName::new("shop", "big");
     let policy =
         Policy { key: key.clone(), ingress: Some(rules.clone()), egress: Some(rules), ..Policy::default() };
     let mut cluster = Cluster::default();
     cluster.apply(Event::Upsert(Row::Policy(Box::new(policy))));
-    (cluster, BTreeSet::from([key]))
+    combination(&cluster, BTreeSet::from([key]), direction, Family::V4).rules
 }
 
-fn merged(rules: Vec<PolicyRule>, direction: Direction) -> Merged {
-    let (cluster, names) = cluster(rules);
-    match allows(&cluster, &names, direction, Family::V4) {
-        Allows::Many(merged) => merged,
-        Allows::Few(few) => panic!("only {}", few.len()),
-        Allows::Apart(apart) => panic!("{} kept apart", apart.len()),
+fn form(rules: &[Rule]) -> Form<'_> {
+    let mut runs = runs(rules, Family::V4);
+    assert_eq!(runs.len(), 1, "all of them accept");
+    runs.remove(0).form
+}
+
+fn merged(policy: Vec<PolicyRule>, direction: Direction) -> Merged {
+    match form(&rules(policy, direction)) {
+        Form::Many(merged) => merged,
+        Form::Few(few) => panic!("only {}", few.len()),
+        Form::Apart(apart) => panic!("{} kept apart", apart.len()),
     }
 }
 
@@ -53,40 +63,20 @@ fn np_30_an_exception_is_a_hole_in_its_own_block_only() {
 }
 
 #[test]
-fn np_33_a_block_is_of_one_family() {
-    let rule =
-        PolicyRule { peers: vec![block("::/0", &["fd00::/8"]), block("0.0.0.0/0", &[])], ports: vec![] };
-    let (cluster, names) = cluster(vec![rule]);
-    for (family, cidr) in [(Family::V4, "0.0.0.0/0"), (Family::V6, "::/0")] {
-        let Allows::Few(few) = allows(&cluster, &names, Direction::Egress, family) else { panic!("many") };
-        let Some([PeerMatch::Block { cidr: found, .. }]) = few[0].peers.as_deref() else { panic!("{few:?}") };
-        assert_eq!(*found, net(cidr));
-    }
-}
-
-/// A rule whose peers are all of the other family lets nobody pass, least of all everybody.
-#[test]
-fn np_33_a_rule_without_peers_of_the_family_is_nothing() {
-    let (cluster, names) = cluster(vec![PolicyRule { peers: vec![block("::/0", &[])], ports: vec![] }]);
-    assert_eq!(allows(&cluster, &names, Direction::Ingress, Family::V4), Allows::Few(vec![]));
-}
-
-#[test]
 fn np_21_a_block_has_no_named_ports_for_egress() {
     let named =
         PolicyPort { protocol: Protocol::Tcp, port: Some(IntOrName::Name("web".into())), end_port: None };
     let pods = Peer::Pods { namespaces: None, pods: None };
     let rule = |ports| PolicyRule { peers: vec![pods.clone(), block("10.0.0.0/8", &[])], ports };
     let many = (0..8).map(|n| port(80 + n, None));
-    let rules = vec![rule(many.chain([named.clone()]).collect())];
-    let egress = merged(rules.clone(), Direction::Egress);
+    let policy = vec![rule(many.chain([named.clone()]).collect())];
+    let egress = merged(policy.clone(), Direction::Egress);
     let ports = (Protocol::Tcp, "web".to_owned());
     assert!(egress.named[&ports].ranges.is_empty() && egress.named[&ports].pods.len() == 1);
     assert_eq!((egress.classes.len(), egress.classes[0].ranges.len()), (1, 1));
-    assert_eq!(merged(rules, Direction::Ingress).named[&ports].ranges.len(), 1);
-    let (cluster, names) =
-        cluster(vec![PolicyRule { peers: vec![block("10.0.0.0/8", &[])], ports: vec![named] }]);
-    assert_eq!(allows(&cluster, &names, Direction::Egress, Family::V4), Allows::Few(vec![]));
+    assert_eq!(merged(policy, Direction::Ingress).named[&ports].ranges.len(), 1);
+    let policy = vec![PolicyRule { peers: vec![block("10.0.0.0/8", &[])], ports: vec![named] }];
+    assert_eq!(rules(policy, Direction::Egress), []);
 }
 
 #[test]
@@ -127,12 +117,10 @@ fn rules_that_would_grow_beyond_their_size_are_kept_apart() {
         ports: vec![port(1 + n, Some(60_000 - n))],
     };
     // Few ranges of ports, each with many peers: merged they would be millions.
-    for (rules, blocks) in [(1500, 1), (400, 100)] {
-        let (cluster, names) = cluster((0..rules).map(|n| nested(n, blocks)).collect());
-        let Allows::Apart(apart) = allows(&cluster, &names, Direction::Ingress, Family::V4) else {
-            panic!("{rules} rules of {blocks} blocks are merged")
-        };
-        assert_eq!(apart.len(), usize::from(rules));
+    for (count, blocks) in [(1500, 1), (400, 100)] {
+        let rules = rules((0..count).map(|n| nested(n, blocks)).collect(), Direction::Ingress);
+        let Form::Apart(apart) = form(&rules) else { panic!("{count} rules of {blocks} blocks are merged") };
+        assert_eq!(apart.len(), usize::from(count));
         assert!(apart.iter().all(|rule| rule.peers.ranges.len() == blocks as usize));
     }
     let called = |n: u32| PolicyPort {
@@ -141,18 +129,15 @@ fn rules_that_would_grow_beyond_their_size_are_kept_apart() {
         end_port: None,
     };
     let called = PolicyRule { peers: (0..2000).map(net32).collect(), ports: (0..2000).map(called).collect() };
-    let (of_names, names) = cluster(vec![called]);
-    let found = allows(&of_names, &names, Direction::Ingress, Family::V4);
-    assert!(matches!(found, Allows::Apart(_)), "2000 named ports, each with 2000 peers, are merged");
+    let called = rules(vec![called], Direction::Ingress);
+    assert!(matches!(form(&called), Form::Apart(_)), "2000 named ports, each with 2000 peers, are merged");
     // Beside such ones a rule of many peers and ports, which written out would be their product.
     let wide = PolicyRule {
         peers: (0..2000).map(|n| net32(1_000_000 + n)).collect(),
         ports: (0..2000).map(|n| port(2 * n, None)).collect(),
     };
-    let (cluster, names) = cluster((0..1500).map(|n| nested(n, 1)).chain([wide]).collect());
-    let Allows::Apart(apart) = allows(&cluster, &names, Direction::Ingress, Family::V4) else {
-        panic!("merged")
-    };
+    let rules = rules((0..1500).map(|n| nested(n, 1)).chain([wide]).collect(), Direction::Ingress);
+    let Form::Apart(apart) = form(&rules) else { panic!("merged") };
     let last = apart.last().expect("the wide one");
     let numbers = &last.ports.as_ref().expect("ports").numbers[&Protocol::Tcp];
     assert_eq!((last.peers.ranges.len(), numbers.len()), (2000, 2000));
@@ -172,14 +157,11 @@ proptest! {
         };
         let blocks: Vec<(IpNet, Vec<IpNet>)> =
             blocks.into_iter().map(|(cidr, holes)| (net(cidr), holes.into_iter().map(net).collect())).collect();
-        let rules = blocks.iter().map(|(cidr, except)| PolicyRule {
+        let policy = blocks.iter().map(|(cidr, except)| PolicyRule {
             peers: vec![Peer::Block { cidr: *cidr, except: except.clone() }],
             ports: (0..9).map(|n| port(n, None)).collect(),
         });
-        let (cluster, names) = cluster(rules.collect());
-        let Allows::Many(merged) = allows(&cluster, &names, Direction::Ingress, Family::V4) else {
-            return Err(TestCaseError::fail("not merged"));
-        };
+        let merged = merged(policy.collect(), Direction::Ingress);
         prop_assert_eq!(merged.classes.len(), 1);
         for low in probes {
             for around in 0..3 {
@@ -192,4 +174,29 @@ proptest! {
             }
         }
     }
+}
+
+/// Rules of one verdict may be merged, as whichever matches says the same; over one of another verdict none may be moved.
+#[test]
+fn rules_are_merged_only_where_no_other_verdict_is_between_them() {
+    let of = |verdict, n: usize| Rule {
+        peers: None,
+        ports: Some(vec![PortMatch::Numbers { protocol: Protocol::Tcp, from: n as u16, to: n as u16 }]),
+        judgement: Judgement { verdict, cause: Cause::Rule(ObjectName::cluster("admin"), n) },
+    };
+    use Verdict::{Accept, Deny, Pass};
+    let all = [Accept, Accept, Deny, Accept, Pass, Pass];
+    let all: Vec<Rule> = all.into_iter().enumerate().map(|(at, verdict)| of(verdict, at)).collect();
+    let found: Vec<_> = runs(&all, Family::V4)
+        .into_iter()
+        .map(|run| match run.form {
+            Form::Few(few) => (run.verdict, few.len()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(found, [(Accept, 2), (Deny, 1), (Accept, 1), (Pass, 2)]);
+    // Whose they were is still known of those that are one match.
+    let many: Vec<Rule> = (0..20).map(|n| of(Deny, n)).collect();
+    let Form::Many(merged) = form(&many) else { panic!("20 are few") };
+    assert_eq!(merged.objects, BTreeSet::from([ObjectName::cluster("admin")]));
 }
