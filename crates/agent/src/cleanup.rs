@@ -1,17 +1,14 @@
 //! Takes everything of Plumb from a node: the way an agent works, with nothing desired (docs/ownership.md).
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use kernel::net::{self, Scope};
-use kstate::net::NetState;
-use types::wire::{BRIDGE, DNS_IPS, VXLAN_DEVICE};
-use types::{IfName, range};
+use types::range;
+use types::wire::DNS_IPS;
 
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, Subsystem};
 use crate::drops::Drops;
 use crate::{conflist, executables, only_agent};
 
@@ -47,21 +44,13 @@ pub fn cleanup(args: &CleanupArgs) -> Result<Vec<String>> {
     let mut gone = Vec::new();
     let only = only_agent(&args.data)?;
     conflist::withdraw(&args.cni_conf_dir)?;
-    let mut datapath = Datapath::open(Drops::default()).context("open the kernel's network interfaces")?;
-    let rules = datapath.clear_nft().context("remove the tables of nf_tables")?;
-    gone.extend_from_slice(rules.told());
-    let loopback = args.dns_ips.iter().map(|ip| (*ip).into()).collect();
-    let scope = Scope { links: links(&mut datapath)?, veth_prefix: None, loopback, sysctls: BTreeSet::new() };
-    let actual = net::observe(&mut datapath.rtnl, &scope)?;
-    let plan = kstate::net::diff(&NetState::default(), &actual);
-    let failures = net::apply(&mut datapath.rtnl, &plan)?;
-    if let Some(first) = failures.first() {
-        anyhow::bail!("{first} ({} of {} steps failed)", failures.len(), plan.ops().count());
+    let mut datapath =
+        Datapath::open(Drops::default(), &args.dns_ips).context("open the kernel's network interfaces")?;
+    for subsystem in Subsystem::ALL {
+        let steps = datapath.part(subsystem).clear();
+        let steps = steps.with_context(|| format!("take everything of Plumb from {}", subsystem.name()))?;
+        gone.extend(steps.into_words());
     }
-    gone.extend(plan.ops().map(|op| op.to_string()));
-    let links =
-        kernel::checksums::leave(&mut datapath.rtnl).context("take the programs from the machine's links")?;
-    gone.extend(links.iter().map(|link| format!("- program for checksums at {link}")));
     if let Some(directory) = &args.cni_bin_dir {
         executables::withdraw(directory)?;
     }
@@ -70,15 +59,6 @@ pub fn cleanup(args: &CleanupArgs) -> Result<Vec<String>> {
     empty(&args.data)?;
     drop(only);
     Ok(gone)
-}
-
-/// The bridge, its ports, the tunnel: no record is asked, since it may be lost or of another version.
-fn links(datapath: &mut Datapath) -> Result<BTreeSet<IfName>> {
-    let ours = [BRIDGE, VXLAN_DEVICE].into_iter().map(IfName::new).collect::<Result<BTreeSet<_>, _>>()?;
-    let rows = datapath.rtnl.links().context("list the links")?;
-    let bridge = rows.iter().find(|row| row.name.as_str() == BRIDGE).map(|row| row.index);
-    let ports = rows.iter().filter(|row| bridge.is_some() && row.master == bridge);
-    Ok(ports.map(|row| row.name.clone()).chain(ours).collect())
 }
 
 /// The directory itself may be a mount.

@@ -5,25 +5,10 @@ use std::time::Duration;
 use node::{Answer, Doubt, Reply};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::datapath::Subsystem;
 use crate::forgetter::Forgot;
 use crate::node::Node;
 use crate::reaper::Reaped;
-
-/// Part of the kernel that somebody (we ourselves, perhaps) has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Subsystem {
-    Nft,
-    Net,
-}
-
-impl Subsystem {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Nft => "nft",
-            Self::Net => "net",
-        }
-    }
-}
 
 pub enum Input {
     Watch(watch::Message),

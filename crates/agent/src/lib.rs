@@ -132,10 +132,11 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     }
     let metrics = Arc::new(Metrics::default());
     let (outbox, inbox) = inbox::new();
-    let datapath = Datapath::open(metrics.drops.clone()).context("open the kernel's network interfaces")?;
+    let datapath = Datapath::open(metrics.drops.clone(), &args.dns_ips)
+        .context("open the kernel's network interfaces")?;
     metrics.connections.open().context("open conntrack, for metrics")?;
-    let portid = datapath.nft_portid();
-    listen::start(outbox.clone(), portid, datapath::listening_scope(&args)?)?;
+    let portid = datapath.tables.portid();
+    listen::start(outbox.clone(), portid, datapath::listening_scope(&args.dns_ips)?)?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot's id")?;
     let zone = SharedZone::new(zone_settings(&args)?);
     let (presence, seen) = state::channel(Presence::default());

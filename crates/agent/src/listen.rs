@@ -8,7 +8,8 @@ use kernel::nft;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::actual;
-use crate::inbox::{Input, Outbox, Subsystem};
+use crate::datapath::Subsystem;
+use crate::inbox::{Input, Outbox};
 
 /// One change seldom comes alone: look once it is over, and not more often than this.
 const GATHER: Duration = Duration::from_millis(200);

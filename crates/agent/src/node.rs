@@ -34,12 +34,12 @@ use tokio::sync::watch as signal;
 
 use crate::api::Api;
 use crate::confirm::Confirm;
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, Subsystem};
 use crate::dns::SharedZone;
 use crate::fault::Fault;
 use crate::forgetter::Forgetter;
 use crate::health::Wanted;
-use crate::inbox::{Inbox, Input, Subsystem};
+use crate::inbox::{Inbox, Input};
 use crate::metrics::Metrics;
 use crate::network::Presence;
 use crate::reaper::Reaper;
@@ -228,7 +228,7 @@ impl Node {
     fn tick(&mut self) {
         self.loose.tick();
         let net = self.compiler.as_ref().map(Compiler::net);
-        if net.is_some_and(|net| self.base.datapath.sysctls_were_changed(net)) {
+        if net.is_some_and(|net| self.base.datapath.links.sysctls_were_changed(net)) {
             self.stale.suspected.insert(Subsystem::Net);
         }
         self.tell_who_does_not_join();
@@ -248,7 +248,7 @@ impl Node {
     }
 
     fn suspect_everything(&mut self) {
-        self.stale.suspected.extend([Subsystem::Nft, Subsystem::Net]);
+        self.stale.suspected.extend(Subsystem::ALL);
         self.last_look = Instant::now();
     }
 

@@ -89,7 +89,7 @@ impl Subject {
             let _guard = runtime.enter();
             base(settings, &outbox)
         })??;
-        let portid = base.datapath.nft_portid();
+        let portid = base.datapath.tables.portid();
         let (thread, started) = mpsc::channel();
         let inside = netns.try_clone()?;
         std::thread::Builder::new().name("bench-loop".into()).spawn(move || {
@@ -174,8 +174,8 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
     let args = settings.args.clone();
     let client = kube::Client::try_from(kube::Config::new(http_nowhere()?))?;
     let metrics = Arc::new(Metrics::default());
-    let datapath = Datapath::open(metrics.drops.clone())?;
-    listen::start(outbox.clone(), datapath.nft_portid(), datapath::listening_scope(&args)?)?;
+    let datapath = Datapath::open(metrics.drops.clone(), &args.dns_ips)?;
+    listen::start(outbox.clone(), datapath.tables.portid(), datapath::listening_scope(&args.dns_ips)?)?;
     let zone = SharedZone::new(crate::zone_settings(&args)?);
     Ok(Base {
         store: store::Store::open(&args.data, BOOT)?.0,

@@ -7,7 +7,7 @@ use types::Family;
 
 use super::Node;
 use crate::clock;
-use crate::inbox::Subsystem;
+use crate::datapath::Subsystem;
 
 impl Node {
     /// Compares what ADD made with what is there.
@@ -30,7 +30,7 @@ impl Node {
                 return Err(failed(format!("the address {ip} of {handle} is not reserved for it")));
             }
         }
-        if self.base.datapath.rtnl.index(&record.host_if).is_none() {
+        if self.base.datapath.links.rtnl.index(&record.host_if).is_none() {
             return Err(failed(format!("the host's interface {} is gone", record.host_if)));
         }
         check_pod(attach, &record).map_err(failed)?;

@@ -106,7 +106,8 @@ impl Node {
         if self.former.looked || self.whole().is_none() {
             return Ok(());
         }
-        let wired = self.records().filter(|record| self.base.datapath.rtnl.index(&record.host_if).is_some());
+        let wired =
+            self.records().filter(|record| self.base.datapath.links.rtnl.index(&record.host_if).is_some());
         let held: BTreeSet<IpAddr> = wired.flat_map(|record| record.ips.iter().copied()).collect();
         let mut count = 0;
         for pool in self.attachments.records().pools() {

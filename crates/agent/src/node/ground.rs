@@ -21,7 +21,7 @@ use types::{Family, IfName, IpNet};
 
 use super::Node;
 use super::underlay::about;
-use crate::inbox::Subsystem;
+use crate::datapath::Subsystem;
 
 /// The machine as it was at the last look.
 #[derive(Clone, Debug, Default)]
@@ -246,7 +246,7 @@ impl Node {
         // what others have changed is found by whoever compares.
         let Some(compiler) = &self.compiler else { return };
         let began = Instant::now();
-        let done = self.base.datapath.update_net(&NetChange::Anything, compiler.net());
+        let done = self.base.datapath.links.follow(&NetChange::Anything, compiler.net());
         self.base.metrics.applied(Subsystem::Net.name(), began.elapsed());
         if done.is_ok() {
             self.fit_pods();
@@ -274,7 +274,7 @@ impl Node {
     pub(super) fn learn_uplinks(&mut self) {
         let own = self.cluster.nodes.get(&self.base.settings.node);
         let addresses = own.map(|node| node.addresses.as_slice()).unwrap_or_default();
-        if let Err(error) = self.base.datapath.learn_uplinks(addresses) {
+        if let Err(error) = self.base.datapath.links.learn_uplinks(addresses) {
             tracing::warn!(error = format!("{error:#}"), "which links hear of routers is not known");
         }
     }

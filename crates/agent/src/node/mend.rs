@@ -10,8 +10,7 @@ use semantics::{Diagnostic, Severity};
 use types::{IfName, ObjectName};
 
 use super::Node;
-use crate::datapath::Steps;
-use crate::inbox::Subsystem;
+use crate::datapath::{Found, Steps, Subsystem};
 use crate::store::namespace_lives;
 use crate::tell::Saying;
 
@@ -64,7 +63,7 @@ impl Node {
         }
         let whole = self.whole().is_some();
         for subsystem in std::mem::take(&mut self.stale.suspected) {
-            if !whole && (subsystem == Subsystem::Nft || !self.may_make_links()) {
+            if !whole && (!subsystem.is_early() || !self.may_make_links()) {
                 // Once everything is listed both are looked at in any case.
             } else if self.paused {
                 self.only_look(subsystem);
@@ -124,40 +123,32 @@ impl Node {
 
     fn converge(&mut self, subsystem: Subsystem) -> Result<Steps> {
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
-        if subsystem == Subsystem::Nft && self.base.datapath.nft_is_right()? {
+        let part = self.base.datapath.part(subsystem);
+        if part.is_untouched()? {
             return Ok(Steps::default());
         }
         self.base.metrics.looked(subsystem.name());
-        match subsystem {
-            Subsystem::Nft => self.base.datapath.converge_nft(compiler.nft()),
-            Subsystem::Net => {
-                let (mut steps, lost) = self.base.datapath.converge_net(compiler.net())?;
-                self.note_ports();
-                lost.iter().filter_map(|name| self.rewire(name)).for_each(|step| steps.add(step));
-                self.fit_pods().into_iter().for_each(|step| steps.add(step));
-                Ok(steps)
-            }
+        let Found { mut steps, lost } = part.converge(compiler)?;
+        lost.iter().filter_map(|name| self.rewire(name)).for_each(|step| steps.add(step));
+        if subsystem == Subsystem::Net {
+            self.note_ports();
+            self.fit_pods().into_iter().for_each(|step| steps.add(step));
         }
+        Ok(steps)
     }
 
     fn differ(&mut self, subsystem: Subsystem) -> Result<Steps> {
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
         self.base.metrics.looked(subsystem.name());
-        match subsystem {
-            Subsystem::Nft => self.base.datapath.differ_nft(compiler.nft()),
-            Subsystem::Net => {
-                let (mut steps, lost) = self.base.datapath.differ_net(compiler.net())?;
-                let lost = lost.iter().filter_map(|name| self.who_lost(name));
-                lost.filter(|record| !self.is_ending(record))
-                    .for_each(|record| steps.add(veth_is_gone(record)));
-                Ok(steps)
-            }
-        }
+        let Found { mut steps, lost } = self.base.datapath.part(subsystem).differ(compiler)?;
+        let lost = lost.iter().filter_map(|name| self.who_lost(name));
+        lost.filter(|record| !self.is_ending(record)).for_each(|record| steps.add(veth_is_gone(record)));
+        Ok(steps)
     }
 
     /// A kernel without some option of a pod's port does without it: the node works, with one guard less.
     fn note_ports(&mut self) {
-        let unknown = self.base.datapath.unknown_port_options();
+        let unknown = self.base.datapath.links.unknown_port_options();
         let of_bridges = unknown.without(PortOptions::CHECKSUMS);
         if !of_bridges.is_empty() {
             let message = format!(

@@ -11,7 +11,8 @@ use types::ObjectName;
 
 use super::Node;
 use crate::clock;
-use crate::inbox::{CniInput, Subsystem};
+use crate::datapath::Subsystem;
+use crate::inbox::CniInput;
 use crate::reaper::{Doomed, Reaped};
 use crate::store::{namespace_id, namespace_lives};
 use crate::tell::Saying;
@@ -172,7 +173,7 @@ impl Node {
     fn seen(&self) -> (BTreeSet<String>, BTreeSet<String>) {
         let (mut veths, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
         for (handle, record) in self.attachments.records().all() {
-            let has_veth = self.base.datapath.rtnl.index(&record.host_if).is_some();
+            let has_veth = self.base.datapath.links.rtnl.index(&record.host_if).is_some();
             if has_veth {
                 veths.insert(handle.clone());
             }

@@ -8,7 +8,7 @@ use semantics::Diagnostic;
 use super::Node;
 use super::underlay::about;
 use crate::datapath::Steps;
-use crate::inbox::Subsystem;
+use crate::datapath::Subsystem;
 
 /// What is over sooner, by the next try or the one after, is no news.
 const LASTING: Duration = Duration::from_secs(3);
@@ -53,10 +53,7 @@ pub(super) fn refused(node: &str, subsystem: Subsystem, error: &str) -> Diagnost
         "it did not take {}: {error}; until it does the node does not follow the cluster there",
         subsystem.name()
     );
-    let look = match subsystem {
-        Subsystem::Nft => "`nft list ruleset` on the node; a table with an owner goes when that program ends",
-        Subsystem::Net => "`ip -d link show` on the node",
-    };
+    let look = subsystem.where_to_look();
     let next = format!(
         "see whether another program holds what is named here ({look}), and what the kernel lacks (`plumb features` on the node); the agent \
          tries again each second"

@@ -3,17 +3,16 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use compile::{Compiled, Compiler, NetChange};
+use compile::{Compiled, Compiler};
 use ipam::Pool;
 use model::{Event, Key, Kind, Placed, Row};
 use types::Family;
 
 use super::Node;
 use crate::conflist;
-use crate::datapath::Guarded;
+use crate::datapath::{Guarded, Subsystem};
 use crate::executables;
 use crate::fault::Fault;
-use crate::inbox::Subsystem;
 
 /// In place of an error: a comparison as a whole makes it right.
 const NOT_LOOKED_AT: &str = "not looked at yet";
@@ -177,9 +176,9 @@ impl Node {
     fn is_guarded(&mut self, settings: &semantics::Settings) -> bool {
         let Some(placed) = self.cluster.placed() else { return false };
         let datapath = &mut self.base.datapath;
-        let guarded = datapath.guarded().and_then(|guarded| match guarded {
+        let guarded = datapath.tables.guarded().and_then(|guarded| match guarded {
             Guarded::Nothing if placed.attachments.is_empty() => {
-                datapath.begin_nft(&compile::guard_alone(placed, settings)).map(|()| true)
+                datapath.tables.begin(&compile::guard_alone(placed, settings)).map(|()| true)
             }
             guarded => Ok(guarded == Guarded::Whole),
         });
@@ -192,19 +191,16 @@ impl Node {
 
     /// The incremental way. What the kernel refuses is compared as a whole by [`Node::repair`].
     fn apply_compiled(&mut self, compiled: &Compiled) {
-        let Some(compiler) = &self.compiler else { return };
-        if !compiled.nft.is_empty() && !self.stale.failed.contains_key(&Subsystem::Nft) {
+        for subsystem in Subsystem::ALL {
+            let Some(compiler) = &self.compiler else { return };
+            if self.stale.failed.contains_key(&subsystem) {
+                continue;
+            }
             let began = Instant::now();
-            let done = self.base.datapath.update_nft(&compiled.nft, compiler.nft());
-            self.base.metrics.applied(Subsystem::Nft.name(), began.elapsed());
-            self.note(Subsystem::Nft, done);
-        }
-        let Some(compiler) = &self.compiler else { return };
-        if compiled.net != NetChange::Nothing && !self.stale.failed.contains_key(&Subsystem::Net) {
-            let began = Instant::now();
-            let done = self.base.datapath.update_net(&compiled.net, compiler.net());
-            self.base.metrics.applied(Subsystem::Net.name(), began.elapsed());
-            self.note(Subsystem::Net, done);
+            if let Some(done) = self.base.datapath.part(subsystem).update(compiled, compiler) {
+                self.base.metrics.applied(subsystem.name(), began.elapsed());
+                self.note(subsystem, done);
+            }
         }
     }
 

@@ -22,7 +22,7 @@ use types::wire::SOURCES_ANNOTATION;
 use types::{Family, IpNet, ObjectName};
 
 use super::Node;
-use crate::inbox::Subsystem;
+use crate::datapath::Subsystem;
 
 /// By attachment.
 type Nets = BTreeMap<String, Vec<IpNet>>;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use model::Kind;
 
 use crate::datapath::Steps;
+use crate::datapath::Subsystem;
 use crate::fault::Fault;
-use crate::inbox::Subsystem;
 use crate::tell::Saying;
 
 /// One cause is said again in the log after this long.

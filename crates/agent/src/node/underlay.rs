@@ -138,7 +138,7 @@ impl Node {
 
     fn look_at_ground(&mut self) {
         let addresses = self.cluster.nodes.get(&self.base.settings.node).map(|node| node.addresses.clone());
-        let (addresses, rtnl) = (addresses.unwrap_or_default(), &mut self.base.datapath.rtnl);
+        let (addresses, rtnl) = (addresses.unwrap_or_default(), &mut self.base.datapath.links.rtnl);
         match Ground::look(rtnl, &addresses, &self.underlay.ground) {
             Ok(ground) => self.underlay.ground = ground,
             Err(error) => tracing::warn!(%error, "the machine's links are not known; looking again"),
@@ -151,7 +151,7 @@ impl Node {
     /// A link that is a veth or a network card of a virtual machine hands on what is to be filled in, as pods' do.
     fn guard_uplinks(&mut self) {
         for link in self.underlay.ground.uplinks() {
-            match kernel::checksums::guard(&mut self.base.datapath.rtnl, &link) {
+            match kernel::checksums::guard(&mut self.base.datapath.links.rtnl, &link) {
                 Ok(false) => {}
                 Ok(true) => tracing::info!(%link, "a program looks where checksums are to be filled in"),
                 Err(error) => tracing::warn!(%error, "nobody looks where checksums are to be filled in"),

@@ -63,8 +63,8 @@ impl Node {
             bridge: Some(Port { bridge: &bridge, options: PortOptions::OF_POD }),
             loopback: false,
         };
-        veth::create(&mut self.base.datapath.rtnl, &pair).map_err(|error| explain(&error))?;
-        self.base.datapath.believe_veth(&record.host_if, compiler.net());
+        veth::create(&mut self.base.datapath.links.rtnl, &pair).map_err(|error| explain(&error))?;
+        self.base.datapath.links.believe_veth(&record.host_if, compiler.net());
         Ok(())
     }
 }

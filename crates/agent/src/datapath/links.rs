@@ -1,0 +1,163 @@
+//! Links, addresses, routes, neighbours, forwarding entries, sysctls.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, bail};
+use compile::{Compiled, Compiler, NetChange};
+use kernel::Rtnl;
+use kernel::net::{self, Scope};
+use kstate::net::{NetState, PortOptions};
+use types::wire::{BRIDGE, VXLAN_DEVICE};
+use types::{IfName, IpNet, Mac};
+
+use super::{Found, KernelPart, Steps};
+use crate::actual::{self, NetDrift};
+
+#[derive(Debug)]
+pub struct Links {
+    pub rtnl: Rtnl,
+    /// What rtnetlink would say, as far as we know: the last look and what we did since.
+    believed: NetState,
+    /// Where the machine itself hears of routers.
+    uplinks: BTreeSet<IfName>,
+    /// Addresses on the loopback device that are ours.
+    loopback: Vec<IpNet>,
+}
+
+fn net_steps(plan: &kstate::net::Plan, actual: &NetState) -> Steps {
+    plan.ops().map(|op| kstate::net::Difference { op, actual }).collect()
+}
+
+impl KernelPart for Links {
+    fn update(&mut self, change: &Compiled, desired: &Compiler) -> Option<Result<()>> {
+        (change.net != NetChange::Nothing).then(|| self.follow(&change.net, desired.net()))
+    }
+
+    fn differ(&mut self, desired: &Compiler) -> Result<Found> {
+        let NetDrift { plan, lost } = self.plan(desired.net())?;
+        Ok(Found { steps: net_steps(&plan, &self.believed), lost })
+    }
+
+    fn converge(&mut self, desired: &Compiler) -> Result<Found> {
+        self.keep_advertisements(desired.net())?;
+        let NetDrift { plan, lost } = self.plan(desired.net())?;
+        let steps = net_steps(&plan, &self.believed);
+        self.perform(&plan)?;
+        Ok(Found { steps, lost })
+    }
+
+    /// No record is asked, since it may be lost or of another version. What tells of the machine's links that are only
+    /// looked at goes with it.
+    fn clear(&mut self) -> Result<Steps> {
+        let scope = Scope {
+            links: self.owned()?,
+            veth_prefix: None,
+            loopback: self.loopback.clone(),
+            sysctls: BTreeSet::new(),
+        };
+        let actual = net::observe(&mut self.rtnl, &scope)?;
+        let plan = kstate::net::diff(&NetState::default(), &actual);
+        self.perform(&plan)?;
+        let mut gone: Steps = plan.ops().collect();
+        let watched =
+            kernel::checksums::leave(&mut self.rtnl).context("take the programs from the machine's links")?;
+        watched.iter().for_each(|link| gone.add(format!("- program for checksums at {link}")));
+        Ok(gone)
+    }
+}
+
+impl Links {
+    /// In the network namespace of the calling thread. `loopback`: addresses there that are ours.
+    pub fn open(loopback: Vec<IpNet>) -> Result<Self> {
+        let believed = NetState::default();
+        Ok(Self { rtnl: Rtnl::open()?, believed, uplinks: BTreeSet::new(), loopback })
+    }
+
+    /// The bridge, its ports, the tunnel.
+    fn owned(&mut self) -> Result<BTreeSet<IfName>> {
+        let ours = [BRIDGE, VXLAN_DEVICE].into_iter().map(IfName::new).collect::<Result<BTreeSet<_>, _>>()?;
+        let rows = self.rtnl.links().context("list the links")?;
+        let bridge = rows.iter().find(|row| row.name.as_str() == BRIDGE).map(|row| row.index);
+        let ports = rows.iter().filter(|row| bridge.is_some() && row.master == bridge);
+        Ok(ports.map(|row| row.name.clone()).chain(ours).collect())
+    }
+
+    /// Carries out the difference to what we believe is there.
+    pub fn follow(&mut self, change: &NetChange, desired: &NetState) -> Result<()> {
+        let plan = match change {
+            NetChange::Nothing => return Ok(()),
+            NetChange::Entries(touched) => kstate::net::diff_of(touched, desired, &self.believed),
+            NetChange::Anything => kstate::net::diff(desired, &self.believed),
+        };
+        self.perform(&plan)
+    }
+
+    fn plan(&mut self, desired: &NetState) -> Result<NetDrift> {
+        self.believed = actual::links(&mut self.rtnl, &actual::scope(desired))?;
+        Ok(NetDrift::between(desired, &self.believed))
+    }
+
+    /// Of this node, which has these addresses: before anything is made.
+    pub fn learn_uplinks(&mut self, addresses: &[IpAddr]) -> Result<()> {
+        self.uplinks = net::advertised_links(&mut self.rtnl, addresses)?;
+        Ok(())
+    }
+
+    /// Before forwarding is turned on, and again for a link that was replaced.
+    fn keep_advertisements(&self, desired: &NetState) -> Result<()> {
+        if !desired.sysctls.contains_key("net/ipv6/conf/all/forwarding") {
+            return Ok(());
+        }
+        for link in &self.uplinks {
+            if net::keep_advertisements(link)? {
+                tracing::info!(%link, "takes router advertisements on although this node forwards: accept_ra is 2");
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, plan: &kstate::net::Plan) -> Result<()> {
+        let failures = net::apply(&mut self.rtnl, plan)?;
+        if let Some(first) = failures.first() {
+            bail!("{first} ({} of {} steps failed)", failures.len(), plan.ops().count());
+        }
+        self.believed.edit(plan);
+        Ok(())
+    }
+
+    /// Whether a sysctl of ours has another value than at the last look: of most of them the kernel tells nobody.
+    pub fn sysctls_were_changed(&self, desired: &NetState) -> bool {
+        let differs = |path: &String| {
+            net::sysctl(path).is_ok_and(|now| now.as_ref() != self.believed.sysctls.get(path))
+        };
+        desired.sysctls.keys().any(differs)
+    }
+
+    /// A veth that was just made, as it should be, with its forwarding entry.
+    pub fn believe_veth(&mut self, name: &IfName, desired: &NetState) {
+        if let Some(link) = desired.links.get(name) {
+            self.believed.links.insert(name.clone(), link.clone());
+        }
+        let lowest = (name.clone(), Mac([0; 6]));
+        let entries = desired.fdb.range(lowest..).take_while(|((link, _), _)| link == name);
+        self.believed.fdb.extend(entries.map(|(key, to)| (key.clone(), *to)));
+    }
+
+    /// What the kernel does not have of what ports should have, as far as a port was seen.
+    pub fn unknown_port_options(&self) -> PortOptions {
+        let ports = self.believed.links.values().filter_map(|link| link.port.as_ref());
+        ports.fold(PortOptions::default(), |all, port| all.and(port.unknown))
+    }
+}
+
+/// For the listener, which is there before anything is desired: all that ever will be. What it hears only makes
+/// us look, so a stranger's veth does no harm.
+pub fn listening_scope(dns_ips: &[IpAddr]) -> Result<Scope> {
+    Ok(Scope {
+        links: [BRIDGE, VXLAN_DEVICE].into_iter().map(IfName::new).collect::<Result<_, _>>()?,
+        veth_prefix: Some("veth".to_owned()),
+        loopback: dns_ips.iter().copied().map(Into::into).collect(),
+        sysctls: BTreeSet::new(),
+    })
+}
