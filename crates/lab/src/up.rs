@@ -208,7 +208,9 @@ async fn apply_all(
     }
     let waited: Vec<_> = manifests.iter().filter_map(workloads::Workload::of).collect();
     let (deadline, kubectl) = (Instant::now() + patience, run.kubectl());
-    workloads::Wait { client, kubectl: &kubectl, deadline, progress }.ready(&waited).await
+    workloads::Wait { client, kubectl: &kubectl, deadline, progress, seen: workloads::Seen::default() }
+        .ready(&waited)
+        .await
 }
 
 fn check_same(run: &RunDir, options: &Options) -> Result<()> {

@@ -37,7 +37,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             wait::nodes_ready(&inside.run, deadline, &progress).await?;
             let client = client::admin(&inside.run).await?;
             let kubectl = inside.run.kubectl();
-            let wait = workloads::Wait { client: &client, kubectl: &kubectl, deadline, progress: &progress };
+            let wait = workloads::Wait { client: &client, kubectl: &kubectl, deadline, progress: &progress, seen: workloads::Seen::default() };
             let mut done = BTreeSet::new();
             let namespace = options.namespace.as_deref();
             if let Some(namespace) = namespace {
