@@ -16,8 +16,9 @@ use kube::{Api, Client, ResourceExt};
 
 use self::steady::Clock;
 pub use self::steady::Seen;
-use super::Progress;
+use super::wait;
 use crate::apply::Item;
+use crate::progress::{About, Progress, State};
 use crate::serving;
 
 const GLANCE: Duration = Duration::from_millis(10);
@@ -65,6 +66,10 @@ impl Workload {
         let word = kind.word();
         Self { kind, shown: format!("{word} {namespace}/{name}"), namespace, name }
     }
+
+    fn about(&self) -> About<'_> {
+        About { workload: Some((self.kind.word(), &self.namespace)), name: &self.name }
+    }
 }
 
 impl fmt::Display for Workload {
@@ -82,6 +87,17 @@ enum Stand {
     Waiting(String),
     /// Why, and what of kubectl's tells more.
     Hopeless(String, Option<String>),
+}
+
+impl Stand {
+    fn told(&self) -> (State, Option<&str>) {
+        match self {
+            Self::Ready => (State::Ready, None),
+            Self::Succeeded => (State::Succeeded, None),
+            Self::Waiting(why) => (State::NotReady, Some(why)),
+            Self::Hopeless(why, _) => (State::Failed, Some(why)),
+        }
+    }
 }
 
 /// All Deployments, and the pods that belong to none.
@@ -120,9 +136,11 @@ impl Wait<'_> {
         loop {
             let (mut hopeless, mut waiting) = (Vec::new(), Vec::new());
             for workload in left {
-                match serving::soon(serving::left(self.deadline), stand(self.client, workload, &self.seen))
-                    .await?
-                {
+                let stand = stand(self.client, workload, &self.seen);
+                let stand = serving::soon(serving::left(self.deadline), stand).await?;
+                let (state, why) = stand.told();
+                self.progress.stands(workload.about(), state, why);
+                match stand {
                     Stand::Ready => self.progress.step(&format!("{workload} Ready")),
                     Stand::Succeeded => self.progress.step(&format!("{workload} Succeeded")),
                     Stand::Hopeless(why, next) => hopeless.push((workload, why, next)),
@@ -138,6 +156,11 @@ impl Wait<'_> {
             if Instant::now() > self.deadline {
                 return Err(self.late(waiting).await);
             }
+            self.progress.waits(|| {
+                let said: Vec<String> =
+                    waiting.iter().map(|(workload, why)| format!("{workload}: {why}")).collect();
+                wait::first(&said, "; ")
+            });
             left = waiting.into_iter().map(|(workload, _)| workload).collect();
             tokio::time::sleep(GLANCE).await;
         }
