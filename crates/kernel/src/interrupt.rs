@@ -9,6 +9,8 @@ use std::ptr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
+use crate::process::Signal;
+
 /// Those that end a command: Ctrl-C, kill(1), and the end of a terminal or of a session's leader.
 const ENDING: [c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
@@ -29,6 +31,12 @@ impl std::fmt::Display for Interrupted {
 }
 
 impl Interrupted {
+    /// Which one.
+    pub fn signal(self) -> Signal {
+        let all = [Signal::INT, Signal::TERM, Signal::HUP];
+        all.into_iter().find(|signal| signal.as_raw() == i32::from(self.0)).unwrap_or(Signal::TERM)
+    }
+
     /// As shells have it.
     pub fn exit_code(self) -> u8 {
         128 + self.0

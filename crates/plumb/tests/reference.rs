@@ -33,8 +33,8 @@ What a signal leaves:
 | `connectivity test` | nothing: its namespace is removed, but with `--keep`; a second signal leaves the rest to `kubectl delete namespace` |
 | `sysdump` | an archive that is not whole |
 
-`lab exec`, `demo`, `bench`, `install` and `uninstall` end by the signal, if what they run does not heed it. `agent` ends with 0,
-and what it has made stays. A signal that is ignored (a job in the background, `nohup`) stays so.
+`lab exec` hands the signal to its command, and ends as that does. `demo`, `bench`, `install` and `uninstall` are ended by the
+signal; the two last take their short pods away after Ctrl-C. `agent` ends with 0, and what it has made stays. A signal that is ignored (a job in the background, `nohup`) stays so.
 ";
 
 #[test]

@@ -13,6 +13,7 @@ use crate::help;
 
 pub fn checks(lab: &Lab, checks: &mut Checks) {
     checks.check("every command says what is left when a signal ends it", || signals(lab));
+    checks.check("`lab exec` hands a signal to its command, and ends as that does", || handed_on(lab));
     checks.check("what would not end by itself ends where its output cannot be written", || unwritten(lab));
 }
 
@@ -45,6 +46,22 @@ fn signals(lab: &Lab) {
     }
     lab.lab_ok(&["agent", "start", "node2"]);
     lab.lab_ok(&["agent", "resume", "node2"]);
+}
+
+fn handed_on(lab: &Lab) {
+    for (signal, number) in SIGNALS {
+        let heeds = format!("trap 'exit 7' {signal}; echo begun; while :; do sleep 0.1; done");
+        for (script, code) in [(heeds.as_str(), 7), ("echo begun; exec sleep 1000", 128 + i32::from(number))]
+        {
+            let mut exec = lab.node_command("node1");
+            exec.args(["sh", "-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
+            let mut child = exec.spawn().expect("it starts");
+            let mut out = child.stdout.take().expect("piped");
+            out.read_exact(&mut [0; 6]).expect("it has begun");
+            assert!(run(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()])).ok);
+            assert_eq!(child.wait().expect("it ends").code(), Some(code), "{signal} {script}");
+        }
+    }
 }
 
 /// As it works for long, or until somebody reads what it says.

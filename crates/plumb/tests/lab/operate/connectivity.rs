@@ -160,7 +160,7 @@ impl Stage {
             // A trace of pods that are gone would lead nowhere.
             let command = failed.iter().filter_map(|check| check["again"].as_str()).next();
             let command = command.unwrap_or_default();
-            assert!(command.ends_with(" --keep") && !command.contains(';'), "{failed:#?}");
+            assert!(command.ends_with(" --keep --settle 4") && !command.contains(';'), "{failed:#?}");
             assert!(failed.iter().all(|check| check["trace"].is_null()), "{failed:#?}");
         }
         self.nothing_is_left();
