@@ -9,6 +9,7 @@ pub mod conntrack;
 pub mod echo;
 pub mod error;
 pub mod feature;
+pub mod interrupt;
 pub mod memory;
 pub mod mount;
 pub mod net;

@@ -4,7 +4,7 @@
 //! The macros of this crate have the names of std's, and a crate whose root says `#[macro_use] extern crate kernel;`
 //! uses them in all of its modules. Without a reader a command does what it was told to do, and is not heard; one that
 //! would print for ever asks [`heard`]. Whatever else keeps output from being written, such as a full disk, is told
-//! once, when the command ends, by [`finish`].
+//! once, when the command ends, by [`finish`]; a command that would not end by itself ends then.
 
 use std::fmt;
 use std::io::{self, ErrorKind, StdoutLock, Write};
@@ -47,7 +47,7 @@ pub fn complain(text: fmt::Arguments<'_>) {
     let _ = io::stderr().lock().write_fmt(text);
 }
 
-/// Whether somebody may still read the standard output: what prints for ever ends when nobody does.
+/// Whether somebody may still read the standard output, and all of it so far: what prints for ever ends when nobody does.
 pub fn heard() -> bool {
     let out = io::stdout();
     let mut asked = [PollFd::new(&out, PollFlags::empty())];
@@ -56,7 +56,7 @@ pub fn heard() -> bool {
     if poll(&mut asked, Some(&at_once)).is_ok_and(|answers| answers > 0) {
         UNHEARD.store(true, Ordering::Relaxed);
     }
-    !UNHEARD.load(Ordering::Relaxed)
+    !UNHEARD.load(Ordering::Relaxed) && finish().is_ok()
 }
 
 /// Why not all of the output was written; a reader who went is no reason.

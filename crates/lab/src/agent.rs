@@ -15,6 +15,7 @@ use types::wire::AGENT_NAMESPACE;
 
 use crate::inside::Inside;
 use crate::lock::Lock;
+use crate::progress::Silence;
 use crate::supervise::{State, Status};
 use crate::{Name, a_name, client, serving};
 
@@ -23,6 +24,17 @@ use crate::{Name, a_name, client, serving};
 pub struct Options {
     #[command(subcommand)]
     verb: Verb,
+}
+
+impl Options {
+    /// Of the lab.
+    pub fn name(&self) -> &Name {
+        match &self.verb {
+            Verb::Stop(waited) | Verb::Start(waited) | Verb::Restart(waited) => &waited.node.name,
+            Verb::Pause(pause) => &pause.node.name,
+            Verb::Resume(node) => &node.name,
+        }
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -68,20 +80,16 @@ struct Node {
 
 const GLANCE: Duration = Duration::from_millis(20);
 
-/// How often one who waits hears what for.
-const WORD: Duration = Duration::from_secs(5);
-
 /// Until when something is waited for. Whoever waits long is told what for.
 struct Patience {
     began: Instant,
     limit: Duration,
-    told: Instant,
+    silence: Silence,
 }
 
 impl Patience {
     fn of(seconds: u64) -> Self {
-        let now = Instant::now();
-        Self { began: now, limit: Duration::from_secs(seconds), told: now }
+        Self { began: Instant::now(), limit: Duration::from_secs(seconds), silence: Silence::begins() }
     }
 
     /// How long the next question may take.
@@ -90,13 +98,12 @@ impl Patience {
     }
 
     /// `Err`: the time is over. Says what is waited for from time to time.
-    fn goes_on(&mut self, what: &str, why: &str) -> Result<(), u64> {
+    fn goes_on(&self, what: &str, why: &str) -> Result<(), u64> {
         let waited = self.began.elapsed();
         if waited > self.limit {
             return Err(self.limit.as_secs());
         }
-        if self.told.elapsed() >= WORD {
-            self.told = Instant::now();
+        if self.silence.is_over() {
             eprintln!("{what}: {why}; {} s of {}", waited.as_secs(), self.limit.as_secs());
         }
         Ok(())
@@ -104,7 +111,7 @@ impl Patience {
 }
 
 /// Of an agent, by its lab and node.
-type Act = fn(&Inside, &str, &mut Patience) -> Result<()>;
+type Act = fn(&Inside, &str, &Patience) -> Result<()>;
 
 /// Sets or clears the flag that the supervisor honours, and waits until what was asked for is true.
 pub fn run(options: &Options) -> Result<ExitCode> {
@@ -118,13 +125,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let Waited { node, timeout } = waited;
     let inside = Inside::find(&node.name.get())?;
     inside.check_node(&node.node)?;
-    let mut patience = Patience::of(*timeout);
-    verbs.iter().try_for_each(|verb| verb(&inside, &node.node, &mut patience))?;
+    let patience = Patience::of(*timeout);
+    verbs.iter().try_for_each(|verb| verb(&inside, &node.node, &patience))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// A new process knows nothing of it.
-fn was_paused(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
+fn was_paused(inside: &Inside, node: &str, patience: &Patience) -> Result<()> {
     let told = status(inside, node, patience.left().min(serving::LOOK));
     if told.is_ok_and(|told| told.is_some_and(|told| told["paused"] == Value::Bool(true))) {
         println!(
@@ -134,7 +141,7 @@ fn was_paused(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()
     Ok(())
 }
 
-fn stop(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
+fn stop(inside: &Inside, node: &str, patience: &Patience) -> Result<()> {
     let process = format!("agent-{node}");
     let flag = inside.run.stopped(&process);
     let lock = Lock::wait(&inside.run)?;
@@ -146,7 +153,7 @@ fn stop(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
     Ok(())
 }
 
-fn start(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
+fn start(inside: &Inside, node: &str, patience: &Patience) -> Result<()> {
     let process = format!("agent-{node}");
     let flag = inside.run.stopped(&process);
     let lock = Lock::wait(&inside.run)?;
@@ -212,7 +219,7 @@ fn is_good(answer: &str) -> bool {
     answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200")
 }
 
-fn wait_for(inside: &Inside, process: &str, wanted: State, patience: &mut Patience) -> Result<()> {
+fn wait_for(inside: &Inside, process: &str, wanted: State, patience: &Patience) -> Result<()> {
     loop {
         let status = Status::read(&inside.run);
         let state = status.processes.get(process).map(|entry| entry.state);
@@ -236,7 +243,7 @@ fn wait_for(inside: &Inside, process: &str, wanted: State, patience: &mut Patien
 
 /// Until the agent wires pods and has the datapath it should have, its pod in the API is Ready, and it answers there:
 /// `plumb trace` and `plumb status` find it by that.
-fn answers(inside: &Inside, node: &str, patience: &mut Patience) -> Result<()> {
+fn answers(inside: &Inside, node: &str, patience: &Patience) -> Result<()> {
     let process = format!("agent-{node}");
     let late = |seconds: u64, why: &str| {
         let (lab, log) = (&inside.plan.name, inside.run.log(&process));

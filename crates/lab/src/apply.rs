@@ -5,7 +5,7 @@ mod rehearsal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use apiserver::kind::{KINDS, Kind};
 use apiserver::manifest;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -31,6 +31,12 @@ pub struct Item {
 impl Item {
     pub fn kind(&self) -> &str {
         &self.kind.kind
+    }
+
+    /// Where it is to be; `None`: its kind is in no namespace.
+    pub fn namespace(&self) -> Result<Option<String>> {
+        let given = || self.object.namespace().unwrap_or_else(|| "default".into());
+        Ok(self.row()?.namespaced.then(given))
     }
 
     /// As the lab's API has such objects, or that it has none.
@@ -84,37 +90,93 @@ pub fn read(given: &Manifests) -> Result<Vec<Item>> {
     if given.files.iter().filter(|path| path.as_os_str() == INPUT).count() > 1 {
         bail!(Misused("-f - is given twice: the standard input can be read once".into()));
     }
-    let mut items = Vec::new();
+    let mut found = Found::default();
     for path in &given.files {
-        let (mut found, said) = (Vec::new(), format!("-f {}", path.display()));
-        if path.as_os_str() == INPUT {
-            let text = std::io::read_to_string(std::io::stdin()).context("read the standard input")?;
-            found.extend(parse("the standard input", &text)?);
-        } else {
-            for file in files(path)? {
-                let text = std::fs::read_to_string(&file)
-                    .with_context(|| format!("read the manifest {}", file.display()))?;
-                found.extend(parse(&file.display().to_string(), &text)?);
+        found.some(&format!("-f {}", path.display()), |found| {
+            if path.as_os_str() == INPUT {
+                let text = std::io::read_to_string(std::io::stdin()).context("read the standard input")?;
+                found.parse("the standard input", &text);
+                return Ok(());
             }
-        }
-        items.extend(some(found, &said)?);
+            for file in files(path)? {
+                match std::fs::read_to_string(&file) {
+                    Ok(text) => found.parse(&file.display().to_string(), &text),
+                    Err(error) => found
+                        .wrong
+                        .push(Error::new(error).context(format!("read the manifest {}", file.display()))),
+                }
+            }
+            Ok(())
+        });
     }
     for directory in &given.kustomizations {
         let said = format!("-k {}", directory.display());
-        items.extend(some(parse(&said, &kustomize(directory)?)?, &said)?);
+        found.some(&said, |found| {
+            found.parse(&said, &kustomize(directory)?);
+            Ok(())
+        });
     }
-    items.iter().try_for_each(|item| item.row().map(drop))?;
-    Ok(items)
+    all_of(found.wrong).map(|()| found.items)
 }
 
-/// Whoever gives manifests without an object has given others than he meant, such as those of a command that failed.
-fn some(items: Vec<Item>, said: &str) -> Result<Vec<Item>> {
-    if items.is_empty() {
-        bail!(
-            "{said}: there is no object in it, only white space and comments; leave it out, or give a manifest"
-        );
+/// Nothing, or all that is wrong: one in its own words, several below each other.
+pub fn all_of(mut wrong: Vec<Error>) -> Result<()> {
+    match wrong.len() {
+        0 => Ok(()),
+        1 => wrong.pop().map_or(Ok(()), Err),
+        count => {
+            let lines = wrong.iter().map(|error| format!("\n  {}", watch::told(error.as_ref())));
+            Err(anyhow!("{count} errors{}", lines.collect::<String>()))
+        }
     }
-    Ok(items)
+}
+
+/// What is in manifests, and what is wrong with them.
+#[derive(Default)]
+struct Found {
+    items: Vec<Item>,
+    wrong: Vec<Error>,
+}
+
+impl Found {
+    /// Whoever gives manifests without an object has given others than he meant, such as those of a command that failed.
+    fn some(&mut self, said: &str, read: impl FnOnce(&mut Self) -> Result<()>) {
+        let before = (self.items.len(), self.wrong.len());
+        if let Err(error) = read(self) {
+            self.wrong.push(error);
+        }
+        if before == (self.items.len(), self.wrong.len()) {
+            self.wrong.push(anyhow!(
+                "{said}: there is no object in it, only white space and comments; leave it out, or give a manifest"
+            ));
+        }
+    }
+
+    fn parse(&mut self, source: &str, text: &str) {
+        let documents: Vec<Value> = match serde_saphyr::from_multiple(text) {
+            Ok(documents) => documents,
+            Err(error) => {
+                return self.wrong.push(anyhow!("{source}: {}; correct it there", watch::yaml(&error)));
+            }
+        };
+        for (number, document) in documents.into_iter().enumerate() {
+            let origin = format!("{source}, document {}", number + 1);
+            match document.get("items") {
+                Some(Value::Array(list)) if document.get("kind") == Some(&"List".into()) => {
+                    list.iter().for_each(|object| self.take(object.clone(), &origin));
+                }
+                _ if document.is_null() => {}
+                _ => self.take(document, &origin),
+            }
+        }
+    }
+
+    fn take(&mut self, object: Value, origin: &str) {
+        match item(object, origin.to_owned()).and_then(|item| item.row().map(|_| item)) {
+            Ok(item) => self.items.push(item),
+            Err(error) => self.wrong.push(error),
+        }
+    }
 }
 
 /// The file itself, or the manifests of the directory by name, as `kubectl -f DIR` takes them.
@@ -153,25 +215,6 @@ fn kustomize(directory: &Path) -> Result<String> {
     String::from_utf8(output.stdout).with_context(at)
 }
 
-fn parse(source: &str, text: &str) -> Result<Vec<Item>> {
-    let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(text)
-        .map_err(|error| anyhow!("{source}: {}; correct it there", watch::yaml(&error)))?;
-    let mut items = Vec::new();
-    for (number, document) in documents.into_iter().enumerate() {
-        let origin = format!("{source}, document {}", number + 1);
-        match document.get("items") {
-            Some(serde_json::Value::Array(list)) if document.get("kind") == Some(&"List".into()) => {
-                for object in list {
-                    items.push(item(object.clone(), origin.clone())?);
-                }
-            }
-            _ if document.is_null() => {}
-            _ => items.push(item(document, origin)?),
-        }
-    }
-    Ok(items)
-}
-
 fn item(value: serde_json::Value, origin: String) -> Result<Item> {
     let text =
         |pointer: &str| value.pointer(pointer).and_then(|text| text.as_str()).unwrap_or_default().to_owned();
@@ -190,13 +233,26 @@ fn item(value: serde_json::Value, origin: String) -> Result<Item> {
     Ok(Item { object, said: value, kind, origin })
 }
 
-/// Creates the object, or makes the one that is there what the manifest says; returns a line as kubectl prints it. A later
+/// The code with which the API has refused it, if that is what went wrong.
+fn refusal(error: &Error) -> Option<u16> {
+    error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(kube::Error::Api(status)) => Some(status.code),
+        _ => None,
+    })
+}
+
+/// Whether the API has said no, and is there for the next one.
+pub fn is_refused(error: &Error) -> bool {
+    refusal(error).is_some()
+}
+
+/// Creates the object, or makes the one that is there what the manifest says; returns kubectl's word for it. A later
 /// `kubectl apply` finds what it wants to know: what this manifest said.
-pub async fn apply(client: &Client, item: &Item) -> Result<String> {
+pub async fn apply(client: &Client, item: &Item) -> Result<&'static str> {
     let row = item.row()?;
     let resource = ApiResource::from_gvk_with_plural(&item.kind, row.plural);
     let name = item.object.name_any();
-    let namespace = row.namespaced.then(|| item.object.namespace().unwrap_or_else(|| "default".into()));
+    let namespace = item.namespace()?;
     let api: Api<DynamicObject> = match &namespace {
         None => Api::all_with(client.clone(), &resource),
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
@@ -211,21 +267,46 @@ pub async fn apply(client: &Client, item: &Item) -> Result<String> {
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(serde_json::to_vec(&manifest)?)?;
         soon(ANSWER, client.request::<DynamicObject>(request)).await.with_context(refused)?;
-        return Ok(format!("{what} created"));
+        return Ok("created");
     };
     let Some(patch) = manifest::changes(row, &manifest, &serde_json::to_value(&there)?) else {
-        return Ok(format!("{what} unchanged"));
+        return Ok("unchanged");
     };
     let strict = PatchParams::default().validation_strict();
     let patched =
         soon(ANSWER, api.patch(&name, &strict, &Patch::Strategic(&patch))).await.with_context(refused)?;
     let changed = patched.resource_version() != there.resource_version();
-    Ok(format!("{what} {}", if changed { "configured" } else { "unchanged" }))
+    Ok(if changed { "configured" } else { "unchanged" })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of one text.
+    pub(super) fn parse(source: &str, text: &str) -> Result<Vec<Item>> {
+        let mut found = Found::default();
+        found.some(&format!("-f {source}"), |found| {
+            found.parse(source, text);
+            Ok(())
+        });
+        all_of(found.wrong).map(|()| found.items)
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told() {
+        let text = "apiVersion: v1\nkind: Pod\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: a}\n---\n\
+                    kind: List\napiVersion: v1\nitems: [{kind: Pod}]\n";
+        let told = parse("x.yaml", text).expect_err("none is right").to_string();
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines.len(), 4, "{told}");
+        assert_eq!(lines[..2], ["3 errors", "  x.yaml, document 1: the object has no metadata.name"]);
+        assert!(
+            lines[2].starts_with("  x.yaml, document 2: a lab has no objects of kind Secret; "),
+            "{told}"
+        );
+        assert_eq!(lines[3], "  x.yaml, document 3: the object has no apiVersion");
+    }
 
     #[test]
     fn several_documents_and_lists_are_read_in_order() {
@@ -239,7 +320,7 @@ mod tests {
     #[test]
     fn manifests_without_an_object_are_none() {
         for text in ["", "\n", "# Nothing.\n---\n---\n", "apiVersion: v1\nkind: List\nitems: []\n"] {
-            let error = some(parse("x.yaml", text).expect("valid"), "-f x.yaml").expect_err(text);
+            let error = parse("x.yaml", text).expect_err(text);
             assert!(error.to_string().starts_with("-f x.yaml: there is no object in it"), "{error}");
         }
     }
@@ -258,8 +339,7 @@ mod tests {
     fn what_a_lab_has_no_objects_of_is_refused_before_it_is_started() {
         let refused = |version: &str, kind: &str| {
             let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n");
-            let item = parse("x.yaml", &text).expect("valid").remove(0);
-            item.row().map(drop).map_err(|error| error.to_string())
+            parse("x.yaml", &text).map(drop).map_err(|error| error.to_string())
         };
         assert_eq!(refused("apps/v1", "Deployment"), Ok(()));
         assert_eq!(

@@ -2,8 +2,11 @@
 
 use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
+use kernel::interrupt::Interrupted;
+use kernel::process::{Ended, Process, Signal};
 use watch::Misused;
 
 use crate::inside::Inside;
@@ -26,6 +29,9 @@ pub struct Options {
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
+/// Between two looks whether a signal came.
+const GLANCE: Duration = Duration::from_millis(50);
+
 /// Runs it and ends as it ends.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let inside = Inside::find(&options.name.get())?;
@@ -38,13 +44,28 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             inside.plan.name, options.node
         ))),
     };
+    // It ends as the command does, whoever is told to end.
+    kernel::interrupt::is_heard();
     match inside.spawn_in(&options.node, &program)?.args(args).start() {
-        Ok(process) => Ok(ExitCode::from(u8::try_from(process.wait()?.code()).unwrap_or(1))),
+        Ok(process) => Ok(ExitCode::from(u8::try_from(ended(&process)?.code()).unwrap_or(1))),
         Err(error) => {
             eprintln!("plumb: {error}");
             Ok(ExitCode::from(code(error.errno())))
         }
     }
+}
+
+/// Waits for its end. Signals are handed on: in the lab's PID namespace it would outlive this process. Ctrl-C at a terminal
+/// it has got already.
+fn ended(process: &Process) -> Result<Ended> {
+    while !process.wait_ended(GLANCE)? {
+        let came = kernel::interrupt::take().map(Interrupted::signal);
+        if let Some(signal) = came.filter(|signal| *signal != Signal::INT || !std::io::stdin().is_terminal())
+        {
+            process.signal(signal)?;
+        }
+    }
+    Ok(process.wait()?)
 }
 
 fn shell(told: Option<String>) -> String {

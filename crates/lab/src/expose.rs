@@ -33,7 +33,7 @@ use crate::{Name, client};
 #[derive(clap::Args, Debug)]
 pub struct Options {
     #[command(flatten)]
-    name: Name,
+    pub name: Name,
     /// The Service's namespace
     #[arg(short, long, default_value = "default")]
     namespace: String,
@@ -80,6 +80,10 @@ async fn serve(inside: Inside, listener: std::net::TcpListener, options: &Option
         "http://{at} leads to Service {}/{} port {}, until this command is ended",
         to.namespace, to.service, to.shown
     );
+    // Nobody would know the port.
+    if kernel::out::finish().is_err() {
+        return Ok(ExitCode::FAILURE);
+    }
     let places = Rc::new((inside, client, to));
     let tasks = tokio::task::LocalSet::new();
     tasks

@@ -32,6 +32,7 @@ mod expose;
 mod found;
 pub mod hold;
 pub mod inside;
+pub mod interrupt;
 mod list;
 mod lock;
 mod logs;
@@ -39,6 +40,7 @@ mod lost;
 mod network;
 mod outside;
 pub mod plan;
+mod progress;
 pub mod rundir;
 mod serving;
 mod share;
@@ -152,6 +154,43 @@ enum Command {
 pub struct Internal {
     #[arg(long)]
     pub run: PathBuf,
+}
+
+impl Args {
+    /// What is said of one that a signal ends; `None`: it has no end, or that of its command. What has something to take
+    /// back says so itself from when it has.
+    pub fn interrupted(&self) -> Option<String> {
+        match &self.command {
+            Command::Up(_) => Some("nothing was started or changed".into()),
+            Command::List(_) | Command::Status(_) | Command::Kubeconfig(_) => {
+                Some("nothing was changed".into())
+            }
+            Command::Wait(options) => Some(goes_on(&options.name)),
+            Command::Logs(options) => Some(goes_on(&options.name)),
+            Command::Expose(options) => Some(goes_on(&options.name)),
+            Command::Agent(options) => {
+                let name = options.name().get();
+                Some(format!(
+                    "plumb lab status --name {name} shows how far it came; the same command again goes on from there"
+                ))
+            }
+            Command::Down(name) => {
+                let name = name.get();
+                Some(format!("plumb lab down --name {name} takes away what is left of the lab"))
+            }
+            Command::Exec(_)
+            | Command::Check(_)
+            | Command::Anchor(_)
+            | Command::Supervise(_)
+            | Command::Api(_)
+            | Command::Outside(_)
+            | Command::Hold(_) => None,
+        }
+    }
+}
+
+fn goes_on(name: &Name) -> String {
+    format!("lab {} goes on, and nothing of it was changed", name.get())
 }
 
 /// Runs the subcommand; the exit code is that of the command for `exec`.

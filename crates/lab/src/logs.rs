@@ -14,7 +14,7 @@ use crate::{Name, a_name};
 #[derive(clap::Args, Debug)]
 pub struct Options {
     #[command(flatten)]
-    name: Name,
+    pub name: Name,
     /// Go on with what is written from now on
     #[arg(short, long)]
     follow: bool,

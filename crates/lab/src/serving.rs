@@ -14,6 +14,7 @@ use types::wire::{AGENT_NAMESPACE, AGENT_PORT, KUBELET_SOCKET};
 
 use crate::client;
 use crate::inside::Inside;
+use crate::rundir::RunDir;
 
 /// Of one answer: everything is on this machine.
 pub const ANSWER: Duration = Duration::from_secs(10);
@@ -27,6 +28,75 @@ pub fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).clamp(LEAST, ANSWER)
 }
 
+/// Why something of a lab does not serve.
+#[derive(Clone, Debug)]
+pub struct Lacks {
+    pub why: String,
+    next: Next,
+}
+
+/// What tells more, or brings it back.
+#[derive(Clone, Debug)]
+enum Next {
+    /// What a process has said: the name of its log, and that for `plumb lab logs`.
+    Log(String, String),
+    /// `plumb lab VERB`, its flags but for the lab's name, and what it does. Without it nothing changes.
+    Command(&'static str, String, &'static str),
+    Nothing,
+}
+
+impl Lacks {
+    /// What ends by itself, or stays as it is.
+    pub fn of(why: String) -> Self {
+        Self { why, next: Next::Nothing }
+    }
+
+    pub fn of_api(why: String) -> Self {
+        Self { why, next: Next::Log("api".into(), "api".into()) }
+    }
+
+    fn of_program(why: String, node: &str, program: &str) -> Self {
+        Self { why, next: Next::Log(format!("{program}-{node}"), format!("{node} {program}")) }
+    }
+
+    /// What `plumb lab up` gives back.
+    pub fn of_way(why: String) -> Self {
+        Self { why, next: Next::Command("up", String::new(), "gives it back") }
+    }
+
+    /// Whether somebody has stopped it, so that no waiting helps.
+    pub fn is_meant(&self) -> bool {
+        matches!(self.next, Next::Command("agent start", ..))
+    }
+
+    /// Of a lab that goes on running: with the command that is next.
+    pub fn told(&self, lab: &str) -> String {
+        let why = &self.why;
+        match &self.next {
+            Next::Log(_, words) => {
+                format!("{why}; plumb lab logs --name {lab} --tail 50 {words} shows what it has said")
+            }
+            Next::Command(verb, words, does) => format!("{why}; plumb lab {verb} --name {lab}{words} {does}"),
+            Next::Nothing => why.clone(),
+        }
+    }
+
+    /// Of a lab that is about to be taken away: nothing can be asked of it afterwards.
+    pub fn last_words(&self, run: &RunDir) -> String {
+        let said = match &self.next {
+            Next::Log(log, _) => (log, run.last_lines(log, LAST)),
+            _ => return self.why.clone(),
+        };
+        match said {
+            (log, lines) if lines.is_empty() => format!("{}; {log} has said nothing", self.why),
+            (log, lines) => format!("{}; the end of the log of {log}:\n{}", self.why, lines.trim_end()),
+        }
+    }
+}
+
+/// Lines of a log that goes.
+const LAST: usize = 10;
+
 /// Why the node does not serve, with what brings it back where that is known; `None` when it does. Each question may take
 /// as long as `limit` says. What is seen here goes before what the Node says: that names no cause of a kubelet's silence.
 pub async fn lacks(
@@ -34,47 +104,41 @@ pub async fn lacks(
     client: &Client,
     (name, node): (&str, Option<&Node>),
     limit: impl Fn() -> Duration,
-) -> Option<String> {
+) -> Option<Lacks> {
     // What the Node says is some seconds old.
     if let Some(why) = away(inside, name) {
         return Some(why);
     }
-    let Some(node) = node else { return Some("its kubelet has not registered it".into()) };
+    let Some(node) = node else {
+        return Some(Lacks::of_program("its kubelet has not registered it".into(), name, "kubelet"));
+    };
     let told = |program: &str, why: anyhow::Error| {
-        format!(
-            "its {program} does not answer: {}; {}",
-            watch::told(why.as_ref()),
-            log(inside, name, program)
-        )
+        let why = format!("its {program} does not answer: {}", watch::told(why.as_ref()));
+        Lacks::of_program(why, name, program)
     };
     if let Err(why) = kubelet(inside, name, limit()).await {
         return Some(told("kubelet", why));
     }
     if let Some(why) = client::not_ready(node) {
-        return Some(format!("{why}; {}", log(inside, name, "kubelet")));
+        return Some(Lacks::of_program(why, name, "kubelet"));
     }
     agent(client, name, limit()).await.err().map(|why| told("agent", why))
 }
 
 /// Which of the node's processes is not there, whatever the Node says yet, and what brings it back.
-fn away(inside: &Inside, node: &str) -> Option<String> {
-    let lab = &inside.plan.name;
+fn away(inside: &Inside, node: &str) -> Option<Lacks> {
     let is_away = |program: &str| inside.living(&format!("{program}-{node}")).is_none();
     if is_away("hold") {
-        return Some("it is being made anew: what held its namespaces has ended".into());
+        return Some(Lacks::of("it is being made anew: what held its namespaces has ended".into()));
     }
     let program = ["agent", "kubelet"].into_iter().find(|program| is_away(program))?;
     match inside.run.stopped(&format!("{program}-{node}")).exists() {
         true => {
-            Some(format!("its {program} is stopped; plumb lab agent start --name {lab} {node} starts it"))
+            let next = Next::Command("agent start", format!(" {node}"), "starts it");
+            Some(Lacks { why: format!("its {program} is stopped"), next })
         }
-        false => Some(format!("its {program} does not run; {}", log(inside, node, program))),
+        false => Some(Lacks::of_program(format!("its {program} does not run"), node, program)),
     }
-}
-
-fn log(inside: &Inside, node: &str, program: &str) -> String {
-    let lab = &inside.plan.name;
-    format!("plumb lab logs --name {lab} --tail 50 {node} {program} shows what it has said")
 }
 
 /// As `plumb trace` and `plumb status` ask it: by its pod, through the API. It is good once it wires pods and has the
@@ -131,6 +195,34 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn a_lab_that_goes_gives_its_last_words_and_no_advice() {
+        let run = RunDir::at(std::env::temp_dir().join(format!("plumb-words-{}", std::process::id())));
+        std::fs::create_dir_all(run.path().join("log")).expect("made");
+        let lines: String = (0..20).map(|line| format!("line {line}\n")).collect();
+        std::fs::write(run.log("kubelet-node2"), lines).expect("written");
+        let all = [
+            Lacks::of_program("it is silent".into(), "node2", "kubelet"),
+            Lacks::of_api("it is silent".into()),
+            Lacks::of_way("its eth0 is gone".into()),
+            Lacks::of("it is being made anew".into()),
+        ];
+        assert!(all.iter().all(|lacks| !lacks.last_words(&run).contains("plumb lab")));
+        let said = all[0].last_words(&run);
+        assert!(
+            said.starts_with("it is silent; the end of the log of kubelet-node2:\n    line 10\n"),
+            "{said}"
+        );
+        assert!(said.ends_with("line 19"), "{said}");
+        assert_eq!(all[1].last_words(&run), "it is silent; api has said nothing");
+        assert_eq!(
+            all[0].told("mine"),
+            "it is silent; plumb lab logs --name mine --tail 50 node2 kubelet shows what it has said"
+        );
+        assert_eq!(all[2].told("mine"), "its eth0 is gone; plumb lab up --name mine gives it back");
+        std::fs::remove_dir_all(run.path()).expect("it was there");
+    }
 
     #[tokio::test]
     async fn a_question_takes_what_is_left_and_a_late_answer_is_told_in_one_way() {

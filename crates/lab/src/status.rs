@@ -142,6 +142,7 @@ async fn nodes(inside: &Inside) -> Result<Vec<NodeRow>> {
         async move {
             let name = node.name_any();
             let reason = serving::lacks(inside, client, (&name, Some(&node)), || serving::LOOK).await;
+            let reason = reason.map(|lacks| lacks.told(&inside.plan.name));
             let cut_off = inside.cut_off(&name);
             let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
             let internal = addresses.filter(|address| address.type_ == "InternalIP");

@@ -1,6 +1,5 @@
 //! `plumb lab up`: starts a lab, or mends the one that runs, and waits until its nodes are Ready.
 
-mod interrupt;
 mod launch;
 mod mended;
 pub mod wait;
@@ -11,15 +10,17 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, bail};
+use kernel::interrupt::Interrupted;
 use kube::Client;
 use types::Families;
 
-use self::interrupt::{Interrupt, Interrupted};
 use crate::inside::Inside;
+use crate::interrupt;
 use crate::lock::Lock;
 use crate::plan::{MAX_NODES, Plan};
+use crate::progress::Progress;
 use crate::rundir::RunDir;
-use crate::{Name, adopt, apply, client, down, share};
+use crate::{Name, Output, adopt, apply, client, down, share};
 
 /// `plumb lab up`
 #[derive(clap::Args, Debug)]
@@ -50,67 +51,61 @@ pub struct Options {
     /// machine that is busy with ten others more
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
-}
-
-/// Progress, one line per step, with the time since the start.
-pub struct Progress(Instant);
-
-impl Progress {
-    pub fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    pub fn seconds(&self) -> u64 {
-        self.0.elapsed().as_secs()
-    }
-
-    pub fn step(&self, what: &str) {
-        println!("{:>7.2} s  {what}", self.0.elapsed().as_secs_f64());
-    }
+    /// Say nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Everything that can be wrong with the input is found before anything is started; a lab that cannot be started is
 /// removed again, while one that ran before stays.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let progress = Progress::start();
-    let manifests = apply::read(&options.manifests)?;
+    let progress = Progress::start(options.output, options.quiet);
     let run = RunDir::of(&options.name.get())?;
+    let outcome = up(options, &run, &progress);
+    progress.end(&run, outcome)
+}
+
+fn up(options: &Options, run: &RunDir, progress: &Progress) -> Result<ExitCode> {
+    let manifests = apply::read(&options.manifests)?;
     let patience = Duration::from_secs(options.timeout);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     // Before anything is made, even a lock.
-    runtime.block_on(rehearse(options, &run, &manifests))?;
-    if adopt::anchor(&run)?.is_none() {
+    runtime.block_on(rehearse(options, run, &manifests))?;
+    if adopt::anchor(run)?.is_none() {
         launch::check_kernel(&run.name(), options.families.unwrap_or_default())?;
     }
-    let lock = Lock::wait(&run)?;
-    let mut interrupt = runtime.block_on(async { Interrupt::listen() })?;
-    let adopted = adopt::anchor(&run)?.is_some();
+    let lock = Lock::wait(run)?;
+    // From here on there may be something to take back.
+    kernel::interrupt::is_heard();
+    let adopted = adopt::anchor(run)?.is_some();
     let mended = match adopted {
-        true => adopt(options, &run, &progress)?,
-        false => start(options, &run, &progress).map(|()| false)?,
+        true => adopt(options, run, progress)?,
+        false => start(options, run, progress).map(|()| false)?,
     };
-    let ready = runtime.block_on(interrupt.or(async {
+    let ready = runtime.block_on(interrupt::or(async {
         let deadline = Instant::now() + patience;
-        wait::nodes_ready(&run, deadline, &progress).await?;
+        wait::Nodes { run, stays: adopted, deadline, progress }.ready().await?;
         if mended {
-            mended::in_order(&run, deadline, &progress).await?;
+            mended::in_order(run, deadline, progress).await?;
         }
-        client::admin(&run).await
+        client::admin(run).await
     }));
     let client = match ready {
-        Err(error) => return unready(&run, adopted, error),
+        Err(error) => return unready((run, progress), adopted, error),
         Ok(client) => client,
     };
     // A manifest that the API refuses says nothing against the lab, and what it brings may take its time: meanwhile others
     // may do with the lab what they like.
     drop(lock);
     let inside = Inside::find(&run.name())?;
-    let applied = apply_all(&client, &run, &manifests, (patience, &progress));
-    match runtime.block_on(interrupt.or(applied)) {
-        Err(error) if Interrupted::of(&error).is_none() => return Err(inside.meanwhile(error)),
-        Err(error) => return interrupted(&run, error),
-        Ok(()) => println!("\nexport KUBECONFIG={}", run.kubeconfig().display()),
+    let applied = apply_all(&client, run, &manifests, (patience, progress));
+    match runtime.block_on(interrupt::or(applied)) {
+        Err(error) if !error.is::<Interrupted>() => return Err(inside.meanwhile(error)),
+        Err(error) => return interrupted((run, progress), error),
+        Ok(()) => progress.ready(run),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -126,30 +121,39 @@ async fn rehearse(options: &Options, run: &RunDir, manifests: &[apply::Item]) ->
 }
 
 /// Nodes that are not Ready, or a person who does not wait for them any longer.
-fn unready(run: &RunDir, adopted: bool, error: Error) -> Result<ExitCode> {
-    match Interrupted::of(&error) {
-        _ if adopted => interrupted(run, error),
+fn unready((run, progress): (&RunDir, &Progress), adopted: bool, error: Error) -> Result<ExitCode> {
+    match error.downcast_ref::<Interrupted>() {
+        _ if adopted => interrupted((run, progress), error),
         None => launched(run, Err(error)).map(|()| ExitCode::FAILURE),
         Some(signal) => {
             let name = run.name();
             down::end(run).with_context(|| {
                 format!("interrupted; lab {name} did not end: plumb lab down --name {name} tries again")
             })?;
-            eprintln!("plumb: interrupted: lab {name} was still starting, and nothing of it is left");
-            Ok(signal.exit_code())
+            told(progress, &format!("interrupted: lab {name} was still starting, and nothing of it is left"));
+            Ok(ExitCode::from(signal.exit_code()))
         }
     }
 }
 
 /// Of a lab that runs: it stays, whatever it was that failed.
-fn interrupted(run: &RunDir, error: Error) -> Result<ExitCode> {
-    let Some(signal) = Interrupted::of(&error) else { return Err(error) };
+fn interrupted((run, progress): (&RunDir, &Progress), error: Error) -> Result<ExitCode> {
+    let Some(signal) = error.downcast_ref::<Interrupted>().copied() else { return Err(error) };
     let name = run.name();
-    eprintln!(
-        "plumb: interrupted: lab {name} goes on running with what it has; the same command again goes on from there, plumb lab \
-         down --name {name} takes it away"
+    let again = "the same command again goes on from there";
+    told(
+        progress,
+        &format!(
+            "interrupted: lab {name} goes on running with what it has; {again}, plumb lab down --name {name} takes it away"
+        ),
     );
-    Ok(signal.exit_code())
+    Ok(ExitCode::from(signal.exit_code()))
+}
+
+/// What is no error of the program's.
+fn told(progress: &Progress, why: &str) {
+    eprintln!("plumb: {why}");
+    progress.fails(why);
 }
 
 /// Whether nodes have got something back.
@@ -203,12 +207,21 @@ async fn apply_all(
     manifests: &[apply::Item],
     (patience, progress): (Duration, &Progress),
 ) -> Result<()> {
+    let mut wrong = Vec::new();
     for item in manifests {
-        progress.step(&apply::apply(client, item).await?);
+        match apply::apply(client, item).await {
+            Ok(outcome) => progress.applied(item.to_string(), item.namespace()?, outcome),
+            // The others may be right, as for kubectl.
+            Err(error) if apply::is_refused(&error) => wrong.push(error),
+            Err(error) => return Err(error),
+        }
     }
+    apply::all_of(wrong)?;
     let waited: Vec<_> = manifests.iter().filter_map(workloads::Workload::of).collect();
     let (deadline, kubectl) = (Instant::now() + patience, run.kubectl());
-    workloads::Wait { client, kubectl: &kubectl, deadline, progress }.ready(&waited).await
+    workloads::Wait { client, kubectl: &kubectl, deadline, progress, seen: workloads::Seen::default() }
+        .ready(&waited)
+        .await
 }
 
 fn check_same(run: &RunDir, options: &Options) -> Result<()> {

@@ -9,35 +9,45 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 
 use crate::inside::Inside;
-use crate::up::{Progress, wait, workloads};
-use crate::{Name, a_name, client, serving};
+use crate::progress::Progress;
+use crate::rundir::RunDir;
+use crate::up::{wait, workloads};
+use crate::{Name, Output, a_name, client, serving};
 
 /// `plumb lab wait`
 #[derive(clap::Args, Debug)]
 pub struct Options {
     #[command(flatten)]
-    name: Name,
+    pub name: Name,
     /// Seconds to wait
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     timeout: u64,
     /// Only what is in this namespace [default: in all]
     #[arg(short, long, value_parser = a_name)]
     namespace: Option<String>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Succeeds once everything is Ready; else says what is not, and why.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let inside = Inside::find(&options.name.get())?;
+    let progress = Progress::start(options.output, false);
+    let run = RunDir::of(&options.name.get())?;
+    let outcome = wait(options, &run.name(), &progress);
+    progress.end(&run, outcome)
+}
+
+fn wait(options: &Options, name: &str, progress: &Progress) -> Result<ExitCode> {
+    let inside = Inside::find(name)?;
     let deadline = Instant::now() + Duration::from_secs(options.timeout);
-    let progress = Progress::start();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     let waited = runtime.block_on(
         async {
-            wait::nodes_ready(&inside.run, deadline, &progress).await?;
+            wait::Nodes { run: &inside.run, stays: true, deadline, progress }.ready().await?;
             let client = client::admin(&inside.run).await?;
             let kubectl = inside.run.kubectl();
-            let wait = workloads::Wait { client: &client, kubectl: &kubectl, deadline, progress: &progress };
+            let wait = workloads::Wait { client: &client, kubectl: &kubectl, deadline, progress, seen: workloads::Seen::default() };
             let mut done = BTreeSet::new();
             let namespace = options.namespace.as_deref();
             if let Some(namespace) = namespace {

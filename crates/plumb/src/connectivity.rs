@@ -24,8 +24,8 @@ use clap::Subcommand;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use kube::{Api, Client, ResourceExt};
+use lab::interrupt;
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 use types::ObjectName;
 
 use crate::advice::{Advice, Cluster};
@@ -108,8 +108,6 @@ const ANSWERS: Duration = Duration::from_secs(50);
 const GLANCE: Duration = Duration::from_millis(200);
 /// So many failed checks are traced: one cause seldom needs more.
 const TRACED: usize = 12;
-/// 128 + SIGINT, as shells have it.
-const INTERRUPTED: u8 = 130;
 
 /// One check and what came of it.
 #[derive(Debug, Serialize)]
@@ -185,35 +183,32 @@ fn matches(pattern: &str, name: &str) -> bool {
 
 /// Removes everything again, also when it is interrupted or fails.
 async fn start(test: Test) -> Result<ExitCode> {
-    let (mut interrupt, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let cluster = Cluster::connect(&test.reach).await?;
     let mut progress = Progress::new(test.output.is_json());
     let stage = Stage { cluster, namespace: test.namespace.clone() };
     // What an earlier test has kept stays as long as this one cannot begin.
-    let prepared = async {
-        let cast = prepare(&test, &stage, &mut progress).await?;
-        stage.open().await.map(|()| cast)
-    };
-    let cast = tokio::select! {
-        cast = prepared => cast?,
-        _ = interrupt.recv() => return Ok(ExitCode::from(INTERRUPTED)),
-    };
+    let cast = prepare(&test, &stage, &mut progress).await?;
+    let by_hand = || stage.cluster.advice.kubectl(&format!("delete namespace {}", test.namespace));
+    kernel::interrupt::ends_with(&format!("{} removes what there may be", by_hand()));
+    stage.open().await?;
+    kernel::interrupt::is_heard();
     let began = Instant::now();
     let outcome = tokio::select! {
-        report = perform((&test, &stage), cast, &mut progress) => Some(report),
-        _ = interrupt.recv() => None,
-        _ = end.recv() => None,
+        report = perform((&test, &stage), cast, &mut progress) => Ok(report),
+        signal = interrupt::came() => Err(signal),
     };
     let mut left = None;
-    let by_hand = || stage.cluster.advice.kubectl(&format!("delete namespace {}", test.namespace));
     if test.keep {
         progress.step(&format!("kept: {} removes it", by_hand()));
     } else {
         progress.step(&format!("removing the namespace {}", test.namespace));
-        let stuck = if matches!(outcome, Some(Err(_))) { stage::FAILED } else { stage::STUCK };
+        let stuck = if matches!(outcome, Ok(Err(_))) { stage::FAILED } else { stage::STUCK };
         let removed = tokio::select! {
             removed = stage.remove(stuck) => removed,
-            _ = interrupt.recv() => bail!("interrupted again: {} does the rest", by_hand()),
+            signal = interrupt::came() => {
+                eprintln!("plumb: interrupted: {} does the rest", by_hand());
+                return Ok(ExitCode::from(signal.exit_code()));
+            }
         };
         left = match removed {
             Ok(forced) if forced.is_empty() => None,
@@ -222,16 +217,19 @@ async fn start(test: Test) -> Result<ExitCode> {
                 forced.join(", ")
             )),
             // What went wrong before it is the cause, or weighs more.
-            Err(error) if matches!(outcome, Some(Err(_))) => Some(watch::told(error.as_ref())),
+            Err(error) if matches!(outcome, Ok(Err(_))) => Some(watch::told(error.as_ref())),
             Err(error) => return Err(error),
         };
     }
     left.iter().for_each(|left| progress.step(left));
-    let Some(report) = outcome else {
-        progress.step("interrupted; nothing is left behind");
-        return Ok(ExitCode::from(INTERRUPTED));
+    let mut report = match outcome {
+        Ok(report) => report?,
+        Err(signal) => {
+            let left = if test.keep { "its namespace was kept" } else { "nothing is left behind" };
+            eprintln!("plumb: interrupted: {left}");
+            return Ok(ExitCode::from(signal.exit_code()));
+        }
     };
-    let mut report = report?;
     report.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if test.output.is_json() {
         println!("{}", serde_json::to_string_pretty(&report)?);

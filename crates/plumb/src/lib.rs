@@ -84,6 +84,32 @@ enum Command {
     Shim(kubelet::shim::Args),
 }
 
+impl Command {
+    /// What is said of one that a signal ends, where that is not left to itself: of what is left of it.
+    fn interrupted(&self) -> Option<String> {
+        let left = match self {
+            Self::Lab(args) => return args.interrupted(),
+            Self::Connectivity(_) => "nothing was made",
+            Self::Status(_) | Self::Dns(_) | Self::Alerts(_) | Self::Features(_) => "nothing was changed",
+            Self::Trace(_) => "nothing was changed; the agents forget the packet within 30 s",
+            Self::Sysdump(_) => "nothing was changed; an archive that was begun is not whole",
+            Self::NodeCleanup(_) => "the same command again takes away what is left",
+            // Servers, what others start, and those that take back what they have made by themselves.
+            Self::Install(_)
+            | Self::Uninstall(_)
+            | Self::Agent(_)
+            | Self::Bench(_)
+            | Self::Demo(_)
+            | Self::Image(_)
+            | Self::NodeCheck(_)
+            | Self::Kubelet(_)
+            | Self::Pause(_)
+            | Self::Shim(_) => return None,
+        };
+        Some(left.to_owned())
+    }
+}
+
 /// kubectl runs an executable of this name for `kubectl plumb …`: a link to `plumb` on the PATH is enough.
 const PLUGIN: &str = "kubectl-plumb";
 
@@ -113,7 +139,9 @@ fn parse() -> Plumb {
 /// The whole program. No async runtime here: the processes that change their namespaces must have one thread when they
 /// do.
 pub fn main() -> ExitCode {
-    let outcome = match parse().command {
+    let command = parse().command;
+    command.interrupted().iter().for_each(|left| kernel::interrupt::ends_with(left));
+    let outcome = match command {
         Command::Lab(args) => logged(std::io::stderr, || lab::run(args)),
         Command::Agent(args) => logged(|| agent::journal::Journal, || run_agent(args)),
         Command::Install(args) => install::run(&args),

@@ -20,7 +20,21 @@ As `plumb … --help` prints it; a test keeps this page true.
 | 1 | it was understood, and does not hold or could not be done: a check failed, a conclusion is another than `--expect` says, there is no such namespace, node, pod or port, a file cannot be read, nobody answers |
 | 2 | the command line cannot be carried out, whatever the cluster, the lab and the machine have: a flag or value that there is not, a target or name that is none, `lab exec NODE` without a command where there is no terminal |
 | 126, 127 | of `lab exec`: the command cannot be executed, there is no such command; else `lab exec` ends as the command does |
-| 130, 143 | it was interrupted (Ctrl-C, SIGTERM), and has said what is left |
+| 129, 130, 143 | it was interrupted (SIGHUP, Ctrl-C, SIGTERM), and has said `plumb: interrupted: …` with what is left, below |
+
+What a signal leaves:
+
+| command | |
+|---|---|
+| `lab up` | before anything is started nothing; a lab that was starting is taken away; one that runs goes on with what it has |
+| `lab wait`, `logs`, `expose`, `status`, `list`, `kubeconfig`; `status`, `dns`, `trace`, `alerts`, `features` | everything as it was |
+| `lab down`, `node-cleanup` | the rest, for the same command again |
+| `lab agent` | what it has done so far: `lab status` shows it |
+| `connectivity test` | nothing: its namespace is removed, but with `--keep`; a second signal leaves the rest to `kubectl delete namespace` |
+| `sysdump` | an archive that is not whole |
+
+`lab exec` hands the signal to its command, and ends as that does. `demo`, `bench`, `install` and `uninstall` are ended by the
+signal; the two last take their short pods away after Ctrl-C. `agent` ends with 0, and what it has made stays. A signal that is ignored (a job in the background, `nohup`) stays so.
 ";
 
 #[test]

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use apiserver::{Api, Config, NoNodes, Store};
-use kube::{Client, Error, ResourceExt};
+use kube::{Client, ResourceExt};
 use serde_json::json;
 use types::Families;
 
-use super::{Item, apply};
+use super::{Item, all_of, apply, refusal};
 use crate::plan::API_PORT;
 
 /// What is known of the objects that the lab will have.
@@ -30,18 +30,19 @@ pub async fn rehearse(items: &[Item], families: Families, known: Known) -> Resul
     let config = Config { advertised, families, nodes: Arc::new(NoNodes), credentials: None };
     let api = Api::new(Store::in_memory(), config).context("look through the manifests")?;
     let client = Client::new(api, "default");
+    let mut wrong = Vec::new();
     for item in items {
         if known == Known::Part {
             have_namespace(&client, item).await?;
         }
         match apply(&client, item).await {
             Err(error) if known == Known::All || is_malformed(&error) => {
-                return Err(error.context("nothing was started or applied"));
+                wrong.push(error);
             }
             _ => {}
         }
     }
-    Ok(())
+    all_of(wrong).context("nothing was started or applied")
 }
 
 async fn have_namespace(client: &Client, item: &Item) -> Result<()> {
@@ -54,8 +55,7 @@ async fn have_namespace(client: &Client, item: &Item) -> Result<()> {
 
 /// Whether it can be no object of its kind, such as one with a field that does not exist.
 fn is_malformed(error: &anyhow::Error) -> bool {
-    let refusal = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
-    matches!(refusal, Some(Error::Api(status)) if status.code == 400)
+    refusal(error) == Some(400)
 }
 
 #[cfg(test)]
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     async fn said(text: &str, known: Known) -> String {
-        let items = super::super::parse("x.yaml", text).expect("valid");
+        let items = super::super::tests::parse("x.yaml", text).expect("valid");
         let tried = rehearse(&items, Families::Ipv4, known).await;
         tried.map_or_else(|error| watch::told(error.as_ref()), |()| String::new())
     }
@@ -80,6 +80,18 @@ mod tests {
             let deep = said(&format!("{good}---\n{pod}"), known).await;
             assert!(deep.contains("unknown field \"spec.containers[0].x\""), "{deep}");
         }
+    }
+
+    #[tokio::test]
+    async fn everything_that_the_api_would_refuse_is_told() {
+        let bad = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndada: {}\n";
+        let told = said(&format!("{bad}---\n{bad}"), Known::All).await;
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines[0], "nothing was started or applied: 2 errors", "{told}");
+        for (line, number) in lines[1..].iter().zip(1..) {
+            assert!(line.starts_with(&format!("  x.yaml, document {number}: configmap/a: ")), "{told}");
+        }
+        assert_eq!(lines.len(), 3, "{told}");
     }
 
     #[tokio::test]

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::{Progress, launch};
+use super::launch;
 use crate::inside::Inside;
 use crate::lost::Lost;
+use crate::progress::Progress;
 use crate::rundir::RunDir;
 use crate::{agent, serving};
 
@@ -38,10 +39,11 @@ pub async fn in_order(run: &RunDir, deadline: Instant, progress: &Progress) -> R
         while let Some(wrong) = finds(&inside, &node, serving::left(deadline)) {
             if Instant::now() > deadline {
                 bail!(
-                    "{node}: its agent still says after {} s: {wrong}; plumb status tells all of it, and what to do",
+                    "{node}: its agent still says after {} s (--timeout gives more): {wrong}; plumb status tells all of it, and what to do",
                     progress.seconds()
                 );
             }
+            progress.waits(|| format!("{node}: its agent says: {wrong}"));
             tokio::time::sleep(GLANCE).await;
         }
     }

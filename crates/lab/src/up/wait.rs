@@ -8,10 +8,11 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
-use super::Progress;
 use crate::inside::Inside;
 use crate::plan::Plan;
+use crate::progress::{About, Progress, State as Stands};
 use crate::rundir::RunDir;
+use crate::serving::Lacks;
 use crate::supervise::{Entry, State, Status};
 use crate::{adopt, client, serving};
 
@@ -19,45 +20,144 @@ use crate::{adopt, client, serving};
 const HOPELESS: u32 = 8;
 const GLANCE: Duration = Duration::from_millis(10);
 
-pub async fn nodes_ready(run: &RunDir, deadline: Instant, progress: &Progress) -> Result<()> {
-    let plan = Plan::read(run)?;
-    let client = api_answers(run, &plan, deadline).await?;
-    progress.step(&format!("API on https://127.0.0.1:{}", plan.api_port));
-    let nodes: Api<Node> = Api::all(client.clone());
-    let inside = Inside::find(&run.name())?;
-    let mut ready = BTreeSet::new();
-    loop {
-        let mut waiting = Vec::new();
-        let limit = || serving::left(deadline);
-        match serving::soon(limit(), nodes.list(&ListParams::default())).await {
-            Err(error) => waiting.push(format!("the API does not answer: {}", watch::told(error.as_ref()))),
-            Ok(listed) => {
-                let (names, inside, client) = (plan.node_names(), &inside, &client);
-                let lacks = names.iter().map(|name| {
-                    let node = listed.iter().find(|node| node.name_any() == *name);
-                    async move {
-                        match lost(inside, name) {
-                            Some(cause) => Some(cause),
-                            None => serving::lacks(inside, client, (name, node), limit).await,
-                        }
-                    }
-                });
-                let lacks = futures::future::join_all(lacks).await;
-                for (name, lacks) in names.into_iter().zip(lacks) {
-                    match lacks {
-                        Some(why) => waiting.push(format!("{name}: {why}")),
-                        None if ready.insert(name.clone()) => progress.step(&format!("{name} Ready")),
-                        None => {}
-                    }
+/// A lab whose nodes are waited for.
+pub struct Nodes<'a> {
+    pub run: &'a RunDir,
+    /// Whether it goes on running when they do not become Ready: else it is taken away, and no advice helps.
+    pub stays: bool,
+    pub deadline: Instant,
+    pub progress: &'a Progress,
+}
+
+/// One that is not Ready: the API, which has no name of its own, or a node.
+struct Late {
+    name: Option<String>,
+    lacks: Lacks,
+}
+
+impl Nodes<'_> {
+    pub async fn ready(&self) -> Result<()> {
+        let plan = Plan::read(self.run)?;
+        let client = self.api_answers(&plan).await?;
+        self.progress.step(&format!("API on https://127.0.0.1:{}", plan.api_port));
+        let inside = Inside::find(&self.run.name())?;
+        let mut ready = BTreeSet::new();
+        loop {
+            let late = self.late(&inside, &client, &mut ready).await;
+            if late.is_empty() {
+                return Ok(());
+            }
+            self.check(&late)?;
+            self.waiting(&late);
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    async fn late(&self, inside: &Inside, client: &Client, ready: &mut BTreeSet<String>) -> Vec<Late> {
+        let limit = || serving::left(self.deadline);
+        let nodes: Api<Node> = Api::all(client.clone());
+        let listed = match serving::soon(limit(), nodes.list(&ListParams::default())).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                let why = format!("the API does not answer: {}", watch::told(error.as_ref()));
+                return vec![Late { name: None, lacks: Lacks::of_api(why) }];
+            }
+        };
+        let names = inside.plan.node_names();
+        let lacks = names.iter().map(|name| {
+            let node = listed.iter().find(|node| node.name_any() == *name);
+            async move {
+                // What it has lost of its way to the others the Node does not say for 40 s.
+                match inside.cut_off(name) {
+                    Some(cause) => Some(Lacks::of_way(cause)),
+                    None => serving::lacks(inside, client, (name, node), limit).await,
                 }
             }
+        });
+        let lacks = futures::future::join_all(lacks).await;
+        let mut late = Vec::new();
+        for (name, lacks) in names.into_iter().zip(lacks) {
+            let about = About { workload: None, name: &name };
+            let Some(lacks) = lacks else {
+                self.progress.stands(about, Stands::Ready, None);
+                if ready.insert(name.clone()) {
+                    self.progress.step(&format!("{name} Ready"));
+                }
+                continue;
+            };
+            self.progress.stands(about, Stands::NotReady, Some(&lacks.why));
+            late.push(Late { name: Some(name), lacks });
         }
-        if waiting.is_empty() {
+        late
+    }
+
+    async fn api_answers(&self, plan: &Plan) -> Result<Client> {
+        let client = client::admin(self.run).await?;
+        loop {
+            let Err(error) = serving::soon(serving::left(self.deadline), client.apiserver_version()).await
+            else {
+                return Ok(client);
+            };
+            let why = watch::told(error.as_ref());
+            let why = format!("the API on port {} does not answer: {why}", plan.api_port);
+            let late = [Late { name: None, lacks: Lacks::of_api(why) }];
+            self.check(&late)?;
+            self.waiting(&late);
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    fn waiting(&self, late: &[Late]) {
+        self.progress.waits(|| told(late, "; ", |lacks| lacks.why.clone()));
+    }
+
+    /// Fails when the lab has died, cannot live, or takes too long.
+    fn check(&self, late: &[Late]) -> Result<()> {
+        let run = self.run;
+        if adopt::anchor(run)?.is_none() {
+            bail!("the lab's anchor ended; the end of its log:\n{}", run.last_lines("anchor", 5));
+        }
+        let status = Status::read(run);
+        let is_over = Instant::now() >= self.deadline;
+        let is_meant = late.iter().any(|late| late.lacks.is_meant());
+        if !is_over && !is_meant && !status.processes.values().any(hopeless) {
             return Ok(());
         }
-        check(run, deadline, || format!("nodes are not Ready: {}", first(&waiting, "; ")))?;
-        tokio::time::sleep(GLANCE).await;
+        let after = match is_over {
+            true => format!(" after {} s (--timeout gives more)", self.progress.seconds()),
+            false => String::new(),
+        };
+        let late = match self.stays {
+            true => format!(" {}", told(late, "; ", |lacks| lacks.told(&run.name()))),
+            false => format!("\n  {}", told(late, "\n  ", |lacks| lacks.last_words(run))),
+        };
+        let mut why = format!("the lab is not Ready{after}:{late}");
+        if let Some(failure) = status.failure {
+            why += &format!("\n  the supervisor: {failure}");
+        }
+        for (name, entry) in &status.processes {
+            if let (State::Ended, Some(end)) = (entry.state, &entry.last_end) {
+                why += &format!(
+                    "\n  {name} was started {} times and ended each time, the last time by {end}; the end of its log:\n{}",
+                    entry.restarts + 1,
+                    entry.last_lines.as_deref().unwrap_or_default()
+                );
+            }
+        }
+        if status.processes.is_empty() {
+            why += &format!("\n  the supervisor's log:\n{}", run.last_lines("supervise", 5));
+        }
+        bail!("{}", why.trim_end())
     }
+}
+
+/// Each with its name.
+fn told(late: &[Late], between: &str, words: impl Fn(&Lacks) -> String) -> String {
+    let said = late.iter().map(|Late { name, lacks }| match name {
+        Some(name) => format!("{name}: {}", words(lacks)),
+        None => words(lacks),
+    });
+    first(&said.collect::<Vec<_>>(), between)
 }
 
 /// As many as a person reads, and how many more there are.
@@ -72,57 +172,9 @@ pub fn first(all: &[String], between: &str) -> String {
     said.join(between)
 }
 
-/// What it has lost of its way to the others, which the Node does not say for 40 s, and what gives it back.
-fn lost(inside: &Inside, node: &str) -> Option<String> {
-    let cause = inside.cut_off(node)?;
-    Some(format!("{cause}; plumb lab up --name {} gives it back", inside.plan.name))
-}
-
-async fn api_answers(run: &RunDir, plan: &Plan, deadline: Instant) -> Result<Client> {
-    let client = client::admin(run).await?;
-    loop {
-        match serving::soon(serving::left(deadline), client.apiserver_version()).await {
-            Ok(_) => return Ok(client),
-            Err(error) => check(run, deadline, || {
-                let why = watch::told(error.as_ref());
-                format!("the API on port {} does not answer: {why}", plan.api_port)
-            })?,
-        }
-        tokio::time::sleep(GLANCE).await;
-    }
-}
-
 /// What ended so often, with growing pauses, will end again.
 fn hopeless(entry: &Entry) -> bool {
     entry.state == State::Ended && entry.restarts >= HOPELESS
-}
-
-/// Fails when the lab has died, cannot live, or takes too long.
-fn check(run: &RunDir, deadline: Instant, waiting: impl FnOnce() -> String) -> Result<()> {
-    if adopt::anchor(run)?.is_none() {
-        bail!("the lab's anchor ended; the end of its log:\n{}", run.last_lines("anchor", 5));
-    }
-    let status = Status::read(run);
-    if Instant::now() < deadline && !status.processes.values().any(hopeless) {
-        return Ok(());
-    }
-    let mut why = waiting();
-    if let Some(failure) = status.failure {
-        why += &format!("\n  the supervisor: {failure}");
-    }
-    for (name, entry) in &status.processes {
-        if let (State::Ended, Some(end)) = (entry.state, &entry.last_end) {
-            why += &format!(
-                "\n  {name} was started {} times and ended each time, the last time by {end}; the end of its log:\n{}",
-                entry.restarts + 1,
-                entry.last_lines.as_deref().unwrap_or_default()
-            );
-        }
-    }
-    if status.processes.is_empty() {
-        why += &format!("\n  the supervisor's log:\n{}", run.last_lines("supervise", 5));
-    }
-    bail!("{}", why.trim_end())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Waits until what was applied runs: Pods and Deployments.
 
 mod lacking;
+mod steady;
 #[cfg(test)]
 mod tests;
 
@@ -10,12 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
-use super::Progress;
+use self::steady::Clock;
+pub use self::steady::Seen;
+use super::wait;
 use crate::apply::Item;
+use crate::progress::{About, Progress, State};
 use crate::serving;
 
 const GLANCE: Duration = Duration::from_millis(10);
@@ -63,6 +66,10 @@ impl Workload {
         let word = kind.word();
         Self { kind, shown: format!("{word} {namespace}/{name}"), namespace, name }
     }
+
+    fn about(&self) -> About<'_> {
+        About { workload: Some((self.kind.word(), &self.namespace)), name: &self.name }
+    }
 }
 
 impl fmt::Display for Workload {
@@ -80,6 +87,17 @@ enum Stand {
     Waiting(String),
     /// Why, and what of kubectl's tells more.
     Hopeless(String, Option<String>),
+}
+
+impl Stand {
+    fn told(&self) -> (State, Option<&str>) {
+        match self {
+            Self::Ready => (State::Ready, None),
+            Self::Succeeded => (State::Succeeded, None),
+            Self::Waiting(why) => (State::NotReady, Some(why)),
+            Self::Hopeless(why, _) => (State::Failed, Some(why)),
+        }
+    }
 }
 
 /// All Deployments, and the pods that belong to none.
@@ -108,6 +126,7 @@ pub struct Wait<'a> {
     pub kubectl: &'a str,
     pub deadline: Instant,
     pub progress: &'a Progress,
+    pub seen: Seen,
 }
 
 impl Wait<'_> {
@@ -117,7 +136,11 @@ impl Wait<'_> {
         loop {
             let (mut hopeless, mut waiting) = (Vec::new(), Vec::new());
             for workload in left {
-                match serving::soon(serving::left(self.deadline), stand(self.client, workload)).await? {
+                let stand = stand(self.client, workload, &self.seen);
+                let stand = serving::soon(serving::left(self.deadline), stand).await?;
+                let (state, why) = stand.told();
+                self.progress.stands(workload.about(), state, why);
+                match stand {
                     Stand::Ready => self.progress.step(&format!("{workload} Ready")),
                     Stand::Succeeded => self.progress.step(&format!("{workload} Succeeded")),
                     Stand::Hopeless(why, next) => hopeless.push((workload, why, next)),
@@ -133,19 +156,24 @@ impl Wait<'_> {
             if Instant::now() > self.deadline {
                 return Err(self.late(waiting).await);
             }
+            self.progress.waits(|| {
+                let said: Vec<String> =
+                    waiting.iter().map(|(workload, why)| format!("{workload}: {why}")).collect();
+                wait::first(&said, "; ")
+            });
             left = waiting.into_iter().map(|(workload, _)| workload).collect();
             tokio::time::sleep(GLANCE).await;
         }
     }
 }
 
-async fn stand(client: &Client, workload: &Workload) -> Result<Stand> {
+async fn stand(client: &Client, workload: &Workload, seen: &Seen) -> Result<Stand> {
     let Workload { namespace, name, .. } = workload;
-    let now = Timestamp::now();
+    let clock = Clock::now(seen);
     let deleted = || Stand::Hopeless("it was deleted".into(), None);
     if workload.kind == Kind::Pod {
         let pod = Api::<Pod>::namespaced(client.clone(), namespace).get_opt(name).await?;
-        return Ok(pod.map_or_else(deleted, |pod| pod_stand(&pod, now)));
+        return Ok(pod.map_or_else(deleted, |pod| pod_stand(&pod, clock)));
     }
     let deployment = Api::<Deployment>::namespaced(client.clone(), namespace).get_opt(name).await?;
     let Some(deployment) = deployment else { return Ok(deleted()) };
@@ -154,7 +182,7 @@ async fn stand(client: &Client, workload: &Workload) -> Result<Stand> {
     let current = status.observed_generation == deployment.metadata.generation;
     let have = status.updated_replicas.unwrap_or(0).min(status.available_replicas.unwrap_or(0));
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await?;
-    let pods = pods.items.iter().filter(|pod| is_of(pod, name)).map(|pod| pod_stand(pod, now));
+    let pods = pods.items.iter().filter(|pod| is_of(pod, name)).map(|pod| pod_stand(pod, clock));
     Ok(as_paused(&deployment, deployment_stand(current.then_some(have), wanted, pods)))
 }
 
@@ -203,13 +231,9 @@ fn deployment_stand(have: Option<i32>, wanted: i32, pods: impl Iterator<Item = S
     }
 }
 
-/// What has no readiness probe is Ready as soon as it is started, and may end in the next moment: it counts when it has run
-/// for so long. Starts are told in whole seconds.
-const STEADY: f64 = 2.0;
-
 /// Where a pod stands. One that ends and is not to be started again is done when it has succeeded; one that fails is none
 /// that was Ready for a moment.
-fn pod_stand(pod: &Pod, now: Timestamp) -> Stand {
+fn pod_stand(pod: &Pod, clock: Clock<'_>) -> Stand {
     let status = pod.status.clone().unwrap_or_default();
     let phase = status.phase.as_deref().unwrap_or("Pending");
     let condition = |kind: &str| status.conditions.iter().flatten().find(|condition| condition.type_ == kind);
@@ -220,7 +244,7 @@ fn pod_stand(pod: &Pod, now: Timestamp) -> Stand {
         return failed(pod);
     }
     if condition("Ready").is_some_and(|ready| ready.status == "True") {
-        return unsteady(pod, now).map_or(Stand::Ready, |container| {
+        return clock.unsteady(pod).map_or(Stand::Ready, |container| {
             Stand::Waiting(format!("container {container} has just been started, and has no readiness probe"))
         });
     }
@@ -244,24 +268,6 @@ fn pod_stand(pod: &Pod, now: Timestamp) -> Stand {
     let unscheduled = condition("PodScheduled").filter(|scheduled| scheduled.status == "False");
     let why = unscheduled.and_then(|scheduled| scheduled.message.clone());
     Stand::Waiting(why.unwrap_or_else(|| format!("it is {phase}")))
-}
-
-/// A container whose readiness says no more than that it was started, and only just.
-fn unsteady(pod: &Pod, now: Timestamp) -> Option<&str> {
-    let probed = |name: &str| {
-        let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-        containers.any(|container| container.name == name && container.readiness_probe.is_some())
-    };
-    let steady = |container: &&ContainerStatus| {
-        let running = container.state.as_ref().and_then(|state| state.running.as_ref());
-        running.and_then(|running| running.started_at.as_ref()).is_some_and(|started| {
-            let age = now.duration_since(started.0).as_secs_f64();
-            // A start that is yet to come is one of a clock that was set back.
-            !(0.0..STEADY).contains(&age)
-        })
-    };
-    let all = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-    all.filter(|one| !probed(&one.name)).find(|one| !steady(one)).map(|one| one.name.as_str())
 }
 
 /// One that will not be started again, and what its container ended with.

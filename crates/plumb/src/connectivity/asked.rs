@@ -31,7 +31,8 @@ impl Test {
         let mut words = format!("connectivity test --only {only} --keep");
         let listed = |values: &[String]| (!values.is_empty()).then(|| values.join(","));
         let unlike = |value: &str, usual: &str| (value != usual).then(|| value.to_owned());
-        let port = self.host_port.to_string();
+        let (port, settle) = (self.host_port.to_string(), self.settle.to_string());
+        let patience = self.patience.to_string();
         for (flag, value) in [
             ("-n", unlike(&self.namespace, NAMESPACE)),
             ("--nodes", listed(&self.nodes)),
@@ -40,6 +41,8 @@ impl Test {
             ("--outside-name", self.outside_name.clone()),
             ("--domain", unlike(&self.domain, "cluster.local")),
             ("--host-port", unlike(&port, "29475")),
+            ("--settle", unlike(&settle, "10")),
+            ("--patience", unlike(&patience, "90")),
         ] {
             words.extend(value.into_iter().flat_map(|value| [format!(" {flag} "), value]));
         }
@@ -104,9 +107,21 @@ mod tests {
     fn what_is_to_be_run_again_is_run_alike() {
         let again = |words: &[&str]| typed(words).again("pod-to-pod");
         assert_eq!(again(&["--only", "pod-*"]), "connectivity test --only pod-to-pod --keep");
-        let words =
-            "-n other --nodes a,b --image x/y:1 --outside 192.0.2.1:80 --domain k8s.test --host-port 29999";
+        let words = "-n other --nodes a,b --image x/y:1 --outside 192.0.2.1:80 --outside-name a.test --domain k8s.test \
+                     --host-port 29999 --settle 3 --patience 7";
         let typed: Vec<&str> = words.split(' ').collect();
+        // All that says what is tested: of the others the cluster's are added to every command.
+        let mut command = crate::Plumb::command();
+        let test = command.find_subcommand_mut("connectivity").and_then(|it| it.find_subcommand_mut("test"));
+        let others = ["only", "list", "keep", "full", "output", "json", "kubeconfig", "context", "help"];
+        for arg in test.expect("it is there").get_arguments() {
+            let flags = [
+                arg.get_short().map(|short| format!("-{short}")),
+                arg.get_long().map(|long| format!("--{long}")),
+            ];
+            let is_there = flags.iter().flatten().any(|flag| typed.contains(&flag.as_str()));
+            assert!(is_there || others.contains(&arg.get_id().as_str()), "{}", arg.get_id());
+        }
         assert_eq!(again(&typed), format!("connectivity test --only pod-to-pod --keep {words}"));
     }
 

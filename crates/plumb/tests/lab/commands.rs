@@ -1,5 +1,6 @@
 //! The lab's commands, as a person at a shell and a pipeline use them. One lab of two nodes for all of it.
 
+mod ended;
 mod found;
 mod manifests;
 mod pipes;
@@ -25,6 +26,7 @@ fn the_commands_of_a_lab() {
     reached::checks(&lab, &mut checks);
     wrong::checks(&lab, &mut checks);
     pipes::checks(&lab, &mut checks);
+    ended::checks(&lab, &mut checks);
 }
 
 /// `plumb WORDS` of somebody whose KUBECONFIG is the lab's.

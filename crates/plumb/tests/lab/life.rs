@@ -17,6 +17,7 @@ fn a_lab_lives() {
     checks.check("the API refuses who does not say who he is", || anonymous(&lab));
     checks.check("a bad manifest is refused by its field, and nothing of it is made", || manifest(&lab));
     checks.check("Ctrl-C says what is left", || interrupted(&lab));
+    checks.check("a start that failed gives its last words", || last_words(&lab));
     checks.check("a port that is taken", || port(&lab));
     checks.check("a node's pod CIDR that is exhausted", || exhausted(&lab));
     checks.check("what waits for a lab or serves it ends with it", || taken_away(&lab));
@@ -111,32 +112,50 @@ const NEVER_READY: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: waited-fo
     image: plumb.local/demo, args: [serve, --http, '8080', --unready], readinessProbe: {httpGet: {path: /readyz, port: 8080}}}\n";
 
 /// `plumb lab up`, interrupted when it has printed a line with these words.
-fn interrupt(name: &str, more: &[&str], words: &str) -> Said {
+fn interrupt(name: &str, (signal, number): (&str, i32), more: &[&str], words: &str) -> Said {
     let mut command = Command::new(plumb());
     command.args(["lab", "up", "--name", name]).args(more).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut up = command.spawn().expect("plumb runs");
     let mut lines = BufReader::new(up.stdout.take().expect("piped")).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains(words)), "{words:?} was not said");
-    assert!(run(Command::new("kill").args(["-INT", &up.id().to_string()])).ok);
+    assert!(run(Command::new("kill").args([signal, &up.id().to_string()])).ok);
     let rest: Vec<String> = lines.collect();
     let output = up.wait_with_output().expect("it ends");
-    assert_eq!(output.status.code(), Some(130), "{output:?}; {rest:?}");
+    assert_eq!(output.status.code(), Some(128 + number), "{output:?}; {rest:?}");
     output.into()
 }
 
 fn interrupted(lab: &Lab) {
-    let name = fresh_name();
-    let said = interrupt(&name, &["--nodes", "1"], "1 nodes");
-    said.refused(&["interrupted", &format!("lab {name} was still starting, and nothing of it is left")]);
-    run(Command::new(plumb()).args(["lab", "status", "--name", &name])).refused(&["is not running"]);
+    for signal in [("-INT", 2), ("-HUP", 1)] {
+        let name = fresh_name();
+        let said = interrupt(&name, signal, &["--nodes", "1"], "1 nodes");
+        said.refused(&["interrupted", &format!("lab {name} was still starting, and nothing of it is left")]);
+        run(Command::new(plumb()).args(["lab", "status", "--name", &name])).refused(&["is not running"]);
+    }
     let path = lab.directory().join("never-ready.yaml");
     std::fs::write(&path, NEVER_READY).expect("written");
-    let said = interrupt(&lab.name, &["-f", path.to_str().expect("plain")], "pod/waited-for created");
+    let said =
+        interrupt(&lab.name, ("-TERM", 15), &["-f", path.to_str().expect("plain")], "pod/waited-for created");
     said.refused(&[
         &format!("lab {} goes on running", lab.name),
         &format!("plumb lab down --name {}", lab.name),
     ]);
     lab.kubectl_ok(&["delete", "pod", "waited-for", "--now"]);
+}
+
+/// Nothing can be asked of a lab that is gone.
+fn last_words(lab: &Lab) {
+    let (name, data) = (fresh_name(), lab.directory().join("no-data"));
+    std::fs::create_dir_all(data.join("api.sqlite")).expect("made");
+    let mut up = Command::new(plumb());
+    let said = run(up.args(["lab", "up", "--name", &name, "--timeout", "1", "--data"]).arg(&data));
+    said.refused(&[
+        "nothing of it is left",
+        "after 1 s (--timeout gives more)",
+        "the end of the log of api:",
+        "api.sqlite",
+    ]);
+    assert!(!said.err.contains("plumb lab"), "advice of what is gone: {said:?}");
 }
 
 /// The last that is done with it.

@@ -8,6 +8,7 @@ use kube::Api;
 use kube::api::ListParams;
 
 use super::{CRASHES, Kind, Wait, Workload};
+use crate::progress::State;
 use crate::serving;
 use crate::up::wait::SHOWN;
 
@@ -42,6 +43,7 @@ impl Wait<'_> {
                 _ => (why, next),
             };
             let next = next.map(|next| format!("; {} {next} tells more", self.kubectl));
+            self.progress.stands(workload.about(), State::Failed, Some(&why));
             Lacking { shown: workload.to_string(), why, next: next.unwrap_or_default() }
         });
         let late = waiting.into_iter().map(|(workload, why)| self.lacking(workload, why, &events));
@@ -54,16 +56,18 @@ impl Wait<'_> {
     pub(super) async fn late(&self, all: Vec<(&Workload, String)>) -> Error {
         let events = self.events(all.iter().map(|(workload, _)| *workload)).await;
         let lacking = all.into_iter().map(|(workload, why)| self.lacking(workload, why, &events)).collect();
-        let is = format!("is not Ready after {} s", self.progress.seconds());
+        let is = format!("is not Ready after {} s (--timeout gives more)", self.progress.seconds());
         anyhow!("{}", told(&[(&is, lacking)]))
     }
 
     fn lacking(&self, workload: &Workload, why: String, events: &Events) -> Lacking {
         let Workload { kind, namespace, name, .. } = workload;
         let warning = events.get(namespace).and_then(|events| last_warning(events, workload, &why));
+        let why = why + &warning.unwrap_or_default();
+        self.progress.stands(workload.about(), State::NotReady, Some(&why));
         Lacking {
             shown: workload.to_string(),
-            why: why + &warning.unwrap_or_default(),
+            why,
             next: format!("; {} -n {namespace} describe {} {name} tells more", self.kubectl, kind.word()),
         }
     }

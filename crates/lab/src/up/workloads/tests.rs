@@ -12,41 +12,63 @@ fn pod(status: serde_json::Value) -> Pod {
         .expect("a pod")
 }
 
+fn now(pod: &Pod) -> Stand {
+    pod_stand(pod, Clock::now(&Seen::default()))
+}
+
 #[test]
 fn a_pod_that_has_failed_says_its_exit_code_and_where_its_words_are() {
     let ended = json!({"name": "main", "image": "", "imageID": "", "ready": false, "restartCount": 0,
         "state": {"terminated": {"exitCode": 3, "reason": "Error"}}});
     assert_eq!(
-        pod_stand(&pod(json!({"phase": "Failed", "containerStatuses": [ended]})), Timestamp::now()),
+        now(&pod(json!({"phase": "Failed", "containerStatuses": [ended]}))),
         Stand::Hopeless(
             "pod job: it has failed: container main ended with exit code 3".into(),
             Some("-n shop logs job -c main".into())
         )
     );
     assert_eq!(
-        pod_stand(&pod(json!({"phase": "Failed", "reason": "Evicted"})), Timestamp::now()),
+        now(&pod(json!({"phase": "Failed", "reason": "Evicted"}))),
         Stand::Hopeless("pod job: Evicted".into(), Some("-n shop describe pod job".into()))
     );
 }
 
 #[test]
 fn ready_for_a_moment_is_not_ready_without_a_probe() {
-    let at = |text: &str| text.parse::<Timestamp>().expect("a time");
-    let running = |name: &str| {
-        json!({"name": name, "image": "", "imageID": "", "ready": true, "restartCount": 0,
-            "state": {"running": {"startedAt": "2026-01-01T00:00:10Z"}}})
+    let running = |restarts: u8| {
+        let main = json!({"name": "main", "image": "", "imageID": "", "ready": true, "restartCount": restarts,
+            "state": {"running": {"startedAt": "2026-01-01T00:00:10Z"}}});
+        pod(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [main]}))
     };
-    let ready = pod(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
-        "containerStatuses": [running("main")]}));
     let just = Stand::Waiting("container main has just been started, and has no readiness probe".into());
-    assert_eq!(pod_stand(&ready, at("2026-01-01T00:00:11.9Z")), just);
-    assert_eq!(pod_stand(&ready, at("2026-01-01T00:00:12Z")), Stand::Ready);
-    assert_eq!(pod_stand(&ready, at("2026-01-01T00:00:00Z")), Stand::Ready);
-    let mut probed = ready.clone();
+    let began = Instant::now();
+    let stand = |pod: &Pod, seen: &Seen, told: &str, after: u64| {
+        let told = format!("2026-01-01T00:00:{told}Z").parse().expect("a time");
+        pod_stand(pod, Clock { told, own: began + Duration::from_millis(after), seen })
+    };
+    // It may have been started at 10.99: only what it is told to be three seconds old is at least two.
+    for (told, expected) in [("10", &just), ("12", &just), ("12.99", &just), ("13", &Stand::Ready)] {
+        assert_eq!(&stand(&running(0), &Seen::default(), told, 0), expected, "{told}");
+    }
+    // Who has seen it run for two seconds knows, whatever the clock that others set says; a new start is another.
+    let seen = Seen::default();
+    for (restarts, after, expected) in [
+        (0, 0, &just),
+        (0, 1_999, &just),
+        (0, 2_000, &Stand::Ready),
+        (1, 2_000, &just),
+        (1, 4_000, &Stand::Ready),
+    ] {
+        for told in ["05", "11.5"] {
+            assert_eq!(&stand(&running(restarts), &seen, told, after), expected, "{restarts} {after} {told}");
+        }
+    }
+    let mut probed = running(0);
     let probe = json!({"containers": [{"name": "main", "readinessProbe": {}}]});
     probed.spec = serde_json::from_value(probe).expect("a spec");
-    assert_eq!(pod_stand(&probed, at("2026-01-01T00:00:10Z")), Stand::Ready);
-    assert_eq!(pod_stand(&pod(json!({"phase": "Succeeded"})), Timestamp::now()), Stand::Succeeded);
+    assert_eq!(stand(&probed, &Seen::default(), "10", 0), Stand::Ready);
+    assert_eq!(now(&pod(json!({"phase": "Succeeded"}))), Stand::Succeeded);
 }
 
 #[test]
@@ -54,8 +76,7 @@ fn one_that_cannot_be_started_as_it_is_written_is_not_waited_for() {
     for reason in ["ErrImagePull", "CreateContainerConfigError", "StartError"] {
         let waits = json!({"name": "main", "image": "", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"waiting": {"reason": reason, "message": "no such command"}}});
-        let stand =
-            pod_stand(&pod(json!({"phase": "Pending", "containerStatuses": [waits]})), Timestamp::now());
+        let stand = now(&pod(json!({"phase": "Pending", "containerStatuses": [waits]})));
         let said = format!("pod job: {reason}: no such command");
         assert_eq!(stand, Stand::Hopeless(said, Some("-n shop describe pod job".into())));
     }
@@ -67,7 +88,7 @@ fn one_that_ends_again_and_again_says_its_exit_code() {
         "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 1s restarting failed container=main"}},
         "lastState": {"terminated": {"exitCode": 7}}});
     assert_eq!(
-        pod_stand(&pod(json!({"phase": "Running", "containerStatuses": [crashing]})), Timestamp::now()),
+        now(&pod(json!({"phase": "Running", "containerStatuses": [crashing]}))),
         Stand::Hopeless(
             "pod job: CrashLoopBackOff: back-off 1s restarting failed container=main, which ended with exit code 7".into(),
             Some("-n shop logs job -c main --previous".into())

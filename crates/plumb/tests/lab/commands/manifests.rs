@@ -28,6 +28,22 @@ fn input(lab: &Lab) {
     let said: Said = feed(&mut at(lab, &["lab", "up", "-f", "-"]), config("fed").as_bytes());
     assert!(said.ok && said.out.contains("configmap/fed created"), "{said:?}");
     lab.kubectl_ok(&["get", "configmap", "fed"]);
+    let quiet = feed(&mut at(lab, &["lab", "up", "-q", "-f", "-"]), config("fed").as_bytes());
+    assert!(quiet.ok && quiet.out.is_empty(), "{quiet:?}");
+    let told = feed(&mut at(lab, &["lab", "up", "--json", "-f", "-"]), config("fed").as_bytes()).json();
+    assert_eq!(
+        told["objects"][0],
+        serde_json::json!({"object": "configmap/fed", "namespace": "default", "outcome": "unchanged"})
+    );
+    // What only the lab's API can refuse: the others are applied all the same.
+    let missing = config("one").replace("default", "nosuch");
+    let text = [missing.clone(), config("two"), missing.replace("one", "three")].join("---\n");
+    feed(&mut at(lab, &["lab", "up", "-f", "-"]), text.as_bytes()).refused(&[
+        "2 errors",
+        "configmap/one: ",
+        "configmap/three: ",
+    ]);
+    lab.kubectl_ok(&["get", "configmap", "two"]);
 }
 
 /// Two ports of one number, a list of containers with defaults in it, and a label that goes.

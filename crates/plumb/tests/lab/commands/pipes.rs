@@ -67,7 +67,7 @@ fn ends_quietly(command: &mut Command, unread: Streams) {
 }
 
 /// How each command is called so that it prints and ends soon. A new command wants a line here.
-fn calls(lab: &Lab, path: &str) -> Vec<Command> {
+pub fn calls(lab: &Lab, path: &str) -> Vec<Command> {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let of_lab = |more: &str| {
         let mut command = alone(&words(path), &["--name", &lab.name]);

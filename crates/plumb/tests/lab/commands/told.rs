@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::{at, ok};
 use crate::cluster::{Checks, Kubectl, Lab, run, wait_for};
 use crate::said::feed;
@@ -105,6 +107,12 @@ fn wait(lab: &Lab) {
     lab.apply(SLOW);
     run(&mut at(lab, &["lab", "wait", "--timeout", "1"]))
         .refused(&["pod default/slow is not Ready after 1 s", "kubectl -n default describe pod slow"]);
+    let said = run(&mut at(lab, &["lab", "wait", "--timeout", "3", "--json", "-n", "default"]));
+    said.refused(&["s  waiting: pod default/slow: "]);
+    let told: Value = serde_json::from_str(&said.out).expect("JSON");
+    assert!(told["error"].as_str().is_some_and(|error| error.contains("--timeout")), "{told}");
+    let slow = &told["workloads"][0];
+    assert_eq!((&slow["name"], &slow["state"]), (&"slow".into(), &"NotReady".into()), "{told}");
     // Of somebody whose kubectl speaks to another cluster.
     run(at(lab, &["lab", "wait", "--timeout", "1", "--name", &lab.name]).env("KUBECONFIG", "/dev/null"))
         .refused(&[
@@ -124,6 +132,12 @@ fn wait(lab: &Lab) {
     let output = waiting.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && said.contains("pod default/slow Ready"), "{said}");
+    let said = run(&mut at(lab, &["lab", "wait", "--timeout", "60", "-o", "json"])).json();
+    assert_eq!((&said["ok"], &said["error"]), (&Value::Bool(true), &Value::Null), "{said}");
+    assert!(
+        said["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2 && nodes[0]["state"] == "Ready"),
+        "{said}"
+    );
     lab.apply(&SLOW.replace("slow", "never").replace("plumb.local/demo", "nginx"));
     run(&mut at(lab, &["lab", "wait", "--timeout", "30"]))
         .refused(&["pod default/never will not become Ready", "nginx"]);
@@ -153,8 +167,9 @@ fn once(name: &str, policy: &str, script: &str) -> String {
 fn ended(lab: &Lab) {
     let up = |text: &str| feed(&mut at(lab, &["lab", "up", "-f", "-"]), text.as_bytes());
     for round in 0..3 {
-        let names = ["well", "again", "stays", "badly", "loops"].map(|name| format!("{name}-{round}"));
-        let [well, again, stays, badly, loops] = &names;
+        let names =
+            ["well", "again", "stays", "badly", "brief", "loops"].map(|name| format!("{name}-{round}"));
+        let [well, again, stays, badly, brief, loops] = &names;
         let good =
             [(well, "Never", "exit 0"), (again, "OnFailure", "exit 0"), (stays, "Never", "sleep 1000")];
         let good: Vec<String> = good.map(|(name, policy, script)| once(name, policy, script)).into();
@@ -169,6 +184,10 @@ fn ended(lab: &Lab) {
             &format!("pod/{badly} will not become Ready"),
             "container main ended with exit code 3",
             &format!("kubectl -n default logs {badly} -c main"),
+        ]);
+        up(&once(brief, "Never", "sleep 1.4; exit 5")).refused(&[
+            &format!("pod/{brief} will not become Ready"),
+            "container main ended with exit code 5",
         ]);
         up(&once(loops, "OnFailure", "exit 4")).refused(&[
             &format!("pod/{loops} will not become Ready"),
@@ -188,6 +207,11 @@ fn started(lab: &Lab) {
         &format!("plumb lab agent start --name {} node1", lab.name),
     ]);
     // Whatever its Node says yet.
+    let began = Instant::now();
+    for verb in ["wait", "up"] {
+        run(&mut at(lab, &["lab", verb])).refused(&["node1: its agent is stopped"]);
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "it is known at once");
     run(&mut at(lab, &["lab", "wait", "--timeout", "0"])).refused(&[
         "node1: its agent is stopped",
         &format!("plumb lab agent start --name {} node1", lab.name),

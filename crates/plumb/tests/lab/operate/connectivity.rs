@@ -160,7 +160,7 @@ impl Stage {
             // A trace of pods that are gone would lead nowhere.
             let command = failed.iter().filter_map(|check| check["again"].as_str()).next();
             let command = command.unwrap_or_default();
-            assert!(command.ends_with(" --keep") && !command.contains(';'), "{failed:#?}");
+            assert!(command.ends_with(" --keep --settle 4") && !command.contains(';'), "{failed:#?}");
             assert!(failed.iter().all(|check| check["trace"].is_null()), "{failed:#?}");
         }
         self.nothing_is_left();
@@ -244,11 +244,11 @@ fn interrupted(stage: &Stage) {
     let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
     let begun = lines.by_ref().map_while(Result::ok).find(|line| line.contains("servers are Ready"));
     assert!(begun.is_some(), "it never came so far");
-    let signal = run(Command::new("kill").args(["-INT", &child.id().to_string()]));
+    let signal = run(Command::new("kill").args(["-TERM", &child.id().to_string()]));
     assert!(signal.ok, "{signal:?}");
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     let ended = child.wait().expect("it ends");
-    assert_eq!(ended.code(), Some(130), "{rest:?}");
+    assert_eq!(ended.code(), Some(143), "{rest:?}");
     assert!(rest.iter().any(|line| line.contains("nothing is left behind")), "{rest:?}");
     wait_for("the namespace is gone", Duration::from_secs(1), || {
         let said = stage.0.kubectl(&["get", "namespace", NAMESPACE]);
