@@ -16,7 +16,7 @@ use trace::eval::{self, Kernel};
 use trace::packet::{CtState, Packet};
 use types::{Family, IfName, Protocol};
 
-#[path = "battery/world.rs"]
+#[path = "../../trace/tests/battery/world.rs"]
 mod world;
 
 use world::{external_ip, history, node_ip, pod_ip, service_ip, settings, start};
