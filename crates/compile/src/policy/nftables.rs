@@ -32,7 +32,7 @@ use crate::refusal::{Refusal, logged, truncate};
 use names::{dispatch_meaning, of_class};
 use semantics::meaning::{Check, Meaning};
 use semantics::policy::lookup::{Apart, Form, Merged, Peers, runs};
-use semantics::policy::resolve::{AddressSet, Direction, PODS, PORT};
+use semantics::policy::resolve::{AddressSet, Direction, Member, PODS, PORT};
 use semantics::policy::tier::{self, Cause, Identity, Judgement, PeerMatch, PortMatch, Tier};
 
 pub use names::{chain_name, prefix, set_name};
@@ -379,11 +379,8 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// What a pod has in the sets that rules of this node look at: addresses, each with a port where the set is of ports.
-pub fn members<'a, Entries>(sets: impl Iterator<Item = (&'a Name, Entries)>) -> Fragment
-where
-    Entries: Iterator<Item = (IpAddr, Option<u16>)>,
-{
+/// What a pod has in the sets that rules of this node look at.
+pub fn members(sets: Vec<(&Name, Vec<Member>)>) -> Fragment {
     let mut fragment = Fragment::default();
     for (set, entries) in sets {
         for (ip, port) in entries {
