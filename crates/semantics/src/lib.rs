@@ -18,5 +18,7 @@ pub mod unit;
 pub mod view;
 
 pub use diagnostic::{Diagnostic, Severity};
+/// Whose a [`Diagnostic`] is.
+pub use model::Key;
 pub use settings::Settings;
 pub use view::View;
