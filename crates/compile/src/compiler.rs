@@ -1,4 +1,4 @@
-//! Which pieces a changed key has compiled anew, and the sum of all pieces.
+//! The pieces that a changed key concerns are compiled anew; and the sum of all pieces.
 
 mod family;
 
@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use kstate::net::NetState;
 use kstate::nft::{Plan, Ruleset};
 use model::{Cluster, Key, Kind, Placed, Synced};
-use semantics::Settings;
-use semantics::service::reserved;
+use semantics::unit::{Unit, Units};
+use semantics::{Settings, View};
 use types::wire::TABLE;
-use types::{Family, IfName, ObjectName};
+use types::{Family, IfName};
 
-use crate::compiler::family::{FamilyTable, NodeView};
+use crate::compiler::family::FamilyTable;
 use crate::fabric::{self, Fabric, NetChange};
-use crate::fragment::{Composer, Unit};
+use crate::fragment::Composer;
 use crate::guard::{Guard, links, ports};
 use crate::layout;
 use semantics::Diagnostic;
@@ -43,9 +43,8 @@ pub struct Compiled {
 #[derive(Debug)]
 pub struct Compiler {
     settings: Settings,
-    /// Links and routes were compiled once, and tables, which need more to be known.
+    /// Links and routes were compiled once; tables need more to be known.
     placed: bool,
-    whole: bool,
     /// One for each family.
     tables: [FamilyTable; 2],
     /// The guard's, on the bridge.
@@ -53,11 +52,7 @@ pub struct Compiler {
     nft: Ruleset,
     fabric: Fabric,
     diagnostics: BTreeMap<Diagnostic, usize>,
-    /// Container → pod, and back: what the last round saw, to find both owners when one moves.
-    pod_of: BTreeMap<String, ObjectName>,
-    containers_of: BTreeMap<ObjectName, BTreeSet<String>>,
-    /// Containers whose pods asked for further sources in the last round.
-    speakers: BTreeSet<String>,
+    units: Units,
 }
 
 /// Compiles everything at once.
@@ -77,7 +72,7 @@ pub fn guard_alone(cluster: Placed<'_>, settings: &Settings) -> Ruleset {
     for family in Family::ALL {
         let peer = |node: &model::Node| (Unit::Node(node.name.clone()), links::peer(node, family));
         let others = cluster.nodes.values().filter(|node| node.name != settings.node).map(peer);
-        let base = (Unit::Base, layout::guard(&cluster, settings, family));
+        let base = (Unit::Base, layout::guard(links::base(&cluster, settings, family), settings, family));
         Composer::new(family, TABLE).replace(&mut nft, others.chain([base]).collect());
     }
     for bridge in Guard::Ports.tables() {
@@ -94,12 +89,9 @@ impl Compiler {
             nft: Ruleset::default(),
             settings,
             placed: false,
-            whole: false,
             fabric: Fabric::default(),
             diagnostics: BTreeMap::new(),
-            pod_of: BTreeMap::new(),
-            containers_of: BTreeMap::new(),
-            speakers: BTreeSet::new(),
+            units: Units::default(),
         }
     }
 
@@ -121,7 +113,7 @@ impl Compiler {
 
     /// Whether [`Compiler::update`] was called: before that there are no tables.
     pub fn is_whole(&self) -> bool {
-        self.whole
+        self.units.begun()
     }
 
     /// The tables as they should be, one for each family.
@@ -144,15 +136,7 @@ impl Compiler {
     pub fn update(&mut self, cluster: Synced<'_>, changed: &[Key]) -> Compiled {
         let turned = self.turned(changed);
         let cluster: &Cluster = &cluster;
-        let mut units = BTreeSet::new();
-        if std::mem::replace(&mut self.whole, true) {
-            for key in changed {
-                self.mark(cluster, key, &mut units);
-            }
-        } else {
-            self.mark_all(cluster, &mut units);
-        }
-        self.mark_speakers(cluster, &mut units);
+        let units = self.units.concerned(cluster, &self.settings.node, changed);
         let mut findings = Findings::default();
         let net = self.compile_net(cluster, &turned, &mut findings);
         let nft = self.compile_units(cluster, &units, &mut findings);
@@ -185,96 +169,6 @@ impl Compiler {
         turned
     }
 
-    fn mark_all(&mut self, cluster: &Cluster, units: &mut BTreeSet<Unit>) {
-        units.insert(Unit::Base);
-        units.extend(cluster.services.keys().cloned().map(Unit::Service));
-        units.extend(cluster.nodes.keys().cloned().map(Unit::Node));
-        for container in cluster.attachments.keys() {
-            self.mark(cluster, &Key::new(Kind::Attachment, ObjectName::cluster(container)), units);
-        }
-    }
-
-    /// Which pieces depend on a key.
-    fn mark(&mut self, cluster: &Cluster, key: &Key, units: &mut BTreeSet<Unit>) {
-        let name = &key.name;
-        match key.kind {
-            Kind::Node => {
-                units.extend([Unit::Base, Unit::Node(name.name.to_string())]);
-                if *name.name == *self.settings.node {
-                    // Its zone chooses among endpoints (EP-05).
-                    units.extend(cluster.services.keys().cloned().map(Unit::Service));
-                    // Services have ports at its addresses, and so may the API: no pod may have these.
-                    units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));
-                }
-            }
-            Kind::Namespace => {
-                let pods = cluster.pods_of(&name.name).map(|pod| pod.key.clone());
-                units.extend(pods.map(Unit::Pod));
-            }
-            Kind::Pod => {
-                units.insert(Unit::Pod(name.clone()));
-                let containers = self.containers_of.get(name).into_iter().flatten();
-                units.extend(containers.cloned().map(Unit::Attachment));
-            }
-            Kind::Service => {
-                units.insert(Unit::Service(name.clone()));
-                if *name == reserved::api_service() {
-                    // Where the API is, nobody else may be.
-                    units.extend(cluster.outward_services().cloned().map(Unit::Service));
-                    units.extend(cluster.attachments.keys().cloned().map(Unit::Attachment));
-                    units.insert(Unit::Base);
-                }
-            }
-            // `Cluster::apply` names the service of a changed slice, too.
-            Kind::EndpointSlice => {}
-            Kind::Policy => {
-                let first = ObjectName::new(&name.namespace, "");
-                let here = self.containers_of.range(first..);
-                let here = here.take_while(|(pod, _)| pod.namespace == name.namespace);
-                units.extend(here.flat_map(|(_, c)| c.iter().cloned()).map(Unit::Attachment));
-            }
-            Kind::Attachment => self.mark_attachment(cluster, &name.name, units),
-        }
-    }
-
-    fn mark_attachment(&mut self, cluster: &Cluster, container: &str, units: &mut BTreeSet<Unit>) {
-        units.insert(Unit::Attachment(container.to_owned()));
-        let now = cluster.attachments.get(container).map(|attachment| attachment.pod.clone());
-        let before = self.pod_of.remove(container);
-        if let Some(pod) = &before
-            && let Some(containers) = self.containers_of.get_mut(pod)
-        {
-            containers.remove(container);
-            if containers.is_empty() {
-                self.containers_of.remove(pod);
-            }
-        }
-        if let Some(pod) = &now {
-            self.pod_of.insert(container.to_owned(), pod.clone());
-            self.containers_of.entry(pod.clone()).or_default().insert(container.to_owned());
-        }
-        units.extend([before, now].into_iter().flatten().map(Unit::Pod));
-    }
-
-    /// Pods with further sources: what is granted to them depends on nodes, Services and each other, and most nodes have
-    /// none of them.
-    fn mark_speakers(&mut self, cluster: &Cluster, units: &mut BTreeSet<Unit>) {
-        let asks = |pod: &ObjectName| cluster.pods_with_sources().contains(pod);
-        let now: BTreeSet<String> = match cluster.pods_with_sources().is_empty() {
-            true => BTreeSet::new(),
-            false => {
-                let here = self.containers_of.iter().filter(|(pod, _)| asks(pod));
-                here.flat_map(|(_, containers)| containers.iter().cloned()).collect()
-            }
-        };
-        let before = std::mem::replace(&mut self.speakers, now);
-        let concerned: BTreeSet<_> = before.union(&self.speakers).cloned().collect();
-        if !concerned.is_empty() {
-            units.insert(Unit::Base);
-            units.extend(concerned.into_iter().map(Unit::Attachment));
-        }
-    }
-
     fn compile_net(
         &mut self,
         cluster: &Cluster,
@@ -287,7 +181,7 @@ impl Compiler {
     }
 
     fn compile_units(&mut self, cluster: &Cluster, units: &BTreeSet<Unit>, findings: &mut Findings) -> Plan {
-        let node = NodeView { cluster, settings: &self.settings, containers_of: &self.containers_of };
+        let node = View { cluster, settings: &self.settings, units: &self.units };
         let mut plan = Plan::default();
         for table in &mut self.tables {
             let fragments = table.compile(&node, units);
@@ -299,7 +193,7 @@ impl Compiler {
         }
         for composer in &mut self.bridges {
             let units = units.iter().filter(|unit| matches!(unit, Unit::Base | Unit::Attachment(_)));
-            let fragments = units.map(|unit| (unit.clone(), node.on_bridge(unit)));
+            let fragments = units.map(|unit| (unit.clone(), family::on_bridge(&node, unit)));
             plan.ops.extend(composer.replace(&mut self.nft, fragments.collect()).ops);
         }
         plan
@@ -346,6 +240,7 @@ impl Findings {
 mod tests {
     use super::*;
     use model::{Event, Node, Row};
+    use types::ObjectName;
 
     #[test]
     fn a_deleted_node_object_withdraws_nothing() {

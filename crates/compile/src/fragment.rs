@@ -18,31 +18,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kstate::nft::{Bytes, Chain, ElemData, ElemKey, Op, Plan, Ruleset, Set, Table, TableId};
-use types::{Family, ObjectName};
+use types::Family;
 
 use crate::fragment::claims::{Claims, Lone};
 use crate::layout::holds_numbers;
 use semantics::Diagnostic;
 use semantics::meaning::Check;
 use semantics::policy::resolve::AddressSet;
+use semantics::unit::Unit;
 
 pub use meanings::Meanings;
 
 /// A name of a chain or set; most are constants.
 pub type Name = Cow<'static, str>;
-
-/// What is compiled as one piece.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Unit {
-    /// The layout itself: what depends on nodes and settings only.
-    Base,
-    Service(ObjectName),
-    Attachment(String),
-    /// A pod anywhere in the cluster, as somebody's peer.
-    Pod(ObjectName),
-    /// Another node: what its address and its tunnel may bring.
-    Node(String),
-}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fragment {

@@ -27,15 +27,16 @@ use kstate::nft::key;
 use kstate::nft::{
     BaseChain, Chain, ChainKind, CmpOp, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
 };
-use model::Cluster;
 use types::wire::{BRIDGE, MASQUERADE_MARK};
 use types::{Family, IfName, IpNet};
 
 use crate::fragment::{Fragment, Name};
 use crate::guard::links;
+use crate::policy;
 use crate::refusal::Refusal;
 use semantics::Settings;
-use semantics::service::precedence::{self, Caller};
+use semantics::service::precedence::Caller;
+use semantics::view::Base;
 
 mod dns;
 pub(crate) mod forward;
@@ -106,19 +107,23 @@ pub(crate) const BEFORE_CONNTRACK: i32 = -300;
 
 /// What depends on settings and nodes only. Of a family that pods have no addresses of: the guard, loopback addresses from a
 /// wire, and pods' errors.
-pub fn fragment(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment {
-    base(cluster, settings, family, settings.serves(family))
+///
+/// `links`: what the guard of links has.
+pub fn fragment(links: Fragment, given: &Base, settings: &Settings, family: Family) -> Fragment {
+    let mut fragment = base(links, Some(given).filter(|_| settings.serves(family)), settings, family);
+    policy::further::isolate(&mut fragment, &given.further, family);
+    fragment
 }
 
 /// The guard alone: nothing that leads, translates or refuses what is for a Service, whoever carries that.
-pub fn guard(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment {
-    base(cluster, settings, family, false)
+pub fn guard(links: Fragment, settings: &Settings, family: Family) -> Fragment {
+    base(links, None, settings, family)
 }
 
-fn base(cluster: &Cluster, settings: &Settings, family: Family, served: bool) -> Fragment {
-    let mut fragment = links::base(cluster, settings, family);
-    if served {
-        services_and_policies(&mut fragment, cluster, settings, family);
+fn base(links: Fragment, given: Option<&Base>, settings: &Settings, family: Family) -> Fragment {
+    let (mut fragment, served) = (links, given.is_some());
+    if let Some(given) = given {
+        services_and_policies(&mut fragment, given, settings, family);
     }
     // The cluster's DNS is asked at an address of this family.
     let dns = settings.dns_ip(family).filter(|_| served);
@@ -156,22 +161,22 @@ fn on(kind: ChainKind, (hook, priority): (Hook, i32), rules: Vec<Rule>) -> Chain
 }
 
 /// Sets that Services and pods fill, and what looks into them beside the chains of [`fragment`].
-fn services_and_policies(fragment: &mut Fragment, cluster: &Cluster, settings: &Settings, family: Family) {
+fn services_and_policies(fragment: &mut Fragment, given: &Base, settings: &Settings, family: Family) {
     for (name, set) in sets(family).into_iter().chain(lead::sets(family)) {
         fragment.sets.insert(Name::Borrowed(name), set);
     }
     lead::always(fragment, family);
-    let stand_ins = dns::stand_ins(fragment, cluster, settings, family);
+    let stand_ins = dns::stand_ins(fragment, &given.stand_ins);
     let regular = |rules| Chain { base: None, rules };
-    let questions = precedence::then(cluster, settings, family);
+    let questions = &given.questions;
     let first = |caller| translate::first(settings, family, caller);
     let nat = |at, rules| on(ChainKind::Nat, at, rules);
     let chains = [
         (REJECT, regular(translate::reject())),
         (UNREACHABLE, regular(translate::unreachable())),
         (DNS, regular(dns::answerer(stand_ins, family))),
-        (SERVICES, regular(translate::services(&questions, family))),
-        (NODE, regular(translate::node(&questions, family))),
+        (SERVICES, regular(translate::services(questions, family))),
+        (NODE, regular(translate::node(questions, family))),
         // NF_IP_PRI_NAT_DST
         (PREROUTING, nat((Hook::Prerouting, -100), first(Caller::Other))),
         (OUTPUT, nat((Hook::Output, -100), first(Caller::Node))),

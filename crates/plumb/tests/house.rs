@@ -127,6 +127,39 @@ fn semantics_cannot_reach_kernel_state() {
     assert_eq!(facts, BTreeSet::from(["model", "types"]));
 }
 
+/// Where `compile` still takes the cluster, with what is missing there. The list may only get shorter.
+const TAKES_THE_CLUSTER: &[(&str, &str)] = &[
+    ("compiler.rs", "hands the cluster on to the others of this list"),
+    ("fabric", "links and routes of nodes and pods as values"),
+    ("guard/further.rs", "is called with the cluster by links.rs"),
+    ("guard/links.rs", "what each node and pod may send from as a value"),
+];
+
+/// What writes kernel state may not name Kubernetes: it takes what `semantics` has decided.
+#[test]
+fn compile_takes_the_cluster_only_where_it_is_known() {
+    let dir = root().join("crates/compile/src");
+    let mut files = Vec::new();
+    sources(&dir, &mut files);
+    let mut taking = BTreeSet::new();
+    for path in files {
+        let source = std::fs::read_to_string(&path).expect("a source");
+        let code = source.lines().take_while(|line| !line.trim_start().starts_with("#[cfg(test)]"));
+        let mut code = code.map(str::trim_start).filter(|line| !line.starts_with("//"));
+        if !code.any(|line| line.contains("model::"))
+            || path.file_name().is_some_and(|name| name == "tests.rs")
+        {
+            continue;
+        }
+        let name = path.strip_prefix(&dir).expect("below it").to_string_lossy().into_owned();
+        let known = TAKES_THE_CLUSTER.iter().find(|(known, _)| name.starts_with(known));
+        let (known, _) = known.unwrap_or_else(|| panic!("crates/compile/src/{name} names the model"));
+        taking.insert(*known);
+    }
+    let listed: BTreeSet<_> = TAKES_THE_CLUSTER.iter().map(|(known, _)| *known).collect();
+    assert_eq!(taking, listed, "left: what takes it; right: TAKES_THE_CLUSTER");
+}
+
 #[test]
 fn facts_and_brains_cannot_reach_io() {
     let metadata = metadata();

@@ -29,7 +29,8 @@ pub enum Stance {
     Passes(State),
     /// Dropped: without a connection no NAT applies, and a bare ClusterIP would leave the node (V-07).
     Dropped(State),
-    /// It is no flow, so policies judge it by its own addresses; only a rule for everybody on every port lets it pass.
+    /// It is no flow, so policies judge it by its own addresses; only a rule for everybody on every port lets it pass. Before
+    /// that none may deny, or leave to others, what some send: whether this is such a packet cannot be told.
     Alone(State),
 }
 

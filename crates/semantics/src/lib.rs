@@ -2,7 +2,7 @@
 //! Never: kernel state (no table, chain, route or link), I/O, clocks, chance.
 //! In → Out: [`model::Cluster`], [`Settings`] → [`service::plan::ServicePlan`]s, [`policy::tier::Tier`]s, the addresses that
 //! nodes and pods have; [`Diagnostic`]s.
-//! Read first: `service/plan.rs`, then `policy/tier.rs`.
+//! Read first: `view.rs`, then `service/plan.rs` and `policy/tier.rs`.
 
 pub mod conntrack;
 mod diagnostic;
@@ -14,6 +14,11 @@ pub mod policy;
 pub mod service;
 mod settings;
 pub mod snat;
+pub mod unit;
+pub mod view;
 
 pub use diagnostic::{Diagnostic, Severity};
+/// Whose a [`Diagnostic`] is.
+pub use model::Key;
 pub use settings::Settings;
+pub use view::View;

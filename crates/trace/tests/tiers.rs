@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use compile::layout::{IN_ISOLATED, OUT_ISOLATED};
 use compile::policy::nftables::{attachment_fragment, set_name};
 use kstate::net::NetState;
-use kstate::nft::build::{self, encode, rule};
+use kstate::nft::build::{self, ct_state, encode, rule};
 use kstate::nft::{
     BaseChain, Chain, ChainKind, ElemData, ElemKey, Expr, Field, Hook, Reg, Ruleset, Set, SetData, Table,
     TableId,
@@ -106,6 +106,9 @@ fn packet() -> impl Strategy<Value = Packet> {
     })
 }
 
+/// From where packets are kept from conntrack.
+const UNTRACKED_PORT: u16 = 40_001;
+
 /// The pod whose tiers are asked, for what it sends and what it gets.
 const JUDGED: u8 = 9;
 
@@ -178,7 +181,15 @@ fn compiled(tiers: [&[Tier]; 2]) -> Ruleset {
         (build::original_saddr(Family::V4, r0), OUT_ISOLATED),
         (build::reply_saddr(Family::V4, r0), IN_ISOLATED),
     ];
-    let rules = leads.into_iter().map(|(of, map)| rule("", [of, build::vmap(map, r0)])).collect();
+    let leads = leads.map(|(of, map)| rule("", [of, build::vmap(map, r0)]));
+    // As layout/forward.rs has it for what is kept from conntrack, which here is what comes from one port.
+    let ends = [(build::saddr(Family::V4, r0), OUT_ISOLATED), (build::daddr(Family::V4, r0), IN_ISOLATED)];
+    let no_flow = || [build::ct_state(r0)].into_iter().chain(build::has_bits(r0, ct_state::UNTRACKED));
+    let alone = ends.map(|(of, map)| rule("", no_flow().chain([of, build::vmap(map, r0)])));
+    let rules = alone.into_iter().chain(leads).collect();
+    let untracked = [build::th_sport(r0), build::is(r0, UNTRACKED_PORT), build::notrack()];
+    let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300, drop: false };
+    table.chains.insert("raw".into(), Chain { base: Some(base), rules: vec![rule("", untracked)] });
     let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Forward, priority: 0, drop: false };
     table.chains.insert("forward".into(), Chain { base: Some(base), rules });
     let id = TableId { family: Family::V4.into(), name: "plumb".into() };
@@ -220,6 +231,9 @@ proptest! {
             let got = of(packet.dst, &ingress, Direction::Ingress);
             let path = run(&nft, packet);
             prop_assert_eq!(path.end != End::Dropped, sent.0 && got.0, "\n{:?}\n{:#?}", packet, path);
+            // Of no flow less is known, so that it may be dropped where the same packet of a flow is not.
+            let alone = run(&nft, &Packet { sport: UNTRACKED_PORT, ..packet.clone() });
+            prop_assert!(alone.end == End::Dropped || sent.0 && got.0, "\n{:?}\n{:#?}", packet, alone);
             let Some(cause) = sent.1.or(got.1) else { continue };
             let (log, comment) = told(&nft, &path);
             for object in cause.objects() {

@@ -1,20 +1,17 @@
 //! A family's table, unit by unit.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use model::{Attachment, Cluster, Key, Kind};
-use semantics::Settings;
-use semantics::policy::notes;
-use semantics::service::{host_port, plan};
+use semantics::policy::resolve::AddressSet;
+use semantics::unit::Unit;
+use semantics::view::Wired;
+use semantics::{Settings, View};
+use types::Family;
 use types::wire::TABLE;
-use types::{Family, ObjectName};
 
-use crate::fragment::{Composer, Fragment, Meanings, Name, Unit};
+use crate::fragment::{Composer, Fragment, Meanings, Name};
 use crate::guard::{links, ports};
 use crate::{layout, policy, service};
-use semantics::policy::resolve::{self, AddressSet, Direction};
-use semantics::policy::tier::tiers;
 
 /// What is kept for one family.
 #[derive(Debug)]
@@ -33,13 +30,6 @@ struct Wanted {
     name: Name,
 }
 
-/// What every family is compiled from.
-pub struct NodeView<'a> {
-    pub cluster: &'a Cluster,
-    pub settings: &'a Settings,
-    pub containers_of: &'a BTreeMap<ObjectName, BTreeSet<String>>,
-}
-
 impl FamilyTable {
     pub fn new(family: Family) -> Self {
         Self {
@@ -51,23 +41,23 @@ impl FamilyTable {
     }
 
     /// The fragments of these units, and of the pods that must join them.
-    pub fn compile(&mut self, node: &NodeView<'_>, units: &BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
-        let concerned = units.iter().filter(|unit| self.concerns(node.settings, unit)).cloned();
+    pub fn compile(&mut self, view: &View<'_>, units: &BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
+        let concerned = units.iter().filter(|unit| self.concerns(view.settings, unit)).cloned();
         let (mut pods, rest): (BTreeSet<_>, BTreeSet<_>) =
             concerned.partition(|unit| matches!(unit, Unit::Pod(_)));
-        let mut fragments = self.fragments(node, &rest);
+        let mut fragments = self.fragments(view, &rest);
         if self.learn(&fragments) {
             // Who else has the name, its pods included, is not worth an index: it never happens.
-            let others = node.units().filter(|unit| !rest.contains(unit)).collect();
-            let others = self.fragments(node, &others);
+            let others = view.rest().filter(|unit| !rest.contains(unit)).collect();
+            let others = self.fragments(view, &others);
             self.learn(&others);
             fragments.extend(others);
-            pods.extend(node.cluster.pods.keys().cloned().map(Unit::Pod));
+            pods.extend(view.pods());
         }
-        let pods = self.pods_of_new_sets(node.cluster, &fragments, pods);
-        fragments.extend(self.fragments(node, &pods));
+        let pods = self.pods_of_new_sets(view, &fragments, pods);
+        fragments.extend(self.fragments(view, &pods));
         for (unit, fragment) in &mut fragments {
-            self.meanings.withhold(fragment, || node.object(unit));
+            self.meanings.withhold(fragment, || view.object(unit));
         }
         fragments
     }
@@ -77,8 +67,8 @@ impl FamilyTable {
         settings.serves(self.family) || !matches!(unit, Unit::Service(_) | Unit::Pod(_))
     }
 
-    fn fragments(&self, node: &NodeView<'_>, units: &BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
-        units.iter().map(|unit| (unit.clone(), self.fragment(node, unit))).collect()
+    fn fragments(&self, view: &View<'_>, units: &BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
+        units.iter().map(|unit| (unit.clone(), self.fragment(view, unit))).collect()
     }
 
     /// Whether a name has come to stand for two things, or no longer does.
@@ -90,7 +80,7 @@ impl FamilyTable {
     /// Keeps count of the sets that rules look at; pods that belong in a set that came or went join the round.
     fn pods_of_new_sets(
         &mut self,
-        cluster: &Cluster,
+        view: &View<'_>,
         fragments: &[(Unit, Fragment)],
         mut pods: BTreeSet<Unit>,
     ) -> BTreeSet<Unit> {
@@ -124,98 +114,55 @@ impl FamilyTable {
             }
         }
         for set in turned {
-            let concerned = set.candidates(cluster).filter(|pod| set.has(cluster, pod));
-            pods.extend(concerned.map(|pod| Unit::Pod(pod.key.clone())));
+            pods.extend(view.pods_of(set));
         }
         pods
     }
 
-    fn fragment(&self, node: &NodeView<'_>, unit: &Unit) -> Fragment {
-        let (cluster, settings, family) = (node.cluster, node.settings, self.family);
-        let fragment = match unit {
+    fn fragment(&self, view: &View<'_>, unit: &Unit) -> Fragment {
+        let (settings, family) = (view.settings, self.family);
+        match unit {
             Unit::Base => {
-                let mut fragment = layout::fragment(cluster, settings, family);
-                policy::further::isolate(&mut fragment, (cluster, settings), family);
-                Some(fragment)
+                let links = links::base(view.cluster, settings, family);
+                layout::fragment(links, &view.base(family), settings, family)
             }
             Unit::Service(name) => {
-                plan::plan(cluster, settings, name, family).map(|plan| service::nftables::fragment(&plan))
+                view.service(name, family).map(|plan| service::nftables::fragment(&plan)).unwrap_or_default()
             }
             Unit::Attachment(container) => {
-                cluster.attachments.get(container).map(|attachment| self.attachment(node, attachment))
+                let Some(attachment) = view.attachment(container) else { return Fragment::default() };
+                let wired = view.wired(attachment, family);
+                let mut fragment = wired.map(|wired| pod(wired, family)).unwrap_or_default();
+                links::pod(&mut fragment, attachment, family);
+                fragment
             }
             Unit::Node(name) if *name != settings.node => {
-                cluster.nodes.get(name).map(|peer| links::peer(peer, family))
+                view.cluster.nodes.get(name).map(|peer| links::peer(peer, family)).unwrap_or_default()
             }
-            Unit::Node(_) => None,
-            Unit::Pod(name) => cluster.pods.get(name).map(|pod| {
-                let addresses = resolve::addresses(pod, node.attachments_of(name));
-                let wanted = self.wanted.iter().filter(|(set, _)| set.has(cluster, pod));
-                let entries = |set| resolve::entries(set, pod, &addresses, family);
-                policy::nftables::members(wanted.map(|(set, wanted)| (&wanted.name, entries(set))))
-            }),
-        };
-        fragment.unwrap_or_default()
-    }
-
-    fn attachment(&self, node: &NodeView<'_>, attachment: &Attachment) -> Fragment {
-        let (of_node, family) = ((node.cluster, node.settings), self.family);
-        let mut fragment = Fragment::default();
-        if node.settings.serves(family) {
-            let of_family = attachment.ips.iter().filter(|ip| Family::of(**ip) == family);
-            let addresses: Vec<IpAddr> = of_family.copied().collect();
-            let judged_by = |direction| (direction, tiers(node.cluster, attachment, direction, family));
-            let tiers = Direction::ALL.map(judged_by);
-            fragment = policy::nftables::attachment_fragment(&addresses, &tiers, family);
-            let notes = notes::notes(node.cluster, &node.settings.service_cidrs, attachment);
-            fragment.diagnostics = notes;
-            let fronts = host_port::fronts(of_node, attachment, family);
-            service::nftables::host_ports(&mut fragment, &fronts);
-            fragment.diagnostics.extend(host_port::findings(of_node, attachment));
-            fragment.diagnostics.extend(semantics::further::findings(of_node, attachment));
+            Unit::Node(_) => Fragment::default(),
+            Unit::Pod(name) => {
+                let wanted = self.wanted.iter().map(|(set, wanted)| (set, &wanted.name));
+                policy::nftables::members(view.members(name, family, wanted))
+            }
         }
-        links::pod(&mut fragment, attachment, family);
-        fragment
     }
 }
 
-impl NodeView<'_> {
-    /// What the guard of the bridge has of a unit.
-    pub fn on_bridge(&self, unit: &Unit) -> Fragment {
-        match unit {
-            Unit::Base => ports::base(),
-            Unit::Attachment(container) => {
-                let attachment = self.cluster.attachments.get(container);
-                attachment
-                    .map(|attachment| ports::pod((self.cluster, self.settings), attachment))
-                    .unwrap_or_default()
-            }
-            Unit::Node(_) | Unit::Service(_) | Unit::Pod(_) => Fragment::default(),
+/// What a pod of this node has beside its link.
+fn pod(wired: Wired, family: Family) -> Fragment {
+    let mut fragment = policy::nftables::attachment_fragment(&wired.addresses, &wired.tiers, family);
+    service::nftables::host_ports(&mut fragment, &wired.fronts);
+    fragment.diagnostics = wired.diagnostics;
+    fragment
+}
+
+/// What the guard of the bridge has of a unit.
+pub fn on_bridge(view: &View<'_>, unit: &Unit) -> Fragment {
+    match unit {
+        Unit::Base => ports::base(),
+        Unit::Attachment(container) => {
+            view.sender(container).map(|sender| ports::pod(&sender)).unwrap_or_default()
         }
-    }
-
-    /// All but pods and nodes.
-    fn units(&self) -> impl Iterator<Item = Unit> {
-        let services = self.cluster.services.keys().cloned().map(Unit::Service);
-        let attachments = self.cluster.attachments.keys().cloned().map(Unit::Attachment);
-        [Unit::Base].into_iter().chain(services).chain(attachments)
-    }
-
-    /// Whose fragment it is, for who reads about it.
-    fn object(&self, unit: &Unit) -> Option<Key> {
-        match unit {
-            Unit::Base | Unit::Node(_) => None,
-            Unit::Service(name) => Some(Key::new(Kind::Service, name.clone())),
-            Unit::Pod(name) => Some(Key::new(Kind::Pod, name.clone())),
-            Unit::Attachment(container) => {
-                let pod = self.cluster.attachments.get(container).map(|wired| wired.pod.clone());
-                pod.map(|pod| Key::new(Kind::Pod, pod))
-            }
-        }
-    }
-
-    fn attachments_of(&self, pod: &ObjectName) -> impl Iterator<Item = &Attachment> {
-        let containers = self.containers_of.get(pod).into_iter().flatten();
-        containers.filter_map(|container| self.cluster.attachments.get(container).map(Box::as_ref))
+        Unit::Node(_) | Unit::Service(_) | Unit::Pod(_) => Fragment::default(),
     }
 }

@@ -5,12 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kstate::nft::{Chain, Expr};
-use model::Key;
 
 use super::{Fragment, Held, Name};
 use crate::refusal::Refusal;
 use semantics::meaning::Check;
-use semantics::{Diagnostic, Severity};
+use semantics::{Diagnostic, Key, Severity};
 
 /// What the names of one table stand for, with how many fragments say so.
 #[derive(Debug, Default)]

@@ -11,6 +11,7 @@ use crate::fragment::Fragment;
 use semantics::Settings;
 use semantics::further::granted;
 use semantics::meaning::Meaning;
+use semantics::view::Sender;
 
 /// Maps: port of a pod → chain of its further sources, and of ARP from there.
 pub const FURTHER: [&str; 2] = ["further4", "further6"];
@@ -30,20 +31,17 @@ pub fn of_port(map: &str) -> Rule {
 }
 
 /// A pod's chains on its port.
-pub fn pod(fragment: &mut Fragment, node: (&Cluster, &Settings), attachment: &Attachment) {
-    let framed = || [build::ether_saddr(R0), build::is(R0, attachment.mac)].into_iter();
+pub fn pod(fragment: &mut Fragment, sender: &Sender) {
+    let framed = || [build::ether_saddr(R0), build::is(R0, sender.mac)].into_iter();
     // RFC 826: ar$sha at 8, ar$spa at 14.
-    let told = [build::payload(R0, PayloadBase::Network, 8, 6), build::is(R0, attachment.mac)];
+    let told = [build::payload(R0, PayloadBase::Network, 8, 6), build::is(R0, sender.mac)];
     let arp = build::payload(R0, PayloadBase::Network, 14, 4);
-    for family in Family::ALL {
-        let nets = granted(node, attachment, family);
-        if nets.is_empty() {
-            continue;
-        }
+    for (family, nets) in &sender.further {
+        let family = *family;
         let mut chain = |map: &'static str, rules: Vec<Rule>, else_cause: Cause| {
-            let name = format!("{map}_{}", attachment.host_if);
+            let name = format!("{map}_{}", sender.port);
             let lead = ElemData::Verdict(Verdict::Goto(name.clone()));
-            fragment.element(map, encode(&[(&attachment.host_if).into()]), lead);
+            fragment.element(map, encode(&[(&sender.port).into()]), lead);
             let rules = rules.into_iter().chain(else_cause.dropped_by_port()).collect();
             fragment.chains.insert(name.into(), Chain { base: None, rules });
         };

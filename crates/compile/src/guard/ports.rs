@@ -21,7 +21,6 @@ use kstate::nft::build::{self, Value, encode, rule};
 use kstate::nft::{
     BaseChain, Chain, ChainKind, CmpOp, ElemData, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
 };
-use model::{Attachment, Cluster};
 use types::Family;
 
 use super::Guard;
@@ -30,7 +29,7 @@ use super::further::{self as further, FURTHER, FURTHER_ARP};
 use crate::fabric::link_local;
 use crate::fragment::{Fragment, Name};
 use crate::layout::BEFORE_CONNTRACK;
-use semantics::Settings;
+use semantics::view::Sender;
 
 /// Set: the ports of pods.
 pub const PORTS: &str = "ports";
@@ -101,20 +100,20 @@ pub fn base() -> Fragment {
     fragment
 }
 
-pub fn pod(node: (&Cluster, &Settings), attachment: &Attachment) -> Fragment {
+pub fn pod(sender: &Sender) -> Fragment {
     let mut fragment = Fragment::default();
-    let port = Value::from(&attachment.host_if);
+    let port = Value::from(&sender.port);
     fragment.element(PORTS, encode(&[port]), ElemData::None);
     let mut may = |set: &'static str, address: IpAddr| {
-        let key = encode(&[port, attachment.mac.into(), address.into()]);
+        let key = encode(&[port, sender.mac.into(), address.into()]);
         fragment.element(set, key, ElemData::None);
     };
-    for ip in &attachment.ips {
+    for ip in &sender.own {
         may(Family::of(*ip).pick(SENDERS), *ip);
     }
-    may(LINK6, link_local(attachment.mac).into());
+    may(LINK6, link_local(sender.mac).into());
     may(LINK6, Ipv6Addr::UNSPECIFIED.into());
-    further::pod(&mut fragment, node, attachment);
+    further::pod(&mut fragment, sender);
     fragment
 }
 

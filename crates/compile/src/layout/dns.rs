@@ -18,9 +18,7 @@ use std::net::IpAddr;
 
 use kstate::nft::build::{self, encode, rule};
 use kstate::nft::{CmpOp, ElemData, Expr, Reg, Rule, key};
-use model::Cluster;
-use semantics::Settings;
-use semantics::dns::{self, PORT};
+use semantics::dns::PORT;
 use types::wire::DNS_PEER_PORT;
 use types::{Family, Protocol};
 
@@ -29,10 +27,10 @@ use crate::fragment::Fragment;
 use crate::refusal::Refusal;
 
 /// Fills the map of stand-ins. Returns how many there are.
-pub fn stand_ins(fragment: &mut Fragment, cluster: &Cluster, settings: &Settings, family: Family) -> u32 {
+pub fn stand_ins(fragment: &mut Fragment, peers: &[IpAddr]) -> u32 {
     let mut slots = 0_u32;
-    for peer in dns::stand_ins(cluster, settings, family) {
-        let data = encode(&[peer.into(), DNS_PEER_PORT.into()]);
+    for peer in peers {
+        let data = encode(&[(*peer).into(), DNS_PEER_PORT.into()]);
         fragment.element(DNS_PEERS, encode(&[slots.into()]), ElemData::Value(data));
         slots += 1;
     }

@@ -4,17 +4,14 @@
 use kstate::nft::build::{self, ct_state, encode, rule};
 use kstate::nft::key;
 use kstate::nft::{ElemData, Expr, Reg, Set, SetData, Verdict};
-use model::Cluster;
 use types::{Family, IpNet};
 
 use super::nftables::{prefix, tiers_chain};
 use crate::fragment::Fragment;
 use crate::layout::FORWARD;
-use semantics::Settings;
-use semantics::further::granted;
 use semantics::meaning::Meaning;
 use semantics::policy::resolve::Direction;
-use semantics::policy::tier::tiers;
+use semantics::policy::tier::Tier;
 
 /// How the names of its maps begin.
 pub const FURTHER: &str = "further";
@@ -22,17 +19,12 @@ pub const FURTHER: &str = "further";
 const R0: Reg = Reg(0);
 
 /// Adds to the fixed part of a family's table, last in its chain `forward`, what isolated pods with further sources need.
-pub fn isolate(fragment: &mut Fragment, node: (&Cluster, &Settings), family: Family) {
+pub fn isolate(fragment: &mut Fragment, further: &[(Direction, Vec<IpNet>, Vec<Tier>)], family: Family) {
     for direction in [Direction::Egress, Direction::Ingress] {
         let mut leads: Vec<(IpNet, String)> = Vec::new();
-        for attachment in node.0.attachments.values() {
-            let nets = granted(node, attachment, family);
-            if nets.is_empty() {
-                continue;
-            }
-            let tiers = tiers(node.0, attachment, direction, family);
-            if let Some(chain) = tiers_chain(fragment, &tiers, direction, family) {
-                leads.extend(nets.into_iter().map(|net| (net, chain.clone())));
+        for (_, nets, tiers) in further.iter().filter(|(judged, ..)| *judged == direction) {
+            if let Some(chain) = tiers_chain(fragment, tiers, direction, family) {
+                leads.extend(nets.iter().map(|net| (*net, chain.clone())));
             }
         }
         if !leads.is_empty() {

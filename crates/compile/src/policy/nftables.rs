@@ -21,7 +21,7 @@ mod names;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use kstate::nft::build::{self, encode, rule};
+use kstate::nft::build::{self, ct_state, encode, rule};
 use kstate::nft::key::{self, Part};
 use kstate::nft::{Chain, ElemData, Expr, Field, Reg, Rule, Set, SetData, Verdict};
 use types::{Family, Protocol};
@@ -32,7 +32,7 @@ use crate::refusal::{Refusal, logged, truncate};
 use names::{dispatch_meaning, of_class};
 use semantics::meaning::{Check, Meaning};
 use semantics::policy::lookup::{Apart, Form, Merged, Peers, runs};
-use semantics::policy::resolve::{AddressSet, Direction, PODS, PORT};
+use semantics::policy::resolve::{AddressSet, Direction, Member, PODS, PORT};
 use semantics::policy::tier::{self, Cause, Identity, Judgement, PeerMatch, PortMatch, Tier};
 
 pub use names::{chain_name, prefix, set_name};
@@ -112,7 +112,9 @@ impl<'a> Writer<'a> {
     /// Run by run from the end, as each goes on with what follows it.
     fn tier(&mut self, tier: &Tier) {
         let mut rules = self.default(&tier.default);
-        for (at, run) in runs(&tier.rules, self.family).iter().enumerate().rev() {
+        let runs = runs(&tier.rules, self.family);
+        let doubtful = runs.iter().position(|run| run.verdict != tier::Verdict::Accept && !run.of_all);
+        for (at, run) in runs.iter().enumerate().rev() {
             let before = match &run.form {
                 Form::Few(few) => few.iter().flat_map(|rule| self.written_out(rule)).collect(),
                 Form::Apart(apart) => apart.iter().flat_map(|rule| self.apart(run.verdict, rule)).collect(),
@@ -121,9 +123,16 @@ impl<'a> Writer<'a> {
                     self.merged((at, run.verdict), merged, &rules)
                 }
             };
-            rules = [before, rules].concat();
+            let no_flow = (doubtful == Some(at)).then(|| self.no_flow(&tier.default.cause));
+            rules = [no_flow.into_iter().collect(), before, rules].concat();
         }
         self.insert(self.chain.clone(), rules);
+    }
+
+    /// Rules ask for the ends of a flow. What conntrack does not see has none, and would meet no rule that denies.
+    fn no_flow(&self, cause: &Cause) -> Rule {
+        let untracked = [build::ct_state(R0)].into_iter().chain(build::has_bits(R0, ct_state::UNTRACKED));
+        self.judged(tier::Verdict::Deny, cause, untracked)
     }
 
     fn insert(&mut self, name: String, rules: Vec<Rule>) {
@@ -379,11 +388,8 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// What a pod has in the sets that rules of this node look at: addresses, each with a port where the set is of ports.
-pub fn members<'a, Entries>(sets: impl Iterator<Item = (&'a Name, Entries)>) -> Fragment
-where
-    Entries: Iterator<Item = (IpAddr, Option<u16>)>,
-{
+/// What a pod has in the sets that rules of this node look at.
+pub fn members(sets: Vec<(&Name, Vec<Member>)>) -> Fragment {
     let mut fragment = Fragment::default();
     for (set, entries) in sets {
         for (ip, port) in entries {

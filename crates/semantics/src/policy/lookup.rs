@@ -40,6 +40,8 @@ const TIMES: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run<'a> {
     pub verdict: Verdict,
+    /// It has a rule for everybody on every port, so it decides of each packet.
+    pub of_all: bool,
     pub form: Form<'a>,
 }
 
@@ -77,8 +79,9 @@ pub struct Merged {
 /// A tier's rules, cut where the verdict changes.
 pub fn runs(rules: &[Rule], family: Family) -> Vec<Run<'_>> {
     let same = |one: &Rule, next: &Rule| one.judgement.verdict == next.judgement.verdict;
+    let of_all = |run: &[Rule]| run.iter().any(|rule| rule.peers.is_none() && rule.ports.is_none());
     let runs = rules.chunk_by(same).filter_map(|run| Some((run.first()?.judgement.verdict, run)));
-    runs.map(|(verdict, run)| Run { verdict, form: Form::of(run, family) }).collect()
+    runs.map(|(verdict, run)| Run { verdict, of_all: of_all(run), form: Form::of(run, family) }).collect()
 }
 
 impl<'a> Form<'a> {

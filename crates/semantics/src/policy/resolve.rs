@@ -95,13 +95,16 @@ impl AddressSet {
     }
 }
 
-/// What a pod has of a set: addresses, each with a port where the set is of ports.
+/// An address of a pod, with a port where the set is of ports.
+pub type Member = (IpAddr, Option<u16>);
+
+/// What a pod has of a set.
 pub fn entries<'a>(
     set: &'a AddressSet,
     pod: &'a Pod,
     addresses: &'a BTreeSet<IpAddr>,
     family: Family,
-) -> impl Iterator<Item = (IpAddr, Option<u16>)> + 'a {
+) -> impl Iterator<Item = Member> + 'a {
     let ports: Vec<Option<u16>> = match set {
         AddressSet::Pods(_) => vec![None],
         AddressSet::Port { name, protocol } => {

@@ -8,7 +8,7 @@ use compile::layout::{FRONTENDS, IN_ISOLATED, OUT_ISOLATED, OUTSIDE};
 use compile::role::Role;
 use kstate::net::{Forward, NetState, Op as NetOp, sysctl_link};
 use kstate::nft::build::encode;
-use kstate::nft::{ElemData, ElemKey, Op as NftOp, Ruleset, TableFamily, Verdict};
+use kstate::nft::{ElemData, ElemKey, Op as NftOp, Ruleset, TableFamily, Verdict, chains_of};
 use semantics::policy::resolve::Direction;
 use trace::hop::{Fact, Hop, Stage};
 use types::wire::{BRIDGE, VXLAN_DEVICE};
@@ -51,8 +51,8 @@ pub struct Concern<'a> {
     target: Option<IpAddr>,
     /// The numbers of where its frontend leads.
     leads: BTreeSet<ElemKey>,
-    /// The chains that isolate the packet's own pods.
-    policies: BTreeMap<Direction, String>,
+    /// The chains that judge the packet's own pods: the first one, and those that it passes to.
+    policies: BTreeMap<Direction, Vec<String>>,
     tunnelled: bool,
     /// What the tunnel needs to reach the next node.
     forth: Option<Peer>,
@@ -142,7 +142,7 @@ impl<'a> Concern<'a> {
             let maps = nft.tables.values().filter_map(|table| table.sets.get(map));
             let lead = maps.filter_map(|map| map.elements.get(&key)).next();
             if let Some(ElemData::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain))) = lead {
-                self.policies.insert(direction, chain.clone());
+                self.policies.insert(direction, with_next(nft, chain));
             }
         }
     }
@@ -262,7 +262,9 @@ impl<'a> Concern<'a> {
             | NftOp::DeleteChain { chain, .. }
             | NftOp::SetRules { chain, .. } => {
                 let role = Role::of_chain(chain)?;
-                let policy = |own: Option<&String>| own.is_none_or(|own| chain.starts_with(own));
+                let policy = |own: Option<&Vec<String>>| {
+                    own.is_none_or(|own| own.iter().any(|own| chain.starts_with(own)))
+                };
                 let meets = match role {
                     Role::Policy(direction) => policy(self.policies.get(&direction)),
                     _ => true,
@@ -316,7 +318,8 @@ impl<'a> Concern<'a> {
         let (Role::Policy(direction), ElemData::Verdict(Verdict::Jump(chain))) = (role, data) else {
             return None;
         };
-        self.stage(role).filter(|_| self.policies.get(&direction) == Some(chain))
+        let first = self.policies.get(&direction).and_then(|chains| chains.first());
+        self.stage(role).filter(|_| first == Some(chain))
     }
 
     /// An element concerns a packet only if its key is of what the packet has.
@@ -334,6 +337,22 @@ impl<'a> Concern<'a> {
             _ => stage,
         }
     }
+}
+
+/// A chain and all that its rules lead to, one after the other.
+fn with_next(nft: &Ruleset, first: &str) -> Vec<String> {
+    let mut found = vec![first.to_owned()];
+    let mut at = 0;
+    while let Some(chain) = found.get(at).cloned() {
+        let chains = nft.tables.values().filter_map(|table| table.chains.get(&*chain));
+        for next in chains.flat_map(|chain| &chain.rules).flat_map(chains_of) {
+            if !found.iter().any(|known| known == next) {
+                found.push(next.to_owned());
+            }
+        }
+        at += 1;
+    }
+    found
 }
 
 /// The bytes of an address, as keys have them.

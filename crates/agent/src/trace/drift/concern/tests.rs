@@ -297,6 +297,24 @@ fn elements_of_the_frontend_concern_it_in_both_families() {
     }
 }
 
+/// A tier passes to the next one, which judges the packet as the first does.
+#[test]
+fn the_chain_of_the_next_tier_concerns_who_is_passed_to_it() {
+    let chain = |rules| kstate::nft::Chain { base: None, rules };
+    let goto = |to: &str| kstate::nft::build::rule("", [kstate::nft::build::goto(to)]);
+    let id = TableId { family: TableFamily::Ip, name: TABLE.into() };
+    let mut nft = Ruleset::default();
+    let table = nft.tables.entry(id.clone()).or_default();
+    let chains =
+        [("in_1_admin", vec![goto("in_2_own")]), ("in_2_own", Vec::new()), ("in_3_others", Vec::new())];
+    table.chains.extend(chains.map(|(name, rules)| (name.into(), chain(rules))));
+    let policies = BTreeMap::from([(Direction::Ingress, with_next(&nft, "in_1_admin"))]);
+    let concern = Concern { ingress: true, policies, ..Concern::default() };
+    let lost = |chain: &str| NftOp::DeleteChain { table: id.clone(), chain: chain.into() };
+    let stages = ["in_1_admin", "in_2_own", "in_3_others"].map(|chain| concern.nft(&lost(chain)));
+    assert_eq!(stages, [Some(Stage::Ingress), Some(Stage::Ingress), None]);
+}
+
 /// A tunnel by IPv6 brings IPv4, so of the other family's table only what is outside of it counts.
 #[test]
 fn of_the_other_familys_table_only_tunnels_concern_a_packet() {
