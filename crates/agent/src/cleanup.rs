@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use kernel::net::{self, Scope};
 use kstate::net::NetState;
-use types::wire::{BRIDGE, DNS_IPS, VXLAN_DEVICE};
+use types::wire::{BRIDGE, DNS_IPS};
 use types::{IfName, range};
 
 use crate::datapath::Datapath;
@@ -72,9 +72,9 @@ pub fn cleanup(args: &CleanupArgs) -> Result<Vec<String>> {
     Ok(gone)
 }
 
-/// The bridge, its ports, the tunnel: no record is asked, since it may be lost or of another version.
+/// The bridge, its ports, the fabric's link: no record is asked, since it may be lost or of another version.
 fn links(datapath: &mut Datapath) -> Result<BTreeSet<IfName>> {
-    let ours = [BRIDGE, VXLAN_DEVICE].into_iter().map(IfName::new).collect::<Result<BTreeSet<_>, _>>()?;
+    let ours = compile::net::own_links().map(IfName::new).collect::<Result<BTreeSet<_>, _>>()?;
     let rows = datapath.rtnl.links().context("list the links")?;
     let bridge = rows.iter().find(|row| row.name.as_str() == BRIDGE).map(|row| row.index);
     let ports = rows.iter().filter(|row| bridge.is_some() && row.master == bridge);

@@ -14,7 +14,7 @@ use kernel::net::{self, Scope};
 use kernel::nft::{ApplyError, Nft, Observed};
 use kstate::net::{NetState, PortOptions};
 use kstate::nft::{ElemData, ElemKey, Heir, Ruleset, TableId};
-use types::wire::{BRIDGE, TRACE_TABLE, VXLAN_DEVICE};
+use types::wire::TRACE_TABLE;
 use types::{Family, IfName, Mac};
 
 use crate::actual::{self, NetDrift};
@@ -337,7 +337,7 @@ impl Datapath {
 /// us look, so a stranger's veth does no harm.
 pub fn listening_scope(args: &Args) -> Result<Scope> {
     Ok(Scope {
-        links: [BRIDGE, VXLAN_DEVICE].into_iter().map(IfName::new).collect::<Result<_, _>>()?,
+        links: compile::net::own_links().map(IfName::new).collect::<Result<_, _>>()?,
         veth_prefix: Some("veth".to_owned()),
         loopback: args.dns_ips.iter().copied().map(Into::into).collect(),
         sysctls: BTreeSet::new(),

@@ -13,10 +13,10 @@ use types::wire::TABLE;
 use types::{Family, IfName, ObjectName};
 
 use crate::compiler::family::{FamilyTable, NodeView};
-use crate::fabric::{self, Fabric, NetChange};
 use crate::fragment::{Composer, Unit};
 use crate::guard::{Guard, links, ports};
 use crate::layout;
+use crate::net::{self, Net, NetChange};
 use semantics::Diagnostic;
 
 /// The whole desired state of a node.
@@ -51,7 +51,7 @@ pub struct Compiler {
     /// The guard's, on the bridge.
     bridges: Vec<Composer>,
     nft: Ruleset,
-    fabric: Fabric,
+    net: Net,
     diagnostics: BTreeMap<Diagnostic, usize>,
     /// Container → pod, and back: what the last round saw, to find both owners when one moves.
     pod_of: BTreeMap<String, ObjectName>,
@@ -67,7 +67,7 @@ pub fn whole(cluster: Synced<'_>, settings: Settings) -> Desired {
     Desired {
         diagnostics: compiler.diagnostics.into_keys().collect(),
         nft: compiler.nft,
-        net: compiler.fabric.into_state(),
+        net: compiler.net.into_state(),
     }
 }
 
@@ -75,7 +75,7 @@ pub fn whole(cluster: Synced<'_>, settings: Settings) -> Desired {
 pub fn guard_alone(cluster: Placed<'_>, settings: &Settings) -> Ruleset {
     let mut nft = Ruleset::default();
     for family in Family::ALL {
-        let peer = |node: &model::Node| (Unit::Node(node.name.clone()), links::peer(node, family));
+        let peer = |node: &model::Node| (Unit::Node(node.name.clone()), links::peer(node, settings, family));
         let others = cluster.nodes.values().filter(|node| node.name != settings.node).map(peer);
         let base = (Unit::Base, layout::guard(&cluster, settings, family));
         Composer::new(family, TABLE).replace(&mut nft, others.chain([base]).collect());
@@ -95,7 +95,7 @@ impl Compiler {
             settings,
             placed: false,
             whole: false,
-            fabric: Fabric::default(),
+            net: Net::default(),
             diagnostics: BTreeMap::new(),
             pod_of: BTreeMap::new(),
             containers_of: BTreeMap::new(),
@@ -114,9 +114,9 @@ impl Compiler {
             return false;
         }
         (self.settings.mtu, self.settings.uplinks) = (mtu, uplinks.clone());
-        let own = fabric::Turned { own: true, ..fabric::Turned::default() };
+        let own = net::Turned { own: true, ..net::Turned::default() };
         // What is wrong with the Node has nothing to do with it.
-        self.fabric.update(&cluster, &self.settings, &own).changed != NetChange::Nothing
+        self.net.update(&cluster, &self.settings, &own).changed != NetChange::Nothing
     }
 
     /// Whether [`Compiler::update`] was called: before that there are no tables.
@@ -131,7 +131,7 @@ impl Compiler {
 
     /// Links, addresses, routes and tunnel entries as they should be.
     pub fn net(&self) -> &NetState {
-        self.fabric.state()
+        self.net.state()
     }
 
     /// All findings that hold now.
@@ -170,9 +170,9 @@ impl Compiler {
     }
 
     /// What of links and routes depends on these keys; the first time all of it.
-    fn turned(&mut self, changed: &[Key]) -> fabric::Turned {
+    fn turned(&mut self, changed: &[Key]) -> net::Turned {
         let mut turned =
-            fabric::Turned { own: !std::mem::replace(&mut self.placed, true), ..fabric::Turned::default() };
+            net::Turned { own: !std::mem::replace(&mut self.placed, true), ..net::Turned::default() };
         for key in changed {
             let name = &*key.name.name;
             match key.kind {
@@ -275,13 +275,8 @@ impl Compiler {
         }
     }
 
-    fn compile_net(
-        &mut self,
-        cluster: &Cluster,
-        turned: &fabric::Turned,
-        findings: &mut Findings,
-    ) -> NetChange {
-        let round = self.fabric.update(cluster, &self.settings, turned);
+    fn compile_net(&mut self, cluster: &Cluster, turned: &net::Turned, findings: &mut Findings) -> NetChange {
+        let round = self.net.update(cluster, &self.settings, turned);
         findings.replace(&round.before, &round.now);
         round.changed
     }

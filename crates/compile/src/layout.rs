@@ -16,7 +16,7 @@
 //!   forward (filter) ─┬─ to no pod of this node ─> onward (guard/links.rs)
 //!                     ├─ no part of a flow, or an error about one ─> unusual
 //!                     └─ out_iso[who began the flow] ── in_iso[who answers it]
-//!   input   (filter) ─┬─ the tunnel's ─> to_tunnel (guard/links.rs)
+//!   input   (filter) ─┬─ the fabric's ─> to_tunnel (fabric/vxlan/guard.rs)
 //!                     ├─ no part of a flow, or an error about one ─> unexpected
 //!                     └─ dns VIP:53 over UDP, and no socket of ours ─> drop
 //!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
@@ -34,6 +34,7 @@ use model::Cluster;
 use types::wire::{BRIDGE, MASQUERADE_MARK};
 use types::{Family, IfName, IpNet, Protocol};
 
+use crate::fabric;
 use crate::fragment::{Fragment, Name};
 use crate::guard::links;
 use crate::refusal::Refusal;
@@ -118,7 +119,8 @@ pub fn guard(cluster: &Cluster, settings: &Settings, family: Family) -> Fragment
 }
 
 fn base(cluster: &Cluster, settings: &Settings, family: Family, served: bool) -> Fragment {
-    let mut fragment = links::base(cluster, settings, family);
+    let mut of_fabric = fabric::of(settings.fabric).guard(cluster, settings, family);
+    let mut fragment = links::base(cluster, settings, family, &mut of_fabric);
     if served {
         services_and_policies(&mut fragment, cluster, settings, family);
     }
@@ -128,14 +130,14 @@ fn base(cluster: &Cluster, settings: &Settings, family: Family, served: bool) ->
     if family == Family::V4 {
         raw.extend(from_a_wire());
     }
-    raw.extend(links::sources());
+    raw.extend(links::sources(&of_fabric));
     let mut output = dns.map_or_else(Vec::new, |address| dns::untracked_answers(family, address));
-    output.push(links::sent(family));
+    output.extend(of_fabric.sent.iter().cloned());
     let mut forward = vec![links::forwarded(family)];
     if served {
         forward.extend(forward::forward(settings, family));
     }
-    let mut input = links::taken();
+    let mut input = links::taken(&of_fabric);
     input.extend(dns.into_iter().flat_map(|address| dns::unheard(family, address)));
     let errors = forward::errors_to_the_node(family, served);
     let unexpected = links::stray().into_iter().chain(errors).collect();

@@ -202,7 +202,7 @@ fn whatever_a_guard_drops_is_counted_under_its_cause() {
             assert!(!rule.exprs.iter().any(ends) || known || silent, "{chain}: {rule}");
             let Some(cause) = cause else { continue };
             // Where the counters are read.
-            let its_own = guard == Guard::Ports || links::DROPPING.contains(&chain.as_str());
+            let its_own = guard == Guard::Ports || links::dropping().any(|own| own == *chain);
             assert!(rule.exprs.contains(&Expr::Counter) && cause.guard() == Some(guard) && its_own, "{rule}");
             found.insert((id.clone(), cause));
         }

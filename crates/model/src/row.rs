@@ -8,6 +8,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use types::{Family, IfName, IpNet, Labels, Mac, ObjectName, Protocol, Selector};
 
+use crate::Announced;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     pub name: String,
@@ -20,8 +22,7 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     /// Label `topology.kubernetes.io/zone` (EP-05).
     pub zone: Option<String>,
-    /// The hardware address of the node's VTEP, from [`types::wire::VTEP_MAC_ANNOTATION`].
-    pub vtep_mac: Option<Mac>,
+    pub announced: Announced,
     /// The condition NetworkUnavailable is True: a cloud's controller waits for somebody to say that pods have a
     /// network.
     pub network_unavailable: bool,

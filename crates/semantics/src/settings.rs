@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use types::{Family, IfName, IpNet};
+use types::{Fabric, Family, IfName, IpNet};
 
 /// What a node must know that no object says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,9 @@ pub struct Settings {
     pub allow_sources: Vec<IpNet>,
     /// Where the agent reaches the API, as far as that is known in numbers.
     pub api: Vec<SocketAddr>,
-    /// MTU of pods, bridge and tunnel: that of the underlay less [`tunnel_overhead`].
+    /// How packets reach pods of other nodes.
+    pub fabric: Fabric,
+    /// MTU of pods and of what leads to them: that of the underlay less what the fabric adds.
     pub mtu: u32,
     /// The machine's links that the node's own addresses are on.
     pub uplinks: BTreeSet<IfName>,
@@ -36,6 +38,7 @@ impl Settings {
             dns_ips: Vec::new(),
             allow_sources: Vec::new(),
             api: Vec::new(),
+            fabric: Fabric::default(),
             mtu,
             uplinks: BTreeSet::new(),
         }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use types::IfName;
-use types::wire::{BRIDGE, VXLAN_DEVICE};
+use types::wire::BRIDGE;
 
 use crate::hop::{Fact, Glimpse, Hop, Stage, Step};
 use crate::observed::Way;
@@ -22,11 +22,11 @@ pub fn way_back(hops: &[Hop]) -> Option<Hop> {
     match arrival {
         Some((node, Some(tunnel), veth)) => {
             let text = format!("{veth} → {BRIDGE} → {tunnel}");
-            let glimpses = vec![before(veth.as_str(), Way::In), before(VXLAN_DEVICE, Way::Out)];
+            let glimpses = vec![before(veth.as_str(), Way::In), before(tunnel.as_str(), Way::Out)];
             steps.push(Step { word: "veth".into(), node: node.into(), text, glimpses });
             let (text, glimpses) = (tunnel_text(hops), vec![tunnelled(Way::Out, source_before)]);
             steps.push(Step { word: "tunnel".into(), node: node.into(), text, glimpses });
-            steps.push(home_by_tunnel(home, source_before));
+            steps.extend(home_by_tunnel(hops, home, source_before));
         }
         Some((node, None, veth)) => {
             let glimpses = vec![before(veth.as_str(), Way::In)];
@@ -37,10 +37,8 @@ pub fn way_back(hops: &[Hop]) -> Option<Hop> {
                 glimpses,
             });
         }
-        None if by_tunnel(hops) => {
-            steps.push(home_by_tunnel(home, source_before));
-        }
-        None => {}
+        // The answer of a node that could not be asked, or is a node's own.
+        None => steps.extend(home_by_tunnel(hops, home, source_before)),
     }
     if let Some(text) = rewrite(hops, source_before, source) {
         steps.push(Step { word: "conntrack".into(), node: home.into(), text, glimpses: Vec::new() });
@@ -51,15 +49,14 @@ pub fn way_back(hops: &[Hop]) -> Option<Hop> {
     Some(Hop::new(Stage::Return, home, Fact::Return { source, source_before, steps }))
 }
 
-/// The answer of a node that could not be asked, or is a node's own.
-fn by_tunnel(hops: &[Hop]) -> bool {
-    hops.iter().any(|hop| matches!(hop.fact, Fact::Tunnel { .. }))
-}
-
 /// Out of the tunnel, on the sender's node.
-fn home_by_tunnel(home: &str, source: SocketAddr) -> Step {
-    let glimpses = vec![tunnelled(Way::In, source), glimpse(VXLAN_DEVICE, Way::In, source)];
-    Step { word: "tunnel".into(), node: home.into(), text: format!("eth0 → {VXLAN_DEVICE}"), glimpses }
+fn home_by_tunnel(hops: &[Hop], home: &str, source: SocketAddr) -> Option<Step> {
+    let dev = hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Tunnel { dev, .. } => Some(dev),
+        _ => None,
+    })?;
+    let glimpses = vec![tunnelled(Way::In, source), glimpse(dev.as_str(), Way::In, source)];
+    Some(Step { word: "tunnel".into(), node: home.into(), text: format!("eth0 → {dev}"), glimpses })
 }
 
 /// Who answers, and through which veth to whom, as what.

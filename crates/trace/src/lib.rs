@@ -9,6 +9,7 @@ pub mod compare;
 pub mod eval;
 pub mod exchange;
 pub mod expect;
+pub mod fabric;
 pub mod hop;
 pub mod observed;
 pub mod packet;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use types::{IfName, IpNet, Protocol};
+use types::{Fabric, IfName, IpNet, Protocol};
 
 /// The first packet of a connection, as it enters a node's IP hooks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ impl Packet {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub node: String,
+    /// How packets reach pods of other nodes.
+    pub fabric: Fabric,
     pub cluster_cidrs: Vec<IpNet>,
     pub service_cidrs: Vec<IpNet>,
     pub dns_ips: Vec<IpAddr>,

@@ -26,6 +26,7 @@ const FURTHER: [&str; 2] = ["198.18.0.7", "2001:db8:18::7"];
 
 fn place(dns_here: bool) -> Place {
     Place {
+        fabric: types::Fabric::default(),
         node: NODES[0].to_owned(),
         cluster_cidrs: cluster_cidrs(),
         service_cidrs: service_cidrs(),

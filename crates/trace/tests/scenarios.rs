@@ -78,6 +78,7 @@ impl Scenario {
                 .collect(),
             allow_sources: self.allow_sources.iter().map(|net| net.parse().expect("a prefix")).collect(),
             api: vec!["192.168.1.2:6443".parse().expect("an address")],
+            fabric: types::Fabric::default(),
             mtu: 1450,
             uplinks: BTreeSet::new(),
         }
@@ -95,7 +96,7 @@ impl Scenario {
             json!({
                 "apiVersion": "v1", "kind": "Node",
                 "metadata": {"name": format!("node{n}"),
-                    "annotations": {"plumb.dev/vtep-mac": compile::vtep_mac(&format!("node{n}")).to_string()}},
+                    "annotations": {"plumb.dev/vtep-mac": compile::fabric::vxlan::vtep_mac(&format!("node{n}")).to_string()}},
                 "spec": {"podCIDRs": of([format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64")])},
                 "status": {"addresses": addresses},
             })
@@ -275,6 +276,7 @@ fn play(text: &str) -> String {
     let node_name = node.to_owned();
     let of_link = Vec::new();
     let place = Place {
+        fabric: types::Fabric::default(),
         node: node_name,
         cluster_cidrs,
         service_cidrs,

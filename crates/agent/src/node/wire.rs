@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use cni::{Attach, Code, Error, Interface, Ip, Request, Route, Success};
-use compile::{Compiler, fabric};
+use compile::{Compiler, net};
 use ipnet::IpNet;
 use kernel::Netns;
 use kernel::veth::{self, PodRoute, PodVeth, Port};
@@ -201,14 +201,14 @@ impl Node {
     fn has_mac(&self, mac: Mac) -> bool {
         let own = self.cluster.nodes.get(&self.base.settings.node);
         let mut subnets = own.into_iter().flat_map(semantics::node::pod_subnets);
-        subnets.any(|subnet| fabric::mac_of(subnet.gateway) == mac)
+        subnets.any(|subnet| net::mac_of(subnet.gateway) == mac)
             || self.base.store.records().values().any(|record| record.mac == mac)
     }
 
     /// That of an IPv6 address is a short hash, so somebody may have it.
     fn free_mac(&self, address: IpAddr) -> Mac {
-        let mut macs = fabric::macs_of(address).take(TRIES as usize);
-        macs.find(|mac| !self.has_mac(*mac)).unwrap_or_else(|| fabric::mac_of(address))
+        let mut macs = net::macs_of(address).take(TRIES as usize);
+        macs.find(|mac| !self.has_mac(*mac)).unwrap_or_else(|| net::mac_of(address))
     }
 
     /// One address of each family that the node has.

@@ -16,7 +16,7 @@ use trace::hop::Stage;
 use trace::reference::service::{self, Elsewhere};
 use trace::reference::{self, Choice};
 use trace::{Expected, Packet, Place, Sighting, Target, View};
-use types::wire::{BRIDGE, VXLAN_DEVICE};
+use types::wire::BRIDGE;
 use types::{Family, IfName, ObjectName};
 
 use super::files::Files;
@@ -101,16 +101,15 @@ impl Views {
             let mut to = choices(node, flow);
             to.retain(|to| reference::masquerade(&packet, *to, node.cluster(), &place).is_some());
             let net = node.compiler().map(|compiler| compiler.net());
-            let tunnel = net.into_iter().flat_map(|net| &net.addresses).find_map(|(link, address)| {
-                let family = Family::of_net(address) == Family::of(flow.source.ip());
-                (link.as_str() == VXLAN_DEVICE && family).then(|| address.addr())
-            });
+            let fabric = trace::fabric::of(place.fabric);
+            let own_address = net.and_then(|net| fabric.own_address(net, Family::of(flow.source.ip())));
             let own = &node.settings().node;
             let is_elsewhere = |to: &&SocketAddr| {
                 reference::node_of(to.ip(), node.cluster()).is_some_and(|of| of.name != *own)
             };
             let elsewhere = to.iter().filter(is_elsewhere).take(CAPTURED);
-            let comes = elsewhere.filter_map(|to| Some(Masqueraded { source: tunnel?, destination: *to }));
+            let comes =
+                elsewhere.filter_map(|to| Some(Masqueraded { source: own_address?, destination: *to }));
             let mut comes: Vec<_> = comes.collect();
             comes.extend(door(node, flow).and_then(|_| comes_to_door(node, flow)));
             // More endpoints are rare.
@@ -150,7 +149,7 @@ impl Views {
             let mut found = drift::find(&view, &seen, &expected.hops, None);
             found.extend(drift::stale(&seen.connections, &expected.hops, flow));
             found.extend(drift::lost(&expected.hops, |address| node.lost(address)));
-            let legs = ways::departure(compiler.net(), &expected.hops);
+            let legs = ways::departure(&view, &expected.hops);
             Some((expected, found, legs))
         });
         let (expected, mut found, legs) = looked.await?.with_context(|| self.not_yet())?;
@@ -182,7 +181,7 @@ impl Views {
             let expected = trace::arrival(&view, &onward, endpoint);
             let ends = (onward.source.ip(), onward.destination.ip());
             let found = drift::find(&view, &seen, &expected.hops, Some(ends.0));
-            let legs = ways::arrival(compiler.net(), &expected.hops, ends);
+            let legs = ways::arrival(&view, &expected.hops, ends);
             Some((expected, found, legs))
         });
         let (expected, mut found, legs) = looked.await?.with_context(|| self.not_yet())?;
@@ -309,6 +308,7 @@ fn comes_to_door(node: &Node, flow: Flow) -> Option<Masqueraded> {
 fn place(node: &Node, dns_here: bool) -> Place {
     let args = &node.settings().args;
     Place {
+        fabric: node.settings().fabric,
         node: node.settings().node.clone(),
         cluster_cidrs: args.cluster_cidrs.clone(),
         service_cidrs: args.service_cidrs.clone(),

@@ -8,12 +8,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kernel::{Netns, Rtnl};
-use kstate::net::{LinkKind, NetState};
 use netlink::route::Lookup;
 use trace::Sighting;
-use trace::expect::own;
+use trace::eval::Exit;
+use trace::expect::{View, own};
 use trace::hop::{Fact, Hop, Stage};
-use types::wire::{BRIDGE, VXLAN_DEVICE};
+use types::wire::BRIDGE;
 use types::{Family, IfName};
 
 /// One leg of the way.
@@ -50,7 +50,7 @@ pub fn answer(server: IpAddr, pod: IpAddr) -> Leg {
 }
 
 /// On the sender's node: there, and the answer's last leg.
-pub fn departure(net: &NetState, hops: &[Hop]) -> Vec<Leg> {
+pub fn departure(view: &View<'_>, hops: &[Hop]) -> Vec<Leg> {
     let mut legs = Vec::new();
     let socket = hops.iter().find_map(|hop| match &hop.fact {
         Fact::Socket { source, .. } => Some(*source),
@@ -66,7 +66,7 @@ pub fn departure(net: &NetState, hops: &[Hop]) -> Vec<Leg> {
                     legs.push(back.out(IfName::new(BRIDGE).ok()));
                 }
             }
-            Fact::Tunnel { .. } => legs.extend(tunnel(net, pod_of(hops), Stage::Tunnel, Stage::Tunnel)),
+            Fact::Tunnel { .. } => legs.extend(tunnel(view, pod_of(hops), Stage::Tunnel, Stage::Tunnel)),
             _ => {}
         }
     }
@@ -75,18 +75,19 @@ pub fn departure(net: &NetState, hops: &[Hop]) -> Vec<Leg> {
 
 /// On the node of the destination: on to the pod, and the answer's way into the tunnel. What came by no tunnel, for a port
 /// of the node's, has no leg there that is known.
-pub fn arrival(net: &NetState, hops: &[Hop], (client, to): (IpAddr, IpAddr)) -> Vec<Leg> {
-    let (bridge, device) = (IfName::new(BRIDGE).ok(), IfName::new(VXLAN_DEVICE).ok());
+pub fn arrival(view: &View<'_>, hops: &[Hop], (client, to): (IpAddr, IpAddr)) -> Vec<Leg> {
+    let (bridge, device) = (IfName::new(BRIDGE).ok(), trace::fabric::of(view.place.fabric).link());
     let mut legs = match hops.first().map(|hop| &hop.fact) {
         Some(Fact::LocalRoute { .. }) => vec![Leg::new(Stage::Return, to, client).out(device)],
         Some(Fact::Service { .. } | Fact::Refused { service: Some(_), .. }) => return Vec::new(),
-        _ => vec![
-            Leg::new(Stage::Node, client, to).by(VXLAN_DEVICE).out(bridge),
-            Leg::new(Stage::Return, to, client).by(BRIDGE).out(device),
-        ],
+        _ => {
+            let comes = |device: &IfName| Leg::new(Stage::Node, client, to).by(device.as_str()).out(bridge);
+            let comes = device.as_ref().map(comes);
+            comes.into_iter().chain([Leg::new(Stage::Return, to, client).by(BRIDGE).out(device)]).collect()
+        }
     };
     // What comes by a link that is too small is lost as what would leave by it.
-    legs.extend(tunnel(net, Some(client), Stage::Return, Stage::Node));
+    legs.extend(tunnel(view, Some(client), Stage::Return, Stage::Node));
     legs
 }
 
@@ -98,18 +99,19 @@ fn pod_of(hops: &[Hop]) -> Option<IpAddr> {
     })
 }
 
-/// The outside of the tunnel towards a pod.
-fn tunnel(net: &NetState, to: Option<IpAddr>, stage: Stage, small: Stage) -> Option<Leg> {
-    let to = to?;
+/// What is around a packet towards a pod, if anything is.
+fn tunnel(view: &View<'_>, to: Option<IpAddr>, stage: Stage, small: Stage) -> Option<Leg> {
+    let (to, net) = (to?, view.net);
     let of_pod = |key: &&kstate::net::RouteKey| key.dst.contains(&to);
     let route = net.routes.get(net.routes.keys().find(of_pod)?)?;
-    let (dev, via) = (route.dev.clone()?, route.via?);
-    let mac = *net.neighbours.get(&(dev.clone(), via))?;
-    let node = net.fdb.get(&(dev.clone(), mac))?.node()?;
-    let link = net.links.get(&dev)?;
-    let LinkKind::Vxlan { local, .. } = link.kind else { return None };
-    let size = link.mtu.map(|mtu| (mtu + compile::tunnel_overhead(local), small));
-    Some(Leg { size, ..Leg::new(stage, local, node) })
+    let exit = Exit { dev: route.dev.clone(), via: route.via, ..Exit::default() };
+    let wrapped = trace::fabric::of(view.place.fabric).wrapped?;
+    let Fact::Tunnel { dev, outer_source, outer_destination, extra_bytes, .. } = wrapped(net, &exit, None)?
+    else {
+        return None;
+    };
+    let size = net.links.get(&dev)?.mtu.map(|mtu| (mtu + extra_bytes, small));
+    Some(Leg { size, ..Leg::new(stage, outer_source, outer_destination) })
 }
 
 /// What is wrong with these, and with the pod's own first step to `frontend`.

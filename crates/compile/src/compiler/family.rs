@@ -142,7 +142,7 @@ impl FamilyTable {
                 cluster.attachments.get(container).map(|attachment| self.attachment(node, attachment))
             }
             Unit::Node(name) if *name != settings.node => {
-                cluster.nodes.get(name).map(|peer| links::peer(peer, family))
+                cluster.nodes.get(name).map(|peer| links::peer(peer, node.settings, family))
             }
             Unit::Node(_) => None,
             Unit::Pod(name) => cluster.pods.get(name).map(|pod| {

@@ -2,10 +2,11 @@
 
 use kstate::nft::build::{self, ct_state, rule};
 use kstate::nft::{CmpOp, Expr, PayloadBase, Rule, key};
-use types::wire::{BRIDGE, VXLAN_DEVICE};
+use types::wire::BRIDGE;
 use types::{Family, IfName};
 
 use super::{HAIRPIN, ICMPV6, IN_ISOLATED, OUT_ISOLATED, R0, dns, nets};
+use crate::fabric;
 use crate::refusal::Refusal;
 use semantics::Settings;
 
@@ -35,13 +36,14 @@ pub fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
 /// longer than ours goes before it: whoever sends it on the nodes' network would get what nodes send to that pod. On output
 /// the kernel still names the link on the way to the address before translation, so this looks later.
 pub fn astray(settings: &Settings) -> Vec<Rule> {
+    let Some(into_fabric) = fabric::of(settings.fabric).device() else { return Vec::new() };
     let not_by = |link| {
         let name = IfName::new(link).ok().into_iter();
         name.flat_map(|name| [build::oifname(R0), build::is_not(R0, &name)])
     };
     let of = |net| {
         let to_pods = [build::daddr(Family::V6, R0)].into_iter().chain(build::in_prefix(R0, net));
-        let exprs = not_by(BRIDGE).chain(to_pods).chain(not_by(VXLAN_DEVICE)).chain(not_by("lo"));
+        let exprs = not_by(BRIDGE).chain(to_pods).chain(not_by(into_fabric)).chain(not_by("lo"));
         Refusal::Astray.dropped(exprs)
     };
     nets(&settings.cluster_cidrs, Family::V6).map(of).collect()

@@ -3,13 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use types::IfName;
-use types::wire::{BRIDGE, VXLAN_DEVICE};
+use types::wire::BRIDGE;
 
 use super::evidence::{Evidence, is_end};
 use super::leaves::is_astray;
 use super::there::shrunk;
 use super::{Judged, Wrong};
 use crate::expect::own;
+use crate::fabric;
 use crate::hop::{Fact, Hop, Stage, shown};
 use crate::observed::{COUNTED, Decision, SERVFAIL, Sighting, SocketEnd, Way};
 
@@ -113,7 +114,7 @@ impl<'a> Evidence<'a> {
         match rule.family.as_str() {
             "bridge" if !came(BRIDGE) => &[Stage::Veth],
             "bridge" => &[],
-            _ if self.came_by_tunnel(node).is_some() && !came(VXLAN_DEVICE) => &[Stage::Node],
+            _ if self.came_by_tunnel(node).is_some() && !fabric::devices().any(came) => &[Stage::Node],
             _ => &[],
         }
     }
@@ -347,8 +348,9 @@ fn judge_drop(hop: &Hop, rule: &Decision) -> Judged {
     if expected && rule.table == OUR_TABLE { Ok(told(rule)) } else { Err(told(rule)) }
 }
 
-fn is_ours(dev: &IfName) -> bool {
-    [BRIDGE, VXLAN_DEVICE].contains(&dev.as_str())
+/// Of no pod alone.
+pub(super) fn is_ours(dev: &IfName) -> bool {
+    dev.as_str() == BRIDGE || fabric::devices().any(|link| link == dev.as_str())
 }
 
 pub(super) fn describe(end: &SocketEnd) -> String {

@@ -172,7 +172,9 @@ fn node() -> impl Strategy<Value = Row> {
                 others,
                 pod_cidrs: pod_cidrs(n),
                 zone: Some(zone.to_owned()),
-                vtep_mac: (published || n == 0).then_some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
+                announced: model::Announced {
+                    vtep_mac: (published || n == 0).then_some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
+                },
                 network_unavailable: false,
                 leaving: false,
             })
@@ -487,7 +489,7 @@ pub fn start() -> Vec<Event> {
             name: (*name).to_owned(),
             addresses: Family::ALL.map(|family| node_ip(family, n)).to_vec(),
             pod_cidrs: pod_cidrs(n),
-            vtep_mac: Some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
+            announced: model::Announced { vtep_mac: Some(Mac([0x0e, 0, 0, 0, 0, n as u8])) },
             network_unavailable: false,
             leaving: false,
             ..Node::default()

@@ -65,7 +65,9 @@ fn world(node: &str, case: &Case) -> Cluster {
             pod_cidrs: [format!("10.244.{n}.0/24"), format!("fd00:10:{n}::/64")]
                 .map(|net| net.parse().expect("a prefix"))
                 .into(),
-            vtep_mac: Some(compile::vtep_mac(&format!("node{n}"))),
+            announced: model::Announced {
+                vtep_mac: Some(compile::fabric::vxlan::vtep_mac(&format!("node{n}"))),
+            },
             ..model::Node::default()
         }));
     }
@@ -157,7 +159,7 @@ fn seen(case: &Case) -> Vec<Observed> {
         source: to("192.168.1.10:52113"),
         destination: to("192.168.1.11:8472"),
         vni: 1,
-        inner_mac: compile::vtep_mac("node2"),
+        inner_mac: compile::fabric::vxlan::vtep_mac("node2"),
     };
     let end = SocketEnd::Answered { text: "HTTP 200".into(), micros: 900 };
     let tuple = |[source, destination]: [&str; 2]| Tuple { source: to(source), destination: to(destination) };

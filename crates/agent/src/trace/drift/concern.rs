@@ -11,7 +11,7 @@ use kstate::nft::build::encode;
 use kstate::nft::{ElemData, ElemKey, Op as NftOp, Ruleset, TableFamily, Verdict};
 use semantics::policy::resolve::Direction;
 use trace::hop::{Fact, Hop, Stage};
-use types::wire::{BRIDGE, VXLAN_DEVICE};
+use types::wire::BRIDGE;
 use types::{Family, IfName, IpNet, Mac};
 
 const SYSCTLS: [&str; 2] = ["net/ipv4/", "net/ipv6/"];
@@ -62,6 +62,10 @@ pub struct Concern<'a> {
     egress: bool,
     ingress: bool,
     masquerade: bool,
+}
+
+fn of_fabric(link: &str) -> bool {
+    trace::fabric::devices().any(|device| device == link)
 }
 
 impl<'a> Concern<'a> {
@@ -168,8 +172,8 @@ impl<'a> Concern<'a> {
     fn link(&self, name: &IfName) -> Option<Stage> {
         match name.as_str() {
             BRIDGE => self.bridge_hop,
-            VXLAN_DEVICE if self.tunnelled => Some(Stage::Tunnel),
-            VXLAN_DEVICE if self.arrives_by_tunnel => Some(Stage::Node),
+            link if of_fabric(link) && self.tunnelled => Some(Stage::Tunnel),
+            link if of_fabric(link) && self.arrives_by_tunnel => Some(Stage::Node),
             "lo" => Some(Stage::Resolve),
             _ => self.veth(name),
         }
@@ -212,8 +216,8 @@ impl<'a> Concern<'a> {
             Some(BRIDGE) => {
                 self.source_veth.map(|_| Stage::Route).or(self.target_veth.map(|_| Stage::Return))
             }
-            Some(VXLAN_DEVICE) if self.arrives_by_tunnel => Some(Stage::Node),
-            Some(VXLAN_DEVICE) => self.tunnelled.then_some(Stage::Return),
+            Some(link) if of_fabric(link) && self.arrives_by_tunnel => Some(Stage::Node),
+            Some(link) if of_fabric(link) => self.tunnelled.then_some(Stage::Return),
             Some(_) => self.source_veth.filter(|_| outside).map(|_| Stage::Return),
         }
     }

@@ -155,7 +155,9 @@ fn cluster() -> Cluster {
                 format!("10.244.{n}.0/24").parse().unwrap(),
                 format!("fd00:10:244:{n}::/64").parse().unwrap(),
             ],
-            vtep_mac: Some(compile::vtep_mac(&format!("node{n}"))),
+            announced: model::Announced {
+                vtep_mac: Some(compile::fabric::vxlan::vtep_mac(&format!("node{n}"))),
+            },
             ..Node::default()
         }));
     }
@@ -185,6 +187,7 @@ fn ways(cluster: &Cluster, desired: &Desired) -> Vec<Vec<Hop>> {
     let Settings { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = settings();
     let of_link = Vec::new();
     let place = Place {
+        fabric: types::Fabric::default(),
         node,
         cluster_cidrs,
         service_cidrs,
