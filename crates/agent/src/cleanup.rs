@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use kernel::net::{self, Scope};
 use kstate::net::NetState;
-use types::wire::{BRIDGE, DNS_IPS};
+use types::wire::DNS_IPS;
 use types::{IfName, range};
 
 use crate::datapath::Datapath;
@@ -72,12 +72,13 @@ pub fn cleanup(args: &CleanupArgs) -> Result<Vec<String>> {
     Ok(gone)
 }
 
-/// The bridge, its ports, the fabric's link: no record is asked, since it may be lost or of another version.
+/// The links of every wiring and fabric, and their ports: no record is asked, since it may be lost or of another version.
 fn links(datapath: &mut Datapath) -> Result<BTreeSet<IfName>> {
     let ours = compile::net::own_links().map(IfName::new).collect::<Result<BTreeSet<_>, _>>()?;
     let rows = datapath.rtnl.links().context("list the links")?;
-    let bridge = rows.iter().find(|row| row.name.as_str() == BRIDGE).map(|row| row.index);
-    let ports = rows.iter().filter(|row| bridge.is_some() && row.master == bridge);
+    let masters: BTreeSet<u32> =
+        rows.iter().filter(|row| ours.contains(&row.name)).map(|row| row.index).collect();
+    let ports = rows.iter().filter(|row| row.master.is_some_and(|master| masters.contains(&master)));
     Ok(ports.map(|row| row.name.clone()).chain(ours).collect())
 }
 

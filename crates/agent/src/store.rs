@@ -21,7 +21,7 @@ use kernel::Netns;
 use model::{Attachment, HostPort};
 use serde::{Deserialize, Serialize};
 use types::wire::NETWORK;
-use types::{Family, IfName, IpNet, Mac, ObjectName};
+use types::{Family, IfName, IpNet, Mac, ObjectName, Wiring};
 
 use lost::Lost;
 
@@ -43,6 +43,9 @@ pub struct Record {
     pub pod: ObjectName,
     pub uid: String,
     pub ips: Vec<IpAddr>,
+    /// How it was attached. Files of older versions have none: all that they wrote are of a bridge.
+    #[serde(default = "usual_wiring")]
+    pub wiring: Wiring,
     pub host_if: IfName,
     pub mac: Mac,
     /// Files of older versions have none.
@@ -78,6 +81,7 @@ impl Record {
             pod: self.pod.clone(),
             uid: self.uid.clone(),
             ips: self.ips.clone(),
+            wiring: self.wiring,
             host_if: self.host_if.clone(),
             mac: self.mac,
             host_ports: self.host_ports.clone(),
@@ -88,6 +92,10 @@ impl Record {
 
 fn usual_network() -> String {
     NETWORK.to_owned()
+}
+
+fn usual_wiring() -> Wiring {
+    Wiring::Bridge
 }
 
 /// Device and inode of the namespace at a path; `None` when there is none.

@@ -90,6 +90,7 @@ fn main() {
         };
         round(&mut cluster, &mut compiler, Event::Upsert(Row::Pod(Box::new(pod))));
         let attachment = Attachment {
+            wiring: types::Wiring::default(),
             container: "c/eth0".into(),
             pod: key.clone(),
             uid: String::new(),

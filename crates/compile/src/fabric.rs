@@ -6,7 +6,6 @@
 //!   the guard ──> Guarding: rules, by the place where packets meet them
 //! ```
 
-pub mod entry;
 pub mod vxlan;
 
 use std::net::IpAddr;
@@ -20,8 +19,8 @@ use types::Family;
 
 use crate::fragment::Fragment;
 use crate::net::Wired;
+use crate::net::entry::Entry;
 use crate::role::Role;
-use entry::Entry;
 
 /// The value of a choice.
 pub fn of(choice: types::Fabric) -> &'static dyn Fabric {

@@ -31,13 +31,13 @@ use kstate::nft::{
     BaseChain, Chain, ChainKind, CmpOp, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
 };
 use model::Cluster;
-use types::wire::{BRIDGE, MASQUERADE_MARK};
+use types::wire::MASQUERADE_MARK;
 use types::{Family, IfName, IpNet, Protocol};
 
-use crate::fabric;
 use crate::fragment::{Fragment, Name};
 use crate::guard::links;
 use crate::refusal::Refusal;
+use crate::{fabric, wiring};
 use semantics::Settings;
 use semantics::service::reserved;
 
@@ -130,7 +130,7 @@ fn base(cluster: &Cluster, settings: &Settings, family: Family, served: bool) ->
     if family == Family::V4 {
         raw.extend(from_a_wire());
     }
-    raw.extend(links::sources(&of_fabric));
+    raw.extend(links::sources(settings, &of_fabric));
     let mut output = dns.map_or_else(Vec::new, |address| dns::untracked_answers(family, address));
     output.extend(of_fabric.sent.iter().cloned());
     let mut forward = vec![links::forwarded(family)];
@@ -139,7 +139,7 @@ fn base(cluster: &Cluster, settings: &Settings, family: Family, served: bool) ->
     }
     let mut input = links::taken(&of_fabric);
     input.extend(dns.into_iter().flat_map(|address| dns::unheard(family, address)));
-    let errors = forward::errors_to_the_node(family, served);
+    let errors = forward::errors_to_the_node(settings, family, served);
     let unexpected = links::stray().into_iter().chain(errors).collect();
     // NF_IP_PRI_FILTER
     let filter = |hook, rules| on(ChainKind::Filter, (hook, 0), rules);
@@ -185,7 +185,7 @@ fn services_and_policies(fragment: &mut Fragment, cluster: &Cluster, settings: &
         // NF_IP_PRI_NAT_DST
         (PREROUTING, nat((Hook::Prerouting, -100), hooked(build::goto(DNS), strangers))),
         (OUTPUT, nat((Hook::Output, -100), hooked(build::accept(), None))),
-        (forward::UNUSUAL, regular(forward::unusual(family))),
+        (forward::UNUSUAL, regular(forward::unusual(settings, family))),
         // NF_IP_PRI_NAT_SRC
         (POSTROUTING, nat((Hook::Postrouting, 100), source::postrouting(settings, family))),
     ];
@@ -193,7 +193,7 @@ fn services_and_policies(fragment: &mut Fragment, cluster: &Cluster, settings: &
     if family == Family::V6 {
         let filter = |hook, rules| on(ChainKind::Filter, (hook, 0), rules);
         let chains = [
-            (REDIRECTS, filter(Hook::Output, no_redirects())),
+            (REDIRECTS, filter(Hook::Output, no_redirects(settings))),
             (ASTRAY, filter(Hook::Postrouting, forward::astray(settings))),
         ];
         fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
@@ -221,19 +221,17 @@ const REDIRECT: u8 = 137;
 
 /// A pod must not be told to reach its neighbour on the bridge directly, which isolation forbids: it would believe it
 /// and lose every further packet. IPv4 has `send_redirects` for that; IPv6 routers have nothing to say no with.
-fn no_redirects() -> Vec<Rule> {
-    let Ok(bridge) = IfName::new(BRIDGE) else { return Vec::new() };
+fn no_redirects(settings: &Settings) -> Vec<Rule> {
     let kind = Expr::Payload { dreg: R0, base: PayloadBase::Transport, offset: 0, len: 1 };
-    let exprs = [
-        build::oifname(R0),
-        build::is(R0, &bridge),
+    let message = [
         build::l4proto(R0),
         build::cmp(R0, CmpOp::Eq, [ICMPV6]),
         kind,
         build::cmp(R0, CmpOp::Eq, [REDIRECT]),
         build::drop(),
     ];
-    vec![rule("pods are reached through this node", exprs)]
+    let to_pods = wiring::of(settings.wiring).behind(build::oifname(R0), true);
+    vec![rule("pods are reached through this node", to_pods.into_iter().chain(message))]
 }
 
 /// A set of plain keys or a map, filled by units.
@@ -278,7 +276,7 @@ fn frontend(family: Family, map: &str) -> Vec<Expr> {
 
 /// A caller that is no pod, and comes from without the node.
 fn from_outside(settings: &Settings, family: Family) -> Rule {
-    let stranger = saddr_outside(family, nets(&settings.cluster_cidrs, family));
+    let stranger = saddr_outside(family, nets(&settings.pod_pools, family));
     lead::follow(family, OUTSIDE, stranger)
 }
 

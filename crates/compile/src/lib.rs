@@ -1,7 +1,7 @@
 //! Owns: what the kernel of one node should hold for what `semantics` has decided.
 //! Never: I/O, clocks, chance, and no knowledge of what the kernel holds now.
 //! In → Out: [`model::Synced`] cluster, [`semantics::Settings`] → [`Desired`] rules, links and routes; diagnostics.
-//! Read first: [`Compiler::update`], then `layout.rs`, `net.rs` and `fabric.rs`.
+//! Read first: [`Compiler::update`], then `layout.rs`, `net.rs`, `fabric.rs` and `wiring.rs`.
 
 mod compiler;
 pub mod fabric;
@@ -13,6 +13,7 @@ pub mod policy;
 pub mod refusal;
 pub mod role;
 pub mod service;
+pub mod wiring;
 
 pub use compiler::{Compiled, Compiler, Desired, guard_alone, whole};
 pub use net::NetChange;

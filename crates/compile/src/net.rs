@@ -1,4 +1,4 @@
-//! Links, addresses and routes of one node: its pods' on one side, the fabric's (`fabric.rs`) on the other.
+//! Links, addresses and routes of one node: to its pods (`wiring.rs`) on one side, to other nodes' (`fabric.rs`) on the other.
 //!
 //! ```text
 //!   pod eth0 10.244.1.4/32 ── veth ──(isolated, locked port)── cni0 10.244.1.1/24
@@ -8,19 +8,19 @@
 //!
 //! IPv6 is the same beside it (fd00:10:244:1::4/128, gateway ::1), through the same links.
 
+pub mod entry;
 mod peers;
 mod pods;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use kstate::net::{Link, LinkKind, NetState};
+use kstate::net::NetState;
 use model::{Cluster, Key, Kind};
 use semantics::node::{PodSubnet, pod_subnets, underlay_ip};
-use types::wire::BRIDGE;
 use types::{Family, IfName, IpNet, Mac, ObjectName, hash8};
 
-use crate::fabric;
+use crate::{fabric, wiring};
 
 use semantics::Settings;
 use semantics::{Diagnostic, Severity};
@@ -56,7 +56,8 @@ pub(crate) fn hash_bytes(text: &str) -> [u8; 4] {
 
 /// Links of a fixed name that are ours, of all choices: what was made by another choice is found by its name.
 pub fn own_links() -> impl Iterator<Item = &'static str> {
-    [BRIDGE].into_iter().chain(fabric::all().filter_map(|fabric| fabric.device()))
+    let of_wirings = types::Wiring::ALL.iter().filter_map(|wiring| wiring.link());
+    of_wirings.chain(fabric::all().filter_map(|fabric| fabric.device()))
 }
 
 fn device(name: &str) -> Option<IfName> {
@@ -67,27 +68,23 @@ fn device(name: &str) -> Option<IfName> {
 fn own_state(cluster: &Cluster, settings: &Settings) -> (NetState, Option<Wired>, Vec<Diagnostic>) {
     let mut state = NetState { sysctls: sysctls(cluster, settings), ..NetState::default() };
     let mut diagnostics = Vec::new();
-    let (Some(bridge), Some(lo)) = (device(BRIDGE), device("lo")) else {
-        return (state, None, diagnostics);
-    };
+    let Some(lo) = device("lo") else { return (state, None, diagnostics) };
     for dns in &settings.dns_ips {
         state.addresses.insert((lo.clone(), IpNet::from(*dns)));
     }
     let Some(own) = wired(cluster, settings, &mut diagnostics) else { return (state, None, diagnostics) };
-    let link = |kind, mac| Link { kind, mac, mtu: Some(settings.mtu), up: true, port: None };
-    state.links.insert(bridge.clone(), link(LinkKind::Bridge, bridge_mac(&own)));
-    for subnet in &own.subnets {
-        let gateway = IpNet::new(subnet.gateway, subnet.net.prefix_len()).unwrap_or(subnet.net);
-        state.addresses.insert((bridge.clone(), gateway));
-        state.subnets.insert((bridge.clone(), gateway));
-    }
+    let of_pods = wiring::of(settings.wiring).own(&own, settings);
     let of_fabric = fabric::of(settings.fabric).own(&own, settings);
-    state.links.extend(of_fabric.links);
-    state.addresses.extend(of_fabric.addresses);
+    for part in [of_pods, of_fabric] {
+        state.links.extend(part.links);
+        state.addresses.extend(part.addresses);
+        state.subnets.extend(part.subnets);
+    }
     (state, Some(own), diagnostics)
 }
 
-fn bridge_mac(own: &Wired) -> Option<Mac> {
+/// The hardware address of the pods' gateway.
+pub(crate) fn gateway_mac(own: &Wired) -> Option<Mac> {
     own.subnets.first().map(|subnet| mac_of(subnet.gateway))
 }
 
@@ -147,43 +144,23 @@ fn incomplete(node: &str, message: &str) -> Diagnostic {
 const BRIDGE_FILTERS: [(&str, &str); 2] =
     [("net/bridge/bridge-nf-call-iptables", "0"), ("net/bridge/bridge-nf-call-ip6tables", "0")];
 
-/// `send_redirects` counts where either `all` or the interface says 1 (IN_DEV_TX_REDIRECTS, linux/inetdevice.h):
-/// a pod must not be told to reach its neighbour on the bridge directly, which isolation forbids. On IPv6 nobody may
-/// advertise routes to our devices, and their addresses are to be usable at once.
-///
-/// `route_localnet` lets the node's own 127.0.0.1 reach a pod's host port through the bridge. It is there only while
-/// a pod has one, and the layout's chain `raw` keeps everybody else from these addresses.
+/// On IPv6 nobody may advertise routes to our devices, and their addresses are to be usable at once.
 ///
 /// A packet is forwarded if the link that it comes by forwards (IN_DEV_FORWARD in `ip_route_input_slow`): `ip_forward`
 /// sets that of every link, and anybody may unset one. By the uplinks come answers of the outside to pods, and node ports.
 /// IPv6 knows only `all` (`ip6_forward`); a link on which it is switched off has no addresses and hears nothing.
-///
-/// Where pods may have further sources, the way back to these need not be the bridge: the greater of `all` and this one
-/// counts (IN_DEV_RPFILTER), and 2 asks only that there is a way (RFC 3704 §2.4). Who sends is looked at on each port.
 fn sysctls(cluster: &Cluster, settings: &Settings) -> BTreeMap<String, String> {
-    let host_ports = cluster.attachments.values().any(|attachment| !attachment.host_ports.is_empty());
-    let further = settings.allow_sources.iter().any(|net| Family::of_net(net) == Family::V4);
-    let v4 = [
-        ("net/ipv4/conf/cni0/route_localnet", if host_ports { "1" } else { "0" }),
-        ("net/ipv4/ip_forward", "1"),
-        ("net/ipv4/conf/cni0/forwarding", "1"),
-        ("net/ipv4/conf/all/send_redirects", "0"),
-        ("net/ipv4/conf/cni0/send_redirects", "0"),
-    ];
-    let v6 = [
-        ("net/ipv6/conf/all/forwarding", "1"),
-        ("net/ipv6/conf/cni0/disable_ipv6", "0"),
-        ("net/ipv6/conf/cni0/accept_ra", "0"),
-        ("net/ipv6/conf/cni0/accept_dad", "0"),
-    ];
-    let wanted = settings.families().flat_map(|family| match family {
-        Family::V4 => {
-            v4.into_iter().chain(further.then_some(("net/ipv4/conf/cni0/rp_filter", "2"))).collect()
-        }
-        Family::V6 => v6.to_vec(),
-    });
-    let of_fabric = settings.families().flat_map(|family| fabric::of(settings.fabric).sysctls(family));
-    let wanted = wanted.chain(of_fabric.copied()).chain(BRIDGE_FILTERS);
+    let (wiring, fabric) = (wiring::of(settings.wiring), fabric::of(settings.fabric));
+    let of_family = |family: Family| {
+        let mut all = family.pick([
+            vec![("net/ipv4/ip_forward", "1"), ("net/ipv4/conf/all/send_redirects", "0")],
+            vec![("net/ipv6/conf/all/forwarding", "1")],
+        ]);
+        all.extend(wiring.sysctls(cluster, settings, family));
+        all.extend(fabric.sysctls(family));
+        all
+    };
+    let wanted = settings.families().flat_map(of_family).chain(BRIDGE_FILTERS);
     let wanted = wanted.map(|(path, value)| (path.to_owned(), value.to_owned()));
     let uplinks = settings.uplinks.iter().filter(|_| settings.families().any(|family| family == Family::V4));
     let uplinks = uplinks.map(|link| (format!("net/ipv4/conf/{link}/forwarding"), "1".to_owned()));

@@ -31,6 +31,7 @@ fn node(number: u8) -> Event {
 
 fn pod() -> Event {
     Event::Upsert(Row::Attachment(Box::new(Attachment {
+        wiring: types::Wiring::default(),
         container: "c/eth0".into(),
         pod: ObjectName::new("a", "p"),
         uid: String::new(),
@@ -243,7 +244,7 @@ fn no_rule_that_remembers_a_sender_decides_anything() {
 fn a_family_that_pods_have_not_is_guarded_and_nothing_dangles() {
     for family in Family::ALL {
         let mut settings = settings();
-        settings.cluster_cidrs.retain(|net| Family::of_net(net) == family);
+        settings.pod_pools.retain(|net| Family::of_net(net) == family);
         settings.service_cidrs.retain(|net| Family::of_net(net) == family);
         let (mut cluster, _) = begun();
         cluster.apply(pod());

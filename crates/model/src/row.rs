@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use types::{Family, IfName, IpNet, Labels, Mac, ObjectName, Protocol, Selector};
+use types::{Family, IfName, IpNet, Labels, Mac, ObjectName, Protocol, Selector, Wiring};
 
 use crate::Announced;
 
@@ -289,6 +289,8 @@ pub struct Attachment {
     pub pod: ObjectName,
     pub uid: String,
     pub ips: Vec<IpAddr>,
+    /// How it was attached, whatever the node would choose now.
+    pub wiring: Wiring,
     /// The host side of the pod's veth.
     pub host_if: IfName,
     pub mac: Mac,

@@ -12,7 +12,6 @@ use kstate::nft::build::encode;
 use kstate::nft::{ElemData, ElemKey, Expr, Ruleset, Table, target};
 use model::{Attachment, Cluster};
 use serde::{Deserialize, Serialize};
-use types::wire::BRIDGE;
 use types::{Family, IfName, IpNet, ObjectName, Protocol};
 
 use crate::eval::{self, Exit};
@@ -20,6 +19,7 @@ use crate::fabric::{self, Fabric};
 use crate::hop::{Fact, Hop, RuleMiss, Stage};
 use crate::packet::{CtState, Packet, Place};
 use crate::reference::{self, Choice, Direction, Judgement, policy, service};
+use crate::wiring;
 
 pub use arrival::arrival;
 
@@ -81,7 +81,7 @@ pub fn departure(view: &View<'_>, pod: &ObjectName, target: &Target) -> Option<E
     }
     let source = attachment.ips.iter().copied().find(|ip| ip.is_ipv4() == target.destination.is_ipv4())?;
     let packet = Packet {
-        iif: IfName::new(BRIDGE).ok(),
+        iif: Some(wiring::of_pod(attachment)),
         src: source,
         dst: target.destination.ip(),
         protocol: target.protocol,
@@ -135,10 +135,9 @@ impl Way<'_, '_> {
         let (protocol, source, destination) =
             (self.packet.protocol, self.packet.src, self.packet.destination());
         self.push(Stage::Socket, Fact::Socket { protocol, source, destination });
-        if let Ok(bridge) = IfName::new(BRIDGE) {
-            let (pod, host_if) = (attachment.pod.clone(), attachment.host_if.clone());
-            self.push(Stage::Veth, Fact::Veth { pod, host_if, bridge });
-        }
+        let (pod, host_if) = (attachment.pod.clone(), attachment.host_if.clone());
+        let bridge = wiring::shared(attachment.wiring);
+        self.push(Stage::Veth, Fact::Veth { pod, host_if, bridge });
     }
 
     /// Nobody answers for the address of the next step, so nothing leaves the pod.
@@ -310,6 +309,9 @@ impl Way<'_, '_> {
             None => {
                 let why = match reference::gateway_of(to.ip(), view.cluster) {
                     Some(node) => format!("the destination is {}'s own on the pod network", node.name),
+                    None if view.place.is_unmasqueraded(to.ip()) && !view.place.is_pod_address(to.ip()) => {
+                        "pods keep their addresses on the way there".to_owned()
+                    }
                     None => "the destination is a pod".to_owned(),
                 };
                 (Fact::Masq { source: Some(own.ip()), masquerade: false, why }, own)

@@ -14,6 +14,7 @@ pub mod hop;
 pub mod observed;
 pub mod packet;
 pub mod reference;
+pub mod wiring;
 
 pub use back::way_back;
 pub use compare::{HopResult, Outcome, compare};

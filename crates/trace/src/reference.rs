@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use model::{Attachment, Cluster, Node};
-use types::wire::{BRIDGE, DNS_PEER_PORT};
+use types::wire::DNS_PEER_PORT;
 use types::{Family, IpNet, Protocol};
 
-use crate::fabric;
 use crate::packet::{CtState, Packet, Place};
+use crate::{fabric, wiring};
 
 pub mod further;
 pub mod policy;
@@ -65,7 +65,7 @@ fn may_come(packet: &Packet, cluster: &Cluster, place: &Place) -> bool {
     match packet.iif.as_ref() {
         None => true,
         Some(link) if fabric::of(place.fabric).is_device(link) => true,
-        Some(link) if link.as_str() == BRIDGE => {
+        Some(link) if wiring::is_of_pods(place.wiring, link, cluster) => {
             let own = local_pod(packet.src, cluster);
             own.or_else(|| further::speaker(packet.src, cluster, place)).is_some()
         }
@@ -239,7 +239,7 @@ pub fn masquerade(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Pl
         return Some("the source is not a pod, and the answer must come back through this node");
     }
     if pod {
-        let outside = !place.is_pod_address(to.ip()) && !keeps_source(to.ip());
+        let outside = !place.is_unmasqueraded(to.ip()) && !keeps_source(to.ip());
         let of_a_node = || cluster.nodes.values().any(|node| node.addresses.contains(&to.ip()));
         return outside.then(|| match of_a_node() {
             true => "the destination is another node",

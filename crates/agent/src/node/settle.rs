@@ -143,12 +143,14 @@ impl Node {
         let args = &self.base.settings.args;
         let settings = semantics::Settings {
             node: self.base.settings.node.clone(),
-            cluster_cidrs: args.cluster_cidrs.clone(),
+            pod_pools: args.cluster_cidrs.clone(),
+            unmasqueraded: args.cluster_cidrs.clone(),
             service_cidrs: args.service_cidrs.clone(),
             dns_ips: args.dns_ips.clone(),
             allow_sources: self.base.settings.allow_sources.clone(),
             api: self.base.api.sockets.clone(),
             fabric: self.base.settings.fabric,
+            wiring: self.base.settings.wiring,
             mtu,
             uplinks: self.underlay.ground().uplinks(),
         };

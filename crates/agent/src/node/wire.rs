@@ -11,16 +11,14 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use cni::{Attach, Code, Error, Interface, Ip, Request, Route, Success};
+use compile::wiring::{self, PodSide};
 use compile::{Compiler, net};
-use ipnet::IpNet;
 use kernel::Netns;
 use kernel::veth::{self, PodRoute, PodVeth, Port};
-use kstate::net::PortOptions;
 use model::{Event, HostPort, Row};
 use semantics::service::reserved;
 use tokio::sync::oneshot;
-use types::wire::BRIDGE;
-use types::{Family, IfName, Mac, ObjectName, hash8};
+use types::{Family, IfName, IpNet, Mac, ObjectName, hash8};
 
 use super::Node;
 use super::host_port;
@@ -176,6 +174,7 @@ impl Node {
             pod,
             uid,
             ips,
+            wiring: self.base.settings.wiring,
             host_if,
             mac,
             host_ports,
@@ -286,24 +285,16 @@ impl Node {
             return Err(Error::new(Code::UnknownContainer, msg, "the container ended meanwhile"));
         }
         let own = self.cluster.nodes.get(&self.base.settings.node);
-        let gateways = record.ips.iter().map(|ip| {
-            let subnet = own.and_then(|node| semantics::node::pod_subnet(node, Family::of(*ip)));
-            subnet.map(|subnet| subnet.gateway).ok_or_else(|| {
-                let msg = format!("this node has no {} pod CIDR", Family::of(*ip));
-                Error::new(Code::TryAgainLater, msg, "the runtime will try again")
-            })
-        });
-        let gateways: Vec<IpAddr> = gateways.collect::<Result<_, _>>()?;
-        let bridge = IfName::new(BRIDGE).map_err(|e| Error::new(Code::Kernel, e.to_string(), ""))?;
+        let subnets: Vec<_> = own.into_iter().flat_map(semantics::node::pod_subnets).collect();
+        let wiring = wiring::of(record.wiring);
+        let side = wiring.pod_side(&record.ips, &subnets).map_err(|family| {
+            let msg = format!("this node has no {family} pod CIDR");
+            Error::new(Code::TryAgainLater, msg, "the runtime will try again")
+        })?;
         let mtu = compiler.settings().mtu;
-        let addresses: Vec<IpNet> = record.ips.iter().copied().map(IpNet::from).collect();
-        let routes: Vec<PodRoute> = gateways
-            .iter()
-            .flat_map(|gateway| {
-                let link = PodRoute { dst: (*gateway).into(), via: None };
-                [link, PodRoute { dst: everywhere(*gateway), via: Some(*gateway) }]
-            })
-            .collect();
+        let port = wiring.host_link(mtu).and_then(|link| link.port);
+        let routes: Vec<PodRoute> =
+            side.routes.iter().map(|(dst, via)| PodRoute { dst: *dst, via: *via }).collect();
         let pair = PodVeth {
             host: &record.host_if,
             host_mac: None,
@@ -311,14 +302,14 @@ impl Node {
             interface: &record.ifname,
             mac: Some(record.mac),
             mtu: Some(mtu),
-            addresses: &addresses,
+            addresses: &side.addresses,
             routes: &routes,
-            bridge: Some(Port { bridge: &bridge, options: PortOptions::OF_POD }),
+            bridge: port.as_ref().map(|port| Port { bridge: &port.bridge, options: port.options }),
             loopback: false,
         };
         veth::create(&mut self.base.datapath.rtnl, &pair).map_err(|error| explain(&error))?;
         self.base.datapath.believe_veth(&record.host_if, compiler.net());
-        Ok(success(record, &addresses, &gateways, mtu))
+        Ok(success(record, &side, mtu))
     }
 
     /// Gives everything of an attachment back: record, address, row.
@@ -354,15 +345,7 @@ fn explain(error: &kernel::Error) -> Error {
     }
 }
 
-/// The default route's destination in the family of an address.
-fn everywhere(of: IpAddr) -> IpNet {
-    match Family::of(of) {
-        Family::V4 => IpNet::V4(ipnet::Ipv4Net::default()),
-        Family::V6 => IpNet::V6(ipnet::Ipv6Net::default()),
-    }
-}
-
-fn success(record: &Record, addresses: &[IpNet], gateways: &[IpAddr], mtu: u32) -> Success {
+fn success(record: &Record, side: &PodSide, mtu: u32) -> Success {
     let host = Interface { name: record.host_if.to_string(), mac: None, mtu: Some(mtu), sandbox: None };
     let pod = Interface {
         name: record.ifname.to_string(),
@@ -370,16 +353,18 @@ fn success(record: &Record, addresses: &[IpNet], gateways: &[IpAddr], mtu: u32) 
         mtu: Some(mtu),
         sandbox: Some(record.netns.clone()),
     };
-    let ips = addresses.iter().zip(gateways).map(|(address, gateway)| Ip {
+    let ips = side.addresses.iter().zip(&side.gateways).map(|(address, gateway)| Ip {
         address: *address,
         gateway: Some(*gateway),
         interface: Some(1),
     });
-    let route = |gateway: &IpAddr| Route { dst: everywhere(*gateway), gw: Some(*gateway), mtu: None };
+    // What is on the link goes without saying.
+    let through = side.routes.iter().filter(|(_, via)| via.is_some());
+    let route = |(dst, gw): &(IpNet, Option<IpAddr>)| Route { dst: *dst, gw: *gw, mtu: None };
     Success {
         interfaces: vec![host, pod],
         ips: ips.collect(),
-        routes: gateways.iter().map(route).collect(),
+        routes: through.map(route).collect(),
         dns: cni::Dns::default(),
     }
 }

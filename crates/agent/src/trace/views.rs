@@ -16,7 +16,6 @@ use trace::hop::Stage;
 use trace::reference::service::{self, Elsewhere};
 use trace::reference::{self, Choice};
 use trace::{Expected, Packet, Place, Sighting, Target, View};
-use types::wire::BRIDGE;
 use types::{Family, IfName, ObjectName};
 
 use super::files::Files;
@@ -65,6 +64,11 @@ impl Views {
             .with_context(|| format!("the loop of {}'s agent has not answered for {PATIENCE:?}", self.node))
     }
 
+    /// How the node's pods are attached.
+    pub async fn wiring(&self) -> Result<types::Wiring> {
+        self.ask(|node| node.settings().wiring).await
+    }
+
     pub async fn wired(&self, pod: &ObjectName) -> Result<Wired> {
         let name = pod.clone();
         let found = self.ask(move |node| {
@@ -97,7 +101,7 @@ impl Views {
     /// Where to the flow may leave under another source: every address of this kind, and what other nodes see of it.
     pub async fn masqueraded(&self, flow: Flow) -> Result<(Vec<IpAddr>, Vec<Masqueraded>)> {
         self.ask(move |node| {
-            let (place, packet) = (place(node, true), packet(flow));
+            let (place, packet) = (place(node, true), packet(node, flow));
             let mut to = choices(node, flow);
             to.retain(|to| reference::masquerade(&packet, *to, node.cluster(), &place).is_some());
             let net = node.compiler().map(|compiler| compiler.net());
@@ -127,9 +131,9 @@ impl Views {
         (endpoint, answers_to): (Option<SocketAddr>, Option<SocketAddr>),
     ) -> Result<(Expected, Vec<Sighting>)> {
         let seen = self.observe(Some(flow)).await?;
-        let (name, here) = (pod.clone(), self.dns_here(flow.source.ip()));
+        let (name, here, wiring) = (pod.clone(), self.dns_here(flow.source.ip()), self.wiring().await?);
         let of_link = match own::is_of_link(flow.destination.ip()) {
-            true => tokio::task::spawn_blocking(ways::of_link).await??,
+            true => tokio::task::spawn_blocking(move || ways::of_link(wiring)).await??,
             false => Vec::new(),
         };
         let broadcasts = tokio::task::spawn_blocking(ways::broadcasts).await??;
@@ -285,7 +289,7 @@ impl Views {
 
 /// Where the first packet of a flow may go.
 fn choices(node: &Node, flow: Flow) -> Vec<SocketAddr> {
-    match reference::choose(&packet(flow), node.cluster(), &place(node, true)) {
+    match reference::choose(&packet(node, flow), node.cluster(), &place(node, true)) {
         Choice::Endpoints { endpoints, .. } => endpoints.into_iter().collect(),
         Choice::NotAService => vec![flow.destination],
         Choice::Reject { .. } | Choice::Drop { .. } => Vec::new(),
@@ -294,7 +298,7 @@ fn choices(node: &Node, flow: Flow) -> Vec<SocketAddr> {
 
 /// The node whose port of a Service is asked for, if that leads on.
 fn door(node: &Node, flow: Flow) -> Option<Elsewhere> {
-    let found = service::at_other_node(&packet(flow), node.cluster(), &place(node, true))?;
+    let found = service::at_other_node(&packet(node, flow), node.cluster(), &place(node, true))?;
     found.leads_on().then_some(found)
 }
 
@@ -309,8 +313,10 @@ fn place(node: &Node, dns_here: bool) -> Place {
     let args = &node.settings().args;
     Place {
         fabric: node.settings().fabric,
+        wiring: node.settings().wiring,
         node: node.settings().node.clone(),
-        cluster_cidrs: args.cluster_cidrs.clone(),
+        pod_pools: args.cluster_cidrs.clone(),
+        unmasqueraded: args.cluster_cidrs.clone(),
         service_cidrs: args.service_cidrs.clone(),
         dns_ips: args.dns_ips.clone(),
         allow_sources: node.settings().allow_sources.clone(),
@@ -321,9 +327,11 @@ fn place(node: &Node, dns_here: bool) -> Place {
     }
 }
 
-fn packet(flow: Flow) -> Packet {
+fn packet(node: &Node, flow: Flow) -> Packet {
+    let wiring = node.settings().wiring;
+    let own = || reference::local_pod(flow.source.ip(), node.cluster()).map(|pod| pod.host_if.clone());
     Packet {
-        iif: IfName::new(BRIDGE).ok(),
+        iif: trace::wiring::shared(wiring).or_else(own),
         src: flow.source.ip(),
         dst: flow.destination.ip(),
         protocol: flow.protocol,

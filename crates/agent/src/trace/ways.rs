@@ -13,8 +13,8 @@ use trace::Sighting;
 use trace::eval::Exit;
 use trace::expect::{View, own};
 use trace::hop::{Fact, Hop, Stage};
-use types::wire::BRIDGE;
-use types::{Family, IfName};
+use trace::wiring;
+use types::{Family, IfName, Wiring};
 
 /// One leg of the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ impl Leg {
         Self { stage, from: Some(from), to, by: None, out: None, size: None }
     }
 
-    fn by(self, link: &str) -> Self {
-        Self { by: IfName::new(link).ok(), ..self }
+    fn by(self, link: Option<IfName>) -> Self {
+        Self { by: link, ..self }
     }
 
     fn out(self, link: Option<IfName>) -> Self {
@@ -45,13 +45,13 @@ impl Leg {
 }
 
 /// What the node's own DNS answers a pod.
-pub fn answer(server: IpAddr, pod: IpAddr) -> Leg {
-    Leg::new(Stage::Resolve, server, pod).out(IfName::new(BRIDGE).ok())
+pub fn answer(wiring: Wiring, server: IpAddr, pod: IpAddr) -> Leg {
+    Leg::new(Stage::Resolve, server, pod).out(wiring::shared(wiring))
 }
 
 /// On the sender's node: there, and the answer's last leg.
 pub fn departure(view: &View<'_>, hops: &[Hop]) -> Vec<Leg> {
-    let mut legs = Vec::new();
+    let (bridge, mut legs) = (wiring::shared(view.place.wiring), Vec::new());
     let socket = hops.iter().find_map(|hop| match &hop.fact {
         Fact::Socket { source, .. } => Some(*source),
         _ => None,
@@ -60,10 +60,10 @@ pub fn departure(view: &View<'_>, hops: &[Hop]) -> Vec<Leg> {
     for hop in hops {
         match &hop.fact {
             Fact::Route { destination, dev, .. } => {
-                legs.push(Leg::new(Stage::Route, pod, *destination).by(BRIDGE).out(dev.clone()));
+                legs.push(Leg::new(Stage::Route, pod, *destination).by(bridge.clone()).out(dev.clone()));
                 if let Some(dev) = dev {
-                    let back = Leg::new(Stage::Return, *destination, pod).by(dev.as_str());
-                    legs.push(back.out(IfName::new(BRIDGE).ok()));
+                    let back = Leg::new(Stage::Return, *destination, pod).by(Some(dev.clone()));
+                    legs.push(back.out(bridge.clone()));
                 }
             }
             Fact::Tunnel { .. } => legs.extend(tunnel(view, pod_of(hops), Stage::Tunnel, Stage::Tunnel)),
@@ -76,14 +76,15 @@ pub fn departure(view: &View<'_>, hops: &[Hop]) -> Vec<Leg> {
 /// On the node of the destination: on to the pod, and the answer's way into the tunnel. What came by no tunnel, for a port
 /// of the node's, has no leg there that is known.
 pub fn arrival(view: &View<'_>, hops: &[Hop], (client, to): (IpAddr, IpAddr)) -> Vec<Leg> {
-    let (bridge, device) = (IfName::new(BRIDGE).ok(), trace::fabric::of(view.place.fabric).link());
+    let (bridge, device) = (wiring::shared(view.place.wiring), trace::fabric::of(view.place.fabric).link());
     let mut legs = match hops.first().map(|hop| &hop.fact) {
         Some(Fact::LocalRoute { .. }) => vec![Leg::new(Stage::Return, to, client).out(device)],
         Some(Fact::Service { .. } | Fact::Refused { service: Some(_), .. }) => return Vec::new(),
         _ => {
-            let comes = |device: &IfName| Leg::new(Stage::Node, client, to).by(device.as_str()).out(bridge);
-            let comes = device.as_ref().map(comes);
-            comes.into_iter().chain([Leg::new(Stage::Return, to, client).by(BRIDGE).out(device)]).collect()
+            let comes = device
+                .clone()
+                .map(|link| Leg::new(Stage::Node, client, to).by(Some(link)).out(bridge.clone()));
+            comes.into_iter().chain([Leg::new(Stage::Return, to, client).by(bridge).out(device)]).collect()
         }
     };
     // What comes by a link that is too small is lost as what would leave by it.
@@ -149,9 +150,9 @@ pub fn look(legs: &[Leg], pod: Option<(&Path, IpAddr, IpAddr)>) -> Result<Vec<Si
 }
 
 /// The node's own addresses on the pods' link alone.
-pub fn of_link() -> Result<Vec<IpAddr>> {
+pub fn of_link(wiring: Wiring) -> Result<Vec<IpAddr>> {
     let mut rtnl = Rtnl::open()?;
-    let bridge = IfName::new(BRIDGE).ok().and_then(|name| rtnl.index(&name));
+    let bridge = wiring::shared(wiring).and_then(|name| rtnl.index(&name));
     let rows = rtnl.addresses().context("read the addresses")?.into_iter();
     let own = rows.filter(|row| row.is_link_local_v6() && Some(row.link) == bridge);
     Ok(own.map(|row| row.address.addr()).collect())

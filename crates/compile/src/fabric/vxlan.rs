@@ -17,8 +17,9 @@ use semantics::Settings;
 use types::wire::{VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IfName, IpNet, Mac, Vni};
 
-use super::{Clash, Entry, Fabric, Guarding, OwnChain, Peer};
+use super::{Clash, Fabric, Guarding, OwnChain, Peer};
 use crate::fragment::Fragment;
+use crate::net::entry::Entry;
 use crate::net::{MAIN_TABLE, Wired, hash_bytes};
 use crate::role::Role;
 

@@ -18,7 +18,7 @@ use kstate::nft::{Chain, CmpOp, ElemData, Expr, Field, Reg, Rule, Set, SetData, 
 use model::{Attachment, Cluster, Node};
 use semantics::node::internal_ip;
 use semantics::snat::kept;
-use types::wire::{BRIDGE, TABLE};
+use types::wire::TABLE;
 use types::{Family, IpNet, Protocol};
 
 use super::cause::Cause;
@@ -26,6 +26,7 @@ use super::further;
 use crate::fabric::{self, Guarding};
 use crate::fragment::{Fragment, Name};
 use crate::layout::daddr_outside;
+use crate::wiring;
 use semantics::Settings;
 
 /// Map: link → chain of what may come by it, of all but the bridge and the tunnel; one that is not in it is the node's own.
@@ -79,7 +80,7 @@ pub fn base(cluster: &Cluster, settings: &Settings, family: Family, of_fabric: &
         // A frame to the bridge group's own address, or a port that somebody took out of the bridge.
         (FROM_PORT, Cause::PastBridge.dropped_by_port().into()),
         (FROM_WIRE, from_wire(settings, family, of_fabric)),
-        (ONWARD, onward(family, further.as_deref(), of_fabric)),
+        (ONWARD, onward(settings, family, further.as_deref(), of_fabric)),
     ];
     Cause::add_sets(&TableId { family: family.into(), name: TABLE.into() }, &mut fragment);
     let regular = chains.map(|(name, rules)| (Name::Borrowed(name), Chain { base: None, rules }));
@@ -116,9 +117,9 @@ pub(crate) fn translated() -> impl Iterator<Item = Expr> {
 }
 
 /// Before conntrack. What pods send and what the fabric brings is most of it: a comparison costs less than the map.
-pub fn sources(of_fabric: &Guarding) -> Vec<Rule> {
-    let by_bridge = device(build::iifname(R0), CmpOp::Eq, BRIDGE).into_iter().chain([build::goto(FROM_PODS)]);
-    let mut rules = vec![rule("", by_bridge)];
+pub fn sources(settings: &Settings, of_fabric: &Guarding) -> Vec<Rule> {
+    let by_pods = wiring::of(settings.wiring).behind(build::iifname(R0), true);
+    let mut rules = vec![rule("", by_pods.into_iter().chain([build::goto(FROM_PODS)]))];
     rules.extend(of_fabric.by_link.iter().cloned());
     rules.push(rule("", [build::iifname(R0), build::vmap(LINKS, R0)]));
     rules.push(rule("", [build::goto(FROM_WIRE)]));
@@ -167,10 +168,9 @@ fn no_pod(family: Family, further: Option<&str>, of_fabric: &Guarding) -> Vec<Ru
 fn from_wire(settings: &Settings, family: Family, of_fabric: &Guarding) -> Vec<Rule> {
     let [first, last] = &of_fabric.from_wire;
     let mut rules = first.clone();
-    for (nets, cause) in [
-        (&settings.cluster_cidrs, Cause::PodFromOutside),
-        (&settings.service_cidrs, Cause::ServiceFromOutside),
-    ] {
+    for (nets, cause) in
+        [(&settings.pod_pools, Cause::PodFromOutside), (&settings.service_cidrs, Cause::ServiceFromOutside)]
+    {
         for net in nets.iter().filter(|net| Family::of_net(net) == family) {
             // No node has such an address: its own agent would make nothing (agent, underlay.rs). A Node object that
             // says so is wrong or lies.
@@ -187,7 +187,7 @@ pub fn forwarded(family: Family) -> Rule {
     rule("", [build::daddr(family, R0), build::lookup_not(PODS, R0), build::jump(ONWARD)])
 }
 
-fn onward(family: Family, further: Option<&str>, of_fabric: &Guarding) -> Vec<Rule> {
+fn onward(settings: &Settings, family: Family, further: Option<&str>, of_fabric: &Guarding) -> Vec<Rule> {
     let mut rules = of_fabric.onward.clone();
     // Somebody has the node route it to the pod.
     rules.extend(further.map(|set| {
@@ -196,8 +196,8 @@ fn onward(family: Family, further: Option<&str>, of_fabric: &Guarding) -> Vec<Ru
     }));
     // Else the kernel would ask for each of them by ARP or ND, and remember the question: some hundred fill the table of
     // neighbours for all (gc_thresh3).
-    let bridge = device(build::oifname(R0), CmpOp::Eq, BRIDGE);
-    let nobody = bridge.into_iter().chain(daddr_outside(family, kept(family)));
+    let to_pods = wiring::of(settings.wiring).behind(build::oifname(R0), true);
+    let nobody = to_pods.into_iter().chain(daddr_outside(family, kept(family)));
     let refused = nobody.chain([build::counter(), build::reject_host()]);
     rules.push(rule(Cause::NoSuchPod.comment(), refused));
     rules

@@ -2,12 +2,11 @@
 
 use kstate::nft::build::{self, ct_state, rule};
 use kstate::nft::{CmpOp, Expr, PayloadBase, Rule, key};
-use types::wire::BRIDGE;
 use types::{Family, IfName};
 
 use super::{HAIRPIN, ICMPV6, IN_ISOLATED, OUT_ISOLATED, R0, dns, nets};
-use crate::fabric;
 use crate::refusal::Refusal;
+use crate::{fabric, wiring};
 use semantics::Settings;
 
 /// Chain: what does not belong to a flow as other packets do.
@@ -41,17 +40,18 @@ pub fn astray(settings: &Settings) -> Vec<Rule> {
         let name = IfName::new(link).ok().into_iter();
         name.flat_map(|name| [build::oifname(R0), build::is_not(R0, &name)])
     };
+    let not_to_pods = || wiring::of(settings.wiring).behind(build::oifname(R0), false);
     let of = |net| {
         let to_pods = [build::daddr(Family::V6, R0)].into_iter().chain(build::in_prefix(R0, net));
-        let exprs = not_by(BRIDGE).chain(to_pods).chain(not_by(into_fabric)).chain(not_by("lo"));
+        let exprs = not_to_pods().into_iter().chain(to_pods).chain(not_by(into_fabric)).chain(not_by("lo"));
         Refusal::Astray.dropped(exprs)
     };
-    nets(&settings.cluster_cidrs, Family::V6).map(of).collect()
+    nets(&settings.pod_pools, Family::V6).map(of).collect()
 }
 
 /// Is forwarded, and does not belong to a flow as other packets do.
-pub fn unusual(family: Family) -> Vec<Rule> {
-    let [own, others] = errors_of_pods(family, ct_state::RELATED);
+pub fn unusual(settings: &Settings, family: Family) -> Vec<Rule> {
+    let [own, others] = errors_of_pods(settings, family, ct_state::RELATED);
     // What somebody keeps from conntrack is no flow. Here it meets the same chains, in which only a rule for everybody on
     // every port lets it pass.
     let alone =
@@ -76,17 +76,16 @@ fn state(bits: u32) -> impl Iterator<Item = Expr> {
 /// be cut to 552 bytes for ten minutes (__udp4_lib_err_encap, net/ipv4/udp.c). ND and MLD are untracked, so none of this.
 ///
 /// `served`: pods have addresses of the family, and may tell of their own flows.
-pub fn errors_to_the_node(family: Family, served: bool) -> Vec<Rule> {
-    let [own, others] = errors_of_pods(family, ct_state::RELATED | ct_state::INVALID);
+pub fn errors_to_the_node(settings: &Settings, family: Family, served: bool) -> Vec<Rule> {
+    let [own, others] = errors_of_pods(settings, family, ct_state::RELATED | ct_state::INVALID);
     if served { vec![own, others] } else { vec![others] }
 }
 
 /// ICMP from a pod of this node, in these states. Other pods' errors are judged on their own nodes; what routers say passes.
-fn errors_of_pods(family: Family, states: u32) -> [Rule; 2] {
+fn errors_of_pods(settings: &Settings, family: Family, states: u32) -> [Rule; 2] {
     let errors = || {
         let icmp = [build::l4proto(R0), build::cmp(R0, CmpOp::Eq, [family.pick([ICMP, ICMPV6])])];
-        let bridge = IfName::new(BRIDGE).ok().into_iter();
-        let from = bridge.flat_map(|bridge| [build::iifname(R0), build::is(R0, &bridge)]);
+        let from = wiring::of(settings.wiring).behind(build::iifname(R0), true);
         state(states).chain(icmp).chain(from)
     };
     [

@@ -48,9 +48,9 @@ fn exprs(case: &Case, settings: &Settings, family: Family) -> Option<Vec<Expr>> 
                 .chain(daddr_outside(family, kept(family)))
                 .collect()
         }
-        Case::Out { from, pods } => {
+        Case::Out { from, unmasqueraded } => {
             let pod = [build::saddr(family, R0)].into_iter().chain(build::in_prefix(R0, *from));
-            pod.chain(daddr_outside(family, pods.iter().copied().chain(kept(family)))).collect()
+            pod.chain(daddr_outside(family, unmasqueraded.iter().copied().chain(kept(family)))).collect()
         }
     };
     Some(when.into_iter().chain([build::masquerade_random()]).collect())

@@ -16,9 +16,9 @@ use model::{Announced, Cluster, Key, Kind, Node};
 use semantics::node::{PodSubnet, internal_ip, pod_subnet, pod_subnets};
 use types::{Family, ObjectName};
 
+use super::entry::Entry;
 use super::pods::{self, Pod, Pods};
 use super::{Wired, incomplete, own_state};
-use crate::fabric::entry::Entry;
 use crate::fabric::{self, Peer};
 use semantics::Settings;
 use semantics::{Diagnostic, Severity};
@@ -326,6 +326,7 @@ mod tests {
 
     fn pod(number: u8, last: u8) -> Row {
         Row::Attachment(Box::new(Attachment {
+            wiring: types::Wiring::default(),
             container: format!("pod{number}"),
             pod: types::ObjectName::cluster("pod"),
             uid: String::new(),

@@ -3,12 +3,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use types::wire::BRIDGE;
 use types::{Family, IfName, ObjectName};
 
 use super::{Expected, Onward, View, Way, elsewhere};
 use crate::hop::{Fact, Stage};
 use crate::reference::{self, Choice, Direction, service};
+use crate::wiring;
 
 /// The hops on the node of the destination. `endpoint`: the one that the observed connection took from there.
 pub fn arrival(view: &View<'_>, onward: &Onward, endpoint: Option<SocketAddr>) -> Expected {
@@ -42,9 +42,8 @@ impl Way<'_, '_> {
             return;
         };
         let (host_if, pod) = (attachment.host_if.clone(), attachment.pod.clone());
-        if let Ok(bridge) = IfName::new(BRIDGE) {
-            self.push(Stage::Node, Fact::Node { from, bridge, host_if });
-        }
+        let bridge = wiring::shared(attachment.wiring);
+        self.push(Stage::Node, Fact::Node { from, bridge, host_if });
         self.enter(pod, to);
     }
 

@@ -68,6 +68,7 @@ fn cluster(node: &str, allowed: &str) -> Cluster {
         put(Row::Pod(Box::new(row)));
         if on == node {
             put(Row::Attachment(Box::new(Attachment {
+                wiring: types::Wiring::default(),
                 container: pod.into(),
                 pod: name(pod),
                 uid: String::new(),
@@ -109,8 +110,10 @@ fn cluster(node: &str, allowed: &str) -> Cluster {
 fn place(node: &str) -> Place {
     Place {
         fabric: types::Fabric::default(),
+        wiring: types::Wiring::default(),
         node: node.into(),
-        cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
+        pod_pools: vec!["10.244.0.0/16".parse().expect("a prefix")],
+        unmasqueraded: vec!["10.244.0.0/16".parse().expect("a prefix")],
         service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
         dns_ips: Vec::new(),
         allow_sources: Vec::new(),
@@ -122,17 +125,20 @@ fn place(node: &str) -> Place {
 }
 
 fn desired(cluster: &Cluster, node: &str) -> Desired {
-    let Place { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = place(node);
+    let Place { node, pod_pools, unmasqueraded, service_cidrs, dns_ips, allow_sources, api, .. } =
+        place(node);
     whole(
         cluster.synced().expect("synced"),
         Settings {
             node,
-            cluster_cidrs,
+            pod_pools,
+            unmasqueraded,
             service_cidrs,
             dns_ips,
             allow_sources,
             api,
             fabric: types::Fabric::default(),
+            wiring: types::Wiring::default(),
             mtu: 1450,
             uplinks: Default::default(),
         },

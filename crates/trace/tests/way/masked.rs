@@ -78,6 +78,7 @@ fn world(node: &str, case: &Case) -> Cluster {
     wired.push((holder, "shop/server", "veth7", vec![address.as_str()]));
     for (_, pod, host_if, ips) in wired.into_iter().filter(|(on, ..)| *on == node) {
         put(Row::Attachment(Box::new(Attachment {
+            wiring: types::Wiring::default(),
             container: pod.into(),
             pod: name(pod),
             uid: String::new(),
@@ -119,7 +120,9 @@ fn world(node: &str, case: &Case) -> Cluster {
 
 fn at(node: &str) -> Place {
     let mut at = place(node);
-    at.cluster_cidrs.push("fd00:10::/32".parse().expect("a prefix"));
+    let net = "fd00:10::/32".parse().expect("a prefix");
+    at.pod_pools.push(net);
+    at.unmasqueraded.push(net);
     at.service_cidrs.push("fd00:96::/112".parse().expect("a prefix"));
     at
 }

@@ -18,7 +18,7 @@ use kstate::nft::{Chain, CmpOp, ElemData, Expr, PayloadBase, Reg, Rule, Set, Set
 use model::{Cluster, Node};
 use semantics::Settings;
 use semantics::node::{internal_ip, pod_subnets};
-use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
+use types::wire::{VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IpNet, Protocol};
 
 use crate::fabric::{Guarding, OwnChain};
@@ -26,6 +26,7 @@ use crate::fragment::{Fragment, Name};
 use crate::guard::cause::Cause;
 use crate::guard::links::{NODES, device, translated};
 use crate::role::Role;
+use crate::wiring;
 
 /// How the names of the sets begin that [`inside`] names.
 pub const INSIDE: &str = "inside";
@@ -77,9 +78,9 @@ pub fn guarding(cluster: &Cluster, settings: &Settings, family: Family) -> Guard
         (FROM_TUNNEL, vec![Cause::TunnelToTunnel.dropped(to_own_vxlan())]),
         (INNER, inner.collect()),
         (TUNNEL, tunnel(family)),
-        (AWAY, away()),
+        (AWAY, away(settings)),
         (TO_TUNNEL, to_tunnel(family)),
-        (SERVICE_TO_TUNNEL, service_to_tunnel()),
+        (SERVICE_TO_TUNNEL, service_to_tunnel(settings)),
         (POD_TO_TUNNEL, Cause::PodToTunnel.dropped_by_pod(family)),
     ];
     let regular = chains.map(|(name, rules)| (Name::Borrowed(name), Chain { base: None, rules }));
@@ -178,15 +179,17 @@ fn mask(reg: Reg, family: Family, length: u8) -> Option<Expr> {
 
 /// What leaves by another link than the bridge and the tunnel is to bear this node's address, which other nodes believe:
 /// no pod, and nobody by a Service, has it sent to a tunnel's port, at whatever address of whatever node.
-fn away() -> Vec<Rule> {
+fn away(settings: &Settings) -> Vec<Rule> {
+    let wiring = wiring::of(settings.wiring);
     let leaves = || {
-        let links = [BRIDGE, VXLAN_DEVICE].into_iter();
-        links.flat_map(|link| device(build::oifname(R0), CmpOp::Ne, link))
+        let not_to_pods = wiring.behind(build::oifname(R0), false).into_iter();
+        not_to_pods.chain(device(build::oifname(R0), CmpOp::Ne, VXLAN_DEVICE))
     };
-    let from = |link| device(build::iifname(R0), CmpOp::Eq, link);
+    let by_pods = wiring.behind(build::iifname(R0), true);
+    let by_tunnel = device(build::iifname(R0), CmpOp::Eq, VXLAN_DEVICE);
     vec![
-        rule("", leaves().chain(from(BRIDGE)).chain([build::goto(POD_TO_TUNNEL)])),
-        Cause::TunnelToTunnel.dropped(leaves().chain(from(VXLAN_DEVICE))),
+        rule("", leaves().chain(by_pods).chain([build::goto(POD_TO_TUNNEL)])),
+        Cause::TunnelToTunnel.dropped(leaves().chain(by_tunnel)),
         Cause::ServiceToTunnel.dropped(leaves().chain(translated())),
     ]
 }
@@ -203,7 +206,10 @@ fn to_tunnel(family: Family) -> Vec<Rule> {
     ]
 }
 
-fn service_to_tunnel() -> Vec<Rule> {
-    let pod = device(build::iifname(R0), CmpOp::Eq, BRIDGE).into_iter().chain([build::goto(POD_TO_TUNNEL)]);
-    vec![rule("", pod), Cause::ServiceToTunnel.dropped([])]
+fn service_to_tunnel(settings: &Settings) -> Vec<Rule> {
+    let by_pods = wiring::of(settings.wiring).behind(build::iifname(R0), true);
+    vec![
+        rule("", by_pods.into_iter().chain([build::goto(POD_TO_TUNNEL)])),
+        Cause::ServiceToTunnel.dropped([]),
+    ]
 }

@@ -1,4 +1,4 @@
-//! One piece of what leads to a peer: its key says whether two peers want the same.
+//! One piece of what leads to a peer or to a pod: its key says whether two want the same.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use kstate::net::{Forward, NetState, Route, RouteKey, Touched};
 use types::{IfName, Mac};
 
 /// In the order of FL-05.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     Forward((IfName, Mac), Forward),
     Neighbour((IfName, IpAddr), Mac),
@@ -31,11 +31,21 @@ impl Entry {
         }
     }
 
-    pub fn remove(self, state: &mut NetState) {
+    pub fn remove(&self, state: &mut NetState) {
         match self {
-            Self::Forward(key, _) => _ = state.fdb.remove(&key),
-            Self::Neighbour(key, _) => _ = state.neighbours.remove(&key),
-            Self::Route(key, _) => _ = state.routes.remove(&key),
+            Self::Forward(key, _) => _ = state.fdb.remove(key),
+            Self::Neighbour(key, _) => _ = state.neighbours.remove(key),
+            Self::Route(key, _) => _ = state.routes.remove(key),
+        }
+    }
+
+    /// Whether both have one key.
+    pub fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Forward(key, _), Self::Forward(theirs, _)) => key == theirs,
+            (Self::Neighbour(key, _), Self::Neighbour(theirs, _)) => key == theirs,
+            (Self::Route(key, _), Self::Route(theirs, _)) => key == theirs,
+            _ => false,
         }
     }
 
