@@ -54,11 +54,11 @@ pub trait Fabric: Sync {
     /// What the node of this name says of itself.
     fn announces(&self, node: &str) -> Announced;
 
-    /// Why a node that says this cannot be reached yet.
-    fn lacks(&self, announced: &Announced) -> Option<&'static str>;
+    /// Why this node cannot reach that one yet.
+    fn lacks(&self, own: &Wired, peer: &Node) -> Option<&'static str>;
 
     /// What leads to a peer's pods, in the order in which it grows.
-    fn entries(&self, peer: &Peer) -> Vec<Entry>;
+    fn entries(&self, own: &Wired, peer: &Peer) -> Vec<Entry>;
 
     /// What of a peer's announcement is another node's.
     fn clash(&self, peer: (&str, &Announced), rival: (&str, &Announced)) -> Option<Clash>;

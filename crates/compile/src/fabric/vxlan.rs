@@ -80,11 +80,11 @@ impl Fabric for Vxlan {
         Announced { vtep_mac: Some(vtep_mac(node)) }
     }
 
-    fn lacks(&self, announced: &Announced) -> Option<&'static str> {
-        announced.vtep_mac.is_none().then_some("its agent has not published a VTEP address")
+    fn lacks(&self, _: &Wired, peer: &Node) -> Option<&'static str> {
+        peer.announced.vtep_mac.is_none().then_some("its agent has not published a VTEP address")
     }
 
-    fn entries(&self, peer: &Peer) -> Vec<Entry> {
+    fn entries(&self, _: &Wired, peer: &Peer) -> Vec<Entry> {
         let Some((vxlan, mac)) = device().zip(peer.announced.vtep_mac) else { return Vec::new() };
         let mut entries = vec![Entry::Forward((vxlan.clone(), mac), Forward::Node(peer.underlay))];
         for subnet in &peer.subnets {

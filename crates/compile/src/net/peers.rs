@@ -196,10 +196,9 @@ impl Net {
 
     fn turn_peer(&mut self, cluster: &Cluster, settings: &Settings, name: &str, round: &mut Round) {
         let before = self.peers.remove(name);
-        let fabric = fabric::of(settings.fabric);
         if !self.contested {
             if let Some(Ok(peer)) = &before {
-                fabric.entries(peer).into_iter().for_each(|entry| entry.remove(&mut self.state));
+                self.entries(settings, peer).iter().for_each(|entry| entry.remove(&mut self.state));
             }
             if let Some(row) = cluster.nodes.get(name) {
                 let found = self.add(settings, row).cloned();
@@ -208,7 +207,7 @@ impl Net {
             let [was, is] =
                 [before.as_ref(), self.peers.get(name)].map(|peer| peer.and_then(|peer| peer.as_ref().ok()));
             if was != is {
-                let both = [was, is].into_iter().flatten().flat_map(|peer| fabric.entries(peer));
+                let both = [was, is].into_iter().flatten().flat_map(|peer| self.entries(settings, peer));
                 both.for_each(|entry| round.changed.touch(entry));
             }
         }
@@ -217,6 +216,12 @@ impl Net {
             self.peers.remove(name);
             self.rebuild(cluster, settings, round);
         }
+    }
+
+    /// What leads to a peer.
+    fn entries(&self, settings: &Settings, peer: &Peer) -> Vec<Entry> {
+        let own = self.own.as_ref();
+        own.map(|own| fabric::of(settings.fabric).entries(own, peer)).unwrap_or_default()
     }
 
     /// What the peer lacks, or what another has of it, if so.
@@ -229,17 +234,15 @@ impl Net {
         {
             peer = Err(Box::new(found));
         }
-        for entry in peer.iter().flat_map(|peer| fabric::of(settings.fabric).entries(peer)) {
-            entry.insert(&mut self.state);
-        }
+        let entries = peer.as_ref().map(|peer| self.entries(settings, peer)).unwrap_or_default();
+        entries.into_iter().for_each(|entry| entry.insert(&mut self.state));
         self.peers.insert(row.name.clone(), peer);
         self.peers.get(&row.name)?.as_ref().err().map(Box::as_ref)
     }
 
     /// Which other peer has what this one wants.
     fn rival(&mut self, settings: &Settings, (peer, row): (&Peer, &Node)) -> Option<Diagnostic> {
-        let entries = fabric::of(settings.fabric).entries(peer);
-        if !entries.iter().any(|entry| entry.is_taken(&self.state)) {
+        if !self.entries(settings, peer).iter().any(|entry| entry.is_taken(&self.state)) {
             return None;
         }
         self.contested = true;
@@ -290,7 +293,7 @@ fn peer(own: &Wired, settings: &Settings, row: &Node) -> Result<Peer, Box<Diagno
     let underlay = internal_ip(row, Family::of(own.underlay)).filter(|_| pod_subnets(row).next().is_some());
     let nowhere = "it has no pod CIDR or no InternalIP of our node's family yet";
     let underlay = underlay.ok_or_else(|| lacks(nowhere))?;
-    if let Some(what) = fabric::of(settings.fabric).lacks(&row.announced) {
+    if let Some(what) = fabric::of(settings.fabric).lacks(own, row) {
         return Err(lacks(what));
     }
     let families = own.subnets.iter().map(|ours| Family::of_net(&ours.net));
