@@ -60,7 +60,7 @@ impl Look {
         }
         // The rest of these tables grows with policies.
         for table in Guard::Links.tables() {
-            for chain in links::DROPPING {
+            for chain in links::dropping() {
                 counted.extend(nft.counted_rules_of(&table, chain)?);
             }
         }
@@ -181,7 +181,7 @@ impl Drops {
         let begins_anew = |op: &Op| match op {
             Op::SetRules { table, chain, .. } | Op::DeleteChain { table, chain } => {
                 bridge.contains(table)
-                    || families.contains(table) && links::DROPPING.contains(&chain.as_str())
+                    || families.contains(table) && links::dropping().any(|own| own == *chain)
             }
             Op::DeleteTable(table) => bridge.contains(table) || families.contains(table),
             _ => false,

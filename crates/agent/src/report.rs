@@ -230,13 +230,13 @@ pub fn of_node(node: &Node) -> NodeStatus {
 
 fn datapath(node: &Node) -> Datapath {
     let tables = node.compiler().into_iter().flat_map(|compiler| compiler.nft().tables.keys());
-    let bridge = |compiler: &compile::Compiler| {
-        let links = &compiler.net().links;
-        links.iter().find(|(name, _)| name.as_str() == types::wire::BRIDGE).and_then(|(_, link)| link.mtu)
+    let of_pods = |compiler: &compile::Compiler| {
+        let made = !compiler.net().links.is_empty();
+        made.then_some(compiler.settings().mtu)
     };
     Datapath {
         kind: "nftables".to_owned(),
         tables: tables.map(ToString::to_string).collect(),
-        mtu: node.compiler().and_then(bridge),
+        mtu: node.compiler().and_then(of_pods),
     }
 }

@@ -1,4 +1,4 @@
-//! Writes to the API: Events on objects, and on our Node the VTEP's hardware address and that the network is there. A queue of its own, so that
+//! Writes to the API: Events on objects, and on our Node how its pods are reached and that the network is there. A queue of its own, so that
 //! a slow or absent API never holds up the datapath. An Event that the API did not take for reasons of its own is written
 //! once it does (`backlog.rs`). The same words are written again after a growing pause (`quiet.rs`).
 
@@ -7,6 +7,7 @@ mod quiet;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,10 +15,10 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
-use model::{Key, Kind};
+use model::{Announced, Key, Kind};
 use serde_json::json;
 use tokio::sync::mpsc;
-use types::{Mac, hash8};
+use types::hash8;
 
 use crate::metrics::Metrics;
 
@@ -56,7 +57,7 @@ enum Item {
     Holds(Saying),
     /// And what is said of that, where one of the first was said.
     NoLonger(Vec<Saying>, Option<Saying>),
-    Vtep(Mac),
+    Announce(Announced),
     Available,
 }
 
@@ -111,9 +112,9 @@ impl Tell {
         }
     }
 
-    /// Publishes the VTEP's address on our Node; the watch shows whether it arrived.
-    pub fn vtep(&self, mac: Mac) {
-        if self.queue.try_send(Item::Vtep(mac)).is_err() {
+    /// Publishes on our Node how its pods are reached; the watch shows whether it arrived.
+    pub fn announce(&self, announced: Announced) {
+        if self.queue.try_send(Item::Announce(announced)).is_err() {
             self.metrics.event_dropped();
         }
     }
@@ -165,7 +166,7 @@ impl Writer {
 
     async fn take(&mut self, item: Item) -> Result<(), kube::Error> {
         match item {
-            Item::Vtep(mac) => self.annotate(mac).await?,
+            Item::Announce(announced) => self.annotate(announced).await?,
             Item::Available => self.network_available().await?,
             Item::NoLonger(ended, over) => self.end(&ended, over).await,
             Item::Holds(saying) => {
@@ -182,9 +183,9 @@ impl Writer {
         Ok(())
     }
 
-    async fn annotate(&self, mac: Mac) -> Result<(), kube::Error> {
+    async fn annotate(&self, announced: Announced) -> Result<(), kube::Error> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let annotations = json!({ types::wire::VTEP_MAC_ANNOTATION: mac.to_string() });
+        let annotations: BTreeMap<_, _> = announced.annotations().into();
         let patch = Patch::Merge(json!({ "metadata": { "annotations": annotations } }));
         nodes.patch_metadata(&self.node, &PatchParams::default(), &patch).await.map(drop)
     }

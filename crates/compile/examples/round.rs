@@ -23,7 +23,7 @@ fn cluster(size: u32) -> Cluster {
             name: format!("node{n}"),
             addresses: vec![[172, 16, a, b].into()],
             pod_cidrs: vec![format!("10.{}.{b}.0/24", 100 + a).parse().expect("a prefix")],
-            vtep_mac: Some(Mac([0x0e, 0x70, 0, 0, a, b])),
+            announced: model::Announced { vtep_mac: Some(Mac([0x0e, 0x70, 0, 0, a, b])) },
             ..Node::default()
         }));
         put(Row::Pod(Box::new(Pod {
@@ -90,6 +90,7 @@ fn main() {
         };
         round(&mut cluster, &mut compiler, Event::Upsert(Row::Pod(Box::new(pod))));
         let attachment = Attachment {
+            wiring: types::Wiring::default(),
             container: "c/eth0".into(),
             pod: key.clone(),
             uid: String::new(),

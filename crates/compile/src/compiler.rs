@@ -13,10 +13,10 @@ use types::wire::TABLE;
 use types::{Family, IfName};
 
 use crate::compiler::family::FamilyTable;
-use crate::fabric::{self, Fabric, NetChange};
 use crate::fragment::Composer;
 use crate::guard::{Guard, links, ports};
 use crate::layout;
+use crate::net::{self, Net, NetChange};
 use semantics::Diagnostic;
 
 /// The whole desired state of a node.
@@ -50,7 +50,7 @@ pub struct Compiler {
     /// The guard's, on the bridge.
     bridges: Vec<Composer>,
     nft: Ruleset,
-    fabric: Fabric,
+    net: Net,
     diagnostics: BTreeMap<Diagnostic, usize>,
     units: Units,
 }
@@ -62,7 +62,7 @@ pub fn whole(cluster: Synced<'_>, settings: Settings) -> Desired {
     Desired {
         diagnostics: compiler.diagnostics.into_keys().collect(),
         nft: compiler.nft,
-        net: compiler.fabric.into_state(),
+        net: compiler.net.into_state(),
     }
 }
 
@@ -70,7 +70,7 @@ pub fn whole(cluster: Synced<'_>, settings: Settings) -> Desired {
 pub fn guard_alone(cluster: Placed<'_>, settings: &Settings) -> Ruleset {
     let mut nft = Ruleset::default();
     for family in Family::ALL {
-        let peer = |node: &model::Node| (Unit::Node(node.name.clone()), links::peer(node, family));
+        let peer = |node: &model::Node| (Unit::Node(node.name.clone()), links::peer(node, settings, family));
         let others = cluster.nodes.values().filter(|node| node.name != settings.node).map(peer);
         let base = (Unit::Base, layout::guard(links::base(&cluster, settings, family), settings, family));
         Composer::new(family, TABLE).replace(&mut nft, others.chain([base]).collect());
@@ -89,7 +89,7 @@ impl Compiler {
             nft: Ruleset::default(),
             settings,
             placed: false,
-            fabric: Fabric::default(),
+            net: Net::default(),
             diagnostics: BTreeMap::new(),
             units: Units::default(),
         }
@@ -106,9 +106,9 @@ impl Compiler {
             return false;
         }
         (self.settings.mtu, self.settings.uplinks) = (mtu, uplinks.clone());
-        let own = fabric::Turned { own: true, ..fabric::Turned::default() };
+        let own = net::Turned { own: true, ..net::Turned::default() };
         // What is wrong with the Node has nothing to do with it.
-        self.fabric.update(&cluster, &self.settings, &own).changed != NetChange::Nothing
+        self.net.update(&cluster, &self.settings, &own).changed != NetChange::Nothing
     }
 
     /// Whether [`Compiler::update`] was called: before that there are no tables.
@@ -123,7 +123,7 @@ impl Compiler {
 
     /// Links, addresses, routes and tunnel entries as they should be.
     pub fn net(&self) -> &NetState {
-        self.fabric.state()
+        self.net.state()
     }
 
     /// All findings that hold now.
@@ -154,9 +154,9 @@ impl Compiler {
     }
 
     /// What of links and routes depends on these keys; the first time all of it.
-    fn turned(&mut self, changed: &[Key]) -> fabric::Turned {
+    fn turned(&mut self, changed: &[Key]) -> net::Turned {
         let mut turned =
-            fabric::Turned { own: !std::mem::replace(&mut self.placed, true), ..fabric::Turned::default() };
+            net::Turned { own: !std::mem::replace(&mut self.placed, true), ..net::Turned::default() };
         for key in changed {
             let name = &*key.name.name;
             match key.kind {
@@ -169,13 +169,8 @@ impl Compiler {
         turned
     }
 
-    fn compile_net(
-        &mut self,
-        cluster: &Cluster,
-        turned: &fabric::Turned,
-        findings: &mut Findings,
-    ) -> NetChange {
-        let round = self.fabric.update(cluster, &self.settings, turned);
+    fn compile_net(&mut self, cluster: &Cluster, turned: &net::Turned, findings: &mut Findings) -> NetChange {
+        let round = self.net.update(cluster, &self.settings, turned);
         findings.replace(&round.before, &round.now);
         round.changed
     }

@@ -1,202 +1,121 @@
-//! Links, addresses, routes and tunnel entries of one node.
+//! How packets reach pods of other nodes, in kernel state: one folder for each alternative and one row in [`of`]. Whoever
+//! needs something of it asks the value for it, and knows none of them by name.
 //!
 //! ```text
-//!   pod eth0 10.244.1.4/32 ── veth ──(isolated, locked port)── cni0 10.244.1.1/24
-//!                                                        │ routed, so every packet meets the IP hooks
-//!   10.244.2.0/24 via 10.244.2.0 onlink ── plumb.1 10.244.1.0/32 ── VXLAN ── 192.168.1.11
+//!   this node ──> own: its link into the fabric        peer ──> entries: what leads to that node's pods
+//!   the guard ──> Guarding: rules, by the place where packets meet them
 //! ```
-//!
-//! IPv6 is the same beside it (fd00:10:244:1::4/128, gateway ::1, VTEP ::), through the same bridge and tunnel.
 
-mod peers;
-mod pods;
+pub mod vxlan;
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
-use kstate::net::{Link, LinkKind, NetState};
-use model::{Cluster, Key, Kind};
-use semantics::node::{PodSubnet, pod_subnets, underlay_ip};
-use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
-use types::{Family, IfName, IpNet, Mac, ObjectName, Vni, hash8};
-
+use kstate::net::NetState;
+use kstate::nft::Rule;
+use model::{Announced, Cluster, Node};
 use semantics::Settings;
-use semantics::{Diagnostic, Severity};
+use semantics::node::PodSubnet;
+use types::Family;
 
-pub use peers::NetChange;
-pub(crate) use peers::{Fabric, Turned};
+use crate::fragment::Fragment;
+use crate::net::Wired;
+use crate::net::entry::Entry;
+use crate::role::Role;
 
-/// The kernel's main routing table (RT_TABLE_MAIN).
-pub const MAIN_TABLE: u32 = 254;
-
-/// The VTEP's hardware address: the same after every restart, so that peers' entries stay right. Locally
-/// administered, and apart from pod addresses, which begin with 0a:58.
-pub fn vtep_mac(node: &str) -> Mac {
-    let [a, b, c, d] = hash_bytes(node);
-    Mac([0x0e, 0x70, a, b, c, d])
-}
-
-/// The hardware address that goes with a pod's or gateway's address: `0a:58` and the bytes of an IPv4 address, as the
-/// bridge plugin has it, or a hash of an IPv6 one.
-pub fn mac_of(address: IpAddr) -> Mac {
-    let [a, b, c, d] = match address {
-        IpAddr::V4(v4) => v4.octets(),
-        IpAddr::V6(v6) => hash_bytes(&v6.to_string()),
-    };
-    Mac([0x0a, 0x58, a, b, c, d])
-}
-
-/// [`mac_of`], and others for when that one is taken.
-pub fn macs_of(address: IpAddr) -> impl Iterator<Item = Mac> {
-    let others = (1_u32..).map(move |attempt| {
-        let [a, b, c, d] = hash_bytes(&format!("{address} {attempt}"));
-        Mac([0x0a, 0x58, a, b, c, d])
-    });
-    [mac_of(address)].into_iter().chain(others)
-}
-
-fn hash_bytes(text: &str) -> [u8; 4] {
-    u32::from_str_radix(&hash8(text), 16).unwrap_or_default().to_be_bytes()
-}
-
-/// Bytes that the tunnel adds: inner Ethernet 14, IPv4 20 or IPv6 40, UDP 8, VXLAN 8 (RFC 7348 §5).
-pub fn tunnel_overhead(underlay: IpAddr) -> u32 {
-    match Family::of(underlay) {
-        Family::V4 => 50,
-        Family::V6 => 70,
+/// The value of a choice.
+pub fn of(choice: types::Fabric) -> &'static dyn Fabric {
+    match choice {
+        types::Fabric::Vxlan => &vxlan::Vxlan,
     }
 }
 
-fn device(name: &str) -> Option<IfName> {
-    IfName::new(name).ok()
+/// Those of all choices: what an agent finds may be of another one than it has.
+pub fn all() -> impl Iterator<Item = &'static dyn Fabric> {
+    types::Fabric::ALL.iter().copied().map(of)
 }
 
-/// What rtnetlink should say on this node without its peers and pods, and what is wrong with its own Node.
-fn own_state(cluster: &Cluster, settings: &Settings) -> (NetState, Option<Wired>, Vec<Diagnostic>) {
-    let mut state = NetState { sysctls: sysctls(cluster, settings), ..NetState::default() };
-    let mut diagnostics = Vec::new();
-    let (Some(bridge), Some(vxlan), Some(lo)) = (device(BRIDGE), device(VXLAN_DEVICE), device("lo")) else {
-        return (state, None, diagnostics);
-    };
-    for dns in &settings.dns_ips {
-        state.addresses.insert((lo.clone(), IpNet::from(*dns)));
-    }
-    let Some(own) = wired(cluster, settings, &mut diagnostics) else { return (state, None, diagnostics) };
-    let link = |kind, mac| Link { kind, mac, mtu: Some(settings.mtu), up: true, port: None };
-    state.links.insert(bridge.clone(), link(LinkKind::Bridge, bridge_mac(&own)));
-    let kind = LinkKind::Vxlan { vni: Vni(VXLAN_VNI), local: own.underlay, port: VXLAN_PORT };
-    state.links.insert(vxlan.clone(), link(kind, Some(vtep_mac(&settings.node))));
-    for subnet in &own.subnets {
-        let gateway = IpNet::new(subnet.gateway, subnet.net.prefix_len()).unwrap_or(subnet.net);
-        state.addresses.insert((bridge.clone(), gateway));
-        state.subnets.insert((bridge.clone(), gateway));
-        state.addresses.insert((vxlan.clone(), IpNet::from(subnet.vtep)));
-    }
-    (state, Some(own), diagnostics)
+/// What one alternative has in the kernel of a node.
+pub trait Fabric: Sync {
+    /// The node's own link into the fabric. `None`: what is for other nodes' pods leaves by the uplinks as it is.
+    fn device(&self) -> Option<&'static str>;
+
+    /// Links and addresses of this node, whoever its peers are.
+    fn own(&self, own: &Wired, settings: &Settings) -> NetState;
+
+    /// Its own link's, by path.
+    fn sysctls(&self, family: Family) -> &'static [(&'static str, &'static str)];
+
+    /// The UDP port at which nodes take what is for their pods, if it comes in datagrams.
+    fn port(&self) -> Option<u16>;
+
+    /// Bytes that a packet has more between nodes, from an address of this family.
+    fn overhead(&self, underlay: IpAddr) -> u32;
+
+    /// What the node of this name says of itself.
+    fn announces(&self, node: &str) -> Announced;
+
+    /// Why this node cannot reach that one yet.
+    fn lacks(&self, own: &Wired, peer: &Node) -> Option<&'static str>;
+
+    /// What leads to a peer's pods, in the order in which it grows.
+    fn entries(&self, own: &Wired, peer: &Peer) -> Vec<Entry>;
+
+    /// What of a peer's announcement is another node's.
+    fn clash(&self, peer: (&str, &Announced), rival: (&str, &Announced)) -> Option<Clash>;
+
+    /// What of it is in the guard of a family's table.
+    fn guard(&self, cluster: &Cluster, settings: &Settings, family: Family) -> Guarding;
+
+    /// What of one peer is there.
+    fn guard_peer(&self, fragment: &mut Fragment, node: &Node, family: Family);
+
+    /// Every chain of the guard's that is this fabric's.
+    fn chains(&self) -> &'static [OwnChain];
+
+    /// What a set of the guard's is for, if it is this fabric's.
+    fn set_role(&self, name: &str) -> Option<Role>;
 }
 
-fn bridge_mac(own: &Wired) -> Option<Mac> {
-    own.subnets.first().map(|subnet| mac_of(subnet.gateway))
-}
-
-/// As the kernel makes it of the MAC (EUI-64, RFC 4291 appendix A).
-pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.0;
-    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
-}
-
-/// What a node must have before anything can be wired on it.
+/// Another node, as this one reaches it.
 #[derive(Debug, PartialEq, Eq)]
-struct Wired {
-    underlay: IpAddr,
-    /// Never empty.
-    subnets: Vec<PodSubnet>,
+pub struct Peer {
+    pub underlay: IpAddr,
+    pub announced: Announced,
+    /// Of the families that this node has pods of: the kernel takes no others.
+    pub subnets: Vec<PodSubnet>,
 }
 
-fn wired(cluster: &Cluster, settings: &Settings, diagnostics: &mut Vec<Diagnostic>) -> Option<Wired> {
-    let own = cluster.nodes.get(&settings.node);
-    let subnets: Vec<_> = own.into_iter().flat_map(pod_subnets).collect();
-    let mut missing = Vec::new();
-    for family in settings.families() {
-        if !subnets.iter().any(|subnet| Family::of_net(&subnet.net) == family) {
-            missing.push(family.to_string());
-        }
-    }
-    let underlay = own.and_then(underlay_ip).filter(|_| !subnets.is_empty());
-    let Some(underlay) = underlay else {
-        diagnostics.push(incomplete(
-            &settings.node,
-            "it has no pod CIDR of at least 8 addresses or no InternalIP; no pod can be wired here",
-        ));
-        return None;
-    };
-    if !missing.is_empty() {
-        let message =
-            format!("it has no {} pod CIDR; its pods get no such address", missing.join(" and no "));
-        diagnostics.push(incomplete(&settings.node, &message));
-    }
-    Some(Wired { underlay, subnets })
+/// Two nodes announce the same.
+#[derive(Debug)]
+pub struct Clash {
+    pub message: String,
+    pub next_step: String,
 }
 
-fn incomplete(node: &str, message: &str) -> Diagnostic {
-    Diagnostic {
-        object: Key::new(Kind::Node, ObjectName::cluster(node)),
-        field: "spec.podCIDRs, status.addresses, metadata.annotations".to_owned(),
-        severity: Severity::Warning,
-        message: message.to_owned(),
-        next_step: "check that the node's agent and the node CIDR controller run".to_owned(),
-    }
+/// A chain beside the hooks.
+#[derive(Debug)]
+pub struct OwnChain {
+    pub name: &'static str,
+    pub role: Role,
+    /// Whether rules in it drop, and count what they drop.
+    pub drops: bool,
 }
 
-/// With br_netfilter our DNAT would happen while a frame is still in the bridge, which then hands it to the endpoint's
-/// port itself (`bridged_dnat`, net/bridge/br_netfilter_hooks.c) and drops it there, since our ports are isolated:
-/// every call of a Service that meets an endpoint on its own node would time out. Packets of pods are routed anyway,
-/// so they lose nothing.
-const BRIDGE_FILTERS: [(&str, &str); 2] =
-    [("net/bridge/bridge-nf-call-iptables", "0"), ("net/bridge/bridge-nf-call-ip6tables", "0")];
-
-/// `send_redirects` counts where either `all` or the interface says 1 (IN_DEV_TX_REDIRECTS, linux/inetdevice.h):
-/// a pod must not be told to reach its neighbour on the bridge directly, which isolation forbids. On IPv6 nobody may
-/// advertise routes to our devices, and their addresses are to be usable at once.
-///
-/// `route_localnet` lets the node's own 127.0.0.1 reach a pod's host port through the bridge. It is there only while
-/// a pod has one, and the layout's chain `raw` keeps everybody else from these addresses.
-///
-/// A packet is forwarded if the link that it comes by forwards (IN_DEV_FORWARD in `ip_route_input_slow`): `ip_forward`
-/// sets that of every link, and anybody may unset one. By the uplinks come answers of the outside to pods, and node ports.
-/// IPv6 knows only `all` (`ip6_forward`); a link on which it is switched off has no addresses and hears nothing.
-///
-/// Where pods may have further sources, the way back to these need not be the bridge: the greater of `all` and this one
-/// counts (IN_DEV_RPFILTER), and 2 asks only that there is a way (RFC 3704 §2.4). Who sends is looked at on each port.
-fn sysctls(cluster: &Cluster, settings: &Settings) -> BTreeMap<String, String> {
-    let host_ports = cluster.attachments.values().any(|attachment| !attachment.host_ports.is_empty());
-    let further = settings.allow_sources.iter().any(|net| Family::of_net(net) == Family::V4);
-    let v4 = [
-        ("net/ipv4/conf/cni0/route_localnet", if host_ports { "1" } else { "0" }),
-        ("net/ipv4/ip_forward", "1"),
-        ("net/ipv4/conf/cni0/forwarding", "1"),
-        ("net/ipv4/conf/plumb.1/forwarding", "1"),
-        ("net/ipv4/conf/all/send_redirects", "0"),
-        ("net/ipv4/conf/cni0/send_redirects", "0"),
-    ];
-    let v6 = [
-        ("net/ipv6/conf/all/forwarding", "1"),
-        ("net/ipv6/conf/cni0/disable_ipv6", "0"),
-        ("net/ipv6/conf/plumb.1/disable_ipv6", "0"),
-        ("net/ipv6/conf/cni0/accept_ra", "0"),
-        ("net/ipv6/conf/cni0/accept_dad", "0"),
-        ("net/ipv6/conf/plumb.1/accept_ra", "0"),
-        ("net/ipv6/conf/plumb.1/accept_dad", "0"),
-    ];
-    let wanted = settings.families().flat_map(|family| match family {
-        Family::V4 => {
-            v4.into_iter().chain(further.then_some(("net/ipv4/conf/cni0/rp_filter", "2"))).collect()
-        }
-        Family::V6 => v6.to_vec(),
-    });
-    let wanted = wanted.chain(BRIDGE_FILTERS);
-    let wanted = wanted.map(|(path, value)| (path.to_owned(), value.to_owned()));
-    let uplinks = settings.uplinks.iter().filter(|_| settings.families().any(|family| family == Family::V4));
-    let uplinks = uplinks.map(|link| (format!("net/ipv4/conf/{link}/forwarding"), "1".to_owned()));
-    wanted.chain(uplinks).collect()
+/// Rules of the guard that are a fabric's, by the place where packets meet them (`guard/links.rs` draws it).
+#[derive(Debug, Default)]
+pub struct Guarding {
+    /// Its own sets and chains.
+    pub own: Fragment,
+    /// Before conntrack: by which of its links what comes.
+    pub by_link: Vec<Rule>,
+    /// Sent by a pod of this node: first of all by one of unknown address, and last by any other.
+    pub from_pods: Vec<Rule>,
+    /// By the node's other links: before and after all that may not come by them.
+    pub from_wire: [Vec<Rule>; 2],
+    /// Sent by the node, before conntrack.
+    pub sent: Vec<Rule>,
+    /// Forwarded to no pod of this node.
+    pub onward: Vec<Rule>,
+    /// Taken by the node.
+    pub taken: Vec<Rule>,
 }

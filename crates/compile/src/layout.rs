@@ -16,7 +16,7 @@
 //!   forward (filter) ─┬─ to no pod of this node ─> onward (guard/links.rs)
 //!                     ├─ no part of a flow, or an error about one ─> unusual
 //!                     └─ out_iso[who began the flow] ── in_iso[who answers it]
-//!   input   (filter) ─┬─ the tunnel's ─> to_tunnel (guard/links.rs)
+//!   input   (filter) ─┬─ the fabric's ─> to_tunnel (fabric/vxlan/guard.rs)
 //!                     ├─ no part of a flow, or an error about one ─> unexpected
 //!                     └─ dns VIP:53 over UDP, and no socket of ours ─> drop
 //!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
@@ -27,13 +27,14 @@ use kstate::nft::key;
 use kstate::nft::{
     BaseChain, Chain, ChainKind, CmpOp, Expr, Field, Hook, PayloadBase, Reg, Rule, Set, SetData,
 };
-use types::wire::{BRIDGE, MASQUERADE_MARK};
+use types::wire::MASQUERADE_MARK;
 use types::{Family, IfName, IpNet};
 
 use crate::fragment::{Fragment, Name};
 use crate::guard::links;
 use crate::policy;
 use crate::refusal::Refusal;
+use crate::wiring;
 use semantics::Settings;
 use semantics::service::precedence::Caller;
 use semantics::view::Base;
@@ -109,19 +110,19 @@ pub(crate) const BEFORE_CONNTRACK: i32 = -300;
 /// wire, and pods' errors.
 ///
 /// `links`: what the guard of links has.
-pub fn fragment(links: Fragment, given: &Base, settings: &Settings, family: Family) -> Fragment {
+pub fn fragment(links: links::Base, given: &Base, settings: &Settings, family: Family) -> Fragment {
     let mut fragment = base(links, Some(given).filter(|_| settings.serves(family)), settings, family);
     policy::further::isolate(&mut fragment, &given.further, family);
     fragment
 }
 
 /// The guard alone: nothing that leads, translates or refuses what is for a Service, whoever carries that.
-pub fn guard(links: Fragment, settings: &Settings, family: Family) -> Fragment {
+pub fn guard(links: links::Base, settings: &Settings, family: Family) -> Fragment {
     base(links, None, settings, family)
 }
 
-fn base(links: Fragment, given: Option<&Base>, settings: &Settings, family: Family) -> Fragment {
-    let (mut fragment, served) = (links, given.is_some());
+fn base(links: links::Base, given: Option<&Base>, settings: &Settings, family: Family) -> Fragment {
+    let (links::Base { mut fragment, of_fabric }, served) = (links, given.is_some());
     if let Some(given) = given {
         services_and_policies(&mut fragment, given, settings, family);
     }
@@ -131,16 +132,16 @@ fn base(links: Fragment, given: Option<&Base>, settings: &Settings, family: Fami
     if family == Family::V4 {
         raw.extend(from_a_wire());
     }
-    raw.extend(links::sources());
+    raw.extend(links::sources(settings, &of_fabric));
     let mut output = dns.map_or_else(Vec::new, |address| dns::untracked_answers(family, address));
-    output.push(links::sent(family));
+    output.extend(of_fabric.sent.iter().cloned());
     let mut forward = vec![links::forwarded(family)];
     if served {
         forward.extend(forward::forward(settings, family));
     }
-    let mut input = links::taken();
+    let mut input = links::taken(&of_fabric);
     input.extend(dns.into_iter().flat_map(|address| dns::unheard(family, address)));
-    let errors = forward::errors_to_the_node(family, served);
+    let errors = forward::errors_to_the_node(settings, family, served);
     let unexpected = links::stray().into_iter().chain(errors).collect();
     // NF_IP_PRI_FILTER
     let filter = |hook, rules| on(ChainKind::Filter, (hook, 0), rules);
@@ -180,7 +181,7 @@ fn services_and_policies(fragment: &mut Fragment, given: &Base, settings: &Setti
         // NF_IP_PRI_NAT_DST
         (PREROUTING, nat((Hook::Prerouting, -100), first(Caller::Other))),
         (OUTPUT, nat((Hook::Output, -100), first(Caller::Node))),
-        (forward::UNUSUAL, regular(forward::unusual(family))),
+        (forward::UNUSUAL, regular(forward::unusual(settings, family))),
         // NF_IP_PRI_NAT_SRC
         (POSTROUTING, nat((Hook::Postrouting, 100), source::postrouting(settings, family))),
     ];
@@ -188,7 +189,7 @@ fn services_and_policies(fragment: &mut Fragment, given: &Base, settings: &Setti
     if family == Family::V6 {
         let filter = |hook, rules| on(ChainKind::Filter, (hook, 0), rules);
         let chains = [
-            (REDIRECTS, filter(Hook::Output, no_redirects())),
+            (REDIRECTS, filter(Hook::Output, no_redirects(settings))),
             (ASTRAY, filter(Hook::Postrouting, forward::astray(settings))),
         ];
         fragment.chains.extend(chains.map(|(name, chain)| (Name::Borrowed(name), chain)));
@@ -216,19 +217,17 @@ const REDIRECT: u8 = 137;
 
 /// A pod must not be told to reach its neighbour on the bridge directly, which isolation forbids: it would believe it
 /// and lose every further packet. IPv4 has `send_redirects` for that; IPv6 routers have nothing to say no with.
-fn no_redirects() -> Vec<Rule> {
-    let Ok(bridge) = IfName::new(BRIDGE) else { return Vec::new() };
+fn no_redirects(settings: &Settings) -> Vec<Rule> {
     let kind = Expr::Payload { dreg: R0, base: PayloadBase::Transport, offset: 0, len: 1 };
-    let exprs = [
-        build::oifname(R0),
-        build::is(R0, &bridge),
+    let message = [
         build::l4proto(R0),
         build::cmp(R0, CmpOp::Eq, [ICMPV6]),
         kind,
         build::cmp(R0, CmpOp::Eq, [REDIRECT]),
         build::drop(),
     ];
-    vec![rule("pods are reached through this node", exprs)]
+    let to_pods = wiring::of(settings.wiring).behind(build::oifname(R0), true);
+    vec![rule("pods are reached through this node", to_pods.into_iter().chain(message))]
 }
 
 /// A set of plain keys or a map, filled by units.

@@ -8,6 +8,7 @@
 //!           ─> forward: Flow ─> Policy ─> Peers ─> postrouting: Source, Hairpin | Astray ─> raw_output: Outer
 //! ```
 
+use crate::fabric;
 use crate::guard::cause::{Cause, Sender};
 use crate::guard::further::{FURTHER, FURTHER_ARP};
 use crate::guard::{links, ports};
@@ -71,9 +72,7 @@ impl Role {
             ports::MISPLACED => Self::Own,
             layout::RAW => Self::Links,
             links::FROM_PODS | links::NO_POD | links::ONWARD => Self::Sender,
-            links::AWAY | links::POD_TO_TUNNEL => Self::Sender,
-            links::FROM_WIRE | links::INNER | links::TUNNEL | links::TO_TUNNEL => Self::Stranger,
-            links::FROM_TUNNEL => Self::Unwrapped,
+            links::FROM_WIRE => Self::Stranger,
             layout::RAW_OUTPUT => Self::Outer,
             layout::INPUT => Self::Input,
             layout::DNS => Self::Resolver,
@@ -85,9 +84,14 @@ impl Role {
             layout::POSTROUTING => Self::Source,
             layout::ASTRAY => Self::Astray,
             layout::OUTPUT | layout::REDIRECTS => Self::Own,
-            links::FROM_PORT | links::SERVICE_TO_TUNNEL | links::UNEXPECTED => Self::Own,
-            _ => return Self::of_numbered_chain(name),
+            links::FROM_PORT | links::UNEXPECTED => Self::Own,
+            _ => return Self::of_fabrics_chain(name).or_else(|| Self::of_numbered_chain(name)),
         })
+    }
+
+    fn of_fabrics_chain(name: &str) -> Option<Self> {
+        let mut chains = fabric::all().flat_map(|fabric| fabric.chains());
+        chains.find(|chain| chain.name == name).map(|chain| chain.role)
     }
 
     fn of_numbered_chain(name: &str) -> Option<Self> {
@@ -130,10 +134,9 @@ impl Role {
             _ if FURTHER.into_iter().chain([FURTHER_ARP]).any(|map| name == map || begins(name, map)) => {
                 Self::Sender
             }
-            _ if name.starts_with(links::INSIDE) => Self::Stranger,
             _ if begins(name, services::AFFINITY) => Self::Endpoint,
             _ if nftables::PEERS.iter().any(|kind| begins(name, kind)) => Self::Peers,
-            _ => return None,
+            _ => return fabric::all().find_map(|fabric| fabric.set_role(name)),
         })
     }
 

@@ -75,6 +75,7 @@ fn wired(ports: &[(u16, &str)]) -> Attachment {
         host_ip: host_ip.parse().ok(),
     };
     Attachment {
+        wiring: types::Wiring::default(),
         container: "c/eth0".into(),
         pod: ObjectName::new("a", "p"),
         uid: String::new(),

@@ -31,6 +31,7 @@ fn node(number: u8) -> Event {
 
 fn pod() -> Event {
     Event::Upsert(Row::Attachment(Box::new(Attachment {
+        wiring: types::Wiring::default(),
         container: "c/eth0".into(),
         pod: ObjectName::new("a", "p"),
         uid: String::new(),
@@ -202,7 +203,7 @@ fn whatever_a_guard_drops_is_counted_under_its_cause() {
             assert!(!rule.exprs.iter().any(ends) || known || silent, "{chain}: {rule}");
             let Some(cause) = cause else { continue };
             // Where the counters are read.
-            let its_own = guard == Guard::Ports || links::DROPPING.contains(&chain.as_str());
+            let its_own = guard == Guard::Ports || links::dropping().any(|own| own == *chain);
             assert!(rule.exprs.contains(&Expr::Counter) && cause.guard() == Some(guard) && its_own, "{rule}");
             found.insert((id.clone(), cause));
         }
@@ -243,7 +244,7 @@ fn no_rule_that_remembers_a_sender_decides_anything() {
 fn a_family_that_pods_have_not_is_guarded_and_nothing_dangles() {
     for family in Family::ALL {
         let mut settings = settings();
-        settings.cluster_cidrs.retain(|net| Family::of_net(net) == family);
+        settings.pod_pools.retain(|net| Family::of_net(net) == family);
         settings.service_cidrs.retain(|net| Family::of_net(net) == family);
         let (mut cluster, _) = begun();
         cluster.apply(pod());

@@ -16,8 +16,8 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
+use model::Announced;
 use serde_json::json;
-use types::wire::VTEP_MAC_ANNOTATION;
 use watch::Misused;
 
 use crate::connect::explain;
@@ -212,9 +212,10 @@ async fn agents_end(
     }
 }
 
-/// The tunnel's address on the Node.
+/// What its agent said of it on the Node.
 async fn forget(nodes: &Api<Node>, name: &str) -> Result<()> {
-    let patch = Patch::Merge(json!({ "metadata": { "annotations": { VTEP_MAC_ANNOTATION: null } } }));
+    let nothing: BTreeMap<_, _> = Announced::default().annotations().into();
+    let patch = Patch::Merge(json!({ "metadata": { "annotations": nothing } }));
     let done = nodes.patch_metadata(name, &PatchParams::default(), &patch).await;
     done.map(drop).map_err(|error| explain(error, &format!("node {name}")))
 }

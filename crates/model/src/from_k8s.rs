@@ -15,7 +15,7 @@ pub use policy::policy;
 pub use service::{endpoint_slice, service};
 
 use crate::row::{NamedPort, Namespace, Node, Phase, Pod, Sources};
-use crate::{Diagnostic, Key, Kind};
+use crate::{Announced, Diagnostic, Key, Kind};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -107,10 +107,7 @@ pub fn node(node: &k8s::Node) -> Converted<Node> {
         .into_iter()
         .filter_map(|cidr| report.parse("spec.podCIDRs", cidr, "no pod of this node is reachable through it"))
         .collect();
-    let vtep_mac = node.metadata.annotations.vtep_mac.as_ref().and_then(|mac| {
-        let field = format!("metadata.annotations[{}]", types::wire::VTEP_MAC_ANNOTATION);
-        report.parse(&field, mac, "no tunnel to this node; its agent will publish it again")
-    });
+    let announced = announced(&node.metadata.annotations, &mut report);
     let zone = not_empty(node.metadata.labels.get(ZONE));
     let network_unavailable = node
         .status
@@ -120,7 +117,15 @@ pub fn node(node: &k8s::Node) -> Converted<Node> {
     let name = node.metadata.name.clone();
     let doomed = spec.taints.iter().any(|taint| taint.key == DOOMED);
     let leaving = doomed || node.metadata.deletion_timestamp.is_some();
-    report.done(Node { name, addresses, others, pod_cidrs, zone, vtep_mac, network_unavailable, leaving })
+    report.done(Node { name, addresses, others, pod_cidrs, zone, announced, network_unavailable, leaving })
+}
+
+fn announced(annotations: &k8s::Annotations, report: &mut Report) -> Announced {
+    let vtep_mac = annotations.vtep_mac.as_ref().and_then(|mac| {
+        let field = format!("metadata.annotations[{}]", types::wire::VTEP_MAC_ANNOTATION);
+        report.parse(&field, mac, "no tunnel to this node; its agent will publish it again")
+    });
+    Announced { vtep_mac }
 }
 
 /// The API server sets the label of the name; one that does not must not break selectors by name (NP-07).
@@ -244,7 +249,10 @@ mod tests {
         assert_eq!(converted.row.addresses, ips(&["192.168.1.10"]));
         assert_eq!(converted.row.others, ips(&["203.0.113.7", "2001:db8::7", "198.51.100.7"]));
         assert_eq!(converted.row.pod_cidrs.len(), 1);
-        assert_eq!(converted.row.vtep_mac.map(|m| m.to_string()).as_deref(), Some("02:00:00:00:00:01"));
+        assert_eq!(
+            converted.row.announced.vtep_mac.map(|m| m.to_string()).as_deref(),
+            Some("02:00:00:00:00:01")
+        );
         assert_eq!(converted.diagnostics.len(), 1);
         assert!(converted.diagnostics[0].message.contains("nonsense"));
     }

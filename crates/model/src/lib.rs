@@ -3,12 +3,14 @@
 //! In → Out: [`Event`]s from watches and from the node → [`Cluster`], changed [`Key`]s, [`Synced`].
 //! Read first: [`row`], then [`Cluster::apply`].
 
+mod announced;
 mod cluster;
 mod diagnostic;
 pub mod from_k8s;
 pub mod ranges;
 pub mod row;
 
+pub use announced::Announced;
 pub use cluster::{Cluster, Event, Key, Kind, Placed, Row, Synced, Vacated};
 pub use diagnostic::Diagnostic;
 pub use ranges::Ranges;

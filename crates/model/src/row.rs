@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use types::{Family, IfName, IpNet, Labels, Mac, ObjectName, Protocol, Selector};
+use types::{Family, IfName, IpNet, Labels, Mac, ObjectName, Protocol, Selector, Wiring};
+
+use crate::Announced;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
@@ -20,8 +22,7 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     /// Label `topology.kubernetes.io/zone` (EP-05).
     pub zone: Option<String>,
-    /// The hardware address of the node's VTEP, from [`types::wire::VTEP_MAC_ANNOTATION`].
-    pub vtep_mac: Option<Mac>,
+    pub announced: Announced,
     /// The condition NetworkUnavailable is True: a cloud's controller waits for somebody to say that pods have a
     /// network.
     pub network_unavailable: bool,
@@ -288,6 +289,8 @@ pub struct Attachment {
     pub pod: ObjectName,
     pub uid: String,
     pub ips: Vec<IpAddr>,
+    /// How it was attached, whatever the node would choose now.
+    pub wiring: Wiring,
     /// The host side of the pod's veth.
     pub host_if: IfName,
     pub mac: Mac,

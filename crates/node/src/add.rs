@@ -1,13 +1,12 @@
 //! ADD.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use cni::{Attach, Code, Error, Interface, Ip, Route, Success};
+use compile::wiring;
 use ipam::Now;
-use ipnet::IpNet;
 use model::{Event, Row};
-use types::{Family, IfName, ObjectName, hash8};
+use types::{IfName, ObjectName, hash8};
 
 use crate::attachments::{Attachments, Saving};
 use crate::input::{Asked, Facts, RequestId};
@@ -255,12 +254,10 @@ fn wire(record: &Record, facts: &Facts<'_>) -> Result<Wire, Error> {
         return Err(Error::new(Code::TryAgainLater, "the node's network is not known yet", ""));
     };
     let own = facts.cluster.nodes.get(facts.node);
-    let gateways = record.ips.iter().map(|ip| {
-        let subnet = own.and_then(|node| semantics::node::pod_subnet(node, Family::of(*ip)));
-        let gateway = subnet.map(|subnet| subnet.gateway);
-        gateway.ok_or_else(|| again(format!("this node has no {} pod CIDR", Family::of(*ip))))
-    });
-    Ok(Wire { record: record.clone(), gateways: gateways.collect::<Result<_, _>>()?, mtu: settings.mtu })
+    let subnets: Vec<_> = own.into_iter().flat_map(semantics::node::pod_subnets).collect();
+    let side = wiring::of(record.wiring).pod_side(&record.ips, &subnets);
+    let side = side.map_err(|family| again(format!("this node has no {family} pod CIDR")))?;
+    Ok(Wire { record: record.clone(), side, mtu: settings.mtu })
 }
 
 impl Wire {
@@ -270,15 +267,7 @@ impl Wire {
     }
 }
 
-/// The default route's destination in the family of an address.
-pub(crate) fn everywhere(of: IpAddr) -> IpNet {
-    match Family::of(of) {
-        Family::V4 => IpNet::V4(ipnet::Ipv4Net::default()),
-        Family::V6 => IpNet::V6(ipnet::Ipv6Net::default()),
-    }
-}
-
-fn success(Wire { record, gateways, mtu }: &Wire) -> Success {
+fn success(Wire { record, side, mtu }: &Wire) -> Success {
     let mtu = Some(*mtu);
     let host = Interface { name: record.host_if.to_string(), mac: None, mtu, sandbox: None };
     let pod = Interface {
@@ -287,16 +276,18 @@ fn success(Wire { record, gateways, mtu }: &Wire) -> Success {
         mtu,
         sandbox: Some(record.netns.clone()),
     };
-    let ips = record.ips.iter().zip(gateways).map(|(address, gateway)| Ip {
-        address: IpNet::from(*address),
+    let ips = side.addresses.iter().zip(&side.gateways).map(|(address, gateway)| Ip {
+        address: *address,
         gateway: Some(*gateway),
         interface: Some(1),
     });
-    let route = |gateway: &IpAddr| Route { dst: everywhere(*gateway), gw: Some(*gateway), mtu: None };
+    // What is on the link goes without saying.
+    let through = side.routes.iter().filter(|(_, via)| via.is_some());
+    let routes = through.map(|(dst, gw)| Route { dst: *dst, gw: *gw, mtu: None });
     Success {
         interfaces: vec![host, pod],
         ips: ips.collect(),
-        routes: gateways.iter().map(route).collect(),
+        routes: routes.collect(),
         dns: cni::Dns::default(),
     }
 }

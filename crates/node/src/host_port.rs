@@ -87,6 +87,7 @@ mod tests {
             pod: ObjectName::new("shop", "early"),
             uid: "u1".into(),
             ips: Vec::new(),
+            wiring: types::Wiring::default(),
             host_if: IfName::new("veth1").unwrap(),
             mac: Mac::default(),
             host_ports: vec![host_port],

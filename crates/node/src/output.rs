@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use compile::wiring::PodSide;
 use model::Event;
 use types::{IfName, ObjectName};
 
@@ -32,8 +33,7 @@ pub enum Output {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wire {
     pub record: Record,
-    /// In the order of the record's addresses.
-    pub gateways: Vec<IpAddr>,
+    pub side: PodSide,
     pub mtu: u32,
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use model::{Attachment, HostPort};
 use serde::{Deserialize, Serialize};
 use types::wire::NETWORK;
-use types::{IfName, IpNet, Mac, ObjectName};
+use types::{IfName, IpNet, Mac, ObjectName, Wiring};
 
 /// What of an attachment outlives the process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct Record {
     pub pod: ObjectName,
     pub uid: String,
     pub ips: Vec<IpAddr>,
+    /// How it was attached. Files of older versions have none: all that they wrote are of a bridge.
+    #[serde(default = "usual_wiring")]
+    pub wiring: Wiring,
     pub host_if: IfName,
     pub mac: Mac,
     /// Files of older versions have none.
@@ -55,6 +58,7 @@ impl Record {
             pod: self.pod.clone(),
             uid: self.uid.clone(),
             ips: self.ips.clone(),
+            wiring: self.wiring,
             host_if: self.host_if.clone(),
             mac: self.mac,
             host_ports: self.host_ports.clone(),
@@ -65,4 +69,8 @@ impl Record {
 
 fn usual_network() -> String {
     NETWORK.to_owned()
+}
+
+fn usual_wiring() -> Wiring {
+    Wiring::Bridge
 }

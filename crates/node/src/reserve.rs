@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use cni::{Attach, Code, Error};
-use compile::fabric;
+use compile::net;
 use ipam::Now;
 use model::HostPort;
 use semantics::service::reserved;
-use types::{Family, IfName, Mac, ObjectName};
+use types::{Family, IfName, Mac, ObjectName, Wiring};
 
 use crate::add::{TRIES, again, host_ifs};
 use crate::attachments::Attachments;
@@ -61,6 +61,7 @@ impl Attachments {
             pod,
             uid,
             ips,
+            wiring: facts.settings.map_or(Wiring::Bridge, |settings| settings.wiring),
             host_if,
             mac,
             host_ports,
@@ -76,14 +77,14 @@ impl Attachments {
     fn has_mac(&self, mac: Mac, facts: &Facts<'_>) -> bool {
         let own = facts.cluster.nodes.get(facts.node);
         let mut subnets = own.into_iter().flat_map(semantics::node::pod_subnets);
-        subnets.any(|subnet| fabric::mac_of(subnet.gateway) == mac)
+        subnets.any(|subnet| net::mac_of(subnet.gateway) == mac)
             || self.records.all().values().any(|record| record.mac == mac)
     }
 
     /// That of an IPv6 address is a short hash, so somebody may have it.
     fn free_mac(&self, address: IpAddr, facts: &Facts<'_>) -> Mac {
-        let mut macs = fabric::macs_of(address).take(TRIES as usize);
-        macs.find(|mac| !self.has_mac(*mac, facts)).unwrap_or_else(|| fabric::mac_of(address))
+        let mut macs = net::macs_of(address).take(TRIES as usize);
+        macs.find(|mac| !self.has_mac(*mac, facts)).unwrap_or_else(|| net::mac_of(address))
     }
 
     /// One address of each family that the node has.

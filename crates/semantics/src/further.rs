@@ -116,7 +116,7 @@ fn general_refusal((cluster, settings): (&Cluster, &Settings), net: &IpNet) -> O
     if range::special(net).is_some() {
         return Some("holds special addresses (loopback, link-local, multicast or none)".to_owned());
     }
-    if let Some(pods) = settings.cluster_cidrs.iter().find(|cidr| meets(cidr)) {
+    if let Some(pods) = settings.pod_pools.iter().find(|cidr| meets(cidr)) {
         return Some(format!("overlaps the addresses of pods, {pods}"));
     }
     if let Some(services) = settings.service_cidrs.iter().find(|cidr| meets(cidr)) {

@@ -5,21 +5,21 @@ use std::net::IpAddr;
 use model::Node;
 use types::{Family, IpNet};
 
-/// The addresses that a node derives from its pod CIDR of one family: the VTEP has the first, the pods' gateway the
-/// second.
+/// The addresses that a node derives from its pod CIDR of one family: its own link into the fabric has the first, the
+/// pods' gateway the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodSubnet {
     pub net: IpNet,
-    pub vtep: IpAddr,
+    pub fabric: IpAddr,
     pub gateway: IpAddr,
 }
 
 /// The first pod CIDR of a family that a node has, when it can hold a pod.
 pub fn pod_subnet(node: &Node, family: Family) -> Option<PodSubnet> {
     let net = node.pod_cidrs.iter().find(|cidr| Family::of_net(cidr) == family)?.trunc();
-    let vtep = net.network();
-    let gateway = types::offset(vtep, 1);
-    (net.max_prefix_len() - net.prefix_len() >= 3).then_some(PodSubnet { net, vtep, gateway })
+    let fabric = net.network();
+    let gateway = types::offset(fabric, 1);
+    (net.max_prefix_len() - net.prefix_len() >= 3).then_some(PodSubnet { net, fabric, gateway })
 }
 
 /// The pod subnets of a node, IPv4 first.

@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use types::{Family, IfName, IpNet};
+use types::{Fabric, Family, IfName, IpNet, Wiring};
 
 /// What a node must know that no object says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The name of the node that this is compiled for.
     pub node: String,
-    /// Where all pods of the cluster live; what leaves these is masqueraded.
-    pub cluster_cidrs: Vec<IpNet>,
+    /// Where pods of the cluster have their addresses: nobody else has one of these. Which of them are wired here the
+    /// attachments say.
+    pub pod_pools: Vec<IpNet>,
+    /// Where pods go under their own addresses: to all pods, and wherever else the answer finds back by itself.
+    pub unmasqueraded: Vec<IpNet>,
     /// Where ClusterIPs live; an address in here that no Service has goes nowhere (V-08).
     pub service_cidrs: Vec<IpNet>,
     /// The cluster's DNS addresses, at most one of each family, answered on this node; none: no DNS of ours.
@@ -20,22 +23,29 @@ pub struct Settings {
     pub allow_sources: Vec<IpNet>,
     /// Where the agent reaches the API, as far as that is known in numbers.
     pub api: Vec<SocketAddr>,
-    /// MTU of pods, bridge and tunnel: that of the underlay less [`tunnel_overhead`].
+    /// How packets reach pods of other nodes.
+    pub fabric: Fabric,
+    /// How pods are attached to their node.
+    pub wiring: Wiring,
+    /// MTU of pods and of what leads to them: that of the underlay less what the fabric adds.
     pub mtu: u32,
     /// The machine's links that the node's own addresses are on.
     pub uplinks: BTreeSet<IfName>,
 }
 
 impl Settings {
-    /// Of a cluster with these pods, without Services, DNS, further sources and known addresses of its API.
-    pub fn new(node: impl Into<String>, cluster_cidrs: Vec<IpNet>, mtu: u32) -> Self {
+    /// Of a cluster with these pods, which go to each other alone under their own addresses, without Services, DNS, further sources and known addresses of its API.
+    pub fn new(node: impl Into<String>, pod_pools: Vec<IpNet>, mtu: u32) -> Self {
         Self {
             node: node.into(),
-            cluster_cidrs,
+            unmasqueraded: pod_pools.clone(),
+            pod_pools,
             service_cidrs: Vec::new(),
             dns_ips: Vec::new(),
             allow_sources: Vec::new(),
             api: Vec::new(),
+            fabric: Fabric::default(),
+            wiring: Wiring::default(),
             mtu,
             uplinks: BTreeSet::new(),
         }
@@ -43,7 +53,7 @@ impl Settings {
 
     /// The families that pods have addresses of.
     pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
-        let pods_have = |family: &Family| self.cluster_cidrs.iter().any(|c| Family::of_net(c) == *family);
+        let pods_have = |family: &Family| self.pod_pools.iter().any(|c| Family::of_net(c) == *family);
         Family::ALL.into_iter().filter(pods_have)
     }
 

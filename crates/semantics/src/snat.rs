@@ -21,8 +21,8 @@ pub enum Case {
     StrangerToClusterIp { services: IpNet, pods: Vec<IpNet> },
     /// Not from one of these pods, to another node's pods: the answer would not come back by the fabric.
     StrangerIntoFabric { pods: Vec<IpNet> },
-    /// From these pods, to none of all.
-    Out { from: IpNet, pods: Vec<IpNet> },
+    /// From these pods, to where they do not keep their own addresses.
+    Out { from: IpNet, unmasqueraded: Vec<IpNet> },
 }
 
 impl Case {
@@ -45,12 +45,13 @@ pub fn cases(settings: &Settings, family: Family) -> Vec<Case> {
     let nets = |all: &[IpNet]| -> Vec<IpNet> {
         all.iter().filter(|net| Family::of_net(net) == family).map(IpNet::trunc).collect()
     };
-    let pods = nets(&settings.cluster_cidrs);
+    let pods = nets(&settings.pod_pools);
     let mut cases = vec![Case::Stays, Case::AskedFor, Case::ToItself, Case::OfTheNode];
     let services = nets(&settings.service_cidrs).into_iter();
     cases.extend(services.map(|services| Case::StrangerToClusterIp { services, pods: pods.clone() }));
     cases.push(Case::StrangerIntoFabric { pods: pods.clone() });
-    cases.extend(pods.iter().map(|from| Case::Out { from: *from, pods: pods.clone() }));
+    let unmasqueraded = nets(&settings.unmasqueraded);
+    cases.extend(pods.iter().map(|from| Case::Out { from: *from, unmasqueraded: unmasqueraded.clone() }));
     cases
 }
 

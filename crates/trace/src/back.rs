@@ -4,66 +4,70 @@
 use std::net::SocketAddr;
 
 use types::IfName;
-use types::wire::{BRIDGE, VXLAN_DEVICE};
 
 use crate::hop::{Fact, Glimpse, Hop, Stage, Step};
 use crate::observed::Way;
 
 /// The last hop; `None` when the packet does not arrive, so that nothing answers.
 pub fn way_back(hops: &[Hop]) -> Option<Hop> {
-    let (source_before, host_if, client, source) = ends(hops)?;
+    let (source_before, (host_if, bridge), client, source) = ends(hops)?;
     let home = client.node.as_str();
     let mut steps = Vec::new();
     let arrival = hops.iter().find_map(|hop| match &hop.fact {
-        Fact::Node { from, host_if, .. } => Some((hop.node.as_str(), from.as_ref(), host_if)),
+        Fact::Node { from, bridge, host_if } => {
+            let veth = arrow([Some(host_if), bridge.as_ref()]);
+            Some((hop.node.as_str(), from.as_ref(), (host_if, veth)))
+        }
         _ => None,
     });
     let before = |dev: &str, direction| glimpse(dev, direction, source_before);
     match arrival {
-        Some((node, Some(tunnel), veth)) => {
-            let text = format!("{veth} → {BRIDGE} → {tunnel}");
-            let glimpses = vec![before(veth.as_str(), Way::In), before(VXLAN_DEVICE, Way::Out)];
+        Some((node, Some(tunnel), (veth, text))) => {
+            let text = format!("{text} → {tunnel}");
+            let glimpses = vec![before(veth.as_str(), Way::In), before(tunnel.as_str(), Way::Out)];
             steps.push(Step { word: "veth".into(), node: node.into(), text, glimpses });
             let (text, glimpses) = (tunnel_text(hops), vec![tunnelled(Way::Out, source_before)]);
             steps.push(Step { word: "tunnel".into(), node: node.into(), text, glimpses });
-            steps.push(home_by_tunnel(home, source_before));
+            steps.extend(home_by_tunnel(hops, home, source_before));
         }
-        Some((node, None, veth)) => {
+        Some((node, None, (veth, text))) => {
             let glimpses = vec![before(veth.as_str(), Way::In)];
-            steps.push(Step {
-                word: "veth".into(),
-                node: node.into(),
-                text: format!("{veth} → {BRIDGE}"),
-                glimpses,
-            });
+            steps.push(Step { word: "veth".into(), node: node.into(), text, glimpses });
         }
-        None if by_tunnel(hops) => {
-            steps.push(home_by_tunnel(home, source_before));
-        }
-        None => {}
+        // The answer of a node that could not be asked, or is a node's own.
+        None => steps.extend(home_by_tunnel(hops, home, source_before)),
     }
     if let Some(text) = rewrite(hops, source_before, source) {
         steps.push(Step { word: "conntrack".into(), node: home.into(), text, glimpses: Vec::new() });
     }
-    let glimpses = vec![glimpse(BRIDGE, Way::Out, source), glimpse(host_if.as_str(), Way::Out, source)];
-    let text = format!("{BRIDGE} → {host_if} → eth0");
+    let links = bridge.into_iter().chain([host_if]);
+    let glimpses = links.map(|link| glimpse(link.as_str(), Way::Out, source)).collect();
+    let text = format!("{} → eth0", arrow([bridge, Some(host_if)]));
     steps.push(Step { word: "veth".into(), node: home.into(), text, glimpses });
     Some(Hop::new(Stage::Return, home, Fact::Return { source, source_before, steps }))
 }
 
-/// The answer of a node that could not be asked, or is a node's own.
-fn by_tunnel(hops: &[Hop]) -> bool {
-    hops.iter().any(|hop| matches!(hop.fact, Fact::Tunnel { .. }))
+/// Out of the tunnel, on the sender's node.
+fn home_by_tunnel(hops: &[Hop], home: &str, source: SocketAddr) -> Option<Step> {
+    let dev = hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Tunnel { dev, .. } => Some(dev),
+        _ => None,
+    })?;
+    let glimpses = vec![tunnelled(Way::In, source), glimpse(dev.as_str(), Way::In, source)];
+    Some(Step { word: "tunnel".into(), node: home.into(), text: format!("eth0 → {dev}"), glimpses })
 }
 
-/// Out of the tunnel, on the sender's node.
-fn home_by_tunnel(home: &str, source: SocketAddr) -> Step {
-    let glimpses = vec![tunnelled(Way::In, source), glimpse(VXLAN_DEVICE, Way::In, source)];
-    Step { word: "tunnel".into(), node: home.into(), text: format!("eth0 → {VXLAN_DEVICE}"), glimpses }
+/// Links in the order of the way.
+fn arrow(links: [Option<&IfName>; 2]) -> String {
+    let names: Vec<&str> = links.into_iter().flatten().map(IfName::as_str).collect();
+    names.join(" → ")
 }
+
+/// A pod's own link on its node, and the one that it shares with the others.
+type Links<'a> = (&'a IfName, Option<&'a IfName>);
 
 /// Who answers, and through which veth to whom, as what.
-fn ends(hops: &[Hop]) -> Option<(SocketAddr, &IfName, &Hop, SocketAddr)> {
+fn ends(hops: &[Hop]) -> Option<(SocketAddr, Links<'_>, &Hop, SocketAddr)> {
     let answers = hops.iter().find_map(|hop| match &hop.fact {
         Fact::Pod { destination, .. } => Some(*destination),
         _ => None,
@@ -73,15 +77,15 @@ fn ends(hops: &[Hop]) -> Option<(SocketAddr, &IfName, &Hop, SocketAddr)> {
         Fact::Service { frontend, .. } if hop.stage == Stage::Node => Some(*frontend),
         _ => None,
     });
-    let (client, host_if) = hops.iter().find_map(|hop| match &hop.fact {
-        Fact::Veth { host_if, .. } => Some((hop, host_if)),
+    let (client, links) = hops.iter().find_map(|hop| match &hop.fact {
+        Fact::Veth { host_if, bridge, .. } => Some((hop, (host_if, bridge.as_ref()))),
         _ => None,
     })?;
     let asked = hops.iter().find_map(|hop| match &hop.fact {
         Fact::Socket { destination, .. } => Some(*destination),
         _ => None,
     })?;
-    Some((door.unwrap_or(answers), host_if, client, asked))
+    Some((door.unwrap_or(answers), links, client, asked))
 }
 
 fn glimpse(dev: &str, direction: Way, source: SocketAddr) -> Glimpse {

@@ -7,25 +7,21 @@ pub mod own;
 
 use std::net::{IpAddr, SocketAddr};
 
-use kstate::net::{LinkKind, NetState};
+use kstate::net::NetState;
 use kstate::nft::build::encode;
 use kstate::nft::{ElemData, ElemKey, Expr, Ruleset, Table, target};
 use model::{Attachment, Cluster};
 use serde::{Deserialize, Serialize};
-use types::wire::{BRIDGE, VXLAN_DEVICE, VXLAN_PORT};
 use types::{Family, IfName, IpNet, ObjectName, Protocol};
 
 use crate::eval::{self, Exit};
+use crate::fabric::{self, Fabric};
 use crate::hop::{Fact, Hop, RuleMiss, Stage};
 use crate::packet::{CtState, Packet, Place};
 use crate::reference::{self, Choice, Direction, Judgement, policy, service};
+use crate::wiring;
 
 pub use arrival::arrival;
-
-/// Bytes that VXLAN adds: Ethernet 14, IPv4 20 or IPv6 40, UDP 8, VXLAN 8 (RFC 7348 §5).
-fn vxlan_bytes(outer: IpAddr) -> u32 {
-    if outer.is_ipv4() { 50 } else { 70 }
-}
 
 /// What a node wants: the model, and what compile made of it.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +30,12 @@ pub struct View<'a> {
     pub nft: &'a Ruleset,
     pub net: &'a NetState,
     pub place: &'a Place,
+}
+
+impl View<'_> {
+    fn fabric(&self) -> &'static Fabric {
+        fabric::of(self.place.fabric)
+    }
 }
 
 /// Where the packet is to go.
@@ -79,7 +81,7 @@ pub fn departure(view: &View<'_>, pod: &ObjectName, target: &Target) -> Option<E
     }
     let source = attachment.ips.iter().copied().find(|ip| ip.is_ipv4() == target.destination.is_ipv4())?;
     let packet = Packet {
-        iif: IfName::new(BRIDGE).ok(),
+        iif: Some(wiring::of_pod(attachment)),
         src: source,
         dst: target.destination.ip(),
         protocol: target.protocol,
@@ -104,10 +106,10 @@ pub fn departure(view: &View<'_>, pod: &ObjectName, target: &Target) -> Option<E
 }
 
 impl Onward {
-    /// As it comes out of the tunnel.
-    fn packet(&self) -> Packet {
+    /// As it comes out of the fabric.
+    fn packet(&self, fabric: &Fabric) -> Packet {
         Packet {
-            iif: IfName::new(VXLAN_DEVICE).ok(),
+            iif: fabric.comes_by(),
             src: self.source.ip(),
             dst: self.destination.ip(),
             protocol: self.protocol,
@@ -133,10 +135,9 @@ impl Way<'_, '_> {
         let (protocol, source, destination) =
             (self.packet.protocol, self.packet.src, self.packet.destination());
         self.push(Stage::Socket, Fact::Socket { protocol, source, destination });
-        if let Ok(bridge) = IfName::new(BRIDGE) {
-            let (pod, host_if) = (attachment.pod.clone(), attachment.host_if.clone());
-            self.push(Stage::Veth, Fact::Veth { pod, host_if, bridge });
-        }
+        let (pod, host_if) = (attachment.pod.clone(), attachment.host_if.clone());
+        let bridge = wiring::shared(attachment.wiring);
+        self.push(Stage::Veth, Fact::Veth { pod, host_if, bridge });
     }
 
     /// Nobody answers for the address of the next step, so nothing leaves the pod.
@@ -181,8 +182,9 @@ impl Way<'_, '_> {
             return None;
         }
         let source = self.masq((target, to), &exit);
-        if exit.dev.as_ref().is_some_and(|dev| dev.as_str() == VXLAN_DEVICE) {
-            return self.tunnel((source, to), &exit);
+        let peer = reference::node_of(to.ip(), view.cluster);
+        if let Some(peer) = peer.filter(|peer| view.fabric().leads(&exit, peer)) {
+            return self.across((source, to), &exit, peer);
         }
         if view.place.is_pod_address(to.ip()) {
             self.arrive(to, None);
@@ -255,7 +257,8 @@ impl Way<'_, '_> {
     /// A tunnel's port, at whatever node: a pod that sends there would speak for all that the tunnel brings.
     fn is_for_nodes(&self, to: SocketAddr) -> bool {
         let own = reference::is_own_address(to.ip(), self.view.cluster, self.view.place);
-        let tunnel = self.packet.protocol == Protocol::Udp && to.port() == VXLAN_PORT;
+        let of_fabric = self.view.fabric().port == Some(to.port());
+        let tunnel = self.packet.protocol == Protocol::Udp && of_fabric;
         tunnel && (own || !self.view.place.is_pod_address(to.ip()))
     }
 
@@ -306,6 +309,9 @@ impl Way<'_, '_> {
             None => {
                 let why = match reference::gateway_of(to.ip(), view.cluster) {
                     Some(node) => format!("the destination is {}'s own on the pod network", node.name),
+                    None if view.place.is_unmasqueraded(to.ip()) && !view.place.is_pod_address(to.ip()) => {
+                        "pods keep their addresses on the way there".to_owned()
+                    }
                     None => "the destination is a pod".to_owned(),
                 };
                 (Fact::Masq { source: Some(own.ip()), masquerade: false, why }, own)
@@ -315,26 +321,17 @@ impl Way<'_, '_> {
         leaves_as
     }
 
-    fn tunnel(&mut self, (source, to): (SocketAddr, SocketAddr), exit: &Exit) -> Option<Onward> {
-        let view = self.view;
-        let dev = exit.dev.clone()?;
-        let LinkKind::Vxlan { vni, local, port } = view.net.links.get(&dev)?.kind.clone() else {
-            return None;
-        };
-        let mac = view.net.neighbours.get(&(dev.clone(), exit.via?)).copied();
-        let outer = mac.and_then(|mac| view.net.fdb.get(&(dev.clone(), mac))?.node());
-        let node = reference::node_of(to.ip(), view.cluster)?;
-        let fact = Fact::Tunnel {
-            dev,
-            vni: vni.0,
-            outer_source: local,
-            outer_destination: outer.or_else(|| reference::internal_ip(node, Family::of(local)))?,
-            outer_port: port,
-            inner_mac: mac,
-            extra_bytes: vxlan_bytes(local),
-        };
-        self.push(Stage::Tunnel, fact);
-        Some(Onward { node: node.name.clone(), protocol: self.packet.protocol, source, destination: to })
+    /// To another node.
+    fn across(
+        &mut self,
+        (source, to): (SocketAddr, SocketAddr),
+        exit: &Exit,
+        peer: &model::Node,
+    ) -> Option<Onward> {
+        if let Some(wrapped) = self.view.fabric().wrapped {
+            self.push(Stage::Tunnel, wrapped(self.view.net, exit, Some(peer))?);
+        }
+        Some(Onward { node: peer.name.clone(), protocol: self.packet.protocol, source, destination: to })
     }
 }
 

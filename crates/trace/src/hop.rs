@@ -125,7 +125,8 @@ pub enum Fact {
     Veth {
         pod: ObjectName,
         host_if: IfName,
-        bridge: IfName,
+        /// `None`: its packets meet the node's rules on `host_if` itself.
+        bridge: Option<IfName>,
     },
     /// Nothing leaves the pod.
     Own {
@@ -200,7 +201,7 @@ pub enum Fact {
     },
     Node {
         from: Option<IfName>,
-        bridge: IfName,
+        bridge: Option<IfName>,
         host_if: IfName,
     },
     /// What happens on this node only its agent knows, and that could not be asked.
@@ -278,7 +279,8 @@ impl fmt::Display for Fact {
         match self {
             Self::Resolve { .. } => self.fmt_resolve(f),
             Self::Socket { source, destination, .. } => write!(f, "{source} → {}", shown(destination)),
-            Self::Veth { host_if, bridge, .. } => write!(f, "eth0 → {host_if} on {bridge}"),
+            Self::Veth { host_if, bridge: Some(bridge), .. } => write!(f, "eth0 → {host_if} on {bridge}"),
+            Self::Veth { host_if, bridge: None, .. } => write!(f, "eth0 → {host_if}"),
             Self::Own { destination, why, .. } => write!(f, "none, {} is {why}", destination.ip()),
             Self::Direct { destination, why, .. } => write!(f, "none, {} {why}", shown(destination)),
             Self::Service { service, port, endpoint, .. } => {
@@ -315,8 +317,10 @@ impl fmt::Display for Fact {
             Self::Tunnel { vni, outer_source, outer_destination, outer_port, .. } => {
                 write!(f, "VXLAN {vni}, {outer_source} → {outer_destination}:{outer_port}")
             }
-            Self::Node { from: Some(from), bridge, host_if } => write!(f, "{from} → {bridge} → {host_if}"),
-            Self::Node { from: None, bridge, host_if } => write!(f, "{bridge} → {host_if}"),
+            Self::Node { from, bridge, host_if } => {
+                from.iter().chain(bridge).try_for_each(|link| write!(f, "{link} → "))?;
+                write!(f, "{host_if}")
+            }
             Self::Unasked { .. } => f.write_str("could not be asked"),
             Self::Pod { pod: Some(pod), .. } => write!(f, "{pod}"),
             Self::Pod { pod: None, destination, on: Some(node) } => {

@@ -9,10 +9,12 @@ pub mod compare;
 pub mod eval;
 pub mod exchange;
 pub mod expect;
+pub mod fabric;
 pub mod hop;
 pub mod observed;
 pub mod packet;
 pub mod reference;
+pub mod wiring;
 
 pub use back::way_back;
 pub use compare::{HopResult, Outcome, compare};

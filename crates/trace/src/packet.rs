@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use types::{IfName, IpNet, Protocol};
+use types::{Fabric, IfName, IpNet, Protocol, Wiring};
 
 /// The first packet of a connection, as it enters a node's IP hooks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,14 @@ impl Packet {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub node: String,
-    pub cluster_cidrs: Vec<IpNet>,
+    /// How packets reach pods of other nodes.
+    pub fabric: Fabric,
+    /// How pods are attached to their node.
+    pub wiring: Wiring,
+    /// Where pods have their addresses.
+    pub pod_pools: Vec<IpNet>,
+    /// Where pods go under these.
+    pub unmasqueraded: Vec<IpNet>,
     pub service_cidrs: Vec<IpNet>,
     pub dns_ips: Vec<IpAddr>,
     /// Where pods may send from beside their own addresses, if they ask for it.
@@ -67,6 +74,11 @@ pub struct Place {
 
 impl Place {
     pub fn is_pod_address(&self, address: IpAddr) -> bool {
-        self.cluster_cidrs.iter().any(|cidr| cidr.contains(&address))
+        self.pod_pools.iter().any(|cidr| cidr.contains(&address))
+    }
+
+    /// Whether a pod goes there under its own address.
+    pub fn is_unmasqueraded(&self, address: IpAddr) -> bool {
+        self.unmasqueraded.iter().any(|cidr| cidr.contains(&address))
     }
 }

@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use model::{Attachment, Cluster, Node};
-use types::wire::{BRIDGE, DNS_PEER_PORT, VXLAN_DEVICE};
+use types::wire::DNS_PEER_PORT;
 use types::{Family, IpNet, Protocol};
 
 use crate::packet::{CtState, Packet, Place};
+use crate::{fabric, wiring};
 
 pub mod further;
 pub mod policy;
@@ -59,11 +60,12 @@ pub fn fates(packet: &Packet, cluster: &Cluster, place: &Place) -> BTreeSet<Fate
 }
 
 /// Whether such a source comes by such a link: from pods only what is a pod here, from outside nothing of the cluster's
-/// own. What the tunnel let in was looked at before it was unwrapped.
+/// own. What the fabric's own link let in was looked at before it was unwrapped.
 fn may_come(packet: &Packet, cluster: &Cluster, place: &Place) -> bool {
-    match packet.iif.as_ref().map(|iif| iif.as_str()) {
-        None | Some(VXLAN_DEVICE) => true,
-        Some(BRIDGE) => {
+    match packet.iif.as_ref() {
+        None => true,
+        Some(link) if fabric::of(place.fabric).is_device(link) => true,
+        Some(link) if wiring::is_of_pods(place.wiring, link, cluster) => {
             let own = local_pod(packet.src, cluster);
             own.or_else(|| further::speaker(packet.src, cluster, place)).is_some()
         }
@@ -76,7 +78,7 @@ fn may_come(packet: &Packet, cluster: &Cluster, place: &Place) -> bool {
 
 /// On this node's pod network, where no pod has it.
 fn nobody_has(address: IpAddr, cluster: &Cluster, place: &Place) -> bool {
-    let own = cluster.nodes.get(&place.node).filter(|node| tunnel_ip(node).is_some());
+    let own = cluster.nodes.get(&place.node).filter(|node| underlay_ip(node).is_some());
     let here = own.and_then(|node| pod_cidr(node, Family::of(address)));
     here.is_some_and(|cidr| cidr.contains(&address)) && local_pod(address, cluster).is_none()
 }
@@ -141,8 +143,8 @@ pub fn internal_ip(node: &Node, family: Family) -> Option<IpAddr> {
     node.addresses.iter().copied().find(|ip| Family::of(*ip) == family)
 }
 
-/// The address that tunnelled packets of either family go to: IPv4 where the node has it.
-pub fn tunnel_ip(node: &Node) -> Option<IpAddr> {
+/// The address that packets of either family go to between nodes: IPv4 where the node has it.
+pub fn underlay_ip(node: &Node) -> Option<IpAddr> {
     internal_ip(node, Family::V4).or_else(|| internal_ip(node, Family::V6))
 }
 
@@ -167,7 +169,7 @@ fn allowed(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Place) ->
     Direction::ALL.into_iter().all(|direction| judge(direction).is_none_or(|j| j.allowed()))
 }
 
-/// The node's own addresses: underlay, tunnel, gateway of its pods, cluster DNS, loopback.
+/// The node's own addresses: underlay, fabric, gateway of its pods, cluster DNS, loopback.
 pub fn is_own_address(address: IpAddr, cluster: &Cluster, place: &Place) -> bool {
     if address.is_loopback() || place.dns_ips.contains(&address) {
         return true;
@@ -237,7 +239,7 @@ pub fn masquerade(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Pl
         return Some("the source is not a pod, and the answer must come back through this node");
     }
     if pod {
-        let outside = !place.is_pod_address(to.ip()) && !keeps_source(to.ip());
+        let outside = !place.is_unmasqueraded(to.ip()) && !keeps_source(to.ip());
         let of_a_node = || cluster.nodes.values().any(|node| node.addresses.contains(&to.ip()));
         return outside.then(|| match of_a_node() {
             true => "the destination is another node",
@@ -245,12 +247,13 @@ pub fn masquerade(packet: &Packet, to: SocketAddr, cluster: &Cluster, place: &Pl
         });
     }
     let peer = node_of(to.ip(), cluster).filter(|node| node.name != place.node);
-    // Without an address of its own there is no tunnel at all.
+    // Without an address of its own there is no fabric at all.
     let family = Family::of(to.ip());
     let own = cluster.nodes.get(&place.node);
-    let wired = own.and_then(|own| pod_cidr(own, family).and(tunnel_ip(own)));
-    let same_underlay = |node: &Node| tunnel_ip(node).map(Family::of) == wired.map(Family::of);
+    let wired = own.and_then(|own| pod_cidr(own, family).and(underlay_ip(own)));
+    let same_underlay = |node: &Node| underlay_ip(node).map(Family::of) == wired.map(Family::of);
+    let fabric = fabric::of(place.fabric);
     let reachable =
-        wired.is_some() && peer.is_some_and(|node| node.vtep_mac.is_some() && same_underlay(node));
-    reachable.then_some("the source is not a pod, and the answer must come back through the tunnel")
+        wired.is_some() && peer.is_some_and(|node| (fabric.is_told_of)(node) && same_underlay(node));
+    fabric.hides_strangers.filter(|_| reachable)
 }

@@ -35,6 +35,7 @@ fn cluster(affinity: Option<u32>, endpoints: &[&str]) -> Cluster {
     // Nobody else sends by the bridge, nor gets anything there.
     for last in [2, 3, 8, 9_u8] {
         cluster.apply(Event::Upsert(Row::Attachment(Box::new(Attachment {
+            wiring: types::Wiring::default(),
             container: format!("c{last}/eth0"),
             pod: ObjectName::new("shop", format!("p{last}")),
             uid: String::new(),

@@ -17,8 +17,8 @@ use types::{Family, IfName, Mac, ObjectName, Protocol};
 mod world;
 
 use world::{
-    NODES, allow_sources, api, cluster_cidrs, dns_ips, external_ip, history, ip, node_ip, node_port, pod_ip,
-    pod_node, service_cidrs, service_ip, settings, start,
+    NODES, allow_sources, api, dns_ips, external_ip, history, ip, node_ip, node_port, pod_ip, pod_node,
+    pod_pools, service_cidrs, service_ip, settings, start, unmasqueraded,
 };
 
 /// A further source of some pods, by family.
@@ -26,8 +26,11 @@ const FURTHER: [&str; 2] = ["198.18.0.7", "2001:db8:18::7"];
 
 fn place(dns_here: bool) -> Place {
     Place {
+        fabric: types::Fabric::default(),
+        wiring: types::Wiring::default(),
         node: NODES[0].to_owned(),
-        cluster_cidrs: cluster_cidrs(),
+        pod_pools: pod_pools(),
+        unmasqueraded: unmasqueraded(),
         service_cidrs: service_cidrs(),
         dns_ips: dns_ips(),
         allow_sources: allow_sources(),
@@ -63,6 +66,7 @@ fn destination(family: Family) -> impl Strategy<Value = IpAddr> {
         ("10.244.1.1", "fd00:10:244:1::1"),
         ("203.0.113.10", "2001:db8::10"),
         ("10.244.9.9", "fd00:10:244:9::9"),
+        ("192.0.2.7", "2001:db8:7::7"),
         ("224.0.0.251", "ff05::fb"),
         ("127.0.0.1", "::1"),
         (FURTHER[0], FURTHER[1]),
@@ -167,6 +171,7 @@ fn no_host_port_takes_an_address_of_the_apis_that_moves_to_its_node() {
     let mut cluster = cluster_of(start());
     let port = |port| HostPort { protocol: Protocol::Tcp, port, container_port: 8080, host_ip: None };
     cluster.apply(Event::Upsert(Row::Attachment(Box::new(Attachment {
+        wiring: types::Wiring::default(),
         container: "c/eth0".into(),
         pod: ObjectName::new("a", "p"),
         uid: String::new(),

@@ -68,7 +68,8 @@ impl Scenario {
         };
         Settings {
             node: self.node.clone(),
-            cluster_cidrs: of(POD_CIDRS),
+            pod_pools: of(POD_CIDRS),
+            unmasqueraded: of(POD_CIDRS),
             service_cidrs: of(SERVICE_CIDRS),
             dns_ips: self
                 .families
@@ -78,6 +79,8 @@ impl Scenario {
                 .collect(),
             allow_sources: self.allow_sources.iter().map(|net| net.parse().expect("a prefix")).collect(),
             api: vec!["192.168.1.2:6443".parse().expect("an address")],
+            fabric: types::Fabric::default(),
+            wiring: types::Wiring::default(),
             mtu: 1450,
             uplinks: BTreeSet::new(),
         }
@@ -95,7 +98,7 @@ impl Scenario {
             json!({
                 "apiVersion": "v1", "kind": "Node",
                 "metadata": {"name": format!("node{n}"),
-                    "annotations": {"plumb.dev/vtep-mac": compile::vtep_mac(&format!("node{n}")).to_string()}},
+                    "annotations": {"plumb.dev/vtep-mac": compile::fabric::vxlan::vtep_mac(&format!("node{n}")).to_string()}},
                 "spec": {"podCIDRs": of([format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64")])},
                 "status": {"addresses": addresses},
             })
@@ -168,6 +171,7 @@ fn cluster(manifests: Vec<Value>, node: &str, diagnostics: &mut BTreeSet<String>
     let here = cluster.pods.values().filter(|p| p.node.as_deref() == Some(node) && !p.host_network);
     let attachments: Vec<_> = here
         .map(|pod| Attachment {
+            wiring: types::Wiring::default(),
             container: pod.key.to_string(),
             pod: pod.key.clone(),
             uid: pod.uid.clone(),
@@ -184,6 +188,7 @@ fn cluster(manifests: Vec<Value>, node: &str, diagnostics: &mut BTreeSet<String>
     let unwritten: BTreeSet<IpAddr> = there.map(|endpoint| endpoint.address).collect();
     let known = |ip: &IpAddr| cluster.pods.values().any(|pod| pod.ips.contains(ip));
     let unwritten = unwritten.into_iter().filter(|ip| !known(ip)).map(|ip| Attachment {
+        wiring: types::Wiring::default(),
         container: ip.to_string(),
         pod: ObjectName::new("", ip.to_string()),
         uid: String::new(),
@@ -270,13 +275,17 @@ fn play(text: &str) -> String {
     each_object_has_a_role(&desired.nft);
 
     let mut out = format!("# {}\n\n", scenario.about);
-    let Settings { cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = scenario.settings();
+    let Settings { pod_pools, unmasqueraded, service_cidrs, dns_ips, allow_sources, api, .. } =
+        scenario.settings();
     let dns_here = scenario.dns_here;
     let node_name = node.to_owned();
     let of_link = Vec::new();
     let place = Place {
+        fabric: types::Fabric::default(),
+        wiring: types::Wiring::default(),
         node: node_name,
-        cluster_cidrs,
+        pod_pools,
+        unmasqueraded,
         service_cidrs,
         dns_ips,
         allow_sources,

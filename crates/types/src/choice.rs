@@ -4,8 +4,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::Families;
 use crate::net::ParseError;
+use crate::wire::BRIDGE;
 
 /// An enum of alternatives: each has one word, in flags, messages and names of tests. The first is the default.
 macro_rules! choice {
@@ -36,6 +39,18 @@ macro_rules! choice {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(self.word())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.word())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
             }
         }
 
@@ -70,6 +85,15 @@ choice!(
     /// A veth pair whose node end is a port of `cni0`; packets between pods are routed.
     Bridge = "bridge",
 );
+
+impl Wiring {
+    /// The link of the node by which packets of all its pods come and go. `None`: each has its own.
+    pub fn link(self) -> Option<&'static str> {
+        match self {
+            Self::Bridge => Some(BRIDGE),
+        }
+    }
+}
 
 impl Families {
     /// Every alternative that there is, the default first.

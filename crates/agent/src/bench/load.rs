@@ -73,7 +73,7 @@ fn node() -> Result<Node> {
         name: NODE.to_owned(),
         addresses: vec![super::ADDRESS],
         pod_cidrs: vec!["10.244.1.0/24".parse()?],
-        vtep_mac: Some(compile::vtep_mac(NODE)),
+        announced: model::Announced { vtep_mac: Some(compile::fabric::vxlan::vtep_mac(NODE)) },
         ..Node::default()
     })
 }

@@ -8,7 +8,6 @@ use compile::{Compiled, Compiler, NetChange};
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
 use kstate::net::{NetState, PortOptions};
-use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{IfName, IpNet, Mac};
 
 use super::{Found, KernelPart, Steps};
@@ -74,12 +73,13 @@ impl Links {
         Ok(Self { rtnl: Rtnl::open()?, believed, uplinks: BTreeSet::new(), loopback })
     }
 
-    /// The bridge, its ports, the tunnel.
+    /// The links of every wiring and fabric, and their ports.
     fn owned(&mut self) -> Result<BTreeSet<IfName>> {
-        let ours = [BRIDGE, VXLAN_DEVICE].into_iter().map(IfName::new).collect::<Result<BTreeSet<_>, _>>()?;
+        let ours = compile::net::own_links().map(IfName::new).collect::<Result<BTreeSet<_>, _>>()?;
         let rows = self.rtnl.links().context("list the links")?;
-        let bridge = rows.iter().find(|row| row.name.as_str() == BRIDGE).map(|row| row.index);
-        let ports = rows.iter().filter(|row| bridge.is_some() && row.master == bridge);
+        let masters: BTreeSet<u32> =
+            rows.iter().filter(|row| ours.contains(&row.name)).map(|row| row.index).collect();
+        let ports = rows.iter().filter(|row| row.master.is_some_and(|master| masters.contains(&master)));
         Ok(ports.map(|row| row.name.clone()).chain(ours).collect())
     }
 
@@ -155,7 +155,7 @@ impl Links {
 /// us look, so a stranger's veth does no harm.
 pub fn listening_scope(dns_ips: &[IpAddr]) -> Result<Scope> {
     Ok(Scope {
-        links: [BRIDGE, VXLAN_DEVICE].into_iter().map(IfName::new).collect::<Result<_, _>>()?,
+        links: compile::net::own_links().map(IfName::new).collect::<Result<_, _>>()?,
         veth_prefix: Some("veth".to_owned()),
         loopback: dns_ips.iter().copied().map(Into::into).collect(),
         sysctls: BTreeSet::new(),

@@ -140,7 +140,7 @@ impl Node {
     /// that no pod may have never had it.
     fn elsewhere(&self, left: &Vacated) -> Vec<IpNet> {
         let Some(compiler) = self.whole() else { return Vec::new() };
-        let of_pods = &compiler.settings().cluster_cidrs;
+        let of_pods = &compiler.settings().pod_pools;
         let pools = self.pools();
         let addresses = left.addresses.iter().filter(|ip| {
             of_pods.iter().any(|net| net.contains(*ip)) && !pools.iter().any(|pool| pool.cidr().contains(*ip))

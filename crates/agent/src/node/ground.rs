@@ -13,7 +13,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Instant;
 
-use compile::NetChange;
+use compile::{NetChange, fabric};
 use kernel::Rtnl;
 use netlink::route::{LinkRow, Lookup};
 use semantics::Diagnostic;
@@ -192,15 +192,15 @@ fn has_ipv6(node: &model::Node) -> bool {
     node.pod_cidrs.iter().any(|cidr| Family::of_net(cidr) == Family::V6)
 }
 
-/// An MTU of pods, asked for or owed to IPv6, that does not fit the link that carries it.
+/// An MTU of pods, asked for or owed to IPv6, that does not fit the link that carries it. `overhead`: what the fabric adds.
 pub fn too_large(
     node: &model::Node,
     asked: Option<u32>,
-    underlay: IpAddr,
+    (underlay, overhead): (IpAddr, u32),
     ground: &Ground,
 ) -> Option<Diagnostic> {
     let Uplink { name: link, mtu, .. } = ground.uplinks.get(&underlay)?;
-    let (has, overhead, name) = ((*mtu)?, compile::tunnel_overhead(underlay), &*node.name);
+    let (has, name) = ((*mtu)?, &*node.name);
     let Some(asked) = asked else {
         let left = has.saturating_sub(overhead);
         return (has_ipv6(node) && left < LEAST_OF_IPV6).then(|| {
@@ -261,12 +261,13 @@ impl Node {
         self.underlay.ground().lost(node, address).filter(|_| own)
     }
 
-    /// Of pods, bridge and tunnel. IPv6 keeps its least: a smaller one would take it from all pods at once.
+    /// Of pods and what leads to them. IPv6 keeps its least: a smaller one would take it from all pods at once.
     pub(super) fn mtu_on(&self, underlay: IpAddr) -> Option<u32> {
         let of_link = self.underlay.ground().mtu_at(underlay)?;
         let ipv6 = self.cluster.nodes.get(&self.base.settings.node).is_some_and(has_ipv6);
         let least = if ipv6 { LEAST_OF_IPV6 } else { 0 };
-        let fits = || of_link.saturating_sub(compile::tunnel_overhead(underlay)).max(least);
+        let overhead = fabric::of(self.base.settings.fabric).overhead(underlay);
+        let fits = || of_link.saturating_sub(overhead).max(least);
         Some(self.base.settings.args.mtu.unwrap_or_else(fits))
     }
 
@@ -317,7 +318,8 @@ mod tests {
     fn an_mtu_that_does_not_fit_its_uplink_is_named() {
         let underlay = "192.168.1.10".parse().unwrap();
         let node = model::Node { name: "node1".into(), ..model::Node::default() };
-        let said = |asked| too_large(&node, asked, underlay, &ground(true, true)).map(|found| found.what());
+        let said =
+            |asked| too_large(&node, asked, (underlay, 50), &ground(true, true)).map(|found| found.what());
         assert_eq!((said(None), said(Some(1350))), (None, None));
         let found = said(Some(1351)).unwrap_or_default();
         assert!(found.contains("--mtu 1351 needs 1401 bytes") && found.contains("1400"), "{found}");
@@ -331,7 +333,7 @@ mod tests {
             ground.uplinks.values_mut().for_each(|uplink| uplink.mtu = Some(mtu));
             let pod_cidrs = vec![cidr.parse().unwrap()];
             let node = model::Node { name: "node1".into(), pod_cidrs, ..model::Node::default() };
-            too_large(&node, None, underlay, &ground).map(|found| found.to_string())
+            too_large(&node, None, (underlay, 50), &ground).map(|found| found.to_string())
         };
         assert_eq!((said("fd00:10:244:1::/64", 1330), said("10.244.1.0/24", 1300)), (None, None));
         let found = said("fd00:10:244:1::/64", 1300).unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use compile::{Compiled, Compiler};
+use compile::{Compiled, Compiler, fabric};
 use ipam::Pool;
 use model::{Event, Key, Kind, Placed, Row};
 use types::Family;
@@ -142,11 +142,14 @@ impl Node {
         let args = &self.base.settings.args;
         let settings = semantics::Settings {
             node: self.base.settings.node.clone(),
-            cluster_cidrs: args.cluster_cidrs.clone(),
+            pod_pools: args.cluster_cidrs.clone(),
+            unmasqueraded: args.cluster_cidrs.clone(),
             service_cidrs: args.service_cidrs.clone(),
             dns_ips: args.dns_ips.clone(),
             allow_sources: self.base.settings.allow_sources.clone(),
             api: self.base.api.sockets.clone(),
+            fabric: self.base.settings.fabric,
+            wiring: self.base.settings.wiring,
             mtu,
             uplinks: self.underlay.ground().uplinks(),
         };
@@ -204,12 +207,12 @@ impl Node {
         }
     }
 
-    /// What the Node object means for this node itself: its pool and its tunnel's address.
+    /// What the Node object means for this node itself: its pool, and whether the others know how to reach it.
     pub(super) fn own_node(&mut self) {
         let Some(own) = self.cluster.nodes.get(&self.base.settings.node) else { return };
-        let mac = compile::vtep_mac(&self.base.settings.node);
-        if own.vtep_mac != Some(mac) {
-            self.base.tell.vtep(mac);
+        let announced = fabric::of(self.base.settings.fabric).announces(&self.base.settings.node);
+        if own.announced != announced {
+            self.base.tell.announce(announced);
         }
         let rest = std::time::Duration::from_secs(self.base.settings.args.cool_down);
         let mut changed = false;

@@ -1,5 +1,5 @@
 //! Whether this machine has the address at which other nodes reach it, ranges that fit it, and a way to each of theirs. A UDP socket that is
-//! connected sends nothing: the kernel looks the route up as it does for the tunnel's packets.
+//! connected sends nothing: the kernel looks the route up as it does for the fabric's packets.
 //!
 //! ```text
 //!   InternalIP on no interface, or in a range of pods or Services ─> nothing is made (or, later, changed less): 503
@@ -13,9 +13,9 @@ use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use compile::fabric;
 use model::{Key, Kind};
 use semantics::{Diagnostic, Severity};
-use types::wire::VXLAN_PORT;
 use types::{Family, IpNet, ObjectName};
 
 use super::Node;
@@ -25,6 +25,9 @@ use super::ground::{Ground, too_large};
 /// While nothing is wrong: the kernel tells of most that changes, but not of IPv4 routes that go with their link
 /// (fib_flush). What is wrong is looked at with every tick.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// Where nobody listens (RFC 863), for a fabric without a port.
+const DISCARD: u16 = 9;
 
 /// What is over sooner is no news.
 const LASTING: Duration = Duration::from_secs(1);
@@ -176,6 +179,7 @@ impl Node {
             found.joins = true;
             return found;
         };
+        let fabric = fabric::of(self.base.settings.fabric);
         let bind = |ip: IpAddr| UdpSocket::bind((ip, 0));
         let tunnel = match bind(own) {
             Ok(socket) => socket,
@@ -186,7 +190,7 @@ impl Node {
         };
         found.in_the_way = misfit(node, &args.cluster_cidrs, &args.service_cidrs);
         found.lacks = found.ground.lacks(name, &node.addresses, Some(own));
-        found.too_large = too_large(node, args.mtu, own, &found.ground);
+        found.too_large = too_large(node, args.mtu, (own, fabric.overhead(own)), &found.ground);
         // Nodes speak to each other, and to pods of the host's network, in every family that they have.
         let other = semantics::node::internal_ip(node, Family::of(own).pick([Family::V6, Family::V4]))
             .and_then(|ip| Some((ip, bind(ip).ok()?)));
@@ -200,11 +204,12 @@ impl Node {
             }
             None => nodes.values().filter(|peer| peer.name != *name).collect(),
         };
+        let port = fabric.port().unwrap_or(DISCARD);
         for (from, socket) in sockets {
             let family = Family::of(from);
             for peer in &peers {
                 let Some(address) = semantics::node::internal_ip(peer, family) else { continue };
-                if let Err(error) = socket.connect((address, VXLAN_PORT)) {
+                if let Err(error) = socket.connect((address, port)) {
                     let tunnel = from == own;
                     let finding = no_way((name, from), (&peer.name, address), &error, tunnel);
                     found.out_of_reach.insert((peer.name.clone(), family), finding);

@@ -1,16 +1,11 @@
 //! CNI requests on the loop's thread: what changes something goes to [`Attachments`](node::Attachments), what only looks is
 //! answered here.
 
-use std::net::IpAddr;
-
 use cni::{Code, Error, Request};
-use ipnet::IpNet;
+use compile::wiring;
 use kernel::Netns;
 use kernel::veth::{self, PodRoute, PodVeth, Port};
-use kstate::net::PortOptions;
 use node::{Reply, Wire};
-use types::wire::BRIDGE;
-use types::{Family, IfName};
 
 use super::Node;
 use crate::inbox::CniInput;
@@ -29,7 +24,7 @@ impl Node {
     }
 
     /// Makes the pair with all that is in the pod's namespace.
-    pub(super) fn create_veth(&mut self, Wire { record, gateways, mtu }: &Wire) -> Result<(), Error> {
+    pub(super) fn create_veth(&mut self, Wire { record, side, mtu }: &Wire) -> Result<(), Error> {
         let Some(compiler) = &self.compiler else {
             return Err(Error::new(Code::TryAgainLater, "the node's network is not known yet", ""));
         };
@@ -42,15 +37,9 @@ impl Node {
             let msg = format!("{} is another network namespace than it was", record.netns);
             return Err(Error::new(Code::UnknownContainer, msg, "the container ended meanwhile"));
         }
-        let bridge = IfName::new(BRIDGE).map_err(|e| Error::new(Code::Kernel, e.to_string(), ""))?;
-        let addresses: Vec<IpNet> = record.ips.iter().copied().map(IpNet::from).collect();
-        let routes: Vec<PodRoute> = gateways
-            .iter()
-            .flat_map(|gateway| {
-                let link = PodRoute { dst: (*gateway).into(), via: None };
-                [link, PodRoute { dst: everywhere(*gateway), via: Some(*gateway) }]
-            })
-            .collect();
+        let port = wiring::of(record.wiring).host_link(*mtu).and_then(|link| link.port);
+        let routes: Vec<PodRoute> =
+            side.routes.iter().map(|(dst, via)| PodRoute { dst: *dst, via: *via }).collect();
         let pair = PodVeth {
             host: &record.host_if,
             host_mac: None,
@@ -58,9 +47,9 @@ impl Node {
             interface: &record.ifname,
             mac: Some(record.mac),
             mtu: Some(*mtu),
-            addresses: &addresses,
+            addresses: &side.addresses,
             routes: &routes,
-            bridge: Some(Port { bridge: &bridge, options: PortOptions::OF_POD }),
+            bridge: port.as_ref().map(|port| Port { bridge: &port.bridge, options: port.options }),
             loopback: false,
         };
         veth::create(&mut self.base.datapath.links.rtnl, &pair).map_err(|error| explain(&error))?;
@@ -76,13 +65,5 @@ fn explain(error: &kernel::Error) -> Error {
     match error.errno() {
         Some(EEXIST) => Error::new(Code::InterfaceExists, error.to_string(), "DEL comes before another ADD"),
         _ => Error::new(Code::Kernel, error.to_string(), "nothing is left of it; the runtime will try again"),
-    }
-}
-
-/// The default route's destination in the family of an address.
-fn everywhere(of: IpAddr) -> IpNet {
-    match Family::of(of) {
-        Family::V4 => IpNet::V4(ipnet::Ipv4Net::default()),
-        Family::V6 => IpNet::V6(ipnet::Ipv6Net::default()),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use model::HostPort;
 use types::wire::NETWORK;
-use types::{Family, IfName, IpNet, Mac, ObjectName};
+use types::{Family, IfName, IpNet, Mac, ObjectName, Wiring};
 
 use super::*;
 
@@ -63,6 +63,7 @@ fn record(container: &str, ip: IpAddr) -> Record {
         pod: ObjectName::new("shop", "web"),
         uid: "u".into(),
         ips: vec![ip],
+        wiring: Wiring::Bridge,
         host_if: IfName::new("veth1").unwrap(),
         mac: Mac::default(),
         host_ports: vec![HostPort {
@@ -117,10 +118,12 @@ fn the_file_of_an_earlier_agent_is_read_and_written_anew() {
 }
 
 #[test]
-fn a_file_of_a_version_without_host_ports_is_read() {
+fn a_file_of_a_version_without_host_ports_and_wiring_is_read() {
     let mut record = serde_json::to_value(record("c1", [10, 244, 1, 4].into())).unwrap();
     record.as_object_mut().unwrap().remove("host_ports").unwrap();
-    assert_eq!(serde_json::from_value::<Record>(record).unwrap().host_ports, []);
+    assert_eq!(record.as_object_mut().unwrap().remove("wiring"), Some("bridge".into()));
+    let record = serde_json::from_value::<Record>(record).unwrap();
+    assert_eq!((record.host_ports, record.wiring), (Vec::new(), Wiring::Bridge));
 }
 
 #[test]

@@ -51,7 +51,8 @@ pub async fn resolve(views: &Views, wired: &Wired, ask: &Ask) -> Result<Resoluti
     let (host, netns) = (ask.host.clone(), wired.netns.clone());
     let ours = conf.servers.iter().filter(|server| views.is_dns(**server));
     let pod = |server: &IpAddr| wired.ips.iter().find(|ip| ip.is_ipv4() == server.is_ipv4());
-    let legs: Vec<_> = ours.filter_map(|server| Some(ways::answer(*server, *pod(server)?))).collect();
+    let wiring = views.wiring().await?;
+    let legs: Vec<_> = ours.filter_map(|server| Some(ways::answer(wiring, *server, *pod(server)?))).collect();
     let asked = tokio::task::spawn_blocking(move || {
         let mut seen = vec![look_up(&netns, &host, &conf, family)?];
         seen.extend(ways::look(&legs, None)?);

@@ -16,7 +16,6 @@ use trace::hop::Stage;
 use trace::reference::service::{self, Elsewhere};
 use trace::reference::{self, Choice};
 use trace::{Expected, Packet, Place, Sighting, Target, View};
-use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{Family, IfName, ObjectName};
 
 use super::files::Files;
@@ -65,6 +64,11 @@ impl Views {
             .with_context(|| format!("the loop of {}'s agent has not answered for {PATIENCE:?}", self.node))
     }
 
+    /// How the node's pods are attached.
+    pub async fn wiring(&self) -> Result<types::Wiring> {
+        self.ask(|node| node.settings().wiring).await
+    }
+
     pub async fn wired(&self, pod: &ObjectName) -> Result<Wired> {
         let name = pod.clone();
         let found = self.ask(move |node| {
@@ -97,20 +101,19 @@ impl Views {
     /// Where to the flow may leave under another source: every address of this kind, and what other nodes see of it.
     pub async fn masqueraded(&self, flow: Flow) -> Result<(Vec<IpAddr>, Vec<Masqueraded>)> {
         self.ask(move |node| {
-            let (place, packet) = (place(node, true), packet(flow));
+            let (place, packet) = (place(node, true), packet(node, flow));
             let mut to = choices(node, flow);
             to.retain(|to| reference::masquerade(&packet, *to, node.cluster(), &place).is_some());
             let net = node.compiler().map(|compiler| compiler.net());
-            let tunnel = net.into_iter().flat_map(|net| &net.addresses).find_map(|(link, address)| {
-                let family = Family::of_net(address) == Family::of(flow.source.ip());
-                (link.as_str() == VXLAN_DEVICE && family).then(|| address.addr())
-            });
+            let fabric = trace::fabric::of(place.fabric);
+            let own_address = net.and_then(|net| fabric.own_address(net, Family::of(flow.source.ip())));
             let own = &node.settings().node;
             let is_elsewhere = |to: &&SocketAddr| {
                 reference::node_of(to.ip(), node.cluster()).is_some_and(|of| of.name != *own)
             };
             let elsewhere = to.iter().filter(is_elsewhere).take(CAPTURED);
-            let comes = elsewhere.filter_map(|to| Some(Masqueraded { source: tunnel?, destination: *to }));
+            let comes =
+                elsewhere.filter_map(|to| Some(Masqueraded { source: own_address?, destination: *to }));
             let mut comes: Vec<_> = comes.collect();
             comes.extend(door(node, flow).and_then(|_| comes_to_door(node, flow)));
             // More endpoints are rare.
@@ -128,9 +131,9 @@ impl Views {
         (endpoint, answers_to): (Option<SocketAddr>, Option<SocketAddr>),
     ) -> Result<(Expected, Vec<Sighting>)> {
         let seen = self.observe(Some(flow)).await?;
-        let (name, here) = (pod.clone(), self.dns_here(flow.source.ip()));
+        let (name, here, wiring) = (pod.clone(), self.dns_here(flow.source.ip()), self.wiring().await?);
         let of_link = match own::is_of_link(flow.destination.ip()) {
-            true => tokio::task::spawn_blocking(ways::of_link).await??,
+            true => tokio::task::spawn_blocking(move || ways::of_link(wiring)).await??,
             false => Vec::new(),
         };
         let broadcasts = tokio::task::spawn_blocking(ways::broadcasts).await??;
@@ -150,7 +153,7 @@ impl Views {
             let mut found = drift::find(&view, &seen, &expected.hops, None);
             found.extend(drift::stale(&seen.connections, &expected.hops, flow));
             found.extend(drift::lost(&expected.hops, |address| node.lost(address)));
-            let legs = ways::departure(compiler.net(), &expected.hops);
+            let legs = ways::departure(&view, &expected.hops);
             Some((expected, found, legs))
         });
         let (expected, mut found, legs) = looked.await?.with_context(|| self.not_yet())?;
@@ -182,7 +185,7 @@ impl Views {
             let expected = trace::arrival(&view, &onward, endpoint);
             let ends = (onward.source.ip(), onward.destination.ip());
             let found = drift::find(&view, &seen, &expected.hops, Some(ends.0));
-            let legs = ways::arrival(compiler.net(), &expected.hops, ends);
+            let legs = ways::arrival(&view, &expected.hops, ends);
             Some((expected, found, legs))
         });
         let (expected, mut found, legs) = looked.await?.with_context(|| self.not_yet())?;
@@ -286,7 +289,7 @@ impl Views {
 
 /// Where the first packet of a flow may go.
 fn choices(node: &Node, flow: Flow) -> Vec<SocketAddr> {
-    match reference::choose(&packet(flow), node.cluster(), &place(node, true)) {
+    match reference::choose(&packet(node, flow), node.cluster(), &place(node, true)) {
         Choice::Endpoints { endpoints, .. } => endpoints.into_iter().collect(),
         Choice::NotAService => vec![flow.destination],
         Choice::Reject { .. } | Choice::Drop { .. } => Vec::new(),
@@ -295,7 +298,7 @@ fn choices(node: &Node, flow: Flow) -> Vec<SocketAddr> {
 
 /// The node whose port of a Service is asked for, if that leads on.
 fn door(node: &Node, flow: Flow) -> Option<Elsewhere> {
-    let found = service::at_other_node(&packet(flow), node.cluster(), &place(node, true))?;
+    let found = service::at_other_node(&packet(node, flow), node.cluster(), &place(node, true))?;
     found.leads_on().then_some(found)
 }
 
@@ -309,8 +312,11 @@ fn comes_to_door(node: &Node, flow: Flow) -> Option<Masqueraded> {
 fn place(node: &Node, dns_here: bool) -> Place {
     let args = &node.settings().args;
     Place {
+        fabric: node.settings().fabric,
+        wiring: node.settings().wiring,
         node: node.settings().node.clone(),
-        cluster_cidrs: args.cluster_cidrs.clone(),
+        pod_pools: args.cluster_cidrs.clone(),
+        unmasqueraded: args.cluster_cidrs.clone(),
         service_cidrs: args.service_cidrs.clone(),
         dns_ips: args.dns_ips.clone(),
         allow_sources: node.settings().allow_sources.clone(),
@@ -321,9 +327,11 @@ fn place(node: &Node, dns_here: bool) -> Place {
     }
 }
 
-fn packet(flow: Flow) -> Packet {
+fn packet(node: &Node, flow: Flow) -> Packet {
+    let wiring = node.settings().wiring;
+    let own = || reference::local_pod(flow.source.ip(), node.cluster()).map(|pod| pod.host_if.clone());
     Packet {
-        iif: IfName::new(BRIDGE).ok(),
+        iif: trace::wiring::shared(wiring).or_else(own),
         src: flow.source.ip(),
         dst: flow.destination.ip(),
         protocol: flow.protocol,

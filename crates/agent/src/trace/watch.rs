@@ -204,7 +204,7 @@ impl Decider {
         }
         let rule = seen.zip(step.handle).and_then(|(seen, h)| seen.rule(&step.table, &step.chain, h));
         let ours = &*step.table.name == types::wire::TABLE;
-        let its_own = links::DROPPING.contains(&step.chain.as_str()) && step.chain != links::UNEXPECTED;
+        let its_own = links::dropping().any(|own| own == step.chain) && step.chain != links::UNEXPECTED;
         let guard = ours && (its_own || rule.is_some_and(|rule| Cause::of_comment(&rule.comment).is_some()));
         Decision {
             hook: hook.clone(),

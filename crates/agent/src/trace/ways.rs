@@ -8,13 +8,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kernel::{Netns, Rtnl};
-use kstate::net::{LinkKind, NetState};
 use netlink::route::Lookup;
 use trace::Sighting;
-use trace::expect::own;
+use trace::eval::Exit;
+use trace::expect::{View, own};
 use trace::hop::{Fact, Hop, Stage};
-use types::wire::{BRIDGE, VXLAN_DEVICE};
-use types::{Family, IfName};
+use trace::wiring;
+use types::{Family, IfName, Wiring};
 
 /// One leg of the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ impl Leg {
         Self { stage, from: Some(from), to, by: None, out: None, size: None }
     }
 
-    fn by(self, link: &str) -> Self {
-        Self { by: IfName::new(link).ok(), ..self }
+    fn by(self, link: Option<IfName>) -> Self {
+        Self { by: link, ..self }
     }
 
     fn out(self, link: Option<IfName>) -> Self {
@@ -45,13 +45,13 @@ impl Leg {
 }
 
 /// What the node's own DNS answers a pod.
-pub fn answer(server: IpAddr, pod: IpAddr) -> Leg {
-    Leg::new(Stage::Resolve, server, pod).out(IfName::new(BRIDGE).ok())
+pub fn answer(wiring: Wiring, server: IpAddr, pod: IpAddr) -> Leg {
+    Leg::new(Stage::Resolve, server, pod).out(wiring::shared(wiring))
 }
 
 /// On the sender's node: there, and the answer's last leg.
-pub fn departure(net: &NetState, hops: &[Hop]) -> Vec<Leg> {
-    let mut legs = Vec::new();
+pub fn departure(view: &View<'_>, hops: &[Hop]) -> Vec<Leg> {
+    let (bridge, mut legs) = (wiring::shared(view.place.wiring), Vec::new());
     let socket = hops.iter().find_map(|hop| match &hop.fact {
         Fact::Socket { source, .. } => Some(*source),
         _ => None,
@@ -60,13 +60,13 @@ pub fn departure(net: &NetState, hops: &[Hop]) -> Vec<Leg> {
     for hop in hops {
         match &hop.fact {
             Fact::Route { destination, dev, .. } => {
-                legs.push(Leg::new(Stage::Route, pod, *destination).by(BRIDGE).out(dev.clone()));
+                legs.push(Leg::new(Stage::Route, pod, *destination).by(bridge.clone()).out(dev.clone()));
                 if let Some(dev) = dev {
-                    let back = Leg::new(Stage::Return, *destination, pod).by(dev.as_str());
-                    legs.push(back.out(IfName::new(BRIDGE).ok()));
+                    let back = Leg::new(Stage::Return, *destination, pod).by(Some(dev.clone()));
+                    legs.push(back.out(bridge.clone()));
                 }
             }
-            Fact::Tunnel { .. } => legs.extend(tunnel(net, pod_of(hops), Stage::Tunnel, Stage::Tunnel)),
+            Fact::Tunnel { .. } => legs.extend(tunnel(view, pod_of(hops), Stage::Tunnel, Stage::Tunnel)),
             _ => {}
         }
     }
@@ -75,18 +75,20 @@ pub fn departure(net: &NetState, hops: &[Hop]) -> Vec<Leg> {
 
 /// On the node of the destination: on to the pod, and the answer's way into the tunnel. What came by no tunnel, for a port
 /// of the node's, has no leg there that is known.
-pub fn arrival(net: &NetState, hops: &[Hop], (client, to): (IpAddr, IpAddr)) -> Vec<Leg> {
-    let (bridge, device) = (IfName::new(BRIDGE).ok(), IfName::new(VXLAN_DEVICE).ok());
+pub fn arrival(view: &View<'_>, hops: &[Hop], (client, to): (IpAddr, IpAddr)) -> Vec<Leg> {
+    let (bridge, device) = (wiring::shared(view.place.wiring), trace::fabric::of(view.place.fabric).link());
     let mut legs = match hops.first().map(|hop| &hop.fact) {
         Some(Fact::LocalRoute { .. }) => vec![Leg::new(Stage::Return, to, client).out(device)],
         Some(Fact::Service { .. } | Fact::Refused { service: Some(_), .. }) => return Vec::new(),
-        _ => vec![
-            Leg::new(Stage::Node, client, to).by(VXLAN_DEVICE).out(bridge),
-            Leg::new(Stage::Return, to, client).by(BRIDGE).out(device),
-        ],
+        _ => {
+            let comes = device
+                .clone()
+                .map(|link| Leg::new(Stage::Node, client, to).by(Some(link)).out(bridge.clone()));
+            comes.into_iter().chain([Leg::new(Stage::Return, to, client).by(bridge).out(device)]).collect()
+        }
     };
     // What comes by a link that is too small is lost as what would leave by it.
-    legs.extend(tunnel(net, Some(client), Stage::Return, Stage::Node));
+    legs.extend(tunnel(view, Some(client), Stage::Return, Stage::Node));
     legs
 }
 
@@ -98,18 +100,19 @@ fn pod_of(hops: &[Hop]) -> Option<IpAddr> {
     })
 }
 
-/// The outside of the tunnel towards a pod.
-fn tunnel(net: &NetState, to: Option<IpAddr>, stage: Stage, small: Stage) -> Option<Leg> {
-    let to = to?;
+/// What is around a packet towards a pod, if anything is.
+fn tunnel(view: &View<'_>, to: Option<IpAddr>, stage: Stage, small: Stage) -> Option<Leg> {
+    let (to, net) = (to?, view.net);
     let of_pod = |key: &&kstate::net::RouteKey| key.dst.contains(&to);
     let route = net.routes.get(net.routes.keys().find(of_pod)?)?;
-    let (dev, via) = (route.dev.clone()?, route.via?);
-    let mac = *net.neighbours.get(&(dev.clone(), via))?;
-    let node = net.fdb.get(&(dev.clone(), mac))?.node()?;
-    let link = net.links.get(&dev)?;
-    let LinkKind::Vxlan { local, .. } = link.kind else { return None };
-    let size = link.mtu.map(|mtu| (mtu + compile::tunnel_overhead(local), small));
-    Some(Leg { size, ..Leg::new(stage, local, node) })
+    let exit = Exit { dev: route.dev.clone(), via: route.via, ..Exit::default() };
+    let wrapped = trace::fabric::of(view.place.fabric).wrapped?;
+    let Fact::Tunnel { dev, outer_source, outer_destination, extra_bytes, .. } = wrapped(net, &exit, None)?
+    else {
+        return None;
+    };
+    let size = net.links.get(&dev)?.mtu.map(|mtu| (mtu + extra_bytes, small));
+    Some(Leg { size, ..Leg::new(stage, outer_source, outer_destination) })
 }
 
 /// What is wrong with these, and with the pod's own first step to `frontend`.
@@ -147,9 +150,9 @@ pub fn look(legs: &[Leg], pod: Option<(&Path, IpAddr, IpAddr)>) -> Result<Vec<Si
 }
 
 /// The node's own addresses on the pods' link alone.
-pub fn of_link() -> Result<Vec<IpAddr>> {
+pub fn of_link(wiring: Wiring) -> Result<Vec<IpAddr>> {
     let mut rtnl = Rtnl::open()?;
-    let bridge = IfName::new(BRIDGE).ok().and_then(|name| rtnl.index(&name));
+    let bridge = wiring::shared(wiring).and_then(|name| rtnl.index(&name));
     let rows = rtnl.addresses().context("read the addresses")?.into_iter();
     let own = rows.filter(|row| row.is_link_local_v6() && Some(row.link) == bridge);
     Ok(own.map(|row| row.address.addr()).collect())

@@ -136,9 +136,12 @@ impl FamilyTable {
                 links::pod(&mut fragment, attachment, family);
                 fragment
             }
-            Unit::Node(name) if *name != settings.node => {
-                view.cluster.nodes.get(name).map(|peer| links::peer(peer, family)).unwrap_or_default()
-            }
+            Unit::Node(name) if *name != settings.node => view
+                .cluster
+                .nodes
+                .get(name)
+                .map(|peer| links::peer(peer, settings, family))
+                .unwrap_or_default(),
             Unit::Node(_) => Fragment::default(),
             Unit::Pod(name) => {
                 let wanted = self.wanted.iter().map(|(set, wanted)| (set, &wanted.name));

@@ -133,6 +133,7 @@ mod tests {
         cluster.apply(Event::Upsert(Row::Policy(Box::new(policy))));
         cluster.apply(Event::Upsert(Row::Pod(Box::new(row))));
         let attachment = Attachment {
+            wiring: types::Wiring::default(),
             container: "c".to_owned(),
             pod,
             uid: "u".to_owned(),

@@ -149,7 +149,7 @@ impl Cause {
     }
 
     /// Drops what these expressions let through.
-    pub(super) fn dropped(self, of: impl IntoIterator<Item = Expr>) -> Rule {
+    pub(crate) fn dropped(self, of: impl IntoIterator<Item = Expr>) -> Rule {
         rule(self.comment(), of.into_iter().chain([build::counter(), build::drop()]))
     }
 
@@ -159,7 +159,7 @@ impl Cause {
     }
 
     /// Drops everything that comes here; pods are counted by their address, which [`PODS`] has.
-    pub(super) fn dropped_by_pod(self, family: Family) -> Vec<Rule> {
+    pub(crate) fn dropped_by_pod(self, family: Family) -> Vec<Rule> {
         let pod = [build::saddr(family, R0), build::lookup(PODS, R0)];
         let by = count_by(self.word(), R0, KEPT_MS);
         vec![rule("", pod.into_iter().chain([by])), self.dropped([])]

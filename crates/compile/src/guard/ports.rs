@@ -26,9 +26,9 @@ use types::Family;
 use super::Guard;
 use super::cause::Cause;
 use super::further::{self as further, FURTHER, FURTHER_ARP};
-use crate::fabric::link_local;
 use crate::fragment::{Fragment, Name};
 use crate::layout::BEFORE_CONNTRACK;
+use crate::net::link_local;
 use semantics::view::Sender;
 
 /// Set: the ports of pods.

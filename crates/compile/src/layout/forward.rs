@@ -2,11 +2,11 @@
 
 use kstate::nft::build::{self, ct_state, rule};
 use kstate::nft::{CmpOp, Expr, PayloadBase, Rule, key};
-use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{Family, IfName};
 
 use super::{HAIRPIN, ICMPV6, IN_ISOLATED, OUT_ISOLATED, R0, dns, nets};
 use crate::refusal::Refusal;
+use crate::{fabric, wiring};
 use semantics::Settings;
 use semantics::conntrack::{self, Stance, State};
 use semantics::policy::exempt::{Exempt, exempt};
@@ -38,32 +38,34 @@ pub fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
 /// longer than ours goes before it: whoever sends it on the nodes' network would get what nodes send to that pod. On output
 /// the kernel still names the link on the way to the address before translation, so this looks later.
 pub fn astray(settings: &Settings) -> Vec<Rule> {
+    let Some(into_fabric) = fabric::of(settings.fabric).device() else { return Vec::new() };
     let not_by = |link| {
         let name = IfName::new(link).ok().into_iter();
         name.flat_map(|name| [build::oifname(R0), build::is_not(R0, &name)])
     };
+    let not_to_pods = || wiring::of(settings.wiring).behind(build::oifname(R0), false);
     let of = |net| {
         let to_pods = [build::daddr(Family::V6, R0)].into_iter().chain(build::in_prefix(R0, net));
-        let exprs = not_by(BRIDGE).chain(to_pods).chain(not_by(VXLAN_DEVICE)).chain(not_by("lo"));
+        let exprs = not_to_pods().into_iter().chain(to_pods).chain(not_by(into_fabric)).chain(not_by("lo"));
         Refusal::Astray.dropped(exprs)
     };
-    nets(&settings.cluster_cidrs, Family::V6).map(of).collect()
+    nets(&settings.pod_pools, Family::V6).map(of).collect()
 }
 
 /// Is forwarded, and does not belong to a flow as other packets do.
-pub fn unusual(family: Family) -> Vec<Rule> {
-    conntrack::forwarded().iter().flat_map(|stance| taken(stance, family)).collect()
+pub fn unusual(settings: &Settings, family: Family) -> Vec<Rule> {
+    conntrack::forwarded().iter().flat_map(|stance| taken(stance, settings, family)).collect()
 }
 
 /// The rules that take a stance.
-fn taken(stance: &Stance, family: Family) -> Vec<Rule> {
+fn taken(stance: &Stance, settings: &Settings, family: Family) -> Vec<Rule> {
     match stance {
         Stance::OwnError(states) => {
-            let errors = errors_of_pods(family, bits(states)).chain(its_own_flow(family));
+            let errors = errors_of_pods(settings, family, bits(states)).chain(its_own_flow(family));
             vec![rule("an error about its own flow", errors.chain([build::accept()]))]
         }
         Stance::OthersError(states) => {
-            vec![Refusal::OthersError.dropped(errors_of_pods(family, bits(states)))]
+            vec![Refusal::OthersError.dropped(errors_of_pods(settings, family, bits(states)))]
         }
         Stance::Passes(of) => vec![rule("", state(bits(&[*of])).chain([build::accept()]))],
         Stance::Dropped(of) => vec![Refusal::NoConnection.dropped(state(bits(&[*of])))],
@@ -94,15 +96,14 @@ fn state(bits: u32) -> impl Iterator<Item = Expr> {
 /// be cut to 552 bytes for ten minutes (__udp4_lib_err_encap, net/ipv4/udp.c). ND and MLD are untracked, so none of this.
 ///
 /// `served`: pods have addresses of the family, and may tell of their own flows.
-pub fn errors_to_the_node(family: Family, served: bool) -> Vec<Rule> {
-    conntrack::to_the_node(served).iter().flat_map(|stance| taken(stance, family)).collect()
+pub fn errors_to_the_node(settings: &Settings, family: Family, served: bool) -> Vec<Rule> {
+    conntrack::to_the_node(served).iter().flat_map(|stance| taken(stance, settings, family)).collect()
 }
 
 /// ICMP from a pod of this node, in these states.
-fn errors_of_pods(family: Family, states: u32) -> impl Iterator<Item = Expr> {
+fn errors_of_pods(settings: &Settings, family: Family, states: u32) -> impl Iterator<Item = Expr> + use<> {
     let icmp = [build::l4proto(R0), build::cmp(R0, CmpOp::Eq, [family.pick([ICMP, ICMPV6])])];
-    let bridge = IfName::new(BRIDGE).ok().into_iter();
-    let from = bridge.flat_map(|bridge| [build::iifname(R0), build::is(R0, &bridge)]);
+    let from = wiring::of(settings.wiring).behind(build::iifname(R0), true);
     state(states).chain(icmp).chain(from)
 }
 

@@ -5,19 +5,21 @@ use kstate::nft::key::{self, Part};
 use kstate::nft::{Expr, Rule};
 use semantics::Settings;
 use semantics::snat::{self, Case, kept};
-use types::wire::{MASQUERADE_MARK, VXLAN_DEVICE};
+use types::wire::MASQUERADE_MARK;
 use types::{Family, IfName};
+
+use crate::fabric;
 
 use super::{HAIRPIN, R0, daddr_outside, saddr_outside};
 
 pub fn postrouting(settings: &Settings, family: Family) -> Vec<Rule> {
     let cases = snat::cases(settings, family);
-    let rules = cases.iter().filter_map(|case| Some(rule(case.text(), exprs(case, family)?)));
+    let rules = cases.iter().filter_map(|case| Some(rule(case.text(), exprs(case, settings, family)?)));
     rules.collect()
 }
 
 /// `None`: no packet can meet it, as there is no such link.
-fn exprs(case: &Case, family: Family) -> Option<Vec<Expr>> {
+fn exprs(case: &Case, settings: &Settings, family: Family) -> Option<Vec<Expr>> {
     let translated = || [build::ct_status(R0)].into_iter().chain(build::has_bits(R0, ct_status::DST_NAT));
     let by = |link| Some([build::oifname(R0), build::is(R0, &IfName::new(link).ok()?)].into_iter());
     let when: Vec<Expr> = match case {
@@ -41,11 +43,14 @@ fn exprs(case: &Case, family: Family) -> Option<Vec<Expr>> {
         }
         Case::StrangerIntoFabric { pods } => {
             let stranger = saddr_outside(family, pods.iter().copied());
-            by(VXLAN_DEVICE)?.chain(stranger).chain(daddr_outside(family, kept(family))).collect()
+            by(fabric::of(settings.fabric).device()?)?
+                .chain(stranger)
+                .chain(daddr_outside(family, kept(family)))
+                .collect()
         }
-        Case::Out { from, pods } => {
+        Case::Out { from, unmasqueraded } => {
             let pod = [build::saddr(family, R0)].into_iter().chain(build::in_prefix(R0, *from));
-            pod.chain(daddr_outside(family, pods.iter().copied().chain(kept(family)))).collect()
+            pod.chain(daddr_outside(family, unmasqueraded.iter().copied().chain(kept(family)))).collect()
         }
     };
     Some(when.into_iter().chain([build::masquerade_random()]).collect())

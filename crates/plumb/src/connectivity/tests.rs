@@ -24,7 +24,7 @@ fn cast(nodes: u8) -> Cast {
         node: format!("node{}", k + 1),
         node_ips: vec![[192, 168, 1, 10 + k].into()],
         pod_cidrs: vec![types::IpNet::new([10, 244, k + 1, 0].into(), 24).unwrap()],
-        vtep: Some(compile::vtep_mac(&format!("node{}", k + 1))),
+        vtep: Some(compile::fabric::vxlan::vtep_mac(&format!("node{}", k + 1))),
         server: vec![[10, 244, k + 1, 2].into()],
         locked: vec![[10, 244, k + 1, 3].into()],
         prey: vec![[10, 244, k + 1, 4].into()],

@@ -272,6 +272,7 @@ mod tests {
         frontends.update(&cluster, &settings, &[]);
         let port = HostPort { protocol: Protocol::Udp, port: 7000, container_port: 70, host_ip: None };
         let attachment = Attachment {
+            wiring: types::Wiring::default(),
             container: "c/eth0".into(),
             pod: ObjectName::new("shop", "web"),
             uid: String::new(),

@@ -141,6 +141,7 @@ mod tests {
             port(tcp, 8443, "192.168.1.10"),
         ];
         let attachment = Attachment {
+            wiring: types::Wiring::default(),
             container: "c/eth0".into(),
             pod: ObjectName::new("atk", "hijack"),
             uid: String::new(),
@@ -174,6 +175,7 @@ mod tests {
             host_ip: host_ip.parse().ok(),
         };
         let attachment = Attachment {
+            wiring: types::Wiring::default(),
             container: "c/eth0".into(),
             pod: ObjectName::new("shop", "web"),
             uid: String::new(),

@@ -61,7 +61,7 @@ pub enum AtNode {
 /// What callers of one kind are asked first.
 pub fn first(settings: &Settings, family: Family, caller: Caller) -> Vec<Question> {
     let dns = settings.dns_ip(family).map(Question::Dns);
-    let outside = || Question::Outside { pods: of_family(&settings.cluster_cidrs, family) };
+    let outside = || Question::Outside { pods: of_family(&settings.pod_pools, family) };
     let outside = (caller == Caller::Other).then(outside);
     dns.into_iter().chain([Question::SourceRanges]).chain(outside).collect()
 }

@@ -49,7 +49,7 @@ pub fn front<'a>(
     if protocol == Protocol::Tcp && api_servers(cluster, settings).any(|at| at.port() == port && here(&at)) {
         return nobodys(API);
     }
-    if settings.cluster_cidrs.iter().any(|cidr: &IpNet| cidr.contains(&address)) {
+    if settings.pod_pools.iter().any(|cidr: &IpNet| cidr.contains(&address)) {
         return nobodys(PODS);
     }
     let what = of_node(protocol, port)?;

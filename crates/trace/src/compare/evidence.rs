@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{IfName, Protocol};
 
+use super::judge::is_ours;
 use crate::hop::{Fact, Glimpse, Hop, Stage};
 use crate::observed::{Decision, Observed, Outer, Seen, Sighting, SocketEnd, Way};
 
@@ -191,7 +191,7 @@ impl<'a> Evidence<'a> {
             }
             Fact::Pod { pod: Some(_), on: Some(node), .. } => {
                 let out = self.forth(node).filter(|f| f.way == Way::Out && f.outer.is_none());
-                out.filter(|f| ![BRIDGE, VXLAN_DEVICE].contains(&f.dev.as_str())).map(|f| f.at).min()
+                out.filter(|f| !is_ours(f.dev)).map(|f| f.at).min()
             }
             _ => None,
         }

@@ -3,15 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 
 use types::IfName;
-use types::wire::{BRIDGE, VXLAN_DEVICE};
 
 use super::evidence::{Evidence, is_end};
 use super::leaves::is_astray;
 use super::there::shrunk;
 use super::{Judged, Wrong};
 use crate::expect::own;
+use crate::fabric;
 use crate::hop::{Fact, Hop, Stage, shown};
 use crate::observed::{COUNTED, Decision, SERVFAIL, Sighting, SocketEnd, Way};
+use crate::wiring;
 
 /// The table that our rules are in; a drop in any other is a stranger's.
 pub(super) const OUR_TABLE: &str = types::wire::TABLE;
@@ -49,7 +50,7 @@ impl<'a> Evidence<'a> {
         match &hop.fact {
             Fact::Resolve { .. } => self.resolve(hop),
             Fact::Socket { source, .. } => self.socket(&hop.node, *source),
-            Fact::Veth { host_if, bridge, .. } => self.veth(&hop.node, host_if, bridge),
+            Fact::Veth { host_if, bridge, .. } => self.veth(&hop.node, host_if, bridge.as_ref()),
             Fact::Own { host_if, .. } => self.own(&hop.node, host_if),
             Fact::Direct { destination, .. } => self.translation(&hop.node, &[*destination]),
             Fact::Service { choices, .. } if hop.stage == Stage::Node => self.door(&hop.node, choices),
@@ -111,9 +112,9 @@ impl<'a> Evidence<'a> {
     fn lost_at(&self, node: &str, rule: &Decision) -> &'static [Stage] {
         let came = |dev: &str| self.forth(node).any(|f| f.dev.as_str() == dev && f.way == Way::In);
         match rule.family.as_str() {
-            "bridge" if !came(BRIDGE) => &[Stage::Veth],
+            "bridge" if !wiring::links().any(came) => &[Stage::Veth],
             "bridge" => &[],
-            _ if self.came_by_tunnel(node).is_some() && !came(VXLAN_DEVICE) => &[Stage::Node],
+            _ if self.came_by_tunnel(node).is_some() && !fabric::devices().any(came) => &[Stage::Node],
             _ => &[],
         }
     }
@@ -166,16 +167,17 @@ impl<'a> Evidence<'a> {
         Err("the pod sent nothing".to_owned())
     }
 
-    fn veth(&self, node: &str, host_if: &IfName, bridge: &IfName) -> Judged {
+    fn veth(&self, node: &str, host_if: &IfName, bridge: Option<&IfName>) -> Judged {
         let came = |dev: &IfName| self.forth(node).any(|f| f.dev == dev && f.way == Way::In);
-        match (came(host_if), came(bridge)) {
-            (_, true) => Ok(format!("{host_if} → {bridge}")),
-            (true, false) => Err(format!("it came out of {host_if} and not into {bridge}")),
+        match (came(host_if), bridge) {
+            (_, Some(bridge)) if came(bridge) => Ok(format!("{host_if} → {bridge}")),
+            (true, Some(bridge)) => Err(format!("it came out of {host_if} and not into {bridge}")),
+            (true, None) => Ok(host_if.to_string()),
             // What is of the link needs no route.
-            (false, false) if self.frontend.is_some_and(|to| own::is_of_link(to.ip())) => {
+            (false, _) if self.frontend.is_some_and(|to| own::is_of_link(to.ip())) => {
                 Err(format!("nothing came out of {host_if}: is the pod's eth0 up?"))
             }
-            (false, false) => Err(format!(
+            (false, _) => Err(format!(
                 "nothing came out of {host_if}: has the pod a default route, and is its eth0 up?"
             )),
         }
@@ -347,8 +349,9 @@ fn judge_drop(hop: &Hop, rule: &Decision) -> Judged {
     if expected && rule.table == OUR_TABLE { Ok(told(rule)) } else { Err(told(rule)) }
 }
 
-fn is_ours(dev: &IfName) -> bool {
-    [BRIDGE, VXLAN_DEVICE].contains(&dev.as_str())
+/// Of no pod alone.
+pub(super) fn is_ours(dev: &IfName) -> bool {
+    wiring::links().chain(fabric::devices()).any(|link| link == dev.as_str())
 }
 
 pub(super) fn describe(end: &SocketEnd) -> String {

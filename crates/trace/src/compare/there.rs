@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use types::IfName;
-use types::wire::VXLAN_DEVICE;
 
 use super::Judged;
 use super::evidence::{Evidence, is_end};
+use crate::fabric;
 use crate::observed::{COUNTED, SocketEnd, Way};
 
 /// Of what left one node and came to no other.
@@ -23,9 +23,10 @@ impl Evidence<'_> {
 
     pub fn own_address(&self, node: &str) -> Judged {
         match (self.did_not_come(node), self.came_by_tunnel(node)) {
-            (true, Some(_)) => Err(format!(
-                "it came to the node in the tunnel, and not out of {VXLAN_DEVICE}: dropped before it"
-            )),
+            (true, Some(_)) => {
+                let link = fabric::devices().collect::<Vec<_>>().join(" or ");
+                Err(format!("it came to the node in the tunnel, and not out of {link}: dropped before it"))
+            }
             (true, None) => Err(LOST.to_owned()),
             (false, _) => self.local(node),
         }

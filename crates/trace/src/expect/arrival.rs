@@ -3,20 +3,20 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{Family, IfName, ObjectName};
 
 use super::{Expected, Onward, View, Way, elsewhere};
 use crate::hop::{Fact, Stage};
 use crate::reference::{self, Choice, Direction, service};
+use crate::wiring;
 
 /// The hops on the node of the destination. `endpoint`: the one that the observed connection took from there.
 pub fn arrival(view: &View<'_>, onward: &Onward, endpoint: Option<SocketAddr>) -> Expected {
-    let mut way = Way { view, packet: onward.packet(), hops: Vec::new() };
+    let mut way = Way { view, packet: onward.packet(view.fabric()), hops: Vec::new() };
     let to = onward.destination;
     match is_at(view, to.ip()) {
         true => way.at_node(to, endpoint),
-        false => way.arrive(to, IfName::new(VXLAN_DEVICE).ok()),
+        false => way.arrive(to, view.fabric().link()),
     }
     Expected { hops: way.hops, onward: None, elsewhere: Vec::new() }
 }
@@ -42,9 +42,8 @@ impl Way<'_, '_> {
             return;
         };
         let (host_if, pod) = (attachment.host_if.clone(), attachment.pod.clone());
-        if let Ok(bridge) = IfName::new(BRIDGE) {
-            self.push(Stage::Node, Fact::Node { from, bridge, host_if });
-        }
+        let bridge = wiring::shared(attachment.wiring);
+        self.push(Stage::Node, Fact::Node { from, bridge, host_if });
         self.enter(pod, to);
     }
 
@@ -97,18 +96,11 @@ impl Way<'_, '_> {
             return self.push(Stage::Pod, Fact::Pod { pod: None, destination: to, on });
         };
         let hidden = reference::masquerade(&self.packet, to, view.cluster, view.place);
-        let own = hidden.and_then(|_| self.tunnel_address(Family::of(to.ip())));
+        let own = hidden.and_then(|_| view.fabric().own_address(view.net, Family::of(to.ip())));
         let source = SocketAddr::new(own.unwrap_or(self.packet.src), self.packet.sport);
         let protocol = self.packet.protocol;
         let onward = Onward { node: node.name.clone(), protocol, source, destination: to };
         self.hops.extend(elsewhere::hops(view, &onward));
-    }
-
-    fn tunnel_address(&self, family: Family) -> Option<IpAddr> {
-        let of_tunnel = |(link, net): &&(IfName, types::IpNet)| {
-            link.as_str() == VXLAN_DEVICE && Family::of_net(net) == family
-        };
-        self.view.net.addresses.iter().find(of_tunnel).map(|(_, net)| net.addr())
     }
 
     /// Why the address of a Service answers with a refusal.

@@ -17,7 +17,7 @@ pub fn hops(view: &View<'_>, onward: &Onward) -> Vec<Hop> {
         let (destination, on) = (onward.destination, Some(onward.node.clone()));
         return vec![Hop::new(Stage::Pod, &onward.node, Fact::Pod { pod: None, destination, on })];
     }
-    let judgement = policy::judge_elsewhere(&onward.packet(), onward.destination, view.cluster);
+    let judgement = policy::judge_elsewhere(&onward.packet(view.fabric()), onward.destination, view.cluster);
     let (pod, allowed) = match &judgement {
         Some(judgement) => (Some(judgement.pod.clone()), judgement.allowed()),
         None => (None, true),

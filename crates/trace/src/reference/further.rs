@@ -61,8 +61,8 @@ fn may_be_had(net: &IpNet, cluster: &Cluster, place: &Place) -> bool {
         .filter(|slice| (&*slice.key.namespace, &*slice.service) == ("default", "kubernetes"));
     let api = listed.flat_map(|slice| slice.endpoints.iter().map(|endpoint| endpoint.address));
     place.allow_sources.iter().any(|allowed| allowed.contains(net))
-        && place.cluster_cidrs.iter().any(family)
-        && place.cluster_cidrs.iter().chain(&place.service_cidrs).all(apart)
+        && place.pod_pools.iter().any(family)
+        && place.pod_pools.iter().chain(&place.service_cidrs).all(apart)
         && nodes().flat_map(|node| &node.pod_cidrs).all(apart)
         && !addresses.chain(of_services.copied()).chain(api).any(|address| net.contains(&address))
         && !is_special(net)

@@ -65,8 +65,13 @@ fn nets(texts: [&str; 2]) -> Vec<IpNet> {
     texts.map(|net| net.parse().expect("a prefix")).to_vec()
 }
 
-pub fn cluster_cidrs() -> Vec<IpNet> {
+pub fn pod_pools() -> Vec<IpNet> {
     nets(["10.244.0.0/16", "fd00:10:244::/48"])
+}
+
+/// Also a network that answers pods by themselves.
+pub fn unmasqueraded() -> Vec<IpNet> {
+    [pod_pools(), nets(["192.0.2.0/24", "2001:db8:7::/48"])].concat()
 }
 
 pub fn service_cidrs() -> Vec<IpNet> {
@@ -111,7 +116,8 @@ pub fn settings() -> Settings {
         dns_ips: dns_ips(),
         allow_sources: allow_sources(),
         api: api(),
-        ..Settings::new(NODES[0], cluster_cidrs(), 1450)
+        unmasqueraded: unmasqueraded(),
+        ..Settings::new(NODES[0], pod_pools(), 1450)
     }
 }
 
@@ -172,7 +178,9 @@ fn node() -> impl Strategy<Value = Row> {
                 others,
                 pod_cidrs: pod_cidrs(n),
                 zone: Some(zone.to_owned()),
-                vtep_mac: (published || n == 0).then_some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
+                announced: model::Announced {
+                    vtep_mac: (published || n == 0).then_some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
+                },
                 network_unavailable: false,
                 leaving: false,
             })
@@ -245,6 +253,7 @@ fn attachment() -> impl Strategy<Value = Row> {
     let withheld = prop_oneof![3 => Just(Vec::new()), 1 => source().prop_map(|net| vec![net])];
     (0..4_usize, host_ports(), withheld).prop_map(|(n, host_ports, withheld)| {
         Row::Attachment(Box::new(Attachment {
+            wiring: types::Wiring::default(),
             container: format!("c{n}"),
             pod: pod_name(n),
             uid: format!("uid{n}"),
@@ -487,7 +496,7 @@ pub fn start() -> Vec<Event> {
             name: (*name).to_owned(),
             addresses: Family::ALL.map(|family| node_ip(family, n)).to_vec(),
             pod_cidrs: pod_cidrs(n),
-            vtep_mac: Some(Mac([0x0e, 0, 0, 0, 0, n as u8])),
+            announced: model::Announced { vtep_mac: Some(Mac([0x0e, 0, 0, 0, 0, n as u8])) },
             network_unavailable: false,
             leaving: false,
             ..Node::default()

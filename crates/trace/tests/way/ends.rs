@@ -120,7 +120,9 @@ fn a_service_without_endpoints_refuses_and_says_so() {
             ..Service::default()
         }))));
         let mut place = place("node1");
-        place.cluster_cidrs.push("fd00:10:244::/56".parse().expect("a prefix"));
+        let net = "fd00:10:244::/56".parse().expect("a prefix");
+        place.pod_pools.push(net);
+        place.unmasqueraded.push(net);
         place.service_cidrs.push("fd00:10:96::/112".parse().expect("a prefix"));
         let state = desired(&world, "node1");
         let view = View { cluster: &world, nft: &state.nft, net: &state.net, place: &place };

@@ -49,7 +49,9 @@ fn cluster(node: &str, allowed: &str) -> Cluster {
             name: format!("node{n}"),
             addresses: vec![[192, 168, 1, 9 + n].into()],
             pod_cidrs: vec![format!("10.244.{n}.0/24").parse().expect("a prefix")],
-            vtep_mac: Some(compile::vtep_mac(&format!("node{n}"))),
+            announced: model::Announced {
+                vtep_mac: Some(compile::fabric::vxlan::vtep_mac(&format!("node{n}"))),
+            },
             ..Node::default()
         }));
     }
@@ -66,6 +68,7 @@ fn cluster(node: &str, allowed: &str) -> Cluster {
         put(Row::Pod(Box::new(row)));
         if on == node {
             put(Row::Attachment(Box::new(Attachment {
+                wiring: types::Wiring::default(),
                 container: pod.into(),
                 pod: name(pod),
                 uid: String::new(),
@@ -106,8 +109,11 @@ fn cluster(node: &str, allowed: &str) -> Cluster {
 
 fn place(node: &str) -> Place {
     Place {
+        fabric: types::Fabric::default(),
+        wiring: types::Wiring::default(),
         node: node.into(),
-        cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
+        pod_pools: vec!["10.244.0.0/16".parse().expect("a prefix")],
+        unmasqueraded: vec!["10.244.0.0/16".parse().expect("a prefix")],
         service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
         dns_ips: Vec::new(),
         allow_sources: Vec::new(),
@@ -119,16 +125,20 @@ fn place(node: &str) -> Place {
 }
 
 fn desired(cluster: &Cluster, node: &str) -> Desired {
-    let Place { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = place(node);
+    let Place { node, pod_pools, unmasqueraded, service_cidrs, dns_ips, allow_sources, api, .. } =
+        place(node);
     whole(
         cluster.synced().expect("synced"),
         Settings {
             node,
-            cluster_cidrs,
+            pod_pools,
+            unmasqueraded,
             service_cidrs,
             dns_ips,
             allow_sources,
             api,
+            fabric: types::Fabric::default(),
+            wiring: types::Wiring::default(),
             mtu: 1450,
             uplinks: Default::default(),
         },
@@ -216,7 +226,7 @@ fn seen() -> Vec<Observed> {
         source: to("192.168.1.10:52113"),
         destination: to("192.168.1.11:8472"),
         vni: 1,
-        inner_mac: compile::vtep_mac("node2"),
+        inner_mac: compile::fabric::vxlan::vtep_mac("node2"),
     };
     let here = vec![
         Sighting::Sent {

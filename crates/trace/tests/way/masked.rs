@@ -65,7 +65,9 @@ fn world(node: &str, case: &Case) -> Cluster {
             pod_cidrs: [format!("10.244.{n}.0/24"), format!("fd00:10:{n}::/64")]
                 .map(|net| net.parse().expect("a prefix"))
                 .into(),
-            vtep_mac: Some(compile::vtep_mac(&format!("node{n}"))),
+            announced: model::Announced {
+                vtep_mac: Some(compile::fabric::vxlan::vtep_mac(&format!("node{n}"))),
+            },
             ..model::Node::default()
         }));
     }
@@ -76,6 +78,7 @@ fn world(node: &str, case: &Case) -> Cluster {
     wired.push((holder, "shop/server", "veth7", vec![address.as_str()]));
     for (_, pod, host_if, ips) in wired.into_iter().filter(|(on, ..)| *on == node) {
         put(Row::Attachment(Box::new(Attachment {
+            wiring: types::Wiring::default(),
             container: pod.into(),
             pod: name(pod),
             uid: String::new(),
@@ -117,7 +120,9 @@ fn world(node: &str, case: &Case) -> Cluster {
 
 fn at(node: &str) -> Place {
     let mut at = place(node);
-    at.cluster_cidrs.push("fd00:10::/32".parse().expect("a prefix"));
+    let net = "fd00:10::/32".parse().expect("a prefix");
+    at.pod_pools.push(net);
+    at.unmasqueraded.push(net);
     at.service_cidrs.push("fd00:96::/112".parse().expect("a prefix"));
     at
 }
@@ -157,7 +162,7 @@ fn seen(case: &Case) -> Vec<Observed> {
         source: to("192.168.1.10:52113"),
         destination: to("192.168.1.11:8472"),
         vni: 1,
-        inner_mac: compile::vtep_mac("node2"),
+        inner_mac: compile::fabric::vxlan::vtep_mac("node2"),
     };
     let end = SocketEnd::Answered { text: "HTTP 200".into(), micros: 900 };
     let tuple = |[source, destination]: [&str; 2]| Tuple { source: to(source), destination: to(destination) };

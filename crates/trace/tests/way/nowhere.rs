@@ -13,7 +13,9 @@ fn hops(protocol: Protocol, destination: &str) -> Vec<Hop> {
     let world = both_families();
     let broadcasts = vec!["192.168.1.255".parse().expect("an address")];
     let mut place = Place { broadcasts, ..place("node1") };
-    place.cluster_cidrs.push("fd00:10:244::/48".parse().expect("a prefix"));
+    let net = "fd00:10:244::/48".parse().expect("a prefix");
+    place.pod_pools.push(net);
+    place.unmasqueraded.push(net);
     let state = desired(&world, "node1");
     let view = View { cluster: &world, nft: &state.nft, net: &state.net, place: &place };
     let target =

@@ -25,7 +25,7 @@ fn nodes() -> impl Iterator<Item = Row> {
     (1..=3_u8).map(|n| {
         let name = format!("node{n}");
         Row::Node(model::Node {
-            vtep_mac: Some(compile::vtep_mac(&name)),
+            announced: model::Announced { vtep_mac: Some(compile::fabric::vxlan::vtep_mac(&name)) },
             name,
             addresses: vec![[192, 168, 1, 9 + n].into()],
             pod_cidrs: vec![format!("10.244.{n}.0/24").parse().unwrap()],

@@ -11,7 +11,6 @@ use kstate::nft::build::encode;
 use kstate::nft::{ElemData, ElemKey, Op as NftOp, Ruleset, TableFamily, Verdict, chains_of};
 use semantics::policy::resolve::Direction;
 use trace::hop::{Fact, Hop, Stage};
-use types::wire::{BRIDGE, VXLAN_DEVICE};
 use types::{Family, IfName, IpNet, Mac};
 
 const SYSCTLS: [&str; 2] = ["net/ipv4/", "net/ipv6/"];
@@ -62,6 +61,14 @@ pub struct Concern<'a> {
     egress: bool,
     ingress: bool,
     masquerade: bool,
+}
+
+fn of_pods(link: &str) -> bool {
+    trace::wiring::links().any(|shared| shared == link)
+}
+
+fn of_fabric(link: &str) -> bool {
+    trace::fabric::devices().any(|device| device == link)
 }
 
 impl<'a> Concern<'a> {
@@ -167,9 +174,9 @@ impl<'a> Concern<'a> {
 
     fn link(&self, name: &IfName) -> Option<Stage> {
         match name.as_str() {
-            BRIDGE => self.bridge_hop,
-            VXLAN_DEVICE if self.tunnelled => Some(Stage::Tunnel),
-            VXLAN_DEVICE if self.arrives_by_tunnel => Some(Stage::Node),
+            link if of_pods(link) => self.bridge_hop,
+            link if of_fabric(link) && self.tunnelled => Some(Stage::Tunnel),
+            link if of_fabric(link) && self.arrives_by_tunnel => Some(Stage::Node),
             "lo" => Some(Stage::Resolve),
             _ => self.veth(name),
         }
@@ -187,7 +194,7 @@ impl<'a> Concern<'a> {
                 let forth = leads(self.destination).then_some(Stage::Route);
                 forth.or_else(|| leads(self.client).then_some(Stage::Return))
             }
-            NetOp::SetNeighbour { link, ip, mac } if link.as_str() == BRIDGE => self.pod(*ip, *mac),
+            NetOp::SetNeighbour { link, ip, mac } if of_pods(link.as_str()) => self.pod(*ip, *mac),
             NetOp::SetNeighbour { ip, .. } | NetOp::DeleteNeighbour { ip, .. } => {
                 self.peer(|peer| peer.via == *ip)
             }
@@ -209,11 +216,11 @@ impl<'a> Concern<'a> {
         let outside = !self.tunnelled && self.target_veth.is_none();
         match sysctl_link(path) {
             None => self.destination.map(|_| Stage::Route).or(self.client.map(|_| Stage::Node)),
-            Some(BRIDGE) => {
+            Some(link) if of_pods(link) => {
                 self.source_veth.map(|_| Stage::Route).or(self.target_veth.map(|_| Stage::Return))
             }
-            Some(VXLAN_DEVICE) if self.arrives_by_tunnel => Some(Stage::Node),
-            Some(VXLAN_DEVICE) => self.tunnelled.then_some(Stage::Return),
+            Some(link) if of_fabric(link) && self.arrives_by_tunnel => Some(Stage::Node),
+            Some(link) if of_fabric(link) => self.tunnelled.then_some(Stage::Return),
             Some(_) => self.source_veth.filter(|_| outside).map(|_| Stage::Return),
         }
     }

@@ -31,7 +31,7 @@ impl Plan {
         }
         // Addresses go with hardware addresses by the pod's first.
         if let (Some(prey), Some(first)) = (raw.place.prey(raw.family), raw.place.prey.first()) {
-            let how = How::Place { mac: compile::fabric::mac_of(*first) };
+            let how = How::Place { mac: compile::net::mac_of(*first) };
             self.forge("spoofing-place", raw, (&raw.place.pod("prey"), prey), how);
         }
     }

@@ -61,6 +61,7 @@ fn pods(put: &mut impl FnMut(Row)) {
         let at = HostPort { port: 8082, host_ip: Some([192, 168, 1, 10].into()), ..own.clone() };
         let at6 = HostPort { host_ip: Some("fd00::10".parse().unwrap()), ..at.clone() };
         put(Row::Attachment(Box::new(Attachment {
+            wiring: types::Wiring::default(),
             container: pod_name.into(),
             pod: key,
             uid: String::new(),
@@ -155,7 +156,9 @@ fn cluster() -> Cluster {
                 format!("10.244.{n}.0/24").parse().unwrap(),
                 format!("fd00:10:244:{n}::/64").parse().unwrap(),
             ],
-            vtep_mac: Some(compile::vtep_mac(&format!("node{n}"))),
+            announced: model::Announced {
+                vtep_mac: Some(compile::fabric::vxlan::vtep_mac(&format!("node{n}"))),
+            },
             ..Node::default()
         }));
     }
@@ -182,11 +185,15 @@ fn settings() -> Settings {
 
 /// What many packets touch: from `web` to all kinds of places, and from the other node to the isolated pods.
 fn ways(cluster: &Cluster, desired: &Desired) -> Vec<Vec<Hop>> {
-    let Settings { node, cluster_cidrs, service_cidrs, dns_ips, allow_sources, api, .. } = settings();
+    let Settings { node, pod_pools, unmasqueraded, service_cidrs, dns_ips, allow_sources, api, .. } =
+        settings();
     let of_link = Vec::new();
     let place = Place {
+        fabric: types::Fabric::default(),
+        wiring: types::Wiring::default(),
         node,
-        cluster_cidrs,
+        pod_pools,
+        unmasqueraded,
         service_cidrs,
         dns_ips,
         allow_sources,

@@ -1,31 +1,31 @@
-//! The fabric of a node, node by node: one that joins thousands costs what it brings, and no look at the others.
+//! Links and routes of a node, node by node: one that joins thousands costs what it brings, and no look at the others.
 //!
 //! ```text
 //!   own Node, attachments ──> links, addresses, sysctls
-//!   peer ──> FDB entry, neighbours, routes        two that want the same: only the whole says who wins
+//!   peer ──> entries of the fabric                two that want the same: only the whole says who wins
 //! ```
 //!
-//! Of two nodes that want the same (a VTEP's hardware address, which is a hash of the node's name, or a pod CIDR) this
-//! node has it, then one whose hardware address is that hash, then the first by name. The other is refused by its name:
-//! its packets would go to the wrong node.
+//! Of two nodes that want the same (what they announce, such as a VTEP's hardware address, or a pod CIDR) this node has it,
+//! then one that says of itself what its name does, then the first by name. The other is refused by its name: its packets
+//! would go to the wrong node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use kstate::net::{Forward, NetState, Route, RouteKey, RouteKind, Touched};
-use model::{Cluster, Key, Kind, Node};
+use kstate::net::{NetState, Touched};
+use model::{Announced, Cluster, Key, Kind, Node};
 use semantics::node::{PodSubnet, internal_ip, pod_subnet, pod_subnets};
-use types::wire::VXLAN_DEVICE;
-use types::{Family, IfName, Mac, ObjectName};
+use types::{Family, ObjectName};
 
+use super::entry::Entry;
 use super::pods::{self, Pod, Pods};
-use super::{MAIN_TABLE, Wired, device, incomplete, own_state, vtep_mac};
+use super::{Wired, incomplete, own_state};
+use crate::fabric::{self, Peer};
 use semantics::Settings;
 use semantics::{Diagnostic, Severity};
 
-/// Links, addresses, routes and tunnel entries as they should be.
+/// Links, addresses, routes and the fabric's entries as they should be.
 #[derive(Debug, Default)]
-pub struct Fabric {
+pub struct Net {
     state: NetState,
     own: Option<Wired>,
     own_findings: Vec<Diagnostic>,
@@ -35,15 +35,6 @@ pub struct Fabric {
     peers: BTreeMap<String, Result<Peer, Box<Diagnostic>>>,
     /// Two peers want one key of the state.
     contested: bool,
-}
-
-/// What a peer has in the state.
-#[derive(Debug, PartialEq, Eq)]
-struct Peer {
-    underlay: IpAddr,
-    mac: Mac,
-    /// Of the families that our devices have addresses of: the kernel takes no others.
-    subnets: Vec<PodSubnet>,
 }
 
 /// What a round of changes concerns.
@@ -85,11 +76,8 @@ impl NetChange {
     }
 
     fn touch(&mut self, entry: Entry) {
-        let Some(touched) = self.touched() else { return };
-        match entry {
-            Entry::Forward(key, _) => _ = touched.fdb.insert(key),
-            Entry::Neighbour(key, _) => _ = touched.neighbours.insert(key),
-            Entry::Route(key, _) => _ = touched.routes.insert(key),
+        if let Some(touched) = self.touched() {
+            entry.touch(touched);
         }
     }
 }
@@ -102,7 +90,7 @@ pub struct Round {
     pub now: Vec<Diagnostic>,
 }
 
-impl Fabric {
+impl Net {
     pub fn state(&self) -> &NetState {
         &self.state
     }
@@ -198,7 +186,8 @@ impl Fabric {
         round.before.extend(std::mem::take(&mut self.peers).into_values().filter_map(finding));
         let peers = cluster.nodes.values().filter(|node| node.name != settings.node);
         // Whoever says that another's address is his does not take it from him.
-        let by_name = |node: &&Node| node.vtep_mac == Some(vtep_mac(&node.name));
+        let fabric = fabric::of(settings.fabric);
+        let by_name = |node: &&Node| node.announced == fabric.announces(&node.name);
         let (rightful, others): (Vec<&Node>, Vec<&Node>) = peers.partition(by_name);
         for peer in rightful.into_iter().chain(others) {
             round.now.extend(self.add(settings, peer).cloned());
@@ -209,7 +198,7 @@ impl Fabric {
         let before = self.peers.remove(name);
         if !self.contested {
             if let Some(Ok(peer)) = &before {
-                peer.entries().for_each(|entry| entry.remove(&mut self.state));
+                self.entries(settings, peer).iter().for_each(|entry| entry.remove(&mut self.state));
             }
             if let Some(row) = cluster.nodes.get(name) {
                 let found = self.add(settings, row).cloned();
@@ -218,7 +207,7 @@ impl Fabric {
             let [was, is] =
                 [before.as_ref(), self.peers.get(name)].map(|peer| peer.and_then(|peer| peer.as_ref().ok()));
             if was != is {
-                let both = [was, is].into_iter().flatten().flat_map(Peer::entries);
+                let both = [was, is].into_iter().flatten().flat_map(|peer| self.entries(settings, peer));
                 both.for_each(|entry| round.changed.touch(entry));
             }
         }
@@ -229,45 +218,53 @@ impl Fabric {
         }
     }
 
+    /// What leads to a peer.
+    fn entries(&self, settings: &Settings, peer: &Peer) -> Vec<Entry> {
+        let own = self.own.as_ref();
+        own.map(|own| fabric::of(settings.fabric).entries(own, peer)).unwrap_or_default()
+    }
+
     /// What the peer lacks, or what another has of it, if so.
     fn add(&mut self, settings: &Settings, row: &Node) -> Option<&Diagnostic> {
         let own = self.own.as_ref()?;
-        let mut peer = Peer::of(own, row);
+        let mut peer = peer(own, settings, row);
         if let Ok(wanted) = &peer
-            && let Some(found) = own_rival(own, settings, (wanted, row)).or_else(|| self.rival((wanted, row)))
+            && let Some(found) =
+                own_rival(own, settings, (wanted, row)).or_else(|| self.rival(settings, (wanted, row)))
         {
             peer = Err(Box::new(found));
         }
-        for entry in peer.iter().flat_map(Peer::entries) {
-            entry.insert(&mut self.state);
-        }
+        let entries = peer.as_ref().map(|peer| self.entries(settings, peer)).unwrap_or_default();
+        entries.into_iter().for_each(|entry| entry.insert(&mut self.state));
         self.peers.insert(row.name.clone(), peer);
         self.peers.get(&row.name)?.as_ref().err().map(Box::as_ref)
     }
 
     /// Which other peer has what this one wants.
-    fn rival(&mut self, (peer, row): (&Peer, &Node)) -> Option<Diagnostic> {
-        if !peer.entries().any(|entry| entry.is_taken(&self.state)) {
+    fn rival(&mut self, settings: &Settings, (peer, row): (&Peer, &Node)) -> Option<Diagnostic> {
+        if !self.entries(settings, peer).iter().any(|entry| entry.is_taken(&self.state)) {
             return None;
         }
         self.contested = true;
         let of_peer = |(name, other): (&String, &Result<Peer, _>)| {
-            refusal(row, (peer, (name, other.as_ref().ok()?.mac)), &other.as_ref().ok()?.subnets)
+            let other = other.as_ref().ok()?;
+            refusal(settings, (peer, row), (name, &other.announced, &other.subnets))
         };
         self.peers.iter().find_map(of_peer)
     }
 }
 
 /// What this node itself has and the peer wants.
-fn own_rival(own: &Wired, settings: &Settings, (peer, row): (&Peer, &Node)) -> Option<Diagnostic> {
-    refusal(row, (peer, (&settings.node, vtep_mac(&settings.node))), &own.subnets)
+fn own_rival(own: &Wired, settings: &Settings, peer: (&Peer, &Node)) -> Option<Diagnostic> {
+    let announced = fabric::of(settings.fabric).announces(&settings.node);
+    refusal(settings, peer, (&settings.node, &announced, &own.subnets))
 }
 
 /// What of the peer's is the other node's.
 fn refusal(
-    row: &Node,
-    (peer, (rival, mac)): (&Peer, (&str, Mac)),
-    subnets: &[PodSubnet],
+    settings: &Settings,
+    (peer, row): (&Peer, &Node),
+    (rival, announced, subnets): (&str, &Announced, &[PodSubnet]),
 ) -> Option<Diagnostic> {
     let refused = |field: &str, message: String, next_step: String| Diagnostic {
         object: Key::new(Kind::Node, ObjectName::cluster(&row.name)),
@@ -276,11 +273,9 @@ fn refusal(
         message: format!("{message}; its pods are out of reach"),
         next_step,
     };
-    if peer.mac == mac {
-        let message = format!("its VTEP has the hardware address of node {rival}'s, {mac}");
-        let next =
-            format!("the address is a hash of a node's name: let {} or {rival} join by another", row.name);
-        return Some(refused("metadata.annotations", message, next));
+    let fabric = fabric::of(settings.fabric);
+    if let Some(clash) = fabric.clash((&row.name, &peer.announced), (rival, announced)) {
+        return Some(refused("metadata.annotations", clash.message, clash.next_step));
     }
     let shared = peer.subnets.iter().find(|subnet| subnets.contains(subnet))?;
     let message = format!("its pod CIDR {} is node {rival}'s", shared.net);
@@ -292,81 +287,30 @@ fn finding(peer: Result<Peer, Box<Diagnostic>>) -> Option<Diagnostic> {
     peer.err().map(|finding| *finding)
 }
 
-/// One piece of the state, in the order of FL-05.
-enum Entry {
-    Forward((IfName, Mac), Forward),
-    Neighbour((IfName, IpAddr), Mac),
-    Route(RouteKey, Route),
-}
-
-impl Entry {
-    /// Whether something with its key is there.
-    fn is_taken(&self, state: &NetState) -> bool {
-        match self {
-            Self::Forward(key, _) => state.fdb.contains_key(key),
-            Self::Neighbour(key, _) => state.neighbours.contains_key(key),
-            Self::Route(key, _) => state.routes.contains_key(key),
-        }
+/// How this node reaches that one, or what it lacks.
+fn peer(own: &Wired, settings: &Settings, row: &Node) -> Result<Peer, Box<Diagnostic>> {
+    let lacks = |what: &str| Box::new(incomplete(&row.name, &format!("{what}; its pods are out of reach")));
+    let underlay = internal_ip(row, Family::of(own.underlay)).filter(|_| pod_subnets(row).next().is_some());
+    let nowhere = "it has no pod CIDR or no InternalIP of our node's family yet";
+    let underlay = underlay.ok_or_else(|| lacks(nowhere))?;
+    if let Some(what) = fabric::of(settings.fabric).lacks(own, row) {
+        return Err(lacks(what));
     }
-
-    fn insert(self, state: &mut NetState) {
-        match self {
-            Self::Forward(key, to) => _ = state.fdb.insert(key, to),
-            Self::Neighbour(key, mac) => _ = state.neighbours.insert(key, mac),
-            Self::Route(key, route) => _ = state.routes.insert(key, route),
-        }
-    }
-
-    fn remove(self, state: &mut NetState) {
-        match self {
-            Self::Forward(key, _) => _ = state.fdb.remove(&key),
-            Self::Neighbour(key, _) => _ = state.neighbours.remove(&key),
-            Self::Route(key, _) => _ = state.routes.remove(&key),
-        }
-    }
-}
-
-impl Peer {
-    fn of(own: &Wired, row: &Node) -> Result<Self, Box<Diagnostic>> {
-        let underlay =
-            internal_ip(row, Family::of(own.underlay)).filter(|_| pod_subnets(row).next().is_some());
-        let lacks = "it has no pod CIDR or no InternalIP of our node's family yet; its pods are out of reach";
-        let underlay = underlay.ok_or_else(|| Box::new(incomplete(&row.name, lacks)))?;
-        let unpublished = "its agent has not published a VTEP address; its pods are out of reach";
-        let mac = row.vtep_mac.ok_or_else(|| Box::new(incomplete(&row.name, unpublished)))?;
-        let families = own.subnets.iter().map(|ours| Family::of_net(&ours.net));
-        Ok(Self { underlay, mac, subnets: families.filter_map(|family| pod_subnet(row, family)).collect() })
-    }
-
-    fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
-        let vxlan = device(VXLAN_DEVICE);
-        let to = Forward::Node(self.underlay);
-        let forward = vxlan.clone().map(|dev| Entry::Forward((dev, self.mac), to));
-        let of_subnets =
-            vxlan.into_iter().flat_map(|dev| self.subnets.iter().map(move |subnet| (dev.clone(), subnet)));
-        forward.into_iter().chain(of_subnets.flat_map(|(dev, subnet)| {
-            let route = Route {
-                dev: Some(dev.clone()),
-                via: Some(subnet.vtep),
-                onlink: true,
-                src: None,
-                kind: RouteKind::Unicast,
-            };
-            [
-                Entry::Neighbour((dev, subnet.vtep), self.mac),
-                Entry::Route(RouteKey { dst: subnet.net, table: MAIN_TABLE }, route),
-            ]
-        }))
-    }
+    let families = own.subnets.iter().map(|ours| Family::of_net(&ours.net));
+    let subnets = families.filter_map(|family| pod_subnet(row, family)).collect();
+    Ok(Peer { underlay, announced: row.announced, subnets })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kstate::net::{diff, diff_of};
+    use crate::fabric::vxlan::vtep_mac;
+    use kstate::net::{Forward, diff, diff_of};
     use model::{Attachment, Event, Row};
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use types::wire::VXLAN_DEVICE;
+    use types::{IfName, Mac};
 
     fn settings() -> Settings {
         Settings::new("node0", vec!["10.244.0.0/16".parse().unwrap()], 1450)
@@ -378,13 +322,14 @@ mod tests {
             name: format!("node{number}"),
             addresses: vec![[192, 168, 1, 10 + number].into()],
             pod_cidrs: vec![format!("10.244.{cidr}.0/24").parse().unwrap()],
-            vtep_mac: published.then_some(Mac([0x0e, 0, 0, 0, 0, cidr % 3])),
+            announced: model::Announced { vtep_mac: published.then_some(Mac([0x0e, 0, 0, 0, 0, cidr % 3])) },
             ..Node::default()
         })
     }
 
     fn pod(number: u8, last: u8) -> Row {
         Row::Attachment(Box::new(Attachment {
+            wiring: types::Wiring::default(),
             container: format!("pod{number}"),
             pod: types::ObjectName::cluster("pod"),
             uid: String::new(),
@@ -398,11 +343,11 @@ mod tests {
 
     /// Everything at once, and what is wrong with it.
     fn whole(cluster: &Cluster) -> (NetState, Vec<Diagnostic>) {
-        let mut fabric = Fabric::default();
+        let mut net = Net::default();
         let all = Turned { own: true, ..Turned::default() };
-        let mut found = fabric.update(cluster, &settings(), &all).now;
+        let mut found = net.update(cluster, &settings(), &all).now;
         found.sort();
-        (fabric.state, found)
+        (net.state, found)
     }
 
     fn cluster(nodes: impl IntoIterator<Item = Row>) -> Cluster {
@@ -426,7 +371,11 @@ mod tests {
         assert_eq!(mac, vtep_mac(other));
         let named = |name: &str, number| {
             let Row::Node(row) = node(number, number, true) else { unreachable!() };
-            Row::Node(Node { name: name.to_owned(), vtep_mac: Some(vtep_mac(name)), ..row })
+            Row::Node(Node {
+                name: name.to_owned(),
+                announced: Announced { vtep_mac: Some(vtep_mac(name)) },
+                ..row
+            })
         };
         // For a third node: the first by name is reached, the other refused.
         let third = cluster([node(0, 0, true), named(one, 1), named(other, 2), node(3, 3, true)]);
@@ -437,7 +386,7 @@ mod tests {
         );
         assert_eq!(said(&found), [loser]);
         assert_eq!(
-            state.fdb.get(&(device(VXLAN_DEVICE).unwrap(), mac)),
+            state.fdb.get(&(IfName::new(VXLAN_DEVICE).unwrap(), mac)),
             Some(&Forward::Node([192, 168, 1, 11].into()))
         );
         assert_eq!(
@@ -449,14 +398,14 @@ mod tests {
         for (here, there) in [(one, other), (other, one)] {
             let cluster = cluster([named(here, 1), named(there, 2)]);
             let settings = Settings { node: here.to_owned(), ..settings() };
-            let mut fabric = Fabric::default();
+            let mut net = Net::default();
             let all = Turned { own: true, ..Turned::default() };
-            let found = fabric.update(&cluster, &settings, &all).now;
+            let found = net.update(&cluster, &settings, &all).now;
             assert!(
                 matches!(&said(&found)[..], [one] if one.starts_with(&format!("node {there}: metadata"))),
                 "{found:?}"
             );
-            assert!(fabric.state.fdb.is_empty() && fabric.state.routes.is_empty());
+            assert!(net.state.fdb.is_empty() && net.state.routes.is_empty());
         }
     }
 
@@ -464,7 +413,11 @@ mod tests {
     fn nobody_takes_a_hardware_address_from_the_node_whose_it_is() {
         let named = |name: &str, number| {
             let Row::Node(row) = node(number, number, true) else { unreachable!() };
-            Row::Node(Node { name: name.to_owned(), vtep_mac: Some(vtep_mac("node5")), ..row })
+            Row::Node(Node {
+                name: name.to_owned(),
+                announced: Announced { vtep_mac: Some(vtep_mac("node5")) },
+                ..row
+            })
         };
         // The thief is the first by name.
         let (state, found) = whole(&cluster([node(0, 0, true), named("a-thief", 1), named("node5", 5)]));
@@ -492,8 +445,8 @@ mod tests {
         ) {
             let (mut cluster, mut own) = (Cluster::default(), None);
             let all = || Turned { own: true, ..Turned::default() };
-            let mut fabric = Fabric::default();
-            let mut found = fabric.update(&cluster, &settings(), &all()).now;
+            let mut net = Net::default();
+            let mut found = net.update(&cluster, &settings(), &all()).now;
             for (number, step) in steps {
                 let name = format!("node{number}");
                 let row = step.map(|(cidr, published)| match number {
@@ -511,18 +464,18 @@ mod tests {
                     _ => model::Key::new(model::Kind::Node, types::ObjectName::cluster(&name)),
                 };
                 cluster.apply(row.map_or_else(|| Event::Delete(gone()), Event::Upsert));
-                let before = fabric.state.clone();
+                let before = net.state.clone();
                 let turned = match number {
                     0 => all(),
                     5.. => Turned { pods: [format!("pod{number}")].into(), ..Turned::default() },
                     _ => Turned { peers: [name].into(), ..Turned::default() },
                 };
-                let round = fabric.update(&cluster, &settings(), &turned);
+                let round = net.update(&cluster, &settings(), &turned);
                 match &round.changed {
-                    NetChange::Nothing => prop_assert_eq!(&fabric.state, &before),
+                    NetChange::Nothing => prop_assert_eq!(&net.state, &before),
                     NetChange::Entries(touched) => {
-                        let whole = diff(&fabric.state, &before);
-                        prop_assert_eq!(diff_of(touched, &fabric.state, &before), whole);
+                        let whole = diff(&net.state, &before);
+                        prop_assert_eq!(diff_of(touched, &net.state, &before), whole);
                     }
                     NetChange::Anything => {}
                 }
@@ -537,7 +490,7 @@ mod tests {
                 if let Some(row) = own.clone() {
                     known.apply(Event::Upsert(row));
                 }
-                prop_assert_eq!(&fabric.state, &whole(&known).0);
+                prop_assert_eq!(&net.state, &whole(&known).0);
                 if cluster.nodes.contains_key("node0") || own.is_none() {
                     prop_assert_eq!(&found, &whole(&cluster).1);
                 }
