@@ -51,7 +51,7 @@ pub fn cleanup(args: &CleanupArgs) -> Result<Vec<String>> {
     let rules = datapath.clear_nft().context("remove the tables of nf_tables")?;
     gone.extend_from_slice(rules.told());
     let loopback = args.dns_ips.iter().map(|ip| (*ip).into()).collect();
-    let scope = Scope { links: links(&mut datapath)?, veth_prefix: None, loopback, sysctls: BTreeSet::new() };
+    let scope = Scope { links: links(&mut datapath)?, loopback, ..Scope::default() };
     let actual = net::observe(&mut datapath.rtnl, &scope)?;
     let plan = kstate::net::diff(&NetState::default(), &actual);
     let failures = net::apply(&mut datapath.rtnl, &plan)?;

@@ -12,7 +12,7 @@ use compile::layout;
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
 use kernel::nft::{ApplyError, Nft, Observed};
-use kstate::net::{NetState, PortOptions};
+use kstate::net::{NetState, Op, PortOptions, RouteKey};
 use kstate::nft::{ElemData, ElemKey, Heir, Ruleset, TableId};
 use types::wire::{BRIDGE, TRACE_TABLE, VXLAN_DEVICE};
 use types::{Family, IfName, Mac};
@@ -122,8 +122,9 @@ fn steps_of(plan: &kstate::nft::Plan, desired: &Ruleset, actual: &Ruleset) -> St
     plan.ops.iter().map(|op| kstate::nft::Difference { op, desired, actual }).collect()
 }
 
-fn net_steps(plan: &kstate::net::Plan, actual: &NetState) -> Steps {
-    plan.ops().map(|op| kstate::net::Difference { op, actual }).collect()
+fn net_steps(plan: &kstate::net::Plan, actual: &NetState, others: &BTreeMap<RouteKey, String>) -> Steps {
+    let instead = |op: &Op| op.place().and_then(|key| others.get(&key)).map(String::as_str);
+    plan.ops().map(|op| kstate::net::Difference { op, actual, instead: instead(op) }).collect()
 }
 
 impl Datapath {
@@ -268,7 +269,8 @@ impl Datapath {
     /// How links, addresses, routes and entries differ, in words; and pods' veths that are gone.
     pub fn differ_net(&mut self, desired: &NetState) -> Result<(Steps, Vec<IfName>)> {
         let NetDrift { plan, lost } = self.plan_net(desired)?;
-        Ok((net_steps(&plan, &self.believed), lost))
+        let others = actual::in_place_of(&mut self.rtnl, &plan, &self.believed)?;
+        Ok((net_steps(&plan, &self.believed, &others), lost))
     }
 
     /// Of this node, which has these addresses: before anything is made.
@@ -294,7 +296,8 @@ impl Datapath {
     pub fn converge_net(&mut self, desired: &NetState) -> Result<(Steps, Vec<IfName>)> {
         self.keep_advertisements(desired)?;
         let NetDrift { plan, lost } = self.plan_net(desired)?;
-        let steps = net_steps(&plan, &self.believed);
+        let others = actual::in_place_of(&mut self.rtnl, &plan, &self.believed)?;
+        let steps = net_steps(&plan, &self.believed, &others);
         self.perform(&plan)?;
         Ok((steps, lost))
     }
@@ -340,6 +343,7 @@ pub fn listening_scope(args: &Args) -> Result<Scope> {
         links: [BRIDGE, VXLAN_DEVICE].into_iter().map(IfName::new).collect::<Result<_, _>>()?,
         veth_prefix: Some("veth".to_owned()),
         loopback: args.dns_ips.iter().copied().map(Into::into).collect(),
+        pods: args.cluster_cidrs.clone(),
         sysctls: BTreeSet::new(),
     })
 }

@@ -5,6 +5,7 @@
 //!                                    mend: observe ─> diff ─> apply  (after foreign changes, and now and then)
 //! ```
 
+mod detour;
 mod diagnose;
 mod dropped;
 mod fit;
@@ -225,6 +226,7 @@ impl Node {
                 self.stale.suspected.insert(subsystem);
             }
             Input::GroundChanged => self.underlay.look_again(),
+            Input::DetoursChanged => self.underlay.look_for_detours(),
             Input::Pause(paused) => {
                 self.paused = paused;
                 self.base.metrics.paused(paused);

@@ -17,7 +17,6 @@ use crate::supervise::Holders;
 
 /// `lo` is the first link of every namespace.
 const LOOPBACK: u32 = 1;
-const MAIN_TABLE: u32 = 254;
 
 /// Makes the picture of [`crate::plan`] true.
 pub fn wire(plan: &Plan, holders: &Holders) -> Result<()> {
@@ -108,8 +107,12 @@ fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, addresses: &[IpNet]) ->
 
 /// Of the administrator's kind: the agent takes routes of its own protocol for its own.
 fn default_route(rtnl: &mut Rtnl, family: Family) -> Result<()> {
-    let key = RouteKey { dst: family.pick(["0.0.0.0/0", "::/0"]).parse()?, table: MAIN_TABLE };
-    if rtnl.all_routes(family)?.iter().any(|row| row.key == key && row.route.kind == RouteKind::Unicast) {
+    let key = RouteKey { dst: family.pick(["0.0.0.0/0", "::/0"]).parse()?, table: RouteKey::MAIN };
+    if rtnl
+        .all_routes(family)?
+        .iter()
+        .any(|row| row.key == key && row.other.is_none() && row.route.kind == RouteKind::Unicast)
+    {
         return Ok(());
     }
     let via = Some(plan::gateway(family));
