@@ -342,6 +342,11 @@ impl Node {
         self.underlay.lacks().map(Fault::from).collect()
     }
 
+    /// What of others takes packets to pods.
+    pub fn detours(&self) -> Vec<Fault> {
+        self.underlay.detoured().map(Fault::from).collect()
+    }
+
     /// Packets that its links are too small for.
     pub fn too_large(&self) -> Vec<Fault> {
         self.underlay.too_large().map(Fault::from).collect()

@@ -42,6 +42,7 @@ pub struct Underlay {
     ground: Ground,
     detours: Detours,
     lacks: Vec<Diagnostic>,
+    detoured: Vec<Diagnostic>,
     too_large: Option<Diagnostic>,
     /// Since when each holds, and whether it was told.
     known: BTreeMap<Diagnostic, (Instant, bool)>,
@@ -60,6 +61,11 @@ impl Underlay {
     /// What the node needs of its machine and has not.
     pub fn lacks(&self) -> impl Iterator<Item = &Diagnostic> {
         self.lacks.iter()
+    }
+
+    /// Routes and rules of others that take what is for pods.
+    pub fn detoured(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.detoured.iter()
     }
 
     /// Packets that its links are too small for.
@@ -85,7 +91,7 @@ impl Underlay {
     /// What holds now, with what is remembered of it, and what of it no longer holds although it was told.
     fn remember(&mut self, mut before: BTreeMap<Diagnostic, (Instant, bool)>) -> Vec<Diagnostic> {
         let now = Instant::now();
-        let wrong = self.lacks.iter().chain(&self.too_large).chain(&self.in_the_way);
+        let wrong = self.lacks.iter().chain(&self.detoured).chain(&self.too_large).chain(&self.in_the_way);
         let holds = self.out_of_reach.values().chain(wrong).cloned();
         self.known = holds
             .map(|finding| {
@@ -199,7 +205,7 @@ impl Node {
         };
         found.in_the_way = misfit(node, &args.cluster_cidrs, &args.service_cidrs);
         found.lacks = found.ground.lacks(name, &node.addresses, Some(own));
-        found.lacks.extend(found.detours.taken(name, &self.cluster.nodes));
+        found.detoured = found.detours.taken(name, &self.cluster.nodes);
         found.too_large = too_large(node, args.mtu, own, &found.ground);
         // Nodes speak to each other, and to pods of the host's network, in every family that they have.
         let other = semantics::node::internal_ip(node, Family::of(own).pick([Family::V6, Family::V4]))

@@ -59,7 +59,9 @@ pub fn find(view: &View<'_>, seen: &Seen, hops: &[Hop], client: Option<IpAddr>) 
     let of_rules =
         |op| told(kstate::nft::Difference { op, desired: view.nft, actual: &seen.actual.nft }, seen.paused);
     let links = drift.net.plan.ops().filter_map(|op| Some((concern.net(op)?, of_links(op))));
-    let rules = drift.nft.ops.iter().filter_map(|op| Some((concern.nft(op)?, of_rules(op))));
+    let rules = drift.nft.ops.iter().flat_map(|op| {
+        concern.nft_in(op, &drift.nft.ops).into_iter().map(move |stage| (stage, of_rules(op)))
+    });
     let gone = |name: &IfName| Some((concern.veth(name)?, format!("{name} is gone; its pod has no way out")));
     let lost = drift.net.lost.iter().filter_map(gone);
     links.chain(rules).chain(lost).map(|(stage, text)| Sighting::Drift { stage, text }).collect()
