@@ -75,8 +75,7 @@ impl Views {
         });
         found.await?.map_err(|of_node| match of_node {
             true => anyhow!(
-                "pod {pod} has the network of its node {}, which sends for it, and a trace begins in a pod's own: give \
-                 another pod of that node",
+                "{pod} uses the network of its node {}, where no trace begins; give a pod with one of its own",
                 self.node
             ),
             false => anyhow!(
