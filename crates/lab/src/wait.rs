@@ -10,7 +10,7 @@ use kube::{Api, Client};
 
 use crate::inside::Inside;
 use crate::up::{Progress, wait, workloads};
-use crate::{Name, a_name, client, serving};
+use crate::{Name, a_name, agent, client, serving};
 
 /// `plumb lab wait`
 #[derive(clap::Args, Debug)]
@@ -54,6 +54,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
                 }
                 let new: Vec<_> = all.into_iter().filter(|workload| done.insert(workload.clone())).collect();
                 if new.is_empty() {
+                    let nodes = inside.plan.node_names();
+                    let left = || serving::left(deadline);
+                    let paused = nodes.iter().filter_map(|node| agent::paused(&inside, node, left()));
+                    paused.for_each(|paused| println!("! {paused}"));
                     return Ok(ExitCode::SUCCESS);
                 }
                 wait.ready(&new).await?;
