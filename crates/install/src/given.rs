@@ -47,10 +47,10 @@ pub fn check(args: &Args) -> Result<()> {
     }
     servers::check(wanted.api_servers.as_deref().unwrap_or_default(), &ranges)?;
     sources(&args.allow_sources, &ranges)?;
-    values::check(args)?;
     if let Some(word) = args.accept.iter().find(|word| !WORDS.contains(&word.as_str())) {
         bail!("--accept {word}: there is no such finding; the words are {}", WORDS.join(", "));
     }
+    values::check(args)?;
     Ok(())
 }
 

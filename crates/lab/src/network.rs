@@ -45,7 +45,10 @@ pub fn wire(plan: &Plan, holders: &Holders) -> Result<()> {
         cable(&mut underlay, &node, &netns, &on_underlay(families, |f| node_address(number, f))?)?;
         // The gateway itself has nowhere further to go.
         let mut rtnl = Rtnl::open_in(&netns)?;
-        families.iter().try_for_each(|family| default_route(&mut rtnl, *family))?;
+        for family in families {
+            default_route(&mut rtnl, *family)?;
+            unbar(&mut rtnl, plan::api(*family))?;
+        }
     }
     Ok(())
 }
@@ -120,6 +123,18 @@ fn default_route(rtnl: &mut Rtnl, family: Family) -> Result<()> {
     change(rtnl, "add the default route", |writer, seq| {
         route::add_static_route(writer, seq, &key, &value, None)
     })
+}
+
+/// Takes away what somebody has put in the way to the API.
+fn unbar(rtnl: &mut Rtnl, api: IpAddr) -> Result<()> {
+    let key = RouteKey { dst: api.into(), table: RouteKey::MAIN };
+    let bars = |row: &route::RouteRow| {
+        row.key == key && (row.other.is_some() || row.route.kind == RouteKind::Unreachable)
+    };
+    if rtnl.routes_that(Family::of(api), bars)?.is_empty() {
+        return Ok(());
+    }
+    change(rtnl, "clear the way to the API", |writer, seq| route::delete_others_route(writer, seq, &key))
 }
 
 fn address(rtnl: &mut Rtnl, index: u32, address: IpNet) -> Result<()> {

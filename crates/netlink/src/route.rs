@@ -32,7 +32,7 @@ pub use notice::{Notice, decode_notice};
 pub use program::{ProgramRow, add_clsact, decode_program, delete_program, dump_programs, set_program};
 pub use routes::{
     RT_TABLE_LOCAL, RTPROT_KERNEL, RouteRow, SEVERAL, add_route, add_static_route, decode_route,
-    delete_route, dump_routes, set_route, set_subnet_route,
+    delete_others_route, delete_route, dump_routes, set_route, set_subnet_route,
 };
 pub use rule::{RuleAction, RuleRow, decode_rule, dump_rules};
 

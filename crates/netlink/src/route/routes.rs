@@ -110,6 +110,13 @@ pub fn delete_route(writer: &mut Writer, seq: u32, key: &RouteKey) {
     });
 }
 
+/// Deletes the route at this key, whoever made it.
+pub fn delete_others_route(writer: &mut Writer, seq: u32, key: &RouteKey) {
+    writer.message(head(RTM_DELROUTE, flags::ACK, seq), |writer| {
+        rtmsg(writer, key, [0, SCOPE_NOWHERE, 0], 0);
+    });
+}
+
 fn rtmsg(writer: &mut Writer, key: &RouteKey, [protocol, scope, kind]: [u8; 3], nexthop_flags: u32) {
     let family = family(key.dst.addr());
     // IPv6 knows no scopes.

@@ -108,11 +108,13 @@ fn addresses_run_out_as_their_page_says() {
     let page = fs::read_to_string(repository("docs/runbooks/PlumbAddressesRunOut.md")).expect("the page");
     let command = |begin: &str| -> Vec<&str> {
         let line = page.lines().find_map(|line| line.trim().strip_prefix(begin));
-        line.unwrap_or_else(|| panic!("the page has no {begin:?}")).split_whitespace().collect()
+        let line = line.unwrap_or_else(|| panic!("the page has no {begin:?}"));
+        line.trim_end_matches(" | kubectl apply -f -").split_whitespace().collect()
     };
     let lab = Lab::up_with(2, &command("plumb lab up --name small "));
     let said = lab.kubectl(&command("kubectl "));
     assert!(said.ok, "{said:?}");
+    lab.apply(&said.out);
     for node in ["node1", "node2"] {
         await_metrics(&lab, node, |metrics| {
             let has = |series: &str| metrics.lines().any(|line| line == series);
