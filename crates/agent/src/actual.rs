@@ -1,15 +1,17 @@
 //! What the kernel holds of ours, and how that differs from what it should hold: one comparison for the loop that
 //! mends it, the archive that tells of it, and the trace that explains by it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::{Context, Result};
 use compile::guard::Guard;
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
 use kernel::nft::{Nft, Observed};
-use kstate::net::{LinkKind, NetState};
+use kstate::net::{LinkKind, NetState, Op, Plan, RouteKey};
 use kstate::nft::{Ruleset, TableFamily, TableId};
-use types::IfName;
 use types::wire::TABLE;
+use types::{Family, IfName};
 
 /// The kernel's state of one look.
 #[derive(Debug)]
@@ -79,6 +81,24 @@ pub fn tables(nft: &mut Nft) -> Result<Observed> {
 
 pub fn links(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState> {
     net::observe(rtnl, scope).context("observe links and routes")
+}
+
+/// What others have where routes of ours are missing, in the words of `ip route`.
+pub fn in_place_of(rtnl: &mut Rtnl, plan: &Plan, actual: &NetState) -> Result<BTreeMap<RouteKey, String>> {
+    let missing = plan.ops().filter_map(Op::place).filter(|key| !actual.routes.contains_key(key));
+    let missing: BTreeSet<RouteKey> = missing.collect();
+    let families: BTreeSet<Family> = missing.iter().map(|key| Family::of_net(&key.dst)).collect();
+    let mut found = BTreeMap::new();
+    for family in families {
+        let in_place = rtnl.routes_that(family, |row| missing.contains(&row.key));
+        let in_place = in_place.context("read the routes of others")?;
+        let links = if in_place.is_empty() { Vec::new() } else { rtnl.links().context("read the links")? };
+        for row in in_place {
+            let dev = links.iter().find(|link| Some(link.index) == row.link).map(|link| &link.name);
+            found.insert(row.key.clone(), row.words(dev));
+        }
+    }
+    Ok(found)
 }
 
 /// All links that should be there by name, veths too: other programs' veths are none of our business.

@@ -22,6 +22,8 @@ pub enum Input {
     KernelChanged(Subsystem),
     /// The machine's own links, addresses or routes are not what they were.
     GroundChanged,
+    /// Somebody may lead packets of pods elsewhere.
+    DetoursChanged,
     /// Drift is reported and not mended while paused.
     Pause(bool),
     /// Time for what waits for time: deadlines, retries, the full comparison.

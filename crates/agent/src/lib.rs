@@ -136,7 +136,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
         .context("open the kernel's network interfaces")?;
     metrics.connections.open().context("open conntrack, for metrics")?;
     let portid = datapath.tables.portid();
-    listen::start(outbox.clone(), portid, datapath::listening_scope(&args.dns_ips)?)?;
+    listen::start(outbox.clone(), portid, datapath::listening_scope(&args.dns_ips, &args.cluster_cidrs)?)?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot's id")?;
     let zone = SharedZone::new(zone_settings(&args)?);
     let (presence, seen) = state::channel(Presence::default());

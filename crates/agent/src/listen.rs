@@ -30,7 +30,7 @@ pub fn start(outbox: Outbox, portid: u32, scope: net::Scope) -> Result<()> {
             let heard = listener.next().unwrap_or_else(|error| {
                 tracing::warn!(error = format!("{error:#}"), "listening to the kernel; looking anyway");
                 std::thread::sleep(GATHER);
-                Heard { rules: true, links: true, ground: true }
+                Heard { rules: true, links: true, ground: true, detours: true }
             });
             if !heard.inputs().into_iter().all(|input| outbox.send_blocking(input)) {
                 return;
@@ -50,14 +50,20 @@ struct Heard {
     rules: bool,
     links: bool,
     ground: bool,
+    detours: bool,
 }
 
 impl Heard {
     fn inputs(self) -> Vec<Input> {
         let ground = self.ground.then_some(Input::GroundChanged);
+        let detours = self.detours.then_some(Input::DetoursChanged);
         let ours = [(Subsystem::Nft, self.rules), (Subsystem::Net, self.links)];
         let ours = ours.into_iter().filter(|(_, heard)| *heard);
-        ground.into_iter().chain(ours.map(|(subsystem, _)| Input::KernelChanged(subsystem))).collect()
+        ground
+            .into_iter()
+            .chain(detours)
+            .chain(ours.map(|(subsystem, _)| Input::KernelChanged(subsystem)))
+            .collect()
     }
 }
 
@@ -68,7 +74,7 @@ impl Listener {
         rustix::io::retry_on_intr(|| poll(&mut fds, None)).context("wait for the kernel's notices")?;
         let mut heard = Heard::default();
         self.take(&mut heard)?;
-        if heard.rules || heard.links || heard.ground {
+        if heard.rules || heard.links || heard.ground || heard.detours {
             std::thread::sleep(GATHER);
             self.take(&mut heard)?;
         }
@@ -80,6 +86,7 @@ impl Listener {
         while let Some(batch) = self.links.hear()? {
             for change in batch {
                 heard.ground |= matches!(change, Change::Ground | Change::Overrun);
+                heard.detours |= matches!(change, Change::Detour | Change::Overrun);
                 heard.links |= matches!(change, Change::Ours(_) | Change::Overrun);
             }
         }

@@ -6,6 +6,7 @@
 //! ```
 
 mod check;
+mod detour;
 mod diagnose;
 mod dropped;
 mod fit;
@@ -214,6 +215,7 @@ impl Node {
                 self.stale.suspected.insert(subsystem);
             }
             Input::GroundChanged => self.underlay.look_again(),
+            Input::DetoursChanged => self.underlay.look_for_detours(),
             Input::Pause(paused) => {
                 self.paused = paused;
                 self.base.metrics.paused(paused);
@@ -302,6 +304,11 @@ impl Node {
     /// What this node needs of its machine and has not.
     pub fn lacks(&self) -> Vec<Fault> {
         self.underlay.lacks().map(Fault::from).collect()
+    }
+
+    /// What of others takes packets to pods.
+    pub fn detours(&self) -> Vec<Fault> {
+        self.underlay.detoured().map(Fault::from).collect()
     }
 
     /// Packets that its links are too small for.

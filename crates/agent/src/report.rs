@@ -44,6 +44,9 @@ pub struct NodeStatus {
     /// What the node needs of its machine and has not: addresses, links, ways to the outside.
     #[serde(default)]
     pub lacks: Vec<Fault>,
+    /// Routes and rules of others that take what is for pods.
+    #[serde(default)]
+    pub detours: Vec<Fault>,
     /// Packets that its links are too small for.
     #[serde(default)]
     pub too_large: Vec<Fault>,
@@ -192,6 +195,7 @@ pub fn of_node(node: &Node) -> NodeStatus {
         trouble: node.trouble(),
         out_of_reach: node.out_of_reach(),
         lacks: node.lacks(),
+        detours: node.detours(),
         too_large: node.too_large(),
         paused: node.is_paused(),
         pods: node.records().count(),

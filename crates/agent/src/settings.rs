@@ -73,7 +73,7 @@ pub struct Args {
     #[arg(long, env = "PLUMB_ALLOW_SOURCES", value_delimiter = ',', value_name = "PREFIX")]
     pub allow_sources: Vec<String>,
     /// MTU of pods, bridge and tunnel [default: that of the node's interface, less 50 on IPv4 and 70 on IPv6]
-    #[arg(long, env = "PLUMB_MTU")]
+    #[arg(long, env = "PLUMB_MTU", value_parser = range::mtu)]
     pub mtu: Option<u32>,
     /// Seconds that a released pod address rests before it is given out again
     #[arg(long, default_value_t = 30, value_parser = seconds(0))]
@@ -194,7 +194,7 @@ mod tests {
     fn ranges_that_do_not_fit_are_named() {
         for (flags, word) in [
             (["--dns-ip", "10.1.0.1"], "10.1.0.1"),
-            (["--mtu", "9"], "--mtu 9"),
+            (["--mtu", "9"], "give a whole number from 576 to 65535"),
             (
                 ["--cluster-cidr", "10.244.0.0"],
                 "\"10.244.0.0\" is not a range of addresses: it has no length",

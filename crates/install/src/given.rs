@@ -47,10 +47,10 @@ pub fn check(args: &Args) -> Result<()> {
     }
     servers::check(wanted.api_servers.as_deref().unwrap_or_default(), &ranges)?;
     sources(&args.allow_sources, &ranges)?;
-    values::check(args)?;
     if let Some(word) = args.accept.iter().find(|word| !WORDS.contains(&word.as_str())) {
         bail!("--accept {word}: there is no such finding; the words are {}", WORDS.join(", "));
     }
+    values::check(args)?;
     Ok(())
 }
 
@@ -241,7 +241,6 @@ mod tests {
             ),
             ("--allow-sources", "203.0.113.0-9", "203.0.113.0/24,2001:db8::1"),
             ("--allow-sources", "203.0.113.9/24", "203.0.113.9"),
-            ("--mtu", "12", "1400"),
             ("--cluster-cidr", "0.0.0.0/0", "10.0.0.0/8"),
             ("--cluster-domain", "10.96.0.10", "k8s.local"),
             ("--api-servers", "https://192.0.2.1:6443/path", "https://192.0.2.1:6443/"),
@@ -302,6 +301,12 @@ mod tests {
                 "--allow-sources 2001:db8::1: pods have no IPv6 address",
             ),
             (&["--print", "--resume"], "--print asks no cluster, and --resume"),
+            (&["--print", "--accept", "version"], "--print asks no cluster, and --accept"),
+            (&["--print", "--timeout", "5"], "--print asks no cluster, and --timeout"),
+            (
+                &["--print", "--api-servers", "http://192.0.2.1:6443"],
+                "over http anybody on the way reads the agents' tokens",
+            ),
             (&["--print", "--context", "a"], "--print asks no cluster, and --context"),
             (
                 &["--secure-metrics", "--metrics-cert-secret", ""],
@@ -311,7 +316,10 @@ mod tests {
                 &["--secure-metrics", "--metrics-cert-secret", "A_b"],
                 "--metrics-cert-secret \"A_b\" is no name",
             ),
-            (&["--cluster-cidr", "fd00::/48", "--mtu", "1000"], "--mtu 1000 is none for pods with IPv6"),
+            (
+                &["--cluster-cidr", "fd00::/48", "--mtu", "1000"],
+                "--mtu 1000: give a whole number from 576 to 65535 (from 1280 where",
+            ),
         ] {
             let error = check(&args(flags)).unwrap_err().to_string();
             assert!(error.contains(words), "{flags:?}: {error}");

@@ -46,7 +46,7 @@ pub struct Args {
     #[command(flatten)]
     pub wanted: Wanted,
     /// MTU of pods [default: that of the node's interface, less the tunnel's headers]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=65_535))]
+    #[arg(long, value_parser = types::range::mtu)]
     pub mtu: Option<u32>,
     /// Addresses and prefixes that pods may send from beside their own, where their annotation
     /// plumb.dev/allowed-sources asks for it, with commas between [default: none]
@@ -84,12 +84,17 @@ pub struct Target {
     /// The agents' image: a name, or an archive that was imported on every node (ctr -n k8s.io image import FILE)
     #[arg(long)]
     pub image: Option<String>,
-    /// Seconds to wait for nodes
-    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub timeout: u64,
+    /// Seconds to wait for nodes [default: 120]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: Option<u64>,
 }
 
 impl Target {
+    /// How long to wait for nodes.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.timeout.unwrap_or(120))
+    }
+
     /// An archive is on the nodes already, or nowhere: nobody is asked for it.
     pub fn image(&self, settings: &mut Settings) -> Result<()> {
         let Some(image) = &self.image else { return Ok(()) };
@@ -256,7 +261,7 @@ async fn check_nodes(
         mounts: vec![manifest::readable_parent(&settings.cni_conf_dir), manifest::sysctls()],
         host_pid: true,
     };
-    let patience = Duration::from_secs(args.target.timeout);
+    let patience = args.target.patience();
     let nodes = found.node_names();
     let outcomes = jobs::run(client, settings, &job, &nodes, patience).await?;
     let mut findings = Vec::new();
@@ -344,7 +349,7 @@ async fn take_back(client: &Client, made: &[Value]) -> Result<()> {
 }
 
 async fn finish(client: &Client, settings: &Settings, args: &Args, made: &[Value]) -> Result<ExitCode> {
-    let patience = Duration::from_secs(args.target.timeout);
+    let patience = args.target.patience();
     let ended = progress::follow(client, &settings.image, patience).await?;
     if ended.all_work() {
         let flags = args.target.reach.flags();
@@ -360,7 +365,7 @@ async fn finish(client: &Client, settings: &Settings, args: &Args, made: &[Value
     let everything = made.iter().any(|object| object["kind"] == "DaemonSet");
     if everything && !ended.changed() {
         let back = taken_back(client, made).await;
-        bail!("no agent has started within {} s; {back}:{list}", args.target.timeout);
+        bail!("no agent has started within {} s; {back}:{list}", patience.as_secs());
     }
     let flags = args.target.reach.flags();
     bail!(
@@ -368,6 +373,6 @@ async fn finish(client: &Client, settings: &Settings, args: &Args, made: &[Value
          uninstall{flags}` takes everything back (namespace {NAMESPACE})",
         not_working().count(),
         ended.steps.len(),
-        args.target.timeout
+        patience.as_secs()
     )
 }

@@ -117,7 +117,7 @@ async fn of_cluster(client: &Client) -> Result<Settings> {
 
 /// Every node but those that were given up.
 async fn clean(client: &Client, settings: &Settings, args: &Args) -> Result<()> {
-    let patience = Duration::from_secs(args.target.timeout);
+    let patience = args.target.patience();
     let nodes: Api<Node> = Api::all(client.clone());
     let mut left = agents_end(client, &nodes, args, patience).await?;
     let listed = nodes.list(&ListParams::default()).await.map_err(|error| explain(error, "list nodes"))?;

@@ -24,6 +24,8 @@ pub struct Scope {
     pub veth_prefix: Option<String>,
     /// Addresses on `lo` within these networks are ours (cluster addresses that this node answers for).
     pub loopback: Vec<IpNet>,
+    /// Whose addresses pods have: routes of others to them, and rules, are worth a look.
+    pub pods: Vec<IpNet>,
     /// The sysctls to read, as paths under /proc/sys with slashes.
     pub sysctls: BTreeSet<String>,
 }
@@ -37,6 +39,7 @@ impl Scope {
             links: desired.links.iter().filter(is_ours).map(|(name, _)| name.clone()).collect(),
             veth_prefix: None,
             loopback: on_loopback.map(|(_, address)| *address).collect(),
+            pods: Vec::new(),
             sysctls: desired.sysctls.keys().cloned().collect(),
         }
     }

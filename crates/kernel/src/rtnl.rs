@@ -1,7 +1,7 @@
 //! An rtnetlink socket with the questions that everybody asks: links, addresses, routes.
 
 use kstate::net::ROUTE_PROTOCOL;
-use netlink::route::{self, AddressRow, LinkRow, Lookup, NeighbourRow, ProgramRow, RouteRow, Way};
+use netlink::route::{self, AddressRow, LinkRow, Lookup, NeighbourRow, ProgramRow, RouteRow, RuleRow, Way};
 use types::{Family, IfName};
 
 use crate::error::Error;
@@ -54,21 +54,42 @@ impl Rtnl {
     /// The routes of protocol 112.
     pub fn routes(&mut self, family: Family) -> Result<Vec<RouteRow>, Error> {
         let dump = |writer: &mut _, seq| route::dump_routes(writer, seq, family, Some(ROUTE_PROTOCOL));
-        self.rows("routes", dump, route::decode_route)
+        let mut rows = self.rows("routes", dump, route::decode_route)?;
+        // The kernel filters by protocol where it checks strictly (since 4.20).
+        rows.retain(|row| row.protocol == ROUTE_PROTOCOL && row.other.is_none());
+        Ok(rows)
     }
 
-    /// All routes in the words of [`RouteRow`], whoever made them: for CHECK, which looks into pods.
+    /// All routes in the words of [`RouteRow`], whoever made them.
     pub fn all_routes(&mut self, family: Family) -> Result<Vec<RouteRow>, Error> {
+        self.routes_that(family, |_| true)
+    }
+
+    /// Of all routes those that are asked for: a node that speaks BGP has a million, and nobody keeps them.
+    pub fn routes_that(
+        &mut self,
+        family: Family,
+        wanted: impl Fn(&RouteRow) -> bool,
+    ) -> Result<Vec<RouteRow>, Error> {
         let dump = |writer: &mut _, seq| route::dump_routes(writer, seq, family, None);
-        self.rows("routes", dump, route::decode_route)
+        self.rows("routes", dump, |message| route::decode_route(message).filter(&wanted))
     }
 
     /// Routes that the kernel made with addresses.
     pub fn kernel_routes(&mut self, family: Family) -> Result<Vec<RouteRow>, Error> {
         let dump = |writer: &mut _, seq| route::dump_routes(writer, seq, family, Some(route::RTPROT_KERNEL));
         let mut rows = self.rows("routes of the kernel", dump, route::decode_route)?;
-        rows.retain(RouteRow::is_of_kernel);
+        rows.retain(|row| row.is_of_kernel() && row.other.is_none());
         Ok(rows)
+    }
+
+    /// All rules; none in a kernel that knows no rules.
+    pub fn rules(&mut self, family: Family) -> Result<Vec<RuleRow>, Error> {
+        let dump = |writer: &mut _, seq| route::dump_rules(writer, seq, family);
+        match self.rows("rules", dump, route::decode_rule) {
+            Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
+            rows => rows,
+        }
     }
 
     /// Where such a packet would leave. An error is what would drop it: ENETUNREACH where there is

@@ -168,7 +168,7 @@ fn configure(veth: &PodVeth<'_>) -> Result<u32, Error> {
         batch.add(|writer, seq| route::add_address(writer, seq, index, *address));
     }
     for pod_route in veth.routes {
-        let key = RouteKey { dst: pod_route.dst, table: MAIN_TABLE };
+        let key = RouteKey { dst: pod_route.dst, table: RouteKey::MAIN };
         let (dev, via, kind) = (None, pod_route.via, RouteKind::Unicast);
         let value = Route { dev, via, onlink: false, src: None, kind };
         batch.add(|writer, seq| route::add_route(writer, seq, &key, &value, Some(index)));
@@ -189,7 +189,6 @@ fn configure(veth: &PodVeth<'_>) -> Result<u32, Error> {
 }
 
 const LOOPBACK: u32 = 1;
-const MAIN_TABLE: u32 = 254;
 
 /// The link group in which links wait for their common deletion ("plmb").
 const DOOMED: u32 = 0x706c_6d62;

@@ -340,6 +340,44 @@ fn a_foreign_route_in_our_place_is_heard_and_replaced() {
     Netns::fresh().expect("fresh").run(work).expect("run");
 }
 
+/// What takes the place of ours without a word of its end: it is heard, seen as missing, and mended.
+#[test]
+fn what_takes_the_place_of_ours_is_heard_and_mended() {
+    let work = || {
+        let desired = node_state(1, 2);
+        make_so(&desired);
+        let ((tunnel, mac), _) = desired.fdb.first_key_value().expect("an entry");
+        let entry = format!("bridge fdb replace {mac} dev {tunnel} self");
+        let ((_, vtep), _) = desired.neighbours.first_key_value().expect("a neighbour");
+        let commands = [
+            "ip route replace blackhole 10.244.2.0/24",
+            "ip route replace prohibit 10.244.2.0/24",
+            "ip route replace unreachable 10.244.2.0/24",
+            "ip route replace throw 10.244.2.0/24",
+            "ip route replace 10.244.2.0/24 dev cni0",
+            "ip route replace 10.244.2.0/24 nexthop via 10.244.1.8 dev cni0 nexthop via 10.244.1.9 dev cni0",
+            "ip route replace blackhole 10.244.1.0/24",
+            &format!("{entry} dst 172.16.9.9"),
+            &format!("{entry} dst 192.168.1.2 port 9999"),
+            &format!("{entry} dst 192.168.1.2 vni 77"),
+            &format!("ip neigh replace {vtep} lladdr 02:00:00:00:00:09 dev {tunnel} nud permanent"),
+            &format!("ip neigh replace {vtep} lladdr 02:00:00:00:00:09 dev {tunnel} nud reachable"),
+        ];
+        for command in commands {
+            let mut changes = Changes::listen(Scope::of(&desired)).expect("listen");
+            let mut words = command.split(' ');
+            let done = std::process::Command::new(words.next().expect("a word")).args(words).status();
+            assert!(done.expect("run").success(), "{command}");
+            assert!(heard(&mut changes), "{command} is not heard");
+            let mut rtnl = Rtnl::open().expect("open");
+            let actual = observe(&mut rtnl, &Scope::of(&desired)).expect("observe");
+            assert!(!diff(&desired, &actual).is_empty(), "{command} is not seen");
+            make_so(&desired);
+        }
+    };
+    Netns::fresh().expect("fresh").run(work).expect("run");
+}
+
 /// The kernel makes it with the address, and nobody makes it again.
 #[test]
 fn a_route_to_the_pods_that_is_gone_is_heard_and_made_again() {

@@ -74,6 +74,11 @@ pub struct RouteKey {
     pub table: u32,
 }
 
+impl RouteKey {
+    /// The table that packets are looked up in when no rule says otherwise.
+    pub const MAIN: u32 = 254;
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub dev: Option<IfName>,

@@ -132,13 +132,28 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 /// A new process knows nothing of it.
 fn was_paused(inside: &Inside, node: &str, patience: &Patience) -> Result<()> {
-    let told = status(inside, node, patience.left().min(serving::LOOK));
-    if told.is_ok_and(|told| told.is_some_and(|told| told["paused"] == Value::Bool(true))) {
+    if is_paused(inside, node, patience.left()) {
         println!(
             "agent-{node} was paused; once it runs again, it is no longer paused and mends what differs"
         );
     }
     Ok(())
+}
+
+fn is_paused(inside: &Inside, node: &str, limit: Duration) -> bool {
+    let told = status(inside, node, limit.min(serving::LOOK));
+    told.is_ok_and(|told| told.is_some_and(|told| told["paused"] == Value::Bool(true)))
+}
+
+/// Of an agent that only looks, and how it goes on.
+pub(crate) fn paused(inside: &Inside, node: &str, limit: Duration) -> Option<String> {
+    is_paused(inside, node, limit).then(|| {
+        format!(
+            "{node}: its agent is paused: what others change is told and not put back; next: plumb lab agent resume --name \
+             {} {node}",
+            inside.plan.name
+        )
+    })
 }
 
 fn stop(inside: &Inside, node: &str, patience: &Patience) -> Result<()> {

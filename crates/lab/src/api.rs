@@ -83,7 +83,8 @@ async fn serve(run: &RunDir, plan: &Plan, nodes: Nodes, listeners: Vec<std::net:
     let client = kube::Client::new(api, "default");
     let cidrs = plan.families.list().iter().map(|family| family.pick(POD_CIDRS).parse());
     let cluster_cidrs = cidrs.collect::<Result<_, _>>().context("the plan of addresses")?;
-    let settings = controllers::Settings { cluster_cidrs, ..controllers::Settings::default() };
+    let mut settings = controllers::Settings { cluster_cidrs, ..controllers::Settings::default() };
+    settings.node_prefix_lens[0] = plan.node_cidr_mask_size;
     tasks.spawn(async move { match controllers::run(client, settings).await {} });
     match tasks.join_next().await {
         Some(Ok(error)) => Err(error).context("the API ended"),

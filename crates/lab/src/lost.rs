@@ -7,6 +7,8 @@ use std::path::Path;
 
 use types::Family;
 
+use crate::plan;
+
 /// What `plumb lab up` gives back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
@@ -14,6 +16,8 @@ pub enum Lost {
     LinkUp,
     Address(IpAddr),
     Route(Family),
+    /// A route bars the way to the API at this address.
+    Way(IpAddr),
 }
 
 impl fmt::Display for Lost {
@@ -23,6 +27,7 @@ impl fmt::Display for Lost {
             Self::LinkUp => f.write_str("its eth0 is down"),
             Self::Address(address) => write!(f, "its address {address} is on no interface"),
             Self::Route(family) => write!(f, "its default route of {} is gone", name(*family)),
+            Self::Way(api) => write!(f, "a route of it bars the way to the API at {api}"),
         }
     }
 }
@@ -35,6 +40,7 @@ impl Lost {
             Self::LinkUp => "eth0 is up again".to_owned(),
             Self::Address(address) => format!("it has its address {address} again"),
             Self::Route(family) => format!("it has its default route of {} again", name(family)),
+            Self::Way(api) => format!("nothing bars its way to the API at {api} any more"),
         }
     }
 }
@@ -77,7 +83,7 @@ impl Tables {
         })
     }
 
-    /// What is not there of eth0, these addresses, and a default route of each family of them.
+    /// What is not there of eth0, these addresses, a default route and the way to the API of each family of them.
     pub fn lost(&self, own: &[IpAddr]) -> Vec<Lost> {
         if !names_uplink(&self.dev) {
             return vec![Lost::Link];
@@ -85,8 +91,9 @@ impl Tables {
         let link = (!self.is_up()).then_some(Lost::LinkUp);
         let addresses = own.iter().copied().filter(|address| !self.has_address(*address)).map(Lost::Address);
         let families = own.iter().copied().map(Family::of);
-        let routes = families.filter(|family| !self.has_default_route(*family)).map(Lost::Route);
-        link.into_iter().chain(addresses).chain(routes).collect()
+        let routes = families.clone().filter(|family| !self.has_default_route(*family)).map(Lost::Route);
+        let barred = families.map(plan::api).filter(|api| self.bars(*api)).map(Lost::Way);
+        link.into_iter().chain(addresses).chain(routes).chain(barred).collect()
     }
 
     /// An interface hears the group of all hosts of each family from when it is brought up until it is taken down
@@ -110,6 +117,26 @@ impl Tables {
             IpAddr::V6(ip) => {
                 let digits: String = ip.octets().iter().map(|octet| format!("{octet:02x}")).collect();
                 self.if_inet6.lines().any(|line| line.starts_with(&digits))
+            }
+        }
+    }
+
+    /// Whether a route of no interface has exactly this address, which no other can be longer than.
+    fn bars(&self, address: IpAddr) -> bool {
+        let words = |line: &str| line.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let is_at =
+            |words: &[String], at: usize, right: &str| words.get(at).is_some_and(|word| word == right);
+        match address {
+            IpAddr::V4(ip) => {
+                // In the byte order of the machine.
+                let own = format!("{:08X}", u32::from_ne_bytes(ip.octets()));
+                let mut lines = self.route.lines().map(words);
+                lines.any(|it| is_at(&it, 0, "*") && is_at(&it, 1, &own) && is_at(&it, 7, "FFFFFFFF"))
+            }
+            IpAddr::V6(ip) => {
+                let own: String = ip.octets().iter().map(|octet| format!("{octet:02x}")).collect();
+                let mut lines = self.ipv6_route.lines().map(words);
+                lines.any(|it| is_at(&it, 0, &own) && is_at(&it, 1, "80") && is_at(&it, 9, "lo"))
             }
         }
     }
@@ -191,6 +218,17 @@ mod tests {
         );
         let no_way = said(|it| it.ipv6_route = it.ipv6_route.lines().last().unwrap_or_default().to_owned());
         assert_eq!(no_way.as_deref(), Some("its default route of IPv6 is gone"));
+        let barred = said(|it| {
+            it.route.push_str("*\t0201A8C0\t00000000\t0205\t0\t0\t0\tFFFFFFFF\n");
+            let api = "fd001920016800010000000000000002";
+            let other = api.replace("0192001680001", "0192001680009");
+            for to in [api, other.as_str()] {
+                it.ipv6_route
+                    .push_str(&format!("{to} 80 {ALL} 00 {ALL} 00000400 00000001 00000000 00200200 lo\n"));
+            }
+        });
+        let v4 = "a route of it bars the way to the API at 192.168.1.2";
+        assert!(barred.as_deref().is_some_and(|said| said.starts_with(v4)), "{barred:?}");
     }
 
     #[test]

@@ -17,7 +17,6 @@ use crate::supervise::Holders;
 
 /// `lo` is the first link of every namespace.
 const LOOPBACK: u32 = 1;
-const MAIN_TABLE: u32 = 254;
 
 /// Makes the picture of [`crate::plan`] true.
 pub fn wire(plan: &Plan, holders: &Holders) -> Result<()> {
@@ -46,7 +45,10 @@ pub fn wire(plan: &Plan, holders: &Holders) -> Result<()> {
         cable(&mut underlay, &node, &netns, &on_underlay(families, |f| node_address(number, f))?)?;
         // The gateway itself has nowhere further to go.
         let mut rtnl = Rtnl::open_in(&netns)?;
-        families.iter().try_for_each(|family| default_route(&mut rtnl, *family))?;
+        for family in families {
+            default_route(&mut rtnl, *family)?;
+            unbar(&mut rtnl, plan::api(*family))?;
+        }
     }
     Ok(())
 }
@@ -108,8 +110,12 @@ fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, addresses: &[IpNet]) ->
 
 /// Of the administrator's kind: the agent takes routes of its own protocol for its own.
 fn default_route(rtnl: &mut Rtnl, family: Family) -> Result<()> {
-    let key = RouteKey { dst: family.pick(["0.0.0.0/0", "::/0"]).parse()?, table: MAIN_TABLE };
-    if rtnl.all_routes(family)?.iter().any(|row| row.key == key && row.route.kind == RouteKind::Unicast) {
+    let key = RouteKey { dst: family.pick(["0.0.0.0/0", "::/0"]).parse()?, table: RouteKey::MAIN };
+    if rtnl
+        .all_routes(family)?
+        .iter()
+        .any(|row| row.key == key && row.other.is_none() && row.route.kind == RouteKind::Unicast)
+    {
         return Ok(());
     }
     let via = Some(plan::gateway(family));
@@ -117,6 +123,18 @@ fn default_route(rtnl: &mut Rtnl, family: Family) -> Result<()> {
     change(rtnl, "add the default route", |writer, seq| {
         route::add_static_route(writer, seq, &key, &value, None)
     })
+}
+
+/// Takes away what somebody has put in the way to the API.
+fn unbar(rtnl: &mut Rtnl, api: IpAddr) -> Result<()> {
+    let key = RouteKey { dst: api.into(), table: RouteKey::MAIN };
+    let bars = |row: &route::RouteRow| {
+        row.key == key && (row.other.is_some() || row.route.kind == RouteKind::Unreachable)
+    };
+    if rtnl.routes_that(Family::of(api), bars)?.is_empty() {
+        return Ok(());
+    }
+    change(rtnl, "clear the way to the API", |writer, seq| route::delete_others_route(writer, seq, &key))
 }
 
 fn address(rtnl: &mut Rtnl, index: u32, address: IpNet) -> Result<()> {

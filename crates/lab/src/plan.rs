@@ -43,6 +43,9 @@ pub struct Plan {
     /// The agents' `--allow-sources`; empty: none.
     #[serde(default)]
     pub allow_sources: String,
+    /// The length of the IPv4 prefixes that nodes give their pods addresses from.
+    #[serde(default = "usual_mask_size")]
+    pub node_cidr_mask_size: u8,
     /// Directories of the machine that nodes and pods have at a path of their own.
     #[serde(default)]
     pub mounts: Vec<Share>,
@@ -52,6 +55,11 @@ pub struct Plan {
     pub data: PathBuf,
     /// The CNI executable that every node gets.
     pub cni: PathBuf,
+}
+
+/// Which lets addresses tell where a pod runs: those of node7 are 10.244.7.0/24.
+pub fn usual_mask_size() -> u8 {
+    24
 }
 
 impl Plan {

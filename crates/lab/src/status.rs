@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::inside::Inside;
 use crate::supervise::{State, Status};
-use crate::{Name, Output, client, serving};
+use crate::{Name, Output, agent, client, serving};
 
 /// `plumb lab status`
 #[derive(clap::Args, Debug)]
@@ -73,6 +73,8 @@ struct NodeRow {
     is_cut_off: bool,
     /// What it has lost of its way to the others.
     cut_off: Option<String>,
+    /// That its agent only looks.
+    paused: Option<String>,
     addresses: Vec<String>,
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Vec<String>,
@@ -146,10 +148,12 @@ async fn nodes(inside: &Inside) -> Result<Vec<NodeRow>> {
             let cut_off = inside.cut_off(&name);
             let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
             let internal = addresses.filter(|address| address.type_ == "InternalIP");
+            let paused = agent::paused(inside, &name, serving::LOOK).filter(|_| reason.is_none());
             NodeRow {
                 ready: reason.is_none(),
                 reason,
                 is_cut_off: cut_off.is_some(),
+                paused,
                 cut_off,
                 addresses: internal.map(|address| address.address.clone()).collect(),
                 pod_cidrs: node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default(),
@@ -198,6 +202,9 @@ fn table(seen: &Seen, nodes: u8) {
     for node in &seen.nodes {
         if let Some(cause) = &node.cut_off {
             println!("✗ {}: {cause}; next: plumb lab up --name {}", node.name, seen.name);
+        }
+        if let Some(paused) = &node.paused {
+            println!("! {paused}");
         }
     }
 }

@@ -38,6 +38,10 @@ pub struct Options {
     /// plumb.dev/allowed-sources asks for it, with commas between [default: none, or those of the running lab]
     #[arg(long, value_name = "PREFIX")]
     allow_sources: Option<String>,
+    /// The length of each node's IPv4 pod CIDR, as kube-controller-manager has this flag: of 28, a node has 13 addresses for
+    /// pods [default: 24, or that of the running lab]
+    #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u8).range(24..=28))]
+    node_cidr_mask_size: Option<u8>,
     #[command(flatten)]
     manifests: apply::Manifests,
     /// Show a directory of this machine to all nodes and pods, as PATH and read-only for pods (may be given several
@@ -250,6 +254,15 @@ fn check_same(run: &RunDir, options: &Options) -> Result<()> {
         bail!(
             "lab {} runs {has} and cannot get {sources:?}; `plumb lab down --name {}` first",
             plan.name,
+            plan.name
+        );
+    }
+    if let Some(length) = options.node_cidr_mask_size.filter(|length| *length != plan.node_cidr_mask_size) {
+        bail!(
+            "the nodes of lab {} have pod CIDRs of length {} and cannot get others of {length}; `plumb lab down --name {}` \
+             first",
+            plan.name,
+            plan.node_cidr_mask_size,
             plan.name
         );
     }

@@ -12,7 +12,7 @@ use crate::inside::Inside;
 use crate::progress::Progress;
 use crate::rundir::RunDir;
 use crate::up::{wait, workloads};
-use crate::{Name, Output, a_name, client, serving};
+use crate::{Name, Output, a_name, agent, client, serving};
 
 /// `plumb lab wait`
 #[derive(clap::Args, Debug)]
@@ -64,6 +64,10 @@ fn wait(options: &Options, name: &str, progress: &Progress) -> Result<ExitCode> 
                 }
                 let new: Vec<_> = all.into_iter().filter(|workload| done.insert(workload.clone())).collect();
                 if new.is_empty() {
+                    let nodes = inside.plan.node_names();
+                    let left = || serving::left(deadline);
+                    let paused = nodes.iter().filter_map(|node| agent::paused(&inside, node, left()));
+                    paused.for_each(|paused| println!("! {paused}"));
                     return Ok(ExitCode::SUCCESS);
                 }
                 wait.ready(&new).await?;

@@ -80,16 +80,8 @@ impl Ranges<'_> {
 
     /// Why pods with such addresses cannot have this MTU.
     pub fn mtu(&self, mtu: u32) -> Result<(), String> {
-        // Every host takes 576 bytes (RFC 791); no link with fewer than 1280 has IPv6 (RFC 8200, section 5).
         let with_ipv6 = self.pods.iter().any(|pods| Family::of_net(pods) == Family::V6);
-        let (least, whose) = if with_ipv6 { (1280, "with IPv6") } else { (576, "with IPv4") };
-        match (least..=65_535).contains(&mtu) {
-            true => Ok(()),
-            false => Err(format!(
-                "--mtu {mtu} is none for pods {whose}; give {least} to 65535, or leave it out: agents then take that of \
-                 the node's interface, less the tunnel's headers"
-            )),
-        }
+        types::range::mtu_fits(mtu, with_ipv6).map_err(|right| format!("--mtu {mtu}: {right}"))
     }
 }
 

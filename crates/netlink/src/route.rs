@@ -15,6 +15,7 @@ mod program;
 #[cfg(test)]
 mod roundtrip;
 mod routes;
+mod rule;
 
 pub use address::{AddressRow, add_address, decode_address, delete_address, dump_addresses};
 pub use link::{
@@ -30,9 +31,10 @@ pub use netconf::{NetconfRow, Of, decode_netconf};
 pub use notice::{Notice, decode_notice};
 pub use program::{ProgramRow, add_clsact, decode_program, delete_program, dump_programs, set_program};
 pub use routes::{
-    RTPROT_KERNEL, RouteRow, add_route, add_static_route, decode_route, delete_route, dump_routes, set_route,
-    set_subnet_route,
+    RT_TABLE_LOCAL, RTPROT_KERNEL, RouteRow, SEVERAL, add_route, add_static_route, decode_route,
+    delete_others_route, delete_route, dump_routes, set_route, set_subnet_route,
 };
+pub use rule::{RuleAction, RuleRow, decode_rule, dump_rules};
 
 use crate::message::Head;
 
@@ -50,21 +52,26 @@ pub const RTM_GETROUTE: u16 = 26;
 pub const RTM_NEWNEIGH: u16 = 28;
 pub const RTM_DELNEIGH: u16 = 29;
 pub const RTM_GETNEIGH: u16 = 30;
+pub const RTM_NEWRULE: u16 = 32;
+pub const RTM_DELRULE: u16 = 33;
+pub const RTM_GETRULE: u16 = 34;
 pub const RTM_NEWQDISC: u16 = 36;
 pub const RTM_NEWTFILTER: u16 = 44;
 pub const RTM_DELTFILTER: u16 = 45;
 pub const RTM_GETTFILTER: u16 = 46;
 pub const RTM_NEWNETCONF: u16 = 80;
 
-/// Multicast groups whose notices tell of what [`kstate::net::NetState`] holds.
-pub const GROUPS: [u32; 9] = [
+/// Multicast groups whose notices tell of what [`kstate::net::NetState`] holds, and of what may take its packets.
+pub const GROUPS: [u32; 11] = [
     1,  // RTNLGRP_LINK
     3,  // RTNLGRP_NEIGH, forwarding entries too
     4,  // RTNLGRP_TC, programs
     5,  // RTNLGRP_IPV4_IFADDR
     7,  // RTNLGRP_IPV4_ROUTE
+    8,  // RTNLGRP_IPV4_RULE
     9,  // RTNLGRP_IPV6_IFADDR
     11, // RTNLGRP_IPV6_ROUTE
+    19, // RTNLGRP_IPV6_RULE
     24, // RTNLGRP_IPV4_NETCONF
     25, // RTNLGRP_IPV6_NETCONF
 ];

@@ -185,7 +185,7 @@ impl Nodes {
                 let status_object: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
                 let told = status_object["message"].as_str().map(str::to_owned);
                 let told = told.unwrap_or_else(|| String::from_utf8_lossy(&bytes).trim().to_owned());
-                let told = format!("{}: {status}: {told}", at());
+                let told = format!("{}: {status}: {}", at(), without_next_step(&told));
                 match status {
                     // Earlier versions asked the Node.
                     StatusCode::FORBIDDEN => bail!(
@@ -197,6 +197,11 @@ impl Nodes {
             }
         }
     }
+}
+
+/// A lab's API says to kubectl where to look; whoever asks here says better what to do.
+fn without_next_step(told: &str) -> &str {
+    told.rsplit_once("; see `plumb lab status").map_or(told, |(what, _)| what)
 }
 
 /// Why an agent cannot be asked: it is not there, or does not answer.
@@ -245,6 +250,13 @@ mod tests {
             pod["metadata"]["deletionTimestamp"] = created.into();
         }
         serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn a_lab_that_cannot_reach_an_agent_says_one_next_step() {
+        let told = "pod plumb-node2 at 192.168.1.11:9475: Connection refused (os error 111)";
+        assert_eq!(without_next_step(&format!("{told}; see `plumb lab status --name ci`")), told);
+        assert_eq!(without_next_step(told), told);
     }
 
     #[test]

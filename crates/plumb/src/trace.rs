@@ -35,8 +35,8 @@ pub struct Args {
     /// rs, job, svc), as `kubectl exec` takes it; a workload's name alone will do
     pod: String,
     /// Where to: http://HOST[:PORT][/PATH], HOST:PORT, svc/NAME:PORT or pod/NAME:PORT (of another namespace
-    /// NAMESPACE/svc/NAME:PORT; PORT may be a name), an address (then TCP to port 80), or ping:HOST; of https:// the connection
-    /// alone is traced
+    /// NAMESPACE/svc/NAME:PORT; PORT may be a name), node/NAME:PORT, an address (then TCP to port 80), or ping:HOST,
+    /// ping:pod/NAME, ping:node/NAME; of https:// the connection alone is traced
     target: String,
     /// Send UDP instead of TCP
     #[arg(long)]
@@ -81,7 +81,7 @@ pub struct Report {
     pub broken: Option<Broken>,
     /// Nodes of the way that could not be asked, and why.
     pub not_asked: BTreeMap<String, String>,
-    /// What to do about the first of those.
+    /// What to do about the first of those, or what a name that is none was meant to be.
     pub next: Option<String>,
     pub conclusion: Conclusion,
     /// From the command to the end, in milliseconds.
@@ -206,19 +206,22 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 async fn trace(args: Args) -> Result<ExitCode> {
     let began = Instant::now();
-    let mut target = ask::parse(&args.target, args.udp).map_err(Misused::of)?;
-    target.ask.family = match (args.ipv4, args.ipv6) {
+    let family = match (args.ipv4, args.ipv6) {
         (true, _) => Some(Family::V4),
         (_, true) => Some(Family::V6),
         _ => None,
     };
+    let target = ask::parse(&args.target, args.udp, family).map_err(Misused::of)?;
     check(&args.pod, args.namespace.as_deref())?;
     let cluster = Cluster::connect(&args.reach).await?;
     let (pod, node) = find(&cluster, &args.pod, args.namespace.as_deref()).await?;
     let ask = named::aim(&cluster, &pod.namespace, target).await?;
     let nodes = Nodes::new(&cluster).await?;
     let open = Open { pod, ask, source_port: args.source_port };
-    let mut report = walk(&nodes, &node, open, (&args.target, args.timeout)).await?;
+    let mut report = walk(&nodes, &node, open.clone(), (&args.target, args.timeout)).await?;
+    if report.conclusion == Conclusion::NoName && report.next.is_none() {
+        report.next = named::hint(&cluster, &open.pod.namespace, &open.ask).await;
+    }
     report.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if args.output.is_json() {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -243,7 +246,7 @@ pub async fn trace_from(
     (target, udp): (&str, bool),
 ) -> Result<Report> {
     let nodes = Nodes::new(cluster).await?;
-    let ask = named::aim(cluster, &pod.namespace, ask::parse(target, udp)?).await?;
+    let ask = named::aim(cluster, &pod.namespace, ask::parse(target, udp, None)?).await?;
     let open = Open { pod, ask, source_port: None };
     walk(&nodes, node, open, (target, 1000)).await
 }

@@ -140,6 +140,7 @@ fn named(path: PathBuf) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, FromArgMatches};
+    use types::range::MTUS;
 
     use super::*;
 
@@ -150,8 +151,10 @@ mod tests {
             (&["lab", "up", "--nodes=x"], "--nodes x: give a whole number from 1 to 100"),
             (&["lab", "wait", "--timeout", "-1"], "--timeout -1: give a whole number from 0 to 86400"),
             (&["lab", "expose", "a", "--port", "70000"], "--port 70000: give a whole number from 0 to 65535"),
-            (&["install", "--mtu", "abc"], "--mtu abc: give a whole number from 0 to 65535"),
-            (&["install", "--mtu", "-1"], "--mtu -1: give a whole number from 0 to 65535"),
+            (&["install", "--mtu", "abc"], &*format!("--mtu abc: {MTUS}")),
+            (&["install", "--mtu", "-1"], &*format!("--mtu -1: {MTUS}")),
+            (&["install", "--mtu", "65536"], &*format!("--mtu 65536: {MTUS}")),
+            (&["agent", "--mtu", "4294967295"], &*format!("--mtu 4294967295: {MTUS}")),
             (&["install", "--timeout", ""], "--timeout \"\": give a whole number from 1 to 86400"),
             (
                 &["trace", "p", "t", "--source-port", "0"],

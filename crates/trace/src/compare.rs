@@ -88,7 +88,11 @@ pub fn compare(expected: &[Hop], observed: &[Observed]) -> Vec<HopResult> {
         let took = evidence.took(hop).or_else(|| at.and_then(|at| clock.since(hop, at, &evidence)));
         let steps = if reached { evidence.steps(hop) } else { Vec::new() };
         let wrong_on = on.filter(|on| *on != hop.node);
-        HopResult { hop: hop.clone(), outcome, wrong_on, at, took, steps }
+        let hop = match evidence.end().filter(|_| reached) {
+            Some(end) => hop.as_told(end.was_told()),
+            None => hop.clone(),
+        };
+        HopResult { hop, outcome, wrong_on, at, took, steps }
     };
     expected.iter().zip(outcomes).map(result).collect()
 }

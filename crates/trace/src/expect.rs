@@ -145,7 +145,8 @@ impl Way<'_, '_> {
         let (protocol, source, destination) =
             (self.packet.protocol, self.packet.src, self.packet.destination());
         self.push(Stage::Socket, Fact::Socket { protocol, source, destination });
-        let fact = Fact::Refused { frontend: destination, service: None, rejected: false, why };
+        let fact =
+            Fact::Refused { frontend: destination, service: None, rejected: false, why, leaves: false };
         self.push(Stage::Veth, fact);
     }
 
@@ -156,7 +157,7 @@ impl Way<'_, '_> {
         }
         self.start(attachment);
         let frontend = self.packet.destination();
-        self.push(stage, Fact::Refused { frontend, service: None, rejected: false, why });
+        self.push(stage, Fact::Refused { frontend, service: None, rejected: false, why, leaves: false });
     }
 
     /// From the service on; yields the node that the packet goes on to.
@@ -213,8 +214,13 @@ impl Way<'_, '_> {
     /// The destination after the service's choice; `None` when it ends here.
     fn service(&mut self, target: &Target) -> Option<SocketAddr> {
         let frontend = target.destination;
-        let refused =
-            |service, rejected, why: &str| Fact::Refused { frontend, service, rejected, why: why.to_owned() };
+        let refused = |service, rejected, why: &str| Fact::Refused {
+            frontend,
+            service,
+            rejected,
+            why: why.to_owned(),
+            leaves: false,
+        };
         let direct = |why: &str| Fact::Direct { destination: frontend, why: why.to_owned(), service: None };
         if reference::is_dns(&self.packet, self.view.place) {
             self.push(Stage::Service, direct("is DNS, which every node answers itself"));
@@ -222,6 +228,14 @@ impl Way<'_, '_> {
         }
         let fact = match reference::choose(&self.packet, self.view.cluster, self.view.place) {
             Choice::NotAService if self.is_for_nodes(frontend) => only_nodes(frontend),
+            Choice::NotAService
+                if let Some(service) =
+                    service::without_port(&self.packet, self.view.cluster, self.view.place) =>
+            {
+                let why = self.why_rejected(service, false);
+                let (service, frontend) = (Some(service.clone()), frontend);
+                Fact::Refused { frontend, service, rejected: false, why, leaves: true }
+            }
             Choice::NotAService => {
                 let node_port = elsewhere::node_port(&self.packet, self.view);
                 let fact = node_port.unwrap_or_else(|| direct(own::remark(frontend.ip())));
@@ -337,7 +351,7 @@ impl Way<'_, '_> {
 
 fn only_nodes(frontend: SocketAddr) -> Fact {
     let why = "it is the port of the nodes' tunnel, where nodes alone are heard".to_owned();
-    Fact::Refused { frontend, service: None, rejected: false, why }
+    Fact::Refused { frontend, service: None, rejected: false, why, leaves: false }
 }
 
 fn route_fact(destination: IpAddr, exit: &Exit) -> Fact {

@@ -87,6 +87,16 @@ impl Hop {
     pub fn new(stage: Stage, node: &str, fact: Fact) -> Self {
         Self { n: stage.number(), stage, node: node.to_owned(), text: fact.to_string(), fact }
     }
+
+    /// With the word of what was told in the end, where the connection ends here.
+    pub fn as_told(&self, was_told: bool) -> Self {
+        let mut fact = self.fact.clone();
+        if let Fact::Refused { rejected, .. } = &mut fact {
+            *rejected = was_told;
+            return Self::new(self.stage, &self.node, fact);
+        }
+        self.clone()
+    }
 }
 
 /// What is expected at a hop.
@@ -116,6 +126,9 @@ pub enum Fact {
         /// From the pod's own /etc/hosts, which is read before anybody is asked.
         #[serde(default)]
         in_file: bool,
+        /// What whoever asks should know of the name: a headless Service translates no port.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
     },
     Socket {
         protocol: Protocol,
@@ -155,12 +168,15 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         affinity: Option<u32>,
     },
-    /// The connection ends at its frontend: told so, or not.
+    /// The connection ends at its frontend: told so, or not. What it was told decides the word, once it was sent.
     Refused {
         frontend: SocketAddr,
         service: Option<ObjectName>,
         rejected: bool,
         why: String,
+        /// No rule of the cluster's ends it: whoever has the address outside says how.
+        #[serde(default)]
+        leaves: bool,
     },
     Route {
         destination: IpAddr,
@@ -287,6 +303,9 @@ impl fmt::Display for Fact {
                 let port = if port.is_empty() { String::new() } else { format!(":{port}") };
                 write!(f, "{service}{port} → {endpoint}")
             }
+            Self::Refused { frontend, why, leaves: true, .. } => {
+                write!(f, "{} leaves the cluster: {why}", shown(frontend))
+            }
             Self::Refused { frontend, rejected, why, .. } => {
                 let word = if *rejected { "rejected" } else { "dropped" };
                 write!(f, "{} is {word}: {why}", shown(frontend))
@@ -369,9 +388,10 @@ impl Fact {
                 write!(f, "{name} is no name of the cluster")
             }
             Self::Resolve { name, addresses, in_file: true, .. } => write!(f, "{name} → {}", list(addresses)),
-            Self::Resolve { name, full_name, addresses, .. } => {
+            Self::Resolve { name, full_name, addresses, note, .. } => {
                 let kind = if addresses.iter().any(IpAddr::is_ipv6) { "AAAA" } else { "A" };
-                write!(f, "{name} → {full_name}, {kind} {}", list(addresses))
+                write!(f, "{name} → {full_name}, {kind} {}", list(addresses))?;
+                note.iter().try_for_each(|note| write!(f, "; {note}"))
             }
             _ => Ok(()),
         }

@@ -59,6 +59,13 @@ pub enum SocketEnd {
     Stalled,
 }
 
+impl SocketEnd {
+    /// Whether the sender heard at once that it ends.
+    pub fn was_told(&self) -> bool {
+        matches!(self, Self::Refused | Self::Unreachable)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {

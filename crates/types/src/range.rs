@@ -109,6 +109,23 @@ pub fn source(text: &str) -> Result<IpNet, ParseError> {
     }
 }
 
+/// What an MTU of pods may be. Every host takes 576 bytes (RFC 791); no link with fewer than 1280 has IPv6 (RFC 8200,
+/// section 5).
+pub const MTUS: &str = "give a whole number from 576 to 65535 (from 1280 where pods have IPv6), or leave it out: agents then take that \
+                        of the node's interface, less the tunnel's headers";
+
+/// An MTU of pods; 0 where none was chosen, as manifests have it.
+pub fn mtu(text: &str) -> Result<u32, &'static str> {
+    let mtu = text.trim().parse().map_err(|_| MTUS)?;
+    if mtu == 0 { Ok(mtu) } else { mtu_fits(mtu, false).map(|()| mtu) }
+}
+
+/// Whether pods, with IPv6 or without, can have it.
+pub fn mtu_fits(mtu: u32, ipv6: bool) -> Result<(), &'static str> {
+    let least = if ipv6 { 1280 } else { 576 };
+    if (least..=65_535).contains(&mtu) { Ok(()) } else { Err(MTUS) }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -153,6 +170,17 @@ mod tests {
                 assert!(said.starts_with(&begin), "{said}");
             }
         }
+    }
+
+    #[test]
+    fn an_mtu_is_one_that_links_can_have() {
+        for (text, right) in [("0", Ok(0)), ("576", Ok(576)), ("65535", Ok(65_535))] {
+            assert_eq!(mtu(text), right);
+        }
+        for text in ["575", "65536", "-1", "abc", "", "4294967296"] {
+            assert_eq!(mtu(text), Err(MTUS), "{text}");
+        }
+        assert_eq!((mtu_fits(1279, true), mtu_fits(1279, false)), (Err(MTUS), Ok(())));
     }
 
     #[test]

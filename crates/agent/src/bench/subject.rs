@@ -175,7 +175,11 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
     let client = kube::Client::try_from(kube::Config::new(http_nowhere()?))?;
     let metrics = Arc::new(Metrics::default());
     let datapath = Datapath::open(metrics.drops.clone(), &args.dns_ips)?;
-    listen::start(outbox.clone(), datapath.tables.portid(), datapath::listening_scope(&args.dns_ips)?)?;
+    listen::start(
+        outbox.clone(),
+        datapath.tables.portid(),
+        datapath::listening_scope(&args.dns_ips, &args.cluster_cidrs)?,
+    )?;
     let zone = SharedZone::new(crate::zone_settings(&args)?);
     Ok(Base {
         store: store::Store::open(&args.data, BOOT)?.0,

@@ -1,13 +1,13 @@
 //! Links, addresses, routes, neighbours, forwarding entries, sysctls.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use compile::{Compiled, Compiler, NetChange};
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
-use kstate::net::{NetState, PortOptions};
+use kstate::net::{NetState, Op, PortOptions, RouteKey};
 use types::{IfName, IpNet, Mac};
 
 use super::{Found, KernelPart, Steps};
@@ -24,8 +24,9 @@ pub struct Links {
     loopback: Vec<IpNet>,
 }
 
-fn net_steps(plan: &kstate::net::Plan, actual: &NetState) -> Steps {
-    plan.ops().map(|op| kstate::net::Difference { op, actual }).collect()
+fn net_steps(plan: &kstate::net::Plan, actual: &NetState, others: &BTreeMap<RouteKey, String>) -> Steps {
+    let instead = |op: &Op| op.place().and_then(|key| others.get(&key)).map(String::as_str);
+    plan.ops().map(|op| kstate::net::Difference { op, actual, instead: instead(op) }).collect()
 }
 
 impl KernelPart for Links {
@@ -35,13 +36,15 @@ impl KernelPart for Links {
 
     fn differ(&mut self, desired: &Compiler) -> Result<Found> {
         let NetDrift { plan, lost } = self.plan(desired.net())?;
-        Ok(Found { steps: net_steps(&plan, &self.believed), lost })
+        let others = actual::in_place_of(&mut self.rtnl, &plan, &self.believed)?;
+        Ok(Found { steps: net_steps(&plan, &self.believed, &others), lost })
     }
 
     fn converge(&mut self, desired: &Compiler) -> Result<Found> {
         self.keep_advertisements(desired.net())?;
         let NetDrift { plan, lost } = self.plan(desired.net())?;
-        let steps = net_steps(&plan, &self.believed);
+        let others = actual::in_place_of(&mut self.rtnl, &plan, &self.believed)?;
+        let steps = net_steps(&plan, &self.believed, &others);
         self.perform(&plan)?;
         Ok(Found { steps, lost })
     }
@@ -49,12 +52,7 @@ impl KernelPart for Links {
     /// No record is asked, since it may be lost or of another version. What tells of the machine's links that are only
     /// looked at goes with it.
     fn clear(&mut self) -> Result<Steps> {
-        let scope = Scope {
-            links: self.owned()?,
-            veth_prefix: None,
-            loopback: self.loopback.clone(),
-            sysctls: BTreeSet::new(),
-        };
+        let scope = Scope { links: self.owned()?, loopback: self.loopback.clone(), ..Scope::default() };
         let actual = net::observe(&mut self.rtnl, &scope)?;
         let plan = kstate::net::diff(&NetState::default(), &actual);
         self.perform(&plan)?;
@@ -153,11 +151,12 @@ impl Links {
 
 /// For the listener, which is there before anything is desired: all that ever will be. What it hears only makes
 /// us look, so a stranger's veth does no harm.
-pub fn listening_scope(dns_ips: &[IpAddr]) -> Result<Scope> {
+pub fn listening_scope(dns_ips: &[IpAddr], pods: &[IpNet]) -> Result<Scope> {
     Ok(Scope {
         links: compile::net::own_links().map(IfName::new).collect::<Result<_, _>>()?,
         veth_prefix: Some("veth".to_owned()),
         loopback: dns_ips.iter().copied().map(Into::into).collect(),
+        pods: pods.to_vec(),
         sysctls: BTreeSet::new(),
     })
 }

@@ -6,6 +6,7 @@
 //!   pod CIDR outside of --cluster-cidr                            ─> the same
 //!   no way to a peer           ─> all else works: told, and its state stays, for the way may come at any moment
 //!   what else the machine lacks ─> the same (ground.rs)
+//!   somebody's route or rule takes what is for pods ─> the same (detour.rs)
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use semantics::{Diagnostic, Severity};
 use types::{Family, IpNet, ObjectName};
 
 use super::Node;
+use super::detour::Detours;
 use super::diagnose::JOINING;
 use super::ground::{Ground, too_large};
 
@@ -41,7 +43,9 @@ pub struct Underlay {
     /// By peer, and the family in which it is.
     out_of_reach: BTreeMap<(String, Family), Diagnostic>,
     ground: Ground,
+    detours: Detours,
     lacks: Vec<Diagnostic>,
+    detoured: Vec<Diagnostic>,
     too_large: Option<Diagnostic>,
     /// Since when each holds, and whether it was told.
     known: BTreeMap<Diagnostic, (Instant, bool)>,
@@ -62,6 +66,11 @@ impl Underlay {
         self.lacks.iter()
     }
 
+    /// Routes and rules of others that take what is for pods.
+    pub fn detoured(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.detoured.iter()
+    }
+
     /// Packets that its links are too small for.
     pub fn too_large(&self) -> impl Iterator<Item = &Diagnostic> {
         self.too_large.iter()
@@ -76,10 +85,16 @@ impl Underlay {
         self.looked = None;
     }
 
+    /// Somebody's route to pods' addresses, or a rule, came or went.
+    pub fn look_for_detours(&mut self) {
+        self.detours.forget();
+        self.look_again();
+    }
+
     /// What holds now, with what is remembered of it, and what of it no longer holds although it was told.
     fn remember(&mut self, mut before: BTreeMap<Diagnostic, (Instant, bool)>) -> Vec<Diagnostic> {
         let now = Instant::now();
-        let wrong = self.lacks.iter().chain(&self.too_large).chain(&self.in_the_way);
+        let wrong = self.lacks.iter().chain(&self.detoured).chain(&self.too_large).chain(&self.in_the_way);
         let holds = self.out_of_reach.values().chain(wrong).cloned();
         self.known = holds
             .map(|finding| {
@@ -146,6 +161,9 @@ impl Node {
             Ok(ground) => self.underlay.ground = ground,
             Err(error) => tracing::warn!(%error, "the machine's links are not known; looking again"),
         }
+        if let Err(error) = self.underlay.detours.look(rtnl, &self.base.settings.args.cluster_cidrs) {
+            tracing::warn!(%error, "others' routes to pods are not known; looking again");
+        }
         if !self.paused {
             self.guard_uplinks();
         }
@@ -166,7 +184,8 @@ impl Node {
     fn ways(&mut self, only: Option<&BTreeSet<String>>) -> Underlay {
         let looked = if only.is_some() { self.underlay.looked } else { Some(Instant::now()) };
         let ground = std::mem::take(&mut self.underlay.ground);
-        let mut found = Underlay { looked, ground, ..Underlay::default() };
+        let detours = std::mem::take(&mut self.underlay.detours);
+        let mut found = Underlay { looked, ground, detours, ..Underlay::default() };
         let args = &self.base.settings.args;
         let name = &self.base.settings.node;
         let Some(node) = self.cluster.nodes.get(name) else {
@@ -190,6 +209,7 @@ impl Node {
         };
         found.in_the_way = misfit(node, &args.cluster_cidrs, &args.service_cidrs);
         found.lacks = found.ground.lacks(name, &node.addresses, Some(own));
+        found.detoured = found.detours.taken(name, &self.cluster.nodes);
         found.too_large = too_large(node, args.mtu, (own, fabric.overhead(own)), &found.ground);
         // Nodes speak to each other, and to pods of the host's network, in every family that they have.
         let other = semantics::node::internal_ip(node, Family::of(own).pick([Family::V6, Family::V4]))

@@ -11,7 +11,7 @@ use kstate::net::NetState;
 use kstate::nft::Ruleset;
 use netlink::conntrack::Filter;
 use serde::{Deserialize, Serialize};
-use types::{Family, Protocol};
+use types::{Family, IfName, Protocol};
 
 use super::Reports;
 use crate::actual::Actual;
@@ -163,9 +163,9 @@ fn all_routes() -> Result<String> {
     let mut text = String::new();
     for family in Family::ALL {
         for row in rtnl.all_routes(family)? {
-            let dev = row.link.and_then(|index| names.get(&index)).map(|name| format!(" dev {name}"));
-            let (key, route, dev) = (&row.key, &row.route, dev.unwrap_or_default());
-            let _ = writeln!(text, "{key} {route}{dev} proto {}", row.protocol);
+            let dev = row.link.and_then(|index| names.get(&index));
+            let dev = dev.and_then(|name| IfName::new(name).ok());
+            let _ = writeln!(text, "{} proto {}", row.words(dev.as_ref()), row.protocol);
         }
     }
     Ok(text)

@@ -54,11 +54,14 @@ fn connections(flow: Flow) -> Result<Vec<Entry>> {
 pub fn find(view: &View<'_>, seen: &Seen, hops: &[Hop], client: Option<IpAddr>) -> Vec<Sighting> {
     let concern = Concern::new((view.net, view.nft), hops, client);
     let drift = seen.actual.differ(view.nft, view.net);
-    let of_links = |op| told(kstate::net::Difference { op, actual: &seen.actual.net }, seen.paused);
+    let of_links =
+        |op| told(kstate::net::Difference { op, actual: &seen.actual.net, instead: None }, seen.paused);
     let of_rules =
         |op| told(kstate::nft::Difference { op, desired: view.nft, actual: &seen.actual.nft }, seen.paused);
     let links = drift.net.plan.ops().filter_map(|op| Some((concern.net(op)?, of_links(op))));
-    let rules = drift.nft.ops.iter().filter_map(|op| Some((concern.nft(op)?, of_rules(op))));
+    let rules = drift.nft.ops.iter().flat_map(|op| {
+        concern.nft_in(op, &drift.nft.ops).into_iter().map(move |stage| (stage, of_rules(op)))
+    });
     let gone = |name: &IfName| Some((concern.veth(name)?, format!("{name} is gone; its pod has no way out")));
     let lost = drift.net.lost.iter().filter_map(gone);
     links.chain(rules).chain(lost).map(|(stage, text)| Sighting::Drift { stage, text }).collect()

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use model::{Cluster, Service, ServiceType};
-use types::{Family, ObjectName};
+use types::{Family, ObjectName, Protocol};
 
 /// Aliases that are followed; as many as the zone follows.
 const MOST: usize = 10;
@@ -56,9 +56,23 @@ fn families(row: &Service, cluster: &Cluster) -> String {
     }
 }
 
+/// What a headless Service does not do for who asks for its port: its name is that of its pods, which listen on another.
+pub fn port(name: &str, domain: &str, asked: (Protocol, u16), cluster: &Cluster) -> Option<String> {
+    let name = name.trim_end_matches('.');
+    // Of one pod by its hostname, too.
+    let row = service(name, domain, cluster).or_else(|| service(name.split_once('.')?.1, domain, cluster))?;
+    let port = row.ports.iter().find(|port| (port.protocol, port.port) == asked).filter(|_| row.headless)?;
+    let slices = cluster.slices_of(&row.key).flat_map(|slice| &slice.ports);
+    let targets = slices.filter(|slice| slice.name == port.name && slice.protocol == port.protocol);
+    let numbers: BTreeSet<u16> = targets.filter_map(|slice| slice.port).collect();
+    let listed = || numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(" or ");
+    let other = !numbers.is_empty() && !numbers.contains(&asked.1);
+    other.then(|| format!("headless, so that no port is translated: ask for {}, not {}", listed(), asked.1))
+}
+
 #[cfg(test)]
 mod tests {
-    use model::{Event, Row};
+    use model::{EndpointSlice, Event, Row, ServicePort, SlicePort};
 
     use super::*;
 
@@ -98,5 +112,35 @@ mod tests {
             assert_eq!(why(&full, "cluster.local", &cluster).as_deref(), Some(told.as_str()), "{name}");
         }
         assert_eq!(why("web.default.svc.cluster.local", "cluster.local", &cluster), None);
+    }
+
+    #[test]
+    fn a_headless_service_is_asked_for_its_pods_port() {
+        let mut cluster = Cluster::default();
+        let ports = vec![ServicePort { name: "http".into(), port: 80, ..ServicePort::default() }];
+        put(&mut cluster, "heads", Service { headless: true, ports: ports.clone(), ..Service::default() });
+        put(&mut cluster, "plain", Service { ports, ..Service::default() });
+        for of in ["heads", "plain"] {
+            let slice = SlicePort { name: "http".into(), port: Some(8080), ..SlicePort::default() };
+            cluster.apply(Event::Upsert(Row::EndpointSlice(EndpointSlice {
+                key: ObjectName::new("shop", of),
+                service: of.into(),
+                headless: of == "heads",
+                ports: vec![slice],
+                ..EndpointSlice::default()
+            })));
+        }
+        let said = |name: &str, number| {
+            port(
+                &format!("{name}.shop.svc.cluster.local."),
+                "cluster.local",
+                (Protocol::Tcp, number),
+                &cluster,
+            )
+        };
+        for name in ["heads", "web-0.heads"] {
+            assert!(said(name, 80).is_some_and(|said| said.ends_with("ask for 8080, not 80")), "{name}");
+        }
+        assert_eq!((said("heads", 8080), said("plain", 80)), (None, None));
     }
 }

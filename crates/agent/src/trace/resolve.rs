@@ -46,7 +46,10 @@ pub async fn resolve(views: &Views, wired: &Wired, ask: &Ask) -> Result<Resoluti
         return Ok(in_file);
     }
     let (family, steps) = chosen(views, &ask.host, &conf, &families);
-    let fact = expected(&ask.host, &conf, &steps, views.lacks(&steps, family).await?);
+    let mut fact = expected(&ask.host, &conf, &steps, views.lacks(&steps, family).await?);
+    if let Fact::Resolve { full_name, note, .. } = &mut fact {
+        *note = views.of_port(full_name, (ask.protocol, ask.port)).await?;
+    }
     let expected = Some(Hop::new(Stage::Resolve, views.node(), fact));
     let (host, netns) = (ask.host.clone(), wired.netns.clone());
     let ours = conf.servers.iter().filter(|server| views.is_dns(**server));
@@ -98,6 +101,7 @@ fn in_file(node: &str, host: &str, hosts: &Hosts, families: &[Family]) -> Option
         alias: None,
         fails: None,
         in_file: true,
+        note: None,
     };
     let seen = Sighting::Resolved {
         at: now(),
@@ -148,6 +152,7 @@ pub fn expected(name: &str, conf: &ResolvConf, steps: &[Step], lacks: Option<Str
         alias,
         fails,
         in_file: false,
+        note: None,
     };
     match found {
         Some((step, full_name, addresses)) => Fact::Resolve {
@@ -161,6 +166,7 @@ pub fn expected(name: &str, conf: &ResolvConf, steps: &[Step], lacks: Option<Str
             alias: None,
             fails: None,
             in_file: false,
+            note: None,
         },
         None => unknown,
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use dns::query::Type;
 use dns::{Finding, Hosts, Listed, ResolvConf, Step};
 use trace::exchange::{Flow, Masqueraded};
@@ -16,7 +16,7 @@ use trace::hop::Stage;
 use trace::reference::service::{self, Elsewhere};
 use trace::reference::{self, Choice};
 use trace::{Expected, Packet, Place, Sighting, Target, View};
-use types::{Family, IfName, ObjectName};
+use types::{Family, IfName, ObjectName, Protocol};
 
 use super::files::Files;
 use super::{drift, lacks, ways};
@@ -72,16 +72,22 @@ impl Views {
     pub async fn wired(&self, pod: &ObjectName) -> Result<Wired> {
         let name = pod.clone();
         let found = self.ask(move |node| {
-            let record = node.records().find(|record| record.pod == name)?;
+            let of_node = node.cluster().pods.get(&name).is_some_and(|pod| pod.host_network);
+            let Some(record) = node.records().find(|record| record.pod == name) else { return Err(of_node) };
             let (ips, netns) = (record.ips.clone(), record.netns.clone().into());
-            Some(Wired { pod: name, ips, netns, host_if: record.host_if.clone() })
+            Ok(Wired { pod: name, ips, netns, host_if: record.host_if.clone() })
         });
-        found.await?.with_context(|| {
-            format!(
-                "pod {pod} is not wired to node {}: it uses the host's network, or its sandbox is not there yet \
-                 (`kubectl -n {} describe pod {}`)",
-                self.node, pod.namespace, pod.name
-            )
+        found.await?.map_err(|of_node| match of_node {
+            true => anyhow!(
+                "{pod} uses the network of its node {}, where no trace begins; give a pod with one of its own",
+                self.node
+            ),
+            false => anyhow!(
+                "pod {pod} is not wired to node {} yet (`kubectl -n {} describe pod {}` says why)",
+                self.node,
+                pod.namespace,
+                pod.name
+            ),
         })
     }
 
@@ -224,6 +230,12 @@ impl Views {
             }
         }
         Ok(None)
+    }
+
+    /// What is to be said of a port of one whole name.
+    pub async fn of_port(&self, name: &str, asked: (Protocol, u16)) -> Result<Option<String>> {
+        let (domain, name) = (self.domain(), name.to_owned());
+        self.ask(move |node| lacks::port(&name, &domain, asked, node.cluster())).await
     }
 
     /// The same of one whole name. A headless Service without ready pods has none (NXDOMAIN).

@@ -56,6 +56,10 @@ fn host(text: &str) -> Result<String, &'static str> {
         return Err("it has a user in it");
     }
     let host = authority.host();
+    let own = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if uri.scheme_str() == Some("http") && !own {
+        return Err("over http anybody on the way reads the agents' tokens");
+    }
     let port = authority.as_str().strip_prefix(host).unwrap_or_default();
     let as_written =
         |port: &str| port.parse::<u16>().is_ok_and(|number| number > 0 && number.to_string() == port);
@@ -99,9 +103,14 @@ mod tests {
                 said(server)
             );
         }
-        for server in
-            ["127.0.0.1:6443", "[::1]:6443", "192.0.2.1", "https://API.example:443/", "[2001:db8::1]:1"]
-        {
+        for server in [
+            "127.0.0.1:6443",
+            "http://127.0.0.1:8080",
+            "[::1]:6443",
+            "192.0.2.1",
+            "https://API.example:443/",
+            "[2001:db8::1]:1",
+        ] {
             assert_eq!(said(server), "", "{server}");
         }
     }
@@ -120,6 +129,7 @@ mod tests {
             ("https://you@192.0.2.1:6443", "a user"),
             ("https://192.0.2.1:6443/path", "follows its port"),
             ("ftp://192.0.2.1", "neither https nor http"),
+            ("http://192.0.2.1:6443", "reads the agents' tokens"),
             ("[fe80::1%25eth0]:6443", ""),
             ("a,,b", ""),
         ] {

@@ -76,6 +76,8 @@ fn ignored(args: &Args) -> Result<()> {
     for (flag, given) in [
         ("--resume", args.resume),
         ("--dry-run", args.dry_run),
+        ("--accept", !args.accept.is_empty()),
+        ("--timeout", args.target.timeout.is_some()),
         ("--context", reach.context.is_some()),
         ("--kubeconfig", reach.kubeconfig.is_some()),
     ] {

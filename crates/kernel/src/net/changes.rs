@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use kstate::net::ROUTE_PROTOCOL;
 use netlink::route::{GROUPS, LinkRow, NeighbourRow, Notice, Of, RouteRow, decode_notice};
-use types::IfName;
+use types::{IfName, Mac};
 
 use super::Scope;
 use crate::error::Error;
@@ -20,6 +20,8 @@ pub enum Change {
     Ours(Notice),
     /// Of the machine, which is not ours and carries us: its other links, their addresses, routes of others.
     Ground,
+    /// Which may take pods' packets elsewhere: somebody's route to their addresses, or a rule.
+    Detour,
     /// Too much at once, some of it lost: observe and compare.
     Overrun,
 }
@@ -41,6 +43,8 @@ struct Names {
     wires: BTreeSet<u32>,
     /// Permanent neighbours: the kernel does not say of one that it deletes that it was permanent.
     permanent: BTreeSet<(u32, IpAddr)>,
+    /// Static forwarding entries: what is put in the place of one is told as if it were new.
+    forwarded: BTreeSet<Mac>,
 }
 
 impl Names {
@@ -78,6 +82,18 @@ impl Names {
             false => self.permanent.remove(&key),
         }
     }
+
+    /// Whether a forwarding entry is or was a static one. What a bridge learns, and its own addresses, are none of ours.
+    fn was_forwarded(&mut self, row: &NeighbourRow, gone: bool) -> bool {
+        let Some(mac) = row.mac else { return false };
+        match row.forward().is_some() && !gone {
+            true => {
+                self.forwarded.insert(mac);
+                true
+            }
+            false => self.forwarded.remove(&mac) || row.forward().is_some(),
+        }
+    }
 }
 
 impl Changes {
@@ -89,6 +105,10 @@ impl Changes {
         for link in names.wires.clone() {
             for row in rtnl.neighbours(link)? {
                 names.was_set(&row, false);
+            }
+            let entries = [rtnl.fdb(link)?, rtnl.bridge_fdb(link)?];
+            for row in entries.iter().flatten() {
+                names.was_forwarded(row, false);
             }
         }
         Ok(Self { socket, scope, names })
@@ -102,6 +122,9 @@ impl Changes {
             let Some(notice) = decode_notice(&message) else { return };
             if is_ground(&notice, scope, names) && !changes.contains(&Change::Ground) {
                 changes.push(Change::Ground);
+            }
+            if is_detour(&notice, scope) && !changes.contains(&Change::Detour) {
+                changes.push(Change::Detour);
             }
             if is_ours(&notice, scope, names) {
                 changes.push(Change::Ours(notice.clone()));
@@ -133,11 +156,11 @@ fn is_ours(notice: &Notice, scope: &Scope, names: &mut Names) -> bool {
         }
         // Ours, or any other that somebody made: it may have taken the place of ours.
         Notice::Route(..) => true,
-        // Of a tunnel, or of a pod's port: what a bridge learns, and its own addresses, are none of ours.
-        Notice::Neighbour(row, _) if row.fdb => {
-            row.forward().is_some() && scope.has_link(names.get(row.link))
+        Notice::Neighbour(row, gone) if row.fdb => {
+            names.was_forwarded(row, *gone) && scope.has_link(names.get(row.link))
         }
         Notice::Neighbour(row, gone) => names.was_set(row, *gone) && scope.has_link(names.get(row.link)),
+        Notice::Rule => false,
         Notice::Program(row, _) => scope.has_link(names.get(row.link)),
         Notice::Sysctl(row) => match row.of {
             Of::All => true,
@@ -160,7 +183,19 @@ fn is_ground(notice: &Notice, scope: &Scope, names: &Names) -> bool {
             !is_link_local(row) && is_uplink(names.of_route(row), scope)
         }
         Notice::Route(row, _) => row.protocol != ROUTE_PROTOCOL,
-        Notice::Neighbour(..) | Notice::Program(..) | Notice::Sysctl(_) => false,
+        Notice::Neighbour(..) | Notice::Rule | Notice::Program(..) | Notice::Sysctl(_) => false,
+    }
+}
+
+/// Routes to pods' addresses that are not ours, and what leads to other tables and is in them.
+fn is_detour(notice: &Notice, scope: &Scope) -> bool {
+    match notice {
+        Notice::Rule => true,
+        Notice::Route(row, _) => {
+            let to_pods = scope.pods.iter().any(|pods| pods.contains(&row.key.dst));
+            row.protocol != ROUTE_PROTOCOL && (to_pods || !row.is_in_common())
+        }
+        _ => false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kstate::net::{BridgePort, Link, LinkKind, NetState, PortOptions, ROUTE_PROTOCOL, has_subnet};
+use kstate::net::{BridgePort, Link, LinkKind, NetState, PortOptions, has_subnet};
 use netlink::route::LinkRow;
 use types::{Family, IfName};
 
@@ -54,12 +54,9 @@ pub fn observe(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState, Error> {
             state.subnets.extend(of_it);
         }
         for row in rtnl.routes(family)? {
-            // The kernel filters by protocol where it checks strictly (since 4.20).
-            if row.protocol == ROUTE_PROTOCOL {
-                let mut route = row.route;
-                route.dev = row.link.and_then(|index| names.get(&index).cloned());
-                state.routes.insert(row.key, route);
-            }
+            let mut route = row.route;
+            route.dev = row.link.and_then(|index| names.get(&index).cloned());
+            state.routes.insert(row.key, route);
         }
     }
     state.sysctls = sysctls(&scope.sysctls)?;

@@ -35,8 +35,8 @@ impl fmt::Display for Link {
 impl fmt::Display for RouteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.dst)?;
-        // 254 is the main table, which needs no word.
-        if self.table == 254 { Ok(()) } else { write!(f, " table {}", self.table) }
+        // The main table needs no word.
+        if self.table == Self::MAIN { Ok(()) } else { write!(f, " table {}", self.table) }
     }
 }
 

@@ -2,18 +2,20 @@
 
 use std::fmt;
 
-use super::{NetState, Op};
+use super::{NetState, Op, RouteKey};
 
 /// What a step of a plan is there for.
 #[derive(Clone, Copy, Debug)]
 pub struct Difference<'a> {
     pub op: &'a Op,
     pub actual: &'a NetState,
+    /// What somebody else has in the place of what is missing.
+    pub instead: Option<&'a str>,
 }
 
 impl fmt::Display for Difference<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { op, actual } = *self;
+        let Self { op, actual, instead } = *self;
         let found = match op {
             Op::AddLink { .. } | Op::AddAddress { .. } | Op::SetSubnet { .. } => None,
             Op::ChangeLink { name, .. } => actual.links.get(name).map(ToString::to_string),
@@ -30,9 +32,21 @@ impl fmt::Display for Difference<'_> {
             | Op::DeleteFdb { .. } => return write!(f, "{} should not be there", Extra(op)),
         };
         write!(f, "{}: ", Wanted(op))?;
-        match found {
-            Some(found) => write!(f, "it is {found}"),
-            None => f.write_str("it is missing"),
+        match (found, instead) {
+            (Some(found), _) => write!(f, "it is {found}"),
+            (None, Some(instead)) => write!(f, "somebody put `{instead}` in its place"),
+            (None, None) => f.write_str("it is missing"),
+        }
+    }
+}
+
+impl Op {
+    /// Where a route should be.
+    pub fn place(&self) -> Option<RouteKey> {
+        match self {
+            Self::SetRoute { key, .. } => Some(key.clone()),
+            Self::SetSubnet { address, .. } => Some(RouteKey { dst: address.trunc(), table: RouteKey::MAIN }),
+            _ => None,
         }
     }
 }

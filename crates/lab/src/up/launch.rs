@@ -41,7 +41,10 @@ pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
     let api_port = port.local_addr().context("find a free port")?.port();
     let families = options.families.unwrap_or_default();
     let (name, allow_sources) = (options.name.get(), options.allow_sources.clone().unwrap_or_default());
-    Ok((Plan { name, nodes, families, allow_sources, mounts, api_port, data, cni }, port))
+    let node_cidr_mask_size = options.node_cidr_mask_size.unwrap_or_else(plan::usual_mask_size);
+    let plan =
+        Plan { name, nodes, families, allow_sources, node_cidr_mask_size, mounts, api_port, data, cni };
+    Ok((plan, port))
 }
 
 /// `--mount`, read.

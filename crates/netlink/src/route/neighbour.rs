@@ -11,6 +11,8 @@ use crate::message::{Message, Writer, flags, u16_at, u32_at};
 
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
+const NDA_PORT: u16 = 6;
+const NDA_VNI: u16 = 7;
 const NDA_IFINDEX: u16 = 8;
 const NDA_MASTER: u16 = 9;
 /// Of a bridge's entry: neither aged nor learned anew. Permanent ones are the bridge's own addresses.
@@ -107,7 +109,8 @@ pub fn dump_bridge_fdb(writer: &mut Writer, seq: u32, bridge: u32) {
 pub struct NeighbourRow {
     /// Of a bridge's entry the port.
     pub link: u32,
-    /// Of a forwarding entry the outer destination.
+    /// Of a forwarding entry the outer destination, if that is all there is: the kernel names the port, the network and the
+    /// link only where they are not the device's own (vxlan_fdb_info), and we never set them.
     pub ip: Option<IpAddr>,
     pub mac: Option<Mac>,
     pub permanent: bool,
@@ -134,9 +137,11 @@ pub fn decode_neighbour(message: &Message<'_>) -> Option<NeighbourRow> {
     let fdb = fixed.first() == Some(&AF_BRIDGE);
     // The kernel names the bridge of such an entry; a request of ours, the device's master.
     let of_bridge = attributes.find(NDA_MASTER).is_some() || flags & NTF_MASTER != 0;
+    let elsewhere =
+        fdb && [NDA_PORT, NDA_VNI, NDA_IFINDEX].iter().any(|kind| attributes.find(*kind).is_some());
     Some(NeighbourRow {
         link: u32_at(fixed, 4)?,
-        ip: attributes.find(NDA_DST).and_then(|attribute| attribute.ip()),
+        ip: attributes.find(NDA_DST).filter(|_| !elsewhere).and_then(|attribute| attribute.ip()),
         mac: attributes.find(NDA_LLADDR).and_then(|attribute| attribute.mac()),
         permanent: state & NUD_PERMANENT != 0,
         fdb,

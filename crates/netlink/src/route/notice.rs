@@ -2,9 +2,9 @@
 
 use super::{
     AddressRow, LinkRow, NeighbourRow, NetconfRow, ProgramRow, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH,
-    RTM_DELROUTE, RTM_DELTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF, RTM_NEWROUTE,
-    RTM_NEWTFILTER, RouteRow, decode_address, decode_link, decode_neighbour, decode_netconf, decode_program,
-    decode_route,
+    RTM_DELROUTE, RTM_DELRULE, RTM_DELTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF,
+    RTM_NEWROUTE, RTM_NEWRULE, RTM_NEWTFILTER, RouteRow, decode_address, decode_link, decode_neighbour,
+    decode_netconf, decode_program, decode_route,
 };
 use crate::message::Message;
 
@@ -15,6 +15,8 @@ pub enum Notice {
     Address(AddressRow, bool),
     Route(RouteRow, bool),
     Neighbour(NeighbourRow, bool),
+    /// One came or went.
+    Rule,
     Program(ProgramRow, bool),
     /// A sysctl has another value.
     Sysctl(NetconfRow),
@@ -29,6 +31,7 @@ pub fn decode_notice(message: &Message<'_>) -> Option<Notice> {
         RTM_NEWNEIGH | RTM_DELNEIGH => {
             Notice::Neighbour(decode_neighbour(message)?, message.kind == RTM_DELNEIGH)
         }
+        RTM_NEWRULE | RTM_DELRULE => Notice::Rule,
         RTM_NEWTFILTER | RTM_DELTFILTER => {
             Notice::Program(decode_program(message)?, message.kind == RTM_DELTFILTER)
         }

@@ -46,7 +46,7 @@ proptest! {
         };
         let key = RouteKey { dst: net.trunc(), table };
         let row = decoded(|writer| set_route(writer, 1, &key, &route, Some(7)), decode_route);
-        prop_assert_eq!(row, Some(RouteRow { key, protocol: ROUTE_PROTOCOL, link: Some(7), route }));
+        prop_assert_eq!(row, Some(RouteRow { key, protocol: ROUTE_PROTOCOL, link: Some(7), metric: 0, other: None, route }));
     }
 
     #[test]

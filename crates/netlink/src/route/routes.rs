@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use kstate::net::{ROUTE_PROTOCOL, Route, RouteKey, RouteKind};
-use types::IpNet;
+use types::{IfName, IpNet};
 
 use super::{AF_INET6, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, family, head};
 use crate::message::{Message, Writer, flags, u32_at};
@@ -16,7 +16,7 @@ const RTA_PREFSRC: u16 = 7;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTNH_F_ONLINK: u32 = 4;
-const RT_TABLE_MAIN: u32 = 254;
+pub const RT_TABLE_LOCAL: u32 = 255;
 /// The metric of the kernel's own routes (include/net/ip6_route.h).
 const IP6_RT_PRIO_ADDRCONF: u32 = 256;
 const RTM_F_CLONED: u32 = 0x200;
@@ -25,6 +25,19 @@ pub const RTPROT_KERNEL: u8 = 2;
 const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 const RTN_UNREACHABLE: u8 = 7;
+/// The kinds that we never make, with iproute2's words (include/uapi/linux/rtnetlink.h).
+const OTHER_KINDS: [(u8, &str); 8] = [
+    (2, "local"),
+    (3, "broadcast"),
+    (4, "anycast"),
+    (5, "multicast"),
+    (6, "blackhole"),
+    (8, "prohibit"),
+    (9, "throw"),
+    (10, "nat"),
+];
+/// These have no link of their own: IPv6 hangs them on `lo`, IPv4 on nothing.
+const NOWHERE: [u8; 4] = [6, RTN_UNREACHABLE, 8, 9];
 const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
 const SCOPE_NOWHERE: u8 = 255;
@@ -53,7 +66,7 @@ pub fn add_static_route(writer: &mut Writer, seq: u32, key: &RouteKey, route: &R
 /// The route to the network of an address on a link, as the kernel makes it with the address, in place of what is there.
 pub fn set_subnet_route(writer: &mut Writer, seq: u32, index: u32, address: IpNet) {
     let flags = flags::CREATE | flags::REPLACE | flags::ACK;
-    let key = RouteKey { dst: address.trunc(), table: RT_TABLE_MAIN };
+    let key = RouteKey { dst: address.trunc(), table: RouteKey::MAIN };
     // The kernel's own of IPv6 prefers no source.
     let src = Some(address.addr()).filter(IpAddr::is_ipv4);
     let route = Route { dev: None, via: None, onlink: false, src, kind: RouteKind::Unicast };
@@ -97,6 +110,13 @@ pub fn delete_route(writer: &mut Writer, seq: u32, key: &RouteKey) {
     });
 }
 
+/// Deletes the route at this key, whoever made it.
+pub fn delete_others_route(writer: &mut Writer, seq: u32, key: &RouteKey) {
+    writer.message(head(RTM_DELROUTE, flags::ACK, seq), |writer| {
+        rtmsg(writer, key, [0, SCOPE_NOWHERE, 0], 0);
+    });
+}
+
 fn rtmsg(writer: &mut Writer, key: &RouteKey, [protocol, scope, kind]: [u8; 3], nexthop_flags: u32) {
     let family = family(key.dst.addr());
     // IPv6 knows no scopes.
@@ -126,29 +146,56 @@ pub struct RouteRow {
     pub key: RouteKey,
     pub protocol: u8,
     pub link: Option<u32>,
+    pub metric: u32,
+    /// What it is instead, where we make no such: in iproute2's word, or [`SEVERAL`]. `route` then says nothing of its kind.
+    pub other: Option<&'static str>,
     /// `dev` is empty: the index is in `link`.
     pub route: Route,
 }
+
+/// Of a route with several next hops.
+pub const SEVERAL: &str = "several next hops";
 
 impl RouteRow {
     /// Made by the kernel with an address.
     pub fn is_of_kernel(&self) -> bool {
         self.protocol == RTPROT_KERNEL
     }
+
+    /// In one of the tables that every packet is looked up in, without a rule of somebody's: local and main.
+    pub fn is_in_common(&self) -> bool {
+        [RT_TABLE_LOCAL, RouteKey::MAIN].contains(&self.key.table)
+    }
+
+    /// As `ip route` has it. `dev`: the name of its link.
+    pub fn words(&self, dev: Option<&IfName>) -> String {
+        let kind = match (self.other, self.route.kind) {
+            (Some(SEVERAL), _) | (None, RouteKind::Unicast) => None,
+            (Some(other), _) => Some(other.to_owned()),
+            (None, RouteKind::Unreachable) => Some("unreachable".to_owned()),
+        };
+        // The word has been said.
+        let route = Route { dev: dev.cloned(), kind: RouteKind::Unicast, ..self.route.clone() };
+        let hops = self.other.filter(|other| *other == SEVERAL).map(|_| format!("by {SEVERAL}"));
+        let words = [kind, Some(self.key.to_string()), Some(route.to_string()), hops];
+        let words: Vec<String> = words.into_iter().flatten().filter(|word| !word.is_empty()).collect();
+        words.join(" ")
+    }
 }
 
-/// `None` for what we never make and cannot say: other kinds, several next hops, cached copies.
+/// `None` for cached copies, and for kinds that nobody knows.
 pub fn decode_route(message: &Message<'_>) -> Option<RouteRow> {
     let (fixed, attributes) = message.split(LENGTH)?;
     let flags = u32_at(fixed, 8)?;
     let &[family, length, _, _, table, protocol, _, kind] = fixed.first_chunk::<8>()?;
-    if flags & RTM_F_CLONED != 0 || attributes.find(RTA_MULTIPATH).is_some() {
+    if flags & RTM_F_CLONED != 0 {
         return None;
     }
-    let kind = match kind {
-        RTN_UNICAST => RouteKind::Unicast,
-        RTN_UNREACHABLE => RouteKind::Unreachable,
-        _ => return None,
+    let nowhere = NOWHERE.contains(&kind);
+    let (kind, other) = match kind {
+        RTN_UNICAST => (RouteKind::Unicast, attributes.find(RTA_MULTIPATH).map(|_| SEVERAL)),
+        RTN_UNREACHABLE => (RouteKind::Unreachable, None),
+        kind => (RouteKind::Unicast, Some(OTHER_KINDS.into_iter().find(|(number, _)| *number == kind)?.1)),
     };
     let dst = match attributes.find(RTA_DST) {
         Some(attribute) => attribute.ip()?,
@@ -157,8 +204,7 @@ pub fn decode_route(message: &Message<'_>) -> Option<RouteRow> {
     };
     let ip = |kind| attributes.find(kind).and_then(|attribute| attribute.ip());
     let number = |kind| attributes.find(kind).and_then(|attribute| attribute.u32());
-    // IPv6 hangs unreachable routes on `lo`, IPv4 on nothing.
-    let link = number(RTA_OIF).filter(|_| kind == RouteKind::Unicast);
+    let link = number(RTA_OIF).filter(|_| !nowhere);
     Some(RouteRow {
         key: RouteKey {
             dst: IpNet::new(dst, length).ok()?,
@@ -166,6 +212,8 @@ pub fn decode_route(message: &Message<'_>) -> Option<RouteRow> {
         },
         protocol,
         link,
+        metric: number(RTA_PRIORITY).unwrap_or(0),
+        other,
         route: Route {
             dev: None,
             via: ip(RTA_GATEWAY),

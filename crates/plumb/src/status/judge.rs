@@ -62,12 +62,14 @@ impl About<'_> {
         let refused = refused.map(|fault| self.told("degraded", fault));
         let lacks = status.lacks.iter().map(|fault| self.lack(fault));
         let too_large = status.too_large.iter().map(|fault| self.told("MTU", fault));
+        let detours = status.detours.iter().map(|fault| self.told("detour", fault));
         let ways = status.out_of_reach.iter().map(|fault| self.told("no route", fault));
         found
             .into_iter()
             .flatten()
             .chain(refused)
             .chain(lacks)
+            .chain(detours)
             .chain(too_large)
             .chain(ways)
             .chain(self.watches(status))

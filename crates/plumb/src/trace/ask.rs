@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Result, bail};
 use trace::exchange::Ask;
-use types::Protocol;
+use types::{Family, Protocol};
 
 use super::host::{self, address};
 use super::named::{Kind, Named};
@@ -18,23 +18,67 @@ pub struct Target {
 }
 
 /// `http://HOST[:PORT][/PATH]`, `https://…` (a connection, no request), `HOST:PORT`, `[V6]:PORT`, or an address.
-/// `svc/NAME:PORT` and `pod/NAME:PORT` are kubectl's way of writing the first, where PORT may be a name. `ping:HOST` asks for
-/// an echo.
-pub fn parse(text: &str, udp: bool) -> Result<Target> {
-    match object(text) {
-        Some((kind, namespace, rest)) => of_object(text, udp, (kind, namespace, rest)),
-        None => Ok(Target { ask: plain(text, text, udp)?, named: None }),
+/// `svc/NAME:PORT`, `pod/NAME:PORT` and `node/NAME:PORT` are kubectl's way of writing the second, where PORT may be a name.
+/// `ping:HOST` asks for an echo, and `ping:pod/NAME`.
+pub fn parse(text: &str, udp: bool, family: Option<Family>) -> Result<Target> {
+    let echoed = text.strip_prefix("ping:").and_then(object);
+    let mut target = match (object(text), echoed) {
+        (_, Some(object)) => echo_of(text, udp, object)?,
+        (Some(object), None) => of_object(text, udp, object)?,
+        (None, None) => {
+            no_scheme(text)?;
+            Target { ask: plain(text, text, udp)?, named: None }
+        }
+    };
+    if let (Some(family), Some(address)) =
+        (family, address(&target.ask.host).filter(|_| target.named.is_none()))
+        && Family::of(address) != family
+    {
+        let flag = family.pick(["-4", "-6"]);
+        bail!(
+            "{flag} asks for an {family} address, and {address} is one of {}: leave {flag} out",
+            Family::of(address)
+        );
     }
+    target.ask.family = family;
+    Ok(target)
 }
 
-/// `svc/REST`, `pod/REST`, or each behind a namespace.
+/// An object in the place of a URL's host: it would be asked for as a name.
+fn no_scheme(text: &str) -> Result<()> {
+    let Some((scheme, rest)) = text.split_once("://") else { return Ok(()) };
+    let named = rest.split_once('/').and_then(|(word, rest)| Some((Kind::of(word)?, rest)));
+    let Some((kind, rest)) = named.filter(|(_, rest)| !rest.is_empty()) else { return Ok(()) };
+    let (name, port) = split(rest.split('/').next().unwrap_or_default());
+    let usual = if scheme == "https" { "443" } else { "80" };
+    let (word, number) = (kind.word(), port.unwrap_or(usual));
+    let url = match (kind, port) {
+        (Kind::Service, Some(port)) if port != usual => format!(" or {scheme}://{name}:{port}"),
+        (Kind::Service, _) => format!(" or {scheme}://{name}"),
+        _ => String::new(),
+    };
+    bail!("{text:?}: {word}/NAME:PORT takes no {scheme}://; give {word}/{name}:{number}{url}")
+}
+
+/// Of a Service by its name in DNS; only a headless one has who answers.
+fn echo_of(text: &str, udp: bool, (kind, namespace, name): (Kind, Option<&str>, &str)) -> Result<Target> {
+    let host = match (kind, namespace) {
+        (Kind::Service, Some(namespace)) => &format!("{name}.{namespace}"),
+        _ => name,
+    };
+    let named = (kind != Kind::Service).then(|| Named::new(kind, namespace, name, "0"));
+    Ok(Target { ask: echo(text, host, udp)?, named })
+}
+
+/// `svc/REST`, `pod/REST`, `node/REST`, or the first two behind a namespace.
 fn object(text: &str) -> Option<(Kind, Option<&str>, &str)> {
     let (first, rest) = text.split_once('/')?;
     if let Some(kind) = Kind::of(first) {
         return Some((kind, None, rest));
     }
     let (word, rest) = rest.split_once('/')?;
-    Some((Kind::of(word)?, Some(first), rest))
+    let kind = Kind::of(word).filter(|kind| *kind != Kind::Node)?;
+    Some((kind, Some(first), rest))
 }
 
 fn of_object(text: &str, udp: bool, (kind, namespace, rest): (Kind, Option<&str>, &str)) -> Result<Target> {
@@ -46,6 +90,9 @@ fn of_object(text: &str, udp: bool, (kind, namespace, rest): (Kind, Option<&str>
         bail!("{text:?} has no port: give {}/NAME:PORT, by its number or its name", kind.word())
     };
     let is_number = port.parse::<u16>().is_ok_and(|port| port > 0);
+    if !is_number && kind == Kind::Node {
+        bail!("{text:?}: the ports of a node have no names; give a number from 1 to 65535");
+    }
     if !is_number && !is_port_name(port) {
         bail!("{text:?}: the port is neither a number from 1 to 65535 nor the name of one");
     }
@@ -57,7 +104,7 @@ fn of_object(text: &str, udp: bool, (kind, namespace, rest): (Kind, Option<&str>
     let number = if is_number { port } else { "1" };
     let ask = plain(text, &format!("{full}:{number}"), udp)?;
     let named = Named::new(kind, namespace, name, port);
-    Ok(Target { ask, named: (kind == Kind::Pod || !is_number).then_some(named) })
+    Ok(Target { ask, named: (kind != Kind::Service || !is_number).then_some(named) })
 }
 
 /// As the API has it (RFC 6335 §5.1): letters and digits, with single hyphens between them.
@@ -109,7 +156,10 @@ fn echo(text: &str, host: &str, udp: bool) -> Result<Ask> {
     let (host, port) = split(host);
     let host = &in_words(host);
     if udp || port.is_some() || host.contains('/') {
-        bail!("{text:?}: an echo travels over ICMP, which has neither ports nor paths; give ping:HOST");
+        bail!(
+            "{text:?}: an echo travels over ICMP, which has neither ports nor paths; give ping:HOST, ping:pod/NAME or \
+             ping:node/NAME"
+        );
     }
     Ok(Ask { host: host_of(text, host)?, port: 0, protocol: Protocol::Icmp, family: None, http_path: None })
 }
@@ -169,13 +219,17 @@ mod tests {
             ("service/api.shop:8080", "api.shop", 8080, None),
             ("shop/svc/api:8080", "api.shop", 8080, None),
             ("ping:db", "db", 0, None),
+            ("ping:svc/db", "db", 0, None),
+            ("ping:shop/svc/db", "db.shop", 0, None),
+            ("http://db/svc/b1:8080", "db", 80, Some("/svc/b1:8080")),
+            ("http://pod/", "pod", 80, Some("/")),
             ("ping:fd00::1", "fd00::1", 0, None),
             ("ping:[fd00::1]", "fd00::1", 0, None),
             ("[fe80::1%eth0]:53", "fe80::1%eth0", 53, None),
             ("http://[fe80::1%eth0]", "fe80::1%eth0", 80, Some("/")),
             ("http://[fe80::1%25eth0]:8080/a", "fe80::1%eth0", 8080, Some("/a")),
         ] {
-            let Target { ask, named } = parse(text, false).unwrap();
+            let Target { ask, named } = parse(text, false, None).unwrap();
             assert!(named.is_none(), "{text}");
             assert_eq!((ask.host.as_str(), ask.port, ask.http_path.as_deref()), (host, port, path), "{text}");
         }
@@ -190,8 +244,12 @@ mod tests {
             ("shop/svc/api:http", Kind::Service, Some("shop"), "api", "http"),
             ("pod/web:http", Kind::Pod, None, "web", "http"),
             ("shop/pod/web:8080", Kind::Pod, Some("shop"), "web", "8080"),
+            ("node/node1:22", Kind::Node, None, "node1", "22"),
+            ("ping:pod/web", Kind::Pod, None, "web", "0"),
+            ("ping:shop/pod/web", Kind::Pod, Some("shop"), "web", "0"),
+            ("ping:node/node1", Kind::Node, None, "node1", "0"),
         ] {
-            let named = parse(text, false).unwrap().named;
+            let named = parse(text, false, None).unwrap().named;
             assert_eq!(named, Some(Named::new(kind, namespace, name, port)), "{text}");
         }
     }
@@ -220,13 +278,31 @@ mod tests {
             ("http://:80", "no host"),
             ("db:1/x", "http://"),
             ("ping:db:80", "ping:HOST"),
+            ("ping:pod/web:80", "ping:pod/NAME"),
+            ("http://pod/b1:8080", "pod/NAME:PORT takes no http://; give pod/b1:8080"),
+            ("http://svc/a:80", "svc/NAME:PORT takes no http://; give svc/a:80 or http://a"),
+            ("https://svc/a:8443", "give svc/a:8443 or https://a:8443"),
+            ("http://node/node1", "give node/node1:80"),
+            ("node/node1:http", "no names"),
             ("ping:", "no host"),
             ("fe80::1", "fe80::1%eth0"),
             ("[fe80::1%lo]:80", "fe80::1%eth0"),
         ] {
-            let error = parse(text, false).unwrap_err().to_string();
+            let error = parse(text, false, None).unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");
         }
-        assert!(parse("http://x", true).is_err() && parse("ping:x", true).is_err());
+        assert!(parse("http://x", true, None).is_err() && parse("ping:x", true, None).is_err());
+    }
+
+    #[test]
+    fn an_address_of_another_family_than_asked_for_is_a_slip() {
+        for (text, family, flag) in [("10.244.1.2:80", Family::V6, "-6"), ("ping:fd00::1", Family::V4, "-4")]
+        {
+            let error = parse(text, false, Some(family)).unwrap_err().to_string();
+            assert!(error.contains(&format!("leave {flag} out")), "{error}");
+        }
+        for text in ["10.244.1.2:80", "db:80", "pod/db:80"] {
+            assert_eq!(parse(text, false, Some(Family::V4)).unwrap().ask.family, Some(Family::V4));
+        }
     }
 }

@@ -157,6 +157,14 @@ pub async fn find(cluster: &Cluster, text: &str, namespace: Option<&str>) -> Res
                         advice.kubectl(&format!("-n {} describe pod {}", meant.namespace, full.name));
                     format!("pod {full} is on no node yet; `{describe}` says why")
                 })?;
+                if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
+                    let others =
+                        advice.kubectl(&format!("get pods -A --field-selector spec.nodeName={node}"));
+                    bail!(
+                        "{full} uses the network of its node {node}, where no trace begins; give a pod with one of its own \
+                         (`{others}` lists those of the node)"
+                    );
+                }
                 if meant.kind == Kind::Service || *full.name != *meant.name {
                     let which = if ready::pod(&pod) { ", the first Ready one" } else { "; none is Ready" };
                     eprintln!("{text}: takes the pod {full}{which}");

@@ -130,6 +130,7 @@ mod tests {
                 service: None,
                 rejected: false,
                 why: why.into(),
+                leaves: false,
             };
             let hops = vec![Hop::new(Stage::Node, "node2", fact)];
             let expected = Expected { hops, onward: None, elsewhere: Vec::new() };

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use trace::exchange::Ask;
@@ -17,6 +17,7 @@ use crate::advice::Cluster;
 pub enum Kind {
     Service,
     Pod,
+    Node,
 }
 
 impl Kind {
@@ -25,6 +26,7 @@ impl Kind {
         match word {
             "svc" | "service" | "services" => Some(Self::Service),
             "pod" | "pods" | "po" => Some(Self::Pod),
+            "node" | "nodes" | "no" => Some(Self::Node),
             _ => None,
         }
     }
@@ -33,6 +35,7 @@ impl Kind {
         match self {
             Self::Service => "svc",
             Self::Pod => "pod",
+            Self::Node => "node",
         }
     }
 }
@@ -89,22 +92,52 @@ pub async fn aim(cluster: &Cluster, from: &str, target: Target) -> Result<Ask> {
         Kind::Pod => {
             let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
             let what = format!("pod {namespace}/{name}");
-            // Whoever traces may list them.
-            let listed = api.list(&ListParams::default()).await;
-            let listed = listed.map_err(|error| {
-                install::explain(error, &format!("list the pods of namespace {namespace}"))
-            })?;
-            let pod = listed.into_iter().find(|pod| pod.name_any() == name);
+            let pod = listed(&api, name, &format!("the pods of namespace {namespace}")).await?;
             let pod =
                 pod.with_context(|| format!("there is no {what}; `{}` lists those that are", list("pods")))?;
             ask.port = match named.port.parse() {
                 Ok(number) => number,
                 Err(_) => port(&ports_of_pod(&pod), &named.port, ask.protocol, &what)?,
             };
-            ask.host = address(&pod, ask.family, &what)?.to_string();
+            ask.host = address(addresses_of_pod(&pod), ask.family, &what)?.to_string();
+        }
+        Kind::Node => {
+            let node = listed(&Api::<Node>::all(cluster.client.clone()), name, "the nodes").await?;
+            let all = cluster.advice.kubectl("get nodes");
+            let node =
+                node.with_context(|| format!("there is no node {name}; `{all}` lists those that are"))?;
+            ask.port = named.port.parse().context("a node's port is a number")?;
+            ask.host = address(addresses_of_node(&node), ask.family, &format!("node {name}"))?.to_string();
         }
     }
     Ok(ask)
+}
+
+/// One by its name: whoever traces may list them.
+async fn listed<K>(api: &Api<K>, name: &str, what: &str) -> Result<Option<K>>
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let listed = api.list(&ListParams::default()).await;
+    let listed = listed.map_err(|error| install::explain(error, &format!("list {what}")))?;
+    Ok(listed.into_iter().find(|object| object.name_any() == name))
+}
+
+/// What no name of the cluster is meant by, where a pod or a node is called so. `from`: the namespace of the pod that sends.
+pub async fn hint(cluster: &Cluster, from: &str, ask: &Ask) -> Option<String> {
+    let (host, port) = (ask.host.as_str(), ask.port);
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), from);
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    let kind = match (listed(&pods, host, "pods").await, listed(&nodes, host, "nodes").await) {
+        (Ok(Some(_)), _) => Kind::Pod,
+        (_, Ok(Some(_))) => Kind::Node,
+        _ => return None,
+    };
+    let word = kind.word();
+    Some(match ask.protocol {
+        Protocol::Icmp => format!("{host} is a {word}, which DNS does not know: ping:{word}/{host}"),
+        _ => format!("{host} is a {word}, which DNS does not know: {word}/{host}:{port}"),
+    })
 }
 
 fn ports_of_service(service: &Service) -> Vec<Port> {
@@ -151,9 +184,17 @@ fn port(ports: &[Port], name: &str, protocol: Protocol, what: &str) -> Result<u1
     bail!("{what} has no {word} port {name:?}; it has {all}{next}")
 }
 
-fn address(pod: &Pod, family: Option<Family>, what: &str) -> Result<IpAddr> {
+fn addresses_of_pod(pod: &Pod) -> Vec<IpAddr> {
     let ips = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
-    let all: Vec<IpAddr> = ips.filter_map(|ip| ip.ip.parse().ok()).collect();
+    ips.filter_map(|ip| ip.ip.parse().ok()).collect()
+}
+
+fn addresses_of_node(node: &Node) -> Vec<IpAddr> {
+    let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    all.filter(|address| address.type_ == "InternalIP").filter_map(|ip| ip.address.parse().ok()).collect()
+}
+
+fn address(all: Vec<IpAddr>, family: Option<Family>, what: &str) -> Result<IpAddr> {
     let fits = |ip: &&IpAddr| family.is_none_or(|family| Family::of(**ip) == family);
     match (all.iter().find(fits), family, all.as_slice()) {
         (Some(ip), ..) => Ok(*ip),
@@ -204,9 +245,9 @@ mod tests {
         assert_eq!(said, "pod shop/web has no TCP port \"web\"; it has http (8080/TCP), 53/UDP");
         let said = port(&[], "web", Protocol::Tcp, "pod shop/web").unwrap_err().to_string();
         assert!(said.ends_with("it has none"), "{said}");
-        let at = |family| address(&pod, family, "pod shop/web").map(|ip| ip.to_string());
+        let at = |family| address(addresses_of_pod(&pod), family, "pod shop/web").map(|ip| ip.to_string());
         assert_eq!(at(None).unwrap(), "10.244.1.2");
         assert_eq!(at(Some(Family::V6)).unwrap(), "fd00::2");
-        assert!(address(&Pod::default(), None, "pod shop/web").is_err());
+        assert!(address(addresses_of_pod(&Pod::default()), None, "pod shop/web").is_err());
     }
 }

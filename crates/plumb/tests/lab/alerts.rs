@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::cluster::{Kubectl, Lab, run, wait_for};
+use crate::said::repository;
 use prometheus::{Firing, Prometheus, program, shipped};
 
 const NODES: u32 = 10;
@@ -99,6 +100,27 @@ fn each_alert_fires_where_its_fault_is_and_nowhere_else() {
     fire(&prometheus, &expected);
     provoked.extend(expected.into_values().flatten());
     assert_eq!(provoked, alerts(), "left: provoked; right: shipped");
+}
+
+/// The commands of its page bring what the alert's expression asks for.
+#[test]
+fn addresses_run_out_as_their_page_says() {
+    let page = fs::read_to_string(repository("docs/runbooks/PlumbAddressesRunOut.md")).expect("the page");
+    let command = |begin: &str| -> Vec<&str> {
+        let line = page.lines().find_map(|line| line.trim().strip_prefix(begin));
+        let line = line.unwrap_or_else(|| panic!("the page has no {begin:?}"));
+        line.trim_end_matches(" | kubectl apply -f -").split_whitespace().collect()
+    };
+    let lab = Lab::up_with(2, &command("plumb lab up --name small "));
+    let said = lab.kubectl(&command("kubectl "));
+    assert!(said.ok, "{said:?}");
+    lab.apply(&said.out);
+    for node in ["node1", "node2"] {
+        await_metrics(&lab, node, |metrics| {
+            let has = |series: &str| metrics.lines().any(|line| line == series);
+            has("plumb_attachments 12") && has("plumb_pod_addresses 13")
+        });
+    }
 }
 
 fn nobody() -> Firing {

@@ -56,6 +56,7 @@ fn what_others_change_is_mended_and_told() {
     let program = kernel::checksums::program().is_ok().then_some((program.0.as_str(), program.1));
     for (broken, look) in [
         ("ip route del 10.244.2.0/24", "ip route"),
+        ("ip route replace blackhole 10.244.2.0/24", "ip route"),
         ("ip neigh del 10.244.2.0 dev plumb.1", "ip neigh show dev plumb.1 nud permanent"),
         (&format!("bridge fdb del {mac} dev plumb.1 self"), "bridge fdb show dev plumb.1"),
         ("ip link set cni0 mtu 1400", "ip -o link show cni0"),
@@ -82,6 +83,10 @@ fn what_others_change_is_mended_and_told() {
     }
     let told = wait_for("an Event says so", || Some(stage.events("DriftMended")).filter(|e| e.len() >= 5));
     assert!(told.iter().any(|message| message.contains("10.244.2.0/24")), "{told:#?}");
+    assert!(
+        told.iter().any(|message| message.contains("somebody put `blackhole 10.244.2.0/24` in its place")),
+        "{told:#?}"
+    );
     // In words, not in nft's: `set rules … {` says nothing to who reads Events.
     assert!(told.iter().all(|message| !message.contains(['{', '}', '\n'])), "{told:#?}");
     for words in ["the rules of chain ip plumb postrouting differ", "table ip plumb is missing"] {

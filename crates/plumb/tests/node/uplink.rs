@@ -126,3 +126,31 @@ fn an_uplink_that_is_too_small_for_ipv6_leaves_it_and_is_named() {
     let over = || log(node).lines().any(|line| line.contains("no longer") && line.contains(words));
     wait_for("over", || over().then_some(()));
 }
+
+/// Routes and rules of others that take what is for pods: they stay, and are said at once.
+#[test]
+fn what_others_lead_away_from_pods_is_said() {
+    let stage = Stage::new(2);
+    let node = &stage.nodes[0];
+    wait_for("the tunnel's peer is known", || node.run("ip route").contains("10.244.2.0/24").then_some(()));
+    for (command, words) in [
+        (
+            "ip route {} unreachable 10.244.2.0/25",
+            "route `unreachable 10.244.2.0/25` takes packets to pods of node node2",
+        ),
+        (
+            "ip route {} blackhole 10.244.1.128/25",
+            "route `blackhole 10.244.1.128/25` takes packets to its own pods",
+        ),
+        (
+            "ip rule {} to 10.244.2.0/24 prohibit priority 50",
+            "rule `to 10.244.2.0/24 prohibit` takes packets",
+        ),
+    ] {
+        node.run(&command.replace("{}", "add"));
+        let told = |reason: &str| stage.events(reason).into_iter().any(|told| told.contains(words));
+        wait_for(words, || told("NetworkDegraded").then_some(()));
+        node.run(&command.replace("{}", "del"));
+        wait_for(&format!("over: {words}"), || told("NetworkMended").then_some(()));
+    }
+}

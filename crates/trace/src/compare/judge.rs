@@ -55,6 +55,7 @@ impl<'a> Evidence<'a> {
             Fact::Direct { destination, .. } => self.translation(&hop.node, &[*destination]),
             Fact::Service { choices, .. } if hop.stage == Stage::Node => self.door(&hop.node, choices),
             Fact::Service { choices, .. } => self.translation(&hop.node, choices),
+            Fact::Refused { leaves: true, .. } => self.left(),
             Fact::Refused { rejected, .. } => self.refused(*rejected),
             Fact::Route { dev, .. } => self.route(&hop.node, dev.as_ref()),
             Fact::LocalRoute { .. } if hop.stage == Stage::Node => self.own_address(&hop.node),
@@ -227,6 +228,7 @@ impl<'a> Evidence<'a> {
     fn refused(&self, rejected: bool) -> Judged {
         match (self.end(), rejected) {
             (Some(SocketEnd::Refused), true) => Ok("refused at once".to_owned()),
+            (Some(SocketEnd::Unreachable), true) => Ok("unreachable, told at once".to_owned()),
             (Some(SocketEnd::Silent | SocketEnd::Unreachable), false) => Ok("no answer".to_owned()),
             // Among them the pod itself.
             (Some(SocketEnd::Answered { .. }), false)
@@ -237,6 +239,13 @@ impl<'a> Evidence<'a> {
             (Some(end), _) => Err(format!("the connection ended otherwise: {}", describe(end))),
             (None, _) => Err("the pod sent nothing".to_owned()),
         }
+    }
+
+    /// Whatever comes of it outside.
+    fn left(&self) -> Judged {
+        self.end()
+            .map(|end| format!("outside: {}", describe(end)))
+            .ok_or_else(|| "the pod sent nothing".to_owned())
     }
 
     fn route(&self, node: &str, expected: Option<&IfName>) -> Judged {

@@ -33,11 +33,13 @@ impl Way<'_, '_> {
     pub fn arrive(&mut self, to: SocketAddr, from: Option<IfName>) {
         let node = &self.view.place.node;
         let Some(attachment) = reference::local_pod(to.ip(), self.view.cluster) else {
-            let why = match reference::node_of(to.ip(), self.view.cluster) {
-                Some(of) if of.name == *node => format!("no pod of {node} has this address"),
-                _ => "no node has pods with such an address".to_owned(),
+            // Of its own prefix a node knows that there is nobody, and says so.
+            let own = reference::node_of(to.ip(), self.view.cluster).is_some_and(|of| of.name == *node);
+            let why = match own {
+                true => format!("no pod of {node} has this address"),
+                false => "no node has pods with such an address".to_owned(),
             };
-            let fact = Fact::Refused { frontend: to, service: None, rejected: false, why };
+            let fact = Fact::Refused { frontend: to, service: None, rejected: own, why, leaves: false };
             self.push(Stage::Node, fact);
             return;
         };
@@ -74,12 +76,21 @@ impl Way<'_, '_> {
             }
             Choice::Reject { service, has_port } => {
                 let why = self.why_rejected(&service, has_port);
-                let refused = Fact::Refused { frontend: to, service: Some(service), rejected: true, why };
+                let refused = Fact::Refused {
+                    frontend: to,
+                    service: Some(service),
+                    rejected: true,
+                    why,
+                    leaves: false,
+                };
                 self.push(Stage::Node, refused);
             }
             Choice::Drop { service, why } => {
                 let why = why.to_owned();
-                self.push(Stage::Node, Fact::Refused { frontend: to, service, rejected: false, why });
+                self.push(
+                    Stage::Node,
+                    Fact::Refused { frontend: to, service, rejected: false, why, leaves: false },
+                );
             }
         }
     }

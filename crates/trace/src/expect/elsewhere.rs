@@ -52,7 +52,13 @@ pub fn stopped(packet: &Packet, view: &View<'_>) -> Option<Hop> {
         }
         Choice::Drop { why, .. } => (false, why.to_owned()),
     };
-    let fact = Fact::Refused { frontend: packet.destination(), service: Some(service), rejected, why };
+    let fact = Fact::Refused {
+        frontend: packet.destination(),
+        service: Some(service),
+        rejected,
+        why,
+        leaves: false,
+    };
     Some(Hop::new(Stage::Node, &node, fact))
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use model::{Cluster, Endpoint, Service, ServicePort, ServiceType, TrafficPolicy};
-use types::{Family, ObjectName};
+use types::{Family, ObjectName, Protocol};
 
 use super::withheld;
 use crate::packet::{Packet, Place};
@@ -177,6 +177,20 @@ pub fn at_other_node(packet: &Packet, cluster: &Cluster, place: &Place) -> Optio
         policy: service.external_policy,
         choice: choose(&Packet { src, ..packet.clone() }, cluster, &there),
     })
+}
+
+/// The Service that is known outside by this address, which nobody in the cluster has, and has no such port there. Such a
+/// packet goes the way of any that is for the outside.
+pub fn without_port<'a>(packet: &Packet, cluster: &'a Cluster, place: &Place) -> Option<&'a ObjectName> {
+    let in_cluster = cluster.nodes.values().any(|node| withheld::is_at(node, packet.dst))
+        || super::is_own_address(packet.dst, cluster, place)
+        || place.is_pod_address(packet.dst);
+    let mut by_it = proxied(cluster).filter(|service| {
+        let known = service.external_ips.iter().chain(&service.load_balancer_ips);
+        known.clone().any(|address| *address == packet.dst)
+    });
+    let plain = packet.protocol != Protocol::Icmp && !in_cluster;
+    by_it.next().filter(|_| plain).map(|service| &service.key)
 }
 
 /// A port that is asked for and leads to nobody, although the Service has ready pods: the name that its targetPort says and

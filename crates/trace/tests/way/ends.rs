@@ -147,6 +147,20 @@ fn a_service_without_endpoints_refuses_and_says_so() {
             let told = format!("{frontend} is rejected: shop/door has no ready endpoint");
             assert_eq!((hop.stage, hop.text), (stage, told), "{protocol} {policies:?}");
         }
+        for at in ["203.0.113.50:81", "[2001:db8::50]:81", "203.0.113.51:81", "[2001:db8::51]:81"] {
+            let hop = last(to(at));
+            let told = format!("{at} leaves the cluster: shop/door has no port 81/{protocol}");
+            assert_eq!((hop.stage, &hop.text), (Stage::Service, &told));
+            // Whatever comes of it there, model and kernel agree.
+            let answered = SocketEnd::Answered { text: "connected".into(), micros: 9 };
+            for end in [SocketEnd::Silent, SocketEnd::Unreachable, SocketEnd::Refused, answered] {
+                let sent = Sighting::Sent { at: 1, source: to("10.244.1.4:41224"), destination: to(at), end };
+                let observed = Observed { node: "node1".into(), sightings: vec![sent] };
+                let result = compare(std::slice::from_ref(&hop), &[observed]).pop().expect("a hop");
+                assert!(matches!(result.outcome, Outcome::Agree { .. }), "{result:#?}");
+                assert_eq!(result.hop.text, told);
+            }
+        }
         let none = last(to("10.96.0.80:81"));
         assert_eq!(none.text, format!("10.96.0.80:81 is rejected: shop/door has no port 81/{protocol}"));
     }
@@ -256,6 +270,7 @@ fn a_name_that_leads_out_of_the_cluster_says_where_to() {
         alias: Some("example.com".into()),
         fails: None,
         in_file: false,
+        note: None,
     };
     let hop = Hop::new(Stage::Resolve, "node1", fact);
     assert_eq!(hop.text, "ext leads to example.com (ExternalName)");
@@ -287,6 +302,7 @@ fn a_circle_of_aliases_is_what_the_objects_say() {
         alias: None,
         fails: Some(why.into()),
         in_file: false,
+        note: None,
     };
     let hop = Hop::new(Stage::Resolve, "node1", fact);
     assert_eq!(hop.text, format!("a has no end: {why}"));

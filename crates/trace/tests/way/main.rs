@@ -409,6 +409,7 @@ fn a_dead_veth_is_blamed_before_the_resolver() {
             alias: None,
             fails: None,
             in_file: false,
+            note: None,
         },
     );
     let hops: Vec<Hop> = std::iter::once(name).chain(expected("web")).collect();

@@ -89,6 +89,37 @@ fn a_pods_address_that_no_node_has_ends_the_same_in_both_families() {
     }
 }
 
+/// The node says so at once, as far as it is not asked too often: the word is that of what came of it.
+#[test]
+fn an_address_of_the_nodes_own_that_no_pod_has_is_refused_in_the_word_of_what_was_told() {
+    for (destination, protocol) in [
+        ("10.244.1.250:80", Protocol::Tcp),
+        ("10.244.1.250:80", Protocol::Udp),
+        ("[fd00:10:244:1::250]:80", Protocol::Tcp),
+    ] {
+        let hops = hops(protocol, destination);
+        assert!(
+            hops.last().is_some_and(|hop| hop.text.contains("is rejected: no pod of node1 has")),
+            "{hops:#?}"
+        );
+        for (end, word) in [(SocketEnd::Unreachable, "rejected"), (SocketEnd::Silent, "dropped")] {
+            let on = |at, link| frame(at, link, Way::In, (protocol, destination));
+            let mut reject = rule("forward", "no_pod", "reject", destination);
+            if let Sighting::Nft { rule } = &mut reject {
+                rule.comment = "no_such_pod: no pod has this address".into();
+                rule.guard = true;
+                rule.oif = Some(dev("cni0"));
+                rule.oif = Some(dev("cni0"));
+            }
+            let seen = vec![sent(destination, end), on(2, "veth1"), on(3, "cni0"), reject];
+            agree(&hops, seen.clone());
+            let last =
+                compare(&hops, &[Observed { node: "node1".into(), sightings: seen }]).pop().expect("hops");
+            assert_eq!(last.hop.text, format!("{destination} is {word}: no pod of node1 has this address"));
+        }
+    }
+}
+
 /// Of a pod that is there it is a fault, and that of the route.
 #[test]
 fn what_goes_astray_to_a_pod_is_the_routes_fault() {

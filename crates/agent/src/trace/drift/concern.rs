@@ -248,14 +248,27 @@ impl<'a> Concern<'a> {
         forth.or_else(|| self.back.as_ref().filter(|peer| is(peer)).map(|_| Stage::Return))
     }
 
-    pub fn nft(&self, op: &NftOp) -> Option<Stage> {
+    /// The hops at which the packet meets it. A table that is missing is missed where it meets what the table holds; of one
+    /// that should not be there it may meet anything.
+    pub fn nft_in(&self, op: &NftOp, plan: &[NftOp]) -> BTreeSet<Stage> {
+        match op {
+            NftOp::AddTable(table) => {
+                let held = plan
+                    .iter()
+                    .filter(|other| !matches!(other, NftOp::AddTable(_)) && other.table() == table);
+                held.filter_map(|held| self.nft(held)).collect()
+            }
+            NftOp::DeleteTable(_) => [Stage::Service].into(),
+            op => self.nft(op).into_iter().collect(),
+        }
+    }
+
+    fn nft(&self, op: &NftOp) -> Option<Stage> {
         let others = self.family.is_some_and(|family| {
             let others = Family::ALL.into_iter().filter(|other| *other != family);
             others.map(TableFamily::from).any(|other| other == op.table().family)
         });
-        let Some((role, stage)) = self.met(op) else {
-            return matches!(op, NftOp::AddTable(_) | NftOp::DeleteTable(_)).then_some(Stage::Service);
-        };
+        let (role, stage) = self.met(op)?;
         // A tunnel may go by the other family than what is in it.
         let concerned = !others || (self.tunnelled || self.arrives_by_tunnel) && role.is_of_tunnels();
         stage.filter(|_| concerned)

@@ -106,13 +106,7 @@ fn hears(netns: Netns, network: String) -> Result<JoinHandle<Result<Instant>>> {
     let (tell, listening) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         netns.run(|| {
-            let nothing = Scope {
-                links: Default::default(),
-                veth_prefix: None,
-                loopback: Vec::new(),
-                sysctls: Default::default(),
-            };
-            let mut changes = Changes::listen(nothing)?;
+            let mut changes = Changes::listen(Scope::default())?;
             let mut rtnl = Rtnl::open()?;
             tell.send(())?;
             let nap = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };

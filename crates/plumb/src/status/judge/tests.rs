@@ -11,6 +11,7 @@ fn healthy() -> NodeStatus {
         trouble: None,
         out_of_reach: Vec::new(),
         lacks: Vec::new(),
+        detours: Vec::new(),
         paused: false,
         pods: 3,
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
@@ -90,7 +91,8 @@ fn what_a_lab_is_advised_names_it() {
 #[test]
 fn each_fault_is_named_alone_and_has_a_next_step() {
     type Plant = fn(&mut NodeStatus);
-    let cases: [(&str, Plant); 10] = [
+    let cases: [(&str, Plant); 11] = [
+        ("detour", |status| status.detours = vec![Fault::new("somebody's route", "take it away")]),
         ("MTU", |status| status.too_large = vec![Fault::new("1250 bytes", "give it 1330")]),
         ("degraded", |status| status.trouble = Some(Fault::new("no pod CIDR yet", "set it"))),
         ("no route", |status| status.out_of_reach = vec![Fault::new("no route to b", "give it")]),

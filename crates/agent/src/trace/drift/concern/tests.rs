@@ -275,7 +275,7 @@ fn each_object_that_a_node_should_hold_breaks_some_packets_way() {
         roles.extend(role);
         // What decides nothing, and what no packet of a pod meets.
         let unmet = matches!(role, Some(Role::Count | Role::Own));
-        let found = concerns.iter().any(|concern| concern.nft(op).is_some());
+        let found = concerns.iter().any(|concern| !concern.nft_in(op, &missing.ops).is_empty());
         if found == unmet {
             nowhere.insert(format!("{op}, {role:?}"));
         }
@@ -347,6 +347,26 @@ fn of_the_other_familys_table_only_tunnels_concern_a_packet() {
     }
     let near = Concern { arrives_by_tunnel: false, ..arrived };
     assert_eq!(near.nft(&emptied(Family::V6, "inner")), None);
+}
+
+/// Whoever takes a table away takes what is in it, and nothing else.
+#[test]
+fn a_missing_table_is_missed_where_the_packet_meets_what_it_holds() {
+    let cluster = cluster();
+    let desired = whole(cluster.synced().unwrap(), settings());
+    let hops = &ways(&cluster, &desired)[0];
+    let concern = Concern::new((&desired.net, &desired.nft), hops, None);
+    let met = |family: TableFamily| {
+        let table = TableId { family, name: TABLE.into() };
+        let mut actual = desired.nft.clone();
+        assert!(actual.tables.remove(&table).is_some());
+        let plan = kstate::nft::diff(&desired.nft, &actual).ops;
+        concern.nft_in(&NftOp::AddTable(table), &plan)
+    };
+    assert_eq!(met(TableFamily::Bridge), BTreeSet::from([Stage::Veth]));
+    let own = met(TableFamily::Ip);
+    assert!([Stage::Service, Stage::Masq].iter().all(|stage| own.contains(stage)), "{own:?}");
+    assert!(!met(TableFamily::Ip6).contains(&Stage::Service));
 }
 
 /// A difference is one line of words, whoever mends it: kind, table and name, and nothing of nft's own language.
