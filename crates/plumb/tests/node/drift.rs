@@ -68,6 +68,7 @@ fn what_others_change_is_mended_and_told() {
             "bridge -d link show",
         ),
         (&format!("bridge fdb del {own} dev {veth} master"), &entry),
+        (&format!("bridge fdb replace {own} dev {veth} master dynamic"), &entry),
         (&format!("ip neigh del {neighbour} dev cni0"), settled),
         (&format!("ip neigh replace {neighbour} lladdr 02:00:00:00:00:09 dev cni0 nud permanent"), settled),
         ("ip addr del 10.244.1.1/24 dev cni0", "ip -4 -o addr show cni0"),
