@@ -29,7 +29,9 @@ pub use neighbour::{
 };
 pub use netconf::{NetconfRow, Of, decode_netconf};
 pub use notice::{Notice, decode_notice};
-pub use program::{ProgramRow, add_clsact, decode_program, delete_program, dump_programs, set_program};
+pub use program::{
+    ProgramRow, add_clsact, decode_end_of_program, decode_program, delete_program, dump_programs, set_program,
+};
 pub use routes::{
     RT_TABLE_LOCAL, RTPROT_KERNEL, RouteRow, SEVERAL, add_route, add_static_route, decode_route,
     delete_others_route, delete_route, dump_routes, set_route, set_subnet_route,
@@ -56,6 +58,7 @@ pub const RTM_NEWRULE: u16 = 32;
 pub const RTM_DELRULE: u16 = 33;
 pub const RTM_GETRULE: u16 = 34;
 pub const RTM_NEWQDISC: u16 = 36;
+pub const RTM_DELQDISC: u16 = 37;
 pub const RTM_NEWTFILTER: u16 = 44;
 pub const RTM_DELTFILTER: u16 = 45;
 pub const RTM_GETTFILTER: u16 = 46;
@@ -65,7 +68,7 @@ pub const RTM_NEWNETCONF: u16 = 80;
 pub const GROUPS: [u32; 11] = [
     1,  // RTNLGRP_LINK
     3,  // RTNLGRP_NEIGH, forwarding entries too
-    4,  // RTNLGRP_TC, programs
+    4,  // RTNLGRP_TC, programs and what they are in
     5,  // RTNLGRP_IPV4_IFADDR
     7,  // RTNLGRP_IPV4_ROUTE
     8,  // RTNLGRP_IPV4_RULE

@@ -2,9 +2,9 @@
 
 use super::{
     AddressRow, LinkRow, NeighbourRow, NetconfRow, ProgramRow, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH,
-    RTM_DELROUTE, RTM_DELRULE, RTM_DELTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF,
-    RTM_NEWROUTE, RTM_NEWRULE, RTM_NEWTFILTER, RouteRow, decode_address, decode_link, decode_neighbour,
-    decode_netconf, decode_program, decode_route,
+    RTM_DELQDISC, RTM_DELROUTE, RTM_DELRULE, RTM_DELTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH,
+    RTM_NEWNETCONF, RTM_NEWROUTE, RTM_NEWRULE, RTM_NEWTFILTER, RouteRow, decode_address,
+    decode_end_of_program, decode_link, decode_neighbour, decode_netconf, decode_program, decode_route,
 };
 use crate::message::Message;
 
@@ -32,9 +32,8 @@ pub fn decode_notice(message: &Message<'_>) -> Option<Notice> {
             Notice::Neighbour(decode_neighbour(message)?, message.kind == RTM_DELNEIGH)
         }
         RTM_NEWRULE | RTM_DELRULE => Notice::Rule,
-        RTM_NEWTFILTER | RTM_DELTFILTER => {
-            Notice::Program(decode_program(message)?, message.kind == RTM_DELTFILTER)
-        }
+        RTM_NEWTFILTER => Notice::Program(decode_program(message)?, false),
+        RTM_DELTFILTER | RTM_DELQDISC => Notice::Program(decode_end_of_program(message)?, true),
         RTM_NEWNETCONF => Notice::Sysctl(decode_netconf(message)?),
         _ => return None,
     })

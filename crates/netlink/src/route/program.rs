@@ -1,7 +1,7 @@
 //! A BPF program that sees what comes by a link before anything else: the qdisc `clsact` and a filter of it (linux/pkt_cls.h,
 //! tc-bpf(8)). Both go with the link.
 
-use super::{AF_UNSPEC, RTM_DELTFILTER, RTM_GETTFILTER, RTM_NEWQDISC, RTM_NEWTFILTER, head};
+use super::{AF_UNSPEC, RTM_DELQDISC, RTM_DELTFILTER, RTM_GETTFILTER, RTM_NEWQDISC, RTM_NEWTFILTER, head};
 use crate::message::{Message, Writer, flags, u32_at};
 
 const TCA_KIND: u16 = 1;
@@ -83,6 +83,19 @@ pub fn decode_program(message: &Message<'_>) -> Option<ProgramRow> {
     let tag = options.nested().find(TCA_BPF_TAG).and_then(|tag| tag.value.try_into().ok());
     let id = options.nested().find(TCA_BPF_ID).and_then(|id| u32_at(id.value, 0));
     Some(ProgramRow { link: u32_at(head, 4)?, tag, id })
+}
+
+/// That the program of a link is gone, or went with what it was in: the kernel then tells of all filters of a priority or chain
+/// at once, which has no handle, or of the qdisc alone.
+pub fn decode_end_of_program(message: &Message<'_>) -> Option<ProgramRow> {
+    let (head, _) = message.split(LENGTH)?;
+    let (handle, parent) = (u32_at(head, 8)?, u32_at(head, 12)?);
+    let gone = match message.kind {
+        RTM_DELQDISC => parent == TC_H_CLSACT,
+        _ => parent == INGRESS && [HANDLE, 0].contains(&handle),
+    };
+    let link = u32_at(head, 4).filter(|_| gone)?;
+    Some(ProgramRow { link, tag: None, id: None })
 }
 
 #[cfg(test)]

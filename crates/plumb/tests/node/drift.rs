@@ -51,9 +51,11 @@ fn what_others_change_is_mended_and_told() {
     let neighbour = neighbour.split(' ').next().unwrap();
     let sorted = "nft -s list table ip plumb";
     let filter = format!("tc filter show dev {veth} ingress");
-    let program = (format!("tc qdisc del dev {veth} clsact"), filter.as_str());
     // An ordinary user can have none.
-    let program = kernel::checksums::program().is_ok().then_some((program.0.as_str(), program.1));
+    let programs = match kernel::checksums::program() {
+        Ok(_) => vec![format!("tc qdisc del dev {veth} clsact"), format!("tc filter del dev {veth} ingress")],
+        Err(_) => Vec::new(),
+    };
     for (broken, look) in [
         ("ip route del 10.244.2.0/24", "ip route"),
         ("ip route replace blackhole 10.244.2.0/24", "ip route"),
@@ -68,6 +70,7 @@ fn what_others_change_is_mended_and_told() {
             "bridge -d link show",
         ),
         (&format!("bridge fdb del {own} dev {veth} master"), &entry),
+        (&format!("bridge fdb replace {own} dev {veth} master dynamic"), &entry),
         (&format!("ip neigh del {neighbour} dev cni0"), settled),
         (&format!("ip neigh replace {neighbour} lladdr 02:00:00:00:00:09 dev cni0 nud permanent"), settled),
         ("ip addr del 10.244.1.1/24 dev cni0", "ip -4 -o addr show cni0"),
@@ -76,7 +79,7 @@ fn what_others_change_is_mended_and_told() {
         ("nft delete table ip plumb", sorted),
     ]
     .into_iter()
-    .chain(program)
+    .chain(programs.iter().map(|broken| (broken.as_str(), filter.as_str())))
     {
         let took = mended(node, broken, look);
         println!("{broken}: {took:?}");
