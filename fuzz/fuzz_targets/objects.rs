@@ -5,10 +5,10 @@
 #![no_main]
 
 use compile::{Compiler, whole};
-use semantics::Settings;
 use dns::Zone;
 use libfuzzer_sys::fuzz_target;
 use model::{Attachment, Event, Row};
+use semantics::Settings;
 
 #[path = "world.rs"]
 mod world;
@@ -17,11 +17,14 @@ fn settings() -> Settings {
     let parse = |words: [&str; 2]| words.map(|word| word.parse().expect("a range")).to_vec();
     Settings {
         node: "node1".into(),
-        cluster_cidrs: parse(["10.244.0.0/16", "fd00:10:244::/56"]),
+        pod_pools: parse(["10.244.0.0/16", "fd00:10:244::/56"]),
+        unmasqueraded: parse(["10.244.0.0/16", "fd00:10:244::/56"]),
         service_cidrs: parse(["10.96.0.0/12", "fd00:10:96::/112"]),
         dns_ips: vec!["10.96.0.10".parse().expect("an address")],
         allow_sources: ["198.18.0.0/15", "2001:db8::/32"].map(|net| net.parse().expect("a prefix")).into(),
         api: Vec::new(),
+        fabric: types::Fabric::Vxlan,
+        wiring: types::Wiring::Bridge,
         mtu: 1450,
         uplinks: std::collections::BTreeSet::new(),
     }
@@ -38,6 +41,7 @@ fn attachment(row: &Row) -> Option<Row> {
         pod: pod.key.clone(),
         uid: pod.uid.clone(),
         ips: pod.ips.clone(),
+        wiring: types::Wiring::Bridge,
         host_if: "veth0".parse().expect("a name"),
         mac: types::Mac::default(),
         host_ports: Vec::new(),

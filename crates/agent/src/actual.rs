@@ -83,8 +83,16 @@ pub fn links(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState> {
     net::observe(rtnl, scope).context("observe links and routes")
 }
 
-/// What others have where routes of ours are missing, in the words of `ip route`.
-pub fn in_place_of(rtnl: &mut Rtnl, plan: &Plan, actual: &NetState) -> Result<BTreeMap<RouteKey, String>> {
+/// What others have where routes of ours are missing, in the words of `ip route`. Nothing waits for it: where it cannot be
+/// read there are no words.
+pub fn in_place_of(rtnl: &mut Rtnl, plan: &Plan, actual: &NetState) -> BTreeMap<RouteKey, String> {
+    read_in_place(rtnl, plan, actual).unwrap_or_else(|error| {
+        tracing::warn!(error = format!("{error:#}"), "what others have in place of routes is not known");
+        BTreeMap::new()
+    })
+}
+
+fn read_in_place(rtnl: &mut Rtnl, plan: &Plan, actual: &NetState) -> Result<BTreeMap<RouteKey, String>> {
     let missing = plan.ops().filter_map(Op::place).filter(|key| !actual.routes.contains_key(key));
     let missing: BTreeSet<RouteKey> = missing.collect();
     let families: BTreeSet<Family> = missing.iter().map(|key| Family::of_net(&key.dst)).collect();

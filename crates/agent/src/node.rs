@@ -210,7 +210,7 @@ impl Node {
             Input::Cni(request) => self.cni(*request),
             Input::Reaped(reaped) => self.reaped(reaped),
             Input::Forgot(forgot) => self.forgot(&forgot),
-            Input::Confirmed(doubt, answer) => self.hear(node::Input::Confirmed(doubt, answer)),
+            Input::Confirmed(doubt, answer) => _ = self.hear(node::Input::Confirmed(doubt, answer)),
             Input::KernelChanged(subsystem) => {
                 self.stale.suspected.insert(subsystem);
             }

@@ -88,18 +88,20 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .build()
         .context("start a runtime")?
         .block_on(nodes(&inside));
-    let (nodes, api_error) = match nodes {
+    let (mut nodes, api_error) = match nodes {
         Ok(nodes) => (nodes, None),
         Err(error) => (Vec::new(), Some(watch::told(error.as_ref()))),
     };
     let status = Status::read(&inside.run);
+    let processes = processes(&inside, &status);
+    nodes.iter_mut().for_each(|node| node.lose(&processes));
     let seen = Seen {
         name: inside.plan.name.clone(),
         directory: inside.run.path().display().to_string(),
         kubeconfig: inside.run.kubeconfig().display().to_string(),
         families: inside.plan.families.to_string(),
         anchor: inside.anchor.pid(),
-        processes: processes(&inside, &status),
+        processes,
         failure: status.failure,
         nodes,
         api_error,
@@ -109,6 +111,20 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         false => table(&seen, inside.plan.nodes),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl NodeRow {
+    /// A process may end while the node is being asked.
+    fn lose(&mut self, processes: &[Process]) {
+        let of_node = |process: &&Process| {
+            let of = process.name.split_once('-').filter(|(_, of)| *of == self.name);
+            of.is_some() && process.state != "running"
+        };
+        if let Some(process) = processes.iter().find(of_node).filter(|_| self.ready) {
+            self.ready = false;
+            self.reason = Some(format!("{} has {}", process.name, process.state));
+        }
+    }
 }
 
 fn processes(inside: &Inside, status: &Status) -> Vec<Process> {

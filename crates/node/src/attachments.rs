@@ -1,6 +1,6 @@
 //! The state, and what an input does to it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipam::Now;
@@ -28,8 +28,9 @@ pub struct Attachments {
     pub(crate) made: BTreeMap<String, Now>,
     /// Addresses that nobody has, whose flows the kernel may know all the same.
     pub(crate) unsure: BTreeSet<IpAddr>,
-    /// Whom the next [`Input::Saved`] concerns, in the order of [`Output::Save`].
-    saving: VecDeque<Saving>,
+    /// Whom an [`Input::Saved`] concerns.
+    saving: BTreeMap<u64, Saving>,
+    saves: u64,
 }
 
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Attachments {
             Input::Started { veths, namespaces } => self.start(&veths, &namespaces, now, &mut out),
             Input::Asked(asked) => self.asked(*asked, facts, now, &mut out),
             Input::Round { trouble } => self.retry(trouble, facts, now, &mut out),
-            Input::Saved(done) => self.saved(done, now, &mut out),
+            Input::Saved(save, done) => self.saved(save, done, now, &mut out),
             Input::Followed { refused, unforgotten } => {
                 self.followed(refused.as_deref(), unforgotten.as_deref(), facts, now, &mut out);
             }
@@ -98,6 +99,11 @@ impl Attachments {
     /// Whether a request came too early.
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Whether a DEL or GC is done that has not been answered.
+    pub fn is_answering(&self) -> bool {
+        self.leaving.is_answering()
     }
 
     /// Its veth is being deleted.
@@ -149,12 +155,13 @@ impl Attachments {
     }
 
     pub(crate) fn save(&mut self, saving: Saving, out: &mut Vec<Output>) {
-        self.saving.push_back(saving);
-        out.push(Output::Save);
+        self.saves += 1;
+        self.saving.insert(self.saves, saving);
+        out.push(Output::Save(self.saves));
     }
 
-    fn saved(&mut self, done: Result<(), String>, now: Now, out: &mut Vec<Output>) {
-        match (self.saving.pop_front(), done) {
+    fn saved(&mut self, save: u64, done: Result<(), String>, now: Now, out: &mut Vec<Output>) {
+        match (self.saving.remove(&save), done) {
             (Some(Saving::Add(handle)), done) => self.recorded(&handle, done, now, out),
             (Some(Saving::Gone(requests)), Err(error)) => {
                 out.push(Output::Note(Note::NotSaved(error.clone())));

@@ -54,7 +54,7 @@ pub enum Input {
     /// cannot serve, for who waited in vain.
     Round { trouble: Option<String> },
     /// Answers [`Output::Save`](crate::Output::Save), before anything else is heard.
-    Saved(Result<(), String>),
+    Saved(u64, Result<(), String>),
     /// The kernel has followed all rows: it refuses the policies, or it cannot forget flows of who had pods' addresses before.
     Followed { refused: Option<String>, unforgotten: Option<String> },
     /// Answers [`Output::Wire`](crate::Output::Wire).

@@ -9,11 +9,12 @@ use types::{IfName, ObjectName};
 use crate::input::{Doubt, RequestId};
 use crate::record::Record;
 
-/// To be performed in their order; a process that is killed performs the first of them.
+/// To be performed in their order, what follows from an answer before the rest; a process that is killed performs the first
+/// of them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
-    /// Write [`Records`](crate::Records) as they are now. Answered by [`Input::Saved`](crate::Input::Saved).
-    Save,
+    /// Write [`Records`](crate::Records) as they are now. Answered by [`Input::Saved`](crate::Input::Saved) of this number.
+    Save(u64),
     /// A row of this node's own, or a pod that the watch has not shown yet.
     Row(Event),
     /// Answered by [`Input::Wired`](crate::Input::Wired).

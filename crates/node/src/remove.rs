@@ -70,6 +70,10 @@ impl Departures {
         }
     }
 
+    pub fn is_answering(&self) -> bool {
+        self.requests.values().any(|group| group.left == 0)
+    }
+
     /// Requests all of whose attachments are gone: with success, or with what could not be removed.
     pub fn answer(&mut self, out: &mut Vec<Output>) {
         let (done, left) =

@@ -47,8 +47,9 @@ impl Attachments {
         let mac = attach.mac.unwrap_or_else(|| self.free_mac(*first, facts));
         let outside_kubernetes = || (ObjectName::cluster(&attach.id.container), String::new());
         let (pod, uid) = attach.pod.clone().map_or_else(outside_kubernetes, |pod| (pod.name, pod.uid));
+        // What the watch shows may be a pod of the same name that was there before.
         let shown = facts.cluster.pods.get(&pod).map(|pod| &**pod);
-        let grace = shown.or(asked.pod.as_ref()).map_or(0, |pod| pod.grace);
+        let grace = asked.pod.as_ref().or(shown).map_or(0, |pod| pod.grace);
         Ok(Record {
             container: attach.id.container.clone(),
             ifname: attach.id.ifname.clone(),

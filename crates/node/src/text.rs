@@ -44,7 +44,7 @@ impl fmt::Display for Input {
                 other => write!(f, "#{} {other:?}", asked.id),
             },
             Self::Round { .. } => f.write_str("the next round"),
-            Self::Saved(done) => result(f, "saved", done),
+            Self::Saved(_, done) => result(f, "saved", done),
             Self::Followed { refused, unforgotten } => {
                 f.write_str("the kernel followed")?;
                 refused.iter().try_for_each(|why| write!(f, "; it refuses: {why}"))?;
@@ -74,7 +74,7 @@ impl fmt::Display for Input {
 impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Save => f.write_str("save"),
+            Self::Save(_) => f.write_str("save"),
             Self::Row(Event::Upsert(Row::Attachment(row))) => {
                 write!(f, "row of {}, pod {}, {:?}", row.container, row.pod, row.ips)
             }

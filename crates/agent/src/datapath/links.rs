@@ -36,14 +36,14 @@ impl KernelPart for Links {
 
     fn differ(&mut self, desired: &Compiler) -> Result<Found> {
         let NetDrift { plan, lost } = self.plan(desired.net())?;
-        let others = actual::in_place_of(&mut self.rtnl, &plan, &self.believed)?;
+        let others = actual::in_place_of(&mut self.rtnl, &plan, &self.believed);
         Ok(Found { steps: net_steps(&plan, &self.believed, &others), lost })
     }
 
     fn converge(&mut self, desired: &Compiler) -> Result<Found> {
         self.keep_advertisements(desired.net())?;
         let NetDrift { plan, lost } = self.plan(desired.net())?;
-        let others = actual::in_place_of(&mut self.rtnl, &plan, &self.believed)?;
+        let others = actual::in_place_of(&mut self.rtnl, &plan, &self.believed);
         let steps = net_steps(&plan, &self.believed, &others);
         self.perform(&plan)?;
         Ok(Found { steps, lost })

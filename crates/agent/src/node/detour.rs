@@ -6,11 +6,12 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use compile::net::own_links;
 use kernel::Rtnl;
 use kstate::net::{ROUTE_PROTOCOL, RouteKey};
-use netlink::route::{RT_TABLE_LOCAL, RouteRow, RuleAction, RuleRow};
+use netlink::route::{RT_TABLE_LOCAL, RouteRow, RuleAction, RuleRow, SEVERAL};
 use semantics::Diagnostic;
 use types::{Family, IfName, IpNet};
 
@@ -19,10 +20,16 @@ use super::underlay::about;
 /// IPv6's metric of a route without one (IP6_RT_PRIO_USER), and of those that come with an address.
 const METRIC_V6: [u32; 2] = [1024, 256];
 
+/// A node that speaks BGP has a million routes: so many times as long as a look took nobody looks again, or this long.
+const SHARE: u32 = 20;
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// What others have, as far as it may concern pods.
 #[derive(Clone, Debug, Default)]
 pub struct Detours {
     known: bool,
+    /// Not before then is it looked at again.
+    rest: Option<Instant>,
     routes: Vec<RouteRow>,
     rules: Vec<RuleRow>,
     links: BTreeMap<u32, IfName>,
@@ -38,14 +45,17 @@ impl Detours {
 
     /// Once, after each change, and while there is something: IPv4's routes go with their link without a word.
     pub fn look(&mut self, rtnl: &mut Rtnl, pods: &[IpNet]) -> Result<(), kernel::Error> {
-        if self.known && self.routes.is_empty() && self.rules.is_empty() {
+        let nothing = self.known && self.routes.is_empty() && self.rules.is_empty();
+        if nothing || self.rest.is_some_and(|until| Instant::now() < until) {
             return Ok(());
         }
+        let began = Instant::now();
         let links: BTreeMap<u32, IfName> =
             rtnl.links()?.into_iter().map(|row| (row.index, row.name)).collect();
         let (mut routes, mut rules) = (Vec::new(), Vec::new());
         for family in Family::ALL {
-            rules.extend(before_main(rtnl.rules(family)?));
+            let before = before_main(rtnl.rules(family)?).into_iter();
+            rules.extend(before.filter(|rule| may_select(rule, pods)));
             routes.extend(rtnl.routes_that(family, |row| {
                 let dst = row.key.dst;
                 let within = pods.iter().any(|pods| pods.contains(&dst));
@@ -53,7 +63,8 @@ impl Detours {
                 (within || around) && row.protocol != ROUTE_PROTOCOL && !is_of_ours(row, &links)
             })?);
         }
-        *self = Self { known: true, routes, rules, links, pods: pods.to_vec() };
+        let rest = Some(Instant::now() + (began.elapsed() * SHARE).min(LONGEST));
+        *self = Self { known: true, rest, routes, rules, links, pods: pods.to_vec() };
         Ok(())
     }
 
@@ -80,7 +91,10 @@ impl Detours {
             let what = format!("somebody's route `{words}`");
             return Some((
                 what,
-                format!("take it away (`ip{flag} route del {words}`), or lead it around the pods"),
+                format!(
+                    "take it away (`ip{flag} route del {}`), or lead it around the pods",
+                    self.command(row)
+                ),
             ));
         }
         let rules = self.rules.iter().filter(|rule| rule.family == Family::of_net(cidr));
@@ -91,6 +105,14 @@ impl Detours {
                 RuleAction::End(_) => String::new(),
                 RuleAction::Table(table) => {
                     let row = self.routes.iter().find(|row| in_its_table(row, table, rule, cidr))?;
+                    // The kernel goes on to the next rule.
+                    let thrown = |other: &RouteRow| {
+                        let (at, longer) = (&other.key, other.key.dst.prefix_len() > row.key.dst.prefix_len());
+                        at.table == table && other.other == Some("throw") && at.dst.contains(cidr) && longer
+                    };
+                    if self.routes.iter().any(thrown) {
+                        return None;
+                    }
                     format!(" (by `{}`)", self.words(row))
                 }
                 RuleAction::Nothing => return None,
@@ -119,6 +141,12 @@ impl Detours {
             && rule.to.is_none_or(|to| overlap(&to, cidr))
     }
 
+    /// As `ip route del` takes it.
+    fn command(&self, row: &RouteRow) -> String {
+        let words = self.words(row);
+        words.strip_suffix(&format!(" by {SEVERAL}")).map(str::to_owned).unwrap_or(words)
+    }
+
     fn words(&self, row: &RouteRow) -> String {
         row.words(row.link.and_then(|link| self.links.get(&link)))
     }
@@ -128,6 +156,12 @@ impl Detours {
 fn is_of_ours(row: &RouteRow, links: &BTreeMap<u32, IfName>) -> bool {
     let dev = row.link.and_then(|link| links.get(&link)).map(IfName::as_str);
     row.is_of_kernel() && dev.is_some_and(|dev| dev == "lo" || own_links().any(|own| own == dev))
+}
+
+/// Whether packets of pods, which have no mark, may be among those that it is about.
+fn may_select(rule: &RuleRow, pods: &[IpNet]) -> bool {
+    let of_pods = |net: &IpNet| pods.iter().any(|pods| overlap(pods, net));
+    rule.inverted || (!rule.marked && rule.from.is_none_or(|from| of_pods(&from)))
 }
 
 /// Those that come before the main table has all packets, in their order.
@@ -198,7 +232,8 @@ mod tests {
         let mut all =
             vec![rule(0, RuleAction::Table(RT_TABLE_LOCAL)), rule(32766, RuleAction::Table(RouteKey::MAIN))];
         all.extend(rules);
-        let detours = Detours { known: true, routes, rules: before_main(all), links: BTreeMap::new(), pods };
+        let (rules, links) = (before_main(all), BTreeMap::new());
+        let detours = Detours { known: true, rest: None, routes, rules, links, pods };
         let node = model::Node {
             name: "node2".into(),
             pod_cidrs: vec!["10.244.2.0/24".parse().unwrap()],
@@ -224,6 +259,8 @@ mod tests {
             assert_eq!(main(harmless, None), None);
         }
         assert_eq!(main("10.244.2.0/25", Some("throw")), None);
+        let several = main("10.244.2.0/25", Some(SEVERAL)).unwrap();
+        assert!(several.contains("`ip route del 10.244.2.0/25`"), "{several}");
         assert!(said(vec![route("10.244.2.7/32", RT_TABLE_LOCAL, Some("local"))], Vec::new()).is_some());
     }
 
@@ -244,6 +281,8 @@ mod tests {
             RuleRow { suppress: Some(0), ..rule(48, RuleAction::Table(RouteKey::MAIN)) },
             RuleRow { marked: true, inverted: true, ..lookup(49) },
         ];
+        let thrown = [all(100), vec![route("10.244.0.0/16", 100, Some("throw"))]].concat();
+        assert_eq!(said(thrown, vec![lookup(50)]), None, "the kernel goes on to the next rule");
         for (rules, table) in [
             (vec![lookup(50)], 101),
             (vec![lookup(40000)], 100),

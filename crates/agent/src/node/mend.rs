@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use compile::Compiler;
 use kstate::net::PortOptions;
 use model::{Key, Kind};
-use node::{Record, Wire};
+use node::{Facts, Record, Wire};
 use semantics::{Diagnostic, Severity};
 use types::{IfName, ObjectName};
 
@@ -198,7 +199,9 @@ impl Node {
     /// A veth that somebody deleted. A pod that is ending has its own again as long as it can use it, and that is no drift.
     fn rewire(&mut self, name: &IfName) -> Option<String> {
         let record = self.who_lost(name)?.clone();
-        let wire = Wire::again(&record, &self.facts());
+        // Before everything is listed, too: its policies are those of the process before.
+        let settings = self.compiler.as_ref().map(Compiler::settings);
+        let wire = Wire::again(&record, &Facts { settings, ..self.facts() });
         match wire.and_then(|wire| self.create_veth(&wire)) {
             Ok(()) => (!self.is_ending(&record)).then(|| veth_is_gone(&record)),
             Err(error) => {

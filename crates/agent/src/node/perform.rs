@@ -63,14 +63,17 @@ impl Node {
         }
     }
 
-    /// What follows from an input, and from that, until nothing does.
-    pub(super) fn hear(&mut self, input: node::Input) {
+    /// What follows from an input, and from that, until nothing does: what follows from an answer comes first, so that a pod is
+    /// answered for when it is wired, and not after all the others. Whether anything followed.
+    pub(super) fn hear(&mut self, input: node::Input) -> bool {
         let mut outputs = VecDeque::from(self.step(input));
+        let follows = !outputs.is_empty();
         while let Some(output) = outputs.pop_front() {
             if let Some(answer) = self.perform(output) {
-                outputs.extend(self.step(answer));
+                self.step(answer).into_iter().rev().for_each(|output| outputs.push_front(output));
             }
         }
+        follows
     }
 
     fn step(&mut self, input: node::Input) -> Vec<Output> {
@@ -84,8 +87,8 @@ impl Node {
 
     fn perform(&mut self, output: Output) -> Option<node::Input> {
         match output {
-            Output::Save => {
-                return Some(node::Input::Saved(self.save().map_err(|error| format!("{error:#}"))));
+            Output::Save(save) => {
+                return Some(node::Input::Saved(save, self.save().map_err(|error| format!("{error:#}"))));
             }
             Output::Row(event) => self.apply(event),
             Output::Wire(wire) => {
@@ -198,8 +201,14 @@ impl Node {
             false => None,
         };
         let refused = self.stale.failed.get(&Subsystem::Nft).cloned();
-        self.hear(node::Input::Followed { refused, unforgotten });
+        if !self.hear(node::Input::Followed { refused, unforgotten }) {
+            return;
+        }
         self.settle();
+        // A DEL whose ADD failed in this round.
+        if self.attachments.is_answering() {
+            self.hear(node::Input::Followed { refused: None, unforgotten: None });
+        }
     }
 
     pub(super) fn reaped(&mut self, Reaped { handles, deleted }: Reaped) {

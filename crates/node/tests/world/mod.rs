@@ -191,7 +191,8 @@ impl World {
                 self.kill = Some((left, done));
             }
             if let Some(answer) = self.perform(output) {
-                outputs.extend(self.step(answer));
+                let follows = self.step(answer);
+                follows.into_iter().rev().for_each(|output| outputs.push_front(output));
             }
         }
     }
@@ -217,10 +218,12 @@ impl World {
 
     fn perform(&mut self, output: Output) -> Option<Input> {
         match output {
-            Output::Save if self.faults.disk_full => return Some(Input::Saved(Err("no space left".into()))),
-            Output::Save => {
+            Output::Save(save) if self.faults.disk_full => {
+                return Some(Input::Saved(save, Err("no space left".into())));
+            }
+            Output::Save(save) => {
                 self.disk = self.process.attachments.records().clone();
-                return Some(Input::Saved(Ok(())));
+                return Some(Input::Saved(save, Ok(())));
             }
             Output::Row(event) => _ = self.cluster.apply(event),
             Output::Wire(wire) if self.faults.slow => self.process.wires.push(wire.record),
