@@ -92,7 +92,7 @@ pub const REDIRECTS: &str = "redirects";
 /// Chain: what is for pods leaves by links to pods.
 pub const ASTRAY: &str = "astray";
 
-/// nflog group of packets that a policy denied or a Service turned away.
+/// nflog group of packets that a policy denied or a Service turned away for its endpoints or source ranges.
 pub const LOG_GROUP: u16 = 100;
 /// How much of such a packet is logged: its headers.
 pub const LOG_BYTES: u32 = 64;

@@ -10,13 +10,13 @@ use crate::service::reserved;
 /// One piece of what a node means.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unit {
-    /// What depends on nodes and settings only.
+    /// What is there once: it depends on nodes, settings, and pods that ask for further sources.
     Base,
     Service(ObjectName),
     Attachment(String),
     /// A pod anywhere in the cluster, as somebody's peer.
     Pod(ObjectName),
-    /// Another node: what its address and its tunnel may bring.
+    /// Another node: what its address and the fabric may bring.
     Node(String),
 }
 

@@ -25,7 +25,7 @@ pub struct View<'a> {
     pub units: &'a Units,
 }
 
-/// What depends on nodes and settings only, in one family.
+/// What is there once, in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base {
     /// What a new connection is asked last, whoever begins it.
