@@ -40,6 +40,11 @@ fn nothing_is_released_at_first_sight_however_long_nobody_looked() {
     assert_eq!(judged, Verdict::Suspect(Suspicion { lost: Lost::Namespace, since: after(600) }));
 }
 
+/// Of a node that hears the API, and mends.
+fn facts(cluster: &model::Cluster) -> Facts<'_> {
+    Facts { node: "node1", cluster, settings: None, hears_pods: true, paused: false, orphan_grace: GRACE }
+}
+
 fn record(json: &str) -> Record {
     serde_json::from_str(json).unwrap()
 }
@@ -58,14 +63,7 @@ fn a_pod_that_may_take_long_to_end_keeps_its_network_so_long() {
 #[test]
 fn a_pod_that_only_the_watch_does_not_show_stays_wired() {
     let cluster = model::Cluster::default();
-    let facts = Facts {
-        node: "node1",
-        cluster: &cluster,
-        settings: None,
-        hears_pods: true,
-        paused: false,
-        orphan_grace: GRACE,
-    };
+    let facts = facts(&cluster);
     let mut attachments = Attachments::default();
     attachments.records.insert(record(
         r#"{"container":"c","ifname":"eth0","netns":"/n","pod":{"namespace":"a","name":"web"},"uid":"u","ips":[],"host_if":"veth-c","mac":"00:00:00:00:00:00"}"#,
@@ -91,14 +89,7 @@ fn a_pod_that_only_the_watch_does_not_show_stays_wired() {
 #[test]
 fn an_address_is_held_whoever_else_leaves_at_the_same_time() {
     let cluster = model::Cluster::default();
-    let facts = Facts {
-        node: "node1",
-        cluster: &cluster,
-        settings: None,
-        hears_pods: true,
-        paused: false,
-        orphan_grace: GRACE,
-    };
+    let facts = facts(&cluster);
     let mut attachments = Attachments::default();
     for container in ["asked", "orphan"] {
         attachments.records.insert(record(&format!(

@@ -151,6 +151,7 @@ fn last_words(lab: &Lab) {
     let said = run(up.args(["lab", "up", "--name", &name, "--timeout", "1", "--data"]).arg(&data));
     said.refused(&[
         "nothing of it is left",
+        "not Ready after ",
         " s (--timeout gives more)",
         "the end of the log of api:",
         "api.sqlite",
