@@ -110,12 +110,17 @@ impl RunDir {
         }
     }
 
-    /// The last lines of a process's log, for messages.
+    /// The last lines of a process's log, for messages. A line that was said many times on end stands once, with the count.
     pub fn last_lines(&self, process: &str, count: usize) -> String {
         let text = fs::read(self.log(process)).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
-        lines.iter().skip(lines.len().saturating_sub(count)).map(|line| format!("    {line}\n")).collect()
+        let lines: Vec<_> = lines.chunk_by(|one, next| one == next).collect();
+        let said = lines.iter().skip(lines.len().saturating_sub(count)).map(|same| match same {
+            [line] => format!("    {line}\n"),
+            _ => format!("    {} ({} times)\n", same[0], same.len()),
+        });
+        said.collect()
     }
 }
 

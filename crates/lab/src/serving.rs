@@ -81,15 +81,20 @@ impl Lacks {
         }
     }
 
+    /// Which process's log says why, where one does.
+    pub fn log(&self) -> Option<&str> {
+        match &self.next {
+            Next::Log(log, _) => Some(log),
+            _ => None,
+        }
+    }
+
     /// Of a lab that is about to be taken away: nothing can be asked of it afterwards.
     pub fn last_words(&self, run: &RunDir) -> String {
-        let said = match &self.next {
-            Next::Log(log, _) => (log, run.last_lines(log, LAST)),
-            _ => return self.why.clone(),
-        };
-        match said {
-            (log, lines) if lines.is_empty() => format!("{}; {log} has said nothing", self.why),
-            (log, lines) => format!("{}; the end of the log of {log}:\n{}", self.why, lines.trim_end()),
+        let Some(log) = self.log() else { return self.why.clone() };
+        match run.last_lines(log, LAST) {
+            lines if lines.is_empty() => format!("{}; {log} has said nothing", self.why),
+            lines => format!("{}; the end of the log of {log}:\n{}", self.why, lines.trim_end()),
         }
     }
 }
@@ -201,6 +206,7 @@ mod tests {
         let run = RunDir::at(std::env::temp_dir().join(format!("plumb-words-{}", std::process::id())));
         std::fs::create_dir_all(run.path().join("log")).expect("made");
         let lines: String = (0..20).map(|line| format!("line {line}\n")).collect();
+        let lines = format!("{lines}no more\nno more\n");
         std::fs::write(run.log("kubelet-node2"), lines).expect("written");
         let all = [
             Lacks::of_program("it is silent".into(), "node2", "kubelet"),
@@ -211,10 +217,10 @@ mod tests {
         assert!(all.iter().all(|lacks| !lacks.last_words(&run).contains("plumb lab")));
         let said = all[0].last_words(&run);
         assert!(
-            said.starts_with("it is silent; the end of the log of kubelet-node2:\n    line 10\n"),
+            said.starts_with("it is silent; the end of the log of kubelet-node2:\n    line 11\n"),
             "{said}"
         );
-        assert!(said.ends_with("line 19"), "{said}");
+        assert!(said.ends_with("line 19\n    no more (2 times)"), "{said}");
         assert_eq!(all[1].last_words(&run), "it is silent; api has said nothing");
         assert_eq!(
             all[0].told("mine"),

@@ -127,21 +127,25 @@ impl Nodes<'_> {
             true => format!(" after {} s (--timeout gives more)", self.progress.seconds()),
             false => String::new(),
         };
-        let late = match self.stays {
+        let lacking = match self.stays {
             true => format!(" {}", told(late, "; ", |lacks| lacks.told(&run.name()))),
             false => format!("\n  {}", told(late, "\n  ", |lacks| lacks.last_words(run))),
         };
-        let mut why = format!("the lab is not Ready{after}:{late}");
+        let mut why = format!("the lab is not Ready{after}:{lacking}");
+        let is_shown =
+            |log: &String| !self.stays && late.iter().any(|late| late.lacks.log() == Some(log.as_str()));
         if let Some(failure) = status.failure {
             why += &format!("\n  the supervisor: {failure}");
         }
         for (name, entry) in &status.processes {
             if let (State::Ended, Some(end)) = (entry.state, &entry.last_end) {
+                let times = entry.restarts + 1;
                 why += &format!(
-                    "\n  {name} was started {} times and ended each time, the last time by {end}; the end of its log:\n{}",
-                    entry.restarts + 1,
-                    entry.last_lines.as_deref().unwrap_or_default()
+                    "\n  {name} was started {times} times and ended each time, the last time by {end}"
                 );
+                if let (false, Some(lines)) = (is_shown(name), &entry.last_lines) {
+                    why += &format!("; the end of its log:\n{lines}");
+                }
             }
         }
         if status.processes.is_empty() {

@@ -2,7 +2,8 @@
 //! and the next step, and nothing is half made. (Up and down, and labs side by side: crates/lab/tests.)
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -148,14 +149,16 @@ fn last_words(lab: &Lab) {
     let (name, data) = (fresh_name(), lab.directory().join("no-data"));
     std::fs::create_dir_all(data.join("api.sqlite")).expect("made");
     let mut up = Command::new(plumb());
-    let said = run(up.args(["lab", "up", "--name", &name, "--timeout", "1", "--data"]).arg(&data));
+    let said = run(up.args(["lab", "up", "--name", &name, "--timeout", "300", "--data"]).arg(&data));
+    // What ends again and again is not waited for.
     said.refused(&[
         "nothing of it is left",
-        "not Ready after ",
-        " s (--timeout gives more)",
+        "the lab is not Ready:",
         "the end of the log of api:",
         "api.sqlite",
+        "api was started 9 times and ended each time, the last time by exit code 1",
     ]);
+    assert_eq!(said.err.matches("unable to open database file: /").count(), 1, "{said:?}");
     assert!(!said.err.contains("plumb lab"), "advice of what is gone: {said:?}");
 }
 
@@ -166,21 +169,37 @@ fn taken_away(lab: &Lab) {
     // What has failed here would end a wait at once.
     lab.kubectl_ok(&["delete", "pod", "late", "--now"]);
     lab.apply(NEVER_READY);
-    let waiting =
-        [&["wait"][..], &["logs", "-f", "node1", "agent"], &["up", "-f", path.to_str().expect("plain")]];
-    let waiting = waiting.map(|words| {
+    let all: [(&[&str], &str); 3] = [
+        (&["wait"], "waiting: "),
+        (&["logs", "-f", "node1", "agent"], "\n"),
+        (&["up", "-f", path.to_str().expect("plain")], "pod/waited-for "),
+    ];
+    let waiting = all.map(|(words, found)| {
+        let path = lab.directory().join(format!("{}.said", words[0]));
+        let file = File::create(&path).expect("made");
+        // It goes with the lab, but for who has it open.
+        let said = File::open(&path).expect("made");
         let mut command = Command::new(plumb());
         let command = command.arg("lab").args(words).args(["--name", &lab.name]);
-        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts")
+        let command = command.stdout(file.try_clone().expect("open")).stderr(file);
+        (command.spawn().expect("it starts"), said, found)
     });
-    // All of them have to find it first.
-    std::thread::sleep(Duration::from_secs(2));
+    let text = |mut said: &File| {
+        let mut text = String::new();
+        said.rewind().and_then(|()| said.read_to_string(&mut text)).expect("readable");
+        text
+    };
+    for (_, said, found) in &waiting {
+        wait_for("one that has found the lab", Duration::from_secs(60), || match text(said) {
+            words if words.contains(found) => Ok(()),
+            words => Err(words),
+        });
+    }
     lab.lab_ok(&["down"]);
-    for child in waiting {
-        let output = child.wait_with_output().expect("it ends");
-        let said = String::from_utf8_lossy(&output.stderr);
+    for (mut child, said, _) in waiting {
+        let (code, said) = (child.wait().expect("it ends").code(), text(&said));
         assert!(said.contains(&format!("lab {} has ended meanwhile", lab.name)), "{said}");
-        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(code, Some(1), "{said}");
     }
 }
 

@@ -106,7 +106,7 @@ const SLOW: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: slow, namespace:
 fn wait(lab: &Lab) {
     lab.apply(SLOW);
     run(&mut at(lab, &["lab", "wait", "--timeout", "1"]))
-        .refused(&["pod default/slow is not Ready after 1 s", "kubectl -n default describe pod slow"]);
+        .refused(&["pod default/slow is not Ready after ", "kubectl -n default describe pod slow"]);
     let said = run(&mut at(lab, &["lab", "wait", "--timeout", "3", "--json", "-n", "default"]));
     said.refused(&["s  waiting: pod default/slow: "]);
     let told: Value = serde_json::from_str(&said.out).expect("JSON");
