@@ -13,14 +13,12 @@ manifest=${1:-$(dirname "$0")/../shop.yaml}
 
 finish() {
   code=$?
-  if [ $code != 0 ]; then
+  # A lab whose start has failed is gone, and has said why; one that a manifest does not become Ready in is there.
+  if [ $code != 0 ] && KUBECONFIG=$(plumb lab kubeconfig --name "$name" 2>/dev/null); then
     echo "--- what the lab looks like" >&2
-    plumb lab status --name "$name" >&2 || true
-    # A lab whose start has failed is gone; one that a manifest does not become Ready in is there.
-    if KUBECONFIG=$(plumb lab kubeconfig --name "$name"); then
-      kubectl get pods,services,events -A -o wide >&2 || true
-      plumb sysdump --output "${SYSDUMP:-plumb-sysdump.tar.gz}" >&2 || true
-    fi
+    plumb lab status >&2 || true
+    kubectl get pods,services,events -A -o wide >&2 || true
+    plumb sysdump --output "${SYSDUMP:-plumb-sysdump.tar.gz}" >&2 || true
   fi
   plumb lab down --name "$name"
   exit $code

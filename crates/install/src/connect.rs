@@ -94,10 +94,15 @@ impl Reach {
 
     async fn config(&self) -> Result<Config> {
         let mut file = Kubeconfig::default();
-        for path in self.paths()? {
-            let read = watch::kubeconfig(&path).map_err(|error| self.explain(error, &path))?;
+        let paths = self.paths()?;
+        for path in &paths {
+            let read = watch::kubeconfig(path).map_err(|error| self.explain(error, path))?;
             let merged = file.merge(read);
             file = merged.map_err(|error| anyhow!("the kubeconfigs {}: {error}; {LAB}", path.display()))?;
+        }
+        if file.clusters.is_empty() {
+            let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+            bail!("the kubeconfig {} names no cluster: {LAB}", names.join(":"));
         }
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = Config::from_custom_kubeconfig(file, &options).await;

@@ -54,7 +54,8 @@ impl Capture {
         let what = || format!("capture on {shown}");
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // No protocol yet: nothing is queued before the filter is in place and the interface bound.
-        let fd = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None).named(what)?;
+        let fd = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None);
+        let fd = fd.map_err(|answer| Error::Socket { what: what(), answer: answer.into() })?;
         let index = match interface {
             None => 0,
             Some(name) => rustix::net::netdevice::name_to_index(&fd, name.as_str()).named(what)?,

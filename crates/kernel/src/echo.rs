@@ -52,7 +52,8 @@ impl Echo {
         };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let what = || format!("open a raw socket at {}", source.ip());
-        let socket = rustix::net::socket_with(family, SocketType::RAW, flags, Some(protocol)).named(what)?;
+        let socket = rustix::net::socket_with(family, SocketType::RAW, flags, Some(protocol));
+        let socket = socket.map_err(|answer| Error::Socket { what: what(), answer: answer.into() })?;
         bind(&socket, &SocketAddr::new(source.ip(), 0)).named(what)?;
         Ok(Self { socket, source: SocketAddr::new(source.ip(), identifier) })
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::feature::next_step;
+use crate::feature::{next_step, next_step_of_socket};
 
 /// How `what` ends where all was prepared for a program, and it was not executed.
 pub(crate) const EXECUTE: &str = "execute the program";
@@ -17,6 +17,9 @@ pub enum Error {
     /// A system call failed.
     #[error("{what}: {answer}{}", hint(what, answer))]
     System { what: String, answer: io::Error },
+    /// No raw or packet socket was opened.
+    #[error("{what}: {answer}{}", hint_of_socket(what, answer))]
+    Socket { what: String, answer: io::Error },
     /// The kernel refused a netlink request; `detail` is its own explanation (extended acknowledgement).
     #[error("{what}: {answer}{}{}", detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default(), hint(what, answer))]
     Netlink { what: String, answer: io::Error, detail: Option<String> },
@@ -43,7 +46,7 @@ impl Error {
     /// Without the likely cause, for whoever tells the next step himself.
     pub fn plain(&self) -> String {
         match self {
-            Self::System { what, answer } => format!("{what}: {answer}"),
+            Self::System { what, answer } | Self::Socket { what, answer } => format!("{what}: {answer}"),
             Self::Netlink { what, answer, detail } => {
                 let detail = detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
                 format!("{what}: {answer}{detail}")
@@ -67,7 +70,9 @@ impl Error {
     /// The kernel's error number, where there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::System { answer, .. } | Self::Netlink { answer, .. } => answer.raw_os_error(),
+            Self::System { answer, .. } | Self::Socket { answer, .. } | Self::Netlink { answer, .. } => {
+                answer.raw_os_error()
+            }
             _ => None,
         }
     }
@@ -92,6 +97,13 @@ pub(crate) fn hint(what: &str, error: &io::Error) -> String {
         _ => "",
     };
     likely.to_owned()
+}
+
+fn hint_of_socket(what: &str, error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => format!("; {}", next_step_of_socket(&error.to_string())),
+        _ => hint(what, error),
+    }
 }
 
 /// Names the failing call: `sys("open the network namespace /run/x", rustix_call)?`.

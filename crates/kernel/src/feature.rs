@@ -16,6 +16,7 @@ mod grant;
 mod list;
 
 pub use grant::next_step;
+pub(crate) use grant::next_step_of_socket;
 pub use list::{FEATURES, Feature, User};
 
 /// How an attempt ended.

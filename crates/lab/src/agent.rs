@@ -123,7 +123,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Verb::Resume(node) => return pause(node, false, true),
     };
     let Waited { node, timeout } = waited;
-    let inside = Inside::find(&node.name.get())?;
+    let inside = Inside::find(&node.name.get()?)?;
     inside.check_node(&node.node)?;
     let patience = Patience::of(*timeout);
     verbs.iter().try_for_each(|verb| verb(&inside, &node.node, &patience))?;
@@ -159,7 +159,7 @@ pub(crate) fn paused(inside: &Inside, node: &str, limit: Duration) -> Option<Str
 fn stop(inside: &Inside, node: &str, patience: &Patience) -> Result<()> {
     let process = format!("agent-{node}");
     let flag = inside.run.stopped(&process);
-    let lock = Lock::wait(&inside.run)?;
+    let lock = Lock::wait(&inside.run, |words| eprintln!("{words}"))?;
     std::fs::write(&flag, "").with_context(|| format!("write {}", flag.display()))?;
     inside.kill(&process)?;
     drop(lock);
@@ -171,7 +171,7 @@ fn stop(inside: &Inside, node: &str, patience: &Patience) -> Result<()> {
 fn start(inside: &Inside, node: &str, patience: &Patience) -> Result<()> {
     let process = format!("agent-{node}");
     let flag = inside.run.stopped(&process);
-    let lock = Lock::wait(&inside.run)?;
+    let lock = Lock::wait(&inside.run, |words| eprintln!("{words}"))?;
     if flag.exists() {
         std::fs::remove_file(&flag).with_context(|| format!("remove {}", flag.display()))?;
     }
@@ -184,7 +184,7 @@ fn start(inside: &Inside, node: &str, patience: &Patience) -> Result<()> {
 
 /// Asks the agent over its own socket, which lies in the node's /run.
 fn pause(node: &Node, paused: bool, dns: bool) -> Result<ExitCode> {
-    let inside = Inside::find(&node.name.get())?;
+    let inside = Inside::find(&node.name.get()?)?;
     inside.check_node(&node.node)?;
     let body = format!("{{\"paused\":{paused},\"dns\":{dns}}}");
     let (name, node) = (&inside.plan.name, &node.node);

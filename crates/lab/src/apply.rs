@@ -2,6 +2,7 @@
 
 mod rehearsal;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,11 +13,12 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::Value;
+use types::Families;
 use watch::Misused;
 
 use crate::serving::{ANSWER, soon};
 
-pub use rehearsal::{Known, rehearse};
+pub use rehearsal::Known;
 
 /// One object of a manifest, and where it stands.
 #[derive(Clone, Debug)]
@@ -85,8 +87,8 @@ pub struct Manifests {
 /// The standard input, as kubectl has it.
 const INPUT: &str = "-";
 
-/// All objects, in order; read before anything is started.
-pub fn read(given: &Manifests) -> Result<Vec<Item>> {
+/// What is in manifests and what is wrong with them, in order; read before anything is started.
+pub fn read(given: &Manifests) -> Result<Found> {
     if given.files.iter().filter(|path| path.as_os_str() == INPUT).count() > 1 {
         bail!(Misused("-f - is given twice: the standard input can be read once".into()));
     }
@@ -101,6 +103,11 @@ pub fn read(given: &Manifests) -> Result<Vec<Item>> {
             for file in files(path)? {
                 match std::fs::read_to_string(&file) {
                     Ok(text) => found.parse(&file.display().to_string(), &text),
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        found
+                            .wrong
+                            .push(anyhow!("-f {}: there is no such file or directory", file.display()));
+                    }
                     Err(error) => found
                         .wrong
                         .push(Error::new(error).context(format!("read the manifest {}", file.display()))),
@@ -116,7 +123,7 @@ pub fn read(given: &Manifests) -> Result<Vec<Item>> {
             Ok(())
         });
     }
-    all_of(found.wrong).map(|()| found.items)
+    Ok(found)
 }
 
 /// Nothing, or all that is wrong: one in its own words, several below each other.
@@ -132,13 +139,22 @@ pub fn all_of(mut wrong: Vec<Error>) -> Result<()> {
 }
 
 /// What is in manifests, and what is wrong with them.
-#[derive(Default)]
-struct Found {
+#[derive(Debug, Default)]
+pub struct Found {
     items: Vec<Item>,
     wrong: Vec<Error>,
 }
 
 impl Found {
+    /// The objects, unless something is wrong with one: all of that is told, with what an API would refuse.
+    pub async fn rehearsed(mut self, families: Families, known: Known) -> Result<Vec<Item>> {
+        // What cannot be read may have been a namespace of the others.
+        let known = if self.wrong.is_empty() { known } else { Known::Part };
+        self.wrong.extend(rehearsal::rehearse(&self.items, families, known).await?);
+        all_of(self.wrong).context("nothing was started or applied")?;
+        Ok(self.items)
+    }
+
     /// Whoever gives manifests without an object has given others than he meant, such as those of a command that failed.
     fn some(&mut self, said: &str, read: impl FnOnce(&mut Self) -> Result<()>) {
         let before = (self.items.len(), self.wrong.len());
@@ -189,6 +205,9 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
         let extension = path.extension().and_then(|extension| extension.to_str());
         path.is_file() && matches!(extension, Some("yaml" | "yml" | "json"))
     };
+    if let Some(name) = KUSTOMIZATIONS.iter().find(|name| path.join(name).exists()) {
+        bail!("-f {0}: it has a {name}: give it by -k {0}", path.display());
+    }
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(manifest).collect();
     if files.is_empty() {
         bail!("{} has no .yaml, .yml or .json file; a kustomization is given by -k", path.display());
@@ -197,12 +216,15 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// As kustomize knows its directories.
+const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
+
 /// Kustomize is kubectl's.
 fn kustomize(directory: &Path) -> Result<String> {
     let at = || format!("kubectl kustomize {}", directory.display());
     let output = match Command::new("kubectl").arg("kustomize").arg(directory).output() {
         Ok(output) => output,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!(
             "-k {}: kustomize is a part of kubectl, and there is no kubectl on the PATH; install it, or give plain \
              manifests by -f",
             directory.display()
@@ -210,9 +232,21 @@ fn kustomize(directory: &Path) -> Result<String> {
         Err(error) => return Err(error).with_context(at),
     };
     if !output.status.success() {
-        bail!("{}: {}", at(), String::from_utf8_lossy(&output.stderr).trim_end());
+        let said = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<String> = said.lines().map(without_log_head).collect();
+        bail!("{}: {}", at(), lines.join("; "));
     }
     String::from_utf8(output.stdout).with_context(at)
+}
+
+/// `E1201 03:14:15.926535  42 run.go:72] "command failed" err="no such directory"` says what stands behind `err=`: that is how
+/// kubectl logs (klog), and its other lines are plain.
+fn without_log_head(line: &str) -> String {
+    let logged =
+        line.split_once("] ").filter(|(head, _)| head.starts_with(['E', 'F']) && head.contains(".go:"));
+    let Some((_, said)) = logged else { return line.trim().to_owned() };
+    let error = said.split_once("err=").and_then(|(_, error)| serde_json::from_str(error.trim()).ok());
+    error.unwrap_or_else(|| said.trim().to_owned())
 }
 
 fn item(value: serde_json::Value, origin: String) -> Result<Item> {
@@ -284,12 +318,17 @@ mod tests {
     use super::*;
 
     /// Of one text.
-    pub(super) fn parse(source: &str, text: &str) -> Result<Vec<Item>> {
+    pub(super) fn found(source: &str, text: &str) -> Found {
         let mut found = Found::default();
         found.some(&format!("-f {source}"), |found| {
             found.parse(source, text);
             Ok(())
         });
+        found
+    }
+
+    fn parse(source: &str, text: &str) -> Result<Vec<Item>> {
+        let found = found(source, text);
         all_of(found.wrong).map(|()| found.items)
     }
 
@@ -306,6 +345,13 @@ mod tests {
             "{told}"
         );
         assert_eq!(lines[3], "  x.yaml, document 3: the object has no apiVersion");
+    }
+
+    #[test]
+    fn a_line_of_a_log_says_what_its_error_says() {
+        let logged = r#"E1201 03:14:15.926535      42 run.go:72] "command failed" err="no \"x\"""#;
+        assert_eq!(without_log_head(logged), "no \"x\"");
+        assert_eq!(without_log_head("error: no such directory"), "error: no such directory");
     }
 
     #[test]
@@ -333,6 +379,10 @@ mod tests {
         assert!(error.starts_with("x.yaml: it cannot be read as YAML: "), "{error}");
         assert!(error.contains(" at line ") && error.ends_with("; correct it there"), "{error}");
         assert!(!error.contains(['\n', '^', '|']), "{error}");
+        for tabs in ["\tapiVersion: v1\n\tkind: Pod\n", "apiVersion: v1\nkind: Pod\nmetadata:\n\tname: a\n"] {
+            let error = parse("x.yaml", tabs).expect_err("tabs").to_string();
+            assert!(error.contains("tab"), "{error}");
+        }
     }
 
     #[test]

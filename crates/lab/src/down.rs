@@ -13,24 +13,43 @@ use crate::{Name, adopt};
 /// How long the kernel may take to end some hundreds of processes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// `plumb lab down`
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    pub name: Name,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
 /// Ends the lab of this name; that there is none is said, and no error.
-pub fn run(name: &Name) -> Result<ExitCode> {
-    let name = name.get();
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let name = options.name.get()?;
     let run = RunDir::of(&name)?;
+    let tell = |words: &str| {
+        if !options.quiet {
+            println!("{words}")
+        }
+    };
     let gone = || {
-        println!("lab {name} is not running: there is no {}", run.path().display());
+        tell(&format!("lab {name} is not running: there is no {}", run.path().display()));
         Ok(ExitCode::SUCCESS)
     };
     // Where nobody is about to start it, either, nothing is made to find that out.
     if !run.path().exists() && !run.lock().exists() {
         return gone();
     }
-    let _lock = Lock::wait(&run)?;
+    let _lock = Lock::wait(&run, |words| {
+        if !options.quiet {
+            eprintln!("{words}")
+        }
+    })?;
     if !run.path().exists() {
         return gone();
     }
     end(&run)?;
-    println!("lab {name} is gone");
+    tell(&format!("lab {name} is gone"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -34,7 +34,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 
 /// Runs it and ends as it ends.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let inside = Inside::find(&options.name.get())?;
+    let inside = Inside::find(&options.name.get()?)?;
     inside.check_node(&options.node)?;
     let (program, args) = match options.command.split_first() {
         Some((program, args)) => (program.clone(), args),

@@ -53,7 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Says the address, and serves until this process or the lab is ended.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let name = options.name.get();
+    let name = options.name.get()?;
     // What names no Service needs no lab to be refused.
     asked(&options.service, &options.namespace, &RunDir::of(&name)?.kubectl()).map_err(Misused::of)?;
     let inside = Inside::find(&name)?;

@@ -55,6 +55,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 pub use found::Found;
+pub use progress::Silence;
 
 /// `plumb lab …`
 #[derive(clap::Args, Debug)]
@@ -73,9 +74,13 @@ pub struct Name {
 
 impl Name {
     /// The name that was given, or that KUBECONFIG tells: whoever has a lab for kubectl means the same one here.
-    pub fn get(&self) -> String {
-        let told = || rundir::named_by(&std::env::var_os("KUBECONFIG")?, &rundir::base().ok()?);
-        self.name.clone().or_else(told).unwrap_or_else(|| "demo".into())
+    pub fn get(&self) -> anyhow::Result<String> {
+        if let Some(name) = &self.name {
+            return Ok(name.clone());
+        }
+        let told = std::env::var_os("KUBECONFIG").zip(rundir::base().ok());
+        let told = told.map(|(kubeconfigs, base)| rundir::named_by(&kubeconfigs, &base)).transpose()?;
+        Ok(told.flatten().unwrap_or_else(|| "demo".into()))
     }
 }
 
@@ -112,7 +117,7 @@ enum Command {
     /// Start a cluster, or mend the one that runs
     Up(up::Options),
     /// End a cluster and remove all of it
-    Down(Name),
+    Down(down::Options),
     /// Name the labs of this user
     List(list::Options),
     /// Show the processes and nodes
@@ -165,17 +170,17 @@ impl Args {
             Command::List(_) | Command::Status(_) | Command::Kubeconfig(_) => {
                 Some("nothing was changed".into())
             }
-            Command::Wait(options) => Some(goes_on(&options.name)),
-            Command::Logs(options) => Some(goes_on(&options.name)),
-            Command::Expose(options) => Some(goes_on(&options.name)),
+            Command::Wait(options) => goes_on(&options.name),
+            Command::Logs(options) => goes_on(&options.name),
+            Command::Expose(options) => goes_on(&options.name),
             Command::Agent(options) => {
-                let name = options.name().get();
+                let name = options.name().get().ok()?;
                 Some(format!(
                     "plumb lab status --name {name} shows how far it came; the same command again goes on from there"
                 ))
             }
-            Command::Down(name) => {
-                let name = name.get();
+            Command::Down(options) => {
+                let name = options.name.get().ok()?;
                 Some(format!("plumb lab down --name {name} takes away what is left of the lab"))
             }
             Command::Exec(_)
@@ -189,15 +194,15 @@ impl Args {
     }
 }
 
-fn goes_on(name: &Name) -> String {
-    format!("lab {} goes on, and nothing of it was changed", name.get())
+fn goes_on(name: &Name) -> Option<String> {
+    Some(format!("lab {} goes on, and nothing of it was changed", name.get().ok()?))
 }
 
 /// Runs the subcommand; the exit code is that of the command for `exec`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Up(options) => up::run(&options),
-        Command::Down(name) => down::run(&name),
+        Command::Down(options) => down::run(&options),
         Command::List(options) => list::run(&options),
         Command::Status(options) => status::run(&options),
         Command::Wait(options) => wait::run(&options),
@@ -206,7 +211,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Exec(options) => exec::run(&options),
         Command::Expose(options) => expose::run(&options),
         Command::Agent(options) => agent::run(&options),
-        Command::Check(name) => Ok(up::check(&name)),
+        Command::Check(asked) => up::check(&asked),
         Command::Anchor(internal) => anchor::run(&internal),
         Command::Supervise(internal) => supervise::run(&internal),
         Command::Api(internal) => api::run(&internal),

@@ -18,29 +18,38 @@ pub struct Lock {
     held: File,
     file: PathBuf,
     lab: PathBuf,
+    /// Directories that were made for it, the innermost first.
+    made: Vec<PathBuf>,
 }
 
 impl Lock {
-    /// For whoever changes the lab's directory. Another one who does is waited for, which is said.
-    pub fn wait(run: &RunDir) -> Result<Self> {
+    /// For whoever changes the lab's directory. Another one who does is waited for, which is told in words.
+    pub fn wait(run: &RunDir, tell: impl FnOnce(&str)) -> Result<Self> {
         let file = run.lock();
         let at = || format!("lock {}", file.display());
-        if let Some(base) = file.parent() {
-            rundir::make_dir(base)?;
-        }
-        let mut told = false;
+        let missing = file.ancestors().skip(1).take_while(|path| !path.exists());
+        let made: Vec<PathBuf> = missing.map(Path::to_owned).collect();
+        let mut tell = Some(tell);
         loop {
+            if let Some(base) = file.parent() {
+                rundir::make_dir(base)?;
+            }
             let held = OpenOptions::new().create(true).append(true).mode(0o600).open(&file);
+            let held = match held {
+                // The last lab of all took the directory with it.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                held => held,
+            };
             let held = held.map_err(|error| rundir::refused(error, &file))?;
             match held.try_lock() {
                 // The one before may have removed the file: a third then locks another one of its name.
                 Ok(()) if is_same(&held, &file).with_context(at)? => {
-                    return Ok(Self { held, file, lab: run.path().to_owned() });
+                    return Ok(Self { held, file, lab: run.path().to_owned(), made });
                 }
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    if !std::mem::replace(&mut told, true) {
-                        eprintln!("waiting for another command that starts or ends lab {}", run.name());
+                    if let Some(tell) = tell.take() {
+                        tell(&format!("waiting for another command that starts or ends lab {}", run.name()));
                     }
                     std::thread::sleep(GLANCE);
                 }
@@ -55,6 +64,8 @@ impl Drop for Lock {
         if !self.lab.exists() && is_same(&self.held, &self.file).unwrap_or(false) {
             // A lock that stays is in nobody's way.
             let _ = fs::remove_file(&self.file);
+            // What another one uses by now is not empty.
+            self.made.iter().for_each(|made| _ = fs::remove_dir(made));
         }
     }
 }
@@ -84,7 +95,7 @@ mod tests {
                 let (run, busy) = (&run, &busy);
                 scope.spawn(move || {
                     for round in 0..50 {
-                        let lock = Lock::wait(run).expect("a lock");
+                        let lock = Lock::wait(run, |_| {}).expect("a lock");
                         assert!(!busy.swap(true, Ordering::SeqCst), "two at once");
                         // As `up` and `down` do.
                         match (thread + round) % 2 {
@@ -97,10 +108,19 @@ mod tests {
                 });
             }
         });
-        let lock = Lock::wait(&run).expect("a lock");
+        let lock = Lock::wait(&run, |_| {}).expect("a lock");
         run.remove().expect("removed");
         drop(lock);
-        assert_eq!(fs::read_dir(&base).expect("a directory").count(), 0);
+        assert!(!base.exists() || fs::read_dir(&base).expect("a directory").count() == 0);
+        let _ = fs::remove_dir(&base);
+        let above = base.join("above");
+        fs::create_dir(&base).expect("made");
+        drop(Lock::wait(&RunDir::at(above.join("labs").join("mine")), |_| {}).expect("a lock"));
+        assert_eq!(
+            fs::read_dir(&base).expect("a directory").count(),
+            0,
+            "nothing is left of a start that was refused"
+        );
         fs::remove_dir(&base).expect("empty");
     }
 }

@@ -31,7 +31,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 
 /// Prints the log; one that is followed until this process or the lab is ended, or nobody reads it.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let inside = Inside::find(&options.name.get())?;
+    let inside = Inside::find(&options.name.get()?)?;
     let process = process(&inside, &options.of)?;
     let path = inside.run.log(&process);
     let at = || format!("read {}", path.display());

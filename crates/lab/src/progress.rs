@@ -14,7 +14,7 @@ use crate::rundir::RunDir;
 const FIRST_WORD: Duration = Duration::from_secs(2);
 const WORD: Duration = Duration::from_secs(5);
 
-/// How long nothing was said.
+/// How long a person who waits was told nothing.
 #[derive(Debug)]
 pub struct Silence {
     since: Cell<Instant>,
@@ -27,7 +27,7 @@ impl Silence {
     }
 
     /// Something else was said.
-    fn broken(&self) {
+    pub fn broken(&self) {
         self.since.set(Instant::now());
         self.limit.set(FIRST_WORD);
     }
@@ -70,7 +70,8 @@ struct Report {
     name: String,
     ok: bool,
     seconds: f64,
-    kubeconfig: String,
+    /// `None`: no lab is there.
+    kubeconfig: Option<String>,
     /// Why it is not as it was to be.
     error: Option<String>,
     /// What was applied.
@@ -156,6 +157,21 @@ impl Progress {
         }
     }
 
+    /// What is well and may surprise, to a person.
+    pub fn note(&self, words: &str) {
+        if self.telling == Telling::Lines {
+            println!("! {words}");
+        }
+    }
+
+    /// What holds it up, to a person.
+    pub fn held_up(&self, by: &str) {
+        if self.telling != Telling::Quiet {
+            eprintln!("{by}");
+        }
+        self.silence.broken();
+    }
+
     /// What came of an object of a manifest.
     pub fn applied(&self, object: String, namespace: Option<String>, outcome: &'static str) {
         self.step(&format!("{object} {outcome}"));
@@ -195,7 +211,7 @@ impl Progress {
         let seconds = self.time();
         let mut report = self.report.into_inner();
         (report.name, report.seconds) = (run.name(), seconds);
-        report.kubeconfig = run.kubeconfig().display().to_string();
+        report.kubeconfig = run.kubeconfig().exists().then(|| run.kubeconfig().display().to_string());
         report.error =
             report.error.or_else(|| outcome.as_ref().err().map(|error| watch::told(error.as_ref())));
         report.ok = report.error.is_none();

@@ -187,17 +187,32 @@ fn kubectl(told: &OsStr, kubeconfig: &Path) -> String {
 }
 
 /// The lab whose kubeconfig is among these: a list of files as KUBECONFIG holds it. It may have ended: whoever starts
-/// it anew finds it by the same name.
-pub fn named_by(kubeconfigs: &OsStr, base: &Path) -> Option<String> {
+/// it anew finds it by the same name. That of another user's lab is refused: the lab of that name here is another one.
+pub fn named_by(kubeconfigs: &OsStr, base: &Path) -> Result<Option<String>> {
     let base = base.canonicalize().unwrap_or_else(|_| base.to_owned());
-    std::env::split_paths(kubeconfigs).find_map(|path| {
+    let name_in = |path: PathBuf| {
         // A link to it is as good.
         let path = path.canonicalize().unwrap_or(path);
-        let lab = path.parent()?;
-        let ours = path.file_name()? == "kubeconfig" && lab.parent()? == base;
-        let name = lab.file_name()?.to_str()?;
-        (ours && check_name(name).is_ok()).then(|| name.to_owned())
-    })
+        let lab = path.parent().filter(|_| path.file_name().is_some_and(|name| name == "kubeconfig"))?;
+        let name = lab.file_name()?.to_str().filter(|name| check_name(name).is_ok())?;
+        match lab.parent()? == base {
+            true => Some(Ok(name.to_owned())),
+            false => is_lab(lab).then(|| {
+                Err(anyhow!(
+                    "KUBECONFIG is that of lab {name} in {}, and this user's labs are in {}: run this as the lab's user (with \
+                     the same XDG_RUNTIME_DIR), or name a lab of yours with --name",
+                    lab.display(),
+                    base.display()
+                ))
+            }),
+        }
+    };
+    std::env::split_paths(kubeconfigs).find_map(name_in).transpose()
+}
+
+/// By the file that every lab has.
+fn is_lab(directory: &Path) -> bool {
+    directory.join("lab.json").exists()
 }
 
 /// The name becomes a directory and part of socket paths, which hold 107 bytes.
@@ -265,8 +280,14 @@ mod tests {
             ("/run/plumb/lab/../kubeconfig", None),
             ("", None),
         ] {
-            let found = named_by(OsStr::new(kubeconfigs), Path::new("/run/plumb/lab"));
+            let found =
+                named_by(OsStr::new(kubeconfigs), Path::new("/run/plumb/lab")).expect("nobody else's");
             assert_eq!(found.as_deref(), lab, "{kubeconfigs}");
         }
+        let other = std::env::temp_dir().join(format!("plumb-other-{}", std::process::id())).join("ci");
+        fs::create_dir_all(&other).and_then(|()| fs::write(other.join("lab.json"), "")).expect("written");
+        let refused = named_by(other.join("kubeconfig").as_os_str(), Path::new("/run/plumb/lab"));
+        assert!(refused.expect_err("another user's").to_string().contains("lab ci in "));
+        fs::remove_dir_all(other.parent().expect("its base")).expect("it was there");
     }
 }

@@ -22,7 +22,7 @@ pub struct Options {
 
 /// `plumb lab kubeconfig`: for scripts, `export KUBECONFIG=$(plumb lab kubeconfig)`.
 pub fn kubeconfig(name: &Name) -> Result<ExitCode> {
-    println!("{}", Inside::find(&name.get())?.run.kubeconfig().display());
+    println!("{}", Inside::find(&name.get()?)?.run.kubeconfig().display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -82,7 +82,7 @@ struct NodeRow {
 
 /// Prints two tables, or all of it as JSON.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let inside = Inside::find(&options.name.get())?;
+    let inside = Inside::find(&options.name.get()?)?;
     let nodes = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -66,22 +66,22 @@ pub struct Options {
 /// removed again, while one that ran before stays.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let progress = Progress::start(options.output, options.quiet);
-    let run = RunDir::of(&options.name.get())?;
+    let run = RunDir::of(&options.name.get()?)?;
     let outcome = up(options, &run, &progress);
     progress.end(&run, outcome)
 }
 
 fn up(options: &Options, run: &RunDir, progress: &Progress) -> Result<ExitCode> {
-    let manifests = apply::read(&options.manifests)?;
+    let found = apply::read(&options.manifests)?;
     let patience = Duration::from_secs(options.timeout);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
-    // Before anything is made, even a lock.
-    runtime.block_on(rehearse(options, run, &manifests))?;
+    // From here on a `down` waits, and takes away what comes of this.
+    let lock = Lock::wait(run, |words| progress.held_up(words))?;
+    let manifests = runtime.block_on(rehearsed(options, run, found))?;
     if adopt::anchor(run)?.is_none() {
         launch::check_kernel(&run.name(), options.families.unwrap_or_default())?;
     }
-    let lock = Lock::wait(run)?;
     // From here on there may be something to take back.
     kernel::interrupt::is_heard();
     let adopted = adopt::anchor(run)?.is_some();
@@ -114,14 +114,14 @@ fn up(options: &Options, run: &RunDir, progress: &Progress) -> Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-async fn rehearse(options: &Options, run: &RunDir, manifests: &[apply::Item]) -> Result<()> {
+async fn rehearsed(options: &Options, run: &RunDir, found: apply::Found) -> Result<Vec<apply::Item>> {
     let (families, known) = match adopt::anchor(run)? {
         Some(_) => (Plan::read(run)?.families, apply::Known::Part),
         // What is kept of an earlier lab is known when this one runs.
         None if options.data.is_some() => (options.families.unwrap_or_default(), apply::Known::Part),
         None => (options.families.unwrap_or_default(), apply::Known::All),
     };
-    apply::rehearse(manifests, families, known).await
+    found.rehearsed(families, known).await
 }
 
 /// Nodes that are not Ready, or a person who does not wait for them any longer.
@@ -189,8 +189,8 @@ pub struct Check {
 }
 
 /// `plumb lab check`: whether this kernel can do what a lab asks of it.
-pub fn check(asked: &Check) -> ExitCode {
-    launch::check(&asked.name.get(), asked.families)
+pub fn check(asked: &Check) -> Result<ExitCode> {
+    Ok(launch::check(&asked.name.get()?, asked.families))
 }
 
 /// Nothing is half made: a failed start is taken back.

@@ -25,14 +25,17 @@ pub struct Options {
     /// Only what is in this namespace [default: in all]
     #[arg(short, long, value_parser = a_name)]
     namespace: Option<String>,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
     #[command(flatten)]
     output: Output,
 }
 
 /// Succeeds once everything is Ready; else says what is not, and why.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let progress = Progress::start(options.output, false);
-    let run = RunDir::of(&options.name.get())?;
+    let progress = Progress::start(options.output, options.quiet);
+    let run = RunDir::of(&options.name.get()?)?;
     let outcome = wait(options, &run.name(), &progress);
     progress.end(&run, outcome)
 }
@@ -67,7 +70,7 @@ fn wait(options: &Options, name: &str, progress: &Progress) -> Result<ExitCode> 
                     let nodes = inside.plan.node_names();
                     let left = || serving::left(deadline);
                     let paused = nodes.iter().filter_map(|node| agent::paused(&inside, node, left()));
-                    paused.for_each(|paused| println!("! {paused}"));
+                    paused.for_each(|paused| progress.note(&paused));
                     return Ok(ExitCode::SUCCESS);
                 }
                 wait.ready(&new).await?;

@@ -131,9 +131,12 @@ pub struct Done {
     pub again: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Report {
     pub ok: bool,
+    /// Why nothing was checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     pub checks: Vec<Done>,
     /// What was not tested, and why.
     pub skipped: BTreeSet<(String, String)>,
@@ -155,9 +158,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
         )));
     }
     test.check().map_err(watch::Misused::of)?;
-    let (reach, runtime) =
-        (test.reach.clone(), tokio::runtime::Builder::new_current_thread().enable_all().build()?);
-    Advice::pasteable(&reach, runtime.block_on(start(test)))
+    let (reach, as_json) = (test.reach.clone(), test.output.is_json());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = Advice::pasteable(&reach, runtime.block_on(start(test)));
+    if let (true, Err(error)) = (as_json, &outcome) {
+        let failed = Report { error: Some(watch::told(error.as_ref())), ..Report::default() };
+        println!("{}", serde_json::to_string_pretty(&failed)?);
+    }
+    outcome
 }
 
 fn list(as_json: bool) -> Result<ExitCode> {
@@ -262,7 +270,7 @@ async fn perform(
         cast.places.len(),
         stage.namespace
     ));
-    deploy(&mut cast, stage, Duration::from_secs(test.patience)).await?;
+    deploy(&mut cast, stage, (Duration::from_secs(test.patience), progress)).await?;
     let mut plan = checks::plan(&cast);
     let chosen = |name: &str| test.only.is_empty() || test.only.iter().any(|pattern| matches(pattern, name));
     plan.checks.retain(|check| chosen(check.test));
@@ -278,7 +286,8 @@ async fn perform(
         plan.checks.iter().map(|check| done(check, outcomes.get(&check.id))).collect();
     find_causes((stage, test), (&plan.checks, &mut checks), progress).await;
     let dual = cast.families().len() > 1;
-    Ok(Report { ok: checks.iter().all(|done| done.ok), checks, skipped: plan.skipped, took_ms: 0, dual })
+    let ok = checks.iter().all(|done| done.ok);
+    Ok(Report { ok, error: None, checks, skipped: plan.skipped, took_ms: 0, dual })
 }
 
 /// What is known before anything was made.
@@ -320,7 +329,7 @@ async fn installed(client: &Client) -> Option<String> {
 }
 
 /// Makes Services, policies and servers, and learns their addresses.
-async fn deploy(cast: &mut Cast, stage: &Stage, patience: Duration) -> Result<()> {
+async fn deploy(cast: &mut Cast, stage: &Stage, waiting: (Duration, &Progress)) -> Result<()> {
     let mut services = BTreeMap::new();
     for object in cast.services() {
         let made = stage.make(&object).await?;
@@ -334,7 +343,7 @@ async fn deploy(cast: &mut Cast, stage: &Stage, patience: Duration) -> Result<()
         stage.make(&object).await?;
         names.extend(object["metadata"]["name"].as_str().map(str::to_owned));
     }
-    let addresses = stage.ready(&names, patience).await?;
+    let addresses = stage.ready(&names, waiting).await?;
     let of_pod = |name: &str| addresses.get(name).cloned().unwrap_or_default();
     let of_service = |name: &str| services.get(name).map(stage::cluster_ips).unwrap_or_default();
     cast.all = of_service("all");

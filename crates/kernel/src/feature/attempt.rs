@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 
 use kstate::net::{Link, LinkKind, Op, Plan, PortOptions};
 use kstate::nft::build::{self, encode};
@@ -10,7 +11,7 @@ use kstate::nft::{
     BaseChain, Chain, ChainKind, ElemData, ElemKey, Field, Hook, Reg, Rule, Ruleset, Set, SetData, Table,
     TableFamily, TableId, Verdict, diff,
 };
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use types::{Family, IfName, Mac, Protocol, Vni};
 
 use super::Refused;
@@ -75,7 +76,7 @@ impl Attempt {
     /// In `room`, a network namespace of nobody else's, as far as it needs one.
     pub(super) fn run(self, room: &Result<Netns, Error>) -> Result<(), Refused> {
         match self {
-            Self::MountNs => aside(UnshareFlags::NEWNS, || Ok(())),
+            Self::MountNs => aside(UnshareFlags::NEWNS, entered_again),
             Self::UtsNs => aside(UnshareFlags::NEWUTS, || Ok(())),
             // For the thread's children: it has none.
             Self::PidNs => aside(UnshareFlags::NEWPID, || Ok(())),
@@ -181,6 +182,16 @@ fn pidfd() -> Result<(), Refused> {
     rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty())
         .map(drop)
         .map_err(|error| std::io::Error::from(error).into())
+}
+
+/// A mount namespace is made by one and entered by others, which is another right. In one of the thread's own.
+fn entered_again() -> Result<(), Error> {
+    let path = "/proc/thread-self/ns/mnt";
+    let first = std::fs::File::open(path).named(|| format!("open {path}"))?;
+    // SAFETY: the thread was made for this; no file descriptor or memory is unshared.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.named(|| "make a mount namespace".into())?;
+    move_into_link_name_space(first.as_fd(), Some(LinkNameSpaceType::Mount))
+        .named(|| "enter a mount namespace".into())
 }
 
 /// In a mount namespace of the thread's own.

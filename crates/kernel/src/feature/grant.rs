@@ -1,7 +1,12 @@
 //! Why this process may not do what the kernel can: what of root it lacks, as it does in a container, and who gives it.
 
-/// What a lab and an agent use of root, by number (linux/capability.h). What else they do, every container's root may.
-const NEEDED: [(u32, &str); 3] = [(12, "NET_ADMIN"), (13, "NET_RAW"), (21, "SYS_ADMIN")];
+/// A capability by its number (linux/capability.h).
+type Capability = (u32, &'static str);
+/// With which a raw or packet socket is opened (raw(7), packet(7)).
+const NET_RAW: Capability = (13, "NET_RAW");
+/// What a lab and an agent use of root and an engine may leave out: Docker the first and the last, Podman NET_RAW as well,
+/// CRI-O all. What else they do, every container's root may. A mount namespace is entered with SYS_CHROOT (setns(2)).
+const NEEDED: [Capability; 4] = [(12, "NET_ADMIN"), NET_RAW, (18, "SYS_CHROOT"), (21, "SYS_ADMIN")];
 
 /// What is told of this process.
 #[derive(Debug, Default)]
@@ -19,11 +24,20 @@ struct Process<'a> {
 
 /// The next step after an answer that something is forbidden, or on a read-only file system.
 pub fn next_step(answer: &str) -> String {
+    of(&NEEDED, answer)
+}
+
+/// The same of an answer to who opens a raw or packet socket.
+pub(crate) fn next_step_of_socket(answer: &str) -> String {
+    of(&[NET_RAW], answer)
+}
+
+fn of(needed: &[Capability], answer: &str) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let (status, profile) = (read("/proc/self/status"), read("/proc/self/attr/current"));
     let (users, pod) = (read("/proc/self/uid_map"), std::env::var_os("KUBERNETES_SERVICE_HOST").is_some());
     let root = crate::own::is_root();
-    Process { root, status: &status, profile: &profile, users: &users, pod }.next_step(answer)
+    Process { root, status: &status, profile: &profile, users: &users, pod }.next_step(needed, answer)
 }
 
 /// The sysctl that keeps a namespace of this feature from being made (namespaces(7): ENOSPC), and how it is raised.
@@ -101,9 +115,9 @@ impl<'a> Process<'a> {
         value.unwrap_or_default().trim()
     }
 
-    fn missing(&self) -> Missing<'a> {
+    fn missing(&self, needed: &[Capability]) -> Missing<'a> {
         let capabilities = u64::from_str_radix(self.field("CapEff"), 16).unwrap_or(u64::MAX);
-        let lacks = NEEDED.iter().filter(|(number, _)| capabilities >> number & 1 == 0);
+        let lacks = needed.iter().filter(|(number, _)| capabilities >> number & 1 == 0);
         Missing {
             capabilities: lacks.map(|(_, name)| *name).collect(),
             // SECCOMP_MODE_FILTER; its own filter a process has for what it starts, never for itself.
@@ -112,9 +126,10 @@ impl<'a> Process<'a> {
         }
     }
 
-    fn next_step(&self, answer: &str) -> String {
+    fn next_step(&self, needed: &[Capability], answer: &str) -> String {
         if !self.root {
-            return "run as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN".to_owned();
+            let names: Vec<String> = needed.iter().map(|(_, name)| format!("CAP_{name}")).collect();
+            return format!("run as root, or with {}", names.join(", "));
         }
         if answer.contains("Read-only file system") {
             let given = match self.pod {
@@ -126,7 +141,7 @@ impl<'a> Process<'a> {
             };
             return format!("/proc/sys is read-only here, as in a container: {given}");
         }
-        let missing = self.missing();
+        let missing = self.missing(needed);
         if !missing.is_nothing() {
             let (said, docs) = (missing.said(), "docs/containers.md");
             return match self.pod {
@@ -162,7 +177,7 @@ mod tests {
         let step = |capabilities: &str, seccomp, profile| {
             let status = format!("Name:\tplumb\nCapEff:\t{capabilities}\nSeccomp:\t{seccomp}\n");
             Process { root: true, status: &status, profile, ..Process::default() }
-                .next_step("Operation not permitted")
+                .next_step(&NEEDED, "Operation not permitted")
         };
         let default = step("00000000a80425fb", 2, "docker-default (enforce)\n");
         assert!(
@@ -177,8 +192,20 @@ mod tests {
         let filtered = step("00000000a82435fb", 2, "");
         assert!(filtered.starts_with("a seccomp filter, as in a container"), "{filtered}");
         assert!(!filtered.contains("cap-add") && !filtered.contains("apparmor"), "{filtered}");
+        // CRI-O's, with what a lab is given first.
+        let lean = step("00000000002015fb", 0, "");
+        assert!(lean.starts_with("this is root without CAP_NET_RAW, CAP_SYS_CHROOT, as"), "{lean}");
         let whole = step("000001ffffffffff", 0, "unconfined");
         assert!(whole.contains("a security module"), "{whole}");
+    }
+
+    /// A pod that may not ping needs no more than that.
+    #[test]
+    fn a_socket_takes_one_capability() {
+        let pod =
+            Process { root: true, pod: true, status: "CapEff:\t0000000000000400\n", ..Process::default() };
+        let step = pod.next_step(&[NET_RAW], "Operation not permitted");
+        assert!(step.contains("{add: [NET_RAW]}"), "{step}");
     }
 
     /// Where its options are not an engine's, and where it is not root of everything.
@@ -186,25 +213,27 @@ mod tests {
     fn a_pod_is_told_of_its_fields_and_root_of_a_user_namespace_of_another_root() {
         let status = "CapEff:\t00000000a80425fb\nSeccomp:\t2\n";
         let pod = Process { root: true, pod: true, status, ..Process::default() };
-        let step = pod.next_step("Operation not permitted");
+        let step = pod.next_step(&NEEDED, "Operation not permitted");
         for field in
             ["{add: [NET_ADMIN, SYS_ADMIN]}", "seccompProfile: {type: Unconfined}", "{privileged: true}"]
         {
             assert!(step.contains(field) && !step.contains("--"), "{field}: {step}");
         }
-        assert!(pod.next_step("Read-only file system (os error 30)").contains("/host/proc/sys"));
-        let of =
-            |users| Process { root: true, users, ..Process::default() }.next_step("Operation not permitted");
+        assert!(pod.next_step(&NEEDED, "Read-only file system (os error 30)").contains("/host/proc/sys"));
+        let of = |users| {
+            Process { root: true, users, ..Process::default() }.next_step(&NEEDED, "Operation not permitted")
+        };
         assert!(of("         0       1000          1\n").contains("root of the machine may"));
         assert!(of("         0          0 4294967295\n").contains("a security module"));
     }
 
     #[test]
     fn a_user_is_told_to_be_root_and_a_read_only_proc_is_no_kernels_fault() {
-        let user = Process::default().next_step("Operation not permitted");
+        let user = Process::default().next_step(&NEEDED, "Operation not permitted");
         assert!(user.starts_with("run as root"), "{user}");
         let root = Process { root: true, ..Process::default() };
-        let step = root.next_step("write /proc/sys/net/ipv4/ip_forward: Read-only file system (os error 30)");
+        let step = root
+            .next_step(&NEEDED, "write /proc/sys/net/ipv4/ip_forward: Read-only file system (os error 30)");
         assert!(
             step.starts_with("/proc/sys is read-only here") && step.contains("systempaths=unconfined"),
             "{step}"

@@ -3,13 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use apiserver::{Api, Config, NoNodes, Store};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use types::Families;
 
-use super::{Item, all_of, apply, refusal};
+use super::{Item, apply, refusal};
 use crate::plan::API_PORT;
 
 /// What is known of the objects that the lab will have.
@@ -22,9 +22,9 @@ pub enum Known {
 }
 
 /// What is wrong with the manifests as far as that can be known without the lab.
-pub async fn rehearse(items: &[Item], families: Families, known: Known) -> Result<()> {
+pub async fn rehearse(items: &[Item], families: Families, known: Known) -> Result<Vec<Error>> {
     if items.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let advertised = SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT));
     let config = Config { advertised, families, nodes: Arc::new(NoNodes), credentials: None };
@@ -42,7 +42,7 @@ pub async fn rehearse(items: &[Item], families: Families, known: Known) -> Resul
             _ => {}
         }
     }
-    all_of(wrong).context("nothing was started or applied")
+    Ok(wrong)
 }
 
 async fn have_namespace(client: &Client, item: &Item) -> Result<()> {
@@ -63,9 +63,8 @@ mod tests {
     use super::*;
 
     async fn said(text: &str, known: Known) -> String {
-        let items = super::super::tests::parse("x.yaml", text).expect("valid");
-        let tried = rehearse(&items, Families::Ipv4, known).await;
-        tried.map_or_else(|error| watch::told(error.as_ref()), |()| String::new())
+        let tried = super::super::tests::found("x.yaml", text).rehearsed(Families::Ipv4, known).await;
+        tried.map_or_else(|error| watch::told(error.as_ref()), |_| String::new())
     }
 
     #[tokio::test]
@@ -92,6 +91,11 @@ mod tests {
             assert!(line.starts_with(&format!("  x.yaml, document {number}: configmap/a: ")), "{told}");
         }
         assert_eq!(lines.len(), 3, "{told}");
+        // Beside what cannot even be read.
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n";
+        let told = said(&format!("{secret}---\n{bad}"), Known::All).await;
+        assert!(told.contains("2 errors") && told.contains("no objects of kind Secret"), "{told}");
+        assert!(told.contains("unknown field \"dada\""), "{told}");
     }
 
     #[tokio::test]

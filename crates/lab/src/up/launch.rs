@@ -40,7 +40,7 @@ pub fn plan(options: &Options, run: &RunDir) -> Result<(Plan, TcpListener)> {
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port on 127.0.0.1 for the API")?;
     let api_port = port.local_addr().context("find a free port")?.port();
     let families = options.families.unwrap_or_default();
-    let (name, allow_sources) = (options.name.get(), options.allow_sources.clone().unwrap_or_default());
+    let (name, allow_sources) = (options.name.get()?, options.allow_sources.clone().unwrap_or_default());
     let node_cidr_mask_size = options.node_cidr_mask_size.unwrap_or_else(plan::usual_mask_size);
     let plan =
         Plan { name, nodes, families, allow_sources, node_cidr_mask_size, mounts, api_port, data, cni };

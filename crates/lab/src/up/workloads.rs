@@ -180,7 +180,10 @@ async fn stand(client: &Client, workload: &Workload, seen: &Seen) -> Result<Stan
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let status = deployment.status.clone().unwrap_or_default();
     let current = status.observed_generation == deployment.metadata.generation;
-    let have = status.updated_replicas.unwrap_or(0).min(status.available_replicas.unwrap_or(0));
+    let have = Have {
+        updated: status.updated_replicas.unwrap_or(0),
+        available: status.available_replicas.unwrap_or(0),
+    };
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await?;
     let pods = pods.items.iter().filter(|pod| is_of(pod, name)).map(|pod| pod_stand(pod, clock));
     Ok(as_paused(&deployment, deployment_stand(current.then_some(have), wanted, pods)))
@@ -210,22 +213,38 @@ fn is_of(pod: &Pod, deployment: &str) -> bool {
     owned && pod.metadata.deletion_timestamp.is_none() && phase != Some("Failed")
 }
 
-/// `have`: how many pods of the newest template are available, as the Deployment itself says once its controller has seen
-/// that template.
-fn deployment_stand(have: Option<i32>, wanted: i32, pods: impl Iterator<Item = Stand>) -> Stand {
-    let Some(have) = have else { return Stand::Waiting("its controller has not seen it yet".into()) };
+/// How many pods a Deployment says it has.
+#[derive(Clone, Copy, Debug)]
+struct Have {
+    /// Of the newest template.
+    updated: i32,
+    available: i32,
+}
+
+/// `have`: once its controller has seen the newest template.
+fn deployment_stand(have: Option<Have>, wanted: i32, pods: impl Iterator<Item = Stand>) -> Stand {
+    let Some(Have { updated, available }) = have else {
+        return Stand::Waiting("its controller has not seen it yet".into());
+    };
+    let has_all = updated.min(available) >= wanted;
     let mut waits = None;
     for stand in pods {
         match stand {
             Stand::Ready | Stand::Succeeded => {}
             // One of a former template may be about to go.
-            Stand::Hopeless(why, _) if have >= wanted => waits = waits.or(Some(why)),
+            Stand::Hopeless(why, _) if has_all => waits = waits.or(Some(why)),
             Stand::Hopeless(..) => return stand,
             Stand::Waiting(why) => waits = waits.or(Some(why)),
         }
     }
     match waits {
-        _ if have < wanted => Stand::Waiting(format!("{have} of {wanted} pods are available")),
+        why if available < wanted => {
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            Stand::Waiting(format!("{available} of {wanted} pods are available{why}"))
+        }
+        _ if updated < wanted => {
+            Stand::Waiting(format!("{updated} of {wanted} pods are of its newest template"))
+        }
         Some(why) => Stand::Waiting(why),
         None => Stand::Ready,
     }
@@ -267,7 +286,23 @@ fn pod_stand(pod: &Pod, clock: Clock<'_>) -> Stand {
     }
     let unscheduled = condition("PodScheduled").filter(|scheduled| scheduled.status == "False");
     let why = unscheduled.and_then(|scheduled| scheduled.message.clone());
-    Stand::Waiting(why.unwrap_or_else(|| format!("it is {phase}")))
+    let why = why.or_else(|| unproven(pod)).unwrap_or_else(|| format!("it is {phase}"));
+    Stand::Waiting(why)
+}
+
+/// Of a pod that runs and is not Ready: which container's probe has not passed.
+fn unproven(pod: &Pod) -> Option<String> {
+    let containers = &pod.spec.as_ref()?.containers;
+    pod.status.as_ref()?.container_statuses.iter().flatten().find_map(|status| {
+        status.state.as_ref()?.running.as_ref()?;
+        let container = containers.iter().find(|container| container.name == status.name)?;
+        let probe = match status.started {
+            Some(false) => container.startup_probe.as_ref().map(|_| "startup"),
+            _ if !status.ready => container.readiness_probe.as_ref().map(|_| "readiness"),
+            _ => None,
+        };
+        probe.map(|probe| format!("the {probe} probe of container {} has not passed", status.name))
+    })
 }
 
 /// One that will not be started again, and what its container ended with.

@@ -13,18 +13,27 @@ pub struct Progress {
     began: Instant,
     quiet: bool,
     counting: bool,
+    silence: lab::Silence,
 }
 
 impl Progress {
     pub fn new(quiet: bool) -> Self {
-        Self { began: Instant::now(), quiet, counting: false }
+        Self { began: Instant::now(), quiet, counting: false, silence: lab::Silence::begins() }
     }
 
     /// To stderr: stdout is for the table.
     pub fn step(&mut self, text: &str) {
+        self.silence.broken();
         if !self.quiet {
             let end = if std::mem::take(&mut self.counting) { "\n" } else { "" };
             eprintln!("{end}{:>6.1} s  {text}", self.began.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Says from time to time what is waited for, also beside JSON.
+    pub fn waits(&self, what: impl FnOnce() -> String) {
+        if self.silence.is_over() {
+            eprintln!("{:>6.1} s  waiting: {}", self.began.elapsed().as_secs_f64(), what());
         }
     }
 

@@ -17,6 +17,7 @@ use types::IpNet;
 use types::wire::VTEP_MAC_ANNOTATION;
 
 use super::cast::{OWNER, Place};
+use super::show::Progress;
 use crate::advice::Cluster;
 use crate::demo::probe::Outcome;
 use crate::{ready, status};
@@ -145,7 +146,11 @@ impl Stage {
     }
 
     /// Waits until these pods are Ready (or, of the host network, run) and gives their addresses.
-    pub async fn ready(&self, names: &[String], patience: Duration) -> Result<BTreeMap<String, Vec<IpAddr>>> {
+    pub async fn ready(
+        &self,
+        names: &[String],
+        (patience, progress): (Duration, &Progress),
+    ) -> Result<BTreeMap<String, Vec<IpAddr>>> {
         let api: Api<Pod> = Api::namespaced(self.client(), &self.namespace);
         let deadline = Instant::now() + patience;
         loop {
@@ -171,6 +176,14 @@ impl Stage {
                 };
                 bail!("after {patience:?} these pods are not Ready: {each}{next}");
             }
+            progress.waits(|| match missing.as_slice() {
+                [] => "the pods of the test".to_owned(),
+                [first, rest @ ..] => {
+                    let more =
+                        if rest.is_empty() { String::new() } else { format!("; and {} more", rest.len()) };
+                    format!("{}{more}", waits_for(first))
+                }
+            });
             tokio::time::sleep(GLANCE).await;
         }
     }

@@ -19,6 +19,7 @@ fn a_lab_lives() {
     checks.check("a bad manifest is refused by its field, and nothing of it is made", || manifest(&lab));
     checks.check("Ctrl-C says what is left", || interrupted(&lab));
     checks.check("a start that failed gives its last words", || last_words(&lab));
+    checks.check("an end waits for the start that has begun", || ended_early(&lab));
     checks.check("a port that is taken", || port(&lab));
     checks.check("a node's pod CIDR that is exhausted", || exhausted(&lab));
     checks.check("what waits for a lab or serves it ends with it", || taken_away(&lab));
@@ -160,6 +161,23 @@ fn last_words(lab: &Lab) {
     ]);
     assert_eq!(said.err.matches("unable to open database file: /").count(), 1, "{said:?}");
     assert!(!said.err.contains("plumb lab"), "advice of what is gone: {said:?}");
+}
+
+/// As a script's trap does while its `up` has made nothing yet.
+fn ended_early(lab: &Lab) {
+    let name = fresh_name();
+    let lock = lab.directory().with_file_name(format!(".{name}.lock"));
+    let mut up = Command::new(plumb());
+    let mut up =
+        up.args(["lab", "up", "--quiet", "--name", &name]).stderr(Stdio::null()).spawn().expect("it starts");
+    wait_for("the start has begun", Duration::from_secs(60), || match lock.exists() {
+        true => Ok(()),
+        false => Err(format!("there is no {}", lock.display())),
+    });
+    let down = run(Command::new(plumb()).args(["lab", "down", "--name", &name]));
+    assert!(down.ok && down.out.contains("is gone"), "{down:?}");
+    up.wait().expect("it ends");
+    run(Command::new(plumb()).args(["lab", "status", "--name", &name])).refused(&["is not running"]);
 }
 
 /// The last that is done with it.

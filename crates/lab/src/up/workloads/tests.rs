@@ -34,6 +34,22 @@ fn a_pod_that_has_failed_says_its_exit_code_and_where_its_words_are() {
 }
 
 #[test]
+fn a_pod_that_runs_and_is_not_ready_names_the_probe() {
+    let probed = |probe: &str, started: bool| -> Pod {
+        let main = json!({"name": "main", "image": "", "imageID": "", "ready": false, "started": started,
+            "restartCount": 0, "state": {"running": {}}});
+        serde_json::from_value(json!({"metadata": {"name": "web"},
+            "spec": {"containers": [{"name": "main", probe: {"tcpSocket": {"port": 80}}}]},
+            "status": {"phase": "Running", "containerStatuses": [main]}}))
+        .expect("a pod")
+    };
+    let says = |probe: &str| Stand::Waiting(format!("the {probe} probe of container main has not passed"));
+    assert_eq!(now(&probed("readinessProbe", true)), says("readiness"));
+    assert_eq!(now(&probed("startupProbe", false)), says("startup"));
+    assert_eq!(now(&probed("livenessProbe", true)), Stand::Waiting("it is Running".into()));
+}
+
+#[test]
 fn ready_for_a_moment_is_not_ready_without_a_probe() {
     let running = |restarts: u8| {
         let main = json!({"name": "main", "image": "", "imageID": "", "ready": true, "restartCount": restarts,
@@ -100,12 +116,17 @@ fn one_that_ends_again_and_again_says_its_exit_code() {
 fn a_deployment_is_ready_with_its_pods_own_word() {
     let waits = || Stand::Waiting("it is Pending".into());
     let crashes = || Stand::Hopeless("pod a: CrashLoopBackOff".into(), None);
-    let stand = |have, pods: Vec<Stand>| deployment_stand(Some(have), 2, pods.into_iter());
+    let have = |updated, available| Some(Have { updated, available });
+    let stand = |count, pods: Vec<Stand>| deployment_stand(have(count, count), 2, pods.into_iter());
     assert_eq!(stand(2, vec![Stand::Ready, Stand::Ready]), Stand::Ready);
     assert_eq!(stand(2, vec![Stand::Ready, waits()]), waits());
     assert_eq!(stand(1, vec![Stand::Ready, crashes()]), crashes());
     assert_eq!(stand(2, vec![crashes(), Stand::Ready]), Stand::Waiting("pod a: CrashLoopBackOff".into()));
     assert_eq!(stand(1, vec![Stand::Ready]), Stand::Waiting("1 of 2 pods are available".into()));
+    let told = "1 of 2 pods are available: it is Pending";
+    assert_eq!(stand(1, vec![Stand::Ready, waits()]), Stand::Waiting(told.into()));
+    let old = deployment_stand(have(0, 2), 2, [Stand::Ready, Stand::Ready].into_iter());
+    assert_eq!(old, Stand::Waiting("0 of 2 pods are of its newest template".into()));
     let unseen = deployment_stand(None, 0, std::iter::empty());
     assert_eq!(unseen, Stand::Waiting("its controller has not seen it yet".into()));
     let of = |owner: &str, deployment| {
@@ -210,7 +231,7 @@ fn a_deployment_that_is_paused_is_told_to_be() {
         serde_json::from_value(json!({"spec": {"paused": paused, "selector": {}, "template": {}}}))
             .expect("a Deployment")
     };
-    let lacks = || deployment_stand(Some(0), 1, std::iter::empty());
+    let lacks = || deployment_stand(Some(Have { updated: 0, available: 0 }), 1, std::iter::empty());
     assert_eq!(as_paused(&deployment(false), lacks()), lacks());
     let Stand::Waiting(why) = as_paused(&deployment(true), lacks()) else { panic!("it waits") };
     assert!(why.starts_with("it is paused") && why.ends_with("0 of 1 pods are available"), "{why}");

@@ -149,7 +149,7 @@ fn all(lab: &Lab) {
         |name: &str| SLOW.replace("slow", name).replace("  termin", "  nodeSelector: {no: where}\n  termin");
     let manifest = [nowhere("nowhere"), SLOW.replace("slow", "late")].join("---\n");
     let said = feed(&mut at(lab, &["lab", "up", "--timeout", "2", "-f", "-"]), manifest.as_bytes());
-    said.refused(&["2 are not Ready after", "pod/nowhere: ", "pod/late: it is", "describe pod nowhere"]);
+    said.refused(&["2 are not Ready after", "pod/nowhere: ", "pod/late: ", "describe pod nowhere"]);
     let said = run(&mut at(lab, &["lab", "wait", "--timeout", "1"]));
     said.refused(&["2 are not Ready after", "pod default/nowhere: ", "pod default/late: "]);
     let line = said.err.lines().find(|line| line.contains("default/nowhere")).expect("a line of it");
