@@ -34,6 +34,15 @@ impl Reach {
     /// A client that the API server has answered, and the server's URL. `silence` is how long every further answer may
     /// stay away, `None` that of the library, with which watches can rest.
     pub async fn connect(&self, silence: Option<Duration>) -> Result<(Client, String)> {
+        self.connect_or(silence, |_| None).await
+    }
+
+    /// The same; `known` tells what to do about a server of this URL that does not answer, where that is known better.
+    pub async fn connect_or(
+        &self,
+        silence: Option<Duration>,
+        known: impl FnOnce(&str) -> Option<String>,
+    ) -> Result<(Client, String)> {
         let mut config = self.config().await?;
         config.connect_timeout = Some(Duration::from_secs(5));
         config.read_timeout = silence.or(config.read_timeout);
@@ -42,7 +51,14 @@ impl Reach {
         // An expired token is refused here already: only who shows none is taken for an anonymous user.
         match client.apiserver_version().await {
             Ok(_) => Ok((client, server)),
-            Err(error) => Err(explain(error, &format!("the API server {server}"))),
+            Err(error) => {
+                let what = format!("the API server {server}");
+                let is_answer = matches!(error, kube::Error::Api(_));
+                Err(match known(&server).filter(|_| !is_answer) {
+                    Some(next) => anyhow!("{what}: {}; {next}", watch::told(&error)),
+                    None => explain(error, &what),
+                })
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::StatusCode;
 use tokio::net::UnixListener;
+use types::wire::{AGENT_NAMESPACE, LAB_VARIABLE};
 
 use crate::record::{ContainerRecord, PodRecord, Records};
 
@@ -85,7 +86,16 @@ fn of_pod(records: &Records, namespace: &str, pod: &str) -> Result<PodRecord, St
     let found = all.find(|record| {
         record.sandbox().is_some_and(|sandbox| sandbox.namespace == namespace && sandbox.name == pod)
     });
-    found.ok_or_else(|| format!("pod {namespace}/{pod} does not run on this node"))
+    found.ok_or_else(|| match pod.strip_prefix("plumb-").filter(|_| namespace == AGENT_NAMESPACE) {
+        Some(node) => {
+            let name = std::env::var(LAB_VARIABLE).map(|name| format!(" --name {name}")).unwrap_or_default();
+            format!(
+                "pod {namespace}/{pod} stands for the agent of {node}, a process of the lab without a container; plumb lab \
+                 logs{name} {node} agent shows what it has said"
+            )
+        }
+        None => format!("pod {namespace}/{pod} does not run on this node"),
+    })
 }
 
 fn not_running(run: &ContainerRecord, (namespace, pod, container): &(String, String, String)) -> String {

@@ -22,6 +22,9 @@ pub async fn admin(run: &RunDir) -> Result<Client> {
         .with_context(|| format!("use {}", path.display()))?;
     // A lab is on this machine: what does not answer soon does not answer.
     (config.connect_timeout, config.read_timeout) = (Some(Duration::from_secs(2)), Some(serving::ANSWER));
+    // What an agent answers that is not in order is an answer (503), which the library would ask for again until there is no
+    // time left.
+    config.default_retry = false;
     // Environment proxies are for the way out, never for the loopback.
     config.proxy_url = None;
     Ok(Client::try_from(config)?)

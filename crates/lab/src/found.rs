@@ -38,6 +38,11 @@ impl Found {
         self.run.stopped(&format!("agent-{node}")).exists()
     }
 
+    /// Whether the node's agent runs, as a process.
+    pub fn has_living_agent(&self, node: &str) -> bool {
+        Inside::find(&self.name).is_ok_and(|inside| inside.living(&format!("agent-{node}")).is_some())
+    }
+
     /// What a node of a lab that runs has lost of its way to the others.
     pub fn cut_off(&self, node: &str) -> Option<String> {
         Inside::find(&self.name).ok()?.cut_off(node)

@@ -55,7 +55,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 pub use found::Found;
-pub use progress::Silence;
+pub use progress::{Silence, aloud};
 
 /// `plumb lab …`
 #[derive(clap::Args, Debug)]

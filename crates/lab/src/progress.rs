@@ -13,6 +13,7 @@ use crate::rundir::RunDir;
 /// Who waits hears what for after so long, and then each time after [`WORD`].
 const FIRST_WORD: Duration = Duration::from_secs(2);
 const WORD: Duration = Duration::from_secs(5);
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// How long a person who waits was told nothing.
 #[derive(Debug)]
@@ -40,6 +41,18 @@ impl Silence {
             self.limit.set(WORD);
         }
         is_over
+    }
+}
+
+/// Waits for an answer, and tells from time to time that it does.
+pub async fn aloud<T>(silence: &Silence, tell: impl Fn(), answer: impl Future<Output = T>) -> T {
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            () = tokio::time::sleep(GLANCE) => if silence.is_over() { tell() },
+        }
     }
 }
 
@@ -152,8 +165,19 @@ impl Progress {
 
     /// Says from time to time what is waited for, to a person.
     pub fn waits(&self, what: impl FnOnce() -> String) {
-        if self.telling != Telling::Quiet && self.silence.is_over() {
-            eprintln!("{:>7.2} s  waiting: {}", self.time(), what());
+        if self.silence.is_over() {
+            self.say_waiting(&what());
+        }
+    }
+
+    /// The same during one answer.
+    pub async fn awaits<T>(&self, what: impl Fn() -> String, answer: impl Future<Output = T>) -> T {
+        aloud(&self.silence, || self.say_waiting(&what()), answer).await
+    }
+
+    fn say_waiting(&self, what: &str) {
+        if self.telling != Telling::Quiet {
+            eprintln!("{:>7.2} s  waiting: {what}", self.time());
         }
     }
 

@@ -6,8 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, anyhow};
+use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
+use kube::client::Body;
+use kube::core::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use types::wire::{AGENT_NAMESPACE, AGENT_PORT, KUBELET_SOCKET};
@@ -127,7 +130,16 @@ pub async fn lacks(
     if let Some(why) = client::not_ready(node) {
         return Some(Lacks::of_program(why, name, "kubelet"));
     }
-    agent(client, name, limit()).await.err().map(|why| told("agent", why))
+    let why = agent(client, name, limit()).await.err()?;
+    Some(match (why.is::<NotInOrder>(), why.is::<Late>()) {
+        (true, _) => Lacks::of_program(format!("its agent {why}"), name, "agent"),
+        // It runs, and nobody is answered.
+        (_, true) => Lacks {
+            next: Next::Command("agent restart", format!(" {name}"), "starts it anew"),
+            ..told("agent", why)
+        },
+        _ => told("agent", why),
+    })
 }
 
 /// Which of the node's processes is not there, whatever the Node says yet, and what brings it back.
@@ -150,10 +162,32 @@ fn away(inside: &Inside, node: &str) -> Option<Lacks> {
 /// datapath that it should have.
 pub async fn agent(client: &Client, node: &str, limit: Duration) -> Result<()> {
     let path = format!("/api/v1/namespaces/{AGENT_NAMESPACE}/pods/plumb-{node}:{AGENT_PORT}/proxy/healthz");
-    let request = http::Request::get(path).body(Vec::new())?;
-    soon(limit, client.request_text(request)).await?;
-    Ok(())
+    let request = http::Request::get(path).body(Body::empty())?;
+    let (status, text) = soon(limit, async {
+        let (head, body) = client.send(request).await?.into_parts();
+        let text = body.collect().await?.to_bytes();
+        anyhow::Ok((head.status, String::from_utf8_lossy(&text).trim().to_owned()))
+    })
+    .await?;
+    match serde_json::from_str::<Status>(&text) {
+        _ if status.is_success() => Ok(()),
+        // The API's own words: its agent is not reached.
+        Ok(refusal) => Err(anyhow!("{}", refusal.message)),
+        Err(_) => Err(NotInOrder(text).into()),
+    }
 }
+
+/// The agent's own words.
+#[derive(Debug)]
+struct NotInOrder(String);
+
+impl std::fmt::Display for NotInOrder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "is not in order: {}", self.0)
+    }
+}
+
+impl std::error::Error for NotInOrder {}
 
 /// Any answer is one: what it does for pods the API knows.
 async fn kubelet(inside: &Inside, node: &str, limit: Duration) -> Result<()> {
@@ -175,22 +209,32 @@ pub async fn soon<T, E: Into<Error>>(
     limit: Duration,
     answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T> {
+    let began = Instant::now();
     match tokio::time::timeout(limit, answer).await {
-        Ok(answer) => answer.map_err(|error| in_time(error.into(), limit)),
-        Err(_) => Err(late(limit)),
+        // A client may give up sooner.
+        Ok(answer) => answer.map_err(|error| in_time(error.into(), began.elapsed())),
+        Err(_) => Err(Late(limit).into()),
     }
 }
 
-fn late(limit: Duration) -> Error {
-    anyhow!("no answer within {} s", limit.as_secs_f64().round().max(1.0))
+/// Nobody answered for so long.
+#[derive(Debug)]
+struct Late(Duration);
+
+impl std::fmt::Display for Late {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "no answer within {} s", self.0.as_secs_f64().round().max(1.0))
+    }
 }
+
+impl std::error::Error for Late {}
 
 /// That of a socket or a client which was the first to give up is told in the same words.
 pub fn in_time(error: Error, limit: Duration) -> Error {
     use std::io::ErrorKind::{TimedOut, WouldBlock};
     let gave_up = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
     match gave_up.into_iter().any(|cause| [TimedOut, WouldBlock].contains(&cause.kind())) {
-        true => late(limit),
+        true => Late(limit).into(),
         false => error,
     }
 }
@@ -243,7 +287,7 @@ mod tests {
         let service = kube::Error::Service(Box::new(timed_out));
         let gave_up = soon(LOOK, async { Err::<(), _>(service) }).await.expect_err("it gave up");
         assert_eq!(silent.to_string(), "no answer within 1 s");
-        assert_eq!(gave_up.to_string(), "no answer within 2 s");
+        assert_eq!(gave_up.to_string(), "no answer within 1 s", "as long as it took, and not the limit");
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let refused = soon(LOOK, async { Err::<(), _>(refused) }).await.expect_err("it refuses");
         assert_eq!(refused.to_string(), "connection refused");

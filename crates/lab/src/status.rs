@@ -110,7 +110,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         true => println!("{}", serde_json::to_string_pretty(&seen)?),
         false => table(&seen, inside.plan.nodes),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if seen.api_error.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 impl NodeRow {
@@ -202,7 +202,10 @@ fn table(seen: &Seen, nodes: u8) {
     }
     println!();
     if let Some(error) = &seen.api_error {
-        println!("nodes: the API does not answer: {error}");
+        println!(
+            "nodes: the API does not answer: {error}; next: plumb lab logs --name {} --tail 50 api",
+            seen.name
+        );
         return;
     }
     let mut rows = vec![["NODE", "STATE", "ADDRESS", "POD CIDR"].map(str::to_owned)];

@@ -1,6 +1,8 @@
 //! What is advised can be pasted: commands name the cluster as this command was told it, and the lab that it is, however
 //! that was found.
 
+use std::time::Instant;
+
 use install::Reach;
 use kube::Client;
 use lab::Found;
@@ -15,9 +17,23 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn connect(reach: &Reach) -> anyhow::Result<Self> {
-        let (client, server) = reach.connect(None).await?;
+        let connected = reach.connect_or(None, |server| {
+            let Found { name, .. } = Found::at(server)?;
+            Some(format!(
+                "`plumb lab status --name {name}` shows whether it runs, `plumb lab logs --name {name} --tail 50 api` what it \
+                 has said"
+            ))
+        });
+        let (client, server) = aloud("the API server", connected).await?;
         Ok(Self { client, advice: Advice { flags: reach.flags(), lab: Found::at(&server) } })
     }
+}
+
+/// Waits for an answer; somebody who waits long is told for whose.
+pub async fn aloud<T>(whose: &str, answer: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let tell = || eprintln!("{:>6.1} s  waiting for {whose}", began.elapsed().as_secs_f64());
+    lab::aloud(&lab::Silence::begins(), tell, answer).await
 }
 
 /// What is run on a node; `plumb features` asks the kernel that it runs on.
@@ -86,6 +102,10 @@ impl Advice {
                 self.lab("agent start", node).unwrap_or_default()
             }
             (Some(lab), _) if lab.cut_off(node).is_some() => self.rewire().unwrap_or_default(),
+            // It runs, and does not answer.
+            (Some(lab), Some(_)) if lab.has_living_agent(node) => {
+                self.lab("agent restart", node).unwrap_or_default()
+            }
             (Some(_), Some(_)) => self.log(node, pod),
             (Some(_), None) => self.lab("status", "").unwrap_or_default(),
             (None, Some(pod)) => self.kubectl(&format!("-n {AGENT_NAMESPACE} describe pod {pod}")),

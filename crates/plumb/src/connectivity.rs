@@ -198,7 +198,7 @@ async fn start(test: Test) -> Result<ExitCode> {
     let cast = prepare(&test, &stage, &mut progress).await?;
     let by_hand = || stage.cluster.advice.kubectl(&format!("delete namespace {}", test.namespace));
     kernel::interrupt::ends_with(&format!("{} removes what there may be", by_hand()));
-    stage.open().await?;
+    stage.open(&progress).await?;
     kernel::interrupt::is_heard();
     let began = Instant::now();
     let outcome = tokio::select! {
@@ -212,7 +212,7 @@ async fn start(test: Test) -> Result<ExitCode> {
         progress.step(&format!("removing the namespace {}", test.namespace));
         let stuck = if matches!(outcome, Ok(Err(_))) { stage::FAILED } else { stage::STUCK };
         let removed = tokio::select! {
-            removed = stage.remove(stuck) => removed,
+            removed = stage.remove(stuck, &progress) => removed,
             signal = interrupt::came() => {
                 eprintln!("plumb: interrupted: {} does the rest", by_hand());
                 return Ok(ExitCode::from(signal.exit_code()));

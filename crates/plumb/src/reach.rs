@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use trace::exchange::Refusal;
 use types::wire::{AGENT_LABELS, AGENT_NAMESPACE, AGENT_PORT, TRACE_ACCOUNT, TRACE_AUDIENCE};
 
-use crate::advice::{Advice, Cluster};
+use crate::advice::{Advice, Cluster, aloud};
 use crate::ready;
 
 /// Seconds that a token lives: the least that Kubernetes gives.
@@ -172,9 +172,12 @@ impl Nodes {
             .header("content-type", "application/json")
             .header("plumb-token", self.token(node).await?)
             .body(Body::from(body))?;
-        let answer = self.client.send(request).await.with_context(at)?;
-        let status = answer.status();
-        let bytes = answer.into_body().collect().await.with_context(at)?.to_bytes();
+        let (status, bytes) = aloud(&format!("the agent of {node}"), async {
+            let answer = self.client.send(request).await.with_context(at)?;
+            let status = answer.status();
+            anyhow::Ok((status, answer.into_body().collect().await.with_context(at)?.to_bytes()))
+        })
+        .await?;
         if status == StatusCode::OK {
             return serde_json::from_slice(&bytes).with_context(at);
         }

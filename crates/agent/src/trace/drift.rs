@@ -1,7 +1,6 @@
 //! Kernel state that is ours and is not as it should be, where it concerns one packet: each difference is led to
 //! the hop that it breaks.
 
-use std::fmt;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,6 +15,7 @@ use types::{Family, IfName, Protocol};
 
 use self::concern::Concern;
 use crate::actual::Actual;
+use crate::datapath::Subsystem;
 
 mod concern;
 
@@ -23,17 +23,35 @@ mod concern;
 #[derive(Debug)]
 pub struct Seen {
     actual: Actual,
-    /// Nobody mends what differs.
-    paused: bool,
+    left: Left,
     pub connections: Vec<Entry>,
+}
+
+/// Why what differs stays so; empty: it does not.
+#[derive(Clone, Debug, Default)]
+pub struct Left {
+    pub net: String,
+    pub nft: String,
+}
+
+impl Left {
+    /// `refused`: what the kernel does not take of a subsystem.
+    pub fn because(paused: bool, refused: impl Fn(Subsystem) -> Option<String>) -> Self {
+        let words = |subsystem| match refused(subsystem) {
+            _ if paused => "; the agent is paused and leaves it so".to_owned(),
+            Some(refused) => format!("; {refused}"),
+            None => String::new(),
+        };
+        Self { net: words(Subsystem::Net), nft: words(Subsystem::Nft) }
+    }
 }
 
 impl Seen {
     /// `client`: whose connections to look at too, for the search of stale ones.
-    pub fn observe((scope, paused): (&Scope, bool), client: Option<Flow>) -> Result<Self> {
+    pub fn observe((scope, left): (&Scope, Left), client: Option<Flow>) -> Result<Self> {
         let actual = Actual::observe(scope)?;
         let connections = client.map(connections).transpose().context("read conntrack")?.unwrap_or_default();
-        Ok(Self { actual, paused, connections })
+        Ok(Self { actual, left, connections })
     }
 }
 
@@ -54,10 +72,11 @@ fn connections(flow: Flow) -> Result<Vec<Entry>> {
 pub fn find(view: &View<'_>, seen: &Seen, hops: &[Hop], client: Option<IpAddr>) -> Vec<Sighting> {
     let concern = Concern::new((view.net, view.nft), hops, client);
     let drift = seen.actual.differ(view.nft, view.net);
+    let Left { net, nft } = &seen.left;
     let of_links =
-        |op| told(kstate::net::Difference { op, actual: &seen.actual.net, instead: None }, seen.paused);
+        |op| format!("{}{net}", kstate::net::Difference { op, actual: &seen.actual.net, instead: None });
     let of_rules =
-        |op| told(kstate::nft::Difference { op, desired: view.nft, actual: &seen.actual.nft }, seen.paused);
+        |op| format!("{}{nft}", kstate::nft::Difference { op, desired: view.nft, actual: &seen.actual.nft });
     let links = drift.net.plan.ops().filter_map(|op| Some((concern.net(op)?, of_links(op))));
     let rules = drift.nft.ops.iter().flat_map(|op| {
         concern.nft_in(op, &drift.nft.ops).into_iter().map(move |stage| (stage, of_rules(op)))
@@ -75,12 +94,6 @@ pub fn lost(hops: &[Hop], told: impl Fn(IpAddr) -> Option<String>) -> Option<Sig
     });
     let text = as_node.and_then(told)?;
     Some(Sighting::Drift { stage: Stage::Masq, text })
-}
-
-/// What is wrong, and that it stays so where it does.
-fn told(difference: impl fmt::Display, paused: bool) -> String {
-    let left = if paused { "; the agent is paused and leaves it so" } else { "" };
-    format!("{difference}{left}")
 }
 
 /// Entries of conntrack that would still send this client's packets for the frontend to what is no endpoint.

@@ -1,7 +1,7 @@
 //! What a trace asks the node's loop: each question runs on the loop's own thread, over what it holds then, so
 //! that nothing is copied and nothing is half changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +20,9 @@ use types::{Family, IfName, ObjectName, Protocol};
 
 use super::files::Files;
 use super::{drift, lacks, ways};
+use crate::datapath::Subsystem;
 use crate::dns::SharedZone;
+use crate::fault::Fault;
 use crate::inbox::Outbox;
 use crate::node::Node;
 
@@ -202,12 +204,14 @@ impl Views {
     async fn observe(&self, client: Option<Flow>) -> Result<drift::Seen> {
         let scope = self.ask(|node| {
             let scope = crate::actual::scope(node.compiler()?.net());
-            Some((scope, node.is_paused()))
+            let refused: BTreeMap<Subsystem, Fault> = node.refused_now().collect();
+            let words = |subsystem| Some(refused.get(&subsystem)?.what.clone());
+            Some((scope, drift::Left::because(node.is_paused(), words)))
         });
-        let Some((scope, paused)) = scope.await? else {
+        let Some((scope, left)) = scope.await? else {
             bail!(self.not_yet());
         };
-        tokio::task::spawn_blocking(move || drift::Seen::observe((&scope, paused), client)).await?
+        tokio::task::spawn_blocking(move || drift::Seen::observe((&scope, left), client)).await?
     }
 
     /// How many names the zone has.

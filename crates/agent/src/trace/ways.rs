@@ -182,7 +182,10 @@ fn said(leg: &Leg) -> String {
 fn ask_again(leg: &Leg) -> String {
     let from = leg.from.map(|from| format!(" from {from}")).unwrap_or_default();
     let iif = leg.by.as_ref().map(|by| format!(" iif {by}")).unwrap_or_default();
-    format!("`ip route get {}{from}{iif}` on the node says the same", leg.to)
+    format!(
+        "`ip route get {}{from}{iif}` on the node asks the kernel the same, which answers with an error",
+        leg.to
+    )
 }
 
 /// The errors of `ip_route_input_slow` and `ip_route_output_key` (net/ipv4/route.c) in words. Others say nothing of the way.

@@ -41,14 +41,15 @@ impl Nodes<'_> {
         let client = self.api_answers(&plan).await?;
         self.progress.step(&format!("API on https://127.0.0.1:{}", plan.api_port));
         let inside = Inside::find(&self.run.name())?;
-        let mut ready = BTreeSet::new();
+        let (mut ready, mut before) = (BTreeSet::new(), "the nodes answer".to_owned());
         loop {
-            let late = self.late(&inside, &client, &mut ready).await;
+            let late = self.late(&inside, &client, &mut ready);
+            let late = self.progress.awaits(|| before.clone(), late).await;
             if late.is_empty() {
                 return Ok(());
             }
             self.check(&late)?;
-            self.waiting(&late);
+            before = self.waiting(&late);
             tokio::time::sleep(GLANCE).await;
         }
     }
@@ -94,10 +95,10 @@ impl Nodes<'_> {
     async fn api_answers(&self, plan: &Plan) -> Result<Client> {
         let client = client::admin(self.run).await?;
         loop {
-            let Err(error) = serving::soon(serving::left(self.deadline), client.apiserver_version()).await
-            else {
-                return Ok(client);
-            };
+            let answer = serving::soon(serving::left(self.deadline), client.apiserver_version());
+            let port = plan.api_port;
+            let answer = self.progress.awaits(|| format!("the API on port {port} answers"), answer).await;
+            let Err(error) = answer else { return Ok(client) };
             let why = watch::told(error.as_ref());
             let why = format!("the API on port {} does not answer: {why}", plan.api_port);
             let late = [Late { name: None, lacks: Lacks::of_api(why) }];
@@ -107,8 +108,11 @@ impl Nodes<'_> {
         }
     }
 
-    fn waiting(&self, late: &[Late]) {
-        self.progress.waits(|| told(late, "; ", |lacks| lacks.why.clone()));
+    /// What is waited for.
+    fn waiting(&self, late: &[Late]) -> String {
+        let what = told(late, "; ", |lacks| lacks.why.clone());
+        self.progress.waits(|| what.clone());
+        what
     }
 
     /// Fails when the lab has died, cannot live, or takes too long.

@@ -137,7 +137,8 @@ impl Wait<'_> {
             let (mut hopeless, mut waiting) = (Vec::new(), Vec::new());
             for workload in left {
                 let stand = stand(self.client, workload, &self.seen);
-                let stand = serving::soon(serving::left(self.deadline), stand).await?;
+                let stand = serving::soon(serving::left(self.deadline), stand);
+                let stand = self.progress.awaits(|| format!("{workload}: the API answers"), stand).await?;
                 let (state, why) = stand.told();
                 self.progress.stands(workload.about(), state, why);
                 match stand {

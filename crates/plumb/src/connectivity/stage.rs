@@ -43,7 +43,7 @@ pub struct Stage {
 
 impl Stage {
     /// Makes the namespace; one that a test before left behind goes first.
-    pub async fn open(&self) -> Result<()> {
+    pub async fn open(&self, progress: &Progress) -> Result<()> {
         let namespace = self.namespace.as_str();
         let api: Api<Namespace> = Api::all(self.client());
         let found = api.get_opt(namespace).await;
@@ -53,7 +53,7 @@ impl Stage {
             if found.labels().get(OWNER.0).map(String::as_str) != Some(OWNER.1) {
                 bail!("the namespace {namespace} is not one of this test's; give another with -n");
             }
-            self.remove(FAILED).await.context("remove what a test before left behind")?;
+            self.remove(FAILED, progress).await.context("remove what a test before left behind")?;
         }
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": {
             OWNER.0: OWNER.1,
@@ -72,7 +72,7 @@ impl Stage {
     }
 
     /// The pods that had to be taken out of the API by force: where nobody ends them, the namespace would stay for ever.
-    pub async fn remove(&self, stuck: Duration) -> Result<Vec<String>> {
+    pub async fn remove(&self, stuck: Duration, progress: &Progress) -> Result<Vec<String>> {
         let api: Api<Namespace> = Api::all(self.client());
         let name = &self.namespace;
         let kubectl = |words: &str| self.cluster.advice.kubectl(words);
@@ -92,6 +92,7 @@ impl Stage {
                 let look = kubectl(&format!("get namespace {name} -o yaml"));
                 bail!("the namespace {name} is still there after {REMOVAL:?}: {look} says why");
             }
+            progress.waits(|| format!("the end of the pods in the namespace {name}"));
             tokio::time::sleep(GLANCE).await;
         }
         Ok(forced)

@@ -218,7 +218,8 @@ fn full(status: &NodeStatus) -> Option<Problem> {
             "all {} pod addresses of this node are given out: new pods stay pending",
             status.pod_addresses
         ),
-        next: "move pods to other nodes, or lower the kubelet's maxPods below that".to_owned(),
+        next: "move pods to other nodes, or add nodes where all are full; the kubelet's maxPods below that keeps others away"
+            .to_owned(),
     })
 }
 
