@@ -144,8 +144,10 @@ impl To {
         })?;
         let spec = service.spec.unwrap_or_default();
         if spec.type_.as_deref() == Some("ExternalName") {
+            let leads = spec.external_name.unwrap_or_default();
             bail!(
-                "Service {namespace}/{name} is the name of somebody outside; there is nothing of the lab to expose"
+                "Service {namespace}/{name} is another name for {leads} and has no pods of its own: where that is a Service of \
+                 the lab, expose that one"
             );
         }
         let row = choose(&spec.ports.unwrap_or_default(), port)

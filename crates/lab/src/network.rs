@@ -15,6 +15,9 @@ use types::{Family, IfName, IpNet};
 use crate::plan::{self, PREFIXES, Plan, node_address, node_number};
 use crate::supervise::Holders;
 
+/// What the kernel gives a veth. With less than 1280 (RFC 8200 §5) it takes IPv6 off a link.
+const UNDERLAY_MTU: u32 = 1500;
+
 /// `lo` is the first link of every namespace.
 const LOOPBACK: u32 = 1;
 
@@ -82,9 +85,14 @@ fn cable(underlay: &mut Rtnl, name: &str, netns: &Netns, addresses: &[IpNet]) ->
     let mut inner = Rtnl::open_in(netns)?;
     if let Some(index) = inner.index(&interface) {
         let outer = underlay.index(&host);
+        let as_made = Link { kind: LinkKind::Veth, mac: None, mtu: Some(UNDERLAY_MTU), up: true, port: None };
         for (rtnl, index) in [(underlay, outer), (&mut inner, Some(index))] {
             let Some(index) = index else { continue };
-            change(rtnl, &format!("bring {name} up"), |writer, seq| route::set_up(writer, seq, index, true))?;
+            let what = format!("bring {name} up with an MTU of {UNDERLAY_MTU}");
+            change(rtnl, &what, |writer, seq| route::change_link(writer, seq, index, &as_made, None))?;
+        }
+        if addresses.iter().any(|own| Family::of_net(own) == Family::V6) {
+            netns.run(|| std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "0"))??;
         }
         return addresses.iter().try_for_each(|own| address(&mut inner, index, *own));
     }

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use kernel::mount::Mount;
@@ -45,7 +46,7 @@ pub fn run(internal: &Internal) -> Result<ExitCode> {
 
 async fn supervise(run: &RunDir, plan: &Plan, status: &StatusFile) -> Result<()> {
     let holders = holders(run, plan)?;
-    network::wire(plan, &holders)?;
+    let wired = network::wire(plan, &holders);
     status.holders(&holders);
     let mut tasks = tokio::task::JoinSet::new();
     for service in service::all(run, plan, &holders)? {
@@ -62,7 +63,7 @@ async fn supervise(run: &RunDir, plan: &Plan, status: &StatusFile) -> Result<()>
         futures::future::select_ok(ends).await
     };
     tokio::select! {
-        mended = mend(run, plan, &holders) => mended,
+        () = mend(run, (plan, &holders), (status, wired)) => Ok(()),
         lost = lost => {
             let (name, _) = lost?;
             bail!("the process that holds the namespaces of {name} ended; they are made anew")
@@ -75,16 +76,28 @@ async fn supervise(run: &RunDir, plan: &Plan, status: &StatusFile) -> Result<()>
     }
 }
 
+/// Between two tries to wire a lab that could not be wired.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Wires the lab again whenever `plumb lab up` asks for it: what somebody has taken down in a node is up again. Only then,
-/// since a lab is there to be broken.
-async fn mend(run: &RunDir, plan: &Plan, holders: &Holders) -> Result<()> {
+/// since a lab is there to be broken; and until it succeeds. Meanwhile processes are looked after as ever.
+async fn mend(
+    run: &RunDir,
+    (plan, holders): (&Plan, &Holders),
+    (status, mut wired): (&StatusFile, Result<()>),
+) {
     loop {
-        if run.rewire().exists() {
-            network::wire(plan, holders)?;
-            // Whoever asked may have given up.
-            let _ = std::fs::remove_file(run.rewire());
+        match &wired {
+            Ok(()) => status.wired(),
+            Err(error) => status.failed(&format!("{error:#}")),
         }
-        tokio::time::sleep(service::GLANCE).await;
+        // Whoever asked may have given up.
+        let _ = std::fs::remove_file(run.rewire());
+        let began = Instant::now();
+        while !run.rewire().exists() && (wired.is_ok() || began.elapsed() < AGAIN) {
+            tokio::time::sleep(service::GLANCE).await;
+        }
+        wired = network::wire(plan, holders);
     }
 }
 

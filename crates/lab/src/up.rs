@@ -1,7 +1,7 @@
 //! `plumb lab up`: starts a lab, or mends the one that runs, and waits until its nodes are Ready.
 
 mod launch;
-mod mended;
+pub mod mended;
 pub mod wait;
 pub mod workloads;
 
@@ -109,8 +109,9 @@ fn up(options: &Options, run: &RunDir, progress: &Progress) -> Result<ExitCode> 
     match runtime.block_on(interrupt::or(applied)) {
         Err(error) if !error.is::<Interrupted>() => return Err(inside.meanwhile(error)),
         Err(error) => return interrupted((run, progress), error),
-        Ok(()) => progress.ready(run),
+        Ok(()) => mended::notes(&inside, progress),
     }
+    progress.ready(run);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,8 +11,8 @@ use kube::{Api, Client};
 use crate::inside::Inside;
 use crate::progress::Progress;
 use crate::rundir::RunDir;
-use crate::up::{wait, workloads};
-use crate::{Name, Output, a_name, agent, client, serving};
+use crate::up::{mended, wait, workloads};
+use crate::{Name, Output, a_name, client, serving};
 
 /// `plumb lab wait`
 #[derive(clap::Args, Debug)]
@@ -67,10 +67,7 @@ fn wait(options: &Options, name: &str, progress: &Progress) -> Result<ExitCode> 
                 }
                 let new: Vec<_> = all.into_iter().filter(|workload| done.insert(workload.clone())).collect();
                 if new.is_empty() {
-                    let nodes = inside.plan.node_names();
-                    let left = || serving::left(deadline);
-                    let paused = nodes.iter().filter_map(|node| agent::paused(&inside, node, left()));
-                    paused.for_each(|paused| progress.note(&paused));
+                    mended::notes(&inside, progress);
                     return Ok(ExitCode::SUCCESS);
                 }
                 wait.ready(&new).await?;

@@ -13,6 +13,11 @@ const MOST: usize = 10;
 pub fn why(name: &str, domain: &str, cluster: &Cluster) -> Option<String> {
     let mut row = service(name, domain, cluster)?;
     let Some(mut leads) = alias(row) else { return Some(families(row, cluster)) };
+    if leads.parse::<IpAddr>().is_ok() {
+        return Some(format!(
+            "it leads to {leads}, an address: an externalName is a name, and no name is {leads}"
+        ));
+    }
     for _ in 0..MOST {
         let Some(next) = service(&leads, domain, cluster) else { break };
         row = next;
@@ -97,6 +102,7 @@ mod tests {
         put(&mut cluster, "twice", leads("EXT.shop.svc.cluster.local."));
         put(&mut cluster, "to-heads", leads("heads.shop.svc.cluster.local"));
         put(&mut cluster, "gone", leads("nosuch.shop.svc.cluster.local"));
+        put(&mut cluster, "number", leads("203.0.113.10"));
         put(&mut cluster, "circle", leads("circle.shop.svc.cluster.local"));
         let to = |name: &str| format!("it leads to {name}.shop.svc.cluster.local");
         for (name, told) in [
@@ -106,6 +112,11 @@ mod tests {
             ("twice", format!("{}: ipFamilies: IPv4", to("pay"))),
             ("to-heads", format!("{}: a headless Service, and none of its pods is ready", to("heads"))),
             ("gone", format!("{}, which has none", to("nosuch"))),
+            (
+                "number",
+                "it leads to 203.0.113.10, an address: an externalName is a name, and no name is 203.0.113.10"
+                    .to_owned(),
+            ),
             ("circle", format!("{}, which has none", to("circle"))),
         ] {
             let full = format!("{name}.shop.svc.cluster.local");

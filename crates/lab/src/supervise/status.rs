@@ -75,6 +75,11 @@ impl StatusFile {
         self.change(|status| status.failure = Some(why.to_owned()));
     }
 
+    /// Nothing is wrong any more.
+    pub fn wired(&self) {
+        self.change(|status| status.failure = None);
+    }
+
     pub fn holders(&self, holders: &Holders) {
         self.change(|status| {
             status.failure = None;

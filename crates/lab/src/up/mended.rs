@@ -51,6 +51,25 @@ pub async fn in_order(run: &RunDir, deadline: Instant, progress: &Progress) -> R
     Ok(())
 }
 
+/// What a person may not expect of a lab that is Ready: an agent that is paused, or finds something wrong that is none of the
+/// lab's.
+pub fn notes(inside: &Inside, progress: &Progress) {
+    for node in inside.plan.node_names() {
+        if let Some(paused) = agent::paused(inside, &node, serving::LOOK) {
+            progress.note(&paused);
+        }
+        let found = agent::status(inside, &node, serving::LOOK).ok().flatten();
+        if let Some(found) = found.and_then(|status| wrong(&status).or_else(|| detour(&status))) {
+            progress.note(&format!("{node}: its agent says: {found}; next: plumb status"));
+        }
+    }
+}
+
+/// Somebody's way for packets to pods; no lab has put it there.
+fn detour(status: &Value) -> Option<String> {
+    Some(status["detours"][0]["what"].as_str()?.to_owned())
+}
+
 /// What the agent of a node finds wrong, or that it does not answer.
 fn finds(inside: &Inside, node: &str, limit: Duration) -> Option<String> {
     match agent::status(inside, node, limit) {

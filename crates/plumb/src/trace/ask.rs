@@ -157,8 +157,8 @@ fn echo(text: &str, host: &str, udp: bool) -> Result<Ask> {
     let host = &in_words(host);
     if udp || port.is_some() || host.contains('/') {
         bail!(
-            "{text:?}: an echo travels over ICMP, which has neither ports nor paths; give ping:HOST, ping:pod/NAME or \
-             ping:node/NAME"
+            "{text:?}: an echo travels over ICMP, which has neither ports nor paths; give ping:HOST, \
+             ping:pod/NAME, ping:svc/NAME or ping:node/NAME"
         );
     }
     Ok(Ask { host: host_of(text, host)?, port: 0, protocol: Protocol::Icmp, family: None, http_path: None })

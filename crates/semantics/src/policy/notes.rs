@@ -30,7 +30,7 @@ pub fn notes(cluster: &Cluster, service_cidrs: &[IpNet], attachment: &Attachment
                     format!(
                         "{cidr} lies in the Services' range and never matches: egress is judged by the endpoint"
                     ),
-                    "select the Service's pods by their labels (NP-50)",
+                    "select the Service's pods by their labels",
                 );
             }
             if let Some(name) = name_on_blocks(rule) {
@@ -39,7 +39,7 @@ pub fn notes(cluster: &Cluster, service_cidrs: &[IpNet], attachment: &Attachment
                     format!(
                         "the named port {name:?} matches nothing: an ipBlock knows no pods whose port it could be"
                     ),
-                    "write the port's number (NP-21)",
+                    "write the port's number",
                 );
             }
         }

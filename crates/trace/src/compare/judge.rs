@@ -266,7 +266,7 @@ impl<'a> Evidence<'a> {
                 let to = self.endpoint.map(|to| format!(" {}", to.ip())).unwrap_or_default();
                 Err(format!(
                     "not seen any more after the routing decision: no route, or no way to its next hop (`ip route get{to}` on \
-                     the node tells)"
+                     the node tells, unless it was put right meanwhile: Events of the node say so)"
                 ))
             }
         }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use model::{Cluster, IntOrName, Peer, Pod, Policy, PolicyPort, PolicyRule};
-use types::ObjectName;
+use types::{ObjectName, Protocol};
 
 use super::{further, local_pod};
 use crate::packet::{Packet, Place};
@@ -152,7 +152,11 @@ impl Question<'_> {
         let only_blocks = !peers.is_empty() && peers.iter().all(|peer| matches!(peer, Peer::Block { .. }));
         let ports_match = rule.ports.iter().any(|port| self.is_port(port, only_blocks));
         if !rule.ports.is_empty() && !ports_match {
-            return Some(format!("{}/{} is not among its ports", self.protocol, self.to.port()));
+            return Some(match self.protocol {
+                // The API knows no port of it.
+                Protocol::Icmp => "an echo has no port, and its ports are all that it allows".to_owned(),
+                protocol => format!("{protocol}/{} is not among its ports", self.to.port()),
+            });
         }
         None
     }
