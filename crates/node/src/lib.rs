@@ -12,6 +12,8 @@
 
 mod add;
 mod attachments;
+mod facts;
+mod follow;
 mod host_port;
 mod input;
 mod orphan;
@@ -24,7 +26,9 @@ mod text;
 
 pub use add::host_ifs;
 pub use attachments::Attachments;
-pub use input::{Answer, Asked, Doubt, Facts, Input, RequestId};
+pub use facts::{Facts, Live, Network, Shown, Situation};
+pub use input::{Answer, Asked, Doubt, Input, RequestId};
+pub use orphan::is_gone;
 pub use output::{Note, Output, Reply, Wire};
 pub use record::Record;
 pub use records::Records;

@@ -13,9 +13,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipam::Now;
+use serde::{Deserialize, Serialize};
 
 use crate::attachments::{Attachments, Saving};
-use crate::input::{Answer, Doubt, Facts};
+use crate::facts::{Facts, Situation};
+use crate::input::{Answer, Doubt};
 use crate::output::{Note, Output};
 use crate::record::Record;
 
@@ -25,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(2);
 const NAMESPACE_GRACE: Duration = Duration::from_secs(10);
 
 /// What of an attachment is no longer there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Lost {
     Namespace,
     Pod,
@@ -50,7 +52,7 @@ fn lost(namespace_lives: bool, pod: InApi) -> Option<Lost> {
 }
 
 /// Something was lost at that moment, as far as can be seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Suspicion {
     lost: Lost,
     since: Now,
@@ -87,7 +89,7 @@ fn grace(record: &Record, patience: Duration) -> impl Fn(Lost) -> Duration {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Orphans {
     suspects: BTreeMap<String, Suspicion>,
     /// The API is being asked for their pods.
@@ -104,40 +106,39 @@ impl Orphans {
     }
 }
 
-impl Facts<'_> {
-    fn in_api(&self, record: &Record) -> InApi {
-        if record.pod.namespace.is_empty() || !self.hears_pods {
-            return InApi::Unknown;
-        }
-        let known = self.cluster.pods.get(&record.pod);
-        match known.is_some_and(|pod| record.uid.is_empty() || pod.uid == record.uid) {
-            true => InApi::There,
-            false => InApi::Gone,
-        }
+fn in_api(record: &Record, facts: &dyn Facts) -> InApi {
+    if record.pod.namespace.is_empty() || !facts.situation().hears_pods {
+        return InApi::Unknown;
     }
+    let known = facts.pod(&record.pod);
+    match known.is_some_and(|pod| record.uid.is_empty() || pod.uid == record.uid) {
+        true => InApi::There,
+        false => InApi::Gone,
+    }
+}
 
-    /// Whether the API has the attachment's pod no longer, as far as is known.
-    pub fn is_gone(&self, record: &Record) -> bool {
-        self.in_api(record) == InApi::Gone
-    }
+/// Whether the API has the attachment's pod no longer, as far as is known.
+pub fn is_gone(record: &Record, facts: &dyn Facts) -> bool {
+    in_api(record, facts) == InApi::Gone
 }
 
 impl Attachments {
     /// Whether it is time for [`Input::Looked`](crate::Input::Looked).
-    pub fn wants_to_look(&self, facts: &Facts<'_>, now: Now) -> bool {
+    pub fn wants_to_look(&self, facts: &dyn Facts, now: Now) -> bool {
         let early = self.orphans.looked.is_some_and(|at| now.saturating_sub(at) < LOOK);
-        !early && !facts.paused && facts.settings.is_some()
+        !early && !facts.situation().paused && facts.situation().network.is_some()
     }
 
     pub(crate) fn look_for_orphans(
         &mut self,
         veths: &BTreeSet<String>,
         namespaces: &BTreeSet<String>,
-        facts: &Facts<'_>,
+        facts: &dyn Facts,
         now: Now,
         out: &mut Vec<Output>,
     ) {
-        if facts.paused || facts.settings.is_none() {
+        let Situation { network, paused, orphan_grace, .. } = facts.situation();
+        if *paused || network.is_none() {
             return;
         }
         self.orphans.looked = Some(now);
@@ -151,8 +152,8 @@ impl Attachments {
             }
             // A veth dies with the namespace of its other end. One that somebody deleted tells nothing.
             let lives = veths.contains(&handle) || namespaces.contains(&handle);
-            let lost = lost(lives, facts.in_api(record));
-            match judge(lost, before.get(&handle).copied(), now, grace(record, facts.orphan_grace)) {
+            let lost = lost(lives, in_api(record, facts));
+            match judge(lost, before.get(&handle).copied(), now, grace(record, *orphan_grace)) {
                 Verdict::Keep => {}
                 Verdict::Suspect(suspicion) => drop(self.orphans.suspects.insert(handle, suspicion)),
                 Verdict::Release(suspicion) if suspicion.lost == Lost::Pod => {
@@ -178,7 +179,7 @@ impl Attachments {
         &mut self,
         doubt: &Doubt,
         answer: Answer,
-        facts: &Facts<'_>,
+        facts: &dyn Facts,
         now: Now,
         out: &mut Vec<Output>,
     ) {
@@ -190,8 +191,8 @@ impl Attachments {
         let record = record.filter(|record| record.pod == doubt.pod && record.uid == doubt.uid).cloned();
         let kept = |why: String| Note::Kept { handle: handle.clone(), pod: pod.clone(), why };
         match (answer, record) {
-            _ if facts.paused || self.leaving.has(handle) => {}
-            (Answer::Gone, Some(record)) if facts.is_gone(&record) => {
+            _ if facts.situation().paused || self.leaving.has(handle) => {}
+            (Answer::Gone, Some(record)) if is_gone(&record, facts) => {
                 self.orphans.suspects.remove(handle);
                 self.release_orphan(&record, suspicion, now, out);
             }

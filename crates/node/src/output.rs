@@ -27,6 +27,10 @@ pub enum Output {
     /// Ask the API itself. Answered by [`Input::Confirmed`](crate::Input::Confirmed).
     Confirm(Doubt),
     Reply(RequestId, Reply),
+    /// Addresses come from elsewhere now.
+    PoolsMoved,
+    /// Answers [`Input::Grant`](crate::Input::Grant): it is recorded, or nothing of it is.
+    Granted(Result<(), String>),
     Note(Note),
 }
 

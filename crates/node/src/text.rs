@@ -1,15 +1,16 @@
 //! Inputs and outputs as a person reads them, each in a line.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use model::{Event, Row};
+use types::IpNet;
 
 use crate::input::{Answer, Input};
 use crate::output::{Note, Output, Reply};
 
-fn list<'a>(handles: impl IntoIterator<Item = &'a String>) -> String {
-    let all: Vec<&str> = handles.into_iter().map(String::as_str).collect();
+fn list<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
+    let all: Vec<String> = all.into_iter().map(|one| one.to_string()).collect();
     if all.is_empty() { "none".to_owned() } else { all.join(" ") }
 }
 
@@ -27,6 +28,11 @@ fn seen(
     namespaces: &BTreeSet<String>,
 ) -> fmt::Result {
     write!(f, "{what}: veths of {}; namespaces without one: {}", list(veths), list(namespaces))
+}
+
+fn sources(f: &mut fmt::Formatter<'_>, what: &str, of: &BTreeMap<String, Vec<IpNet>>) -> fmt::Result {
+    let of: Vec<String> = of.iter().map(|(handle, nets)| format!("{handle} {what} {}", list(nets))).collect();
+    f.write_str(&of.join("; "))
 }
 
 impl fmt::Display for Input {
@@ -65,8 +71,11 @@ impl fmt::Display for Input {
                 Answer::Unheard(why) => write!(f, "the API does not answer for {}: {why}", doubt.pod),
                 Answer::Unasked => write!(f, "nobody had time to ask the API for {}", doubt.pod),
             },
-            Self::Forgotten(ips) => write!(f, "flows forgotten of {ips:?}"),
+            Self::Forgotten(nets) => write!(f, "flows forgotten of {}", list(nets)),
             Self::ForgottenAll => f.write_str("flows forgotten of all that nobody has"),
+            Self::Subnets { nets, .. } => write!(f, "pods' addresses come from {}", list(nets)),
+            Self::Grant(further) => sources(f, "may also send from", further),
+            Self::Narrow(further) => sources(f, "may also send only from", further),
         }
     }
 }
@@ -84,6 +93,8 @@ impl fmt::Display for Output {
             Self::Wire(wire) => write!(f, "wire {}: {}", wire.record.handle(), wire.record.host_if),
             Self::Unwire { handle, host_if } => write!(f, "unwire {handle}: {host_if}"),
             Self::Confirm(doubt) => write!(f, "ask the API for {}", doubt.pod),
+            Self::PoolsMoved => f.write_str("pools moved"),
+            Self::Granted(done) => result(f, "granted", done),
             Self::Reply(id, Reply::Done(Ok(_))) => write!(f, "#{id} done"),
             Self::Reply(id, Reply::Done(Err(error))) => write!(f, "#{id} {error}"),
             Self::Reply(id, Reply::NeedPod(pod)) => write!(f, "#{id} who is pod {pod}?"),

@@ -6,7 +6,7 @@ use anyhow::Result;
 use compile::Compiler;
 use kstate::net::PortOptions;
 use model::{Key, Kind};
-use node::{Facts, Record, Wire};
+use node::{Network, Record, Wire, is_gone};
 use semantics::{Diagnostic, Severity};
 use types::{IfName, ObjectName};
 
@@ -192,7 +192,7 @@ impl Node {
         let known = self.cluster.pods.get(&record.pod);
         match known.filter(|pod| record.uid.is_empty() || pod.uid == record.uid) {
             Some(pod) => pod.terminating || pod.phase.finished(),
-            None => self.facts().is_gone(record),
+            None => is_gone(record, &self.facts()),
         }
     }
 
@@ -201,7 +201,8 @@ impl Node {
         let record = self.who_lost(name)?.clone();
         // Before everything is listed, too: its policies are those of the process before.
         let settings = self.compiler.as_ref().map(Compiler::settings);
-        let wire = Wire::again(&record, &Facts { settings, ..self.facts() });
+        let network = settings.map(|settings| Network::new(&self.cluster, settings));
+        let wire = Wire::again(&record, network.as_ref());
         match wire.and_then(|wire| self.create_veth(&wire)) {
             Ok(()) => (!self.is_ending(&record)).then(|| veth_is_gone(&record)),
             Err(error) => {

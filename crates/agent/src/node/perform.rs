@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use compile::Compiler;
 use model::{Key, Kind};
-use node::{Asked, Facts, Note, Output, Reply, RequestId};
+use node::{Asked, Live, Network, Note, Output, Reply, RequestId, Situation};
 use tokio::sync::oneshot;
 use types::ObjectName;
 
@@ -50,17 +50,17 @@ impl Requests {
 }
 
 impl Node {
-    pub(super) fn facts(&self) -> Facts<'_> {
+    pub(super) fn facts(&self) -> Live<'_> {
         let hears_pods = self.cluster.synced().is_some()
             && !self.standing.broken_watches().any(|(kind, _)| kind == Kind::Pod);
-        Facts {
-            node: &self.base.settings.node,
-            cluster: &self.cluster,
-            settings: self.whole().map(Compiler::settings),
+        let settings = self.whole().map(Compiler::settings);
+        let situation = Situation {
+            network: settings.map(|settings| Network::new(&self.cluster, settings)),
             hears_pods,
             paused: self.paused,
             orphan_grace: Duration::from_secs(self.base.settings.args.orphan_grace),
-        }
+        };
+        Live { cluster: &self.cluster, settings, situation }
     }
 
     /// What follows from an input, and from that, until nothing does: what follows from an answer comes first, so that a pod is
@@ -102,6 +102,8 @@ impl Node {
                 }
             }
             Output::Reply(id, reply) => self.reply(id, reply),
+            Output::PoolsMoved => self.former.look_again(),
+            Output::Granted(done) => self.sources.granted_now(done),
             Output::Note(note) => self.tell_of_attachment(note),
         }
         None

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use compile::{Compiled, Compiler, fabric};
 use ipam::Pool;
 use model::{Event, Key, Kind, Placed, Row};
-use types::Family;
+use types::{Family, IpNet};
 
 use super::Node;
 use crate::conflist;
@@ -215,28 +215,13 @@ impl Node {
             self.base.tell.announce(announced);
         }
         let rest = std::time::Duration::from_secs(self.base.settings.args.cool_down);
-        let mut changed = false;
-        for subnet in semantics::node::pod_subnets(own) {
-            match self.attachments.records_mut().pool_mut(Family::of_net(&subnet.net)) {
-                Some(pool) => {
-                    changed |= pool.cidr() != subnet.net;
-                    pool.move_to(subnet.net);
-                }
-                None => {
-                    self.attachments.records_mut().pools_mut().push(Pool::new(subnet.net, rest));
-                    changed = true;
-                }
-            }
-        }
-        if changed {
-            // The family of the node's first pod CIDR is that of a pod's first address.
-            let order: Vec<Family> = own.pod_cidrs.iter().map(Family::of_net).collect();
-            let place = |pool: &Pool| order.iter().position(|f| *f == Family::of_net(&pool.cidr()));
-            self.attachments.records_mut().pools_mut().sort_by_key(place);
-            self.former.look_again();
-        }
-        if changed && let Err(error) = self.save() {
-            tracing::error!(error = format!("{error:#}"), "the address pool cannot be saved");
+        // The family of the node's first pod CIDR is that of a pod's first address.
+        let order: Vec<Family> = own.pod_cidrs.iter().map(Family::of_net).collect();
+        let mut nets: Vec<IpNet> = semantics::node::pod_subnets(own).map(|subnet| subnet.net).collect();
+        nets.sort_by_key(|net| order.iter().position(|family| *family == Family::of_net(net)));
+        let follows = self.pools().iter().map(Pool::cidr).eq(nets.iter().copied());
+        if !follows {
+            self.hear(node::Input::Subnets { nets, rest });
         }
     }
 

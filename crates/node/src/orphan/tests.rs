@@ -41,8 +41,9 @@ fn nothing_is_released_at_first_sight_however_long_nobody_looked() {
 }
 
 /// Of a node that hears the API, and mends.
-fn facts(cluster: &model::Cluster) -> Facts<'_> {
-    Facts { node: "node1", cluster, settings: None, hears_pods: true, paused: false, orphan_grace: GRACE }
+fn facts(cluster: &model::Cluster) -> crate::Live<'_> {
+    let situation = Situation { hears_pods: true, orphan_grace: GRACE, ..Situation::default() };
+    crate::Live { cluster, settings: None, situation }
 }
 
 fn record(json: &str) -> Record {

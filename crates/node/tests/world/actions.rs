@@ -7,7 +7,7 @@ use cni::Request;
 use model::{Event, Kind, Row};
 use node::{Answer, Asked, Input};
 use serde_json::json;
-use types::IfName;
+use types::{IfName, IpNet};
 
 use super::{CONTAINERS, World, handle, pod, request, row};
 
@@ -115,7 +115,7 @@ impl World {
         let unsure: Vec<IpAddr> = self.process.attachments.unsure().iter().copied().collect();
         if !self.faults.forget_fails && !unsure.is_empty() {
             self.flows.retain(|ip| !unsure.contains(ip));
-            self.hear(Input::Forgotten(unsure));
+            self.hear(Input::Forgotten(unsure.into_iter().map(IpNet::from).collect()));
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use cni::Request;
 use ipam::Pool;
 use model::{Cluster, Event, Kind, Node, Phase, Pod, Row};
-use node::{Attachments, Doubt, Facts, Input, Output, Records, Reply, RequestId};
+use node::{Attachments, Doubt, Input, Live, Network, Output, Records, Reply, RequestId, Situation};
 use semantics::Settings;
 use serde_json::json;
 use types::{IfName, ObjectName};
@@ -171,14 +171,13 @@ impl World {
     }
 
     fn step(&mut self, input: Input) -> Vec<Output> {
-        let facts = Facts {
-            node: NODE,
-            cluster: &self.cluster,
-            settings: Some(&self.settings),
+        let situation = Situation {
+            network: Some(Network::new(&self.cluster, &self.settings)),
             hears_pods: !self.faults.deaf,
             paused: self.faults.paused,
             orphan_grace: GRACE,
         };
+        let facts = Live { cluster: &self.cluster, settings: Some(&self.settings), situation };
         self.process.attachments.step(input, &facts, self.now)
     }
 
@@ -235,7 +234,7 @@ impl World {
             Output::Unwire { handle, host_if } => self.process.unwires.push((handle, host_if)),
             Output::Confirm(doubt) => self.process.doubts.push(doubt),
             Output::Reply(id, reply) => self.reply(id, &reply),
-            Output::Note(_) => {}
+            Output::PoolsMoved | Output::Granted(_) | Output::Note(_) => {}
         }
         None
     }
