@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use compile::Compiler;
 use model::{Cluster, Key};
-use node::{Attachments, Record, Records};
+use node::{Attachments, Bounds, Record, Recording, Records};
 use semantics::service::flows::Frontends;
 use tokio::sync::watch as signal;
 
@@ -51,7 +51,7 @@ use crate::tell::Tell;
 pub use diagnose::Diagnoses;
 use dropped::Accounts;
 use flows::Former;
-use perform::{Decisions, Requests};
+use perform::Requests;
 use refusal::Refusals;
 use sources::Sources;
 pub use standing::Standing;
@@ -91,7 +91,7 @@ pub struct Node {
     diagnoses: Diagnoses,
     attachments: Attachments,
     requests: Requests,
-    decisions: Decisions,
+    recording: Recording,
     frontends: Frontends,
     standing: Standing,
     refusals: Refusals,
@@ -144,6 +144,7 @@ impl Loose {
 impl Node {
     /// `records`: what the process before has left.
     pub fn new(base: Base, records: Records) -> Self {
+        let recording = Recording::new(&base.settings.node, Bounds::default());
         let mut node = Self {
             base,
             cluster: Cluster::default(),
@@ -155,7 +156,7 @@ impl Node {
             diagnoses: Diagnoses::default(),
             attachments: Attachments::new(records),
             requests: Requests::default(),
-            decisions: Decisions::default(),
+            recording,
             frontends: Frontends::default(),
             standing: Standing::default(),
             refusals: Refusals::default(),

@@ -27,13 +27,13 @@ pub struct Add {
     pub id: RequestId,
     pub record: Record,
     version: cni::Version,
-    stage: Stage,
+    pub stage: Stage,
     /// Somebody wants it gone by now.
     pub unwanted: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Stage {
+pub enum Stage {
     /// Its record is being written.
     Recording,
     /// Its row is there, its policies are on their way into the kernel.
@@ -45,8 +45,8 @@ enum Stage {
 /// Too early.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Waiting {
-    asked: Asked,
-    attach: Attach,
+    pub asked: Asked,
+    pub attach: Attach,
 }
 
 /// Names of the host side: the same for the same attachment, whoever asks and when, the first of which nobody else has.

@@ -69,8 +69,8 @@ impl Attachments {
             Input::Unwired { handles, deleted, namespaces } => {
                 self.unwired(handles, &deleted, &namespaces, now, &mut out);
             }
-            Input::Looked { veths, namespaces } => {
-                self.look_for_orphans(&veths, &namespaces, facts, now, &mut out);
+            Input::Looked { ended, unshown } => {
+                self.look_for_orphans(&ended, &unshown, facts, now, &mut out);
             }
             Input::Confirmed(doubt, answer) => self.confirmed(&doubt, answer, facts, now, &mut out),
             Input::Forgotten(nets) => self.forgotten(&nets, &mut out),

@@ -61,8 +61,8 @@ pub enum Input {
     Wired(String, Result<(), cni::Error>),
     /// Answers [`Output::Unwire`](crate::Output::Unwire), of several together. `namespaces`: those whose namespace lives on.
     Unwired { handles: Vec<String>, deleted: Result<(), String>, namespaces: BTreeSet<String> },
-    /// Now and then: which attachments' veths and namespaces are there.
-    Looked { veths: BTreeSet<String>, namespaces: BTreeSet<String> },
+    /// Now and then: attachments whose namespace is gone, and those whose pod the API does not have, as far as is seen.
+    Looked { ended: BTreeSet<String>, unshown: BTreeSet<String> },
     /// Answers [`Output::Confirm`](crate::Output::Confirm).
     Confirmed(Doubt, Answer),
     /// The kernel has forgotten the flows of these: addresses of who left, and further sources that were lost.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attachments::{Attachments, Saving};
 use crate::facts::{Facts, Situation};
-use crate::input::{Answer, Doubt};
+use crate::input::{Answer, Doubt, Input};
 use crate::output::{Note, Output};
 use crate::record::Record;
 
@@ -33,21 +33,10 @@ enum Lost {
     Pod,
 }
 
-/// What the API says of an attachment's pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum InApi {
-    There,
-    /// Or another one of the same name is there.
-    Gone,
-    /// The API is not heard, or this is no pod of it.
-    Unknown,
-}
-
-fn lost(namespace_lives: bool, pod: InApi) -> Option<Lost> {
-    match (namespace_lives, pod) {
-        (false, _) => Some(Lost::Namespace),
-        (true, InApi::Gone) => Some(Lost::Pod),
-        (true, InApi::There | InApi::Unknown) => None,
+fn lost(namespace_lives: bool, pod_is_gone: bool) -> Option<Lost> {
+    match namespace_lives {
+        false => Some(Lost::Namespace),
+        true => pod_is_gone.then_some(Lost::Pod),
     }
 }
 
@@ -106,20 +95,13 @@ impl Orphans {
     }
 }
 
-fn in_api(record: &Record, facts: &dyn Facts) -> InApi {
+/// Whether the API has the attachment's pod no longer, or another one of the name. No: it is not heard, or this is no pod of it.
+pub fn is_gone(record: &Record, facts: &dyn Facts) -> bool {
     if record.pod.namespace.is_empty() || !facts.situation().hears_pods {
-        return InApi::Unknown;
+        return false;
     }
     let known = facts.pod(&record.pod);
-    match known.is_some_and(|pod| record.uid.is_empty() || pod.uid == record.uid) {
-        true => InApi::There,
-        false => InApi::Gone,
-    }
-}
-
-/// Whether the API has the attachment's pod no longer, as far as is known.
-pub fn is_gone(record: &Record, facts: &dyn Facts) -> bool {
-    in_api(record, facts) == InApi::Gone
+    !known.is_some_and(|pod| record.uid.is_empty() || pod.uid == record.uid)
 }
 
 impl Attachments {
@@ -129,10 +111,16 @@ impl Attachments {
         !early && !facts.situation().paused && facts.situation().network.is_some()
     }
 
+    /// What is seen of the attachments whose namespaces have `ended`.
+    pub fn look(&self, ended: BTreeSet<String>, facts: &dyn Facts) -> Input {
+        let unshown = self.records.wired().filter(|record| is_gone(record, facts));
+        Input::Looked { ended, unshown: unshown.map(Record::handle).collect() }
+    }
+
     pub(crate) fn look_for_orphans(
         &mut self,
-        veths: &BTreeSet<String>,
-        namespaces: &BTreeSet<String>,
+        ended: &BTreeSet<String>,
+        unshown: &BTreeSet<String>,
         facts: &dyn Facts,
         now: Now,
         out: &mut Vec<Output>,
@@ -142,7 +130,7 @@ impl Attachments {
             return;
         }
         self.orphans.looked = Some(now);
-        self.free_held(namespaces, now, out);
+        self.free_held(ended, now, out);
         let before = std::mem::take(&mut self.orphans.suspects);
         let (mut doomed, mut doubts) = (Vec::new(), Vec::new());
         for record in self.records.wired() {
@@ -150,9 +138,7 @@ impl Attachments {
             if self.leaving.has(&handle) || self.adds.iter().any(|add| add.record.handle() == handle) {
                 continue;
             }
-            // A veth dies with the namespace of its other end. One that somebody deleted tells nothing.
-            let lives = veths.contains(&handle) || namespaces.contains(&handle);
-            let lost = lost(lives, in_api(record, facts));
+            let lost = lost(!ended.contains(&handle), unshown.contains(&handle));
             match judge(lost, before.get(&handle).copied(), now, grace(record, *orphan_grace)) {
                 Verdict::Keep => {}
                 Verdict::Suspect(suspicion) => drop(self.orphans.suspects.insert(handle, suspicion)),
@@ -222,16 +208,16 @@ impl Attachments {
                  the network namespace {netns} lives"
             ),
         };
-        out.push(Output::Note(Note::Released(format!(
-            "attachment {handle} of pod {pod} was released though the runtime sent no DEL: {why}"
-        ))));
+        let message =
+            format!("attachment {handle} of pod {pod} was released though the runtime sent no DEL: {why}");
+        out.push(Output::Note(Note::Released { pod: pod.clone(), message }));
         self.orphans.taken.insert(handle.clone());
         self.depart(handle, None, out);
     }
 
     /// Addresses whose namespaces have ended meanwhile.
-    fn free_held(&mut self, namespaces: &BTreeSet<String>, now: Now, out: &mut Vec<Output>) {
-        let ended = |(handle, record): &(&String, &Record)| record.cut_off && !namespaces.contains(*handle);
+    fn free_held(&mut self, ended: &BTreeSet<String>, now: Now, out: &mut Vec<Output>) {
+        let ended = |(handle, record): &(&String, &Record)| record.cut_off && ended.contains(*handle);
         let ended: Vec<String> =
             self.records.all().iter().filter(ended).map(|(handle, _)| handle.clone()).collect();
         for handle in &ended {
@@ -240,6 +226,21 @@ impl Attachments {
         if !ended.is_empty() {
             self.save(Saving::Other, out);
         }
+    }
+
+    /// In the same words as long as the reason is the same.
+    pub(crate) fn why_kept(&self, handle: &str, record: &Record, patience: Duration) -> Option<String> {
+        let (ips, netns) = (list(&record.ips), &record.netns);
+        if record.cut_off {
+            return Some(format!("{ips} is held while the network namespace {netns} lives"));
+        }
+        let Suspicion { lost, since } = self.orphans.suspects.get(handle)?;
+        let why = match lost {
+            Lost::Namespace => format!("its network namespace {netns} is gone"),
+            Lost::Pod => "the API does not have its pod".to_owned(),
+        };
+        let (since, grace) = (since.as_secs_f64(), grace(record, patience)(*lost).as_secs());
+        Some(format!("{ips} of {handle} is kept for {grace} s from {since:.3} on: {why}"))
     }
 
     /// Why each address is held that no pod has, each in a sentence.

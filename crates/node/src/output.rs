@@ -79,7 +79,10 @@ pub enum Note {
         pod: ObjectName,
     },
     /// Without a DEL: a sentence that says why.
-    Released(String),
+    Released {
+        pod: ObjectName,
+        message: String,
+    },
     /// The watch does not show its pod; `why` it stays all the same.
     Kept {
         handle: String,

@@ -1,13 +1,13 @@
 //! Inputs and outputs as a person reads them, each in a line.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use model::{Event, Row};
 use types::IpNet;
 
 use crate::input::{Answer, Input};
-use crate::output::{Note, Output, Reply};
+use crate::output::{Note, Output, Reply, Wire};
 
 fn list<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
     let all: Vec<String> = all.into_iter().map(|one| one.to_string()).collect();
@@ -21,15 +21,6 @@ fn result<E: fmt::Display>(f: &mut fmt::Formatter<'_>, what: &str, done: &Result
     }
 }
 
-fn seen(
-    f: &mut fmt::Formatter<'_>,
-    what: &str,
-    veths: &BTreeSet<String>,
-    namespaces: &BTreeSet<String>,
-) -> fmt::Result {
-    write!(f, "{what}: veths of {}; namespaces without one: {}", list(veths), list(namespaces))
-}
-
 fn sources(f: &mut fmt::Formatter<'_>, what: &str, of: &BTreeMap<String, Vec<IpNet>>) -> fmt::Result {
     let of: Vec<String> = of.iter().map(|(handle, nets)| format!("{handle} {what} {}", list(nets))).collect();
     f.write_str(&of.join("; "))
@@ -38,8 +29,12 @@ fn sources(f: &mut fmt::Formatter<'_>, what: &str, of: &BTreeMap<String, Vec<IpN
 impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Started { veths, namespaces } => seen(f, "started", veths, namespaces),
-            Self::Looked { veths, namespaces } => seen(f, "looked", veths, namespaces),
+            Self::Started { veths, namespaces } => {
+                write!(f, "started: veths of {}; namespaces without one: {}", list(veths), list(namespaces))
+            }
+            Self::Looked { ended, unshown } => {
+                write!(f, "looked: ended {}; not in the API {}", list(ended), list(unshown))
+            }
             Self::Asked(asked) => match &asked.request {
                 cni::Request::Add(attach) => write!(f, "#{} ADD {}", asked.id, attach.id),
                 cni::Request::Del(attach) => write!(f, "#{} DEL {}", asked.id, attach.id),
@@ -90,7 +85,16 @@ impl fmt::Display for Output {
             Self::Row(Event::Upsert(row)) => write!(f, "row {:?}", row.key()),
             Self::Row(Event::Delete(key)) => write!(f, "no row {:?}", key),
             Self::Row(other) => write!(f, "{other:?}"),
-            Self::Wire(wire) => write!(f, "wire {}: {}", wire.record.handle(), wire.record.host_if),
+            Self::Wire(wire) => {
+                let (Wire { record, side, mtu }, handle) = (&**wire, wire.record.handle());
+                write!(
+                    f,
+                    "wire {handle}: {}, {}, {}, mtu {mtu}",
+                    record.host_if,
+                    record.mac,
+                    list(&side.addresses)
+                )
+            }
             Self::Unwire { handle, host_if } => write!(f, "unwire {handle}: {host_if}"),
             Self::Confirm(doubt) => write!(f, "ask the API for {}", doubt.pod),
             Self::PoolsMoved => f.write_str("pools moved"),
@@ -112,7 +116,7 @@ impl fmt::Display for Note {
             Self::NotUnwired { handle, error } => write!(f, "not unwired {handle}: {error}"),
             Self::Garbage { handle } => write!(f, "garbage {handle}: the runtime does not know it"),
             Self::Ended { handle, pod } => write!(f, "{handle} of pod {pod} ended while no agent ran"),
-            Self::Released(message) => f.write_str(message),
+            Self::Released { message, .. } => f.write_str(message),
             Self::Kept { handle, pod, why } => write!(f, "kept {handle} of pod {pod}: {why}"),
             Self::NotSaved(error) => write!(f, "not saved: {error}"),
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cni::Request;
 use model::{Event, Kind, Row};
-use node::{Answer, Asked, Input};
+use node::{Answer, Asked, Input, Record};
 use serde_json::json;
 use types::{IfName, IpNet};
 
@@ -122,7 +122,14 @@ impl World {
     pub fn pass(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
         let (veths, namespaces) = self.seen();
-        self.hear(Input::Looked { veths, namespaces });
+        let records = self.process.attachments.records().all().iter();
+        // A veth dies with the namespace of its other end. One that somebody deleted tells nothing.
+        let lives = |(handle, record): &(&String, &Record)| {
+            namespaces.contains(*handle) || !record.cut_off && veths.contains(*handle)
+        };
+        let ended = records.filter(|one| !lives(one)).map(|(handle, _)| handle.clone()).collect();
+        let looked = self.process.attachments.look(ended, &self.facts());
+        self.hear(looked);
     }
 
     pub fn kill_after(&mut self, outputs: usize, done: bool) {
