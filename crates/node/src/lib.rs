@@ -37,4 +37,4 @@ pub use output::{Note, Output, Reply, Wire};
 pub use record::Record;
 pub use recording::{Bounds, Recording};
 pub use records::Records;
-pub use replay::{Decided, Replay, Turn};
+pub use replay::{Decided, Replay, Turn, Waits};

@@ -1,5 +1,6 @@
 //! Decides again what was recorded: what followed from each input and why, and where this version decides otherwise.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::attachments::Attachments;
 use crate::input::{Input, RequestId};
 use crate::output::{Note, Output, Reply};
 use crate::pending::Pending;
-use crate::read::{Noted, Read};
+use crate::read::Noted;
 use crate::recording::{Beginning, Line, Said, Step, VERSION, json};
 
 /// All of a recording.
@@ -39,8 +40,8 @@ pub struct Turn {
     pub at: Now,
     pub heard: String,
     pub decided: Vec<Decided>,
-    /// What waits, or is kept, since this input, and why.
-    pub waits: Vec<Decided>,
+    /// What waits, or is kept, since this input.
+    pub waits: Vec<Waits>,
     /// What the recording has, where that is something else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recorded: Option<Vec<String>>,
@@ -60,6 +61,17 @@ pub struct Decided {
     pub pod: Option<ObjectName>,
 }
 
+/// Why something is not done yet, or stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Waits {
+    pub why: String,
+    #[serde(serialize_with = "in_words")]
+    pub pod: Option<ObjectName>,
+    /// As far as is recorded; `None`: it still does.
+    #[serde(serialize_with = "in_seconds_if")]
+    pub until: Option<Now>,
+}
+
 #[expect(clippy::ref_option, reason = "serde calls it with the field")]
 fn in_words<S: serde::Serializer>(pod: &Option<ObjectName>, serializer: S) -> Result<S::Ok, S::Error> {
     pod.as_ref().map(ToString::to_string).serialize(serializer)
@@ -67,6 +79,11 @@ fn in_words<S: serde::Serializer>(pod: &Option<ObjectName>, serializer: S) -> Re
 
 fn in_seconds<S: serde::Serializer>(at: &Now, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(at.as_secs_f64())
+}
+
+#[expect(clippy::ref_option, reason = "serde calls it with the field")]
+fn in_seconds_if<S: serde::Serializer>(at: &Option<Now>, serializer: S) -> Result<S::Ok, S::Error> {
+    at.as_ref().map(Now::as_secs_f64).serialize(serializer)
 }
 
 fn all_in_seconds<S: serde::Serializer>(all: &[Now], serializer: S) -> Result<S::Ok, S::Error> {
@@ -81,9 +98,8 @@ impl Turn {
 
     /// The part that concerns a pod, if any does.
     fn of(mut self, pod: &ObjectName) -> Option<Self> {
-        let is_its = |decided: &Decided| decided.pod.as_ref() == Some(pod);
-        self.decided.retain(is_its);
-        self.waits.retain(is_its);
+        self.decided.retain(|decided| decided.pod.as_ref() == Some(pod));
+        self.waits.retain(|waits| waits.pod.as_ref() == Some(pod));
         let concerns = self.pods.contains(pod) || !self.decided.is_empty() || !self.waits.is_empty();
         concerns.then_some(self)
     }
@@ -97,7 +113,7 @@ impl Replay {
         for (at, line) in text.lines().enumerate() {
             match serde_json::from_str(line) {
                 Ok(Line::Begin(beginning)) => replay.begin(*beginning, &mut scene),
-                Ok(Line::Step(step)) if scene.is_known => replay.turns.extend(scene.play(*step)),
+                Ok(Line::Step(step)) if scene.is_known => scene.play(*step, &mut replay.turns),
                 Ok(Line::Step(step)) => replay.left_out += step.at.len(),
                 Err(error) => {
                     scene.is_known = false;
@@ -138,7 +154,8 @@ struct Scene {
     /// From a beginning on, as long as no input is missing.
     is_known: bool,
     attachments: Attachments,
-    pending: BTreeSet<Pending>,
+    /// Each with the turn since which it is so.
+    pending: BTreeMap<Pending, usize>,
     /// With orphans, as far as it was said.
     patience: Duration,
     /// Whose each attachment and each request is, or was.
@@ -165,33 +182,55 @@ impl Scene {
         }
     }
 
-    fn play(&mut self, Step { at, said }: Step) -> Vec<Turn> {
-        let Said { heard, read, decided } = said;
-        at.into_iter().map(|now| self.turn(heard.clone(), &read, &decided, now)).collect()
+    fn play(&mut self, Step { at, said }: Step, turns: &mut Vec<Turn>) {
+        for now in at {
+            let mut turn = self.turn(&said, now);
+            self.patience = said.read.patience().unwrap_or(self.patience);
+            turn.waits = self.wait(now, turns);
+            turns.push(turn);
+        }
     }
 
-    fn turn(&mut self, heard: Input, read: &Read, recorded: &[String], now: Now) -> Turn {
+    /// What waits since now; what waits no more is told where it began.
+    fn wait(&mut self, now: Now, turns: &mut [Turn]) -> Vec<Waits> {
+        let pending = self.attachments.pending(self.patience);
+        let before = std::mem::take(&mut self.pending).into_iter();
+        let (lasts, over): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            before.partition(|(known, _)| pending.contains(known));
+        self.pending = lasts;
+        for (Pending { why, .. }, since) in over {
+            let waits = turns.get_mut(since).into_iter().flat_map(|turn| &mut turn.waits);
+            waits.filter(|waits| waits.why == why).for_each(|waits| waits.until = Some(now));
+        }
+        let mut new = Vec::new();
+        for known in pending {
+            if let Entry::Vacant(entry) = self.pending.entry(known) {
+                let Pending { pod, why } = entry.key().clone();
+                new.push(Waits { why, pod, until: None });
+                entry.insert(turns.len());
+            }
+        }
+        new
+    }
+
+    fn turn(&mut self, said: &Said, now: Now) -> Turn {
+        let heard = said.heard.clone();
         if let Input::Asked(asked) = &heard
             && let cni::Request::Add(attach) | cni::Request::Del(attach) = &asked.request
         {
             self.meet(asked.id, attach);
         }
         let (words, pods) = (heard.to_string(), self.concerned(&heard));
-        let facts = Noted::new(read);
+        let facts = Noted::new(&said.read);
         let outputs = self.attachments.step(heard, &facts, now);
         let unread = facts.unread();
         let decided: Vec<_> = outputs
             .iter()
             .map(|output| Decided { what: output.to_string(), pod: self.whose(output) })
             .collect();
-        let same = decided.iter().map(|decided| &decided.what).eq(recorded);
-        self.patience = read.patience().unwrap_or(self.patience);
-        let pending = self.attachments.pending(self.patience);
-        let waits = pending.difference(&self.pending).cloned();
-        let waits = waits.map(|Pending { pod, why }| Decided { what: why, pod }).collect();
-        self.pending = pending;
-        let recorded = (!same).then(|| recorded.to_vec());
-        Turn { at: now, heard: words, decided, waits, recorded, unread, pods }
+        let same = decided.iter().map(|decided| &decided.what).eq(&said.decided);
+        let recorded = (!same).then(|| said.decided.clone());
+        Turn { at: now, heard: words, decided, waits: Vec::new(), recorded, unread, pods }
     }
 
     fn concerned(&self, input: &Input) -> BTreeSet<ObjectName> {

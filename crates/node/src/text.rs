@@ -82,8 +82,8 @@ impl fmt::Display for Output {
             Self::Row(Event::Upsert(Row::Attachment(row))) => {
                 write!(f, "row of {}, pod {}, {:?}", row.container, row.pod, row.ips)
             }
-            Self::Row(Event::Upsert(row)) => write!(f, "row {:?}", row.key()),
-            Self::Row(Event::Delete(key)) => write!(f, "no row {:?}", key),
+            Self::Row(Event::Upsert(row)) => write!(f, "row of {:?} {}", row.key().kind, row.key().name),
+            Self::Row(Event::Delete(key)) => write!(f, "no row of {:?} {} any more", key.kind, key.name),
             Self::Row(other) => write!(f, "{other:?}"),
             Self::Wire(wire) => {
                 let (Wire { record, side, mtu }, handle) = (&**wire, wire.record.handle());

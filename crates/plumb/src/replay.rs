@@ -6,10 +6,11 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use install::image::tar;
-use node::{Replay, Turn};
+use node::{Replay, Turn, Waits};
 use types::ObjectName;
 use watch::Misused;
 
@@ -32,6 +33,9 @@ pub struct Args {
 const FILE: &str = "decisions.jsonl";
 /// With which a gzip file begins (RFC 1952).
 const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// An ADD takes some hundredths of it.
+const LONG: Duration = Duration::from_secs(1);
 
 /// Exit code 1: this version decides otherwise than was recorded, or cannot read all of it.
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -96,11 +100,14 @@ fn shown(replay: &Replay) -> String {
     let Replay { node, recorded_by, decided_by, .. } = replay;
     let mut text =
         format!("node {node}: recorded by {recorded_by}, decided by {decided_by}; seconds since its boot\n");
-    let told = |turn: &&Turn| !turn.decided.is_empty() || !turn.waits.is_empty() || !turn.agrees();
-    for turn in replay.turns.iter().filter(told) {
+    for turn in &replay.turns {
+        let waits: Vec<String> = turn.waits.iter().filter_map(|waits| long(waits, turn.at)).collect();
+        if turn.decided.is_empty() && waits.is_empty() && turn.agrees() {
+            continue;
+        }
         let mut begin = format!("{:>12.3}  {}\n", turn.at.as_secs_f64(), turn.heard);
         turn.decided.iter().for_each(|decided| begin += &line("→", &decided.what));
-        turn.waits.iter().for_each(|decided| begin += &line("…", &decided.what));
+        waits.iter().for_each(|waits| begin += &line("…", waits));
         if let Some(recorded) = &turn.recorded {
             let was = if recorded.is_empty() { "nothing".to_owned() } else { recorded.join("; ") };
             begin += &line("!", &format!("recorded was: {was}"));
@@ -109,6 +116,15 @@ fn shown(replay: &Replay) -> String {
         text += &begin;
     }
     text
+}
+
+/// What takes no longer than usual is not told.
+fn long(Waits { why, until, .. }: &Waits, since: Duration) -> Option<String> {
+    match until.map(|until| until.saturating_sub(since)) {
+        None => Some(format!("{why} still")),
+        Some(lasted) if lasted >= LONG => Some(format!("for {:.1} s: {why}", lasted.as_secs_f64())),
+        Some(_) => None,
+    }
 }
 
 fn line(sign: &str, what: &str) -> String {

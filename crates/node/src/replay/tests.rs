@@ -57,7 +57,8 @@ fn edited(edit: impl Fn(&mut Value)) -> String {
 }
 
 fn told(turn: &Turn) -> Vec<&str> {
-    turn.decided.iter().chain(&turn.waits).map(|decided| decided.what.as_str()).collect()
+    let waits = turn.waits.iter().map(|waits| waits.why.as_str());
+    turn.decided.iter().map(|decided| decided.what.as_str()).chain(waits).collect()
 }
 
 #[test]
@@ -66,6 +67,8 @@ fn a_replay_says_what_became_of_a_pod_and_why() {
     assert!(replay.agrees() && replay.node == "node1", "{replay:?}");
     let mut others = replay.clone();
     replay.narrow(&ObjectName::new("shop", "web"));
+    let until = replay.turns[0].waits[0].until;
+    assert_eq!(until, Some(START + Duration::from_secs(30)));
     let turns: Vec<_> = replay.turns.iter().map(|turn| (turn.heard.as_str(), told(turn))).collect();
     let [(asked, waits), (round, refused)] = &turns[..] else { panic!("{turns:?}") };
     assert_eq!((*asked, *round), ("#7 ADD c1/eth0", "the next round"));
