@@ -14,6 +14,7 @@ mod flows;
 mod ground;
 mod held;
 mod mend;
+mod own;
 mod perform;
 mod refusal;
 mod settle;
@@ -243,7 +244,7 @@ impl Node {
         let time_to_look = self.last_look.elapsed() >= refresh;
         if time_to_look {
             // The API may not have taken our annotation.
-            self.own_node();
+            self.follow_own_node();
         }
         if time_to_look || !self.stale.failed.is_empty() {
             self.suspect_everything();

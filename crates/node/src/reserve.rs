@@ -37,7 +37,7 @@ impl Attachments {
             let details = "ask for another hardware address, or for none";
             return Err(Error::new(Code::AddressRefused, msg, details));
         }
-        let ips = self.allocate(attach, &handle, now).inspect_err(|_| {
+        let ips = self.allocate(attach, facts, now).inspect_err(|_| {
             // What one family gave when the other had nothing.
             self.records.release(&handle, now);
         })?;
@@ -87,10 +87,14 @@ impl Attachments {
         macs.find(|mac| !self.has_mac(*mac, facts)).unwrap_or_else(|| net::mac_of(address))
     }
 
-    /// One address of each family that the node has.
-    fn allocate(&mut self, attach: &Attach, handle: &str, now: Now) -> Result<Vec<IpAddr>, Error> {
+    /// One address of each family that the node has. A pool may be of one that it had: what it gave out, it keeps.
+    fn allocate(&mut self, attach: &Attach, facts: &dyn Facts, now: Now) -> Result<Vec<IpAddr>, Error> {
         let refused = |msg| Error::new(Code::AddressRefused, msg, "ask for another address, or for none");
-        let pools = self.records.pools_mut();
+        let handle = &attach.id.to_string();
+        let subnets = || facts.situation().network.iter().flat_map(|network| &network.subnets);
+        let has = |family| subnets().any(|subnet| Family::of_net(&subnet.net) == family);
+        let pools = self.records.pools_mut().iter_mut();
+        let mut pools: Vec<_> = pools.filter(|pool| has(Family::of_net(&pool.cidr()))).collect();
         let served = |ip: &IpAddr| pools.iter().any(|pool| Family::of_net(&pool.cidr()) == Family::of(*ip));
         if let Some(stranger) = attach.ips.iter().find(|ip| !served(ip)) {
             let family = Family::of(*stranger);
@@ -99,7 +103,7 @@ impl Attachments {
             )));
         }
         let mut ips = Vec::new();
-        for pool in pools {
+        for pool in &mut pools {
             let family = Family::of_net(&pool.cidr());
             ips.push(match attach.ips.iter().find(|ip| Family::of(**ip) == family) {
                 None => pool.allocate(handle, now).map_err(|exhausted| again(exhausted.to_string()))?,
