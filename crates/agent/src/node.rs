@@ -8,6 +8,7 @@
 mod check;
 mod detour;
 mod diagnose;
+mod drifted;
 mod dropped;
 mod fit;
 mod flows;
@@ -16,7 +17,6 @@ mod held;
 mod mend;
 mod own;
 mod perform;
-mod refusal;
 mod settle;
 mod sources;
 mod standing;
@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use compile::Compiler;
 use model::{Cluster, Key};
+use node::drift::{self, Drift};
 use node::{Attachments, Bounds, Record, Recording, Records};
 use semantics::service::flows::Frontends;
 use tokio::sync::watch as signal;
@@ -53,7 +54,6 @@ pub use diagnose::Diagnoses;
 use dropped::Accounts;
 use flows::Former;
 use perform::Requests;
-use refusal::Refusals;
 use sources::Sources;
 pub use standing::Standing;
 use underlay::Underlay;
@@ -95,7 +95,7 @@ pub struct Node {
     recording: Recording,
     frontends: Frontends,
     standing: Standing,
-    refusals: Refusals,
+    drift: Drift,
     underlay: Underlay,
     last_look: Instant,
     loose: Loose,
@@ -160,7 +160,7 @@ impl Node {
             recording,
             frontends: Frontends::default(),
             standing: Standing::default(),
-            refusals: Refusals::default(),
+            drift: Drift::default(),
             underlay: Underlay::default(),
             last_look: Instant::now(),
             loose: Loose::default(),
@@ -335,7 +335,7 @@ impl Node {
     pub fn refused_now(&self) -> impl Iterator<Item = (Subsystem, Fault)> {
         let node = &self.base.settings.node;
         let told = move |(subsystem, error): (&Subsystem, &String)| {
-            (*subsystem, Fault::from(&refusal::refused(node, *subsystem, error)))
+            (*subsystem, Fault::from(&drift::refused(node, subsystem.part(), error)))
         };
         self.stale.failed.iter().map(told)
     }

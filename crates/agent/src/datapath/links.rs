@@ -8,9 +8,10 @@ use compile::{Compiled, Compiler, NetChange};
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
 use kstate::net::{NetState, Op, PortOptions, RouteKey};
+use node::Steps;
 use types::{IfName, IpNet, Mac};
 
-use super::{Found, KernelPart, Steps};
+use super::{Found, KernelPart};
 use crate::actual::{self, NetDrift};
 
 #[derive(Debug)]
