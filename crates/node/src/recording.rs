@@ -58,7 +58,7 @@ pub struct Bounds {
 }
 
 impl Default for Bounds {
-    /// Some 500 pods that come and go; a look that shows nothing new takes a few bytes.
+    /// Some 500 pods that come and go; looks that show nothing new take no room.
     fn default() -> Self {
         Self { chapter: 512 << 10, chapters: 3 }
     }
@@ -82,12 +82,18 @@ struct Chapter {
 }
 
 impl Chapter {
-    fn add(&mut self, at: Now, said: String) {
-        self.bytes += size_of::<Now>();
+    /// `is_idle`: of what is the same again and again the first and the last time say all.
+    fn add(&mut self, at: Now, said: String, is_idle: bool) {
         match self.steps.last_mut() {
-            Some((times, last)) if *last == said => times.push(at),
+            Some((times, last)) if *last == said => {
+                match is_idle {
+                    true => times.truncate(1),
+                    false => self.bytes += size_of::<Now>(),
+                }
+                times.push(at);
+            }
             _ => {
-                self.bytes += said.len();
+                self.bytes += said.len() + size_of::<Now>();
                 self.steps.push((vec![at], said));
             }
         }
@@ -115,10 +121,11 @@ impl Recording {
         if outputs.is_empty() && input.does_what_follows() {
             return outputs;
         }
+        let is_idle = outputs.is_empty() && matches!(input, Input::Looked { .. });
         let decided = outputs.iter().map(ToString::to_string).collect();
         let said = json(&Said { heard: input, read: facts.read(), decided });
         if let Some(chapter) = self.chapters.back_mut() {
-            chapter.add(now, said);
+            chapter.add(now, said, is_idle);
         }
         outputs
     }
