@@ -15,7 +15,6 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use compile::{Compiled, Compiler};
-use node::Steps;
 use node::drift::Part;
 use types::IfName;
 
@@ -23,6 +22,7 @@ use crate::drops::Drops;
 use crate::flows::Flows;
 
 pub use links::{Links, listening_scope};
+pub use node::Steps;
 pub use tables::{Guarded, Tables};
 
 /// Part of the kernel that the node makes, and that somebody (we ourselves, perhaps) has changed.

@@ -8,10 +8,9 @@ use compile::{Compiled, Compiler, NetChange};
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
 use kstate::net::{NetState, Op, PortOptions, RouteKey};
-use node::Steps;
 use types::{IfName, IpNet, Mac};
 
-use super::{Found, KernelPart};
+use super::{Found, KernelPart, Steps};
 use crate::actual::{self, NetDrift};
 
 #[derive(Debug)]

@@ -8,11 +8,10 @@ use compile::guard::{Guard, links};
 use compile::{Compiled, Compiler, layout};
 use kernel::nft::{ApplyError, Nft, Observed};
 use kstate::nft::{ElemData, ElemKey, Heir, Ruleset, TableId};
-use node::Steps;
 use types::Family;
 use types::wire::TRACE_TABLE;
 
-use super::{Found, KernelPart};
+use super::{Found, KernelPart, Steps};
 use crate::actual;
 use crate::drops::Drops;
 
