@@ -9,20 +9,20 @@
 //! Another part is a file here, a variant of [`Subsystem`] and a line of [`Datapath::part`].
 
 mod links;
-mod steps;
 mod tables;
 
 use std::net::IpAddr;
 
 use anyhow::Result;
 use compile::{Compiled, Compiler};
+use node::drift::Part;
 use types::IfName;
 
 use crate::drops::Drops;
 use crate::flows::Flows;
 
 pub use links::{Links, listening_scope};
-pub use steps::Steps;
+pub use node::Steps;
 pub use tables::{Guarded, Tables};
 
 /// Part of the kernel that the node makes, and that somebody (we ourselves, perhaps) has changed.
@@ -42,8 +42,13 @@ impl Subsystem {
         }
     }
 
+    /// As drift knows it.
+    pub fn part(self) -> Part {
+        Part { name: self.name(), where_to_look: self.where_to_look() }
+    }
+
     /// When the kernel refuses a change of it.
-    pub fn where_to_look(self) -> &'static str {
+    fn where_to_look(self) -> &'static str {
         match self {
             Self::Nft => "`nft list ruleset` on the node; a table with an owner goes when that program ends",
             Self::Net => "`ip -d link show` on the node",

@@ -8,14 +8,15 @@
 mod check;
 mod detour;
 mod diagnose;
+mod drifted;
 mod dropped;
 mod fit;
 mod flows;
 mod ground;
 mod held;
 mod mend;
+mod own;
 mod perform;
-mod refusal;
 mod settle;
 mod sources;
 mod standing;
@@ -29,7 +30,8 @@ use std::time::{Duration, Instant};
 
 use compile::Compiler;
 use model::{Cluster, Key};
-use node::{Attachments, Record, Records};
+use node::drift::{self, Drift};
+use node::{Attachments, Bounds, Record, Recording, Records};
 use semantics::service::flows::Frontends;
 use tokio::sync::watch as signal;
 
@@ -51,8 +53,7 @@ use crate::tell::Tell;
 pub use diagnose::Diagnoses;
 use dropped::Accounts;
 use flows::Former;
-use perform::{Decisions, Requests};
-use refusal::Refusals;
+use perform::Requests;
 use sources::Sources;
 pub use standing::Standing;
 use underlay::Underlay;
@@ -91,10 +92,10 @@ pub struct Node {
     diagnoses: Diagnoses,
     attachments: Attachments,
     requests: Requests,
-    decisions: Decisions,
+    recording: Recording,
     frontends: Frontends,
     standing: Standing,
-    refusals: Refusals,
+    drift: Drift,
     underlay: Underlay,
     last_look: Instant,
     loose: Loose,
@@ -144,6 +145,7 @@ impl Loose {
 impl Node {
     /// `records`: what the process before has left.
     pub fn new(base: Base, records: Records) -> Self {
+        let recording = Recording::new(&base.settings.node, Bounds::default());
         let mut node = Self {
             base,
             cluster: Cluster::default(),
@@ -155,10 +157,10 @@ impl Node {
             diagnoses: Diagnoses::default(),
             attachments: Attachments::new(records),
             requests: Requests::default(),
-            decisions: Decisions::default(),
+            recording,
             frontends: Frontends::default(),
             standing: Standing::default(),
-            refusals: Refusals::default(),
+            drift: Drift::default(),
             underlay: Underlay::default(),
             last_look: Instant::now(),
             loose: Loose::default(),
@@ -242,7 +244,7 @@ impl Node {
         let time_to_look = self.last_look.elapsed() >= refresh;
         if time_to_look {
             // The API may not have taken our annotation.
-            self.own_node();
+            self.follow_own_node();
         }
         if time_to_look || !self.stale.failed.is_empty() {
             self.suspect_everything();
@@ -333,7 +335,7 @@ impl Node {
     pub fn refused_now(&self) -> impl Iterator<Item = (Subsystem, Fault)> {
         let node = &self.base.settings.node;
         let told = move |(subsystem, error): (&Subsystem, &String)| {
-            (*subsystem, Fault::from(&refusal::refused(node, *subsystem, error)))
+            (*subsystem, Fault::from(&drift::refused(node, subsystem.part(), error)))
         };
         self.stale.failed.iter().map(told)
     }

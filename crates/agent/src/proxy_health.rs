@@ -89,7 +89,7 @@ impl Seen {
         let refresh = Duration::from_secs(settings.args.refresh);
         Self {
             families: node.compiler().map(|it| it.settings().families().collect()).unwrap_or_default(),
-            since_right: node.standing().since_right().filter(|_| node.compiler().is_some()),
+            since_right: node.since_right().filter(|_| node.compiler().is_some()),
             stale_after: STALE.max(refresh * 4),
             eligible: node.cluster().nodes.get(&settings.node).is_some_and(|own| !own.leaving),
         }

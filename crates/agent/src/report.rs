@@ -205,12 +205,12 @@ pub fn of_node(node: &Node) -> NodeStatus {
         resting: node.resting(),
         services: cluster.services.len(),
         policies: cluster.policies.len(),
-        last_sync: standing.since_right().map(|age| age.as_secs()),
+        last_sync: node.since_right().map(|age| age.as_secs()),
         refresh: node.settings().args.refresh,
-        drift: standing
-            .drift()
+        drift: node
+            .differing()
             .map(|(subsystem, steps)| Drift {
-                subsystem: subsystem.name().to_owned(),
+                subsystem: subsystem.to_owned(),
                 steps: steps.count,
                 first: steps.told().to_vec(),
             })

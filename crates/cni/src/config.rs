@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use types::{Mac, Protocol};
 
@@ -11,7 +12,7 @@ use crate::result::Success;
 use crate::version::Version;
 
 /// Fields that are read; all others are ignored, as the specification asks.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     pub version: Version,
     /// The network's name.
@@ -21,13 +22,15 @@ pub struct Config {
     /// Our socket, when it is not at the usual place.
     pub agent_socket: Option<String>,
     pub runtime: RuntimeConfig,
+    #[serde(skip)]
     pub prev: Option<Prev>,
     /// GC: what the runtime says is alive. Absent is not empty: `cnitool gc` sends no key at all.
+    #[serde(skip)]
     pub valid_attachments: Option<Vec<(String, String)>>,
 }
 
 /// Capabilities the runtime filled in, and `args.cni`.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RuntimeConfig {
     pub ips: Vec<IpAddr>,
     pub mac: Option<Mac>,
@@ -35,7 +38,7 @@ pub struct RuntimeConfig {
 }
 
 /// A port of the node that leads to the pod (CONVENTIONS.md, "portMappings").
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
     pub host_port: u16,
     pub container_port: u16,

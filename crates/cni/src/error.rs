@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Version;
 
 /// 1 to 99 are the specification's, 100 and up are ours (docs/cni-errors.md).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Code {
     IncompatibleVersion = 1,
     UnsupportedField = 2,
@@ -35,7 +36,7 @@ pub enum Code {
     HostPortTaken = 105,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     pub code: Code,
     /// What happened, to which object.

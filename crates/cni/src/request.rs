@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use types::{IfName, Mac, ObjectName};
 
@@ -20,8 +21,8 @@ pub enum Command {
     Version,
 }
 
-/// A request that has the form it should have.
-#[derive(Clone, Debug, PartialEq)]
+/// A request that has the form it should have. As data it is without what no brain reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
     Add(Attach),
     Del(Attach),
@@ -33,7 +34,7 @@ pub enum Request {
 }
 
 /// The identity of an attachment (SPEC, "attachment"): it prints as the handle of its address.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Id {
     pub container: String,
     pub ifname: IfName,
@@ -45,7 +46,7 @@ impl std::fmt::Display for Id {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attach {
     pub id: Id,
     /// Path of the pod's network namespace; DEL may come without.
@@ -58,7 +59,7 @@ pub struct Attach {
     pub config: Config,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodRef {
     pub name: ObjectName,
     /// Empty when the runtime does not say it.
@@ -66,7 +67,7 @@ pub struct PodRef {
 }
 
 /// Removes what is not in [`Gc::valid`]; `None`: nobody said what is valid, so nothing is removed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gc {
     pub valid: Option<Vec<Id>>,
     pub config: Config,

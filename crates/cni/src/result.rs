@@ -18,7 +18,7 @@ use crate::error::{Code, Error};
 use crate::version::Version;
 
 /// The result of an ADD.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Success {
     pub interfaces: Vec<Interface>,
     pub ips: Vec<Ip>,
@@ -26,7 +26,7 @@ pub struct Success {
     pub dns: Dns,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Interface {
     pub name: String,
     pub mac: Option<Mac>,
@@ -35,7 +35,7 @@ pub struct Interface {
     pub sandbox: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ip {
     pub address: IpNet,
     pub gateway: Option<IpAddr>,
@@ -43,7 +43,7 @@ pub struct Ip {
     pub interface: Option<usize>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     pub dst: IpNet,
     pub gw: Option<IpAddr>,

@@ -6,10 +6,12 @@ use cni::{Attach, Code, Error, Interface, Ip, Route, Success};
 use compile::wiring;
 use ipam::Now;
 use model::{Event, Row};
+use serde::{Deserialize, Serialize};
 use types::{IfName, ObjectName, hash8};
 
 use crate::attachments::{Attachments, Saving};
-use crate::input::{Asked, Facts, RequestId};
+use crate::facts::{Facts, Network};
+use crate::input::{Asked, RequestId};
 use crate::output::{Note, Output, Reply, Wire};
 use crate::record::Record;
 
@@ -20,18 +22,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const TRIES: u32 = 16;
 
 /// An ADD that has its record.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Add {
     pub id: RequestId,
     pub record: Record,
     version: cni::Version,
-    stage: Stage,
+    pub stage: Stage,
     /// Somebody wants it gone by now.
     pub unwanted: bool,
 }
 
-#[derive(Debug)]
-enum Stage {
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Stage {
     /// Its record is being written.
     Recording,
     /// Its row is there, its policies are on their way into the kernel.
@@ -41,10 +43,10 @@ enum Stage {
 }
 
 /// Too early.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Waiting {
-    asked: Asked,
-    attach: Attach,
+    pub asked: Asked,
+    pub attach: Attach,
 }
 
 /// Names of the host side: the same for the same attachment, whoever asks and when, the first of which nobody else has.
@@ -66,11 +68,11 @@ impl Attachments {
         &mut self,
         asked: Asked,
         attach: Attach,
-        facts: &Facts<'_>,
+        facts: &dyn Facts,
         now: Now,
         out: &mut Vec<Output>,
     ) {
-        if facts.settings.is_none() || self.records.pools().is_empty() {
+        if facts.situation().network.is_none() || self.records.pools().is_empty() {
             self.waiting.push(Waiting { asked, attach });
             return;
         }
@@ -86,7 +88,7 @@ impl Attachments {
     pub(crate) fn retry(
         &mut self,
         trouble: Option<String>,
-        facts: &Facts<'_>,
+        facts: &dyn Facts,
         now: Now,
         out: &mut Vec<Output>,
     ) {
@@ -108,7 +110,7 @@ impl Attachments {
         &mut self,
         asked: &Asked,
         attach: &Attach,
-        facts: &Facts<'_>,
+        facts: &dyn Facts,
         now: Now,
         out: &mut Vec<Output>,
     ) -> Result<Option<ObjectName>, Error> {
@@ -121,7 +123,7 @@ impl Attachments {
             return Err(Error::new(Code::InterfaceExists, msg, "DEL comes before another ADD"));
         }
         if let Some(wanted) = &attach.pod {
-            let known = facts.cluster.pods.get(&wanted.name);
+            let known = facts.pod(&wanted.name);
             let is_known = known.is_some_and(|pod| wanted.uid.is_empty() || pod.uid == wanted.uid);
             match &asked.pod {
                 Some(pod) if !is_known => {
@@ -167,7 +169,7 @@ impl Attachments {
         &mut self,
         refused: Option<&str>,
         unforgotten: Option<&str>,
-        facts: &Facts<'_>,
+        facts: &dyn Facts,
         now: Now,
         out: &mut Vec<Output>,
     ) {
@@ -180,7 +182,7 @@ impl Attachments {
                 true => Err(again(format!("attachment {} is being removed", add.record.handle()))),
                 false => self.may_be_wired(&add.record, refused, unforgotten),
             };
-            match ready.and_then(|()| wire(&add.record, facts)) {
+            match ready.and_then(|()| wire(&add.record, facts.situation().network.as_ref())) {
                 Ok(wire) => {
                     add.stage = Stage::Wiring(success(&wire));
                     self.adds.push(add);
@@ -249,21 +251,19 @@ impl Attachments {
     }
 }
 
-fn wire(record: &Record, facts: &Facts<'_>) -> Result<Wire, Error> {
-    let Some(settings) = facts.settings else {
+fn wire(record: &Record, network: Option<&Network>) -> Result<Wire, Error> {
+    let Some(network) = network else {
         return Err(Error::new(Code::TryAgainLater, "the node's network is not known yet", ""));
     };
-    let own = facts.cluster.nodes.get(facts.node);
-    let subnets: Vec<_> = own.into_iter().flat_map(semantics::node::pod_subnets).collect();
-    let side = wiring::of(record.wiring).pod_side(&record.ips, &subnets);
+    let side = wiring::of(record.wiring).pod_side(&record.ips, &network.subnets);
     let side = side.map_err(|family| again(format!("this node has no {family} pod CIDR")))?;
-    Ok(Wire { record: record.clone(), side, mtu: settings.mtu })
+    Ok(Wire { record: record.clone(), side, mtu: network.mtu })
 }
 
 impl Wire {
     /// Of an attachment that is there already, whose veth somebody has deleted.
-    pub fn again(record: &Record, facts: &Facts<'_>) -> Result<Self, Error> {
-        wire(record, facts)
+    pub fn again(record: &Record, network: Option<&Network>) -> Result<Self, Error> {
+        wire(record, network)
     }
 }
 

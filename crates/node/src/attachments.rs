@@ -5,18 +5,21 @@ use std::net::IpAddr;
 
 use ipam::Now;
 use model::{Event, Key, Kind, Row};
-use types::ObjectName;
+use serde::{Deserialize, Serialize};
+use types::{IpNet, ObjectName};
 
 use crate::add::{Add, Waiting};
-use crate::input::{Asked, Facts, Input, RequestId};
+use crate::facts::Facts;
+use crate::input::{Asked, Input, RequestId};
 use crate::orphan::Orphans;
 use crate::output::{Note, Output, Reply};
 use crate::records::Records;
 use crate::remove::Departures;
 
 /// What is wired to this node, and what is on its way.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Attachments {
+    #[serde(with = "crate::records::whole")]
     pub(crate) records: Records,
     /// ADDs that were begun.
     pub(crate) adds: Vec<Add>,
@@ -33,12 +36,14 @@ pub struct Attachments {
     saves: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Saving {
     /// Of this handle.
     Add(String),
     /// Of these requests.
     Gone(Vec<RequestId>),
+    /// What these may send from was to grow; what they had before.
+    Grant(BTreeMap<String, Vec<IpNet>>),
     /// Nobody waits for it.
     Other,
 }
@@ -50,7 +55,7 @@ impl Attachments {
     }
 
     /// What follows from an input, in the order in which it is to be performed.
-    pub fn step(&mut self, input: Input, facts: &Facts<'_>, now: Now) -> Vec<Output> {
+    pub fn step(&mut self, input: Input, facts: &dyn Facts, now: Now) -> Vec<Output> {
         let mut out = Vec::new();
         match input {
             Input::Started { veths, namespaces } => self.start(&veths, &namespaces, now, &mut out),
@@ -64,26 +69,24 @@ impl Attachments {
             Input::Unwired { handles, deleted, namespaces } => {
                 self.unwired(handles, &deleted, &namespaces, now, &mut out);
             }
-            Input::Looked { veths, namespaces } => {
-                self.look_for_orphans(&veths, &namespaces, facts, now, &mut out);
+            Input::Looked { ended, unshown } => {
+                self.look_for_orphans(&ended, &unshown, facts, now, &mut out);
             }
             Input::Confirmed(doubt, answer) => self.confirmed(&doubt, answer, facts, now, &mut out),
-            Input::Forgotten(ips) => self.unsure.retain(|ip| !ips.contains(ip)),
+            Input::Forgotten(nets) => self.forgotten(&nets, &mut out),
             Input::ForgottenAll => {
                 let pools = self.records.pools();
                 self.unsure.retain(|ip| !pools.iter().any(|pool| pool.gives(*ip)));
             }
+            Input::Subnets { nets, rest } => self.follow_subnets(&nets, rest, &mut out),
+            Input::Grant(further) => self.grant(further, &mut out),
+            Input::Narrow(further) => self.narrow(further, &mut out),
         }
         out
     }
 
     pub fn records(&self) -> &Records {
         &self.records
-    }
-
-    /// For pools that follow the Node object, and for further sources. Whoever changes it saves it.
-    pub fn records_mut(&mut self) -> &mut Records {
-        &mut self.records
     }
 
     /// Addresses whose flows the kernel is to forget before anybody has them.
@@ -139,7 +142,7 @@ impl Attachments {
         self.save(Saving::Other, out);
     }
 
-    fn asked(&mut self, asked: Asked, facts: &Facts<'_>, now: Now, out: &mut Vec<Output>) {
+    fn asked(&mut self, asked: Asked, facts: &dyn Facts, now: Now, out: &mut Vec<Output>) {
         match &asked.request {
             cni::Request::Add(attach) => {
                 let attach = attach.clone();
@@ -168,6 +171,12 @@ impl Attachments {
                 self.leaving.fail(&requests, &error);
             }
             (Some(Saving::Other), Err(error)) => out.push(Output::Note(Note::NotSaved(error))),
+            (Some(Saving::Grant(had)), done) => {
+                if done.is_err() {
+                    had.into_iter().for_each(|(handle, had)| self.records.set_further(&handle, had));
+                }
+                out.push(Output::Granted(done));
+            }
             (Some(Saving::Gone(_) | Saving::Other) | None, _) => {}
         }
     }

@@ -9,7 +9,7 @@ use crate::record::Record;
 /// apart; a pod that names its node itself it never sees.
 pub fn wanted<'a>(
     attach: &Attach,
-    reserved: impl Fn(&HostPort) -> Option<&'static str>,
+    reserved: impl Fn(&HostPort) -> Option<String>,
     wired: impl Iterator<Item = &'a Record> + Clone,
 ) -> Result<Vec<HostPort>, Error> {
     let own = attach.pod.as_ref().map_or_else(|| attach.id.to_string(), |pod| pod.name.to_string());
@@ -73,7 +73,7 @@ mod tests {
         }
     }
 
-    fn free(_: &HostPort) -> Option<&'static str> {
+    fn free(_: &HostPort) -> Option<String> {
         None
     }
 
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn a_port_of_the_node_itself_is_refused_by_its_name() {
         let asked = attach(&json!([{"hostPort": 8472, "containerPort": 9000, "protocol": "udp"}]));
-        let reserved = |port: &HostPort| (port.port == 8472).then_some("the nodes' tunnel");
+        let reserved = |port: &HostPort| (port.port == 8472).then(|| "the nodes' tunnel".to_owned());
         let error = wanted(&asked, reserved, [].iter()).unwrap_err().to_string();
         for part in ["shop/late", "8472/udp", "the nodes' tunnel"] {
             assert!(error.contains(part), "{error}");

@@ -1,23 +1,23 @@
 //! What the node hears of its attachments.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ipam::Now;
-use model::{Cluster, Pod};
-use semantics::Settings;
-use types::ObjectName;
+use model::Pod;
+use serde::{Deserialize, Serialize};
+use types::{IpNet, ObjectName};
 
 /// Of whoever waits for a [`Reply`](crate::Reply); given by who asks, never twice.
 pub type RequestId = u64;
 
 /// A CNI request with what was found out for it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Asked {
     pub id: RequestId,
     pub request: cni::Request,
     /// The pod, from the API, when the watch had not seen it yet.
+    #[serde(with = "narrow", default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
     /// Device and inode of the network namespace that lies at the request's path.
     pub netns_id: Option<(u64, u64)>,
@@ -25,7 +25,7 @@ pub struct Asked {
 }
 
 /// An attachment whose pod seems to be gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
     pub handle: String,
     pub pod: ObjectName,
@@ -34,7 +34,7 @@ pub struct Doubt {
 }
 
 /// What the API itself says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     Gone,
     There,
@@ -44,7 +44,7 @@ pub enum Answer {
     Unasked,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Input {
     /// The process begins. `veths`: attachments whose veth is there; `namespaces`: those whose network namespace is.
     Started { veths: BTreeSet<String>, namespaces: BTreeSet<String> },
@@ -61,27 +61,43 @@ pub enum Input {
     Wired(String, Result<(), cni::Error>),
     /// Answers [`Output::Unwire`](crate::Output::Unwire), of several together. `namespaces`: those whose namespace lives on.
     Unwired { handles: Vec<String>, deleted: Result<(), String>, namespaces: BTreeSet<String> },
-    /// Now and then: which attachments' veths and namespaces are there.
-    Looked { veths: BTreeSet<String>, namespaces: BTreeSet<String> },
+    /// Now and then: attachments whose namespace is gone, and those whose pod the API does not have, as far as is seen.
+    Looked { ended: BTreeSet<String>, unshown: BTreeSet<String> },
     /// Answers [`Output::Confirm`](crate::Output::Confirm).
     Confirmed(Doubt, Answer),
-    /// The kernel has forgotten the flows of these.
-    Forgotten(Vec<IpAddr>),
+    /// The kernel has forgotten the flows of these: addresses of who left, and further sources that were lost.
+    Forgotten(Vec<IpNet>),
     /// The kernel has forgotten the flows of all addresses of the pools that nobody has.
     ForgottenAll,
+    /// Whose pods the node's are: the subnets of its Node's pod CIDRs in their order, and how long an address rests.
+    Subnets { nets: Vec<IpNet>, rest: Duration },
+    /// From where else these are to be allowed to send from now on. Answered by [`Output::Granted`](crate::Output::Granted).
+    Grant(BTreeMap<String, Vec<IpNet>>),
+    /// From where else these may still send: the rules let them no longer from elsewhere.
+    Narrow(BTreeMap<String, Vec<IpNet>>),
 }
 
-/// What else the node knows.
-#[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
-    pub node: &'a str,
-    pub cluster: &'a Cluster,
-    /// `None` before everything was listed and its rules are on their way.
-    pub settings: Option<&'a Settings>,
-    /// Pods are listed, and their watch is not broken.
-    pub hears_pods: bool,
-    /// Nothing is mended: whoever looks into a node wants it left as it is.
-    pub paused: bool,
-    /// How long an attachment that nobody owns is left alone.
-    pub orphan_grace: Duration,
+/// A pod as data: what an attachment depends on, and nothing else of it.
+mod narrow {
+    use model::Pod;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use types::ObjectName;
+
+    #[derive(Serialize, Deserialize)]
+    struct Narrow {
+        key: ObjectName,
+        uid: String,
+        grace: u32,
+    }
+
+    #[expect(clippy::ref_option, reason = "serde calls it with the field")]
+    pub fn serialize<S: Serializer>(pod: &Option<Pod>, serializer: S) -> Result<S::Ok, S::Error> {
+        let narrow = |pod: &Pod| Narrow { key: pod.key.clone(), uid: pod.uid.clone(), grace: pod.grace };
+        pod.as_ref().map(narrow).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pod>, D::Error> {
+        let narrow = Option::<Narrow>::deserialize(deserializer)?;
+        Ok(narrow.map(|Narrow { key, uid, grace }| Pod { key, uid, grace, ..Pod::default() }))
+    }
 }

@@ -13,9 +13,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipam::Now;
+use serde::{Deserialize, Serialize};
 
 use crate::attachments::{Attachments, Saving};
-use crate::input::{Answer, Doubt, Facts};
+use crate::facts::{Facts, Situation};
+use crate::input::{Answer, Doubt, Input};
 use crate::output::{Note, Output};
 use crate::record::Record;
 
@@ -25,32 +27,21 @@ const LOOK: Duration = Duration::from_secs(2);
 const NAMESPACE_GRACE: Duration = Duration::from_secs(10);
 
 /// What of an attachment is no longer there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Lost {
     Namespace,
     Pod,
 }
 
-/// What the API says of an attachment's pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum InApi {
-    There,
-    /// Or another one of the same name is there.
-    Gone,
-    /// The API is not heard, or this is no pod of it.
-    Unknown,
-}
-
-fn lost(namespace_lives: bool, pod: InApi) -> Option<Lost> {
-    match (namespace_lives, pod) {
-        (false, _) => Some(Lost::Namespace),
-        (true, InApi::Gone) => Some(Lost::Pod),
-        (true, InApi::There | InApi::Unknown) => None,
+fn lost(namespace_lives: bool, pod_is_gone: bool) -> Option<Lost> {
+    match namespace_lives {
+        false => Some(Lost::Namespace),
+        true => pod_is_gone.then_some(Lost::Pod),
     }
 }
 
 /// Something was lost at that moment, as far as can be seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Suspicion {
     lost: Lost,
     since: Now,
@@ -87,7 +78,7 @@ fn grace(record: &Record, patience: Duration) -> impl Fn(Lost) -> Duration {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Orphans {
     suspects: BTreeMap<String, Suspicion>,
     /// The API is being asked for their pods.
@@ -104,44 +95,42 @@ impl Orphans {
     }
 }
 
-impl Facts<'_> {
-    fn in_api(&self, record: &Record) -> InApi {
-        if record.pod.namespace.is_empty() || !self.hears_pods {
-            return InApi::Unknown;
-        }
-        let known = self.cluster.pods.get(&record.pod);
-        match known.is_some_and(|pod| record.uid.is_empty() || pod.uid == record.uid) {
-            true => InApi::There,
-            false => InApi::Gone,
-        }
+/// Whether the API has the attachment's pod no longer, or another one of the name. No: it is not heard, or this is no pod of it.
+pub fn is_gone(record: &Record, facts: &dyn Facts) -> bool {
+    if record.pod.namespace.is_empty() || !facts.situation().hears_pods {
+        return false;
     }
-
-    /// Whether the API has the attachment's pod no longer, as far as is known.
-    pub fn is_gone(&self, record: &Record) -> bool {
-        self.in_api(record) == InApi::Gone
-    }
+    let known = facts.pod(&record.pod);
+    !known.is_some_and(|pod| record.uid.is_empty() || pod.uid == record.uid)
 }
 
 impl Attachments {
     /// Whether it is time for [`Input::Looked`](crate::Input::Looked).
-    pub fn wants_to_look(&self, facts: &Facts<'_>, now: Now) -> bool {
+    pub fn wants_to_look(&self, facts: &dyn Facts, now: Now) -> bool {
         let early = self.orphans.looked.is_some_and(|at| now.saturating_sub(at) < LOOK);
-        !early && !facts.paused && facts.settings.is_some()
+        !early && !facts.situation().paused && facts.situation().network.is_some()
+    }
+
+    /// What is seen of the attachments whose namespaces have `ended`.
+    pub fn look(&self, ended: BTreeSet<String>, facts: &dyn Facts) -> Input {
+        let unshown = self.records.wired().filter(|record| is_gone(record, facts));
+        Input::Looked { ended, unshown: unshown.map(Record::handle).collect() }
     }
 
     pub(crate) fn look_for_orphans(
         &mut self,
-        veths: &BTreeSet<String>,
-        namespaces: &BTreeSet<String>,
-        facts: &Facts<'_>,
+        ended: &BTreeSet<String>,
+        unshown: &BTreeSet<String>,
+        facts: &dyn Facts,
         now: Now,
         out: &mut Vec<Output>,
     ) {
-        if facts.paused || facts.settings.is_none() {
+        let Situation { network, paused, orphan_grace, .. } = facts.situation();
+        if *paused || network.is_none() {
             return;
         }
         self.orphans.looked = Some(now);
-        self.free_held(namespaces, now, out);
+        self.free_held(ended, now, out);
         let before = std::mem::take(&mut self.orphans.suspects);
         let (mut doomed, mut doubts) = (Vec::new(), Vec::new());
         for record in self.records.wired() {
@@ -149,10 +138,8 @@ impl Attachments {
             if self.leaving.has(&handle) || self.adds.iter().any(|add| add.record.handle() == handle) {
                 continue;
             }
-            // A veth dies with the namespace of its other end. One that somebody deleted tells nothing.
-            let lives = veths.contains(&handle) || namespaces.contains(&handle);
-            let lost = lost(lives, facts.in_api(record));
-            match judge(lost, before.get(&handle).copied(), now, grace(record, facts.orphan_grace)) {
+            let lost = lost(!ended.contains(&handle), unshown.contains(&handle));
+            match judge(lost, before.get(&handle).copied(), now, grace(record, *orphan_grace)) {
                 Verdict::Keep => {}
                 Verdict::Suspect(suspicion) => drop(self.orphans.suspects.insert(handle, suspicion)),
                 Verdict::Release(suspicion) if suspicion.lost == Lost::Pod => {
@@ -178,7 +165,7 @@ impl Attachments {
         &mut self,
         doubt: &Doubt,
         answer: Answer,
-        facts: &Facts<'_>,
+        facts: &dyn Facts,
         now: Now,
         out: &mut Vec<Output>,
     ) {
@@ -190,8 +177,8 @@ impl Attachments {
         let record = record.filter(|record| record.pod == doubt.pod && record.uid == doubt.uid).cloned();
         let kept = |why: String| Note::Kept { handle: handle.clone(), pod: pod.clone(), why };
         match (answer, record) {
-            _ if facts.paused || self.leaving.has(handle) => {}
-            (Answer::Gone, Some(record)) if facts.is_gone(&record) => {
+            _ if facts.situation().paused || self.leaving.has(handle) => {}
+            (Answer::Gone, Some(record)) if is_gone(&record, facts) => {
                 self.orphans.suspects.remove(handle);
                 self.release_orphan(&record, suspicion, now, out);
             }
@@ -221,16 +208,16 @@ impl Attachments {
                  the network namespace {netns} lives"
             ),
         };
-        out.push(Output::Note(Note::Released(format!(
-            "attachment {handle} of pod {pod} was released though the runtime sent no DEL: {why}"
-        ))));
+        let message =
+            format!("attachment {handle} of pod {pod} was released though the runtime sent no DEL: {why}");
+        out.push(Output::Note(Note::Released { pod: pod.clone(), message }));
         self.orphans.taken.insert(handle.clone());
         self.depart(handle, None, out);
     }
 
     /// Addresses whose namespaces have ended meanwhile.
-    fn free_held(&mut self, namespaces: &BTreeSet<String>, now: Now, out: &mut Vec<Output>) {
-        let ended = |(handle, record): &(&String, &Record)| record.cut_off && !namespaces.contains(*handle);
+    fn free_held(&mut self, ended: &BTreeSet<String>, now: Now, out: &mut Vec<Output>) {
+        let ended = |(handle, record): &(&String, &Record)| record.cut_off && ended.contains(*handle);
         let ended: Vec<String> =
             self.records.all().iter().filter(ended).map(|(handle, _)| handle.clone()).collect();
         for handle in &ended {
@@ -239,6 +226,21 @@ impl Attachments {
         if !ended.is_empty() {
             self.save(Saving::Other, out);
         }
+    }
+
+    /// In the same words as long as the reason is the same.
+    pub(crate) fn why_kept(&self, handle: &str, record: &Record, patience: Duration) -> Option<String> {
+        let (ips, netns) = (list(&record.ips), &record.netns);
+        if record.cut_off {
+            return Some(format!("{ips} is held while the network namespace {netns} lives"));
+        }
+        let Suspicion { lost, since } = self.orphans.suspects.get(handle)?;
+        let why = match lost {
+            Lost::Namespace => format!("its network namespace {netns} is gone"),
+            Lost::Pod => "the API does not have its pod".to_owned(),
+        };
+        let (since, grace) = (since.as_secs_f64(), grace(record, patience)(*lost).as_secs());
+        Some(format!("{ips} of {handle} is kept for {grace} s from {since:.3} on: {why}"))
     }
 
     /// Why each address is held that no pod has, each in a sentence.

@@ -27,6 +27,10 @@ pub enum Output {
     /// Ask the API itself. Answered by [`Input::Confirmed`](crate::Input::Confirmed).
     Confirm(Doubt),
     Reply(RequestId, Reply),
+    /// Addresses come from elsewhere now.
+    PoolsMoved,
+    /// Answers [`Input::Grant`](crate::Input::Grant): it is recorded, or nothing of it is.
+    Granted(Result<(), String>),
     Note(Note),
 }
 
@@ -75,7 +79,10 @@ pub enum Note {
         pod: ObjectName,
     },
     /// Without a DEL: a sentence that says why.
-    Released(String),
+    Released {
+        pod: ObjectName,
+        message: String,
+    },
     /// The watch does not show its pod; `why` it stays all the same.
     Kept {
         handle: String,

@@ -1,6 +1,7 @@
 //! Everything that must outlive the process: pools, records, and from where pods could send that no longer can.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ipam::Pool;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,28 @@ impl Records {
     pub fn remember_lost(&mut self, lost: BTreeSet<IpNet>) {
         let held = self.held();
         self.lost = lost.into_iter().flat_map(|net| without(net, &held)).collect();
+    }
+
+    /// New addresses come from these from now on, in their order; what was given out before remains. Whether that is new.
+    pub(crate) fn follow(&mut self, nets: &[IpNet], rest: Duration) -> bool {
+        let mut changed = false;
+        for net in nets {
+            match self.pool_mut(Family::of_net(net)) {
+                Some(pool) => {
+                    changed |= pool.cidr() != net.trunc();
+                    pool.move_to(*net);
+                }
+                None => {
+                    self.pools.push(Pool::new(*net, rest));
+                    changed = true;
+                }
+            }
+        }
+        if changed {
+            let place = |pool: &Pool| nets.iter().position(|net| net.trunc() == pool.cidr());
+            self.pools.sort_by_key(|pool| place(pool).unwrap_or(nets.len()));
+        }
+        changed
     }
 
     /// In the order of families that the node's Node object has.
@@ -115,5 +138,32 @@ impl Records {
         let record = self.records.remove(handle)?;
         self.lose(&record.further);
         Some(record)
+    }
+}
+
+/// All of it as one value, which the files are not.
+pub(crate) mod whole {
+    use super::{BTreeSet, Deserialize, IpNet, Records, Serialize};
+    use serde::{Deserializer, Serializer};
+
+    #[derive(Serialize)]
+    struct Borrowed<'a> {
+        kept: &'a Records,
+        lost: &'a BTreeSet<IpNet>,
+    }
+
+    #[derive(Deserialize)]
+    struct Owned {
+        kept: Records,
+        lost: BTreeSet<IpNet>,
+    }
+
+    pub fn serialize<S: Serializer>(records: &Records, serializer: S) -> Result<S::Ok, S::Error> {
+        Borrowed { kept: records, lost: &records.lost }.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Records, D::Error> {
+        let Owned { kept, lost } = Owned::deserialize(deserializer)?;
+        Ok(Records { lost, ..kept })
     }
 }

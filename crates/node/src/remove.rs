@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cni::{Code, Error, Gc, Id};
 use ipam::Now;
+use serde::{Deserialize, Serialize};
 use types::IfName;
 
 use crate::add::host_ifs;
@@ -16,7 +17,7 @@ use crate::output::{Note, Output, Reply};
 const FRESH: Duration = Duration::from_secs(10);
 
 /// Who waits for which veth to be gone.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Departures {
     /// By handle; nobody waits for what was taken away without a DEL.
     waiting: BTreeMap<String, Vec<RequestId>>,
@@ -24,7 +25,7 @@ pub struct Departures {
 }
 
 /// What one request waits for.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Group {
     left: usize,
     failures: Vec<String>,

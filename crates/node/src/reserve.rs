@@ -6,13 +6,13 @@ use cni::{Attach, Code, Error};
 use compile::net;
 use ipam::Now;
 use model::HostPort;
-use semantics::service::reserved;
 use types::{Family, IfName, Mac, ObjectName, Wiring};
 
 use crate::add::{TRIES, again, host_ifs};
 use crate::attachments::Attachments;
+use crate::facts::Facts;
 use crate::host_port;
-use crate::input::{Asked, Facts};
+use crate::input::Asked;
 use crate::record::Record;
 
 impl Attachments {
@@ -21,7 +21,7 @@ impl Attachments {
         &mut self,
         asked: &Asked,
         attach: &Attach,
-        facts: &Facts<'_>,
+        facts: &dyn Facts,
         now: Now,
     ) -> Result<Record, Error> {
         let handle = attach.id.to_string();
@@ -37,7 +37,7 @@ impl Attachments {
             let details = "ask for another hardware address, or for none";
             return Err(Error::new(Code::AddressRefused, msg, details));
         }
-        let ips = self.allocate(attach, &handle, now).inspect_err(|_| {
+        let ips = self.allocate(attach, facts, now).inspect_err(|_| {
             // What one family gave when the other had nothing.
             self.records.release(&handle, now);
         })?;
@@ -48,8 +48,8 @@ impl Attachments {
         let outside_kubernetes = || (ObjectName::cluster(&attach.id.container), String::new());
         let (pod, uid) = attach.pod.clone().map_or_else(outside_kubernetes, |pod| (pod.name, pod.uid));
         // What the watch shows may be a pod of the same name that was there before.
-        let shown = facts.cluster.pods.get(&pod).map(|pod| &**pod);
-        let grace = asked.pod.as_ref().or(shown).map_or(0, |pod| pod.grace);
+        let shown = || facts.pod(&pod).map(|pod| pod.grace);
+        let grace = asked.pod.as_ref().map(|pod| pod.grace).or_else(shown).unwrap_or_default();
         Ok(Record {
             container: attach.id.container.clone(),
             ifname: attach.id.ifname.clone(),
@@ -62,36 +62,39 @@ impl Attachments {
             pod,
             uid,
             ips,
-            wiring: facts.settings.map_or(Wiring::Bridge, |settings| settings.wiring),
+            wiring: facts.situation().network.as_ref().map_or(Wiring::Bridge, |network| network.wiring),
             host_if,
             mac,
             host_ports,
         })
     }
 
-    fn host_ports(&self, attach: &Attach, facts: &Facts<'_>) -> Result<Vec<HostPort>, Error> {
-        let reserved = |port: &HostPort| reserved::host_port((facts.cluster, facts.settings?), port);
+    fn host_ports(&self, attach: &Attach, facts: &dyn Facts) -> Result<Vec<HostPort>, Error> {
+        let reserved = |port: &HostPort| facts.reserved(port);
         host_port::wanted(attach, reserved, self.records.all().values())
     }
 
     /// Two ports of a bridge with one hardware address would take each other's frames.
-    fn has_mac(&self, mac: Mac, facts: &Facts<'_>) -> bool {
-        let own = facts.cluster.nodes.get(facts.node);
-        let mut subnets = own.into_iter().flat_map(semantics::node::pod_subnets);
+    fn has_mac(&self, mac: Mac, facts: &dyn Facts) -> bool {
+        let mut subnets = facts.situation().network.iter().flat_map(|network| &network.subnets);
         subnets.any(|subnet| net::mac_of(subnet.gateway) == mac)
             || self.records.all().values().any(|record| record.mac == mac)
     }
 
     /// That of an IPv6 address is a short hash, so somebody may have it.
-    fn free_mac(&self, address: IpAddr, facts: &Facts<'_>) -> Mac {
+    fn free_mac(&self, address: IpAddr, facts: &dyn Facts) -> Mac {
         let mut macs = net::macs_of(address).take(TRIES as usize);
         macs.find(|mac| !self.has_mac(*mac, facts)).unwrap_or_else(|| net::mac_of(address))
     }
 
-    /// One address of each family that the node has.
-    fn allocate(&mut self, attach: &Attach, handle: &str, now: Now) -> Result<Vec<IpAddr>, Error> {
+    /// One address of each family that the node has. A pool may be of one that it had: what it gave out, it keeps.
+    fn allocate(&mut self, attach: &Attach, facts: &dyn Facts, now: Now) -> Result<Vec<IpAddr>, Error> {
         let refused = |msg| Error::new(Code::AddressRefused, msg, "ask for another address, or for none");
-        let pools = self.records.pools_mut();
+        let handle = &attach.id.to_string();
+        let subnets = || facts.situation().network.iter().flat_map(|network| &network.subnets);
+        let has = |family| subnets().any(|subnet| Family::of_net(&subnet.net) == family);
+        let pools = self.records.pools_mut().iter_mut();
+        let mut pools: Vec<_> = pools.filter(|pool| has(Family::of_net(&pool.cidr()))).collect();
         let served = |ip: &IpAddr| pools.iter().any(|pool| Family::of_net(&pool.cidr()) == Family::of(*ip));
         if let Some(stranger) = attach.ips.iter().find(|ip| !served(ip)) {
             let family = Family::of(*stranger);
@@ -100,7 +103,7 @@ impl Attachments {
             )));
         }
         let mut ips = Vec::new();
-        for pool in pools {
+        for pool in &mut pools {
             let family = Family::of_net(&pool.cidr());
             ips.push(match attach.ips.iter().find(|ip| Family::of(**ip) == family) {
                 None => pool.allocate(handle, now).map_err(|exhausted| again(exhausted.to_string()))?,

@@ -1,15 +1,16 @@
 //! Inputs and outputs as a person reads them, each in a line.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use model::{Event, Row};
+use types::IpNet;
 
 use crate::input::{Answer, Input};
-use crate::output::{Note, Output, Reply};
+use crate::output::{Note, Output, Reply, Wire};
 
-fn list<'a>(handles: impl IntoIterator<Item = &'a String>) -> String {
-    let all: Vec<&str> = handles.into_iter().map(String::as_str).collect();
+fn list<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
+    let all: Vec<String> = all.into_iter().map(|one| one.to_string()).collect();
     if all.is_empty() { "none".to_owned() } else { all.join(" ") }
 }
 
@@ -20,20 +21,20 @@ fn result<E: fmt::Display>(f: &mut fmt::Formatter<'_>, what: &str, done: &Result
     }
 }
 
-fn seen(
-    f: &mut fmt::Formatter<'_>,
-    what: &str,
-    veths: &BTreeSet<String>,
-    namespaces: &BTreeSet<String>,
-) -> fmt::Result {
-    write!(f, "{what}: veths of {}; namespaces without one: {}", list(veths), list(namespaces))
+fn sources(f: &mut fmt::Formatter<'_>, what: &str, of: &BTreeMap<String, Vec<IpNet>>) -> fmt::Result {
+    let of: Vec<String> = of.iter().map(|(handle, nets)| format!("{handle} {what} {}", list(nets))).collect();
+    f.write_str(&of.join("; "))
 }
 
 impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Started { veths, namespaces } => seen(f, "started", veths, namespaces),
-            Self::Looked { veths, namespaces } => seen(f, "looked", veths, namespaces),
+            Self::Started { veths, namespaces } => {
+                write!(f, "started: veths of {}; namespaces without one: {}", list(veths), list(namespaces))
+            }
+            Self::Looked { ended, unshown } => {
+                write!(f, "looked: ended {}; not in the API {}", list(ended), list(unshown))
+            }
             Self::Asked(asked) => match &asked.request {
                 cni::Request::Add(attach) => write!(f, "#{} ADD {}", asked.id, attach.id),
                 cni::Request::Del(attach) => write!(f, "#{} DEL {}", asked.id, attach.id),
@@ -65,8 +66,11 @@ impl fmt::Display for Input {
                 Answer::Unheard(why) => write!(f, "the API does not answer for {}: {why}", doubt.pod),
                 Answer::Unasked => write!(f, "nobody had time to ask the API for {}", doubt.pod),
             },
-            Self::Forgotten(ips) => write!(f, "flows forgotten of {ips:?}"),
+            Self::Forgotten(nets) => write!(f, "flows forgotten of {}", list(nets)),
             Self::ForgottenAll => f.write_str("flows forgotten of all that nobody has"),
+            Self::Subnets { nets, .. } => write!(f, "pods' addresses come from {}", list(nets)),
+            Self::Grant(further) => sources(f, "may also send from", further),
+            Self::Narrow(further) => sources(f, "may also send only from", further),
         }
     }
 }
@@ -78,12 +82,23 @@ impl fmt::Display for Output {
             Self::Row(Event::Upsert(Row::Attachment(row))) => {
                 write!(f, "row of {}, pod {}, {:?}", row.container, row.pod, row.ips)
             }
-            Self::Row(Event::Upsert(row)) => write!(f, "row {:?}", row.key()),
-            Self::Row(Event::Delete(key)) => write!(f, "no row {:?}", key),
+            Self::Row(Event::Upsert(row)) => write!(f, "row of {:?} {}", row.key().kind, row.key().name),
+            Self::Row(Event::Delete(key)) => write!(f, "no row of {:?} {} any more", key.kind, key.name),
             Self::Row(other) => write!(f, "{other:?}"),
-            Self::Wire(wire) => write!(f, "wire {}: {}", wire.record.handle(), wire.record.host_if),
+            Self::Wire(wire) => {
+                let (Wire { record, side, mtu }, handle) = (&**wire, wire.record.handle());
+                write!(
+                    f,
+                    "wire {handle}: {}, {}, {}, mtu {mtu}",
+                    record.host_if,
+                    record.mac,
+                    list(&side.addresses)
+                )
+            }
             Self::Unwire { handle, host_if } => write!(f, "unwire {handle}: {host_if}"),
             Self::Confirm(doubt) => write!(f, "ask the API for {}", doubt.pod),
+            Self::PoolsMoved => f.write_str("pools moved"),
+            Self::Granted(done) => result(f, "granted", done),
             Self::Reply(id, Reply::Done(Ok(_))) => write!(f, "#{id} done"),
             Self::Reply(id, Reply::Done(Err(error))) => write!(f, "#{id} {error}"),
             Self::Reply(id, Reply::NeedPod(pod)) => write!(f, "#{id} who is pod {pod}?"),
@@ -101,7 +116,7 @@ impl fmt::Display for Note {
             Self::NotUnwired { handle, error } => write!(f, "not unwired {handle}: {error}"),
             Self::Garbage { handle } => write!(f, "garbage {handle}: the runtime does not know it"),
             Self::Ended { handle, pod } => write!(f, "{handle} of pod {pod} ended while no agent ran"),
-            Self::Released(message) => f.write_str(message),
+            Self::Released { message, .. } => f.write_str(message),
             Self::Kept { handle, pod, why } => write!(f, "kept {handle} of pod {pod}: {why}"),
             Self::NotSaved(error) => write!(f, "not saved: {error}"),
         }

@@ -3,6 +3,7 @@
 
 mod world;
 
+use node::Bounds;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -95,14 +96,31 @@ proptest! {
         // Several inputs may come before the kernel follows.
         history in vec((action(), prop::bool::weighted(0.7)), 0..36),
     ) {
-        let mut world = World::new();
-        for (action, follows) in &history {
-            perform(&mut world, action);
-            if *follows {
-                world.follow();
-            }
-            world.check();
-        }
-        world.finish();
+        run(World::new(None), &history);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// However much of it is kept: the state that a chapter begins with is compared, too.
+    #[test]
+    fn what_was_recorded_is_decided_again(
+        history in vec((action(), prop::bool::weighted(0.7)), 0..36),
+        chapter in prop_oneof![Just(1), 1_000..8_000_usize],
+        chapters in 2..6_usize,
+    ) {
+        run(World::new(Some(Bounds { chapter, chapters })), &history);
+    }
+}
+
+fn run(mut world: World, history: &[(Action, bool)]) {
+    for (action, follows) in history {
+        perform(&mut world, action);
+        if *follows {
+            world.follow();
+        }
+        world.check();
+    }
+    world.finish();
 }

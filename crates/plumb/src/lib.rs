@@ -19,6 +19,7 @@ mod dns;
 mod features;
 mod reach;
 mod ready;
+mod replay;
 mod status;
 mod sysdump;
 mod trace;
@@ -63,6 +64,8 @@ enum Command {
     Connectivity(connectivity::Args),
     /// One archive that a maintainer can work from, without secrets.
     Sysdump(sysdump::Args),
+    /// What each node decided about its pods and why, decided again from a sysdump; no cluster is asked.
+    Replay(replay::Args),
     /// Measure: DNS, endpoint changes, CNI, the lab; each beside the floor of this machine.
     Bench(bench::Args),
     /// What the image plumb.local/demo runs: a small server and its clients.
@@ -90,7 +93,9 @@ impl Command {
         let left = match self {
             Self::Lab(args) => return args.interrupted(),
             Self::Connectivity(_) => "nothing was made",
-            Self::Status(_) | Self::Dns(_) | Self::Alerts(_) | Self::Features(_) => "nothing was changed",
+            Self::Status(_) | Self::Dns(_) | Self::Alerts(_) | Self::Features(_) | Self::Replay(_) => {
+                "nothing was changed"
+            }
             Self::Trace(_) => "nothing was changed; the agents forget the packet within 30 s",
             Self::Sysdump(_) => "nothing was changed; an archive that was begun is not whole",
             Self::NodeCleanup(_) => "the same command again takes away what is left",
@@ -152,6 +157,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Connectivity(args) => connectivity::run(args),
         Command::Sysdump(args) => sysdump::run(args),
+        Command::Replay(args) => replay::run(&args),
         Command::Trace(args) => trace::run(args),
         Command::Dns(args) => dns::run(args),
         Command::Alerts(args) => alerts::run(&args),

@@ -27,7 +27,7 @@ What a signal leaves:
 | command | |
 |---|---|
 | `lab up` | before anything is started nothing; a lab that was starting is taken away; one that runs goes on with what it has |
-| `lab wait`, `logs`, `expose`, `status`, `list`, `kubeconfig`; `status`, `dns`, `trace`, `alerts`, `features` | everything as it was |
+| `lab wait`, `logs`, `expose`, `status`, `list`, `kubeconfig`; `status`, `dns`, `trace`, `alerts`, `features`, `replay` | everything as it was |
 | `lab down`, `node-cleanup` | the rest, for the same command again |
 | `lab agent` | what it has done so far: `lab status` shows it |
 | `connectivity test` | nothing: its namespace is removed, but with `--keep`; a second signal leaves the rest to `kubectl delete namespace` |

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use model::Node;
+use serde::{Deserialize, Serialize};
 use types::{Family, IpNet};
 
 /// The addresses that a node derives from its pod CIDR of one family: its own link into the fabric has the first, the
 /// pods' gateway the second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodSubnet {
     pub net: IpNet,
     pub fabric: IpAddr,

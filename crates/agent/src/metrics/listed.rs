@@ -172,7 +172,7 @@ fn every_reason_of_an_event_is_explained() {
         "crates/model/src/from_k8s/service.rs",
         "crates/agent/src/node/diagnose.rs",
         "crates/agent/src/node/dropped.rs",
-        "crates/agent/src/node/mend.rs",
+        "crates/node/src/drift.rs",
         "crates/agent/src/node/settle.rs",
     ];
     const NO_REASONS: &[&str] = &[

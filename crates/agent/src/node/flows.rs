@@ -80,9 +80,11 @@ impl Node {
         let rest = match done {
             Ok(count) => {
                 self.count_forgotten(*count, "flows of addresses that pods no longer have were forgotten");
-                let hosts = owed.any.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
-                self.hear(node::Input::Forgotten(hosts.map(IpNet::addr).collect()));
-                self.sources_are_forgotten(&owed.any);
+                let lost = self.attachments.records().lost().len();
+                self.hear(node::Input::Forgotten(owed.any.clone()));
+                if self.attachments.records().lost().len() < lost {
+                    self.grant_withheld();
+                }
                 ((looking + *took) * SHARE).min(LONGEST)
             }
             Err(error) => {

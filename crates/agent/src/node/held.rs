@@ -9,7 +9,7 @@ use crate::report::Resting;
 impl Node {
     /// Why each address is held that no pod has, each in a sentence.
     pub fn held(&self) -> Vec<String> {
-        self.attachments.held(self.facts().orphan_grace, clock::since_boot())
+        self.attachments.held(self.facts().situation.orphan_grace, clock::since_boot())
     }
 
     /// Addresses that were released and that nobody gets yet.

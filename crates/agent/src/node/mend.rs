@@ -6,39 +6,24 @@ use anyhow::Result;
 use compile::Compiler;
 use kstate::net::PortOptions;
 use model::{Key, Kind};
-use node::{Facts, Record, Wire};
+use node::{Network, Record, Steps, Wire, drift, is_gone};
 use semantics::{Diagnostic, Severity};
 use types::{IfName, ObjectName};
 
 use super::Node;
-use crate::datapath::{Found, Steps, Subsystem};
+use crate::datapath::{Found, Subsystem};
 use crate::store::namespace_lives;
-use crate::tell::Saying;
 
 impl Node {
     /// Remembers whether the kernel took something.
     pub(super) fn note(&mut self, subsystem: Subsystem, done: Result<()>) {
-        match done {
-            Ok(()) => {
-                self.stale.failed.remove(&subsystem);
-                self.standing.is_right(subsystem);
-                if let Some(age) = self.standing.since_right() {
-                    self.base.metrics.right_now(crate::clock::since_epoch().saturating_sub(age));
-                }
-            }
-            Err(error) => drop(self.refused(subsystem, &error)),
-        }
-    }
-
-    /// Whether that is news.
-    fn refused(&mut self, subsystem: Subsystem, error: &anyhow::Error) -> bool {
-        let error = format!("{error:#}");
-        self.base.metrics.apply_failed(subsystem.name());
-        let is_news = self.stale.failed.insert(subsystem, error.clone()).as_ref() != Some(&error);
-        if is_news {
-            tracing::error!(subsystem = subsystem.name(), error, "the kernel did not take a change");
-        }
-        is_news
+        self.found(
+            subsystem,
+            match done {
+                Ok(()) => drift::Found::Taken,
+                Err(error) => drift::Found::Refused(format!("{error:#}")),
+            },
+        );
     }
 
     /// Compares as a whole what the kernel refused in parts. While paused, too: that a change of the cluster
@@ -76,50 +61,16 @@ impl Node {
         self.publish();
     }
 
-    /// Who only looked and found a difference has not shown that the kernel takes anything.
     fn only_look(&mut self, subsystem: Subsystem) {
-        match self.differ(subsystem) {
-            Ok(steps) => {
-                self.stands(subsystem, &steps);
-                if steps.count == 0 {
-                    self.drift_ended(subsystem, &steps, false);
-                    return self.note(subsystem, Ok(()));
-                }
-                self.base.metrics.drift(subsystem.name(), steps.count, false);
-                self.drift_stands(subsystem, steps);
-            }
-            Err(error) => self.note(subsystem, Err(error)),
-        }
+        let found = self.differ(subsystem).map(drift::Found::Seen);
+        self.found(subsystem, found.unwrap_or_else(|error| drift::Found::Refused(format!("{error:#}"))));
     }
 
     /// After the kernel was made what it should be, or was not. `suspected`: what it took is what others had changed; else it
     /// is what was refused a moment ago.
     fn compared(&mut self, subsystem: Subsystem, done: Result<Steps>, suspected: bool) {
-        match done {
-            Ok(steps) => {
-                self.stands(subsystem, &Steps::default());
-                let was_told = self.tell_what_is_taken_again(subsystem, &steps);
-                if suspected && steps.count > 0 {
-                    self.base.metrics.drift(subsystem.name(), steps.count, true);
-                }
-                self.drift_ended(subsystem, &steps, suspected && steps.count > 0 && !was_told);
-                self.note(subsystem, Ok(()));
-            }
-            // One look for each reason: a kernel that refuses is asked again every second.
-            Err(error) => {
-                if (self.refused(subsystem, &error) || !self.standing.has_drift(subsystem))
-                    && let Ok(left) = self.differ(subsystem)
-                {
-                    self.stands(subsystem, &left);
-                }
-            }
-        }
-    }
-
-    /// What differs, as long as nobody mends it.
-    fn stands(&mut self, subsystem: Subsystem, left: &Steps) {
-        self.base.metrics.drift_stands(subsystem.name(), left.count);
-        self.standing.differs(subsystem, left);
+        let found = done.map(|steps| drift::Found::Mended { steps, suspected });
+        self.found(subsystem, found.unwrap_or_else(|error| drift::Found::Unmended(format!("{error:#}"))));
     }
 
     fn converge(&mut self, subsystem: Subsystem) -> Result<Steps> {
@@ -138,7 +89,7 @@ impl Node {
         Ok(steps)
     }
 
-    fn differ(&mut self, subsystem: Subsystem) -> Result<Steps> {
+    pub(super) fn differ(&mut self, subsystem: Subsystem) -> Result<Steps> {
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
         self.base.metrics.looked(subsystem.name());
         let Found { mut steps, lost } = self.base.datapath.part(subsystem).differ(compiler)?;
@@ -192,7 +143,7 @@ impl Node {
         let known = self.cluster.pods.get(&record.pod);
         match known.filter(|pod| record.uid.is_empty() || pod.uid == record.uid) {
             Some(pod) => pod.terminating || pod.phase.finished(),
-            None => self.facts().is_gone(record),
+            None => is_gone(record, &self.facts()),
         }
     }
 
@@ -201,53 +152,14 @@ impl Node {
         let record = self.who_lost(name)?.clone();
         // Before everything is listed, too: its policies are those of the process before.
         let settings = self.compiler.as_ref().map(Compiler::settings);
-        let wire = Wire::again(&record, &Facts { settings, ..self.facts() });
+        let network = settings.map(|settings| Network::new(&self.cluster, settings));
+        let wire = Wire::again(&record, network.as_ref());
         match wire.and_then(|wire| self.create_veth(&wire)) {
             Ok(()) => (!self.is_ending(&record)).then(|| veth_is_gone(&record)),
             Err(error) => {
                 tracing::warn!(veth = %name, pod = %record.pod, %error, "a pod's veth is gone and cannot be made again");
                 None
             }
-        }
-    }
-
-    /// While paused: told where something is new in it, which comes first then.
-    fn drift_stands(&mut self, subsystem: Subsystem, steps: Steps) {
-        let Some(steps) = self.standing.news_of_drift(subsystem, steps) else { return };
-        let done = format!("found and left so while the agent is paused: {steps}");
-        let saying = self.drift(subsystem, "DriftSeen", &done);
-        tracing::warn!(subsystem = subsystem.name(), steps = steps.count, "{}", saying.message);
-        self.standing.told_drift(subsystem, saying.clone());
-        self.base.tell.holds(saying);
-    }
-
-    /// By the agent, in these steps, or by somebody else. `is_news`: also where nothing was told of it.
-    fn drift_ended(&mut self, subsystem: Subsystem, steps: &Steps, is_news: bool) {
-        let (told, known) = self.standing.end_drift(subsystem);
-        if told.is_empty() && !is_news {
-            return;
-        }
-        // What was told and is right again without the agent belongs to it.
-        let all = steps.clone().and(known);
-        let done = match steps.count {
-            0 => format!("put back while the agent was paused, and not by it: {all}"),
-            _ => format!("found and put back: {all}"),
-        };
-        let over = self.drift(subsystem, "DriftMended", &done);
-        tracing::warn!(subsystem = subsystem.name(), steps = steps.count, "{}", over.message);
-        match told.is_empty() {
-            true => self.base.tell.say(over),
-            false => self.base.tell.over(told, over),
-        }
-    }
-
-    fn drift(&self, subsystem: Subsystem, reason: &'static str, done: &str) -> Saying {
-        Saying {
-            object: Key::new(Kind::Node, ObjectName::cluster(&self.base.settings.node)),
-            uid: String::new(),
-            normal: reason == "DriftMended",
-            reason,
-            message: format!("{reason}: somebody changed Plumb's {}; {done}", subsystem.name()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use compile::Compiler;
 use model::{Key, Kind};
-use node::{Asked, Facts, Note, Output, Reply, RequestId};
+use node::{Asked, Live, Network, Note, Output, Record, Reply, RequestId, Situation};
 use tokio::sync::oneshot;
 use types::ObjectName;
 
@@ -16,23 +16,6 @@ use crate::inbox::CniInput;
 use crate::reaper::{Doomed, Reaped};
 use crate::store::{namespace_id, namespace_lives};
 use crate::tell::Saying;
-
-/// What attachments heard last, and what they decided.
-#[derive(Debug, Default)]
-pub struct Decisions(VecDeque<String>);
-
-impl Decisions {
-    const KEPT: usize = 1_000;
-
-    /// What leads to nothing is not kept.
-    fn keep(&mut self, now: Duration, heard: &str, outputs: &[Output]) {
-        let begin = |count: usize| if count == 0 { heard } else { "" };
-        for (count, output) in outputs.iter().enumerate() {
-            self.0.push_back(format!("{:>12.3}  {:<40} → {output}", now.as_secs_f64(), begin(count)));
-        }
-        self.0.drain(..self.0.len().saturating_sub(Self::KEPT));
-    }
-}
 
 /// Who waits for what attachments decide.
 #[derive(Debug, Default)]
@@ -50,17 +33,17 @@ impl Requests {
 }
 
 impl Node {
-    pub(super) fn facts(&self) -> Facts<'_> {
+    pub(super) fn facts(&self) -> Live<'_> {
         let hears_pods = self.cluster.synced().is_some()
             && !self.standing.broken_watches().any(|(kind, _)| kind == Kind::Pod);
-        Facts {
-            node: &self.base.settings.node,
-            cluster: &self.cluster,
-            settings: self.whole().map(Compiler::settings),
+        let settings = self.whole().map(Compiler::settings);
+        let situation = Situation {
+            network: settings.map(|settings| Network::new(&self.cluster, settings)),
             hears_pods,
             paused: self.paused,
             orphan_grace: Duration::from_secs(self.base.settings.args.orphan_grace),
-        }
+        };
+        Live { cluster: &self.cluster, settings, situation }
     }
 
     /// What follows from an input, and from that, until nothing does: what follows from an answer comes first, so that a pod is
@@ -77,11 +60,10 @@ impl Node {
     }
 
     fn step(&mut self, input: node::Input) -> Vec<Output> {
-        let (heard, now) = (input.to_string(), clock::since_boot());
         let mut attachments = std::mem::take(&mut self.attachments);
-        let outputs = attachments.step(input, &self.facts(), now);
-        self.attachments = attachments;
-        self.decisions.keep(now, &heard, &outputs);
+        let mut recording = std::mem::take(&mut self.recording);
+        let outputs = recording.step(&mut attachments, input, &self.facts(), clock::since_boot());
+        (self.attachments, self.recording) = (attachments, recording);
         outputs
     }
 
@@ -102,18 +84,20 @@ impl Node {
                 }
             }
             Output::Reply(id, reply) => self.reply(id, reply),
+            Output::PoolsMoved => self.former.look_again(),
+            Output::Granted(done) => self.sources.granted_now(done),
             Output::Note(note) => self.tell_of_attachment(note),
         }
         None
     }
 
-    /// A line for each of the last decisions: seconds since the machine's boot, what was heard, what followed.
-    pub fn decisions(&self) -> String {
-        self.decisions.0.iter().map(|line| format!("{line}\n")).collect()
+    /// The last inputs of attachments, for `plumb replay`.
+    pub fn recording(&self) -> String {
+        self.recording.text()
     }
 
     /// Of what attachments are: before anybody is told.
-    pub(super) fn save(&mut self) -> anyhow::Result<()> {
+    fn save(&mut self) -> anyhow::Result<()> {
         self.base.store.save(self.attachments.records())
     }
 
@@ -140,7 +124,7 @@ impl Node {
                 tracing::warn!(%handle, %pod, why, "kept, though its watch does not show the pod");
             }
             Note::NotSaved(error) => tracing::error!(error, "attachments cannot be saved"),
-            Note::Released(message) => {
+            Note::Released { message, .. } => {
                 tracing::warn!("{message}");
                 self.base.tell.say(Saying {
                     object: Key::new(Kind::Node, ObjectName::cluster(&self.base.settings.node)),
@@ -224,7 +208,13 @@ impl Node {
     pub(super) fn look_for_orphans(&mut self) {
         if self.attachments.wants_to_look(&self.facts(), clock::since_boot()) {
             let (veths, namespaces) = self.seen();
-            self.hear(node::Input::Looked { veths, namespaces });
+            // A veth dies with the namespace of its other end. One that somebody deleted tells nothing.
+            let lives = |(handle, record): &(&String, &Record)| {
+                namespaces.contains(*handle) || !record.cut_off && veths.contains(*handle)
+            };
+            let records = self.attachments.records().all().iter();
+            let ended = records.filter(|one| !lives(one)).map(|(handle, _)| handle.clone()).collect();
+            self.hear(self.attachments.look(ended, &self.facts()));
         }
     }
 }

@@ -3,10 +3,9 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use compile::{Compiled, Compiler, fabric};
+use compile::{Compiled, Compiler};
 use ipam::Pool;
-use model::{Event, Key, Kind, Placed, Row};
-use types::Family;
+use model::{Key, Kind};
 
 use super::Node;
 use crate::conflist;
@@ -18,37 +17,6 @@ use crate::fault::Fault;
 const NOT_LOOKED_AT: &str = "not looked at yet";
 
 impl Node {
-    /// Our own Node outlives the object: `kubectl delete node`, or a kubelet that registers anew without pod
-    /// CIDR, must not take the network from pods that run.
-    pub(super) fn apply(&mut self, event: Event) {
-        let name = &self.base.settings.node;
-        let event = match event {
-            Event::Delete(key) if key.kind == Kind::Node && *key.name.name == **name => return,
-            Event::Upsert(Row::Node(mut row)) if row.name == *name => {
-                if let Some(known) = self.cluster.nodes.get(name) {
-                    keep(&mut row.pod_cidrs, &known.pod_cidrs);
-                    if row.addresses.is_empty() {
-                        keep(&mut row.others, &known.others);
-                    }
-                    keep(&mut row.addresses, &known.addresses);
-                }
-                self.base.presence.send_if_modified(|here| here.move_to(&row.addresses));
-                Event::Upsert(Row::Node(row))
-            }
-            event => event,
-        };
-        let relist = event == Event::Start(Kind::Node);
-        let own = self.cluster.nodes.get(name).filter(|_| relist).cloned();
-        let changed = self.cluster.apply(event);
-        if self.whole().is_none() {
-            self.placed.extend(changed.iter().filter(|key| Placed::KINDS.contains(&key.kind)).cloned());
-        }
-        self.changed.extend(changed);
-        if let Some(own) = own {
-            self.cluster.apply(Event::Upsert(Row::Node(own)));
-        }
-    }
-
     /// Compiles what changed and applies it: links and routes as soon as Nodes are listed, tables when everything is.
     pub(super) fn settle(&mut self) {
         if self.compiler.is_none() && !self.begin() {
@@ -79,7 +47,7 @@ impl Node {
         self.answer_checks(&keys, first);
         self.base.zone.update(&self.cluster, &keys);
         self.compiled_diagnostics(&compiled);
-        self.own_node();
+        self.follow_own_node();
         if let Err(error) = self.look_for_former() {
             tracing::warn!(%error, "flows of addresses that no pod has are not forgotten; ADD tries again");
         }
@@ -207,39 +175,6 @@ impl Node {
         }
     }
 
-    /// What the Node object means for this node itself: its pool, and whether the others know how to reach it.
-    pub(super) fn own_node(&mut self) {
-        let Some(own) = self.cluster.nodes.get(&self.base.settings.node) else { return };
-        let announced = fabric::of(self.base.settings.fabric).announces(&self.base.settings.node);
-        if own.announced != announced {
-            self.base.tell.announce(announced);
-        }
-        let rest = std::time::Duration::from_secs(self.base.settings.args.cool_down);
-        let mut changed = false;
-        for subnet in semantics::node::pod_subnets(own) {
-            match self.attachments.records_mut().pool_mut(Family::of_net(&subnet.net)) {
-                Some(pool) => {
-                    changed |= pool.cidr() != subnet.net;
-                    pool.move_to(subnet.net);
-                }
-                None => {
-                    self.attachments.records_mut().pools_mut().push(Pool::new(subnet.net, rest));
-                    changed = true;
-                }
-            }
-        }
-        if changed {
-            // The family of the node's first pod CIDR is that of a pod's first address.
-            let order: Vec<Family> = own.pod_cidrs.iter().map(Family::of_net).collect();
-            let place = |pool: &Pool| order.iter().position(|f| *f == Family::of_net(&pool.cidr()));
-            self.attachments.records_mut().pools_mut().sort_by_key(place);
-            self.former.look_again();
-        }
-        if changed && let Err(error) = self.save() {
-            tracing::error!(error = format!("{error:#}"), "the address pool cannot be saved");
-        }
-    }
-
     /// Says that the node serves: last, when pods can be wired.
     pub(super) fn publish(&mut self) {
         if self.lacking().is_some() {
@@ -276,12 +211,6 @@ impl Node {
             tracing::info!(directory = %args.cni_conf_dir.display(), "CNI configuration written");
         }
         Ok(())
-    }
-}
-
-fn keep<T: Clone>(new: &mut Vec<T>, known: &[T]) {
-    if new.is_empty() {
-        new.extend_from_slice(known);
     }
 }
 

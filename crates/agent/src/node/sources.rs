@@ -31,8 +31,16 @@ type Nets = BTreeMap<String, Vec<IpNet>>;
 pub struct Sources {
     /// What each attachment may send from, beside its own addresses, by the rules that are being applied.
     granted: Nets,
+    /// Whether that is recorded.
+    recorded: Option<Result<(), String>>,
     /// What cannot be granted because it cannot be recorded.
     unrecorded: BTreeSet<Diagnostic>,
+}
+
+impl Sources {
+    pub(super) fn granted_now(&mut self, done: Result<(), String>) {
+        self.recorded = Some(done);
+    }
 }
 
 fn of<'a>(nets: &'a Nets, handle: &str) -> &'a [IpNet] {
@@ -67,15 +75,13 @@ fn share(due: &Nets, had: &Nets, lost: &BTreeSet<IpNet>) -> Share {
     share
 }
 
-fn cannot_record(pod: &ObjectName, nets: &[IpNet], error: &anyhow::Error) -> Diagnostic {
+fn cannot_record(pod: &ObjectName, nets: &[IpNet], error: &str) -> Diagnostic {
     let nets = nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     Diagnostic {
         object: Key::new(Kind::Pod, pod.clone()),
         field: format!("metadata.annotations[{SOURCES_ANNOTATION}]"),
         severity: Severity::Warning,
-        message: format!(
-            "the pod may not send from {nets} yet: its node cannot record that it may: {error:#}"
-        ),
+        message: format!("the pod may not send from {nets} yet: its node cannot record that it may: {error}"),
         next_step: "see that the agent's data directory is writable and has room".to_owned(),
     }
 }
@@ -116,23 +122,19 @@ impl Node {
     }
 
     /// All of it or nothing.
-    fn record_sources(&mut self, grown: &Nets, had: &Nets) -> anyhow::Result<()> {
+    fn record_sources(&mut self, grown: &Nets, had: &Nets) -> Result<(), String> {
         if grown.is_empty() {
             return Ok(());
         }
-        let records = self.attachments.records_mut();
-        for (handle, more) in grown {
+        let all = |(handle, more): (&String, &Vec<IpNet>)| {
             let all = of(had, handle).iter().chain(more).copied().collect();
-            records.set_further(handle, IpNet::aggregate(&all));
-        }
-        self.save().inspect_err(|_| {
-            for handle in grown.keys() {
-                self.attachments.records_mut().set_further(handle, of(had, handle).to_vec());
-            }
-        })
+            (handle.clone(), IpNet::aggregate(&all))
+        };
+        self.hear(node::Input::Grant(grown.iter().map(all).collect()));
+        self.sources.recorded.take().unwrap_or_else(|| Err("nobody said so".to_owned()))
     }
 
-    fn tell_unrecorded(&mut self, failure: Option<(anyhow::Error, &Nets)>) {
+    fn tell_unrecorded(&mut self, failure: Option<(String, &Nets)>) {
         let now: BTreeSet<Diagnostic> = match failure {
             Some((error, grown)) => {
                 let of = |(handle, nets): (&String, &Vec<IpNet>)| {
@@ -180,16 +182,7 @@ impl Node {
         let less = all.filter(|(handle, record)| !all_without(&record.further, granted(handle)).is_empty());
         let less: Nets = less.map(|(handle, _)| (handle.clone(), granted(handle).to_vec())).collect();
         if !less.is_empty() {
-            for (handle, granted) in less {
-                self.attachments.records_mut().narrow(&handle, granted);
-            }
-            // Until it is saved the records have it, and the next process finds it there.
-            if let Err(error) = self.save() {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "further sources that pods no longer have cannot be recorded"
-                );
-            }
+            self.hear(node::Input::Narrow(less));
         }
     }
 
@@ -200,21 +193,8 @@ impl Node {
         }
     }
 
-    /// The kernel has forgotten what was begun from these, so others may have them.
-    pub(super) fn sources_are_forgotten(&mut self, nets: &[IpNet]) {
-        if self.attachments.records_mut().forgotten(nets) {
-            self.grant_withheld();
-            if let Err(error) = self.save() {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "that further sources are nobody's any more cannot be recorded"
-                );
-            }
-        }
-    }
-
     /// In this round, for those that wait.
-    fn grant_withheld(&mut self) {
+    pub(super) fn grant_withheld(&mut self) {
         let waiting = self.cluster.attachments.values().filter(|row| !row.withheld.is_empty());
         let key = |container: &str| Key::new(Kind::Attachment, ObjectName::cluster(container));
         self.changed.extend(waiting.map(|row| key(&row.container)));

@@ -52,6 +52,7 @@ impl Reports {
         dump.files.insert("log.txt".into(), crate::journal::recent());
         dump.files.insert("metrics.txt".into(), self.metrics.render());
         dump.files.insert("status.json".into(), serde_json::to_string_pretty(&self.status().await?)?);
+        dump.files.insert("decisions.jsonl".into(), self.ask(Node::recording).await?);
         for look in 1.. {
             let Some(wanted) = self.ask(wanted).await? else {
                 dump.failures
@@ -83,7 +84,6 @@ fn wanted(node: &Node) -> Option<Wanted> {
         files: vec![
             ("findings.txt", findings),
             ("attachments.json", attachments),
-            ("decisions.txt", node.decisions()),
             ("settings.txt", settings),
         ],
     })

@@ -78,19 +78,23 @@ fn split(path: &str) -> Result<(&str, &str)> {
 
 /// The content of one file.
 pub fn find<'a>(archive: &'a [u8], path: &str) -> Option<&'a [u8]> {
+    files(archive).find(|(name, _)| name == path).map(|(_, content)| content)
+}
+
+/// What is in it, by name, as far as it is one.
+pub fn files(archive: &[u8]) -> impl Iterator<Item = (String, &[u8])> {
     let mut rest = archive;
-    loop {
+    std::iter::from_fn(move || {
         let (header, after) = rest.split_at_checked(BLOCK)?;
         let name = header.split(|byte| *byte == 0).next().filter(|name| !name.is_empty())?;
         let digits = std::str::from_utf8(header.get(124..135)?).ok()?;
         let size = usize::from_str_radix(digits.trim_matches([' ', '\0']), 8).ok()?;
         let prefix = header.get(345..500)?.split(|byte| *byte == 0).next()?;
         let whole = if prefix.is_empty() { name.to_vec() } else { [prefix, name].join(&b'/') };
-        if whole == path.as_bytes() {
-            return after.get(..size);
-        }
-        rest = after.get(size.checked_next_multiple_of(BLOCK)?..)?;
-    }
+        let content = after.get(..size)?;
+        rest = after.get(size.checked_next_multiple_of(BLOCK)?..).unwrap_or_default();
+        Some((String::from_utf8_lossy(&whole).into_owned(), content))
+    })
 }
 
 #[cfg(test)]

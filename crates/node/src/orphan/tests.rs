@@ -9,12 +9,17 @@ fn after(seconds: u64) -> Now {
 
 #[test]
 fn a_dead_namespace_is_lost_whatever_the_api_says_and_an_unheard_api_says_nothing() {
-    for pod in [InApi::There, InApi::Gone, InApi::Unknown] {
-        assert_eq!(lost(false, pod), Some(Lost::Namespace));
+    for pod_is_gone in [false, true] {
+        assert_eq!(lost(false, pod_is_gone), Some(Lost::Namespace));
     }
-    assert_eq!(lost(true, InApi::Gone), Some(Lost::Pod));
-    assert_eq!(lost(true, InApi::There), None);
-    assert_eq!(lost(true, InApi::Unknown), None);
+    assert_eq!(lost(true, true), Some(Lost::Pod));
+    assert_eq!(lost(true, false), None);
+    let (cluster, record) = (model::Cluster::default(), record(RECORD));
+    assert!(is_gone(&record, &facts(&cluster)));
+    let deaf = Situation { hears_pods: false, ..facts(&cluster).situation };
+    assert!(!is_gone(&record, &crate::Live { situation: deaf, ..facts(&cluster) }));
+    let host = Record { pod: types::ObjectName::cluster("c"), ..record };
+    assert!(!is_gone(&host, &facts(&cluster)), "no pod of the API");
 }
 
 #[test]
@@ -41,9 +46,12 @@ fn nothing_is_released_at_first_sight_however_long_nobody_looked() {
 }
 
 /// Of a node that hears the API, and mends.
-fn facts(cluster: &model::Cluster) -> Facts<'_> {
-    Facts { node: "node1", cluster, settings: None, hears_pods: true, paused: false, orphan_grace: GRACE }
+fn facts(cluster: &model::Cluster) -> crate::Live<'_> {
+    let situation = Situation { hears_pods: true, orphan_grace: GRACE, ..Situation::default() };
+    crate::Live { cluster, settings: None, situation }
 }
+
+const RECORD: &str = r#"{"container":"c","ifname":"eth0","netns":"/n","pod":{"namespace":"a","name":"web"},"uid":"u","ips":[],"host_if":"veth-c","mac":"00:00:00:00:00:00"}"#;
 
 fn record(json: &str) -> Record {
     serde_json::from_str(json).unwrap()
@@ -51,9 +59,7 @@ fn record(json: &str) -> Record {
 
 #[test]
 fn a_pod_that_may_take_long_to_end_keeps_its_network_so_long() {
-    let record = record(
-        r#"{"container":"c","ifname":"eth0","netns":"/n","pod":{"namespace":"a","name":"b"},"uid":"u","ips":[],"host_if":"veth1","mac":"00:00:00:00:00:00","grace":600}"#,
-    );
+    let record = Record { grace: 600, ..record(RECORD) };
     assert_eq!(grace(&record, GRACE)(Lost::Pod), Duration::from_secs(630));
     assert_eq!(grace(&record, GRACE)(Lost::Namespace), NAMESPACE_GRACE);
     assert_eq!(grace(&record, Duration::from_secs(1))(Lost::Namespace), Duration::from_secs(1));
@@ -65,9 +71,7 @@ fn a_pod_that_only_the_watch_does_not_show_stays_wired() {
     let cluster = model::Cluster::default();
     let facts = facts(&cluster);
     let mut attachments = Attachments::default();
-    attachments.records.insert(record(
-        r#"{"container":"c","ifname":"eth0","netns":"/n","pod":{"namespace":"a","name":"web"},"uid":"u","ips":[],"host_if":"veth-c","mac":"00:00:00:00:00:00"}"#,
-    ));
+    attachments.records.insert(record(RECORD));
     let doubt = Doubt { handle: "c/eth0".into(), pod: types::ObjectName::new("a", "web"), uid: "u".into() };
     let mut after = |doubt: &Doubt, answer: Answer| {
         let suspicion = Suspicion { lost: Lost::Pod, since: START };

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use cni::Request;
 use model::{Event, Kind, Row};
-use node::{Answer, Asked, Input};
+use node::{Answer, Asked, Input, Record};
 use serde_json::json;
-use types::IfName;
+use types::{IfName, IpNet};
 
 use super::{CONTAINERS, World, handle, pod, request, row};
 
@@ -115,14 +115,21 @@ impl World {
         let unsure: Vec<IpAddr> = self.process.attachments.unsure().iter().copied().collect();
         if !self.faults.forget_fails && !unsure.is_empty() {
             self.flows.retain(|ip| !unsure.contains(ip));
-            self.hear(Input::Forgotten(unsure));
+            self.hear(Input::Forgotten(unsure.into_iter().map(IpNet::from).collect()));
         }
     }
 
     pub fn pass(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
         let (veths, namespaces) = self.seen();
-        self.hear(Input::Looked { veths, namespaces });
+        let records = self.process.attachments.records().all().iter();
+        // A veth dies with the namespace of its other end. One that somebody deleted tells nothing.
+        let lives = |(handle, record): &(&String, &Record)| {
+            namespaces.contains(*handle) || !record.cut_off && veths.contains(*handle)
+        };
+        let ended = records.filter(|one| !lives(one)).map(|(handle, _)| handle.clone()).collect();
+        let looked = self.process.attachments.look(ended, &self.facts());
+        self.hear(looked);
     }
 
     pub fn kill_after(&mut self, outputs: usize, done: bool) {

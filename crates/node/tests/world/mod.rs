@@ -10,7 +10,10 @@ use std::time::Duration;
 use cni::Request;
 use ipam::Pool;
 use model::{Cluster, Event, Kind, Node, Phase, Pod, Row};
-use node::{Attachments, Doubt, Facts, Input, Output, Records, Reply, RequestId};
+use node::{
+    Attachments, Bounds, Doubt, Input, Live, Network, Output, Recording, Records, Replay, Reply, RequestId,
+    Situation,
+};
 use semantics::Settings;
 use serde_json::json;
 use types::{IfName, ObjectName};
@@ -43,6 +46,7 @@ struct Veth {
 #[derive(Debug, Default)]
 struct Process {
     attachments: Attachments,
+    recording: Option<Recording>,
     wires: Vec<node::Record>,
     unwires: Vec<(String, IfName)>,
     doubts: Vec<Doubt>,
@@ -53,6 +57,8 @@ struct Process {
 }
 
 pub struct World {
+    /// Each process records what it hears, if so.
+    recorded: Option<Bounds>,
     pub faults: Faults,
     process: Process,
     cluster: Cluster,
@@ -106,7 +112,7 @@ fn request(command: &str, n: usize, attachments: &serde_json::Value) -> Request 
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub fn new(recorded: Option<Bounds>) -> Self {
         let pool = POOL.parse().unwrap();
         let mut cluster = Cluster::default();
         for kind in Kind::ALL {
@@ -118,6 +124,7 @@ impl World {
         let mut disk = Records::default();
         disk.pools_mut().push(Pool::new(pool, Duration::from_secs(2)));
         let mut world = Self {
+            recorded,
             faults: Faults::default(),
             process: Process::default(),
             cluster,
@@ -161,7 +168,9 @@ impl World {
 
     fn start(&mut self) {
         self.starts += 1;
-        self.process = Process { attachments: Attachments::new(self.disk.clone()), ..Process::default() };
+        let attachments = Attachments::new(self.disk.clone());
+        let recording = self.recorded.map(|bounds| Recording::new(NODE, bounds));
+        self.process = Process { attachments, recording, ..Process::default() };
         let (veths, namespaces) = self.seen();
         self.hear(Input::Started { veths, namespaces });
         for (handle, record) in self.process.attachments.records().all() {
@@ -170,16 +179,25 @@ impl World {
         }
     }
 
-    fn step(&mut self, input: Input) -> Vec<Output> {
-        let facts = Facts {
-            node: NODE,
-            cluster: &self.cluster,
-            settings: Some(&self.settings),
+    fn facts(&self) -> Live<'_> {
+        let situation = Situation {
+            network: Some(Network::new(&self.cluster, &self.settings)),
             hears_pods: !self.faults.deaf,
             paused: self.faults.paused,
             orphan_grace: GRACE,
         };
-        self.process.attachments.step(input, &facts, self.now)
+        Live { cluster: &self.cluster, settings: Some(&self.settings), situation }
+    }
+
+    fn step(&mut self, input: Input) -> Vec<Output> {
+        let mut process = std::mem::take(&mut self.process);
+        let (attachments, now) = (&mut process.attachments, self.now);
+        let outputs = match &mut process.recording {
+            Some(recording) => recording.step(attachments, input, &self.facts(), now),
+            None => attachments.step(input, &self.facts(), now),
+        };
+        self.process = process;
+        outputs
     }
 
     /// Performs what follows from an input, and what follows from that. A kill ends it at any output.
@@ -197,8 +215,17 @@ impl World {
         }
     }
 
+    /// What the process heard leads to the same decisions and states again, from what it recorded alone.
+    fn replay(&self) {
+        let Some(recording) = &self.process.recording else { return };
+        let text = recording.text();
+        let replay = Replay::of(&text);
+        assert!(replay.agrees() && !replay.turns.is_empty(), "{replay:#?}\n{text}");
+    }
+
     fn restart(&mut self, done: bool) {
         self.kill = None;
+        self.replay();
         if done {
             for record in std::mem::take(&mut self.process.wires) {
                 let _ = self.wire(&record);
@@ -235,7 +262,7 @@ impl World {
             Output::Unwire { handle, host_if } => self.process.unwires.push((handle, host_if)),
             Output::Confirm(doubt) => self.process.doubts.push(doubt),
             Output::Reply(id, reply) => self.reply(id, &reply),
-            Output::Note(_) => {}
+            Output::PoolsMoved | Output::Granted(_) | Output::Note(_) => {}
         }
         None
     }
@@ -348,6 +375,7 @@ impl World {
             self.pass(60);
         }
         self.follow();
+        self.replay();
         let attachments = &self.process.attachments;
         assert!(attachments.records().all().is_empty(), "{:?}", attachments.records());
         let leases: Vec<_> = attachments.records().pools().iter().flat_map(Pool::leases).collect();

@@ -194,7 +194,8 @@ impl Eraser {
 fn is_likely_secret(word: &str) -> bool {
     let has = |of: fn(&char) -> bool| word.chars().any(|c| of(&c));
     let mixed = has(char::is_ascii_digit) && has(char::is_ascii_alphabetic);
-    let address = word.parse::<std::net::IpAddr>().is_ok() || word.parse::<types::IpNet>().is_ok();
+    let of_ip = word.parse::<std::net::IpAddr>().is_ok() || word.parse::<types::IpNet>().is_ok();
+    let address = of_ip || word.parse::<types::Mac>().is_ok();
     word.len() >= SHORTEST && !address && !is_server(word) && (mixed || word.len() >= 24)
 }
 
@@ -291,7 +292,10 @@ mod tests {
             &json!([{"name": "PORT", "value": "8080"}, {"name": "H", "value": "192.168.1.10"}, "payments",
                 {"name": "S", "value": "https://192.168.1.2:6443,https://[fd00::1]:6443"}]),
         );
-        let text = "8080 192.168.1.10 payments https://192.168.1.2:6443 https://[fd00::1]:6443";
+        // A network of Multus' says a pod's hardware address in an annotation.
+        blots.learn(&json!("mac 0a:58:0a:f4:01:02"));
+        let text =
+            "8080 192.168.1.10 payments https://192.168.1.2:6443 https://[fd00::1]:6443 0a:58:0a:f4:01:02";
         assert_eq!(blots.eraser().unwrap().apply(text), text);
         blots.learn(&json!("https://me:hunter2@192.168.1.2:6443"));
         assert_eq!(blots.eraser().unwrap().apply("to https://me:hunter2@192.168.1.2:6443"), "to (left out)");

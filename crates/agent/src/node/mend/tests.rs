@@ -37,7 +37,9 @@ fn wire(node: &mut Node, netns: &str) {
            "ips":["10.244.1.4"],"host_if":"{VETH}","mac":"02:00:00:00:00:01"}}"#
     );
     let record: Record = serde_json::from_str(&json).unwrap();
-    node.attachments.records_mut().insert(record.clone());
+    let mut records = node.attachments.records().clone();
+    records.insert(record.clone());
+    node.attachments = node::Attachments::new(records);
     node.apply(Event::Upsert(Row::Attachment(Box::new(record.row()))));
 }
 

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 use std::process::Command;
 
-use model::{Service, ServicePort};
+use model::{Event, Placed, Row, Service, ServicePort};
 use types::ObjectName;
 
 use super::*;

@@ -81,14 +81,16 @@ impl Scene {
             node.apply(Event::Start(kind));
             node.apply(Event::Done(kind));
         }
+        let mut records = node.attachments.records().clone();
         for (at, pod) in ["a", "b"].into_iter().enumerate() {
             let json = format!(
                 r#"{{"container":"{pod}","ifname":"eth0","netns":"/n","pod":{{"namespace":"x","name":"{pod}"}},"uid":"","ips":["10.244.1.{at}"],"host_if":"veth-{pod}","mac":"00:00:00:00:00:0{at}"}}"#
             );
             let record: Record = serde_json::from_str(&json).unwrap();
             node.apply(Event::Upsert(Row::Attachment(Box::new(record.row()))));
-            node.attachments.records_mut().insert(record);
+            records.insert(record);
         }
+        node.attachments = node::Attachments::new(records);
         let settings = semantics::Settings::new("node1", nets(&["10.244.0.0/16"]), 1450);
         node.compiler = Some(Compiler::new(semantics::Settings { allow_sources: nets(&[NET]), ..settings }));
         Self { node, data: directory.join("data"), _inbox: inbox }

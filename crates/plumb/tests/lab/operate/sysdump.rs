@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Scratch, operate};
-use crate::cluster::{Checks, Kubectl, Lab, run};
+use crate::cluster::{Checks, Kubectl, Lab, plumb, run};
 
 const SECRET: &str = "hunter2-Sesame-42";
 
@@ -98,7 +98,7 @@ fn an_archive_has_what_a_maintainer_needs_and_no_secret() {
         ("kernel/conntrack.txt", "tcp"),
         ("drift.txt", "none: the kernel holds what it should"),
         ("settings.txt", "cluster_cidr"),
-        ("decisions.txt", "started: veths of none"),
+        ("decisions.jsonl", "\"Started\""),
     ] {
         checks.check(file, || {
             for node in ["node1", "node2"] {
@@ -107,6 +107,17 @@ fn an_archive_has_what_a_maintainer_needs_and_no_secret() {
             }
         });
     }
+    checks.check("what nodes decided is decided again without them", || {
+        let replay = |more: &[&str]| run(Command::new(plumb()).arg("replay").arg(&archive).args(more));
+        let all = replay(&[]);
+        assert!(all.ok && all.out.matches("decided as they were").count() == 2, "{all:?}");
+        let its = replay(&["--pod", "bank/teller"]);
+        assert!(its.ok && its.out.contains("→ wired bank/teller"), "{its:?}");
+        let json = replay(&["--node", "node1", "-o", "json"]);
+        let parsed: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+        assert_eq!(parsed[0]["node"], "node1", "{json:?}");
+        assert!(parsed[0]["turns"].as_array().is_some_and(|turns| !turns.is_empty()), "{json:?}");
+    });
     checks.check("an agent that is away is said, and the rest is there", || {
         lab.lab_ok(&["agent", "stop", "node2"]);
         let said = operate(&lab, &["sysdump", "-o", archive.to_str().expect("UTF-8")]);
