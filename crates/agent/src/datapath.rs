@@ -3,10 +3,11 @@
 //!
 //! ```text
 //!   Subsystem  part    made of                       its compiled state
-//!   Nft        Tables  everything (model::Synced)    Compiler::nft
+//!   Nft        Tables  everything (model::Synced)    of Pieces (compile/backend.rs), in Tables itself
 //!   Net        Links   Nodes, attachments (Placed)   Compiler::net
 //! ```
-//! Another part is a file here, a variant of [`Subsystem`] and a line of [`Datapath::part`].
+//! Another part is a file here, a variant of [`Subsystem`] and a line of [`Datapath::part`]; that of another backend has a line
+//! of [`Datapath::take`], too.
 
 mod links;
 mod steps;
@@ -15,7 +16,7 @@ mod tables;
 use std::net::IpAddr;
 
 use anyhow::Result;
-use compile::{Compiled, Compiler};
+use compile::{Compiled, Compiler, Pieces};
 use types::IfName;
 
 use crate::drops::Drops;
@@ -106,6 +107,13 @@ impl Datapath {
     pub fn open(drops: Drops, dns_ips: &[IpAddr]) -> Result<Self> {
         let loopback = dns_ips.iter().copied().map(Into::into).collect();
         Ok(Self { tables: Tables::open(drops)?, links: Links::open(loopback)?, flows: Flows::open()? })
+    }
+
+    /// To the part that they are for.
+    pub fn take(&mut self, pieces: Pieces) {
+        match pieces {
+            Pieces::Nftables(pieces) => self.tables.take(pieces),
+        }
     }
 
     pub fn part(&mut self, subsystem: Subsystem) -> &mut dyn KernelPart {

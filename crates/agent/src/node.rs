@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compile::Compiler;
+use kstate::nft::Ruleset;
 use model::{Cluster, Key};
 use node::{Attachments, Record, Records};
 use semantics::service::flows::Frontends;
@@ -258,9 +259,14 @@ impl Node {
         &self.cluster
     }
 
-    /// What the kernel should hold; `None` before everything was listed.
+    /// What the node means; `None` before everything was listed.
     pub fn compiler(&self) -> Option<&Compiler> {
         self.whole()
+    }
+
+    /// The tables as they should be, as they are now: a copy that costs nothing.
+    pub fn tables(&self) -> Arc<Ruleset> {
+        self.base.datapath.tables.desired()
     }
 
     fn whole(&self) -> Option<&Compiler> {

@@ -1,92 +1,52 @@
-//! The pieces that a changed key concerns are compiled anew; and the sum of all pieces.
-
-mod family;
+//! The pieces that a changed key concerns are compiled anew; what they come to is kept elsewhere (`backend.rs`), but for
+//! links and routes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kstate::net::NetState;
-use kstate::nft::{Plan, Ruleset};
 use model::{Cluster, Key, Kind, Placed, Synced};
-use semantics::unit::{Unit, Units};
+use semantics::unit::Units;
 use semantics::{Settings, View};
-use types::wire::TABLE;
-use types::{Family, IfName};
+use types::IfName;
 
-use crate::compiler::family::FamilyTable;
-use crate::fragment::Composer;
-use crate::guard::{Guard, links, ports};
-use crate::layout;
+use crate::backend::{self, Backend, Pieces};
 use crate::net::{self, Net, NetChange};
 use semantics::Diagnostic;
 
-/// The whole desired state of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    pub nft: Ruleset,
-    pub net: NetState,
-    pub diagnostics: BTreeSet<Diagnostic>,
-}
-
 /// What one round of changes means.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Compiled {
-    /// From the ruleset before to the ruleset now; a change of one endpoint is a few elements.
-    pub nft: Plan,
+    /// For the state of the same backend; `None`: of links and routes alone.
+    pub pieces: Option<Pieces>,
     /// Of [`Compiler::net`].
     pub net: NetChange,
     pub raised: Vec<Diagnostic>,
     pub cleared: Vec<Diagnostic>,
 }
 
-/// Desired state, kept up to date key by key. A cache and nothing more: whatever the order of events, it ends as
-/// [`whole`] does on the last cluster.
+/// What a node means, kept up to date key by key. A cache and nothing more: whatever the order of events, all that it made
+/// comes to what [`whole`](crate::whole) makes of the last cluster.
 #[derive(Debug)]
 pub struct Compiler {
     settings: Settings,
     /// Links and routes were compiled once; tables need more to be known.
     placed: bool,
-    /// One for each family.
-    tables: [FamilyTable; 2],
-    /// The guard's, on the bridge.
-    bridges: Vec<Composer>,
-    nft: Ruleset,
+    backend: Box<dyn Backend>,
     net: Net,
     diagnostics: BTreeMap<Diagnostic, usize>,
     units: Units,
 }
 
-/// Compiles everything at once.
-pub fn whole(cluster: Synced<'_>, settings: Settings) -> Desired {
-    let mut compiler = Compiler::new(settings);
-    compiler.update(cluster, &[]);
-    Desired {
-        diagnostics: compiler.diagnostics.into_keys().collect(),
-        nft: compiler.nft,
-        net: compiler.net.into_state(),
-    }
-}
-
 /// What a node that has nothing yet gets before anything can come by its tunnel: the guard, and no Service.
-pub fn guard_alone(cluster: Placed<'_>, settings: &Settings) -> Ruleset {
-    let mut nft = Ruleset::default();
-    for family in Family::ALL {
-        let peer = |node: &model::Node| (Unit::Node(node.name.clone()), links::peer(node, settings, family));
-        let others = cluster.nodes.values().filter(|node| node.name != settings.node).map(peer);
-        let base = (Unit::Base, layout::guard(links::base(&cluster, settings, family), settings, family));
-        Composer::new(family, TABLE).replace(&mut nft, others.chain([base]).collect());
-    }
-    for bridge in Guard::Ports.tables() {
-        Composer::of(bridge).replace(&mut nft, vec![(Unit::Base, ports::base())]);
-    }
-    nft
+pub fn guard_alone(cluster: Placed<'_>, settings: &Settings) -> Pieces {
+    let view = View { cluster: &cluster, settings, units: &Units::default() };
+    backend::of(settings.backend).guard_alone(&view)
 }
 
 impl Compiler {
     pub fn new(settings: Settings) -> Self {
         Self {
-            tables: Family::ALL.map(FamilyTable::new),
-            bridges: Guard::Ports.tables().into_iter().map(Composer::of).collect(),
-            nft: Ruleset::default(),
+            backend: backend::of(settings.backend),
             settings,
             placed: false,
             net: Net::default(),
@@ -111,14 +71,9 @@ impl Compiler {
         self.net.update(&cluster, &self.settings, &own).changed != NetChange::Nothing
     }
 
-    /// Whether [`Compiler::update`] was called: before that there are no tables.
+    /// Whether [`Compiler::update`] was called: before that there is nothing but links and routes.
     pub fn is_whole(&self) -> bool {
         self.units.begun()
-    }
-
-    /// The tables as they should be, one for each family.
-    pub fn nft(&self) -> &Ruleset {
-        &self.nft
     }
 
     /// Links, addresses, routes and tunnel entries as they should be.
@@ -139,9 +94,10 @@ impl Compiler {
         let units = self.units.concerned(cluster, &self.settings.node, changed);
         let mut findings = Findings::default();
         let net = self.compile_net(cluster, &turned, &mut findings);
-        let nft = self.compile_units(cluster, &units, &mut findings);
+        let view = View { cluster, settings: &self.settings, units: &self.units };
+        let pieces = Some(self.backend.make(&view, &units, &mut findings));
         let (raised, cleared) = findings.settle(&mut self.diagnostics);
-        Compiled { nft, net, raised, cleared }
+        Compiled { pieces, net, raised, cleared }
     }
 
     /// The same of links and routes alone, which need not wait for the rest.
@@ -174,33 +130,14 @@ impl Compiler {
         findings.replace(&round.before, &round.now);
         round.changed
     }
-
-    fn compile_units(&mut self, cluster: &Cluster, units: &BTreeSet<Unit>, findings: &mut Findings) -> Plan {
-        let node = View { cluster, settings: &self.settings, units: &self.units };
-        let mut plan = Plan::default();
-        for table in &mut self.tables {
-            let fragments = table.compile(&node, units);
-            for (unit, new) in &fragments {
-                let old = table.composer.held(unit).map_or(&[][..], |held| &held.diagnostics);
-                findings.replace(old, &new.diagnostics);
-            }
-            plan.ops.extend(table.composer.replace(&mut self.nft, fragments).ops);
-        }
-        for composer in &mut self.bridges {
-            let units = units.iter().filter(|unit| matches!(unit, Unit::Base | Unit::Attachment(_)));
-            let fragments = units.map(|unit| (unit.clone(), family::on_bridge(&node, unit)));
-            plan.ops.extend(composer.replace(&mut self.nft, fragments.collect()).ops);
-        }
-        plan
-    }
 }
 
 /// Comings and goings of findings during one round.
 #[derive(Default)]
-struct Findings(BTreeMap<Diagnostic, isize>);
+pub struct Findings(BTreeMap<Diagnostic, isize>);
 
 impl Findings {
-    fn replace(&mut self, old: &[Diagnostic], new: &[Diagnostic]) {
+    pub fn replace(&mut self, old: &[Diagnostic], new: &[Diagnostic]) {
         for diagnostic in new {
             *self.0.entry(diagnostic.clone()).or_default() += 1;
         }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
+use compile::backend::nftables::{Composed, Pieces};
 use compile::guard::{Guard, links};
 use compile::{Compiled, Compiler, layout};
 use kernel::nft::{ApplyError, Nft, Observed};
-use kstate::nft::{ElemData, ElemKey, Heir, Ruleset, TableId};
+use kstate::nft::{ElemData, ElemKey, Heir, Plan, Ruleset, TableId};
 use types::Family;
 use types::wire::TRACE_TABLE;
 
@@ -21,6 +22,9 @@ pub struct Tables {
     /// The generation at which the kernel's tables were known to be right. As long as only we have raised it, they
     /// are, and need no look, however many Services there are.
     right_at: Option<u32>,
+    composed: Composed,
+    /// What of it was not given to the kernel yet.
+    open: Plan,
     drops: Drops,
 }
 
@@ -37,16 +41,17 @@ pub enum Guarded {
 /// Elements by table and set.
 type Inherited = BTreeMap<(TableId, Arc<str>), BTreeMap<ElemKey, ElemData>>;
 
-fn steps_of(plan: &kstate::nft::Plan, desired: &Ruleset, actual: &Ruleset) -> Steps {
+fn steps_of(plan: &Plan, desired: &Ruleset, actual: &Ruleset) -> Steps {
     plan.ops.iter().map(|op| kstate::nft::Difference { op, desired, actual }).collect()
 }
 
 impl KernelPart for Tables {
-    fn update(&mut self, change: &Compiled, desired: &Compiler) -> Option<Result<()>> {
-        (!change.nft.is_empty()).then(|| {
-            let right_at = self.right_at.take();
-            self.drops.keep_before(&change.nft);
-            self.right_at = self.applied(right_at, |nft| nft.apply(&change.nft, desired.nft()))?;
+    fn update(&mut self, _: &Compiled, _: &Compiler) -> Option<Result<()>> {
+        let plan = std::mem::take(&mut self.open);
+        (!plan.is_empty()).then(|| {
+            let (right_at, desired) = (self.right_at.take(), self.desired());
+            self.drops.keep_before(&plan);
+            self.right_at = self.applied(right_at, |nft| nft.apply(&plan, &desired))?;
             Ok(())
         })
     }
@@ -61,13 +66,16 @@ impl KernelPart for Tables {
         })
     }
 
-    fn differ(&mut self, desired: &Compiler) -> Result<Found> {
-        let (plan, observed) = self.plan(desired.nft())?;
-        Ok(steps_of(&plan, desired.nft(), &observed.ruleset).into())
+    fn differ(&mut self, _: &Compiler) -> Result<Found> {
+        let desired = self.desired();
+        let (plan, observed) = self.plan(&desired)?;
+        Ok(steps_of(&plan, &desired, &observed.ruleset).into())
     }
 
-    fn converge(&mut self, desired: &Compiler) -> Result<Found> {
-        self.make(desired.nft()).map(Found::from)
+    fn converge(&mut self, _: &Compiler) -> Result<Found> {
+        self.open = Plan::default();
+        let desired = self.desired();
+        self.make(&desired).map(Found::from)
     }
 
     /// Those of traces, too, which are no drift while an agent runs.
@@ -87,7 +95,17 @@ impl Tables {
     pub fn open(drops: Drops) -> Result<Self> {
         let nft = Nft::open()?;
         drops.open()?;
-        Ok(Self { nft, right_at: None, drops })
+        Ok(Self { nft, right_at: None, composed: Composed::default(), open: Plan::default(), drops })
+    }
+
+    /// New pieces in the place of those of the same units; the kernel follows later.
+    pub fn take(&mut self, pieces: Pieces) {
+        self.open.ops.extend(self.composed.compose(pieces).ops);
+    }
+
+    /// The tables as they should be.
+    pub fn desired(&self) -> Arc<Ruleset> {
+        Arc::clone(self.composed.ruleset())
     }
 
     /// Marks our own transactions among those that the kernel tells of.
@@ -107,7 +125,7 @@ impl Tables {
     }
 
     /// The steps by which the kernel's tables differ from what they should be.
-    fn plan(&mut self, desired: &Ruleset) -> Result<(kstate::nft::Plan, Observed)> {
+    fn plan(&mut self, desired: &Ruleset) -> Result<(Plan, Observed)> {
         let observed = actual::tables(&mut self.nft)?;
         Ok((kstate::nft::diff(desired, &observed.ruleset), observed))
     }
@@ -132,8 +150,11 @@ impl Tables {
     }
 
     /// Makes these tables, before it is known what they should be in the end.
-    pub fn begin(&mut self, guard: &Ruleset) -> Result<()> {
-        self.make(guard)?;
+    pub fn begin(&mut self, guard: compile::Pieces) -> Result<()> {
+        let compile::Pieces::Nftables(guard) = guard;
+        let mut first = Composed::default();
+        first.compose(guard);
+        self.make(first.ruleset())?;
         self.right_at = None;
         Ok(())
     }

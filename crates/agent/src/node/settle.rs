@@ -65,7 +65,8 @@ impl Node {
         let (Some(synced), Some(compiler)) = (self.cluster.synced(), self.compiler.as_mut()) else { return };
         let keys = Vec::from_iter(std::mem::take(&mut self.changed));
         self.loose.add(keys.len());
-        let compiled = compiler.update(synced, &keys);
+        let mut compiled = compiler.update(synced, &keys);
+        compiled.pieces.take().into_iter().for_each(|pieces| self.base.datapath.take(pieces));
         if first {
             self.placed.clear();
             self.base.metrics.synced(true);
@@ -148,6 +149,7 @@ impl Node {
             dns_ips: args.dns_ips.clone(),
             allow_sources: self.base.settings.allow_sources.clone(),
             api: self.base.api.sockets.clone(),
+            backend: self.base.settings.backend,
             fabric: self.base.settings.fabric,
             wiring: self.base.settings.wiring,
             mtu,
@@ -181,7 +183,7 @@ impl Node {
         let datapath = &mut self.base.datapath;
         let guarded = datapath.tables.guarded().and_then(|guarded| match guarded {
             Guarded::Nothing if placed.attachments.is_empty() => {
-                datapath.tables.begin(&compile::guard_alone(placed, settings)).map(|()| true)
+                datapath.tables.begin(compile::guard_alone(placed, settings)).map(|()| true)
             }
             guarded => Ok(guarded == Guarded::Whole),
         });
