@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use node::{Answer, Doubt, Reply};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::datapath::Subsystem;
@@ -107,12 +108,26 @@ impl Inbox {
     pub fn wait(&mut self, rest: Option<Duration>) -> Option<Vec<Input>> {
         let mut inputs = vec![self.0.blocking_recv()?];
         rest.into_iter().for_each(std::thread::sleep);
+        self.take(&mut inputs);
+        Some(inputs)
+    }
+
+    /// Takes what is there, for who has work to go on with. `None` as above.
+    pub fn glance(&mut self) -> Option<Vec<Input>> {
+        let mut inputs = Vec::new();
+        match self.take(&mut inputs) {
+            TryRecvError::Disconnected if inputs.is_empty() => None,
+            _ => Some(inputs),
+        }
+    }
+
+    fn take(&mut self, inputs: &mut Vec<Input>) -> TryRecvError {
         while inputs.len() < TOGETHER {
             match self.0.try_recv() {
                 Ok(input) => inputs.push(input),
-                Err(_) => break,
+                Err(why) => return why,
             }
         }
-        Some(inputs)
+        TryRecvError::Empty
     }
 }

@@ -1,7 +1,8 @@
 //! The node's loop: what it hears, what follows for the kernel, whom it answers.
 //!
 //! ```text
-//!   inbox ─ take ─> model.apply ─ settle ─> compile.update ─> apply plan ─ answer ─> CNI, DNS, Events
+//!   inbox ─ take ─> model.apply ─ settle ─> compile.take ─────> apply plan ─ answer ─> CNI
+//!                                 advance ─> compile.advance ──> apply plan ─────────> DNS, Events    (a piece in each round)
 //!                                    mend: observe ─> diff ─> apply  (after foreign changes, and now and then)
 //! ```
 
@@ -11,6 +12,7 @@ mod diagnose;
 mod dropped;
 mod fit;
 mod flows;
+mod following;
 mod ground;
 mod held;
 mod mend;
@@ -52,6 +54,7 @@ use crate::tell::Tell;
 pub use diagnose::Diagnoses;
 use dropped::Accounts;
 use flows::Former;
+use following::Following;
 use perform::{Decisions, Requests};
 use refusal::Refusals;
 use sources::Sources;
@@ -87,6 +90,7 @@ pub struct Node {
     placed: BTreeSet<Key>,
     /// Changed since the last round; a node that waits for something, or is in a conflict, may gather them for days.
     changed: BTreeSet<Key>,
+    following: Following,
     stale: Stale,
     paused: bool,
     diagnoses: Diagnoses,
@@ -151,6 +155,7 @@ impl Node {
             compiler: None,
             placed: BTreeSet::new(),
             changed: BTreeSet::new(),
+            following: Following::default(),
             stale: Stale::default(),
             paused: false,
             diagnoses: Diagnoses::default(),
@@ -176,18 +181,26 @@ impl Node {
 
     /// Runs until nobody can send any more.
     pub fn run(mut self, mut inbox: Inbox) {
-        while let Some(inputs) = inbox.wait(self.rest()) {
-            for input in inputs {
-                self.take(input);
-            }
-            self.look_for_ways();
-            self.settle();
-            self.retry_waiting();
-            self.settle();
-            self.followed();
-            self.have_forgotten();
-            self.mend();
+        loop {
+            let inputs = if self.is_behind() { inbox.glance() } else { inbox.wait(self.rest()) };
+            let Some(inputs) = inputs else { return };
+            self.round(inputs);
         }
+    }
+
+    /// What pods wait for first; of the rest one piece.
+    fn round(&mut self, inputs: Vec<Input>) {
+        for input in inputs {
+            self.take(input);
+        }
+        self.look_for_ways();
+        self.settle();
+        self.retry_waiting();
+        self.settle();
+        self.followed();
+        self.have_forgotten();
+        self.mend();
+        self.advance();
     }
 
     /// In the middle of a long first list.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kstate::net::NetState;
 use model::{Cluster, Key, Kind, Placed, Synced};
-use semantics::unit::Units;
+use semantics::due::{Due, Round};
+use semantics::unit::{Unit, Units};
 use semantics::{Settings, View};
 use types::IfName;
 
@@ -35,6 +36,7 @@ pub struct Compiler {
     net: Net,
     diagnostics: BTreeMap<Diagnostic, usize>,
     units: Units,
+    due: Due,
 }
 
 /// What a node that has nothing yet gets before anything can come by its tunnel: the guard, and no Service.
@@ -52,6 +54,7 @@ impl Compiler {
             net: Net::default(),
             diagnostics: BTreeMap::new(),
             units: Units::default(),
+            due: Due::default(),
         }
     }
 
@@ -71,9 +74,29 @@ impl Compiler {
         self.net.update(&cluster, &self.settings, &own).changed != NetChange::Nothing
     }
 
-    /// Whether [`Compiler::update`] was called: before that there is nothing but links and routes.
-    pub fn is_whole(&self) -> bool {
+    /// Whether anything was compiled but links and routes.
+    pub fn has_begun(&self) -> bool {
         self.units.begun()
+    }
+
+    /// Whether all was made once: before that, what is missing in the pieces so far may be there.
+    pub fn is_whole(&self) -> bool {
+        self.due.through() > 0
+    }
+
+    /// Whether [`Compiler::advance`] has something to make.
+    pub fn is_behind(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// The last round of changes that was taken.
+    pub fn round(&self) -> Round {
+        self.due.round()
+    }
+
+    /// The pieces of all changes up to this round have been made.
+    pub fn made_through(&self) -> Round {
+        self.due.through()
     }
 
     /// Links, addresses, routes and tunnel entries as they should be.
@@ -86,16 +109,47 @@ impl Compiler {
         self.diagnostics.keys()
     }
 
-    /// Takes the keys that [`Cluster::apply`] named. The first call compiles everything, whatever it is given:
-    /// keys that changed before the cluster was in sync are lost on nobody.
+    /// Takes the keys that [`Cluster::apply`] named, and makes all that they mean. The first call compiles everything,
+    /// whatever it is given: keys that changed before the cluster was in sync are lost on nobody.
     pub fn update(&mut self, cluster: Synced<'_>, changed: &[Key]) -> Compiled {
-        let turned = self.turned(changed);
-        let cluster: &Cluster = &cluster;
-        let units = self.units.concerned(cluster, &self.settings.node, changed);
         let mut findings = Findings::default();
-        let net = self.compile_net(cluster, &turned, &mut findings);
+        let net = self.mark(&cluster, changed, &mut findings);
+        let mut units = self.due.take_urgent();
+        units.extend(self.due.take(usize::MAX));
+        self.make(&cluster, &units, net, findings)
+    }
+
+    /// The same, but of what they mean for tables only what the wiring of pods waits for; the rest is for
+    /// [`Compiler::advance`].
+    pub fn take(&mut self, cluster: Synced<'_>, changed: &[Key]) -> Compiled {
+        let mut findings = Findings::default();
+        let net = self.mark(&cluster, changed, &mut findings);
+        let units = self.due.take_urgent();
+        self.make(&cluster, &units, net, findings)
+    }
+
+    /// Makes so many units of what is left.
+    pub fn advance(&mut self, cluster: Synced<'_>, most: usize) -> Compiled {
+        let units = self.due.take(most);
+        self.make(&cluster, &units, NetChange::Nothing, Findings::default())
+    }
+
+    fn mark(&mut self, cluster: &Cluster, changed: &[Key], findings: &mut Findings) -> NetChange {
+        let turned = self.turned(changed);
+        let units = self.units.concerned(cluster, &self.settings.node, changed);
+        self.due.add(units, &self.units);
+        self.compile_net(cluster, &turned, findings)
+    }
+
+    fn make(
+        &mut self,
+        cluster: &Cluster,
+        units: &BTreeSet<Unit>,
+        net: NetChange,
+        mut findings: Findings,
+    ) -> Compiled {
         let view = View { cluster, settings: &self.settings, units: &self.units };
-        let pieces = Some(self.backend.make(&view, &units, &mut findings));
+        let pieces = Some(self.backend.make(&view, units, &mut findings));
         let (raised, cleared) = findings.settle(&mut self.diagnostics);
         Compiled { pieces, net, raised, cleared }
     }

@@ -44,8 +44,10 @@ impl Node {
     /// Compares as a whole what the kernel refused in parts. While paused, too: that a change of the cluster
     /// arrives weighs more than what somebody changed by hand.
     pub(super) fn repair(&mut self) {
-        let failed: Vec<Subsystem> = self.stale.failed.keys().copied().collect();
-        for subsystem in failed {
+        for subsystem in self.may_follow() {
+            if !self.stale.failed.contains_key(&subsystem) {
+                continue;
+            }
             let began = Instant::now();
             let done = self.converge(subsystem);
             self.base.metrics.applied(subsystem.name(), began.elapsed());

@@ -9,11 +9,14 @@ use model::{Event, Key, Kind, Placed, Row};
 use types::Family;
 
 use super::Node;
+use super::following::Followed;
 use crate::conflist;
 use crate::datapath::{Guarded, Subsystem};
 use crate::executables;
 use crate::fault::Fault;
 
+/// Units that are made together: some 40 ms of work.
+const PIECE: usize = 512;
 /// In place of an error: a comparison as a whole makes it right.
 const NOT_LOOKED_AT: &str = "not looked at yet";
 
@@ -40,7 +43,7 @@ impl Node {
         let relist = event == Event::Start(Kind::Node);
         let own = self.cluster.nodes.get(name).filter(|_| relist).cloned();
         let changed = self.cluster.apply(event);
-        if self.whole().is_none() {
+        if !self.has_begun() {
             self.placed.extend(changed.iter().filter(|key| Placed::KINDS.contains(&key.kind)).cloned());
         }
         self.changed.extend(changed);
@@ -49,7 +52,12 @@ impl Node {
         }
     }
 
-    /// Compiles what changed and applies it: links and routes as soon as Nodes are listed, tables when everything is.
+    fn has_begun(&self) -> bool {
+        self.compiler.as_ref().is_some_and(Compiler::has_begun)
+    }
+
+    /// Compiles what changed and applies what of it pods wait for: links and routes as soon as Nodes are listed, tables when
+    /// everything is. The rest is for [`Node::advance`].
     pub(super) fn settle(&mut self) {
         if self.compiler.is_none() && !self.begin() {
             return;
@@ -57,7 +65,7 @@ impl Node {
         if self.cluster.synced().is_none() {
             return self.settle_net();
         }
-        let first = self.whole().is_none();
+        let first = !self.has_begun();
         if self.changed.is_empty() && !first {
             return;
         }
@@ -65,27 +73,73 @@ impl Node {
         let (Some(synced), Some(compiler)) = (self.cluster.synced(), self.compiler.as_mut()) else { return };
         let keys = Vec::from_iter(std::mem::take(&mut self.changed));
         self.loose.add(keys.len());
-        let mut compiled = compiler.update(synced, &keys);
-        compiled.pieces.take().into_iter().for_each(|pieces| self.base.datapath.take(pieces));
+        let compiled = compiler.take(synced, &keys);
+        self.following.add(compiler.round(), keys);
         if first {
             self.placed.clear();
             self.base.metrics.synced(true);
             tracing::info!("everything is listed; rules follow");
+        }
+        self.carry_out(compiled);
+        self.own_node();
+        self.count_objects();
+        self.publish();
+    }
+
+    /// Whether there is something that nobody waits for.
+    pub(super) fn is_behind(&self) -> bool {
+        self.compiler.as_ref().is_some_and(Compiler::is_behind)
+    }
+
+    /// One piece of it: whoever comes meanwhile waits for no more.
+    pub(super) fn advance(&mut self) {
+        let (Some(synced), Some(compiler)) = (self.cluster.synced(), self.compiler.as_mut()) else { return };
+        if compiler.is_behind() {
+            let compiled = compiler.advance(synced, PIECE);
+            self.carry_out(compiled);
+            self.publish();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn settle_all(&mut self) {
+        self.settle();
+        while self.is_behind() {
+            self.advance();
+        }
+    }
+
+    /// As far as the kernel may have it: what is left of the process before may be what is not compiled yet.
+    fn carry_out(&mut self, mut compiled: Compiled) {
+        compiled.pieces.take().into_iter().for_each(|pieces| self.base.datapath.take(pieces));
+        if self.following.has_first() && self.whole().is_some() {
             self.stale.failed.insert(Subsystem::Nft, NOT_LOOKED_AT.into());
         }
-        self.apply_compiled(&compiled);
-        self.repair();
-        self.forget_stale_flows(&keys);
-        self.lose_sources();
-        self.answer_checks(&keys, first);
-        self.base.zone.update(&self.cluster, &keys);
+        if self.may_make_links() {
+            self.apply_compiled(&compiled);
+            self.repair();
+        }
         self.compiled_diagnostics(&compiled);
-        self.own_node();
+        if self.whole().is_none() {
+            return;
+        }
+        self.lose_sources();
+        self.tell_who_followed();
         if let Err(error) = self.look_for_former() {
             tracing::warn!(%error, "flows of addresses that no pod has are not forgotten; ADD tries again");
         }
-        self.count_objects();
-        self.publish();
+    }
+
+    /// What comes after the kernel follows all that a change means.
+    fn tell_who_followed(&mut self) {
+        let through = self.compiler.as_ref().map_or(0, Compiler::made_through);
+        let Followed { keys, exact, first } = self.following.through(through, &self.changed);
+        if keys.is_empty() && !first {
+            return;
+        }
+        self.forget_stale_flows(&exact);
+        self.answer_checks(&keys, first);
+        self.base.zone.update(&self.cluster, &keys);
     }
 
     /// The part of it that needs Nodes and attachments alone.
@@ -97,6 +151,9 @@ impl Node {
             return;
         }
         let compiled = compiler.update_net(placed, &keys);
+        if self.following.has_first() && self.whole().is_some() {
+            self.stale.failed.insert(Subsystem::Nft, NOT_LOOKED_AT.into());
+        }
         if self.may_make_links() {
             self.apply_compiled(&compiled);
             self.repair();
@@ -194,9 +251,15 @@ impl Node {
         })
     }
 
+    /// Until all of it was compiled once, what is not early is not touched.
+    pub(super) fn may_follow(&self) -> impl Iterator<Item = Subsystem> + use<> {
+        let whole = self.whole().is_some();
+        Subsystem::ALL.into_iter().filter(move |subsystem| whole || subsystem.is_early())
+    }
+
     /// The incremental way. What the kernel refuses is compared as a whole by [`Node::repair`].
     fn apply_compiled(&mut self, compiled: &Compiled) {
-        for subsystem in Subsystem::ALL {
+        for subsystem in self.may_follow() {
             let Some(compiler) = &self.compiler else { return };
             if self.stale.failed.contains_key(&subsystem) {
                 continue;

@@ -60,7 +60,7 @@ fn a_veth_that_goes_with_its_pod_is_no_drift() {
             wire(&mut node, netns);
             listed(&mut node, Kind::Pod, pod.into_iter().map(|pod| Row::Pod(Box::new(pod))).collect());
             node.look_for_ways();
-            node.settle();
+            node.settle_all();
             drift_of_veths(&mut node)
         };
         let (here, gone) = ("/proc/self/ns/net", "/proc/self/ns/none");
