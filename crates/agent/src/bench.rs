@@ -51,7 +51,7 @@ pub struct Args {
 #[derive(Clone, Debug, Default)]
 pub struct Timed {
     pub wall: Vec<Duration>,
-    /// CPU time of the loop's thread; empty for the floor.
+    /// CPU time of the loop's thread and of the tables'; empty for the floor.
     pub cpu: Vec<Duration>,
 }
 

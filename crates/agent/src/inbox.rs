@@ -21,6 +21,8 @@ pub enum Input {
     /// What the API itself says of a pod that the watch does not show.
     Confirmed(Doubt, Answer),
     KernelChanged(Subsystem),
+    /// The backend has an answer.
+    BackendTurned,
     /// The machine's own links, addresses or routes are not what they were.
     GroundChanged,
     /// Somebody may lead packets of pods elsewhere.
@@ -75,6 +77,11 @@ impl Outbox {
     /// `false`: the loop has ended.
     pub async fn send(&self, input: Input) -> bool {
         self.0.send(input).await.is_ok()
+    }
+
+    /// Has the loop look for what lies elsewhere. When its queue is full it does so anyway.
+    pub fn wake(&self, input: Input) {
+        let _ = self.0.try_send(input);
     }
 
     /// For threads that are not tokio's.

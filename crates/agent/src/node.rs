@@ -1,11 +1,14 @@
 //! The node's loop: what it hears, what follows for the kernel, whom it answers.
 //!
 //! ```text
-//!   inbox ─ take ─> model.apply ─ settle ─> compile.take ─────> apply plan ─ answer ─> CNI
-//!                                 advance ─> compile.advance ──> apply plan ─────────> DNS, Events    (a piece in each round)
+//!   inbox ─ take ─> model.apply ─ settle ─> compile.take ────┬─> links, routes
+//!                                 advance ─> compile.advance ┴─> pieces ─ send ─> thread of the tables (datapath/backend.rs)
+//!                                 (a piece in each round)                              │
+//!                        answer to CNI, DNS, Events <─ followed <─ hear_backend <──────┘
 //!                                    mend: observe ─> diff ─> apply  (after foreign changes, and now and then)
 //! ```
 
+mod carry;
 mod check;
 mod detour;
 mod diagnose;
@@ -182,25 +185,31 @@ impl Node {
     /// Runs until nobody can send any more.
     pub fn run(mut self, mut inbox: Inbox) {
         loop {
-            let inputs = if self.is_behind() { inbox.glance() } else { inbox.wait(self.rest()) };
+            let inputs = if self.may_advance() { inbox.glance() } else { inbox.wait(self.rest()) };
             let Some(inputs) = inputs else { return };
-            self.round(inputs);
+            if let Err(error) = self.round(inputs) {
+                tracing::error!("{error:#}");
+                return;
+            }
         }
     }
 
-    /// What pods wait for first; of the rest one piece.
-    fn round(&mut self, inputs: Vec<Input>) {
+    /// What pods wait for first; of the rest one piece, when the kernel has what was sent before.
+    fn round(&mut self, inputs: Vec<Input>) -> anyhow::Result<()> {
         for input in inputs {
             self.take(input);
         }
+        self.hear_backend()?;
         self.look_for_ways();
         self.settle();
         self.retry_waiting();
         self.settle();
+        self.send();
         self.followed();
         self.have_forgotten();
         self.mend();
         self.advance();
+        Ok(())
     }
 
     /// In the middle of a long first list.
@@ -236,6 +245,7 @@ impl Node {
                 tracing::info!(paused, "drift is {}", if paused { "reported only" } else { "mended" });
                 self.suspect_everything();
             }
+            Input::BackendTurned => {}
             Input::Tick => self.tick(),
             Input::Inspect(look) => look(self),
         }
@@ -279,7 +289,7 @@ impl Node {
 
     /// The tables as they should be, as they are now: a copy that costs nothing.
     pub fn tables(&self) -> Arc<Ruleset> {
-        self.base.datapath.tables.desired()
+        self.base.datapath.backend.desired()
     }
 
     fn whole(&self) -> Option<&Compiler> {
@@ -379,7 +389,7 @@ impl Node {
         if let Some(found) = self.underlay.in_the_way() {
             return Some(Fault::from(found));
         }
-        if self.whole().is_none() {
+        if self.whole().is_none() || !self.base.datapath.backend.has_followed() {
             return Some(Fault::unexplained("nothing is made here yet"));
         }
         if let Some((_, refused)) = self.refused_now().next() {

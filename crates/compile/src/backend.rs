@@ -39,3 +39,11 @@ pub(crate) trait Backend: Debug + Send {
 pub enum Pieces {
     Nftables(nftables::Pieces),
 }
+
+impl Pieces {
+    /// With later ones in the place of those of the same units.
+    pub fn then(self, later: Self) -> Self {
+        let (Self::Nftables(before), Self::Nftables(later)) = (self, later);
+        Self::Nftables(before.then(later))
+    }
+}

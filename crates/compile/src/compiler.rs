@@ -17,7 +17,7 @@ use semantics::Diagnostic;
 /// What one round of changes means.
 #[derive(Debug, Default)]
 pub struct Compiled {
-    /// For the state of the same backend; `None`: of links and routes alone.
+    /// For the state of the same backend; `None`: it stays as it is.
     pub pieces: Option<Pieces>,
     /// Of [`Compiler::net`].
     pub net: NetChange,
@@ -149,7 +149,7 @@ impl Compiler {
         mut findings: Findings,
     ) -> Compiled {
         let view = View { cluster, settings: &self.settings, units: &self.units };
-        let pieces = Some(self.backend.make(&view, units, &mut findings));
+        let pieces = (!units.is_empty()).then(|| self.backend.make(&view, units, &mut findings));
         let (raised, cleared) = findings.settle(&mut self.diagnostics);
         Compiled { pieces, net, raised, cleared }
     }

@@ -16,23 +16,28 @@ use types::{IfName, Mac, ObjectName};
 #[allow(dead_code, reason = "shared with the battery, which needs all of it")]
 mod world;
 
-/// Two threads: what one has made the other composes later, in its order.
+/// Two threads: what one has made the other composes later, all of it together.
 #[derive(Default)]
 struct Kernel {
     tables: Composed,
-    made: Vec<Pieces>,
+    made: Option<Pieces>,
     ruleset: Ruleset,
 }
 
 impl Kernel {
     fn take(&mut self, compiled: Compiled) -> Compiled {
         let Compiled { pieces, .. } = compiled;
-        self.made.extend(pieces);
+        if let Some(pieces) = pieces {
+            self.made = Some(match self.made.take() {
+                Some(before) => before.then(pieces),
+                None => pieces,
+            });
+        }
         Compiled { pieces: None, ..compiled }
     }
 
     fn follow(&mut self) {
-        for Pieces::Nftables(pieces) in self.made.drain(..) {
+        if let Some(Pieces::Nftables(pieces)) = self.made.take() {
             let plan = self.tables.compose(pieces);
             self.ruleset.edit(&plan);
         }

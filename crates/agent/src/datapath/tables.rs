@@ -1,18 +1,18 @@
 //! nf_tables: rules, sets, maps.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
-use compile::backend::nftables::{Composed, Pieces};
+use compile::backend::nftables::Composed;
 use compile::guard::{Guard, links};
-use compile::{Compiled, Compiler, layout};
+use compile::{Pieces, layout};
 use kernel::nft::{ApplyError, Nft, Observed};
 use kstate::nft::{ElemData, ElemKey, Heir, Plan, Ruleset, TableId};
 use types::Family;
 use types::wire::TRACE_TABLE;
 
-use super::{Found, KernelPart, Steps};
+use super::{KernelPart, Steps};
 use crate::actual;
 use crate::drops::Drops;
 
@@ -22,7 +22,8 @@ pub struct Tables {
     /// The generation at which the kernel's tables were known to be right. As long as only we have raised it, they
     /// are, and need no look, however many Services there are.
     right_at: Option<u32>,
-    composed: Composed,
+    /// Others read it.
+    composed: Arc<Mutex<Composed>>,
     /// What of it was not given to the kernel yet.
     open: Plan,
     drops: Drops,
@@ -46,7 +47,13 @@ fn steps_of(plan: &Plan, desired: &Ruleset, actual: &Ruleset) -> Steps {
 }
 
 impl KernelPart for Tables {
-    fn update(&mut self, _: &Compiled, _: &Compiler) -> Option<Result<()>> {
+    fn take(&mut self, pieces: Pieces) {
+        let Pieces::Nftables(pieces) = pieces;
+        let plan = self.held().compose(pieces);
+        self.open.ops.extend(plan.ops);
+    }
+
+    fn update(&mut self) -> Option<Result<()>> {
         let plan = std::mem::take(&mut self.open);
         (!plan.is_empty()).then(|| {
             let (right_at, desired) = (self.right_at.take(), self.desired());
@@ -66,16 +73,43 @@ impl KernelPart for Tables {
         })
     }
 
-    fn differ(&mut self, _: &Compiler) -> Result<Found> {
+    fn differ(&mut self) -> Result<Steps> {
         let desired = self.desired();
         let (plan, observed) = self.plan(&desired)?;
-        Ok(steps_of(&plan, &desired, &observed.ruleset).into())
+        Ok(steps_of(&plan, &desired, &observed.ruleset))
     }
 
-    fn converge(&mut self, _: &Compiler) -> Result<Found> {
+    fn converge(&mut self) -> Result<Steps> {
         self.open = Plan::default();
         let desired = self.desired();
-        self.make(&desired).map(Found::from)
+        self.make(&desired)
+    }
+
+    fn guarded(&mut self) -> Result<Guarded> {
+        let mut found = Vec::new();
+        for table in actual::our_tables() {
+            found.extend(self.nft.chains(&table)?.map(|chains| (table, chains)));
+        }
+        let has_guard = |table: &TableId| {
+            let has = |chain: &str| {
+                found.iter().any(|(other, chains)| other == table && chains.contains_key(chain))
+            };
+            has(layout::RAW) && has(links::FROM_WIRE)
+        };
+        Ok(match found.is_empty() {
+            true => Guarded::Nothing,
+            false if Guard::Links.tables().iter().all(has_guard) => Guarded::Whole,
+            false => Guarded::Otherwise,
+        })
+    }
+
+    fn begin(&mut self, guard: Pieces) -> Result<()> {
+        let Pieces::Nftables(guard) = guard;
+        let mut first = Composed::default();
+        first.compose(guard);
+        self.make(first.ruleset())?;
+        self.right_at = None;
+        Ok(())
     }
 
     /// Those of traces, too, which are no drift while an agent runs.
@@ -95,17 +129,20 @@ impl Tables {
     pub fn open(drops: Drops) -> Result<Self> {
         let nft = Nft::open()?;
         drops.open()?;
-        Ok(Self { nft, right_at: None, composed: Composed::default(), open: Plan::default(), drops })
+        Ok(Self { nft, right_at: None, composed: Arc::default(), open: Plan::default(), drops })
     }
 
-    /// New pieces in the place of those of the same units; the kernel follows later.
-    pub fn take(&mut self, pieces: Pieces) {
-        self.open.ops.extend(self.composed.compose(pieces).ops);
+    /// What pieces have come to, for who reads it.
+    pub fn composed(&self) -> Arc<Mutex<Composed>> {
+        Arc::clone(&self.composed)
     }
 
-    /// The tables as they should be.
-    pub fn desired(&self) -> Arc<Ruleset> {
-        Arc::clone(self.composed.ruleset())
+    fn held(&self) -> MutexGuard<'_, Composed> {
+        self.composed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn desired(&self) -> Arc<Ruleset> {
+        Arc::clone(self.held().ruleset())
     }
 
     /// Marks our own transactions among those that the kernel tells of.
@@ -128,35 +165,6 @@ impl Tables {
     fn plan(&mut self, desired: &Ruleset) -> Result<(Plan, Observed)> {
         let observed = actual::tables(&mut self.nft)?;
         Ok((kstate::nft::diff(desired, &observed.ruleset), observed))
-    }
-
-    /// What there is of the guard, of whichever process.
-    pub fn guarded(&mut self) -> Result<Guarded> {
-        let mut found = Vec::new();
-        for table in actual::our_tables() {
-            found.extend(self.nft.chains(&table)?.map(|chains| (table, chains)));
-        }
-        let has_guard = |table: &TableId| {
-            let has = |chain: &str| {
-                found.iter().any(|(other, chains)| other == table && chains.contains_key(chain))
-            };
-            has(layout::RAW) && has(links::FROM_WIRE)
-        };
-        Ok(match found.is_empty() {
-            true => Guarded::Nothing,
-            false if Guard::Links.tables().iter().all(has_guard) => Guarded::Whole,
-            false => Guarded::Otherwise,
-        })
-    }
-
-    /// Makes these tables, before it is known what they should be in the end.
-    pub fn begin(&mut self, guard: compile::Pieces) -> Result<()> {
-        let compile::Pieces::Nftables(guard) = guard;
-        let mut first = Composed::default();
-        first.compose(guard);
-        self.make(first.ruleset())?;
-        self.right_at = None;
-        Ok(())
     }
 
     /// Looks, compares, mends.

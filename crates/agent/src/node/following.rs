@@ -33,14 +33,14 @@ impl Following {
         self.rounds.push_back((round, keys));
     }
 
-    /// Whether the kernel has not followed all of the first round.
-    pub fn has_first(&self) -> bool {
-        self.rounds.front().is_some_and(|(round, _)| *round == FIRST)
+    /// Whether something waits for this round or one before.
+    pub fn has(&self, through: Round) -> bool {
+        self.rounds.front().is_some_and(|(round, _)| *round <= through)
     }
 
     /// `changed`: of no round yet.
     pub fn through(&mut self, through: Round, changed: &BTreeSet<Key>) -> Followed {
-        let mut followed = Followed { first: self.has_first() && through >= FIRST, ..Followed::default() };
+        let mut followed = Followed { first: through >= FIRST && self.has(FIRST), ..Followed::default() };
         while let Some((round, keys)) = self.rounds.pop_front() {
             if round > through {
                 self.rounds.push_front((round, keys));

@@ -11,7 +11,7 @@ use semantics::{Diagnostic, Severity};
 use types::{IfName, ObjectName};
 
 use super::Node;
-use crate::datapath::{Found, Steps, Subsystem};
+use crate::datapath::{Found, Look, Steps, Subsystem};
 use crate::store::namespace_lives;
 use crate::tell::Saying;
 
@@ -41,19 +41,17 @@ impl Node {
         is_news
     }
 
-    /// Compares as a whole what the kernel refused in parts. While paused, too: that a change of the cluster
-    /// arrives weighs more than what somebody changed by hand.
+    /// Compares links and routes as a whole where the kernel refused them in parts; the backend does so itself. While paused,
+    /// too: that a change of the cluster arrives weighs more than what somebody changed by hand.
     pub(super) fn repair(&mut self) {
-        for subsystem in self.may_follow() {
-            if !self.stale.failed.contains_key(&subsystem) {
-                continue;
-            }
-            let began = Instant::now();
-            let done = self.converge(subsystem);
-            self.base.metrics.applied(subsystem.name(), began.elapsed());
-            self.stale.suspected.remove(&subsystem);
-            self.compared(subsystem, done, false);
+        if !self.stale.failed.contains_key(&Subsystem::Net) {
+            return;
         }
+        let began = Instant::now();
+        let done = self.converge_links();
+        self.base.metrics.applied(Subsystem::Net.name(), began.elapsed());
+        self.stale.suspected.remove(&Subsystem::Net);
+        self.compared(Subsystem::Net, done, false);
     }
 
     /// Looks where somebody may have changed something, and puts back what is ours.
@@ -64,23 +62,43 @@ impl Node {
         if self.stale.suspected.contains(&Subsystem::Nft) {
             self.loose.add(self.cluster.services.len());
         }
-        let whole = self.whole().is_some();
         for subsystem in std::mem::take(&mut self.stale.suspected) {
-            if !whole && (!subsystem.is_early() || !self.may_make_links()) {
-                // Once everything is listed both are looked at in any case.
-            } else if self.paused {
-                self.only_look(subsystem);
-            } else {
-                let done = self.converge(subsystem);
-                self.compared(subsystem, done, true);
+            match subsystem {
+                Subsystem::Nft => self.look_at_tables(),
+                Subsystem::Net => self.look_at_links(),
             }
         }
         self.publish();
     }
 
+    /// Before the kernel has followed all of it once, it is looked at in any case.
+    fn look_at_tables(&mut self) {
+        let backend = &mut self.base.datapath.backend;
+        let why = if self.paused { Look::Only } else { Look::Mend };
+        if backend.has_followed() && !backend.look(why) {
+            self.stale.suspected.insert(Subsystem::Nft);
+        }
+    }
+
+    fn look_at_links(&mut self) {
+        if !self.may_make_links() {
+            return;
+        }
+        match self.paused {
+            true => {
+                let found = self.differ_links();
+                self.only_looked(Subsystem::Net, found);
+            }
+            false => {
+                let done = self.converge_links();
+                self.compared(Subsystem::Net, done, true);
+            }
+        }
+    }
+
     /// Who only looked and found a difference has not shown that the kernel takes anything.
-    fn only_look(&mut self, subsystem: Subsystem) {
-        match self.differ(subsystem) {
+    pub(super) fn only_looked(&mut self, subsystem: Subsystem, found: Result<Steps>) {
+        match found {
             Ok(steps) => {
                 self.stands(subsystem, &steps);
                 if steps.count == 0 {
@@ -96,7 +114,7 @@ impl Node {
 
     /// After the kernel was made what it should be, or was not. `suspected`: what it took is what others had changed; else it
     /// is what was refused a moment ago.
-    fn compared(&mut self, subsystem: Subsystem, done: Result<Steps>, suspected: bool) {
+    pub(super) fn compared(&mut self, subsystem: Subsystem, done: Result<Steps>, suspected: bool) {
         match done {
             Ok(steps) => {
                 self.stands(subsystem, &Steps::default());
@@ -109,41 +127,44 @@ impl Node {
             }
             // One look for each reason: a kernel that refuses is asked again every second.
             Err(error) => {
-                if (self.refused(subsystem, &error) || !self.standing.has_drift(subsystem))
-                    && let Ok(left) = self.differ(subsystem)
-                {
-                    self.stands(subsystem, &left);
+                if self.refused(subsystem, &error) || !self.standing.has_drift(subsystem) {
+                    self.look_what_is_left(subsystem);
                 }
             }
         }
     }
 
     /// What differs, as long as nobody mends it.
-    fn stands(&mut self, subsystem: Subsystem, left: &Steps) {
+    pub(super) fn stands(&mut self, subsystem: Subsystem, left: &Steps) {
         self.base.metrics.drift_stands(subsystem.name(), left.count);
         self.standing.differs(subsystem, left);
     }
 
-    fn converge(&mut self, subsystem: Subsystem) -> Result<Steps> {
+    fn look_what_is_left(&mut self, subsystem: Subsystem) {
+        match subsystem {
+            Subsystem::Nft => _ = self.base.datapath.backend.look(Look::Left),
+            Subsystem::Net => {
+                if let Ok(left) = self.differ_links() {
+                    self.stands(subsystem, &left);
+                }
+            }
+        }
+    }
+
+    fn converge_links(&mut self) -> Result<Steps> {
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
-        let part = self.base.datapath.part(subsystem);
-        if part.is_untouched()? {
-            return Ok(Steps::default());
-        }
-        self.base.metrics.looked(subsystem.name());
-        let Found { mut steps, lost } = part.converge(compiler)?;
+        self.base.metrics.looked(Subsystem::Net.name());
+        let Found { mut steps, lost } = self.base.datapath.links.converge(compiler.net())?;
         lost.iter().filter_map(|name| self.rewire(name)).for_each(|step| steps.add(step));
-        if subsystem == Subsystem::Net {
-            self.note_ports();
-            self.fit_pods().into_iter().for_each(|step| steps.add(step));
-        }
+        self.note_ports();
+        self.fit_pods().into_iter().for_each(|step| steps.add(step));
         Ok(steps)
     }
 
-    fn differ(&mut self, subsystem: Subsystem) -> Result<Steps> {
+    fn differ_links(&mut self) -> Result<Steps> {
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
-        self.base.metrics.looked(subsystem.name());
-        let Found { mut steps, lost } = self.base.datapath.part(subsystem).differ(compiler)?;
+        self.base.metrics.looked(Subsystem::Net.name());
+        let Found { mut steps, lost } = self.base.datapath.links.differ(compiler.net())?;
         let lost = lost.iter().filter_map(|name| self.who_lost(name));
         lost.filter(|record| !self.is_ending(record)).for_each(|record| steps.add(veth_is_gone(record)));
         Ok(steps)
@@ -183,10 +204,13 @@ impl Node {
         }
     }
 
-    /// Of a veth that is gone while its pod can still use one. What we delete is no loss, nor what went with its namespace.
+    /// Of a veth that is gone while its pod can still use one. What we delete is no loss, nor what went with its namespace, nor
+    /// what an ADD is about to make.
     fn who_lost(&self, name: &IfName) -> Option<&Record> {
         let record = self.records().find(|record| record.host_if == *name)?;
-        (!self.attachments.is_leaving(&record.handle()) && namespace_lives(record)).then_some(record)
+        let handle = record.handle();
+        let stands = !self.attachments.is_leaving(&handle) && !self.attachments.is_coming(&handle);
+        (stands && namespace_lives(record)).then_some(record)
     }
 
     /// Whether the pod is being deleted, or has ended: its veth may go at any moment, before the runtime's DEL comes.

@@ -58,6 +58,7 @@ impl Node {
             cluster: &self.cluster,
             settings: self.whole().map(Compiler::settings),
             hears_pods,
+            generation: self.base.datapath.backend.next(),
             paused: self.paused,
             orphan_grace: Duration::from_secs(self.base.settings.args.orphan_grace),
         }
@@ -194,20 +195,17 @@ impl Node {
         }
     }
 
-    /// Rows are in the kernel now, as far as it takes them.
+    /// Rows of so many generations are in the kernel now, as far as it takes them.
     pub(super) fn followed(&mut self) {
         let unforgotten = match self.attachments.is_wiring() {
             true => self.look_for_former().err().map(|error| error.to_string()),
             false => None,
         };
         let refused = self.stale.failed.get(&Subsystem::Nft).cloned();
-        if !self.hear(node::Input::Followed { refused, unforgotten }) {
-            return;
-        }
-        self.settle();
-        // A DEL whose ADD failed in this round.
-        if self.attachments.is_answering() {
-            self.hear(node::Input::Followed { refused: None, unforgotten: None });
+        let through = self.base.datapath.backend.followed_through();
+        if self.hear(node::Input::Followed { through, refused, unforgotten }) {
+            self.settle();
+            self.send();
         }
     }
 

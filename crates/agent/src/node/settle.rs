@@ -3,20 +3,17 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use compile::{Compiled, Compiler, fabric};
+use compile::{Compiled, Compiler, NetChange, fabric};
 use ipam::Pool;
 use model::{Event, Key, Kind, Placed, Row};
 use types::Family;
 
 use super::Node;
-use super::following::Followed;
 use crate::conflist;
 use crate::datapath::{Guarded, Subsystem};
 use crate::executables;
 use crate::fault::Fault;
 
-/// Units that are made together: some 40 ms of work.
-const PIECE: usize = 512;
 /// In place of an error: a comparison as a whole makes it right.
 const NOT_LOOKED_AT: &str = "not looked at yet";
 
@@ -52,7 +49,7 @@ impl Node {
         }
     }
 
-    fn has_begun(&self) -> bool {
+    pub(super) fn has_begun(&self) -> bool {
         self.compiler.as_ref().is_some_and(Compiler::has_begun)
     }
 
@@ -80,66 +77,13 @@ impl Node {
             self.base.metrics.synced(true);
             tracing::info!("everything is listed; rules follow");
         }
-        self.carry_out(compiled);
+        self.carry(compiled);
         self.own_node();
-        self.count_objects();
-        self.publish();
-    }
-
-    /// Whether there is something that nobody waits for.
-    pub(super) fn is_behind(&self) -> bool {
-        self.compiler.as_ref().is_some_and(Compiler::is_behind)
-    }
-
-    /// One piece of it: whoever comes meanwhile waits for no more.
-    pub(super) fn advance(&mut self) {
-        let (Some(synced), Some(compiler)) = (self.cluster.synced(), self.compiler.as_mut()) else { return };
-        if compiler.is_behind() {
-            let compiled = compiler.advance(synced, PIECE);
-            self.carry_out(compiled);
-            self.publish();
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn settle_all(&mut self) {
-        self.settle();
-        while self.is_behind() {
-            self.advance();
-        }
-    }
-
-    /// As far as the kernel may have it: what is left of the process before may be what is not compiled yet.
-    fn carry_out(&mut self, mut compiled: Compiled) {
-        compiled.pieces.take().into_iter().for_each(|pieces| self.base.datapath.take(pieces));
-        if self.following.has_first() && self.whole().is_some() {
-            self.stale.failed.insert(Subsystem::Nft, NOT_LOOKED_AT.into());
-        }
-        if self.may_make_links() {
-            self.apply_compiled(&compiled);
-            self.repair();
-        }
-        self.compiled_diagnostics(&compiled);
-        if self.whole().is_none() {
-            return;
-        }
-        self.lose_sources();
-        self.tell_who_followed();
         if let Err(error) = self.look_for_former() {
             tracing::warn!(%error, "flows of addresses that no pod has are not forgotten; ADD tries again");
         }
-    }
-
-    /// What comes after the kernel follows all that a change means.
-    fn tell_who_followed(&mut self) {
-        let through = self.compiler.as_ref().map_or(0, Compiler::made_through);
-        let Followed { keys, exact, first } = self.following.through(through, &self.changed);
-        if keys.is_empty() && !first {
-            return;
-        }
-        self.forget_stale_flows(&exact);
-        self.answer_checks(&keys, first);
-        self.base.zone.update(&self.cluster, &keys);
+        self.count_objects();
+        self.publish();
     }
 
     /// The part of it that needs Nodes and attachments alone.
@@ -151,17 +95,10 @@ impl Node {
             return;
         }
         let compiled = compiler.update_net(placed, &keys);
-        if self.following.has_first() && self.whole().is_some() {
-            self.stale.failed.insert(Subsystem::Nft, NOT_LOOKED_AT.into());
-        }
-        if self.may_make_links() {
-            self.apply_compiled(&compiled);
-            self.repair();
-        }
-        self.compiled_diagnostics(&compiled);
+        self.carry(compiled);
     }
 
-    fn answer_checks(&mut self, keys: &[Key], first: bool) {
+    pub(super) fn answer_checks(&mut self, keys: &[Key], first: bool) {
         let Some(compiler) = &self.compiler else { return };
         let own = |key: &Key| key.kind == Kind::Node && *key.name.name == *self.base.settings.node;
         let all = first || keys.iter().any(own);
@@ -227,20 +164,23 @@ impl Node {
         let Some(settings) = self.compiler.as_ref().map(|compiler| compiler.settings().clone()) else {
             return false;
         };
-        if self.whole().is_some() || self.is_guarded(&settings) {
+        let backend = &self.base.datapath.backend;
+        if backend.has_followed() || !backend.is_beginning() && self.is_guarded(&settings) {
             return true;
         }
-        self.stale.failed.insert(Subsystem::Net, "there is no guard: somebody has taken it away".into());
+        self.stale
+            .failed
+            .insert(Subsystem::Net, "there is no guard yet, or somebody has taken it away".into());
         false
     }
 
     /// Nothing comes by a tunnel before the guard is there: that of the process before, or that of a node without pods.
     fn is_guarded(&mut self, settings: &semantics::Settings) -> bool {
         let Some(placed) = self.cluster.placed() else { return false };
-        let datapath = &mut self.base.datapath;
-        let guarded = datapath.tables.guarded().and_then(|guarded| match guarded {
+        let backend = &self.base.datapath.backend;
+        let guarded = backend.guarded().and_then(|guarded| match guarded {
             Guarded::Nothing if placed.attachments.is_empty() => {
-                datapath.tables.begin(compile::guard_alone(placed, settings)).map(|()| true)
+                backend.begin(compile::guard_alone(placed, settings)).map(|()| true)
             }
             guarded => Ok(guarded == Guarded::Whole),
         });
@@ -251,25 +191,16 @@ impl Node {
         })
     }
 
-    /// Until all of it was compiled once, what is not early is not touched.
-    pub(super) fn may_follow(&self) -> impl Iterator<Item = Subsystem> + use<> {
-        let whole = self.whole().is_some();
-        Subsystem::ALL.into_iter().filter(move |subsystem| whole || subsystem.is_early())
-    }
-
-    /// The incremental way. What the kernel refuses is compared as a whole by [`Node::repair`].
-    fn apply_compiled(&mut self, compiled: &Compiled) {
-        for subsystem in self.may_follow() {
-            let Some(compiler) = &self.compiler else { return };
-            if self.stale.failed.contains_key(&subsystem) {
-                continue;
-            }
-            let began = Instant::now();
-            if let Some(done) = self.base.datapath.part(subsystem).update(compiled, compiler) {
-                self.base.metrics.applied(subsystem.name(), began.elapsed());
-                self.note(subsystem, done);
-            }
+    /// The incremental way, of links and routes. What the kernel refuses is compared as a whole by [`Node::repair`].
+    pub(super) fn apply_compiled(&mut self, compiled: &Compiled) {
+        let Some(compiler) = &self.compiler else { return };
+        if compiled.net == NetChange::Nothing || self.stale.failed.contains_key(&Subsystem::Net) {
+            return;
         }
+        let began = Instant::now();
+        let done = self.base.datapath.links.follow(&compiled.net, compiler.net());
+        self.base.metrics.applied(Subsystem::Net.name(), began.elapsed());
+        self.note(Subsystem::Net, done);
     }
 
     /// What the Node object means for this node itself: its pool, and whether the others know how to reach it.

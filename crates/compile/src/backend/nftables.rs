@@ -34,6 +34,19 @@ pub struct Pieces {
 
 type Fragments = Vec<(Unit, Fragment)>;
 
+impl Pieces {
+    /// With later ones in the place of those of the same units.
+    pub(super) fn then(mut self, later: Self) -> Self {
+        let lists = self.families.iter_mut().chain(&mut self.bridges);
+        for (list, later) in lists.zip(later.families.into_iter().chain(later.bridges)) {
+            let again: BTreeSet<Unit> = later.iter().map(|(unit, _)| unit.clone()).collect();
+            list.retain(|(unit, _)| !again.contains(unit));
+            list.extend(later);
+        }
+        self
+    }
+}
+
 /// The tables as they should be: what all pieces come to, whatever their order.
 #[derive(Debug)]
 pub struct Composed {

@@ -42,7 +42,15 @@ fn nothing_is_released_at_first_sight_however_long_nobody_looked() {
 
 /// Of a node that hears the API, and mends.
 fn facts(cluster: &model::Cluster) -> Facts<'_> {
-    Facts { node: "node1", cluster, settings: None, hears_pods: true, paused: false, orphan_grace: GRACE }
+    Facts {
+        node: "node1",
+        cluster,
+        settings: None,
+        hears_pods: true,
+        generation: 0,
+        paused: false,
+        orphan_grace: GRACE,
+    }
 }
 
 fn record(json: &str) -> Record {

@@ -42,7 +42,7 @@ fn wire(node: &mut Node, netns: &str) {
 }
 
 fn drift_of_veths(node: &mut Node) -> Vec<String> {
-    let steps = node.differ(Subsystem::Net).unwrap();
+    let steps = node.differ_links().unwrap();
     steps.known().iter().filter(|step| step.contains(VETH)).cloned().collect()
 }
 

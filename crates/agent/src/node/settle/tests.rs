@@ -66,7 +66,7 @@ fn routes_wait_for_nodes_alone_and_rules_for_everything() {
         };
         let looks = |node: &mut Node| {
             node.stale.suspected.insert(Subsystem::Net);
-            node.mend();
+            node.mend_all();
         };
         does("nft delete table ip plumb");
         does("ip link del plumb.1");
