@@ -1,9 +1,10 @@
 //! `plumb bench endpoints`: from a watch event to the kernel, through the very loop that every node runs.
 //!
 //! ```text
-//!   JSON of the event ─> row ─> inbox ─> [ plumb-node: model ─> compile ─> netlink ] ─> kernel ─> NEWGEN notice
-//!   t0 ┘                                                                                              └ t1
-//!   floor:                      the same plan, already compiled ──────── netlink ───> kernel ─> NEWGEN notice
+//!   JSON of the event ─> row ─> inbox ─> [ plumb-node: model ─> pieces ]
+//!   t0 ┘                                 [ plumb-tables: plan ─> netlink ] ─> kernel ─> NEWGEN notice
+//!                                                                                         └ t1
+//!   floor:        the same plan, already compiled ──────────── netlink ───> kernel ─> NEWGEN notice
 //! ```
 //! The loop runs in a network namespace of its own, the floor in a second one that holds the same ruleset.
 

@@ -141,3 +141,6 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
