@@ -73,11 +73,11 @@ pub trait KernelPart: Send {
     /// Whether it is known without a look that nobody else has changed anything since it was right.
     fn is_untouched(&mut self) -> Result<bool>;
 
-    /// Looks and compares.
-    fn differ(&mut self) -> Result<Steps>;
+    /// Looks and compares. It looks as long as `go_on` holds; `None`: given up, and nothing is done.
+    fn differ(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<Steps>>;
 
-    /// Looks, compares, mends.
-    fn converge(&mut self) -> Result<Steps>;
+    /// Looks, compares, mends; given up the same way.
+    fn converge(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<Steps>>;
 
     /// What there is of the guard, of whichever process.
     fn guarded(&mut self) -> Result<Guarded>;

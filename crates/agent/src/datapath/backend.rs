@@ -6,9 +6,13 @@
 //!           suspicion ────── look ──> Order::Look ───┤            │
 //!                                                    └─ thread: compose, plan, apply; observe, compare, mend
 //! ```
+//! A look is given up for what comes meanwhile, and begun anew after it: pods do not wait for it.
+//!
 //! What is followed is counted: a generation holds all pieces that were taken before it was sent. One is on its way at a time;
 //! what comes meanwhile goes together in the next one, and of two pieces of one unit only the later.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
@@ -76,7 +80,11 @@ enum Order {
         pieces: Option<Pieces>,
         whole: bool,
     },
-    Look(Look),
+    /// `given_up`: so often so far.
+    Look {
+        why: Look,
+        given_up: u32,
+    },
     Ask(Question),
 }
 
@@ -215,7 +223,7 @@ impl Backend {
         if std::mem::replace(&mut self.is_looking, true) {
             return false;
         }
-        self.order(Order::Look(why));
+        self.order(Order::Look { why, given_up: 0 });
         true
     }
 
@@ -301,17 +309,53 @@ struct Hand {
     unsure: bool,
 }
 
+/// So often a look is given up for what comes meanwhile: where pods come and go all the time it must end, too.
+const GIVEN_UP: u32 = 3;
+
+/// Orders in their order, but for looks, which go after what comes meanwhile.
+struct Queue<'a> {
+    orders: &'a Receiver<Order>,
+    waiting: RefCell<VecDeque<Order>>,
+}
+
+impl Queue<'_> {
+    fn next(&self) -> Option<Order> {
+        let waiting = self.waiting.borrow_mut().pop_front();
+        waiting.or_else(|| self.orders.recv().ok())
+    }
+
+    /// Whether somebody waits for what else was ordered.
+    fn is_awaited(&self) -> bool {
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.extend(self.orders.try_iter());
+        !waiting.is_empty()
+    }
+
+    fn later(&self, order: Order) {
+        self.waiting.borrow_mut().push_back(order);
+    }
+}
+
 impl Hand {
     fn work(mut self, orders: &Receiver<Order>, answers: &Sender<Answer>, wake: &impl Fn()) {
-        for order in orders {
+        let queue = Queue { orders, waiting: RefCell::default() };
+        while let Some(order) = queue.next() {
             let answer = match order {
-                Order::Follow { pieces, whole } => Answer::Followed(self.follow(pieces, whole)),
-                Order::Look(why) => Answer::Looked(self.look(why)),
+                Order::Follow { pieces, whole } => Some(Answer::Followed(self.follow(pieces, whole))),
+                Order::Look { why, given_up } => {
+                    let go_on = || given_up >= GIVEN_UP || !queue.is_awaited();
+                    let looked = self.look(why, &go_on);
+                    if looked.is_none() {
+                        queue.later(Order::Look { why, given_up: given_up + 1 });
+                    }
+                    looked.map(Answer::Looked)
+                }
                 Order::Ask(question) => {
                     question(&mut *self.part);
-                    continue;
+                    None
                 }
             };
+            let Some(answer) = answer else { continue };
             if answers.send(answer).is_err() {
                 return;
             }
@@ -338,27 +382,32 @@ impl Hand {
             }
         }
         if self.unsure {
-            let done = self.part.converge();
+            let done = self.part.converge(&|| true);
             self.unsure = done.is_err();
-            followed.compared = Some(done);
+            followed.compared = Some(done.map(Option::unwrap_or_default));
         }
         followed.took = began.elapsed();
         followed
     }
 
-    fn look(&mut self, why: Look) -> Looked {
+    /// `None`: given up.
+    fn look(&mut self, why: Look, go_on: &dyn Fn() -> bool) -> Option<Looked> {
         if why != Look::Mend {
-            let done = self.part.differ();
+            let done = self.part.differ(go_on).transpose()?;
             self.unsure &= done.as_ref().map_or(true, |steps| steps.count > 0);
-            return Looked { why, was_needed: true, done };
+            return Some(Looked { why, was_needed: true, done });
         }
-        let untouched = self.part.is_untouched();
-        let was_needed = !matches!(untouched, Ok(true));
-        let done = untouched.and_then(|untouched| match untouched {
-            true => Ok(Steps::default()),
-            false => self.part.converge(),
-        });
-        self.unsure = done.is_err();
-        Looked { why, was_needed, done }
+        match self.part.is_untouched() {
+            Ok(true) => Some(Looked { why, was_needed: false, done: Ok(Steps::default()) }),
+            Ok(false) => {
+                let done = self.part.converge(go_on).transpose()?;
+                self.unsure = done.is_err();
+                Some(Looked { why, was_needed: true, done })
+            }
+            Err(error) => Some(Looked { why, was_needed: false, done: Err(error) }),
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

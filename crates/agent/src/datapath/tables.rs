@@ -73,16 +73,16 @@ impl KernelPart for Tables {
         })
     }
 
-    fn differ(&mut self) -> Result<Steps> {
+    fn differ(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<Steps>> {
         let desired = self.desired();
-        let (plan, observed) = self.plan(&desired)?;
-        Ok(steps_of(&plan, &desired, &observed.ruleset))
+        let seen = self.plan(&desired, go_on)?;
+        Ok(seen.map(|(plan, observed)| steps_of(&plan, &desired, &observed.ruleset)))
     }
 
-    fn converge(&mut self) -> Result<Steps> {
+    fn converge(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<Steps>> {
         self.open = Plan::default();
         let desired = self.desired();
-        self.make(&desired)
+        self.make(&desired, go_on)
     }
 
     fn guarded(&mut self) -> Result<Guarded> {
@@ -107,7 +107,7 @@ impl KernelPart for Tables {
         let Pieces::Nftables(guard) = guard;
         let mut first = Composed::default();
         first.compose(guard);
-        self.make(first.ruleset())?;
+        self.make(first.ruleset(), &|| true)?;
         self.right_at = None;
         Ok(())
     }
@@ -162,15 +162,15 @@ impl Tables {
     }
 
     /// The steps by which the kernel's tables differ from what they should be.
-    fn plan(&mut self, desired: &Ruleset) -> Result<(Plan, Observed)> {
-        let observed = actual::tables(&mut self.nft)?;
-        Ok((kstate::nft::diff(desired, &observed.ruleset), observed))
+    fn plan(&mut self, desired: &Ruleset, go_on: &dyn Fn() -> bool) -> Result<Option<(Plan, Observed)>> {
+        let observed = actual::tables_while(&mut self.nft, go_on)?;
+        Ok(observed.map(|observed| (kstate::nft::diff(desired, &observed.ruleset), observed)))
     }
 
     /// Looks, compares, mends.
-    fn make(&mut self, desired: &Ruleset) -> Result<Steps> {
+    fn make(&mut self, desired: &Ruleset, go_on: &dyn Fn() -> bool) -> Result<Option<Steps>> {
         self.right_at = None;
-        let (mut plan, observed) = self.plan(desired)?;
+        let Some((mut plan, observed)) = self.plan(desired, go_on)? else { return Ok(None) };
         let steps = steps_of(&plan, desired, &observed.ruleset);
         plan.begin_with(self.inherited(desired, &observed.ruleset));
         self.drops.keep_before(&plan);
@@ -180,7 +180,7 @@ impl Tables {
             true => Some(observed.generation),
             false => self.applied(Some(observed.generation), |nft| nft.apply(&plan, actual))?,
         };
-        Ok(steps)
+        Ok(Some(steps))
     }
 
     /// What sets under new names take over from those under the old ones: the clients of an agent of before keep their
