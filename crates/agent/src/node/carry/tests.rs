@@ -32,12 +32,9 @@ fn service(number: u16, port: u16) -> [Row; 2] {
     [Row::Service(Box::new(service)), Row::EndpointSlice(slice)]
 }
 
-fn rows(kind: Kind) -> Vec<Row> {
-    let [mut services, mut slices] = [Vec::new(), Vec::new()];
-    for [service, slice] in (0..SERVICES).map(|number| service(number, 8080)) {
-        services.push(service);
-        slices.push(slice);
-    }
+fn rows(kind: Kind, services: u16) -> Vec<Row> {
+    let pairs = (0..services).map(|number| service(number, 8080));
+    let (services, slices) = pairs.map(|[service, slice]| (service, slice)).unzip();
     match kind {
         Kind::Node => vec![Row::Node(model::Node {
             name: "node1".into(),
@@ -75,16 +72,46 @@ fn add(netns: &str) -> (Input, oneshot::Receiver<Reply>) {
     (Input::Cni(Box::new(CniInput { request, pod: None, received, reply })), answer)
 }
 
-fn listed(directory: &Path) -> (Node, crate::inbox::Inbox) {
+fn listed(directory: &Path, services: u16) -> (Node, crate::inbox::Inbox) {
     let (mut node, inbox) = crate::bench::held(directory).unwrap();
     for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Attachment) {
         node.apply(Event::Start(kind));
-        rows(kind).into_iter().for_each(|row| node.apply(Event::Upsert(row)));
+        rows(kind, services).into_iter().for_each(|row| node.apply(Event::Upsert(row)));
         node.apply(Event::Done(kind));
     }
     node.look_for_ways();
-    node.settle_all();
     (node, inbox)
+}
+
+fn kernel() -> kstate::nft::Ruleset {
+    crate::actual::tables(&mut kernel::nft::Nft::open().unwrap()).unwrap().ruleset
+}
+
+/// An agent of before has left Services that this one has not compiled yet.
+#[test]
+fn what_is_not_compiled_yet_is_not_taken_away() {
+    let directory = std::env::temp_dir().join(format!("plumb-carry-first-{}", std::process::id()));
+    crate::dns::tests::inside(async || {
+        let services = u16::try_from(3 * PIECE).unwrap();
+        let (mut node, _inbox) = listed(&directory, services);
+        node.settle_all();
+        let before = kernel();
+        drop(node);
+        let (mut node, _inbox) = listed(&directory, services);
+        let mut generations = 0;
+        while !node.base.datapath.backend.has_followed() {
+            node.round(Vec::new()).unwrap();
+            assert!(kstate::nft::diff(&before, &kernel()).is_empty(), "after {generations} pieces");
+            if node.base.datapath.backend.is_following() {
+                let turned = node.base.datapath.backend.wait().expect("its thread lives");
+                node.answered(turned);
+                generations += 1;
+            }
+        }
+        assert!(generations >= 3 && node.lacking().is_none(), "{generations} {:?}", node.lacking());
+        assert!(kstate::nft::diff(&before, &kernel()).is_empty());
+    });
+    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 /// Counted, not timed: an ADD that comes while ten thousand Services change is answered after the piece that is on its way and
@@ -93,7 +120,8 @@ fn listed(directory: &Path) -> (Node, crate::inbox::Inbox) {
 fn an_add_waits_for_one_piece_of_what_changes_beside_it() {
     let directory = std::env::temp_dir().join(format!("plumb-carry-{}", std::process::id()));
     crate::dns::tests::inside(async || {
-        let (mut node, _inbox) = listed(&directory);
+        let (mut node, _inbox) = listed(&directory, SERVICES);
+        node.settle_all();
         assert!(node.lacking().is_none(), "{:?}", node.lacking());
         for row in (0..SERVICES).flat_map(|number| service(number, 9090)) {
             node.apply(Event::Upsert(row));
@@ -118,8 +146,7 @@ fn an_add_waits_for_one_piece_of_what_changes_beside_it() {
         assert!((1..=2).contains(&generations), "{generations}");
         assert!(node.compiler.as_ref().unwrap().is_behind());
         node.settle_all();
-        let kernel = crate::actual::tables(&mut kernel::nft::Nft::open().unwrap()).unwrap().ruleset;
-        assert!(kstate::nft::diff(&node.tables(), &kernel).is_empty());
+        assert!(kstate::nft::diff(&node.tables(), &kernel()).is_empty());
     });
     std::fs::remove_dir_all(&directory).unwrap();
 }
