@@ -202,7 +202,11 @@ impl Node {
             false => None,
         };
         let refused = self.stale.failed.get(&Subsystem::Nft).cloned();
-        let through = self.base.datapath.backend.followed_through();
+        // Before anything is compiled there are no rows that a DEL could wait for, and the API may be away for long.
+        let through = match self.has_begun() {
+            true => self.base.datapath.backend.followed_through(),
+            false => u64::MAX,
+        };
         if self.hear(node::Input::Followed { through, refused, unforgotten }) {
             self.settle();
             self.send();

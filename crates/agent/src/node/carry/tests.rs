@@ -1,5 +1,6 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
+use std::thread;
 
 use kernel::Netns;
 use model::{Endpoint, EndpointSlice, Event, Kind, Namespace, Pod, Row, Service, ServicePort, SlicePort};
@@ -55,9 +56,9 @@ fn rows(kind: Kind, services: u16) -> Vec<Row> {
     }
 }
 
-fn add(netns: &str) -> (Input, oneshot::Receiver<Reply>) {
+fn asks(command: &str, netns: &str) -> (Input, oneshot::Receiver<Reply>) {
     let env = [
-        ("CNI_COMMAND", "ADD"),
+        ("CNI_COMMAND", command),
         ("CNI_CONTAINERID", "c1"),
         ("CNI_IFNAME", "eth0"),
         ("CNI_NETNS", netns),
@@ -129,7 +130,7 @@ fn an_add_waits_for_one_piece_of_what_changes_beside_it() {
         node.round(Vec::new()).unwrap();
         assert!(node.base.datapath.backend.is_following(), "a piece is on its way");
         let netns = Netns::fresh().unwrap();
-        let (add, mut answer) = add(&format!("/proc/self/fd/{}", netns.as_fd().as_raw_fd()));
+        let (add, mut answer) = asks("ADD", &format!("/proc/self/fd/{}", netns.as_fd().as_raw_fd()));
         node.round(vec![add]).unwrap();
         let mut generations = 0;
         let reply = loop {
@@ -147,6 +148,30 @@ fn an_add_waits_for_one_piece_of_what_changes_beside_it() {
         assert!(node.compiler.as_ref().unwrap().is_behind());
         node.settle_all();
         assert!(kstate::nft::diff(&node.tables(), &kernel()).is_empty());
+    });
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+/// The API may be away for long, and containers end all the same.
+#[test]
+fn a_del_is_answered_before_anything_is_listed() {
+    let directory = std::env::temp_dir().join(format!("plumb-carry-del-{}", std::process::id()));
+    crate::dns::tests::inside(async || {
+        let (mut node, mut inbox) = crate::bench::held(&directory).unwrap();
+        let (del, mut answer) = asks("DEL", "");
+        let mut inputs = vec![del];
+        let reply = loop {
+            node.round(inputs).unwrap();
+            match answer.try_recv() {
+                Ok(reply) => break reply,
+                // Tokio lets nobody wait on a thread of its own.
+                Err(_) => {
+                    inputs = thread::scope(|scope| scope.spawn(|| inbox.wait(None)).join().unwrap()).unwrap()
+                }
+            }
+        };
+        assert!(matches!(reply, Reply::Done(Ok(_))), "{reply:?}");
+        assert!(node.compiler.is_none());
     });
     std::fs::remove_dir_all(&directory).unwrap();
 }
