@@ -4,7 +4,8 @@
 //! Input: a JSON array of objects. Pods with an address on node1 are wired to it.
 #![no_main]
 
-use compile::{Compiler, whole};
+use compile::backend::nftables::Composed;
+use compile::{Compiled, Compiler, Pieces, whole};
 use dns::Zone;
 use libfuzzer_sys::fuzz_target;
 use model::{Attachment, Event, Row};
@@ -23,6 +24,7 @@ fn settings() -> Settings {
         dns_ips: vec!["10.96.0.10".parse().expect("an address")],
         allow_sources: ["198.18.0.0/15", "2001:db8::/32"].map(|net| net.parse().expect("a prefix")).into(),
         api: Vec::new(),
+        backend: types::Backend::Nftables,
         fabric: types::Fabric::Vxlan,
         wiring: types::Wiring::Bridge,
         mtu: 1450,
@@ -55,16 +57,19 @@ fuzz_target!(|data: &[u8]| {
         world::rows(&objects).flat_map(|row| [attachment(&row), Some(row)]).flatten().collect();
 
     let mut cluster = world::listed(Vec::new());
-    let mut compiler = Compiler::new(settings());
-    compiler.update(cluster.synced().expect("every list has ended"), &[]);
+    let (mut compiler, mut tables) = (Compiler::new(settings()), Composed::default());
+    let mut take = |Compiled { pieces, .. }| {
+        pieces.into_iter().for_each(|Pieces::Nftables(pieces)| drop(tables.compose(pieces)));
+    };
+    take(compiler.update(cluster.synced().expect("every list has ended"), &[]));
     for row in rows.clone() {
         let keys = cluster.apply(Event::Upsert(row));
-        compiler.update(cluster.synced().expect("every list has ended"), &keys);
+        take(compiler.update(cluster.synced().expect("every list has ended"), &keys));
     }
     let listed = world::listed(rows);
     let all = listed.synced().expect("every list has ended");
     let desired = whole(all, settings());
-    assert!(*compiler.nft() == desired.nft, "one after the other is not the same as all at once");
+    assert!(**tables.ruleset() == desired.nft, "one after the other is not the same as all at once");
     // What the own Node loses is kept until it is there again (Compiler::compile_net).
     let kept = desired.net.links.is_empty();
     assert!(kept || *compiler.net() == desired.net, "one after the other is not the same as all at once");

@@ -76,8 +76,15 @@ pub fn our_tables() -> Vec<TableId> {
 }
 
 pub fn tables(nft: &mut Nft) -> Result<Observed> {
-    nft.observe(&our_tables()).context("observe nf_tables")
+    nft.observe(&our_tables()).context(OBSERVE)
 }
+
+/// The same, as long as this holds; `None`: given up.
+pub fn tables_while(nft: &mut Nft, go_on: &dyn Fn() -> bool) -> Result<Option<Observed>> {
+    nft.observe_while(&our_tables(), go_on).context(OBSERVE)
+}
+
+const OBSERVE: &str = "observe nf_tables";
 
 pub fn links(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState> {
     net::observe(rtnl, scope).context("observe links and routes")

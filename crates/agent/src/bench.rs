@@ -1,9 +1,10 @@
 //! `plumb bench endpoints`: from a watch event to the kernel, through the very loop that every node runs.
 //!
 //! ```text
-//!   JSON of the event ─> row ─> inbox ─> [ plumb-node: model ─> compile ─> netlink ] ─> kernel ─> NEWGEN notice
-//!   t0 ┘                                                                                              └ t1
-//!   floor:                      the same plan, already compiled ──────── netlink ───> kernel ─> NEWGEN notice
+//!   JSON of the event ─> row ─> inbox ─> [ plumb-node: model ─> pieces ]
+//!   t0 ┘                                 [ plumb-tables: plan ─> netlink ] ─> kernel ─> NEWGEN notice
+//!                                                                                         └ t1
+//!   floor:        the same plan, already compiled ──────────── netlink ───> kernel ─> NEWGEN notice
 //! ```
 //! The loop runs in a network namespace of its own, the floor in a second one that holds the same ruleset.
 
@@ -11,10 +12,11 @@ mod load;
 mod subject;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use compile::Compiler;
+use compile::backend::nftables::Composed;
+use compile::{Compiler, Pieces};
 use kernel::nft::{Changes, Nft, Notice};
 use kernel::{Netns, Rtnl, net};
 use kstate::net::{Op, Plan};
@@ -50,7 +52,7 @@ pub struct Args {
 #[derive(Clone, Debug, Default)]
 pub struct Timed {
     pub wall: Vec<Duration>,
-    /// CPU time of the loop's thread; empty for the floor.
+    /// CPU time of the loop's thread and of the tables'; empty for the floor.
     pub cpu: Vec<Duration>,
 }
 
@@ -130,6 +132,7 @@ impl Notices {
 struct Floor {
     cluster: Cluster,
     compiler: Compiler,
+    tables: Composed,
     nft: Nft,
     notices: Notices,
     loading: Duration,
@@ -142,7 +145,8 @@ impl Floor {
         let nft = Nft::open_in(&netns)?;
         let notices = Notices(Changes::open_in(&netns)?);
         let (cluster, compiler) = (Cluster::default(), Compiler::new(subject::compile_settings()?));
-        let mut floor = Self { cluster, compiler, nft, notices, loading: Duration::ZERO, _netns: netns };
+        let (tables, loading) = (Composed::default(), Duration::ZERO);
+        let mut floor = Self { cluster, compiler, tables, nft, notices, loading, _netns: netns };
         let keys: Vec<_> = load.events().into_iter().flat_map(|event| floor.cluster.apply(event)).collect();
         floor.loading = floor.apply(&keys)?;
         floor.notices.drain()?;
@@ -156,20 +160,24 @@ impl Floor {
         Ok(())
     }
 
+    fn plan(&mut self, keys: &[model::Key]) -> Result<kstate::nft::Plan> {
+        let synced = self.cluster.synced().context("everything is listed")?;
+        let pieces = self.compiler.update(synced, keys).pieces;
+        Ok(pieces.map(|Pieces::Nftables(pieces)| self.tables.compose(pieces)).unwrap_or_default())
+    }
+
     /// Only what happens after compiling counts.
     fn apply(&mut self, keys: &[model::Key]) -> Result<Duration> {
-        let synced = self.cluster.synced().context("everything is listed")?;
-        let plan = self.compiler.update(synced, keys).nft;
-        let began = std::time::Instant::now();
-        self.nft.apply(&plan, self.compiler.nft())?;
+        let plan = self.plan(keys)?;
+        let began = Instant::now();
+        self.nft.apply(&plan, self.tables.ruleset())?;
         Ok(began.elapsed())
     }
 
     fn apply_noticed(&mut self, keys: &[model::Key]) -> Result<Duration> {
-        let synced = self.cluster.synced().context("everything is listed")?;
-        let plan = self.compiler.update(synced, keys).nft;
-        let began = std::time::Instant::now();
-        self.nft.apply(&plan, self.compiler.nft())?;
+        let plan = self.plan(keys)?;
+        let began = Instant::now();
+        self.nft.apply(&plan, self.tables.ruleset())?;
         self.notices.wait(self.nft.portid())?;
         Ok(began.elapsed())
     }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use types::range;
 use types::wire::DNS_IPS;
+use types::{Backend, range};
 
 use crate::datapath::{Datapath, Subsystem};
 use crate::drops::Drops;
@@ -44,10 +44,11 @@ pub fn cleanup(args: &CleanupArgs) -> Result<Vec<String>> {
     let mut gone = Vec::new();
     let only = only_agent(&args.data)?;
     conflist::withdraw(&args.cni_conf_dir)?;
-    let mut datapath =
-        Datapath::open(Drops::default(), &args.dns_ips).context("open the kernel's network interfaces")?;
+    // Whatever carried it, in this version all of it is in nf_tables.
+    let mut datapath = Datapath::open(Backend::default(), Drops::default(), &args.dns_ips, || ())
+        .context("open the kernel's network interfaces")?;
     for subsystem in Subsystem::ALL {
-        let steps = datapath.part(subsystem).clear();
+        let steps = datapath.clear(subsystem);
         let steps = steps.with_context(|| format!("take everything of Plumb from {}", subsystem.name()))?;
         gone.extend(steps.into_words());
     }

@@ -2,28 +2,31 @@
 //! nothing desired.
 //!
 //! ```text
-//!   Subsystem  part    made of                       its compiled state
-//!   Nft        Tables  everything (model::Synced)    Compiler::nft
-//!   Net        Links   Nodes, attachments (Placed)   Compiler::net
+//!   Subsystem  part              made of                       its compiled state          on
+//!   Nft        Backend (Tables)  everything (model::Synced)    of Pieces, in Tables        a thread of its own
+//!   Net        Links             Nodes, attachments (Placed)   Compiler::net               the loop's
 //! ```
-//! Another part is a file here, a variant of [`Subsystem`] and a line of [`Datapath::part`].
+//! That of another backend is a file beside `tables.rs` that is a [`KernelPart`], and a line of [`Backend::open`].
 
+mod backend;
 mod links;
 mod tables;
 
 use std::net::IpAddr;
 
 use anyhow::Result;
-use compile::{Compiled, Compiler};
+use compile::Pieces;
 use node::drift::Part;
 use types::IfName;
 
 use crate::drops::Drops;
 use crate::flows::Flows;
 
+pub use backend::{Answer, Backend, Followed, Look, Looked};
 pub use links::{Links, listening_scope};
 pub use node::Steps;
-pub use tables::{Guarded, Tables};
+pub use tables::Guarded;
+use tables::Tables;
 
 /// Part of the kernel that the node makes, and that somebody (we ourselves, perhaps) has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,21 +67,28 @@ impl Subsystem {
     }
 }
 
-/// One thing that can be observed, compared, changed and emptied.
-pub trait KernelPart {
-    /// Carries out what the compiler says has changed; `None`: nothing of this part has.
-    fn update(&mut self, change: &Compiled, desired: &Compiler) -> Option<Result<()>>;
+/// What carries the pieces of one backend.
+pub trait KernelPart: Send {
+    /// New pieces in the place of those of the same units; the kernel follows later.
+    fn take(&mut self, pieces: Pieces);
+
+    /// Carries out what has changed by them; `None`: nothing has.
+    fn update(&mut self) -> Option<Result<()>>;
 
     /// Whether it is known without a look that nobody else has changed anything since it was right.
-    fn is_untouched(&mut self) -> Result<bool> {
-        Ok(false)
-    }
+    fn is_untouched(&mut self) -> Result<bool>;
 
-    /// Looks and compares.
-    fn differ(&mut self, desired: &Compiler) -> Result<Found>;
+    /// Looks and compares. It looks as long as `go_on` holds; `None`: given up, and nothing is done.
+    fn differ(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<Steps>>;
 
-    /// Looks, compares, mends.
-    fn converge(&mut self, desired: &Compiler) -> Result<Found>;
+    /// Looks, compares, mends; given up the same way.
+    fn converge(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<Steps>>;
+
+    /// What there is of the guard, of whichever process.
+    fn guarded(&mut self) -> Result<Guarded>;
+
+    /// Makes what these come to, before it is known what there should be in the end.
+    fn begin(&mut self, guard: Pieces) -> Result<()>;
 
     /// Takes away all that is recognised as ours (docs/ownership.md), whoever made it.
     fn clear(&mut self) -> Result<Steps>;
@@ -92,31 +102,32 @@ pub struct Found {
     pub lost: Vec<IfName>,
 }
 
-impl From<Steps> for Found {
-    fn from(steps: Steps) -> Self {
-        Self { steps, lost: Vec::new() }
-    }
-}
-
 #[derive(Debug)]
 pub struct Datapath {
-    pub tables: Tables,
+    pub backend: Backend,
     pub links: Links,
     pub flows: Flows,
 }
 
 impl Datapath {
     /// In the network namespace of the calling thread. `drops`: what rules have counted before they are rewritten. `dns_ips`:
-    /// addresses of the loopback device that are ours.
-    pub fn open(drops: Drops, dns_ips: &[IpAddr]) -> Result<Self> {
+    /// addresses of the loopback device that are ours. `wake`: whoever reads the backend's answers.
+    pub fn open(
+        choice: types::Backend,
+        drops: Drops,
+        dns_ips: &[IpAddr],
+        wake: impl Fn() + Send + 'static,
+    ) -> Result<Self> {
         let loopback = dns_ips.iter().copied().map(Into::into).collect();
-        Ok(Self { tables: Tables::open(drops)?, links: Links::open(loopback)?, flows: Flows::open()? })
+        let backend = Backend::open(choice, drops, wake)?;
+        Ok(Self { backend, links: Links::open(loopback)?, flows: Flows::open()? })
     }
 
-    pub fn part(&mut self, subsystem: Subsystem) -> &mut dyn KernelPart {
+    /// Takes away all that is recognised as ours (docs/ownership.md), whoever made it.
+    pub fn clear(&mut self, subsystem: Subsystem) -> Result<Steps> {
         match subsystem {
-            Subsystem::Nft => &mut self.tables,
-            Subsystem::Net => &mut self.links,
+            Subsystem::Nft => self.backend.clear(),
+            Subsystem::Net => self.links.clear(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use node::{Answer, Doubt, Reply};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::datapath::Subsystem;
@@ -20,6 +21,8 @@ pub enum Input {
     /// What the API itself says of a pod that the watch does not show.
     Confirmed(Doubt, Answer),
     KernelChanged(Subsystem),
+    /// The backend has an answer.
+    BackendTurned,
     /// The machine's own links, addresses or routes are not what they were.
     GroundChanged,
     /// Somebody may lead packets of pods elsewhere.
@@ -76,6 +79,11 @@ impl Outbox {
         self.0.send(input).await.is_ok()
     }
 
+    /// Has the loop look for what lies elsewhere. When its queue is full it does so anyway.
+    pub fn wake(&self, input: Input) {
+        let _ = self.0.try_send(input);
+    }
+
     /// For threads that are not tokio's.
     pub fn send_blocking(&self, input: Input) -> bool {
         self.0.blocking_send(input).is_ok()
@@ -107,12 +115,26 @@ impl Inbox {
     pub fn wait(&mut self, rest: Option<Duration>) -> Option<Vec<Input>> {
         let mut inputs = vec![self.0.blocking_recv()?];
         rest.into_iter().for_each(std::thread::sleep);
+        self.take(&mut inputs);
+        Some(inputs)
+    }
+
+    /// Takes what is there, for who has work to go on with. `None` as above.
+    pub fn glance(&mut self) -> Option<Vec<Input>> {
+        let mut inputs = Vec::new();
+        match self.take(&mut inputs) {
+            TryRecvError::Disconnected if inputs.is_empty() => None,
+            _ => Some(inputs),
+        }
+    }
+
+    fn take(&mut self, inputs: &mut Vec<Input>) -> TryRecvError {
         while inputs.len() < TOGETHER {
             match self.0.try_recv() {
                 Ok(input) => inputs.push(input),
-                Err(_) => break,
+                Err(why) => return why,
             }
         }
-        Some(inputs)
+        TryRecvError::Empty
     }
 }

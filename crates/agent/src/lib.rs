@@ -132,10 +132,12 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     }
     let metrics = Arc::new(Metrics::default());
     let (outbox, inbox) = inbox::new();
-    let datapath = Datapath::open(metrics.drops.clone(), &args.dns_ips)
+    let answers = outbox.clone();
+    let wake = move || answers.wake(Input::BackendTurned);
+    let datapath = Datapath::open(settings.backend, metrics.drops.clone(), &args.dns_ips, wake)
         .context("open the kernel's network interfaces")?;
     metrics.connections.open().context("open conntrack, for metrics")?;
-    let portid = datapath.tables.portid();
+    let portid = datapath.backend.portid();
     listen::start(outbox.clone(), portid, datapath::listening_scope(&args.dns_ips, &args.cluster_cidrs)?)?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot's id")?;
     let zone = SharedZone::new(zone_settings(&args)?);

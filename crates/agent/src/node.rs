@@ -1,10 +1,14 @@
 //! The node's loop: what it hears, what follows for the kernel, whom it answers.
 //!
 //! ```text
-//!   inbox ─ take ─> model.apply ─ settle ─> compile.update ─> apply plan ─ answer ─> CNI, DNS, Events
+//!   inbox ─ take ─> model.apply ─ settle ─> compile.take ────┬─> links, routes
+//!                                 advance ─> compile.advance ┴─> pieces ─ send ─> thread of the tables (datapath/backend.rs)
+//!                                 (a piece in each round)                              │
+//!                        answer to CNI, DNS, Events <─ followed <─ hear_backend <──────┘
 //!                                    mend: observe ─> diff ─> apply  (after foreign changes, and now and then)
 //! ```
 
+mod carry;
 mod check;
 mod detour;
 mod diagnose;
@@ -12,6 +16,7 @@ mod drifted;
 mod dropped;
 mod fit;
 mod flows;
+mod following;
 mod ground;
 mod held;
 mod mend;
@@ -29,6 +34,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compile::Compiler;
+use kstate::nft::Ruleset;
 use model::{Cluster, Key};
 use node::drift::{self, Drift};
 use node::{Attachments, Bounds, Record, Recording, Records};
@@ -53,6 +59,7 @@ use crate::tell::Tell;
 pub use diagnose::Diagnoses;
 use dropped::Accounts;
 use flows::Former;
+use following::Following;
 use perform::Requests;
 use sources::Sources;
 pub use standing::Standing;
@@ -87,6 +94,7 @@ pub struct Node {
     placed: BTreeSet<Key>,
     /// Changed since the last round; a node that waits for something, or is in a conflict, may gather them for days.
     changed: BTreeSet<Key>,
+    following: Following,
     stale: Stale,
     paused: bool,
     diagnoses: Diagnoses,
@@ -152,6 +160,7 @@ impl Node {
             compiler: None,
             placed: BTreeSet::new(),
             changed: BTreeSet::new(),
+            following: Following::default(),
             stale: Stale::default(),
             paused: false,
             diagnoses: Diagnoses::default(),
@@ -177,18 +186,32 @@ impl Node {
 
     /// Runs until nobody can send any more.
     pub fn run(mut self, mut inbox: Inbox) {
-        while let Some(inputs) = inbox.wait(self.rest()) {
-            for input in inputs {
-                self.take(input);
+        loop {
+            let inputs = if self.may_advance() { inbox.glance() } else { inbox.wait(self.rest()) };
+            let Some(inputs) = inputs else { return };
+            if let Err(error) = self.round(inputs) {
+                tracing::error!("{error:#}");
+                return;
             }
-            self.look_for_ways();
-            self.settle();
-            self.retry_waiting();
-            self.settle();
-            self.followed();
-            self.have_forgotten();
-            self.mend();
         }
+    }
+
+    /// What pods wait for first; of the rest one piece, when the kernel has what was sent before.
+    fn round(&mut self, inputs: Vec<Input>) -> anyhow::Result<()> {
+        for input in inputs {
+            self.take(input);
+        }
+        self.hear_backend()?;
+        self.look_for_ways();
+        self.settle();
+        self.retry_waiting();
+        self.settle();
+        self.send();
+        self.followed();
+        self.have_forgotten();
+        self.mend();
+        self.advance();
+        Ok(())
     }
 
     /// In the middle of a long first list.
@@ -224,6 +247,7 @@ impl Node {
                 tracing::info!(paused, "drift is {}", if paused { "reported only" } else { "mended" });
                 self.suspect_everything();
             }
+            Input::BackendTurned => {}
             Input::Tick => self.tick(),
             Input::Inspect(look) => look(self),
         }
@@ -260,9 +284,14 @@ impl Node {
         &self.cluster
     }
 
-    /// What the kernel should hold; `None` before everything was listed.
+    /// What the node means; `None` before everything was listed.
     pub fn compiler(&self) -> Option<&Compiler> {
         self.whole()
+    }
+
+    /// The tables as they should be, as they are now: a copy that costs nothing.
+    pub fn tables(&self) -> Arc<Ruleset> {
+        self.base.datapath.backend.desired()
     }
 
     fn whole(&self) -> Option<&Compiler> {
@@ -362,7 +391,7 @@ impl Node {
         if let Some(found) = self.underlay.in_the_way() {
             return Some(Fault::from(found));
         }
-        if self.whole().is_none() {
+        if self.whole().is_none() || !self.base.datapath.backend.has_followed() {
             return Some(Fault::unexplained("nothing is made here yet"));
         }
         if let Some((_, refused)) = self.refused_now().next() {

@@ -233,13 +233,14 @@ pub fn of_node(node: &Node) -> NodeStatus {
 }
 
 fn datapath(node: &Node) -> Datapath {
-    let tables = node.compiler().into_iter().flat_map(|compiler| compiler.nft().tables.keys());
+    let made = node.tables();
+    let tables = made.tables.keys().filter(|_| node.compiler().is_some());
     let of_pods = |compiler: &compile::Compiler| {
         let made = !compiler.net().links.is_empty();
         made.then_some(compiler.settings().mtu)
     };
     Datapath {
-        kind: "nftables".to_owned(),
+        kind: node.settings().backend.to_string(),
         tables: tables.map(ToString::to_string).collect(),
         mtu: node.compiler().and_then(of_pods),
     }

@@ -10,7 +10,7 @@ use clap::{Args as ClapArgs, FromArgMatches};
 use ipnet::IpNet;
 use model::Ranges;
 use types::wire::{DNS_IPS, POD_CIDRS, SERVICE_CIDRS};
-use types::{Fabric, Wiring, range};
+use types::{Backend, Fabric, Wiring, range};
 
 /// `plumb agent`
 #[derive(Clone, Debug, ClapArgs)]
@@ -117,7 +117,9 @@ pub struct Settings {
     pub node: String,
     /// `--allow-sources`, read.
     pub allow_sources: Vec<IpNet>,
-    /// How packets reach pods of other nodes: no flag says so while there is one way.
+    /// Who carries Services and policies: no flag says so while there is one.
+    pub backend: Backend,
+    /// How packets reach pods of other nodes: the same.
     pub fabric: Fabric,
     /// How pods are attached: the same.
     pub wiring: Wiring,
@@ -136,8 +138,8 @@ impl Settings {
         ranges.fit().and_then(|()| args.mtu.map_or(Ok(()), |mtu| ranges.mtu(mtu))).map_err(Error::msg)?;
         let allow_sources = args.allow_sources.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
         let allow_sources = allow_sources.map(source).collect::<Result<_>>()?;
-        let (fabric, wiring) = (Fabric::default(), Wiring::default());
-        Ok(Self { node: args.node.clone(), allow_sources, fabric, wiring, args })
+        let (backend, fabric, wiring) = (Backend::default(), Fabric::default(), Wiring::default());
+        Ok(Self { node: args.node.clone(), allow_sources, backend, fabric, wiring, args })
     }
 }
 

@@ -3,16 +3,19 @@
 
 use std::process::Command;
 
-use compile::Compiler;
 use kernel::{Netns, Nft};
 use kstate::nft::{TableId, diff};
 use model::{Cluster, Key};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
+#[path = "../../compile/tests/made/made.rs"]
+mod made;
 #[path = "../../trace/tests/battery/world.rs"]
 #[allow(dead_code, reason = "shared with the battery, which needs all of it")]
 mod world;
+
+use made::Made;
 
 const HISTORIES: usize = 12;
 
@@ -28,16 +31,16 @@ fn the_kernel_takes_what_is_compiled() {
 
 fn play(number: usize, history: Vec<model::Event>) {
     let mut cluster = Cluster::default();
-    let mut compiler = Compiler::new(world::settings());
+    let mut compiler = Made::new(world::settings());
     let mut nft = Nft::open().expect("a socket");
     let mut pending: Vec<Key> = world::start().into_iter().flat_map(|event| cluster.apply(event)).collect();
     let steps = history.len();
     for (at, event) in [None].into_iter().chain(history.into_iter().map(Some)).enumerate() {
         pending.extend(event.into_iter().flat_map(|event| cluster.apply(event)));
-        let round = compiler.update(cluster.synced().expect("all kinds are done"), &pending);
+        let (plan, _) = compiler.update(cluster.synced().expect("all kinds are done"), &pending);
         pending.clear();
-        nft.apply(&round.nft, compiler.nft()).unwrap_or_else(|error| {
-            panic!("history {number}, step {at}: {error}\n{}", round.nft.show(compiler.nft()))
+        nft.apply(&plan, compiler.nft()).unwrap_or_else(|error| {
+            panic!("history {number}, step {at}: {error}\n{}", plan.show(compiler.nft()))
         });
         if at % 16 == 0 || at == steps {
             let ids: Vec<TableId> = compiler.nft().tables.keys().cloned().collect();

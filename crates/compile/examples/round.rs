@@ -3,7 +3,8 @@
 
 use std::hint::black_box;
 
-use compile::Compiler;
+use compile::backend::nftables::Composed;
+use compile::{Compiler, Pieces};
 use model::{
     Attachment, Cluster, Endpoint, EndpointSlice, Event, Kind, Namespace, Node, Peer, Pod, Policy,
     PolicyRule, Row, Service, ServicePort, SlicePort,
@@ -62,10 +63,10 @@ fn cluster(size: u32) -> Cluster {
 
 /// What is counted (`--toggle-collect`).
 #[inline(never)]
-fn round(cluster: &mut Cluster, compiler: &mut Compiler, event: Event) {
+fn round(cluster: &mut Cluster, (compiler, tables): &mut (Compiler, Composed), event: Event) {
     let keys = cluster.apply(black_box(event));
-    let synced = cluster.synced().expect("synced");
-    black_box(compiler.update(synced, &keys));
+    let pieces = compiler.update(cluster.synced().expect("synced"), &keys).pieces;
+    pieces.into_iter().for_each(|Pieces::Nftables(pieces)| drop(black_box(tables.compose(pieces))));
 }
 
 fn main() {
@@ -76,8 +77,10 @@ fn main() {
         service_cidrs: vec!["10.96.0.0/16".parse().expect("a prefix")],
         ..Settings::new("node0", pods, 1450)
     };
-    let mut compiler = Compiler::new(settings);
-    compiler.update(cluster.synced().expect("synced"), &[]);
+    let (mut compiler, mut tables) = (Compiler::new(settings), Composed::default());
+    let pieces = compiler.update(cluster.synced().expect("synced"), &[]).pieces;
+    pieces.into_iter().for_each(|Pieces::Nftables(pieces)| drop(tables.compose(pieces)));
+    let mut compiler = (compiler, tables);
     let key = ObjectName::new("shop", "web");
     let labels = Labels::from([("app".to_owned(), "web".to_owned())]);
     for _ in 0..ROUNDS {

@@ -1,97 +1,60 @@
-//! The pieces that a changed key concerns are compiled anew; and the sum of all pieces.
-
-mod family;
+//! The pieces that a changed key concerns are compiled anew; what they come to is kept elsewhere (`backend.rs`), but for
+//! links and routes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kstate::net::NetState;
-use kstate::nft::{Plan, Ruleset};
 use model::{Cluster, Key, Kind, Placed, Synced};
+use semantics::due::{Due, Round};
 use semantics::unit::{Unit, Units};
 use semantics::{Settings, View};
-use types::wire::TABLE;
-use types::{Family, IfName};
+use types::IfName;
 
-use crate::compiler::family::FamilyTable;
-use crate::fragment::Composer;
-use crate::guard::{Guard, links, ports};
-use crate::layout;
+use crate::backend::{self, Backend, Pieces};
 use crate::net::{self, Net, NetChange};
 use semantics::Diagnostic;
 
-/// The whole desired state of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    pub nft: Ruleset,
-    pub net: NetState,
-    pub diagnostics: BTreeSet<Diagnostic>,
-}
-
 /// What one round of changes means.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Compiled {
-    /// From the ruleset before to the ruleset now; a change of one endpoint is a few elements.
-    pub nft: Plan,
+    /// For the state of the same backend; `None`: it stays as it is.
+    pub pieces: Option<Pieces>,
     /// Of [`Compiler::net`].
     pub net: NetChange,
     pub raised: Vec<Diagnostic>,
     pub cleared: Vec<Diagnostic>,
 }
 
-/// Desired state, kept up to date key by key. A cache and nothing more: whatever the order of events, it ends as
-/// [`whole`] does on the last cluster.
+/// What a node means, kept up to date key by key. A cache and nothing more: whatever the order of events, all that it made
+/// comes to what [`whole`](crate::whole) makes of the last cluster.
 #[derive(Debug)]
 pub struct Compiler {
     settings: Settings,
     /// Links and routes were compiled once; tables need more to be known.
     placed: bool,
-    /// One for each family.
-    tables: [FamilyTable; 2],
-    /// The guard's, on the bridge.
-    bridges: Vec<Composer>,
-    nft: Ruleset,
+    backend: Box<dyn Backend>,
     net: Net,
     diagnostics: BTreeMap<Diagnostic, usize>,
     units: Units,
-}
-
-/// Compiles everything at once.
-pub fn whole(cluster: Synced<'_>, settings: Settings) -> Desired {
-    let mut compiler = Compiler::new(settings);
-    compiler.update(cluster, &[]);
-    Desired {
-        diagnostics: compiler.diagnostics.into_keys().collect(),
-        nft: compiler.nft,
-        net: compiler.net.into_state(),
-    }
+    due: Due,
 }
 
 /// What a node that has nothing yet gets before anything can come by its tunnel: the guard, and no Service.
-pub fn guard_alone(cluster: Placed<'_>, settings: &Settings) -> Ruleset {
-    let mut nft = Ruleset::default();
-    for family in Family::ALL {
-        let peer = |node: &model::Node| (Unit::Node(node.name.clone()), links::peer(node, settings, family));
-        let others = cluster.nodes.values().filter(|node| node.name != settings.node).map(peer);
-        let base = (Unit::Base, layout::guard(links::base(&cluster, settings, family), settings, family));
-        Composer::new(family, TABLE).replace(&mut nft, others.chain([base]).collect());
-    }
-    for bridge in Guard::Ports.tables() {
-        Composer::of(bridge).replace(&mut nft, vec![(Unit::Base, ports::base())]);
-    }
-    nft
+pub fn guard_alone(cluster: Placed<'_>, settings: &Settings) -> Pieces {
+    let view = View { cluster: &cluster, settings, units: &Units::default() };
+    backend::of(settings.backend).guard_alone(&view)
 }
 
 impl Compiler {
     pub fn new(settings: Settings) -> Self {
         Self {
-            tables: Family::ALL.map(FamilyTable::new),
-            bridges: Guard::Ports.tables().into_iter().map(Composer::of).collect(),
-            nft: Ruleset::default(),
+            backend: backend::of(settings.backend),
             settings,
             placed: false,
             net: Net::default(),
             diagnostics: BTreeMap::new(),
             units: Units::default(),
+            due: Due::default(),
         }
     }
 
@@ -111,14 +74,29 @@ impl Compiler {
         self.net.update(&cluster, &self.settings, &own).changed != NetChange::Nothing
     }
 
-    /// Whether [`Compiler::update`] was called: before that there are no tables.
-    pub fn is_whole(&self) -> bool {
+    /// Whether anything was compiled but links and routes.
+    pub fn has_begun(&self) -> bool {
         self.units.begun()
     }
 
-    /// The tables as they should be, one for each family.
-    pub fn nft(&self) -> &Ruleset {
-        &self.nft
+    /// Whether all was made once: before that, what is missing in the pieces so far may be there.
+    pub fn is_whole(&self) -> bool {
+        self.due.through() > 0
+    }
+
+    /// Whether [`Compiler::advance`] has something to make.
+    pub fn is_behind(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// The last round of changes that was taken.
+    pub fn round(&self) -> Round {
+        self.due.round()
+    }
+
+    /// The pieces of all changes up to this round have been made.
+    pub fn made_through(&self) -> Round {
+        self.due.through()
     }
 
     /// Links, addresses, routes and tunnel entries as they should be.
@@ -131,17 +109,49 @@ impl Compiler {
         self.diagnostics.keys()
     }
 
-    /// Takes the keys that [`Cluster::apply`] named. The first call compiles everything, whatever it is given:
-    /// keys that changed before the cluster was in sync are lost on nobody.
+    /// Takes the keys that [`Cluster::apply`] named, and makes all that they mean. The first call compiles everything,
+    /// whatever it is given: keys that changed before the cluster was in sync are lost on nobody.
     pub fn update(&mut self, cluster: Synced<'_>, changed: &[Key]) -> Compiled {
-        let turned = self.turned(changed);
-        let cluster: &Cluster = &cluster;
-        let units = self.units.concerned(cluster, &self.settings.node, changed);
         let mut findings = Findings::default();
-        let net = self.compile_net(cluster, &turned, &mut findings);
-        let nft = self.compile_units(cluster, &units, &mut findings);
+        let net = self.mark(&cluster, changed, &mut findings);
+        let mut units = self.due.take_urgent();
+        units.extend(self.due.take(usize::MAX));
+        self.make(&cluster, &units, net, findings)
+    }
+
+    /// The same, but of what they mean for tables only what the wiring of pods waits for; the rest is for
+    /// [`Compiler::advance`].
+    pub fn take(&mut self, cluster: Synced<'_>, changed: &[Key]) -> Compiled {
+        let mut findings = Findings::default();
+        let net = self.mark(&cluster, changed, &mut findings);
+        let units = self.due.take_urgent();
+        self.make(&cluster, &units, net, findings)
+    }
+
+    /// Makes so many units of what is left.
+    pub fn advance(&mut self, cluster: Synced<'_>, most: usize) -> Compiled {
+        let units = self.due.take(most);
+        self.make(&cluster, &units, NetChange::Nothing, Findings::default())
+    }
+
+    fn mark(&mut self, cluster: &Cluster, changed: &[Key], findings: &mut Findings) -> NetChange {
+        let turned = self.turned(changed);
+        let units = self.units.concerned(cluster, &self.settings.node, changed);
+        self.due.add(units, &self.units);
+        self.compile_net(cluster, &turned, findings)
+    }
+
+    fn make(
+        &mut self,
+        cluster: &Cluster,
+        units: &BTreeSet<Unit>,
+        net: NetChange,
+        mut findings: Findings,
+    ) -> Compiled {
+        let view = View { cluster, settings: &self.settings, units: &self.units };
+        let pieces = (!units.is_empty()).then(|| self.backend.make(&view, units, &mut findings));
         let (raised, cleared) = findings.settle(&mut self.diagnostics);
-        Compiled { nft, net, raised, cleared }
+        Compiled { pieces, net, raised, cleared }
     }
 
     /// The same of links and routes alone, which need not wait for the rest.
@@ -174,33 +184,14 @@ impl Compiler {
         findings.replace(&round.before, &round.now);
         round.changed
     }
-
-    fn compile_units(&mut self, cluster: &Cluster, units: &BTreeSet<Unit>, findings: &mut Findings) -> Plan {
-        let node = View { cluster, settings: &self.settings, units: &self.units };
-        let mut plan = Plan::default();
-        for table in &mut self.tables {
-            let fragments = table.compile(&node, units);
-            for (unit, new) in &fragments {
-                let old = table.composer.held(unit).map_or(&[][..], |held| &held.diagnostics);
-                findings.replace(old, &new.diagnostics);
-            }
-            plan.ops.extend(table.composer.replace(&mut self.nft, fragments).ops);
-        }
-        for composer in &mut self.bridges {
-            let units = units.iter().filter(|unit| matches!(unit, Unit::Base | Unit::Attachment(_)));
-            let fragments = units.map(|unit| (unit.clone(), family::on_bridge(&node, unit)));
-            plan.ops.extend(composer.replace(&mut self.nft, fragments.collect()).ops);
-        }
-        plan
-    }
 }
 
 /// Comings and goings of findings during one round.
 #[derive(Default)]
-struct Findings(BTreeMap<Diagnostic, isize>);
+pub struct Findings(BTreeMap<Diagnostic, isize>);
 
 impl Findings {
-    fn replace(&mut self, old: &[Diagnostic], new: &[Diagnostic]) {
+    pub fn replace(&mut self, old: &[Diagnostic], new: &[Diagnostic]) {
         for diagnostic in new {
             *self.0.entry(diagnostic.clone()).or_default() += 1;
         }

@@ -67,26 +67,38 @@ impl Fragment {
             sets: self.sets.keys().cloned().collect(),
             chains: self.chains.keys().cloned().collect(),
             elements: self.elements.iter().map(|(set, elements)| (set.clone(), keys(elements))).collect(),
-            address_sets: self.address_sets.clone(),
-            meanings: self.meanings.iter().map(|(name, check)| (name.clone(), *check)).collect(),
-            diagnostics: self.diagnostics.clone(),
         }
     }
 
+    /// What it says beside what is in the table: that is for who makes fragments, and goes no further.
+    pub fn known(&mut self) -> Known {
+        Known {
+            address_sets: std::mem::take(&mut self.address_sets),
+            meanings: std::mem::take(&mut self.meanings).into_iter().collect(),
+            diagnostics: std::mem::take(&mut self.diagnostics),
+        }
+    }
+
+    /// Of a unit that is gone.
     fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.sets.is_empty() && self.chains.is_empty() && self.elements.is_empty()
     }
 }
 
-/// What is remembered of a fragment: of its things the keys, in order, which lead to the rest.
-#[derive(Debug, Default)]
-pub struct Held {
-    sets: Box<[Name]>,
-    chains: Box<[Name]>,
-    elements: Box<[(Name, Box<[ElemKey]>)]>,
+/// What is remembered of a fragment where fragments are made.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Known {
     pub address_sets: BTreeSet<AddressSet>,
     meanings: Box<[(Name, Check)]>,
     pub diagnostics: Vec<Diagnostic>,
+}
+
+/// What is remembered of it where they are composed: of its things the keys, in order, which lead to the rest.
+#[derive(Debug, Default)]
+struct Held {
+    sets: Box<[Name]>,
+    chains: Box<[Name]>,
+    elements: Box<[(Name, Box<[ElemKey]>)]>,
 }
 
 impl Held {
@@ -124,11 +136,6 @@ impl Composer {
             chains: Claims::default(),
             elements: BTreeMap::new(),
         }
-    }
-
-    /// What is remembered of the unit's fragment.
-    pub fn held(&self, unit: &Unit) -> Option<&Held> {
-        self.held.get(unit)
     }
 
     /// Puts new fragments (empty: the unit is gone) in the place of those of the same units, and has the ruleset

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use compile::Compiler;
 use compile::guard::Guard;
 use kstate::nft::ElemData;
 use model::{Attachment, Cluster, Event, HostPort, Key, Kind, Node, Pod, Row, Service, ServicePort, Sources};
@@ -13,6 +12,11 @@ use semantics::service::plan::{ServicePlan, plan};
 use semantics::service::{health, host_port, reserved};
 use types::wire::NODE_PORTS;
 use types::{Family, IfName, Mac, ObjectName, Protocol};
+
+#[path = "made/made.rs"]
+mod made;
+
+use made::Made;
 
 /// ExternalIPs of node2.
 const OUTSIDE: [&str; 2] = ["203.0.113.12", "2001:db8::12"];
@@ -87,8 +91,8 @@ fn wired(ports: &[(u16, &str)]) -> Attachment {
     }
 }
 
-fn begun(events: impl IntoIterator<Item = Event>) -> (Cluster, Compiler) {
-    let (mut cluster, mut compiler) = (Cluster::default(), Compiler::new(settings()));
+fn begun(events: impl IntoIterator<Item = Event>) -> (Cluster, Made) {
+    let (mut cluster, mut compiler) = (Cluster::default(), Made::new(settings()));
     Kind::ALL.into_iter().for_each(|kind| drop(cluster.apply(Event::Done(kind))));
     events.into_iter().for_each(|event| drop(cluster.apply(event)));
     compiler.update(cluster.synced().unwrap(), &[]);
@@ -96,9 +100,9 @@ fn begun(events: impl IntoIterator<Item = Event>) -> (Cluster, Compiler) {
 }
 
 /// What becomes known of the pod, and what is over.
-fn turn(cluster: &mut Cluster, compiler: &mut Compiler, event: Event) -> [Vec<String>; 2] {
+fn turn(cluster: &mut Cluster, compiler: &mut Made, event: Event) -> [Vec<String>; 2] {
     let keys = cluster.apply(event);
-    let round = compiler.update(cluster.synced().unwrap(), &keys);
+    let (_, round) = compiler.update(cluster.synced().unwrap(), &keys);
     [round.raised, round.cleared].map(|all| {
         let of_pod = all.into_iter().filter(|found| found.object.kind == Kind::Pod);
         of_pod.map(|found| found.message).collect()
@@ -106,7 +110,7 @@ fn turn(cluster: &mut Cluster, compiler: &mut Compiler, event: Event) -> [Vec<St
 }
 
 /// Addresses at which packets for a TCP port stay with the node, before any host port is asked.
-fn kept(compiler: &Compiler, number: u16) -> BTreeSet<Family> {
+fn kept(compiler: &Made, number: u16) -> BTreeSet<Family> {
     let tables = compiler.nft().tables.values();
     let sets = tables.filter_map(|table| table.sets.get(compile::layout::FRONTENDS));
     let accepts = |data: &ElemData| *data == compile::layout::Lead::Accept.data();
@@ -247,7 +251,7 @@ fn what_a_node_says_of_its_addresses_gains_and_denies_nothing() {
         [&[][..], &all[..]].map(|others| begun([node(1, &[]), node(2, others), put(web.clone())]));
     // Not a rule, not an element differs: no tunnel, no source that is believed, no Service, no pod's address.
     assert_eq!(before.nft(), after.nft());
-    assert_eq!(before.net(), after.net());
+    assert_eq!(before.compiler.net(), after.compiler.net());
     let mut guards = Guard::ALL.into_iter().flat_map(Guard::tables);
     assert!(guards.all(|table| after.nft().tables.contains_key(&table)));
     for family in Family::ALL {

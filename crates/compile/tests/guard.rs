@@ -1,6 +1,5 @@
 //! The guard: what a pod and a node that joins bring, in all its tables.
 
-use compile::Compiler;
 use compile::guard::cause::Cause;
 use compile::guard::{Guard, links};
 use compile::refusal::Refusal;
@@ -8,6 +7,11 @@ use kstate::nft::{Expr, Op, Rule, TableFamily, Verdict, chains_of};
 use model::{Attachment, Cluster, Event, Key, Kind, Node, Pod, Row, Service, Sources};
 use semantics::Settings;
 use types::{Family, IfName, Mac, ObjectName};
+
+#[path = "made/made.rs"]
+mod made;
+
+use made::Made;
 
 fn settings() -> Settings {
     let nets = |nets: [&str; 2]| nets.map(|net| net.parse().unwrap()).to_vec();
@@ -61,16 +65,16 @@ fn of_links(op: &Op) -> bool {
 }
 
 /// The steps that an event costs in the guard, in words.
-fn cost(cluster: &mut Cluster, compiler: &mut Compiler, event: Event) -> Vec<String> {
+fn cost(cluster: &mut Cluster, compiler: &mut Made, event: Event) -> Vec<String> {
     let keys = cluster.apply(event);
-    let mut plan = compiler.update(cluster.synced().unwrap(), &keys).nft;
+    let mut plan = compiler.update(cluster.synced().unwrap(), &keys).0;
     let bridges = Guard::Ports.tables();
     plan.ops.retain(|op| bridges.contains(op.table()) || of_links(op));
     plan.show(compiler.nft()).to_string().lines().map(str::to_owned).collect()
 }
 
-fn begun() -> (Cluster, Compiler) {
-    let (mut cluster, mut compiler) = (Cluster::default(), Compiler::new(settings()));
+fn begun() -> (Cluster, Made) {
+    let (mut cluster, mut compiler) = (Cluster::default(), Made::new(settings()));
     Kind::ALL.into_iter().for_each(|kind| drop(cluster.apply(Event::Done(kind))));
     cluster.apply(node(1));
     cluster.apply(node(2));
@@ -147,7 +151,7 @@ fn further_sources_come_and_go_with_the_annotation_and_with_whom_they_belong_to(
         assert!(has(&said, words), "{words}: {said:#?}");
     }
     assert!(!has(&said, "203.0.113.1"), "{said:#?}");
-    let of_pods = compiler.diagnostics().filter(|found| found.object.kind == Kind::Pod);
+    let of_pods = compiler.compiler.diagnostics().filter(|found| found.object.kind == Kind::Pod);
     let why: Vec<_> = of_pods.map(ToString::to_string).collect();
     assert!(
         why.len() == 1 && why[0].contains("203.0.113.1/32, which does not lie within --allow-sources"),
@@ -165,10 +169,10 @@ fn further_sources_come_and_go_with_the_annotation_and_with_whom_they_belong_to(
         row.withheld = net.map(|net| net.parse().unwrap()).into_iter().collect();
         Event::Upsert(Row::Attachment(row))
     };
-    let found: Vec<_> = compiler.diagnostics().cloned().collect();
+    let found: Vec<_> = compiler.compiler.diagnostics().cloned().collect();
     let less = cost(&mut cluster, &mut compiler, withholds(Some("198.18.128.0/17")));
     assert!(has(&less, "198.18.0.0-198.18.127.255") && !has(&less, "198.18.255.255"), "{less:#?}");
-    assert!(compiler.diagnostics().eq(&found));
+    assert!(compiler.compiler.diagnostics().eq(&found));
     let all = cost(&mut cluster, &mut compiler, withholds(None));
     assert!(has(&all, "198.18.0.0-198.18.255.255"), "{all:#?}");
     let service = Service {
@@ -248,7 +252,7 @@ fn a_family_that_pods_have_not_is_guarded_and_nothing_dangles() {
         settings.service_cidrs.retain(|net| Family::of_net(net) == family);
         let (mut cluster, _) = begun();
         cluster.apply(pod());
-        let mut compiler = Compiler::new(settings);
+        let mut compiler = Made::new(settings);
         compiler.update(cluster.synced().unwrap(), &[]);
         for id in Guard::ALL.into_iter().flat_map(Guard::tables) {
             let table = &compiler.nft().tables[&id];

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use compile::guard::cause::Cause;
 use compile::layout::LOCAL_SLOTS;
 use compile::refusal::Refusal;
-use compile::{Compiler, whole};
+use compile::whole;
 use kstate::nft::build;
 use kstate::nft::{ElemData, ElemKey, Expr, Op, Rule, Ruleset, chains_of, diff, sets_of, target};
 use model::{Cluster, Endpoint, EndpointSlice, Event, Key, Kind, Row, Service, ServicePort, SlicePort};
@@ -14,9 +14,12 @@ use semantics::policy::resolve::Direction;
 use semantics::service::cause::{self as service, Lack};
 use types::ObjectName;
 
+#[path = "made/made.rs"]
+mod made;
 #[path = "../../trace/tests/battery/world.rs"]
 mod world;
 
+use made::Made;
 use world::{history, settings, start};
 
 /// Everything that rules and elements name is there, as it was before this step.
@@ -168,7 +171,7 @@ proptest! {
         relist in proptest::option::of(0..20_usize),
     ) {
         let mut cluster = Cluster::default();
-        let mut compiler = Compiler::new(settings());
+        let mut compiler = Made::new(settings());
         let mut kernel = Ruleset::default();
         let mut findings = BTreeSet::new();
         let mut pending: Vec<Key> = Vec::new();
@@ -193,19 +196,19 @@ proptest! {
             }
             left = *sizes.next().expect("a cycle");
             let synced = cluster.synced().expect("all kinds are done");
-            let round = compiler.update(synced, &std::mem::take(&mut pending));
-            perform(&mut kernel, &round.nft);
+            let (plan, round) = compiler.update(synced, &std::mem::take(&mut pending));
+            perform(&mut kernel, &plan);
             left_behind.get_or_insert_with(|| kernel.clone());
             prop_assert_eq!(&kernel, compiler.nft());
-            assert_layouts_are_known(&round.nft, compiler.nft());
+            assert_layouts_are_known(&plan, compiler.nft());
             findings.extend(round.raised);
             for gone in round.cleared {
                 prop_assert!(findings.remove(&gone), "cleared what was not raised: {}", gone);
             }
         }
         let synced = cluster.synced().expect("all kinds are done");
-        let round = compiler.update(synced, &pending);
-        perform(&mut kernel, &round.nft);
+        let (plan, round) = compiler.update(synced, &pending);
+        perform(&mut kernel, &plan);
         findings.extend(round.raised);
         for gone in &round.cleared {
             findings.remove(gone);
@@ -217,9 +220,9 @@ proptest! {
         let plan = diff(&kernel, &followed);
         perform(&mut followed, &plan);
         prop_assert_eq!(&followed, &kernel);
-        prop_assert_eq!(compiler.net(), &whole.net);
+        prop_assert_eq!(compiler.compiler.net(), &whole.net);
         prop_assert_eq!(&findings, &whole.diagnostics);
-        prop_assert!(compiler.update(synced, &[]).nft.is_empty());
+        prop_assert!(compiler.update(synced, &[]).0.is_empty());
     }
 }
 
@@ -246,14 +249,14 @@ fn slice(endpoints: u8) -> Event {
 /// a chain comes that asks for them.
 #[test]
 fn another_number_of_endpoints_changes_no_verdict_and_no_rule() {
-    let (mut cluster, mut compiler) = (Cluster::default(), Compiler::new(settings()));
+    let (mut cluster, mut compiler) = (Cluster::default(), Made::new(settings()));
     let service = Event::Upsert(Row::Service(Box::new(service())));
     let first = Kind::ALL.map(Event::Done).into_iter().chain([service, slice(1)]);
     let keys: Vec<Key> = first.flat_map(|event| cluster.apply(event)).collect();
     compiler.update(cluster.synced().expect("all kinds are done"), &keys);
     for endpoints in (2..=64).chain([63, 40, 12, 1]) {
         let keys = cluster.apply(slice(endpoints));
-        let plan = compiler.update(cluster.synced().expect("still"), &keys).nft;
+        let plan = compiler.update(cluster.synced().expect("still"), &keys).0;
         assert!(!plan.is_empty());
         for op in &plan.ops {
             let set = match op {

@@ -105,6 +105,10 @@ pub struct Nft {
     committed: u32,
 }
 
+fn changing() -> Error {
+    Error::Answer { what: "observe the nf_tables ruleset".into(), why: CHANGING.into() }
+}
+
 impl Nft {
     /// In the namespace of the calling thread.
     pub fn open() -> Result<Self, Error> {
@@ -139,18 +143,30 @@ impl Nft {
 
     /// The given tables as they are at one moment; those that do not exist are left out.
     pub fn observe(&mut self, tables: &[TableId]) -> Result<Observed, Error> {
+        self.observe_while(tables, &|| true)?.ok_or_else(changing)
+    }
+
+    /// The same, as long as this holds: it is asked between one question to the kernel and the next. `None`: given up.
+    pub fn observe_while(
+        &mut self,
+        tables: &[TableId],
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Observed>, Error> {
         for _ in 0..TRIES {
             let before = self.generation()?;
-            let dump = self.dump(tables)?;
+            let dump = self.dump(tables, go_on)?;
+            if !go_on() {
+                return Ok(None);
+            }
             if let Some(dump) = dump
                 && self.generation()? == before
                 && !dump.tells_an_element_twice()
             {
                 let (ruleset, handles) = dump.finish();
-                return Ok(Observed { ruleset, handles, generation: before });
+                return Ok(Some(Observed { ruleset, handles, generation: before }));
             }
         }
-        Err(Error::Answer { what: "observe the nf_tables ruleset".into(), why: CHANGING.into() })
+        Err(changing())
     }
 
     /// The chains of a table, whoever made it, without their rules; `None`: there is no such table.
@@ -236,8 +252,8 @@ impl Nft {
         })
     }
 
-    /// `None` when the ruleset changed meanwhile.
-    fn dump(&mut self, tables: &[TableId]) -> Result<Option<Dump>, Error> {
+    /// `None` when the ruleset changed meanwhile, or this no longer holds.
+    fn dump(&mut self, tables: &[TableId], go_on: &dyn Fn() -> bool) -> Result<Option<Dump>, Error> {
         let mut dump = Dump::default();
         for table in tables {
             match self.take(Request::Table(table), &mut dump) {
@@ -246,13 +262,13 @@ impl Nft {
                 Err(error) => return Err(error),
             }
             for request in [Request::Chains(table), Request::Rules(table), Request::Sets(table)] {
-                if !self.take_whole(request, &mut dump)? {
+                if !go_on() || !self.take_whole(request, &mut dump)? {
                     return Ok(None);
                 }
             }
         }
         for (table, set) in dump.sets() {
-            if !self.take_whole(Request::Elements(&table, &set), &mut dump)? {
+            if !go_on() || !self.take_whole(Request::Elements(&table, &set), &mut dump)? {
                 return Ok(None);
             }
         }

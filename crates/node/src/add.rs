@@ -36,10 +36,19 @@ pub struct Add {
 pub enum Stage {
     /// Its record is being written.
     Recording,
-    /// Its row is there, its policies are on their way into the kernel.
-    Recorded,
+    /// Its row is there, its policies come to the kernel with this generation.
+    Recorded(u64),
     /// Its veth is being made; what the runtime is told then.
     Wiring(Success),
+}
+
+impl Add {
+    pub fn waits_for(&self) -> Option<u64> {
+        match self.stage {
+            Stage::Recorded(generation) => Some(generation),
+            Stage::Recording | Stage::Wiring(_) => None,
+        }
+    }
 }
 
 /// Too early.
@@ -152,7 +161,7 @@ impl Attachments {
         let Some(at) = self.adds.iter().position(|add| add.record.handle() == handle) else { return };
         let Err(error) = done else {
             let add = &mut self.adds[at];
-            add.stage = Stage::Recorded;
+            add.stage = Stage::Recorded(self.generation);
             out.push(Output::Row(Event::Upsert(Row::Attachment(Box::new(add.record.row())))));
             return;
         };
@@ -167,15 +176,15 @@ impl Attachments {
     /// would be open.
     pub(crate) fn followed(
         &mut self,
-        refused: Option<&str>,
-        unforgotten: Option<&str>,
+        through: u64,
+        [refused, unforgotten]: [Option<&str>; 2],
         facts: &dyn Facts,
         now: Now,
         out: &mut Vec<Output>,
     ) {
-        self.leaving.answer(out);
-        let (recorded, others) =
-            std::mem::take(&mut self.adds).into_iter().partition(|add| matches!(add.stage, Stage::Recorded));
+        self.leaving.answer(through, out);
+        let is_there = |add: &Add| add.waits_for().is_some_and(|generation| generation <= through);
+        let (recorded, others) = std::mem::take(&mut self.adds).into_iter().partition(is_there);
         self.adds = others;
         for mut add in recorded {
             let ready = match add.unwanted {
@@ -243,7 +252,7 @@ impl Attachments {
         out.push(Output::Note(Note::NotWired { pod: add.record.pod, error: error.clone() }));
         self.doubt_flows(&handle);
         self.records.release(&handle, now);
-        let requests = self.leaving.end(&handle);
+        let requests = self.leaving.end(&handle, self.generation);
         let saving = if requests.is_empty() { Saving::Other } else { Saving::Gone(requests) };
         self.save(saving, out);
         self.withdraw_row(&handle, out);

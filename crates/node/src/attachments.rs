@@ -31,6 +31,8 @@ pub struct Attachments {
     pub(crate) made: BTreeMap<String, Now>,
     /// Addresses that nobody has, whose flows the kernel may know all the same.
     pub(crate) unsure: BTreeSet<IpAddr>,
+    /// Rows that are output now come to the kernel with it.
+    pub(crate) generation: u64,
     /// Whom an [`Input::Saved`] concerns.
     saving: BTreeMap<u64, Saving>,
     saves: u64,
@@ -57,13 +59,15 @@ impl Attachments {
     /// What follows from an input, in the order in which it is to be performed.
     pub fn step(&mut self, input: Input, facts: &dyn Facts, now: Now) -> Vec<Output> {
         let mut out = Vec::new();
+        self.generation = facts.generation();
         match input {
             Input::Started { veths, namespaces } => self.start(&veths, &namespaces, now, &mut out),
             Input::Asked(asked) => self.asked(*asked, facts, now, &mut out),
             Input::Round { trouble } => self.retry(trouble, facts, now, &mut out),
             Input::Saved(save, done) => self.saved(save, done, now, &mut out),
-            Input::Followed { refused, unforgotten } => {
-                self.followed(refused.as_deref(), unforgotten.as_deref(), facts, now, &mut out);
+            Input::Followed { through, refused, unforgotten } => {
+                let troubles = [refused.as_deref(), unforgotten.as_deref()];
+                self.followed(through, troubles, facts, now, &mut out);
             }
             Input::Wired(handle, done) => self.wired(&handle, done, now, &mut out),
             Input::Unwired { handles, deleted, namespaces } => {
@@ -104,9 +108,14 @@ impl Attachments {
         !self.waiting.is_empty()
     }
 
-    /// Whether a DEL or GC is done that has not been answered.
-    pub fn is_answering(&self) -> bool {
-        self.leaving.is_answering()
+    /// The last generation that somebody waits for.
+    pub fn waits_for(&self) -> Option<u64> {
+        self.adds.iter().filter_map(Add::waits_for).chain(self.leaving.waits_for()).max()
+    }
+
+    /// Its veth is not there yet.
+    pub fn is_coming(&self, handle: &str) -> bool {
+        self.adds.iter().any(|add| add.record.handle() == handle)
     }
 
     /// Its veth is being deleted.

@@ -13,6 +13,9 @@ use types::{ObjectName, Wiring};
 pub trait Facts {
     fn situation(&self) -> &Situation;
 
+    /// With which rows that are output now come to the kernel.
+    fn generation(&self) -> u64;
+
     /// A pod as the watch shows it; `None`: not at all.
     fn pod(&self, name: &ObjectName) -> Option<Shown>;
 
@@ -65,11 +68,16 @@ pub struct Live<'a> {
     /// As long as [`Situation::network`] is.
     pub settings: Option<&'a Settings>,
     pub situation: Situation,
+    pub generation: u64,
 }
 
 impl Facts for Live<'_> {
     fn situation(&self) -> &Situation {
         &self.situation
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
     }
 
     fn pod(&self, name: &ObjectName) -> Option<Shown> {

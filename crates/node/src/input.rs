@@ -55,8 +55,9 @@ pub enum Input {
     Round { trouble: Option<String> },
     /// Answers [`Output::Save`](crate::Output::Save), before anything else is heard.
     Saved(u64, Result<(), String>),
-    /// The kernel has followed all rows: it refuses the policies, or it cannot forget flows of who had pods' addresses before.
-    Followed { refused: Option<String>, unforgotten: Option<String> },
+    /// The kernel has followed the rows of these generations: it refuses the policies, or it cannot forget flows of who had
+    /// pods' addresses before.
+    Followed { through: u64, refused: Option<String>, unforgotten: Option<String> },
     /// Answers [`Output::Wire`](crate::Output::Wire).
     Wired(String, Result<(), cni::Error>),
     /// Answers [`Output::Unwire`](crate::Output::Unwire), of several together. `namespaces`: those whose namespace lives on.

@@ -31,7 +31,7 @@ impl Attachments {
         for add in &self.adds {
             let what = match add.stage {
                 Stage::Recording => "its record to be on disk",
-                Stage::Recorded => "its policies to be in the kernel, and former flows to be forgotten",
+                Stage::Recorded(_) => "its policies to be in the kernel, and former flows to be forgotten",
                 Stage::Wiring(_) => "its interface to be made",
             };
             let why = format!("ADD {} (#{}) waits for {what}", add.record.handle(), add.id);

@@ -16,6 +16,8 @@ use crate::facts::{Facts, Shown, Situation};
 pub struct Read {
     #[serde(skip_serializing_if = "Option::is_none")]
     situation: Option<Situation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pods: Vec<(ObjectName, Option<Shown>)>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -56,6 +58,12 @@ impl Facts for Noting<'_> {
         let situation = self.facts.situation();
         self.read.borrow_mut().situation.get_or_insert_with(|| situation.clone());
         situation
+    }
+
+    fn generation(&self) -> u64 {
+        let generation = self.facts.generation();
+        self.read.borrow_mut().generation = Some(generation);
+        generation
     }
 
     fn pod(&self, name: &ObjectName) -> Option<Shown> {
@@ -110,6 +118,13 @@ impl Facts for Noted<'_> {
         self.read.situation.as_ref().unwrap_or_else(|| {
             self.unread.borrow_mut().insert("how the node stood".to_owned());
             &self.unknown
+        })
+    }
+
+    fn generation(&self) -> u64 {
+        self.read.generation.unwrap_or_else(|| {
+            self.unread.borrow_mut().insert("which generation was next".to_owned());
+            0
         })
     }
 

@@ -28,6 +28,8 @@ pub struct Departures {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Group {
     left: usize,
+    /// The generation without the last of its rows.
+    rows: u64,
     failures: Vec<String>,
 }
 
@@ -52,12 +54,13 @@ impl Departures {
         is_first
     }
 
-    /// It is gone, or cannot go; who waited for it.
-    pub fn end(&mut self, handle: &str) -> Vec<RequestId> {
+    /// It is gone, or cannot go, and its row with this generation; who waited for it.
+    pub fn end(&mut self, handle: &str, generation: u64) -> Vec<RequestId> {
         let requests = self.waiting.remove(handle).unwrap_or_default();
         for request in &requests {
             if let Some(group) = self.requests.get_mut(request) {
                 group.left = group.left.saturating_sub(1);
+                group.rows = generation;
             }
         }
         requests
@@ -71,14 +74,16 @@ impl Departures {
         }
     }
 
-    pub fn is_answering(&self) -> bool {
-        self.requests.values().any(|group| group.left == 0)
+    /// The last generation that a request waits for all of whose attachments are gone.
+    pub fn waits_for(&self) -> Option<u64> {
+        self.requests.values().filter(|group| group.left == 0).map(|group| group.rows).max()
     }
 
     /// Requests all of whose attachments are gone: with success, or with what could not be removed.
-    pub fn answer(&mut self, out: &mut Vec<Output>) {
+    pub fn answer(&mut self, through: u64, out: &mut Vec<Output>) {
+        let is_done = |group: &Group| group.left == 0 && group.rows <= through;
         let (done, left) =
-            std::mem::take(&mut self.requests).into_iter().partition(|(_, group)| group.left == 0);
+            std::mem::take(&mut self.requests).into_iter().partition(|(_, group)| is_done(group));
         self.requests = left;
         let done: BTreeMap<_, _> = done;
         out.extend(done.into_iter().map(|(request, group)| {
@@ -114,7 +119,7 @@ impl Attachments {
         let others = |name: &IfName| records.values().any(|record| record.host_if == *name);
         match known.or_else(|| host_ifs(&handle).find(|name| !others(name))) {
             Some(host_if) => out.push(Output::Unwire { handle, host_if }),
-            None => drop(self.leaving.end(&handle)),
+            None => drop(self.leaving.end(&handle, self.generation)),
         }
     }
 
@@ -131,7 +136,7 @@ impl Attachments {
         for handle in handles {
             // A runtime that asked for it, too, has the last word.
             let was_asked = self.leaving.is_asked(&handle);
-            let waited = self.leaving.end(&handle);
+            let waited = self.leaving.end(&handle, self.generation);
             match deleted {
                 Ok(()) => {
                     self.doubt_flows(&handle);

@@ -46,7 +46,7 @@ impl fmt::Display for Input {
             },
             Self::Round { .. } => f.write_str("the next round"),
             Self::Saved(_, done) => result(f, "saved", done),
-            Self::Followed { refused, unforgotten } => {
+            Self::Followed { refused, unforgotten, .. } => {
                 f.write_str("the kernel followed")?;
                 refused.iter().try_for_each(|why| write!(f, "; it refuses: {why}"))?;
                 unforgotten.iter().try_for_each(|why| write!(f, "; it does not forget: {why}"))

@@ -134,6 +134,7 @@ const TAKES_THE_CLUSTER: &[(&str, &str)] = &[
     ("guard/further.rs", "is called with the cluster by links.rs"),
     ("guard/links.rs", "what each node and pod may send from as a value"),
     ("net", "links and routes of nodes and pods as values"),
+    ("whole.rs", "compiles everything at once, for tests: hands the cluster on"),
     ("wiring", "pods of this node as values"),
 ];
 

@@ -7,6 +7,7 @@
 pub mod conntrack;
 mod diagnostic;
 pub mod dns;
+pub mod due;
 pub mod further;
 pub mod meaning;
 pub mod node;

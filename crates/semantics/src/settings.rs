@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use types::{Fabric, Family, IfName, IpNet, Wiring};
+use types::{Backend, Fabric, Family, IfName, IpNet, Wiring};
 
 /// What a node must know that no object says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Settings {
     pub allow_sources: Vec<IpNet>,
     /// Where the agent reaches the API, as far as that is known in numbers.
     pub api: Vec<SocketAddr>,
+    /// Who carries Services and policies.
+    pub backend: Backend,
     /// How packets reach pods of other nodes.
     pub fabric: Fabric,
     /// How pods are attached to their node.
@@ -44,6 +46,7 @@ impl Settings {
             dns_ips: Vec::new(),
             allow_sources: Vec::new(),
             api: Vec::new(),
+            backend: Backend::default(),
             fabric: Fabric::default(),
             wiring: Wiring::default(),
             mtu,

@@ -26,6 +26,8 @@ pub struct Units {
     begun: bool,
     pod_of: BTreeMap<String, ObjectName>,
     pub(crate) containers_of: BTreeMap<ObjectName, BTreeSet<String>>,
+    /// Pods that an attachment left in the last round.
+    left: BTreeSet<ObjectName>,
     /// Containers whose pods asked for further sources in the last round.
     speakers: BTreeSet<String>,
 }
@@ -36,10 +38,20 @@ impl Units {
         self.begun
     }
 
+    /// Whether the wiring of pods may wait for it. A pod elsewhere is somebody's peer and no more.
+    pub(crate) fn is_urgent(&self, unit: &Unit) -> bool {
+        match unit {
+            Unit::Base | Unit::Attachment(_) | Unit::Node(_) => true,
+            Unit::Pod(pod) => self.containers_of.contains_key(pod) || self.left.contains(pod),
+            Unit::Service(_) => false,
+        }
+    }
+
     /// The pieces that changed keys concern on this node. The first time all of them, whatever it is given: keys that changed
     /// before the cluster was in sync are lost on nobody.
     pub fn concerned(&mut self, cluster: &Cluster, node: &str, changed: &[Key]) -> BTreeSet<Unit> {
         let mut units = BTreeSet::new();
+        self.left.clear();
         if std::mem::replace(&mut self.begun, true) {
             for key in changed {
                 self.mark(cluster, node, key, &mut units);
@@ -119,6 +131,7 @@ impl Units {
             self.pod_of.insert(container.to_owned(), pod.clone());
             self.containers_of.entry(pod.clone()).or_default().insert(container.to_owned());
         }
+        self.left.extend(before.clone());
         units.extend([before, now].into_iter().flatten().map(Unit::Pod));
     }
 

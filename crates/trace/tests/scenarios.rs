@@ -79,6 +79,7 @@ impl Scenario {
                 .collect(),
             allow_sources: self.allow_sources.iter().map(|net| net.parse().expect("a prefix")).collect(),
             api: vec!["192.168.1.2:6443".parse().expect("an address")],
+            backend: types::Backend::default(),
             fabric: types::Fabric::default(),
             wiring: types::Wiring::default(),
             mtu: 1450,

@@ -46,8 +46,8 @@ pub struct Subject {
     outbox: Outbox,
     portid: u32,
     notices: Notices,
-    /// /proc/…/schedstat of the loop's thread.
-    schedstat: PathBuf,
+    /// /proc/…/schedstat of the loop's thread and of that of the tables.
+    schedstats: [PathBuf; 2],
     directory: PathBuf,
     _netns: Netns,
 }
@@ -89,7 +89,8 @@ impl Subject {
             let _guard = runtime.enter();
             base(settings, &outbox)
         })??;
-        let portid = base.datapath.tables.portid();
+        let tables = base.datapath.backend.thread().join("schedstat");
+        let portid = base.datapath.backend.portid();
         let (thread, started) = mpsc::channel();
         let inside = netns.try_clone()?;
         std::thread::Builder::new().name("bench-loop".into()).spawn(move || {
@@ -100,8 +101,8 @@ impl Subject {
             })
         })?;
         let thread = started.recv_timeout(PATIENCE).context("the loop did not start")??;
-        let schedstat = PathBuf::from("/proc").join(thread).join("schedstat");
-        Ok(Self { outbox, portid, notices, schedstat, directory, _netns: netns })
+        let schedstats = [PathBuf::from("/proc").join(thread).join("schedstat"), tables];
+        Ok(Self { outbox, portid, notices, schedstats, directory, _netns: netns })
     }
 
     /// Lists everything; wall and CPU time until the kernel has all of it.
@@ -149,13 +150,16 @@ impl Subject {
         wait.recv_timeout(PATIENCE).context("the loop does not answer")
     }
 
-    /// CPU time of the loop's thread so far (Documentation/scheduler/sched-stats.rst).
+    /// CPU time of both threads so far (Documentation/scheduler/sched-stats.rst).
     fn cpu(&self) -> Result<Duration> {
-        let path = &self.schedstat;
-        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-        let first =
-            text.split_whitespace().next().context("schedstat is empty: the kernel lacks SCHED_INFO")?;
-        Ok(Duration::from_nanos(first.parse()?))
+        let mut all = Duration::ZERO;
+        for path in &self.schedstats {
+            let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+            let first =
+                text.split_whitespace().next().context("schedstat is empty: the kernel lacks SCHED_INFO")?;
+            all += Duration::from_nanos(first.parse()?);
+        }
+        Ok(all)
     }
 }
 
@@ -174,10 +178,12 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
     let args = settings.args.clone();
     let client = kube::Client::try_from(kube::Config::new(http_nowhere()?))?;
     let metrics = Arc::new(Metrics::default());
-    let datapath = Datapath::open(metrics.drops.clone(), &args.dns_ips)?;
+    let answers = outbox.clone();
+    let wake = move || answers.wake(Input::BackendTurned);
+    let datapath = Datapath::open(settings.backend, metrics.drops.clone(), &args.dns_ips, wake)?;
     listen::start(
         outbox.clone(),
-        datapath.tables.portid(),
+        datapath.backend.portid(),
         datapath::listening_scope(&args.dns_ips, &args.cluster_cidrs)?,
     )?;
     let zone = SharedZone::new(crate::zone_settings(&args)?);

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
-use compile::{Compiled, Compiler, NetChange};
+use compile::NetChange;
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
 use kstate::net::{NetState, Op, PortOptions, RouteKey};
 use types::{IfName, IpNet, Mac};
 
-use super::{Found, KernelPart, Steps};
+use super::{Found, Steps};
 use crate::actual::{self, NetDrift};
 
 #[derive(Debug)]
@@ -29,29 +29,27 @@ fn net_steps(plan: &kstate::net::Plan, actual: &NetState, others: &BTreeMap<Rout
     plan.ops().map(|op| kstate::net::Difference { op, actual, instead: instead(op) }).collect()
 }
 
-impl KernelPart for Links {
-    fn update(&mut self, change: &Compiled, desired: &Compiler) -> Option<Result<()>> {
-        (change.net != NetChange::Nothing).then(|| self.follow(&change.net, desired.net()))
-    }
-
-    fn differ(&mut self, desired: &Compiler) -> Result<Found> {
-        let NetDrift { plan, lost } = self.plan(desired.net())?;
+impl Links {
+    /// Looks and compares.
+    pub fn differ(&mut self, desired: &NetState) -> Result<Found> {
+        let NetDrift { plan, lost } = self.plan(desired)?;
         let others = actual::in_place_of(&mut self.rtnl, &plan, &self.believed);
         Ok(Found { steps: net_steps(&plan, &self.believed, &others), lost })
     }
 
-    fn converge(&mut self, desired: &Compiler) -> Result<Found> {
-        self.keep_advertisements(desired.net())?;
-        let NetDrift { plan, lost } = self.plan(desired.net())?;
+    /// Looks, compares, mends.
+    pub fn converge(&mut self, desired: &NetState) -> Result<Found> {
+        self.keep_advertisements(desired)?;
+        let NetDrift { plan, lost } = self.plan(desired)?;
         let others = actual::in_place_of(&mut self.rtnl, &plan, &self.believed);
         let steps = net_steps(&plan, &self.believed, &others);
         self.perform(&plan)?;
         Ok(Found { steps, lost })
     }
 
-    /// No record is asked, since it may be lost or of another version. What tells of the machine's links that are only
+    /// All that is recognised as ours. No record is asked, since it may be lost or of another version. What tells of the machine's links that are only
     /// looked at goes with it.
-    fn clear(&mut self) -> Result<Steps> {
+    pub fn clear(&mut self) -> Result<Steps> {
         let scope = Scope { links: self.owned()?, loopback: self.loopback.clone(), ..Scope::default() };
         let actual = net::observe(&mut self.rtnl, &scope)?;
         let plan = kstate::net::diff(&NetState::default(), &actual);
@@ -62,9 +60,7 @@ impl KernelPart for Links {
         watched.iter().for_each(|link| gone.add(format!("- program for checksums at {link}")));
         Ok(gone)
     }
-}
 
-impl Links {
     /// In the network namespace of the calling thread. `loopback`: addresses there that are ours.
     pub fn open(loopback: Vec<IpNet>) -> Result<Self> {
         let believed = NetState::default();

@@ -1,17 +1,18 @@
 //! nf_tables: rules, sets, maps.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
+use compile::backend::nftables::Composed;
 use compile::guard::{Guard, links};
-use compile::{Compiled, Compiler, layout};
+use compile::{Pieces, layout};
 use kernel::nft::{ApplyError, Nft, Observed};
-use kstate::nft::{ElemData, ElemKey, Heir, Ruleset, TableId};
+use kstate::nft::{ElemData, ElemKey, Heir, Plan, Ruleset, TableId};
 use types::Family;
 use types::wire::TRACE_TABLE;
 
-use super::{Found, KernelPart, Steps};
+use super::{KernelPart, Steps};
 use crate::actual;
 use crate::drops::Drops;
 
@@ -21,6 +22,10 @@ pub struct Tables {
     /// The generation at which the kernel's tables were known to be right. As long as only we have raised it, they
     /// are, and need no look, however many Services there are.
     right_at: Option<u32>,
+    /// Others read it.
+    composed: Arc<Mutex<Composed>>,
+    /// What of it was not given to the kernel yet.
+    open: Plan,
     drops: Drops,
 }
 
@@ -37,16 +42,23 @@ pub enum Guarded {
 /// Elements by table and set.
 type Inherited = BTreeMap<(TableId, Arc<str>), BTreeMap<ElemKey, ElemData>>;
 
-fn steps_of(plan: &kstate::nft::Plan, desired: &Ruleset, actual: &Ruleset) -> Steps {
+fn steps_of(plan: &Plan, desired: &Ruleset, actual: &Ruleset) -> Steps {
     plan.ops.iter().map(|op| kstate::nft::Difference { op, desired, actual }).collect()
 }
 
 impl KernelPart for Tables {
-    fn update(&mut self, change: &Compiled, desired: &Compiler) -> Option<Result<()>> {
-        (!change.nft.is_empty()).then(|| {
-            let right_at = self.right_at.take();
-            self.drops.keep_before(&change.nft);
-            self.right_at = self.applied(right_at, |nft| nft.apply(&change.nft, desired.nft()))?;
+    fn take(&mut self, pieces: Pieces) {
+        let Pieces::Nftables(pieces) = pieces;
+        let plan = self.held().compose(pieces);
+        self.open.ops.extend(plan.ops);
+    }
+
+    fn update(&mut self) -> Option<Result<()>> {
+        let plan = std::mem::take(&mut self.open);
+        (!plan.is_empty()).then(|| {
+            let (right_at, desired) = (self.right_at.take(), self.desired());
+            self.drops.keep_before(&plan);
+            self.right_at = self.applied(right_at, |nft| nft.apply(&plan, &desired))?;
             Ok(())
         })
     }
@@ -61,13 +73,43 @@ impl KernelPart for Tables {
         })
     }
 
-    fn differ(&mut self, desired: &Compiler) -> Result<Found> {
-        let (plan, observed) = self.plan(desired.nft())?;
-        Ok(steps_of(&plan, desired.nft(), &observed.ruleset).into())
+    fn differ(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<Steps>> {
+        let desired = self.desired();
+        let seen = self.plan(&desired, go_on)?;
+        Ok(seen.map(|(plan, observed)| steps_of(&plan, &desired, &observed.ruleset)))
     }
 
-    fn converge(&mut self, desired: &Compiler) -> Result<Found> {
-        self.make(desired.nft()).map(Found::from)
+    fn converge(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<Steps>> {
+        self.open = Plan::default();
+        let desired = self.desired();
+        self.make(&desired, go_on)
+    }
+
+    fn guarded(&mut self) -> Result<Guarded> {
+        let mut found = Vec::new();
+        for table in actual::our_tables() {
+            found.extend(self.nft.chains(&table)?.map(|chains| (table, chains)));
+        }
+        let has_guard = |table: &TableId| {
+            let has = |chain: &str| {
+                found.iter().any(|(other, chains)| other == table && chains.contains_key(chain))
+            };
+            has(layout::RAW) && has(links::FROM_WIRE)
+        };
+        Ok(match found.is_empty() {
+            true => Guarded::Nothing,
+            false if Guard::Links.tables().iter().all(has_guard) => Guarded::Whole,
+            false => Guarded::Otherwise,
+        })
+    }
+
+    fn begin(&mut self, guard: Pieces) -> Result<()> {
+        let Pieces::Nftables(guard) = guard;
+        let mut first = Composed::default();
+        first.compose(guard);
+        self.make(first.ruleset(), &|| true)?;
+        self.right_at = None;
+        Ok(())
     }
 
     /// Those of traces, too, which are no drift while an agent runs.
@@ -87,7 +129,20 @@ impl Tables {
     pub fn open(drops: Drops) -> Result<Self> {
         let nft = Nft::open()?;
         drops.open()?;
-        Ok(Self { nft, right_at: None, drops })
+        Ok(Self { nft, right_at: None, composed: Arc::default(), open: Plan::default(), drops })
+    }
+
+    /// What pieces have come to, for who reads it.
+    pub fn composed(&self) -> Arc<Mutex<Composed>> {
+        Arc::clone(&self.composed)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Composed> {
+        self.composed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn desired(&self) -> Arc<Ruleset> {
+        Arc::clone(self.held().ruleset())
     }
 
     /// Marks our own transactions among those that the kernel tells of.
@@ -107,41 +162,15 @@ impl Tables {
     }
 
     /// The steps by which the kernel's tables differ from what they should be.
-    fn plan(&mut self, desired: &Ruleset) -> Result<(kstate::nft::Plan, Observed)> {
-        let observed = actual::tables(&mut self.nft)?;
-        Ok((kstate::nft::diff(desired, &observed.ruleset), observed))
-    }
-
-    /// What there is of the guard, of whichever process.
-    pub fn guarded(&mut self) -> Result<Guarded> {
-        let mut found = Vec::new();
-        for table in actual::our_tables() {
-            found.extend(self.nft.chains(&table)?.map(|chains| (table, chains)));
-        }
-        let has_guard = |table: &TableId| {
-            let has = |chain: &str| {
-                found.iter().any(|(other, chains)| other == table && chains.contains_key(chain))
-            };
-            has(layout::RAW) && has(links::FROM_WIRE)
-        };
-        Ok(match found.is_empty() {
-            true => Guarded::Nothing,
-            false if Guard::Links.tables().iter().all(has_guard) => Guarded::Whole,
-            false => Guarded::Otherwise,
-        })
-    }
-
-    /// Makes these tables, before it is known what they should be in the end.
-    pub fn begin(&mut self, guard: &Ruleset) -> Result<()> {
-        self.make(guard)?;
-        self.right_at = None;
-        Ok(())
+    fn plan(&mut self, desired: &Ruleset, go_on: &dyn Fn() -> bool) -> Result<Option<(Plan, Observed)>> {
+        let observed = actual::tables_while(&mut self.nft, go_on)?;
+        Ok(observed.map(|observed| (kstate::nft::diff(desired, &observed.ruleset), observed)))
     }
 
     /// Looks, compares, mends.
-    fn make(&mut self, desired: &Ruleset) -> Result<Steps> {
+    fn make(&mut self, desired: &Ruleset, go_on: &dyn Fn() -> bool) -> Result<Option<Steps>> {
         self.right_at = None;
-        let (mut plan, observed) = self.plan(desired)?;
+        let Some((mut plan, observed)) = self.plan(desired, go_on)? else { return Ok(None) };
         let steps = steps_of(&plan, desired, &observed.ruleset);
         plan.begin_with(self.inherited(desired, &observed.ruleset));
         self.drops.keep_before(&plan);
@@ -151,7 +180,7 @@ impl Tables {
             true => Some(observed.generation),
             false => self.applied(Some(observed.generation), |nft| nft.apply(&plan, actual))?,
         };
-        Ok(steps)
+        Ok(Some(steps))
     }
 
     /// What sets under new names take over from those under the old ones: the clients of an agent of before keep their

@@ -9,7 +9,7 @@ use types::ObjectName;
 
 use super::Node;
 use crate::clock;
-use crate::datapath::Subsystem;
+use crate::datapath::{Look, Subsystem};
 use crate::tell::Saying;
 
 impl Node {
@@ -47,11 +47,15 @@ impl Node {
             }
             Outcome::Stands(count) => metrics.drift_stands(name, count),
             Outcome::Drifted { count, mended } => metrics.drift(name, count, mended),
-            Outcome::Look => {
-                if let Ok(left) = self.differ(subsystem) {
-                    self.found(subsystem, Found::Left(left));
+            Outcome::Look => match subsystem {
+                // Answered later.
+                Subsystem::Nft => _ = self.base.datapath.backend.look(Look::Left),
+                Subsystem::Net => {
+                    if let Ok(left) = self.differ_links() {
+                        self.found(subsystem, Found::Left(left));
+                    }
                 }
-            }
+            },
             Outcome::Holds(told) => self.base.tell.holds(self.logged(subsystem, told)),
             Outcome::Happened(told) => self.base.tell.say(self.logged(subsystem, told)),
             Outcome::Over { was, over } => {

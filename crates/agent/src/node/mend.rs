@@ -11,7 +11,7 @@ use semantics::{Diagnostic, Severity};
 use types::{IfName, ObjectName};
 
 use super::Node;
-use crate::datapath::{Found, Subsystem};
+use crate::datapath::{Found, Look, Subsystem};
 use crate::store::namespace_lives;
 
 impl Node {
@@ -26,17 +26,17 @@ impl Node {
         );
     }
 
-    /// Compares as a whole what the kernel refused in parts. While paused, too: that a change of the cluster
-    /// arrives weighs more than what somebody changed by hand.
+    /// Compares links and routes as a whole where the kernel refused them in parts; the backend does so itself. While paused,
+    /// too: that a change of the cluster arrives weighs more than what somebody changed by hand.
     pub(super) fn repair(&mut self) {
-        let failed: Vec<Subsystem> = self.stale.failed.keys().copied().collect();
-        for subsystem in failed {
-            let began = Instant::now();
-            let done = self.converge(subsystem);
-            self.base.metrics.applied(subsystem.name(), began.elapsed());
-            self.stale.suspected.remove(&subsystem);
-            self.compared(subsystem, done, false);
+        if !self.stale.failed.contains_key(&Subsystem::Net) {
+            return;
         }
+        let began = Instant::now();
+        let done = self.converge_links();
+        self.base.metrics.applied(Subsystem::Net.name(), began.elapsed());
+        self.stale.suspected.remove(&Subsystem::Net);
+        self.compared(Subsystem::Net, done, false);
     }
 
     /// Looks where somebody may have changed something, and puts back what is ours.
@@ -47,52 +47,66 @@ impl Node {
         if self.stale.suspected.contains(&Subsystem::Nft) {
             self.loose.add(self.cluster.services.len());
         }
-        let whole = self.whole().is_some();
         for subsystem in std::mem::take(&mut self.stale.suspected) {
-            if !whole && (!subsystem.is_early() || !self.may_make_links()) {
-                // Once everything is listed both are looked at in any case.
-            } else if self.paused {
-                self.only_look(subsystem);
-            } else {
-                let done = self.converge(subsystem);
-                self.compared(subsystem, done, true);
+            match subsystem {
+                Subsystem::Nft => self.look_at_tables(),
+                Subsystem::Net => self.look_at_links(),
             }
         }
         self.publish();
     }
 
-    fn only_look(&mut self, subsystem: Subsystem) {
-        let found = self.differ(subsystem).map(drift::Found::Seen);
+    /// Before the kernel has followed all of it once, it is looked at in any case.
+    fn look_at_tables(&mut self) {
+        let backend = &mut self.base.datapath.backend;
+        let why = if self.paused { Look::Only } else { Look::Mend };
+        if backend.has_followed() && !backend.look(why) {
+            self.stale.suspected.insert(Subsystem::Nft);
+        }
+    }
+
+    fn look_at_links(&mut self) {
+        if !self.may_make_links() {
+            return;
+        }
+        match self.paused {
+            true => {
+                let found = self.differ_links();
+                self.only_looked(Subsystem::Net, found);
+            }
+            false => {
+                let done = self.converge_links();
+                self.compared(Subsystem::Net, done, true);
+            }
+        }
+    }
+
+    pub(super) fn only_looked(&mut self, subsystem: Subsystem, found: Result<Steps>) {
+        let found = found.map(drift::Found::Seen);
         self.found(subsystem, found.unwrap_or_else(|error| drift::Found::Refused(format!("{error:#}"))));
     }
 
     /// After the kernel was made what it should be, or was not. `suspected`: what it took is what others had changed; else it
     /// is what was refused a moment ago.
-    fn compared(&mut self, subsystem: Subsystem, done: Result<Steps>, suspected: bool) {
+    pub(super) fn compared(&mut self, subsystem: Subsystem, done: Result<Steps>, suspected: bool) {
         let found = done.map(|steps| drift::Found::Mended { steps, suspected });
         self.found(subsystem, found.unwrap_or_else(|error| drift::Found::Unmended(format!("{error:#}"))));
     }
 
-    fn converge(&mut self, subsystem: Subsystem) -> Result<Steps> {
+    fn converge_links(&mut self) -> Result<Steps> {
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
-        let part = self.base.datapath.part(subsystem);
-        if part.is_untouched()? {
-            return Ok(Steps::default());
-        }
-        self.base.metrics.looked(subsystem.name());
-        let Found { mut steps, lost } = part.converge(compiler)?;
+        self.base.metrics.looked(Subsystem::Net.name());
+        let Found { mut steps, lost } = self.base.datapath.links.converge(compiler.net())?;
         lost.iter().filter_map(|name| self.rewire(name)).for_each(|step| steps.add(step));
-        if subsystem == Subsystem::Net {
-            self.note_ports();
-            self.fit_pods().into_iter().for_each(|step| steps.add(step));
-        }
+        self.note_ports();
+        self.fit_pods().into_iter().for_each(|step| steps.add(step));
         Ok(steps)
     }
 
-    pub(super) fn differ(&mut self, subsystem: Subsystem) -> Result<Steps> {
+    pub(super) fn differ_links(&mut self) -> Result<Steps> {
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
-        self.base.metrics.looked(subsystem.name());
-        let Found { mut steps, lost } = self.base.datapath.part(subsystem).differ(compiler)?;
+        self.base.metrics.looked(Subsystem::Net.name());
+        let Found { mut steps, lost } = self.base.datapath.links.differ(compiler.net())?;
         let lost = lost.iter().filter_map(|name| self.who_lost(name));
         lost.filter(|record| !self.is_ending(record)).for_each(|record| steps.add(veth_is_gone(record)));
         Ok(steps)
@@ -132,10 +146,13 @@ impl Node {
         }
     }
 
-    /// Of a veth that is gone while its pod can still use one. What we delete is no loss, nor what went with its namespace.
+    /// Of a veth that is gone while its pod can still use one. What we delete is no loss, nor what went with its namespace, nor
+    /// what an ADD is about to make.
     fn who_lost(&self, name: &IfName) -> Option<&Record> {
         let record = self.records().find(|record| record.host_if == *name)?;
-        (!self.attachments.is_leaving(&record.handle()) && namespace_lives(record)).then_some(record)
+        let handle = record.handle();
+        let stands = !self.attachments.is_leaving(&handle) && !self.attachments.is_coming(&handle);
+        (stands && namespace_lives(record)).then_some(record)
     }
 
     /// Whether the pod is being deleted, or has ended: its veth may go at any moment, before the runtime's DEL comes.

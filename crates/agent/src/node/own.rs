@@ -33,7 +33,7 @@ impl Node {
         match outcome {
             Outcome::Row(event) => {
                 let changed = self.cluster.apply(event);
-                if self.whole().is_none() {
+                if !self.has_begun() {
                     let placed = changed.iter().filter(|key| Placed::KINDS.contains(&key.kind));
                     self.placed.extend(placed.cloned());
                 }

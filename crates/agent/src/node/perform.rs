@@ -43,7 +43,8 @@ impl Node {
             paused: self.paused,
             orphan_grace: Duration::from_secs(self.base.settings.args.orphan_grace),
         };
-        Live { cluster: &self.cluster, settings, situation }
+        let generation = self.base.datapath.backend.next();
+        Live { cluster: &self.cluster, settings, situation, generation }
     }
 
     /// What follows from an input, and from that, until nothing does: what follows from an answer comes first, so that a pod is
@@ -178,20 +179,21 @@ impl Node {
         }
     }
 
-    /// Rows are in the kernel now, as far as it takes them.
+    /// Rows of so many generations are in the kernel now, as far as it takes them.
     pub(super) fn followed(&mut self) {
         let unforgotten = match self.attachments.is_wiring() {
             true => self.look_for_former().err().map(|error| error.to_string()),
             false => None,
         };
         let refused = self.stale.failed.get(&Subsystem::Nft).cloned();
-        if !self.hear(node::Input::Followed { refused, unforgotten }) {
-            return;
-        }
-        self.settle();
-        // A DEL whose ADD failed in this round.
-        if self.attachments.is_answering() {
-            self.hear(node::Input::Followed { refused: None, unforgotten: None });
+        // Before anything is compiled there are no rows that a DEL could wait for, and the API may be away for long.
+        let through = match self.has_begun() {
+            true => self.base.datapath.backend.followed_through(),
+            false => u64::MAX,
+        };
+        if self.hear(node::Input::Followed { through, refused, unforgotten }) {
+            self.settle();
+            self.send();
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use compile::{Compiled, Compiler};
+use compile::{Compiled, Compiler, NetChange};
 use ipam::Pool;
 use model::{Key, Kind};
 
@@ -17,7 +17,12 @@ use crate::fault::Fault;
 const NOT_LOOKED_AT: &str = "not looked at yet";
 
 impl Node {
-    /// Compiles what changed and applies it: links and routes as soon as Nodes are listed, tables when everything is.
+    pub(super) fn has_begun(&self) -> bool {
+        self.compiler.as_ref().is_some_and(Compiler::has_begun)
+    }
+
+    /// Compiles what changed and applies what of it pods wait for: links and routes as soon as Nodes are listed, tables when
+    /// everything is. The rest is for [`Node::advance`].
     pub(super) fn settle(&mut self) {
         if self.compiler.is_none() && !self.begin() {
             return;
@@ -25,7 +30,7 @@ impl Node {
         if self.cluster.synced().is_none() {
             return self.settle_net();
         }
-        let first = self.whole().is_none();
+        let first = !self.has_begun();
         if self.changed.is_empty() && !first {
             return;
         }
@@ -33,20 +38,14 @@ impl Node {
         let (Some(synced), Some(compiler)) = (self.cluster.synced(), self.compiler.as_mut()) else { return };
         let keys = Vec::from_iter(std::mem::take(&mut self.changed));
         self.loose.add(keys.len());
-        let compiled = compiler.update(synced, &keys);
+        let compiled = compiler.take(synced, &keys);
+        self.following.add(compiler.round(), keys);
         if first {
             self.placed.clear();
             self.base.metrics.synced(true);
             tracing::info!("everything is listed; rules follow");
-            self.stale.failed.insert(Subsystem::Nft, NOT_LOOKED_AT.into());
         }
-        self.apply_compiled(&compiled);
-        self.repair();
-        self.forget_stale_flows(&keys);
-        self.lose_sources();
-        self.answer_checks(&keys, first);
-        self.base.zone.update(&self.cluster, &keys);
-        self.compiled_diagnostics(&compiled);
+        self.carry(compiled);
         self.follow_own_node();
         if let Err(error) = self.look_for_former() {
             tracing::warn!(%error, "flows of addresses that no pod has are not forgotten; ADD tries again");
@@ -64,14 +63,10 @@ impl Node {
             return;
         }
         let compiled = compiler.update_net(placed, &keys);
-        if self.may_make_links() {
-            self.apply_compiled(&compiled);
-            self.repair();
-        }
-        self.compiled_diagnostics(&compiled);
+        self.carry(compiled);
     }
 
-    fn answer_checks(&mut self, keys: &[Key], first: bool) {
+    pub(super) fn answer_checks(&mut self, keys: &[Key], first: bool) {
         let Some(compiler) = &self.compiler else { return };
         let own = |key: &Key| key.kind == Kind::Node && *key.name.name == *self.base.settings.node;
         let all = first || keys.iter().any(own);
@@ -116,6 +111,7 @@ impl Node {
             dns_ips: args.dns_ips.clone(),
             allow_sources: self.base.settings.allow_sources.clone(),
             api: self.base.api.sockets.clone(),
+            backend: self.base.settings.backend,
             fabric: self.base.settings.fabric,
             wiring: self.base.settings.wiring,
             mtu,
@@ -136,20 +132,23 @@ impl Node {
         let Some(settings) = self.compiler.as_ref().map(|compiler| compiler.settings().clone()) else {
             return false;
         };
-        if self.whole().is_some() || self.is_guarded(&settings) {
+        let backend = &self.base.datapath.backend;
+        if backend.has_followed() || !backend.is_beginning() && self.is_guarded(&settings) {
             return true;
         }
-        self.stale.failed.insert(Subsystem::Net, "there is no guard: somebody has taken it away".into());
+        self.stale
+            .failed
+            .insert(Subsystem::Net, "there is no guard yet, or somebody has taken it away".into());
         false
     }
 
     /// Nothing comes by a tunnel before the guard is there: that of the process before, or that of a node without pods.
     fn is_guarded(&mut self, settings: &semantics::Settings) -> bool {
         let Some(placed) = self.cluster.placed() else { return false };
-        let datapath = &mut self.base.datapath;
-        let guarded = datapath.tables.guarded().and_then(|guarded| match guarded {
+        let backend = &self.base.datapath.backend;
+        let guarded = backend.guarded().and_then(|guarded| match guarded {
             Guarded::Nothing if placed.attachments.is_empty() => {
-                datapath.tables.begin(&compile::guard_alone(placed, settings)).map(|()| true)
+                backend.begin(compile::guard_alone(placed, settings)).map(|()| true)
             }
             guarded => Ok(guarded == Guarded::Whole),
         });
@@ -160,19 +159,16 @@ impl Node {
         })
     }
 
-    /// The incremental way. What the kernel refuses is compared as a whole by [`Node::repair`].
-    fn apply_compiled(&mut self, compiled: &Compiled) {
-        for subsystem in Subsystem::ALL {
-            let Some(compiler) = &self.compiler else { return };
-            if self.stale.failed.contains_key(&subsystem) {
-                continue;
-            }
-            let began = Instant::now();
-            if let Some(done) = self.base.datapath.part(subsystem).update(compiled, compiler) {
-                self.base.metrics.applied(subsystem.name(), began.elapsed());
-                self.note(subsystem, done);
-            }
+    /// The incremental way, of links and routes. What the kernel refuses is compared as a whole by [`Node::repair`].
+    pub(super) fn apply_compiled(&mut self, compiled: &Compiled) {
+        let Some(compiler) = &self.compiler else { return };
+        if compiled.net == NetChange::Nothing || self.stale.failed.contains_key(&Subsystem::Net) {
+            return;
         }
+        let began = Instant::now();
+        let done = self.base.datapath.links.follow(&compiled.net, compiler.net());
+        self.base.metrics.applied(Subsystem::Net.name(), began.elapsed());
+        self.note(Subsystem::Net, done);
     }
 
     /// Says that the node serves: last, when pods can be wired.

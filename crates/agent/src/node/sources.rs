@@ -29,10 +29,12 @@ type Nets = BTreeMap<String, Vec<IpNet>>;
 
 #[derive(Debug, Default)]
 pub struct Sources {
-    /// What each attachment may send from, beside its own addresses, by the rules that are being applied.
+    /// What each attachment may send from, beside its own addresses, by the rules that were compiled last.
     granted: Nets,
     /// Whether that is recorded.
     recorded: Option<Result<(), String>>,
+    /// The same, by those that the kernel follows or has followed last.
+    sent: Nets,
     /// What cannot be granted because it cannot be recorded.
     unrecorded: BTreeSet<Diagnostic>,
 }
@@ -40,6 +42,17 @@ pub struct Sources {
 impl Sources {
     pub(super) fn granted_now(&mut self, done: Result<(), String>) {
         self.recorded = Some(done);
+    }
+
+    /// What was compiled is on its way.
+    pub fn send(&mut self) {
+        self.sent.clone_from(&self.granted);
+    }
+
+    /// By any rules that the kernel has or will have.
+    fn any(&self, handle: &str) -> Vec<IpNet> {
+        let all = of(&self.granted, handle).iter().chain(of(&self.sent, handle)).copied().collect();
+        IpNet::aggregate(&all)
     }
 }
 
@@ -177,10 +190,10 @@ impl Node {
         if self.stale.failed.contains_key(&Subsystem::Nft) {
             return;
         }
-        let granted = |handle: &str| of(&self.sources.granted, handle);
+        let granted = |handle: &str| self.sources.any(handle);
         let all = self.attachments.records().all().iter();
-        let less = all.filter(|(handle, record)| !all_without(&record.further, granted(handle)).is_empty());
-        let less: Nets = less.map(|(handle, _)| (handle.clone(), granted(handle).to_vec())).collect();
+        let less = all.filter(|(handle, record)| !all_without(&record.further, &granted(handle)).is_empty());
+        let less: Nets = less.map(|(handle, _)| (handle.clone(), granted(handle))).collect();
         if !less.is_empty() {
             self.hear(node::Input::Narrow(less));
         }

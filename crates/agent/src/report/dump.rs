@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kernel::Rtnl;
@@ -41,7 +42,7 @@ const SETTLED: &str = "none: the kernel holds what it should\n";
 
 /// What the loop holds, taken at one moment.
 struct Wanted {
-    nft: Ruleset,
+    nft: Arc<Ruleset>,
     net: NetState,
     files: Vec<(&'static str, String)>,
 }
@@ -79,7 +80,7 @@ fn wanted(node: &Node) -> Option<Wanted> {
     let attachments = serde_json::to_string_pretty(&attachments).unwrap_or_default();
     let settings = format!("{:#?}\n", node.settings().args);
     Some(Wanted {
-        nft: compiler.nft().clone(),
+        nft: node.tables(),
         net: compiler.net().clone(),
         files: vec![
             ("findings.txt", findings),

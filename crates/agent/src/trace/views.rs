@@ -155,8 +155,8 @@ impl Views {
         let looked = self.ask(move |node| {
             let compiler = node.compiler()?;
             let place = Place { of_link, broadcasts, ..place(node, here) };
-            let view =
-                View { cluster: node.cluster(), nft: compiler.nft(), net: compiler.net(), place: &place };
+            let nft = node.tables();
+            let view = View { cluster: node.cluster(), nft: &nft, net: compiler.net(), place: &place };
             let expected = trace::departure(&view, &name, &target)?;
             let mut found = drift::find(&view, &seen, &expected.hops, None);
             found.extend(drift::stale(&seen.connections, &expected.hops, flow));
@@ -188,8 +188,8 @@ impl Views {
         let looked = self.ask(move |node| {
             let compiler = node.compiler()?;
             let place = place(node, true);
-            let view =
-                View { cluster: node.cluster(), nft: compiler.nft(), net: compiler.net(), place: &place };
+            let nft = node.tables();
+            let view = View { cluster: node.cluster(), nft: &nft, net: compiler.net(), place: &place };
             let expected = trace::arrival(&view, &onward, endpoint);
             let ends = (onward.source.ip(), onward.destination.ip());
             let found = drift::find(&view, &seen, &expected.hops, Some(ends.0));

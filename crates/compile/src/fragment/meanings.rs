@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kstate::nft::{Chain, Expr};
 
-use super::{Fragment, Held, Name};
+use super::{Fragment, Known, Name};
 use crate::refusal::Refusal;
 use semantics::meaning::Check;
 use semantics::{Diagnostic, Key, Severity};
@@ -22,7 +22,7 @@ pub struct Meanings {
 impl Meanings {
     /// Takes a unit's fragment in the place of the one before. Yields whether a name is contested now that was not, or
     /// the reverse: then what others made of that name must be made anew.
-    pub fn learn(&mut self, old: Option<&Held>, new: &Fragment) -> bool {
+    pub fn learn(&mut self, old: Option<&Known>, new: &Fragment) -> bool {
         let before = self.contested.len();
         let mut turned = false;
         for (name, check) in &new.meanings {
@@ -231,10 +231,10 @@ mod tests {
             assert!(said.len() == 2 && said[1].contains("pods_1"), "{said:?}");
         }
         // It is over when one of them goes; that the others are made anew is the caller's.
-        assert!(meanings.learn(Some(&other.held()), &Fragment::default()));
+        assert!(meanings.learn(Some(&other.clone().known()), &Fragment::default()));
         let mut whole = one.clone();
         meanings.withhold(&mut whole, || None);
         assert_eq!(whole, one);
-        assert!(!meanings.learn(Some(&one.held()), &one));
+        assert!(!meanings.learn(Some(&one.clone().known()), &one));
     }
 }

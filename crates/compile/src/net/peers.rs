@@ -95,10 +95,6 @@ impl Net {
         &self.state
     }
 
-    pub fn into_state(self) -> NetState {
-        self.state
-    }
-
     pub fn update(&mut self, cluster: &Cluster, settings: &Settings, turned: &Turned) -> Round {
         let mut round = Round::default();
         if turned.own {

@@ -48,7 +48,7 @@ fn nothing_is_released_at_first_sight_however_long_nobody_looked() {
 /// Of a node that hears the API, and mends.
 fn facts(cluster: &model::Cluster) -> crate::Live<'_> {
     let situation = Situation { hears_pods: true, orphan_grace: GRACE, ..Situation::default() };
-    crate::Live { cluster, settings: None, situation }
+    crate::Live { cluster, settings: None, situation, generation: 0 }
 }
 
 const RECORD: &str = r#"{"container":"c","ifname":"eth0","netns":"/n","pod":{"namespace":"a","name":"web"},"uid":"u","ips":[],"host_if":"veth-c","mac":"00:00:00:00:00:00"}"#;

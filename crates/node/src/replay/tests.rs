@@ -27,7 +27,7 @@ fn request(command: &str) -> cni::Request {
 fn recorded() -> String {
     let cluster = Cluster::default();
     let situation = Situation { hears_pods: true, ..Situation::default() };
-    let facts = Live { cluster: &cluster, settings: None, situation };
+    let facts = Live { cluster: &cluster, settings: None, situation, generation: 0 };
     let (mut attachments, mut recording) =
         (Attachments::default(), Recording::new("node1", Bounds::default()));
     let asked = Asked { id: 7, request: request("ADD"), pod: None, netns_id: Some((4, 9)), received: START };
@@ -106,7 +106,7 @@ fn what_was_not_recorded_is_not_made_up() {
 #[test]
 fn a_recording_stays_small_however_long_a_node_runs() {
     let cluster = Cluster::default();
-    let facts = Live { cluster: &cluster, settings: None, situation: Situation::default() };
+    let facts = Live { cluster: &cluster, settings: None, situation: Situation::default(), generation: 0 };
     let after = |inputs: &mut dyn Iterator<Item = Input>| {
         let bounds = Bounds { chapter: 10_000, chapters: 3 };
         let (mut attachments, mut recording) = (Attachments::default(), Recording::new("node1", bounds));

@@ -32,7 +32,7 @@ pub struct Faults {
     pub paused: bool,
     pub wire_fails: bool,
     pub forget_fails: bool,
-    /// Namespaces are entered by another thread.
+    /// Namespaces are entered by another thread, and the kernel follows by the next round.
     pub slow: bool,
 }
 
@@ -54,6 +54,10 @@ struct Process {
     open: BTreeMap<RequestId, Request>,
     /// Flows of all addresses that nobody has were forgotten once.
     looked: bool,
+    /// Generations of rows.
+    sent: u64,
+    /// What the last of them makes of the tables, as long as the kernel has not followed.
+    on_its_way: Option<BTreeSet<String>>,
 }
 
 pub struct World {
@@ -186,7 +190,8 @@ impl World {
             paused: self.faults.paused,
             orphan_grace: GRACE,
         };
-        Live { cluster: &self.cluster, settings: Some(&self.settings), situation }
+        let generation = self.process.sent + 1;
+        Live { cluster: &self.cluster, settings: Some(&self.settings), situation, generation }
     }
 
     fn step(&mut self, input: Input) -> Vec<Output> {
@@ -313,15 +318,27 @@ impl World {
         }
     }
 
-    /// The kernel follows the rows, and the node hears of it.
+    /// The kernel follows the rows, at once or later, and the node hears of it.
     pub fn follow(&mut self) {
         self.hear(Input::Round { trouble: None });
+        if let Some(tables) = self.process.on_its_way.take() {
+            self.followed(tables);
+        }
+        self.process.sent += 1;
+        let tables = self.cluster.attachments.keys().map(ToString::to_string).collect();
+        match self.faults.slow {
+            true => self.process.on_its_way = Some(tables),
+            false => self.followed(tables),
+        }
+    }
+
+    fn followed(&mut self, tables: BTreeSet<String>) {
         if !self.faults.refuses {
-            self.tables = self.cluster.attachments.keys().map(ToString::to_string).collect();
+            self.tables = tables;
         }
         let refused = self.faults.refuses.then(|| "no such expression".to_owned());
         let unforgotten = self.process.attachments.is_wiring().then(|| self.look()).flatten();
-        self.hear(Input::Followed { refused, unforgotten });
+        self.hear(Input::Followed { through: self.process.sent, refused, unforgotten });
     }
 
     /// At flows of all addresses that nobody has, once.

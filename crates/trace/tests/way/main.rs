@@ -137,6 +137,7 @@ fn desired(cluster: &Cluster, node: &str) -> Desired {
             dns_ips,
             allow_sources,
             api,
+            backend: types::Backend::default(),
             fabric: types::Fabric::default(),
             wiring: types::Wiring::default(),
             mtu: 1450,

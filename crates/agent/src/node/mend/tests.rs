@@ -44,7 +44,7 @@ fn wire(node: &mut Node, netns: &str) {
 }
 
 fn drift_of_veths(node: &mut Node) -> Vec<String> {
-    let steps = node.differ(Subsystem::Net).unwrap();
+    let steps = node.differ_links().unwrap();
     steps.known().iter().filter(|step| step.contains(VETH)).cloned().collect()
 }
 
@@ -62,7 +62,7 @@ fn a_veth_that_goes_with_its_pod_is_no_drift() {
             wire(&mut node, netns);
             listed(&mut node, Kind::Pod, pod.into_iter().map(|pod| Row::Pod(Box::new(pod))).collect());
             node.look_for_ways();
-            node.settle();
+            node.settle_all();
             drift_of_veths(&mut node)
         };
         let (here, gone) = ("/proc/self/ns/net", "/proc/self/ns/none");

@@ -18,7 +18,7 @@ fn listed(node: &mut Node, kind: Kind, rows: impl IntoIterator<Item = Row>) {
     rows.into_iter().for_each(|row| node.apply(Event::Upsert(row)));
     node.apply(Event::Done(kind));
     node.look_for_ways();
-    node.settle();
+    node.settle_all();
 }
 
 fn nodes() -> impl Iterator<Item = Row> {
@@ -66,7 +66,7 @@ fn routes_wait_for_nodes_alone_and_rules_for_everything() {
         };
         let looks = |node: &mut Node| {
             node.stale.suspected.insert(Subsystem::Net);
-            node.mend();
+            node.mend_all();
         };
         does("nft delete table ip plumb");
         does("ip link del plumb.1");
@@ -86,7 +86,7 @@ fn routes_wait_for_nodes_alone_and_rules_for_everything() {
         assert_eq!(routes(), 2);
         let Some(Row::Node(gone)) = nodes().nth(2) else { panic!("three nodes") };
         node.apply(Event::Delete(Key::new(Kind::Node, ObjectName::cluster(&gone.name))));
-        node.settle();
+        node.settle_all();
         assert_eq!(routes(), 1);
     });
     std::fs::remove_dir_all(&directory).unwrap();

@@ -105,6 +105,7 @@ impl Scene {
     /// By the rules, and by the file.
     fn has(&mut self, pod: &str) -> (Vec<IpNet>, Vec<IpNet>) {
         self.node.grant_sources();
+        self.node.sources.send();
         let handle = format!("{pod}/eth0");
         let settings = self.node.compiler.as_ref().unwrap().settings();
         let row = &self.node.cluster.attachments[&handle];

@@ -7,9 +7,9 @@ use semantics::unit::Unit;
 use semantics::view::Wired;
 use semantics::{Settings, View};
 use types::Family;
-use types::wire::TABLE;
 
-use crate::fragment::{Composer, Fragment, Meanings, Name};
+use crate::compiler::Findings;
+use crate::fragment::{Fragment, Known, Meanings, Name};
 use crate::guard::{links, ports};
 use crate::{layout, policy, service};
 
@@ -17,7 +17,8 @@ use crate::{layout, policy, service};
 #[derive(Debug)]
 pub struct FamilyTable {
     family: Family,
-    pub composer: Composer,
+    /// Of fragments that say something beside what is in the table.
+    known: BTreeMap<Unit, Known>,
     /// Sets of addresses that rules look at.
     wanted: BTreeMap<AddressSet, Wanted>,
     meanings: Meanings,
@@ -32,16 +33,16 @@ struct Wanted {
 
 impl FamilyTable {
     pub fn new(family: Family) -> Self {
-        Self {
-            family,
-            composer: Composer::new(family, TABLE),
-            wanted: BTreeMap::new(),
-            meanings: Meanings::default(),
-        }
+        Self { family, known: BTreeMap::new(), wanted: BTreeMap::new(), meanings: Meanings::default() }
     }
 
-    /// The fragments of these units, and of the pods that must join them.
-    pub fn compile(&mut self, view: &View<'_>, units: &BTreeSet<Unit>) -> Vec<(Unit, Fragment)> {
+    /// The fragments of these units, and of others that must join them.
+    pub fn make(
+        &mut self,
+        view: &View<'_>,
+        units: &BTreeSet<Unit>,
+        findings: &mut Findings,
+    ) -> Vec<(Unit, Fragment)> {
         let concerned = units.iter().filter(|unit| self.concerns(view.settings, unit)).cloned();
         let (mut pods, rest): (BTreeSet<_>, BTreeSet<_>) =
             concerned.partition(|unit| matches!(unit, Unit::Pod(_)));
@@ -58,8 +59,18 @@ impl FamilyTable {
         fragments.extend(self.fragments(view, &pods));
         for (unit, fragment) in &mut fragments {
             self.meanings.withhold(fragment, || view.object(unit));
+            self.know(unit, fragment.known(), findings);
         }
         fragments
+    }
+
+    fn know(&mut self, unit: &Unit, new: Known, findings: &mut Findings) {
+        let old = self.known.get(unit).map_or(&[][..], |old| &old.diagnostics);
+        findings.replace(old, &new.diagnostics);
+        match new == Known::default() {
+            true => drop(self.known.remove(unit)),
+            false => drop(self.known.insert(unit.clone(), new)),
+        }
     }
 
     /// Of a family that pods have no addresses of there is the guard alone.
@@ -73,8 +84,8 @@ impl FamilyTable {
 
     /// Whether a name has come to stand for two things, or no longer does.
     fn learn(&mut self, fragments: &[(Unit, Fragment)]) -> bool {
-        let (composer, meanings) = (&self.composer, &mut self.meanings);
-        fragments.iter().fold(false, |turned, (unit, new)| meanings.learn(composer.held(unit), new) || turned)
+        let (known, meanings) = (&self.known, &mut self.meanings);
+        fragments.iter().fold(false, |turned, (unit, new)| meanings.learn(known.get(unit), new) || turned)
     }
 
     /// Keeps count of the sets that rules look at; pods that belong in a set that came or went join the round.
@@ -89,7 +100,7 @@ impl FamilyTable {
             for set in &new.address_sets {
                 *delta.entry(set).or_default() += 1;
             }
-            if let Some(old) = self.composer.held(unit) {
+            if let Some(old) = self.known.get(unit) {
                 for set in &old.address_sets {
                     *delta.entry(set).or_default() -= 1;
                 }
