@@ -105,7 +105,7 @@ pub fn calls(lab: &Lab, path: &str) -> Vec<Command> {
         "status" => all([of_cluster(""), of_cluster("--watch"), of_cluster("--watch -o json")]),
         "alerts" => all([of_cluster(""), of_cluster("--prometheus-rule")]),
         "features" => all([of_cluster(""), of_cluster("-o json")]),
-        "replay" => vec![alone(&words(path), &["/dev/null"])],
+        "replay" => vec![alone(&words(path), &["/dev/stdin"])],
         "connectivity test" => of_cluster("--list"),
         "sysdump" => of_cluster("--output /dev/null"),
         "install" => of_cluster("--print"),
