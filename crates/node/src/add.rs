@@ -155,13 +155,13 @@ impl Attachments {
         &mut self,
         handle: &str,
         done: Result<(), String>,
-        now: Now,
+        (facts, now): (&dyn Facts, Now),
         out: &mut Vec<Output>,
     ) {
         let Some(at) = self.adds.iter().position(|add| add.record.handle() == handle) else { return };
         let Err(error) = done else {
             let add = &mut self.adds[at];
-            add.stage = Stage::Recorded(self.generation);
+            add.stage = Stage::Recorded(facts.generation());
             out.push(Output::Row(Event::Upsert(Row::Attachment(Box::new(add.record.row())))));
             return;
         };
@@ -197,7 +197,7 @@ impl Attachments {
                     self.adds.push(add);
                     out.push(Output::Wire(Box::new(wire)));
                 }
-                Err(error) => self.fail(add, error, now, out),
+                Err(error) => self.fail(add, error, (facts, now), out),
             }
         }
     }
@@ -224,7 +224,13 @@ impl Attachments {
         }
     }
 
-    pub(crate) fn wired(&mut self, handle: &str, done: Result<(), Error>, now: Now, out: &mut Vec<Output>) {
+    pub(crate) fn wired(
+        &mut self,
+        handle: &str,
+        done: Result<(), Error>,
+        (facts, now): (&dyn Facts, Now),
+        out: &mut Vec<Output>,
+    ) {
         let is_it = |add: &Add| add.record.handle() == handle && matches!(add.stage, Stage::Wiring(_));
         let Some(at) = self.adds.iter().position(is_it) else { return };
         let add = self.adds.remove(at);
@@ -242,17 +248,17 @@ impl Attachments {
                 out.push(Output::Reply(add.id, Reply::Done(Ok(success.render(add.version)))));
             }
             (Ok(()), _) => {}
-            (Err(error), _) => self.fail(add, error, now, out),
+            (Err(error), _) => self.fail(add, error, (facts, now), out),
         }
     }
 
     /// Gives everything of an attachment back: record, address, row. Who wants it gone hears that it is.
-    fn fail(&mut self, add: Add, error: Error, now: Now, out: &mut Vec<Output>) {
+    fn fail(&mut self, add: Add, error: Error, (facts, now): (&dyn Facts, Now), out: &mut Vec<Output>) {
         let handle = add.record.handle();
         out.push(Output::Note(Note::NotWired { pod: add.record.pod, error: error.clone() }));
         self.doubt_flows(&handle);
         self.records.release(&handle, now);
-        let requests = self.leaving.end(&handle, self.generation);
+        let requests = self.leaving.end(&handle, facts.generation());
         let saving = if requests.is_empty() { Saving::Other } else { Saving::Gone(requests) };
         self.save(saving, out);
         self.withdraw_row(&handle, out);

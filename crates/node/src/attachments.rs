@@ -31,8 +31,6 @@ pub struct Attachments {
     pub(crate) made: BTreeMap<String, Now>,
     /// Addresses that nobody has, whose flows the kernel may know all the same.
     pub(crate) unsure: BTreeSet<IpAddr>,
-    /// Rows that are output now come to the kernel with it.
-    pub(crate) generation: u64,
     /// Whom an [`Input::Saved`] concerns.
     saving: BTreeMap<u64, Saving>,
     saves: u64,
@@ -59,19 +57,18 @@ impl Attachments {
     /// What follows from an input, in the order in which it is to be performed.
     pub fn step(&mut self, input: Input, facts: &dyn Facts, now: Now) -> Vec<Output> {
         let mut out = Vec::new();
-        self.generation = facts.generation();
         match input {
             Input::Started { veths, namespaces } => self.start(&veths, &namespaces, now, &mut out),
             Input::Asked(asked) => self.asked(*asked, facts, now, &mut out),
             Input::Round { trouble } => self.retry(trouble, facts, now, &mut out),
-            Input::Saved(save, done) => self.saved(save, done, now, &mut out),
+            Input::Saved(save, done) => self.saved(save, done, (facts, now), &mut out),
             Input::Followed { through, refused, unforgotten } => {
                 let troubles = [refused.as_deref(), unforgotten.as_deref()];
                 self.followed(through, troubles, facts, now, &mut out);
             }
-            Input::Wired(handle, done) => self.wired(&handle, done, now, &mut out),
+            Input::Wired(handle, done) => self.wired(&handle, done, (facts, now), &mut out),
             Input::Unwired { handles, deleted, namespaces } => {
-                self.unwired(handles, &deleted, &namespaces, now, &mut out);
+                self.unwired(handles, &deleted, &namespaces, (facts, now), &mut out);
             }
             Input::Looked { ended, unshown } => {
                 self.look_for_orphans(&ended, &unshown, facts, now, &mut out);
@@ -172,9 +169,9 @@ impl Attachments {
         out.push(Output::Save(self.saves));
     }
 
-    fn saved(&mut self, save: u64, done: Result<(), String>, now: Now, out: &mut Vec<Output>) {
+    fn saved(&mut self, save: u64, done: Result<(), String>, when: (&dyn Facts, Now), out: &mut Vec<Output>) {
         match (self.saving.remove(&save), done) {
-            (Some(Saving::Add(handle)), done) => self.recorded(&handle, done, now, out),
+            (Some(Saving::Add(handle)), done) => self.recorded(&handle, done, when, out),
             (Some(Saving::Gone(requests)), Err(error)) => {
                 out.push(Output::Note(Note::NotSaved(error.clone())));
                 self.leaving.fail(&requests, &error);

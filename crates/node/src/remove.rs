@@ -10,6 +10,7 @@ use types::IfName;
 
 use crate::add::host_ifs;
 use crate::attachments::{Attachments, Saving};
+use crate::facts::Facts;
 use crate::input::RequestId;
 use crate::output::{Note, Output, Reply};
 
@@ -60,7 +61,7 @@ impl Departures {
         for request in &requests {
             if let Some(group) = self.requests.get_mut(request) {
                 group.left = group.left.saturating_sub(1);
-                group.rows = generation;
+                group.rows = group.rows.max(generation);
             }
         }
         requests
@@ -119,7 +120,8 @@ impl Attachments {
         let others = |name: &IfName| records.values().any(|record| record.host_if == *name);
         match known.or_else(|| host_ifs(&handle).find(|name| !others(name))) {
             Some(host_if) => out.push(Output::Unwire { handle, host_if }),
-            None => drop(self.leaving.end(&handle, self.generation)),
+            // Of no record there is no row.
+            None => drop(self.leaving.end(&handle, 0)),
         }
     }
 
@@ -129,14 +131,14 @@ impl Attachments {
         handles: Vec<String>,
         deleted: &Result<(), String>,
         namespaces: &BTreeSet<String>,
-        now: Now,
+        (facts, now): (&dyn Facts, Now),
         out: &mut Vec<Output>,
     ) {
         let mut requests = Vec::new();
         for handle in handles {
             // A runtime that asked for it, too, has the last word.
             let was_asked = self.leaving.is_asked(&handle);
-            let waited = self.leaving.end(&handle, self.generation);
+            let waited = self.leaving.end(&handle, facts.generation());
             match deleted {
                 Ok(()) => {
                     self.doubt_flows(&handle);

@@ -109,7 +109,7 @@ impl World {
 
     fn step(&mut self, input: Input) {
         let situation = Situation::default();
-        let facts = Live { cluster: &self.cluster, settings: None, situation };
+        let facts = Live { cluster: &self.cluster, settings: None, situation, generation: 1 };
         for output in self.attachments.step(input, &facts, Duration::from_secs(100)) {
             if let Output::Save(save) = output {
                 assert_ne!(self.disk, *self.attachments.records(), "it is saved already");
@@ -257,6 +257,7 @@ fn a_family_that_the_node_has_no_more_is_given_to_nobody() {
         cluster: &world.cluster,
         settings: Some(&settings),
         situation: Situation { network, ..Situation::default() },
+        generation: 1,
     };
     let config = serde_json::json!({ "cniVersion": "1.1.0", "name": "plumb", "type": "plumb-cni" });
     let env = [
