@@ -136,7 +136,7 @@ fn dns(args: &agent::dns::bench::Args) -> Result<Table> {
 fn endpoints(args: &agent::bench::Args) -> Result<Table> {
     let report = agent::bench::run(args)?;
     let event = "the watch event's JSON → the kernel's notice that the transaction is in";
-    let cpu = "the same, CPU time of the node's loop, DNS update included";
+    let cpu = "the same, CPU time of the loop and the tables' thread, DNS update included";
     let plan = "a compiled plan → the kernel's notice";
     let mut table = Table::new(format!("{} Services × {} endpoints", args.services, args.endpoints));
     for (what, ours, floor) in [
@@ -152,7 +152,7 @@ fn endpoints(args: &agent::bench::Args) -> Result<Table> {
         let plan = "a compiled plan → acknowledged";
         let what = format!("{} Services × {} from nothing", args.full_load, args.endpoints);
         table.measure(&what, (listed, &report.full.wall), (plan, &report.full_floor.wall), "–");
-        table.add(Line::new("", "the same, CPU time of the node's loop", &report.full.cpu));
+        table.add(Line::new("", "the same, CPU time of the loop and the tables' thread", &report.full.cpu));
     }
     Ok(table)
 }

@@ -189,6 +189,11 @@ impl Backend {
         self.on_its_way.is_some()
     }
 
+    /// Whether something was taken that was not sent yet.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// Whether the kernel has all that was taken.
     pub fn is_done(&self) -> bool {
         self.open.is_none() && self.on_its_way.is_none()

@@ -1,6 +1,6 @@
 //! What was compiled, on its way into the kernel: links and routes at once, all else by the backend's thread.
 
-use compile::{Compiled, Compiler};
+use compile::{Compiled, NetChange};
 
 use node::drift::Found;
 
@@ -15,16 +15,22 @@ impl Node {
     /// Takes what was compiled; the kernel has of it what need not go with the rest.
     pub(super) fn carry(&mut self, mut compiled: Compiled) {
         compiled.pieces.take().into_iter().for_each(|pieces| self.base.datapath.backend.take(pieces));
-        if self.may_make_links() {
+        let is_of_links =
+            compiled.net != NetChange::Nothing || self.stale.failed.contains_key(&Subsystem::Net);
+        if is_of_links && self.may_make_links() {
             self.apply_compiled(&compiled);
             self.repair();
         }
         self.compiled_diagnostics(&compiled);
     }
 
-    /// Whether there is something that nobody waits for, and nothing that somebody does.
+    /// Whether there is something that nobody waits for, and nothing that somebody does. Before all is compiled once nobody is
+    /// served, and the next piece is compiled while the one before is on its way.
     pub(super) fn may_advance(&self) -> bool {
-        self.base.datapath.backend.is_done() && self.compiler.as_ref().is_some_and(Compiler::is_behind)
+        let Some(compiler) = &self.compiler else { return false };
+        let backend = &self.base.datapath.backend;
+        let has_room = if compiler.is_whole() { backend.is_done() } else { !backend.is_open() };
+        has_room && compiler.is_behind()
     }
 
     /// One piece of it: whoever comes meanwhile waits for no more.
