@@ -195,13 +195,14 @@ impl World {
     }
 
     fn step(&mut self, input: Input) -> Vec<Output> {
-        let mut process = std::mem::take(&mut self.process);
-        let (attachments, now) = (&mut process.attachments, self.now);
-        let outputs = match &mut process.recording {
-            Some(recording) => recording.step(attachments, input, &self.facts(), now),
-            None => attachments.step(input, &self.facts(), now),
+        let mut attachments = std::mem::take(&mut self.process.attachments);
+        let mut recording = self.process.recording.take();
+        let facts = self.facts();
+        let outputs = match &mut recording {
+            Some(recording) => recording.step(&mut attachments, input, &facts, self.now),
+            None => attachments.step(input, &facts, self.now),
         };
-        self.process = process;
+        (self.process.attachments, self.process.recording) = (attachments, recording);
         outputs
     }
 
