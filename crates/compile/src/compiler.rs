@@ -8,7 +8,7 @@ use kstate::net::NetState;
 use kstate::nft::{Plan, Ruleset};
 use model::{Cluster, Key, Kind, Placed, Synced};
 use semantics::unit::{Unit, Units};
-use semantics::{Settings, View};
+use semantics::{Settings, Topology, View};
 use types::wire::TABLE;
 use types::{Family, IfName};
 
@@ -68,11 +68,14 @@ pub fn whole(cluster: Synced<'_>, settings: Settings) -> Desired {
 
 /// What a node that has nothing yet gets before anything can come by its tunnel: the guard, and no Service.
 pub fn guard_alone(cluster: Placed<'_>, settings: &Settings) -> Ruleset {
+    let topology = Topology::new(&cluster, settings);
     let mut nft = Ruleset::default();
     for family in Family::ALL {
-        let peer = |node: &model::Node| (Unit::Node(node.name.clone()), links::peer(node, settings, family));
-        let others = cluster.nodes.values().filter(|node| node.name != settings.node).map(peer);
-        let base = (Unit::Base, layout::guard(links::base(&cluster, settings, family), settings, family));
+        let others = topology.peers();
+        let others =
+            others.map(|(name, peer)| (Unit::Node(name.to_owned()), links::peer(&peer, settings, family)));
+        let links = links::base(&topology.sources(family), settings, family);
+        let base = (Unit::Base, layout::guard(links, settings, family));
         Composer::new(family, TABLE).replace(&mut nft, others.chain([base]).collect());
     }
     for bridge in Guard::Ports.tables() {
@@ -108,7 +111,8 @@ impl Compiler {
         (self.settings.mtu, self.settings.uplinks) = (mtu, uplinks.clone());
         let own = net::Turned { own: true, ..net::Turned::default() };
         // What is wrong with the Node has nothing to do with it.
-        self.net.update(&cluster, &self.settings, &own).changed != NetChange::Nothing
+        self.net.update(Topology::new(&cluster, &self.settings), &self.settings, &own).changed
+            != NetChange::Nothing
     }
 
     /// Whether [`Compiler::update`] was called: before that there are no tables.
@@ -170,7 +174,7 @@ impl Compiler {
     }
 
     fn compile_net(&mut self, cluster: &Cluster, turned: &net::Turned, findings: &mut Findings) -> NetChange {
-        let round = self.net.update(cluster, &self.settings, turned);
+        let round = self.net.update(Topology::new(cluster, &self.settings), &self.settings, turned);
         findings.replace(&round.before, &round.now);
         round.changed
     }

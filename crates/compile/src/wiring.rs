@@ -7,12 +7,11 @@ use std::net::IpAddr;
 
 use kstate::net::{Link, NetState};
 use kstate::nft::Expr;
-use model::{Attachment, Cluster};
 use semantics::Settings;
-use semantics::node::PodSubnet;
+use semantics::node::{Own, PodSubnet};
+use semantics::topology::Attached;
 use types::{Family, IpNet};
 
-use crate::net::Wired;
 use crate::net::entry::Entry;
 
 /// The value of a choice.
@@ -25,12 +24,12 @@ pub fn of(choice: types::Wiring) -> &'static dyn Wiring {
 /// What one alternative has in the kernel of a node and in its pods.
 pub trait Wiring: Sync {
     /// Links and addresses of the node, whichever pods it has.
-    fn own(&self, own: &Wired, settings: &Settings) -> NetState;
+    fn own(&self, own: &Own, settings: &Settings) -> NetState;
 
-    /// By path.
+    /// By path. `host_ports`: a pod of this node wants a port of it.
     fn sysctls(
         &self,
-        cluster: &Cluster,
+        host_ports: bool,
         settings: &Settings,
         family: Family,
     ) -> Vec<(&'static str, &'static str)>;
@@ -39,7 +38,7 @@ pub trait Wiring: Sync {
     fn host_link(&self, mtu: u32) -> Option<Link>;
 
     /// What leads to a pod. `alone`: nobody else has its MAC.
-    fn entries(&self, attachment: &Attachment, own: &Wired, alone: bool) -> Vec<Entry>;
+    fn entries(&self, pod: Attached<'_>, own: &Own, alone: bool) -> Vec<Entry>;
 
     /// What is inside a pod with these addresses. A family is missing that the node has no pods of.
     fn pod_side(&self, ips: &[IpAddr], subnets: &[PodSubnet]) -> Result<PodSide, Family>;

@@ -14,6 +14,7 @@ pub mod policy;
 pub mod service;
 mod settings;
 pub mod snat;
+pub mod topology;
 pub mod unit;
 pub mod view;
 
@@ -21,4 +22,5 @@ pub use diagnostic::{Diagnostic, Severity};
 /// Whose a [`Diagnostic`] is.
 pub use model::Key;
 pub use settings::Settings;
+pub use topology::Topology;
 pub use view::View;

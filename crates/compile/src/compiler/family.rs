@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use semantics::policy::resolve::AddressSet;
+use semantics::topology::Attached;
 use semantics::unit::Unit;
 use semantics::view::Wired;
 use semantics::{Settings, View};
@@ -123,7 +124,7 @@ impl FamilyTable {
         let (settings, family) = (view.settings, self.family);
         match unit {
             Unit::Base => {
-                let links = links::base(view.cluster, settings, family);
+                let links = links::base(&view.topology().sources(family), settings, family);
                 layout::fragment(links, &view.base(family), settings, family)
             }
             Unit::Service(name) => {
@@ -133,16 +134,14 @@ impl FamilyTable {
                 let Some(attachment) = view.attachment(container) else { return Fragment::default() };
                 let wired = view.wired(attachment, family);
                 let mut fragment = wired.map(|wired| pod(wired, family)).unwrap_or_default();
-                links::pod(&mut fragment, attachment, family);
+                links::pod(&mut fragment, Attached::of(attachment), family);
                 fragment
             }
-            Unit::Node(name) if *name != settings.node => view
-                .cluster
-                .nodes
-                .get(name)
-                .map(|peer| links::peer(peer, settings, family))
+            Unit::Node(name) => view
+                .topology()
+                .peer(name)
+                .map(|peer| links::peer(&peer, settings, family))
                 .unwrap_or_default(),
-            Unit::Node(_) => Fragment::default(),
             Unit::Pod(name) => {
                 let wanted = self.wanted.iter().map(|(set, wanted)| (set, &wanted.name));
                 policy::nftables::members(view.members(name, family, wanted))

@@ -8,16 +8,16 @@ use std::net::IpAddr;
 
 use kstate::net::{BridgePort, Forward, Link, LinkKind, NetState, PortOptions};
 use kstate::nft::{CmpOp, Expr};
-use model::{Attachment, Cluster};
 use semantics::Settings;
-use semantics::node::PodSubnet;
+use semantics::node::{Own, PodSubnet};
+use semantics::topology::Attached;
 use types::wire::BRIDGE;
 use types::{Family, IfName, IpNet};
 
 use super::{PodSide, Wiring};
 use crate::guard::links::device;
 use crate::net::entry::Entry;
-use crate::net::{Wired, gateway_mac, link_local};
+use crate::net::{gateway_mac, link_local};
 
 pub struct Bridge;
 
@@ -26,7 +26,7 @@ fn bridge() -> Option<IfName> {
 }
 
 impl Wiring for Bridge {
-    fn own(&self, own: &Wired, settings: &Settings) -> NetState {
+    fn own(&self, own: &Own, settings: &Settings) -> NetState {
         let mut state = NetState::default();
         let Some(bridge) = bridge() else { return state };
         let (kind, mac) = (LinkKind::Bridge, gateway_mac(own));
@@ -50,7 +50,7 @@ impl Wiring for Bridge {
     /// port.
     fn sysctls(
         &self,
-        cluster: &Cluster,
+        host_ports: bool,
         settings: &Settings,
         family: Family,
     ) -> Vec<(&'static str, &'static str)> {
@@ -61,7 +61,6 @@ impl Wiring for Bridge {
                 ("net/ipv6/conf/cni0/accept_dad", "0"),
             ];
         }
-        let host_ports = cluster.attachments.values().any(|attachment| !attachment.host_ports.is_empty());
         let further = settings.allow_sources.iter().any(|net| Family::of_net(net) == Family::V4);
         let mut all = vec![
             ("net/ipv4/conf/cni0/route_localnet", if host_ports { "1" } else { "0" }),
@@ -78,11 +77,11 @@ impl Wiring for Bridge {
     }
 
     /// A bridge has one entry for a MAC.
-    fn entries(&self, attachment: &Attachment, own: &Wired, alone: bool) -> Vec<Entry> {
-        let (host_if, mac) = (&attachment.host_if, attachment.mac);
+    fn entries(&self, pod: Attached<'_>, own: &Own, alone: bool) -> Vec<Entry> {
+        let (host_if, mac) = (pod.host_if, pod.mac);
         let forward = alone.then(|| Entry::Forward((host_if.clone(), mac), Forward::Port));
         let of_bridge = |bridge: IfName| {
-            let ips = neighbours(attachment, own).into_iter();
+            let ips = neighbours(pod, own).into_iter();
             ips.map(move |ip| Entry::Neighbour((bridge.clone(), ip), mac))
         };
         forward.into_iter().chain(bridge().into_iter().flat_map(of_bridge)).collect()
@@ -116,11 +115,10 @@ fn everywhere(family: Family) -> IpNet {
 
 /// The addresses that a pod may have: the node never asks who has them, nor believes who says so. Of the families that
 /// `cni0` has addresses of: the kernel takes no others.
-fn neighbours(attachment: &Attachment, own: &Wired) -> Vec<IpAddr> {
-    let served = |family| own.subnets.iter().any(|subnet| Family::of_net(&subnet.net) == family);
-    let mut all: Vec<IpAddr> = attachment.ips.iter().copied().filter(|ip| served(Family::of(*ip))).collect();
+fn neighbours(pod: Attached<'_>, own: &Own) -> Vec<IpAddr> {
+    let mut all: Vec<IpAddr> = pod.ips.iter().copied().filter(|ip| own.serves(Family::of(*ip))).collect();
     if all.iter().any(IpAddr::is_ipv6) {
-        all.push(link_local(attachment.mac).into());
+        all.push(link_local(pod.mac).into());
     }
     all
 }
