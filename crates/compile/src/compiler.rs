@@ -14,9 +14,9 @@ use types::{Family, IfName};
 
 use crate::compiler::family::FamilyTable;
 use crate::fragment::Composer;
-use crate::guard::{Guard, links, ports};
-use crate::layout;
+use crate::guard::{Guard, links};
 use crate::net::{self, Net, NetChange};
+use crate::{layout, wiring};
 use semantics::Diagnostic;
 
 /// The whole desired state of a node.
@@ -79,7 +79,7 @@ pub fn guard_alone(cluster: Placed<'_>, settings: &Settings) -> Ruleset {
         Composer::new(family, TABLE).replace(&mut nft, others.chain([base]).collect());
     }
     for bridge in Guard::Ports.tables() {
-        Composer::of(bridge).replace(&mut nft, vec![(Unit::Base, ports::base())]);
+        Composer::of(bridge).replace(&mut nft, vec![(Unit::Base, wiring::of(settings.wiring).guard())]);
     }
     nft
 }

@@ -15,7 +15,7 @@ use kstate::nft::Rule;
 use semantics::Settings;
 use semantics::node::{Announced, Own, Peer};
 use semantics::topology::Sources;
-use types::Family;
+use types::{Family, IfName};
 
 use crate::fragment::Fragment;
 use crate::net::entry::Entry;
@@ -38,7 +38,10 @@ pub trait Fabric: Sync {
     /// The node's own link into the fabric. `None`: what is for other nodes' pods leaves by the uplinks as it is.
     fn device(&self) -> Option<&'static str>;
 
-    /// Links and addresses of this node, whoever its peers are.
+    /// By which links of the node what is for other nodes' pods leaves: its own, or the uplinks.
+    fn leads(&self, settings: &Settings) -> Vec<IfName>;
+
+    /// What this node has for it, whoever its peers are.
     fn own(&self, own: &Own, settings: &Settings) -> NetState;
 
     /// Its own link's, by path.

@@ -10,8 +10,10 @@ use kstate::nft::Expr;
 use semantics::Settings;
 use semantics::node::{Own, PodSubnet};
 use semantics::topology::Attached;
+use semantics::view::Sender;
 use types::{Family, IpNet};
 
+use crate::fragment::Fragment;
 use crate::net::entry::Entry;
 
 /// The value of a choice.
@@ -19,6 +21,11 @@ pub fn of(choice: types::Wiring) -> &'static dyn Wiring {
     match choice {
         types::Wiring::Bridge => &bridge::Bridge,
     }
+}
+
+/// Those of all choices: what an agent finds may be of another one than it has.
+pub fn all() -> impl Iterator<Item = &'static dyn Wiring> {
+    types::Wiring::ALL.iter().copied().map(of)
 }
 
 /// What one alternative has in the kernel of a node and in its pods.
@@ -42,6 +49,16 @@ pub trait Wiring: Sync {
 
     /// What is inside a pod with these addresses. A family is missing that the node has no pods of.
     fn pod_side(&self, ips: &[IpAddr], subnets: &[PodSubnet]) -> Result<PodSide, Family>;
+
+    /// The chain of the guard of links for what comes by a pod's own link. `None`: what pods send comes by it.
+    fn past(&self) -> Option<&'static str>;
+
+    /// The guard of senders: what is there once, and what of a pod.
+    fn guard(&self) -> Fragment;
+    fn guard_pod(&self, sender: &Sender<'_>) -> Fragment;
+
+    /// Whether a link, a port of this one, is the node's end of a pod's, by whatever agent it was made.
+    fn is_pods(&self, master: Option<&str>) -> bool;
 
     /// Of the link whose name this loads: that pods are behind it, or that none are.
     fn behind(&self, load: Expr, pods: bool) -> Vec<Expr>;

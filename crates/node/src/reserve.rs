@@ -7,7 +7,7 @@ use compile::net;
 use ipam::Now;
 use model::HostPort;
 use semantics::service::reserved;
-use types::{Family, IfName, Mac, ObjectName, Wiring};
+use types::{Family, IfName, Mac, ObjectName};
 
 use crate::add::{TRIES, again, host_ifs};
 use crate::attachments::Attachments;
@@ -62,7 +62,7 @@ impl Attachments {
             pod,
             uid,
             ips,
-            wiring: facts.settings.map_or(Wiring::Bridge, |settings| settings.wiring),
+            wiring: facts.settings.map(|settings| settings.wiring).unwrap_or_default(),
             host_if,
             mac,
             host_ports,

@@ -129,7 +129,7 @@ fn semantics_cannot_reach_kernel_state() {
 
 /// Where `compile` still takes the cluster, with what is missing there. The list may only get shorter.
 const TAKES_THE_CLUSTER: &[(&str, &str)] =
-    &[("compiler.rs", "hands the cluster on to the others of this list")];
+    &[("compiler.rs", "is given the synced cluster and what has changed in it, and has semantics look")];
 
 /// What writes kernel state may not name Kubernetes: it takes what `semantics` has decided.
 #[test]

@@ -2,7 +2,7 @@
 //! Never: kernel state (no table, chain, route or link), I/O, clocks, chance.
 //! In → Out: [`model::Cluster`], [`Settings`] → [`service::plan::ServicePlan`]s, [`policy::tier::Tier`]s, the addresses that
 //! nodes and pods have; [`Diagnostic`]s.
-//! Read first: `view.rs`, then `service/plan.rs` and `policy/tier.rs`.
+//! Read first: `view.rs` and `topology.rs`, then `service/plan.rs` and `policy/tier.rs`.
 
 pub mod conntrack;
 mod diagnostic;

@@ -11,8 +11,8 @@ use types::Family;
 use types::wire::TABLE;
 
 use crate::fragment::{Composer, Fragment, Meanings, Name};
-use crate::guard::{links, ports};
-use crate::{layout, policy, service};
+use crate::guard::links;
+use crate::{layout, policy, service, wiring};
 
 /// What is kept for one family.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl FamilyTable {
                 let Some(attachment) = view.attachment(container) else { return Fragment::default() };
                 let wired = view.wired(attachment, family);
                 let mut fragment = wired.map(|wired| pod(wired, family)).unwrap_or_default();
-                links::pod(&mut fragment, Attached::of(attachment), family);
+                links::pod(&mut fragment, Attached::of(attachment), settings, family);
                 fragment
             }
             Unit::Node(name) => view
@@ -160,10 +160,11 @@ fn pod(wired: Wired, family: Family) -> Fragment {
 
 /// What the guard of the bridge has of a unit.
 pub fn on_bridge(view: &View<'_>, unit: &Unit) -> Fragment {
+    let wiring = wiring::of(view.settings.wiring);
     match unit {
-        Unit::Base => ports::base(),
+        Unit::Base => wiring.guard(),
         Unit::Attachment(container) => {
-            view.sender(container).map(|sender| ports::pod(&sender)).unwrap_or_default()
+            view.sender(container).map(|sender| wiring.guard_pod(&sender)).unwrap_or_default()
         }
         Unit::Node(_) | Unit::Service(_) | Unit::Pod(_) => Fragment::default(),
     }

@@ -42,6 +42,10 @@ impl Fabric for Vxlan {
         Some(VXLAN_DEVICE)
     }
 
+    fn leads(&self, _: &Settings) -> Vec<IfName> {
+        device().into_iter().collect()
+    }
+
     fn own(&self, own: &Own, settings: &Settings) -> NetState {
         let mut state = NetState::default();
         let Some(vxlan) = device() else { return state };

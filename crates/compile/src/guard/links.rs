@@ -106,12 +106,14 @@ fn beside_hooks(
 }
 
 /// A pod of this node.
-pub fn pod(fragment: &mut Fragment, pod: Attached<'_>, family: Family) {
+pub fn pod(fragment: &mut Fragment, pod: Attached<'_>, settings: &Settings, family: Family) {
     for ip in pod.ips.iter().filter(|ip| Family::of(**ip) == family) {
         fragment.element(PODS, encode(&[(*ip).into()]), ElemData::None);
     }
-    let past = ElemData::Verdict(Verdict::Goto(FROM_PORT.to_owned()));
-    fragment.element(LINKS, encode(&[Value::from(pod.host_if)]), past);
+    if let Some(chain) = wiring::of(settings.wiring).past() {
+        let past = ElemData::Verdict(Verdict::Goto(chain.to_owned()));
+        fragment.element(LINKS, encode(&[Value::from(pod.host_if)]), past);
+    }
 }
 
 /// A node that joins: its address, and what the fabric lets in from there.

@@ -11,11 +11,14 @@ use kstate::nft::{CmpOp, Expr};
 use semantics::Settings;
 use semantics::node::{Own, PodSubnet};
 use semantics::topology::Attached;
+use semantics::view::Sender;
 use types::wire::BRIDGE;
 use types::{Family, IfName, IpNet};
 
 use super::{PodSide, Wiring};
-use crate::guard::links::device;
+use crate::fragment::Fragment;
+use crate::guard::links::{FROM_PORT, device};
+use crate::guard::ports;
 use crate::net::entry::Entry;
 use crate::net::{gateway_mac, link_local};
 
@@ -98,6 +101,22 @@ impl Wiring for Bridge {
             side.routes.push((everywhere(family), Some(subnet.gateway)));
         }
         Ok(side)
+    }
+
+    fn past(&self) -> Option<&'static str> {
+        Some(FROM_PORT)
+    }
+
+    fn guard(&self) -> Fragment {
+        ports::base()
+    }
+
+    fn guard_pod(&self, sender: &Sender<'_>) -> Fragment {
+        ports::pod(sender)
+    }
+
+    fn is_pods(&self, master: Option<&str>) -> bool {
+        master == Some(BRIDGE)
     }
 
     fn behind(&self, load: Expr, pods: bool) -> Vec<Expr> {
