@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use compile::guard::cause::{Cause, Sender};
+use compile::guard::cause::{Cause, KnownBy};
 use compile::guard::{Guard, links};
 use kernel::checksums::{self, Program};
 use kernel::nft::Nft;
@@ -100,7 +100,7 @@ pub fn senders(nft: &mut Nft, cause: Cause) -> Result<BTreeMap<(TableId, Who), u
     let mut found = BTreeMap::new();
     for (table, set) in cause.sets() {
         for (key, packets) in nft.counted_elements(&table, &set)? {
-            if let Some(who) = who(cause.sender(), &key) {
+            if let Some(who) = who(cause.known_by(), &key) {
                 found.insert((table.clone(), who), packets);
             }
         }
@@ -108,17 +108,17 @@ pub fn senders(nft: &mut Nft, cause: Cause) -> Result<BTreeMap<(TableId, Who), u
     Ok(found)
 }
 
-fn who(sender: Sender, key: &[u8]) -> Option<Who> {
+fn who(sender: KnownBy, key: &[u8]) -> Option<Who> {
     match sender {
-        Sender::Port => {
+        KnownBy::Port => {
             let name = key.split(|byte| *byte == 0).next()?;
             Some(Who::Port(IfName::new(std::str::from_utf8(name).ok()?).ok()?))
         }
-        Sender::Pod => {
+        KnownBy::Pod => {
             let v4 = <[u8; 4]>::try_from(key).map(IpAddr::from);
             Some(Who::Pod(v4.or_else(|_| <[u8; 16]>::try_from(key).map(IpAddr::from)).ok()?))
         }
-        Sender::Unknown => None,
+        KnownBy::Unknown => None,
     }
 }
 
@@ -235,10 +235,10 @@ impl State {
         let told = self.told.replace(self.totals.clone()).unwrap_or_default();
         for cause in Cause::ALL {
             let more = self.total(*cause) - told.get(cause).copied().unwrap_or_default();
-            match cause.sender() {
+            match cause.known_by() {
                 _ if more == 0 => {}
-                Sender::Unknown => news.unknown.push((*cause, more)),
-                Sender::Port | Sender::Pod => {
+                KnownBy::Unknown => news.unknown.push((*cause, more)),
+                KnownBy::Port | KnownBy::Pod => {
                     let more = self.by_sender(*cause);
                     news.known.extend(more.into_iter().map(|(who, packets)| (*cause, who, packets)));
                 }
@@ -312,8 +312,8 @@ mod tests {
     #[test]
     fn keys_are_read_as_the_kernel_has_them() {
         let port = b"veth1\0\0\0\0\0\0\0\0\0\0\0";
-        assert_eq!(who(Sender::Port, port), Some(Who::Port(IfName::new("veth1").unwrap())));
-        assert_eq!(who(Sender::Pod, &[10, 0, 0, 1]), Some(Who::Pod([10, 0, 0, 1].into())));
-        assert_eq!(who(Sender::Pod, &[0; 5]), None);
+        assert_eq!(who(KnownBy::Port, port), Some(Who::Port(IfName::new("veth1").unwrap())));
+        assert_eq!(who(KnownBy::Pod, &[10, 0, 0, 1]), Some(Who::Pod([10, 0, 0, 1].into())));
+        assert_eq!(who(KnownBy::Pod, &[0; 5]), None);
     }
 }

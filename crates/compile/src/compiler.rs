@@ -7,7 +7,7 @@ use kstate::net::NetState;
 use model::{Cluster, Key, Kind, Placed, Synced};
 use semantics::due::{Due, Round};
 use semantics::unit::{Unit, Units};
-use semantics::{Settings, View};
+use semantics::{Settings, Topology, View};
 use types::IfName;
 
 use crate::backend::{self, Backend, Pieces};
@@ -71,7 +71,8 @@ impl Compiler {
         (self.settings.mtu, self.settings.uplinks) = (mtu, uplinks.clone());
         let own = net::Turned { own: true, ..net::Turned::default() };
         // What is wrong with the Node has nothing to do with it.
-        self.net.update(&cluster, &self.settings, &own).changed != NetChange::Nothing
+        self.net.update(Topology::new(&cluster, &self.settings), &self.settings, &own).changed
+            != NetChange::Nothing
     }
 
     /// Whether anything was compiled but links and routes.
@@ -180,7 +181,7 @@ impl Compiler {
     }
 
     fn compile_net(&mut self, cluster: &Cluster, turned: &net::Turned, findings: &mut Findings) -> NetChange {
-        let round = self.net.update(cluster, &self.settings, turned);
+        let round = self.net.update(Topology::new(cluster, &self.settings), &self.settings, turned);
         findings.replace(&round.before, &round.now);
         round.changed
     }

@@ -12,13 +12,12 @@ use std::net::IpAddr;
 
 use kstate::net::NetState;
 use kstate::nft::Rule;
-use model::{Announced, Cluster, Node};
 use semantics::Settings;
-use semantics::node::PodSubnet;
-use types::Family;
+use semantics::node::{Announced, Own, Peer};
+use semantics::topology::Sources;
+use types::{Family, IfName};
 
 use crate::fragment::Fragment;
-use crate::net::Wired;
 use crate::net::entry::Entry;
 use crate::role::Role;
 
@@ -39,8 +38,11 @@ pub trait Fabric: Sync {
     /// The node's own link into the fabric. `None`: what is for other nodes' pods leaves by the uplinks as it is.
     fn device(&self) -> Option<&'static str>;
 
-    /// Links and addresses of this node, whoever its peers are.
-    fn own(&self, own: &Wired, settings: &Settings) -> NetState;
+    /// By which links of the node what is for other nodes' pods leaves: its own, or the uplinks.
+    fn leads(&self, settings: &Settings) -> Vec<IfName>;
+
+    /// What this node has for it, whoever its peers are.
+    fn own(&self, own: &Own, settings: &Settings) -> NetState;
 
     /// Its own link's, by path.
     fn sysctls(&self, family: Family) -> &'static [(&'static str, &'static str)];
@@ -55,34 +57,25 @@ pub trait Fabric: Sync {
     fn announces(&self, node: &str) -> Announced;
 
     /// Why this node cannot reach that one yet.
-    fn lacks(&self, own: &Wired, peer: &Node) -> Option<&'static str>;
+    fn lacks(&self, own: &Own, peer: &Peer) -> Option<&'static str>;
 
     /// What leads to a peer's pods, in the order in which it grows.
-    fn entries(&self, own: &Wired, peer: &Peer) -> Vec<Entry>;
+    fn entries(&self, own: &Own, peer: &Peer) -> Vec<Entry>;
 
     /// What of a peer's announcement is another node's.
     fn clash(&self, peer: (&str, &Announced), rival: (&str, &Announced)) -> Option<Clash>;
 
     /// What of it is in the guard of a family's table.
-    fn guard(&self, cluster: &Cluster, settings: &Settings, family: Family) -> Guarding;
+    fn guard(&self, sources: &Sources, settings: &Settings, family: Family) -> Guarding;
 
     /// What of one peer is there.
-    fn guard_peer(&self, fragment: &mut Fragment, node: &Node, family: Family);
+    fn guard_peer(&self, fragment: &mut Fragment, peer: &Peer, family: Family);
 
     /// Every chain of the guard's that is this fabric's.
     fn chains(&self) -> &'static [OwnChain];
 
     /// What a set of the guard's is for, if it is this fabric's.
     fn set_role(&self, name: &str) -> Option<Role>;
-}
-
-/// Another node, as this one reaches it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Peer {
-    pub underlay: IpAddr,
-    pub announced: Announced,
-    /// Of the families that this node has pods of: the kernel takes no others.
-    pub subnets: Vec<PodSubnet>,
 }
 
 /// Two nodes announce the same.

@@ -16,10 +16,10 @@
 //!   forward (filter) ─┬─ to no pod of this node ─> onward (guard/links.rs)
 //!                     ├─ no part of a flow, or an error about one ─> unusual
 //!                     └─ out_iso[who began the flow] ── in_iso[who answers it]
-//!   input   (filter) ─┬─ the fabric's ─> to_tunnel (fabric/vxlan/guard.rs)
+//!   input   (filter) ─┬─ the fabric's (guard/links.rs)
 //!                     ├─ no part of a flow, or an error about one ─> unexpected
 //!                     └─ dns VIP:53 over UDP, and no socket of ours ─> drop
-//!   postrouting (nat) ── marked, hairpin, node → Service, node → tunnel, pod → outside: masquerade
+//!   postrouting (nat) ── marked, hairpin, node → Service, node → fabric, pod → outside: masquerade
 //! ```
 
 use kstate::nft::build::{self, rule};

@@ -16,14 +16,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use kstate::net::NetState;
-use model::{Cluster, Key, Kind};
-use semantics::node::{PodSubnet, pod_subnets, underlay_ip};
-use types::{Family, IfName, IpNet, Mac, ObjectName, hash8};
+use semantics::Settings;
+use semantics::node::Own;
+use types::{Family, IfName, IpNet, Mac, hash8};
 
 use crate::{fabric, wiring};
-
-use semantics::Settings;
-use semantics::{Diagnostic, Severity};
 
 pub use peers::NetChange;
 pub(crate) use peers::{Net, Turned};
@@ -64,27 +61,22 @@ fn device(name: &str) -> Option<IfName> {
     IfName::new(name).ok()
 }
 
-/// What rtnetlink should say on this node without its peers and pods, and what is wrong with its own Node.
-fn own_state(cluster: &Cluster, settings: &Settings) -> (NetState, Option<Wired>, Vec<Diagnostic>) {
-    let mut state = NetState { sysctls: sysctls(cluster, settings), ..NetState::default() };
-    let mut diagnostics = Vec::new();
-    let Some(lo) = device("lo") else { return (state, None, diagnostics) };
+/// What rtnetlink should say on this node without its peers and pods. `host_ports`: a pod of this node wants a port of it.
+fn devices(own: Option<&Own>, settings: &Settings, host_ports: bool) -> NetState {
+    let mut state = NetState { sysctls: sysctls(settings, host_ports), ..NetState::default() };
+    let Some(lo) = device("lo") else { return state };
     for dns in &settings.dns_ips {
         state.addresses.insert((lo.clone(), IpNet::from(*dns)));
     }
-    let Some(own) = wired(cluster, settings, &mut diagnostics) else { return (state, None, diagnostics) };
-    let of_pods = wiring::of(settings.wiring).own(&own, settings);
-    let of_fabric = fabric::of(settings.fabric).own(&own, settings);
-    for part in [of_pods, of_fabric] {
-        state.links.extend(part.links);
-        state.addresses.extend(part.addresses);
-        state.subnets.extend(part.subnets);
+    if let Some(own) = own {
+        state.extend(wiring::of(settings.wiring).own(own, settings));
+        state.extend(fabric::of(settings.fabric).own(own, settings));
     }
-    (state, Some(own), diagnostics)
+    state
 }
 
 /// The hardware address of the pods' gateway.
-pub(crate) fn gateway_mac(own: &Wired) -> Option<Mac> {
+pub(crate) fn gateway_mac(own: &Own) -> Option<Mac> {
     own.subnets.first().map(|subnet| mac_of(subnet.gateway))
 }
 
@@ -92,49 +84,6 @@ pub(crate) fn gateway_mac(own: &Wired) -> Option<Mac> {
 pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.0;
     Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
-}
-
-/// What a node must have before anything can be wired on it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Wired {
-    pub underlay: IpAddr,
-    /// Never empty.
-    pub subnets: Vec<PodSubnet>,
-}
-
-fn wired(cluster: &Cluster, settings: &Settings, diagnostics: &mut Vec<Diagnostic>) -> Option<Wired> {
-    let own = cluster.nodes.get(&settings.node);
-    let subnets: Vec<_> = own.into_iter().flat_map(pod_subnets).collect();
-    let mut missing = Vec::new();
-    for family in settings.families() {
-        if !subnets.iter().any(|subnet| Family::of_net(&subnet.net) == family) {
-            missing.push(family.to_string());
-        }
-    }
-    let underlay = own.and_then(underlay_ip).filter(|_| !subnets.is_empty());
-    let Some(underlay) = underlay else {
-        diagnostics.push(incomplete(
-            &settings.node,
-            "it has no pod CIDR of at least 8 addresses or no InternalIP; no pod can be wired here",
-        ));
-        return None;
-    };
-    if !missing.is_empty() {
-        let message =
-            format!("it has no {} pod CIDR; its pods get no such address", missing.join(" and no "));
-        diagnostics.push(incomplete(&settings.node, &message));
-    }
-    Some(Wired { underlay, subnets })
-}
-
-fn incomplete(node: &str, message: &str) -> Diagnostic {
-    Diagnostic {
-        object: Key::new(Kind::Node, ObjectName::cluster(node)),
-        field: "spec.podCIDRs, status.addresses, metadata.annotations".to_owned(),
-        severity: Severity::Warning,
-        message: message.to_owned(),
-        next_step: "check that the node's agent and the node CIDR controller run".to_owned(),
-    }
 }
 
 /// With br_netfilter our DNAT would happen while a frame is still in the bridge, which then hands it to the endpoint's
@@ -149,14 +98,14 @@ const BRIDGE_FILTERS: [(&str, &str); 2] =
 /// A packet is forwarded if the link that it comes by forwards (IN_DEV_FORWARD in `ip_route_input_slow`): `ip_forward`
 /// sets that of every link, and anybody may unset one. By the uplinks come answers of the outside to pods, and node ports.
 /// IPv6 knows only `all` (`ip6_forward`); a link on which it is switched off has no addresses and hears nothing.
-fn sysctls(cluster: &Cluster, settings: &Settings) -> BTreeMap<String, String> {
+fn sysctls(settings: &Settings, host_ports: bool) -> BTreeMap<String, String> {
     let (wiring, fabric) = (wiring::of(settings.wiring), fabric::of(settings.fabric));
     let of_family = |family: Family| {
         let mut all = family.pick([
             vec![("net/ipv4/ip_forward", "1"), ("net/ipv4/conf/all/send_redirects", "0")],
             vec![("net/ipv6/conf/all/forwarding", "1")],
         ]);
-        all.extend(wiring.sysctls(cluster, settings, family));
+        all.extend(wiring.sysctls(host_ports, settings, family));
         all.extend(fabric.sysctls(family));
         all
     };

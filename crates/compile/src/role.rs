@@ -9,7 +9,7 @@
 //! ```
 
 use crate::fabric;
-use crate::guard::cause::{Cause, Sender};
+use crate::guard::cause::{Cause, KnownBy};
 use crate::guard::further::{FURTHER, FURTHER_ARP};
 use crate::guard::{links, ports};
 use crate::layout::{self, forward};
@@ -109,7 +109,7 @@ impl Role {
     }
 
     pub fn of_set(name: &str) -> Option<Self> {
-        let counts = |cause: &&Cause| cause.sender() != Sender::Unknown && cause.word() == name;
+        let counts = |cause: &&Cause| cause.known_by() != KnownBy::Unknown && cause.word() == name;
         if Cause::ALL.iter().any(|cause| counts(&cause)) {
             return Some(Self::Count);
         }

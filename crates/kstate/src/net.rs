@@ -36,6 +36,20 @@ pub struct NetState {
     pub sysctls: BTreeMap<String, String>,
 }
 
+impl NetState {
+    /// Adds all that the other has; where both have something, the other's holds.
+    pub fn extend(&mut self, other: Self) {
+        let Self { links, addresses, subnets, routes, neighbours, fdb, sysctls } = other;
+        self.links.extend(links);
+        self.addresses.extend(addresses);
+        self.subnets.extend(subnets);
+        self.routes.extend(routes);
+        self.neighbours.extend(neighbours);
+        self.fdb.extend(fdb);
+        self.sysctls.extend(sysctls);
+    }
+}
+
 /// Keys of routes and tunnel entries: the ones that a change of a [`NetState`] may have touched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {

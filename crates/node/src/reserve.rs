@@ -6,7 +6,7 @@ use cni::{Attach, Code, Error};
 use compile::net;
 use ipam::Now;
 use model::HostPort;
-use types::{Family, IfName, Mac, ObjectName, Wiring};
+use types::{Family, IfName, Mac, ObjectName};
 
 use crate::add::{TRIES, again, host_ifs};
 use crate::attachments::Attachments;
@@ -62,7 +62,7 @@ impl Attachments {
             pod,
             uid,
             ips,
-            wiring: facts.situation().network.as_ref().map_or(Wiring::Bridge, |network| network.wiring),
+            wiring: facts.situation().network.as_ref().map(|network| network.wiring).unwrap_or_default(),
             host_if,
             mac,
             host_ports,

@@ -129,13 +129,8 @@ fn semantics_cannot_reach_kernel_state() {
 
 /// Where `compile` still takes the cluster, with what is missing there. The list may only get shorter.
 const TAKES_THE_CLUSTER: &[(&str, &str)] = &[
-    ("compiler.rs", "hands the cluster on to the others of this list"),
-    ("fabric", "other nodes as values"),
-    ("guard/further.rs", "is called with the cluster by links.rs"),
-    ("guard/links.rs", "what each node and pod may send from as a value"),
-    ("net", "links and routes of nodes and pods as values"),
+    ("compiler.rs", "is given the synced cluster and what has changed in it, and has semantics look"),
     ("whole.rs", "compiles everything at once, for tests: hands the cluster on"),
-    ("wiring", "pods of this node as values"),
 ];
 
 /// What writes kernel state may not name Kubernetes: it takes what `semantics` has decided.

@@ -2,7 +2,7 @@
 //! Never: kernel state (no table, chain, route or link), I/O, clocks, chance.
 //! In → Out: [`model::Cluster`], [`Settings`] → [`service::plan::ServicePlan`]s, [`policy::tier::Tier`]s, the addresses that
 //! nodes and pods have; [`Diagnostic`]s.
-//! Read first: `view.rs`, then `service/plan.rs` and `policy/tier.rs`.
+//! Read first: `view.rs` and `topology.rs`, then `service/plan.rs` and `policy/tier.rs`.
 
 pub mod conntrack;
 mod diagnostic;
@@ -15,6 +15,7 @@ pub mod policy;
 pub mod service;
 mod settings;
 pub mod snat;
+pub mod topology;
 pub mod unit;
 pub mod view;
 
@@ -22,4 +23,5 @@ pub use diagnostic::{Diagnostic, Severity};
 /// Whose a [`Diagnostic`] is.
 pub use model::Key;
 pub use settings::Settings;
+pub use topology::Topology;
 pub use view::View;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use model::{Attachment, Cluster, Key, Kind};
-use types::{Family, IfName, IpNet, Mac, ObjectName};
+use types::{Family, IpNet, ObjectName};
 
 use crate::diagnostic::Diagnostic;
 use crate::further::{self, granted};
@@ -14,6 +14,7 @@ use crate::policy::tier::{Tier, tiers};
 use crate::service::host_port::{self, HostFront};
 use crate::service::plan::{self, ServicePlan};
 use crate::service::precedence::{self, Question};
+use crate::topology::{Attached, Topology};
 use crate::unit::{Unit, Units};
 use crate::{Settings, dns};
 
@@ -46,12 +47,10 @@ pub struct Wired {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// What may come by a pod's port.
+/// What a pod of this node may send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sender {
-    pub port: IfName,
-    pub mac: Mac,
-    pub own: Vec<IpAddr>,
+pub struct Sender<'a> {
+    pub pod: Attached<'a>,
     /// Of a family, beside its own addresses.
     pub further: Vec<(Family, Vec<IpNet>)>,
 }
@@ -59,6 +58,10 @@ pub struct Sender {
 impl<'a> View<'a> {
     fn node(&self) -> (&'a Cluster, &'a Settings) {
         (self.cluster, self.settings)
+    }
+
+    pub fn topology(&self) -> Topology<'a> {
+        Topology::new(self.cluster, self.settings)
     }
 
     pub fn base(&self, family: Family) -> Base {
@@ -102,13 +105,11 @@ impl<'a> View<'a> {
         })
     }
 
-    pub fn sender(&self, container: &str) -> Option<Sender> {
+    pub fn sender(&self, container: &str) -> Option<Sender<'a>> {
         let attachment = self.attachment(container)?;
         let further = Family::ALL.map(|family| (family, granted(self.node(), attachment, family)));
         Some(Sender {
-            port: attachment.host_if.clone(),
-            mac: attachment.mac,
-            own: attachment.ips.clone(),
+            pod: Attached::of(attachment),
             further: further.into_iter().filter(|(_, nets)| !nets.is_empty()).collect(),
         })
     }

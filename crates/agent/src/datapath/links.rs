@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
-use compile::NetChange;
+use compile::{NetChange, wiring};
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
 use kstate::net::{NetState, Op, PortOptions, RouteKey};
@@ -67,13 +67,13 @@ impl Links {
         Ok(Self { rtnl: Rtnl::open()?, believed, uplinks: BTreeSet::new(), loopback })
     }
 
-    /// The links of every wiring and fabric, and their ports.
+    /// The links of every wiring and fabric, and the node's ends of pods'.
     fn owned(&mut self) -> Result<BTreeSet<IfName>> {
         let ours = compile::net::own_links().map(IfName::new).collect::<Result<BTreeSet<_>, _>>()?;
         let rows = self.rtnl.links().context("list the links")?;
-        let masters: BTreeSet<u32> =
-            rows.iter().filter(|row| ours.contains(&row.name)).map(|row| row.index).collect();
-        let ports = rows.iter().filter(|row| row.master.is_some_and(|master| masters.contains(&master)));
+        let name = |index| rows.iter().find(|row| row.index == index).map(|row| row.name.as_str());
+        let is_pods = |master: Option<u32>| wiring::all().any(|wiring| wiring.is_pods(master.and_then(name)));
+        let ports = rows.iter().filter(|row| is_pods(row.master));
         Ok(ports.map(|row| row.name.clone()).chain(ours).collect())
     }
 

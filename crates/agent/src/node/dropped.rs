@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use compile::guard::cause::{Cause, Sender};
+use compile::guard::cause::{Cause, KnownBy};
 use model::{Key, Kind};
 use node::Record;
 use types::ObjectName;
@@ -168,12 +168,12 @@ fn message(node: &str, kind: Kind, seconds: u64, packets: &BTreeMap<Cause, u64>)
 
 /// What a person does about it, by whose the Event is.
 fn next_step(cause: Cause, kind: Kind) -> &'static str {
-    match (cause, cause.sender()) {
-        (_, Sender::Port | Sender::Pod) if kind == Kind::Node => {
+    match (cause, cause.known_by()) {
+        (_, KnownBy::Port | KnownBy::Pod) if kind == Kind::Node => {
             "the pod that sent it is gone: one of `plumb connectivity test`, or see which pods of this node ended"
         }
-        (Cause::PodToTunnel, _) | (_, Sender::Pod) => "find out what the pod wants at UDP port 8472",
-        (_, Sender::Port) => {
+        (Cause::PodToTunnel, _) | (_, KnownBy::Pod) => "find out what the pod wants at UDP port 8472",
+        (_, KnownBy::Port) => {
             "find out what the pod sends: under names of others, or under an address or MAC that it gave itself"
         }
         (Cause::TunnelToTunnel, _) => {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use compile::guard::cause::{Cause, Sender};
+use compile::guard::cause::{Cause, KnownBy};
 use kernel::nft::Nft;
 use kstate::nft::TableId;
 use trace::observed::{COUNTED, Decision};
@@ -38,7 +38,7 @@ impl Guards {
         let look = Look::take(&mut self.nft).context("read the guards' counters")?;
         let mut sent = Sent::new();
         if let Some(port) = self.port.clone().map(Who::Port) {
-            for cause in Cause::ALL.iter().filter(|cause| cause.sender() == Sender::Port) {
+            for cause in Cause::ALL.iter().filter(|cause| cause.known_by() == KnownBy::Port) {
                 let found = senders(&mut self.nft, *cause).context("read who forges")?;
                 let own = found.into_iter().filter(|((_, who), _)| *who == port);
                 sent.extend(own.map(|((table, _), packets)| ((*cause, table), packets)));

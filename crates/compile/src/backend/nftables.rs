@@ -15,8 +15,8 @@ use self::family::FamilyTable;
 use super::Backend;
 use crate::compiler::Findings;
 use crate::fragment::{Composer, Fragment};
-use crate::guard::{Guard, links, ports};
-use crate::layout;
+use crate::guard::{Guard, links};
+use crate::{layout, wiring};
 
 /// Makes the pieces.
 #[derive(Debug)]
@@ -74,15 +74,16 @@ impl Backend for Nftables {
     }
 
     fn guard_alone(&self, view: &View<'_>) -> super::Pieces {
-        let settings = view.settings;
+        let (settings, topology) = (view.settings, view.topology());
         let families = Family::ALL.map(|family| {
-            let others = view.cluster.nodes.values().filter(|node| node.name != settings.node);
+            let peers = topology.peers();
             let peers =
-                others.map(|node| (Unit::Node(node.name.clone()), links::peer(node, settings, family)));
-            let links = links::base(view.cluster, settings, family);
+                peers.map(|(name, peer)| (Unit::Node(name.to_owned()), links::peer(&peer, settings, family)));
+            let links = links::base(&topology.sources(family), settings, family);
             peers.chain([(Unit::Base, layout::guard(links, settings, family))]).collect()
         });
-        let bridges = Guard::Ports.tables().into_iter().map(|_| vec![(Unit::Base, ports::base())]).collect();
+        let guard = || vec![(Unit::Base, wiring::of(settings.wiring).guard())];
+        let bridges = Guard::Ports.tables().into_iter().map(|_| guard()).collect();
         super::Pieces::Nftables(Pieces { families, bridges })
     }
 }

@@ -12,15 +12,16 @@ pub mod guard;
 use std::net::IpAddr;
 
 use kstate::net::{Forward, Link, LinkKind, NetState, Route, RouteKey, RouteKind};
-use model::{Announced, Cluster, Node};
 use semantics::Settings;
+use semantics::node::{Announced, Own, Peer};
+use semantics::topology::Sources;
 use types::wire::{VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IfName, IpNet, Mac, Vni};
 
-use super::{Clash, Fabric, Guarding, OwnChain, Peer};
+use super::{Clash, Fabric, Guarding, OwnChain};
 use crate::fragment::Fragment;
 use crate::net::entry::Entry;
-use crate::net::{MAIN_TABLE, Wired, hash_bytes};
+use crate::net::{MAIN_TABLE, hash_bytes};
 use crate::role::Role;
 
 pub struct Vxlan;
@@ -41,7 +42,11 @@ impl Fabric for Vxlan {
         Some(VXLAN_DEVICE)
     }
 
-    fn own(&self, own: &Wired, settings: &Settings) -> NetState {
+    fn leads(&self, _: &Settings) -> Vec<IfName> {
+        device().into_iter().collect()
+    }
+
+    fn own(&self, own: &Own, settings: &Settings) -> NetState {
         let mut state = NetState::default();
         let Some(vxlan) = device() else { return state };
         let kind = LinkKind::Vxlan { vni: Vni(VXLAN_VNI), local: own.underlay, port: VXLAN_PORT };
@@ -80,14 +85,15 @@ impl Fabric for Vxlan {
         Announced { vtep_mac: Some(vtep_mac(node)) }
     }
 
-    fn lacks(&self, _: &Wired, peer: &Node) -> Option<&'static str> {
+    fn lacks(&self, _: &Own, peer: &Peer) -> Option<&'static str> {
         peer.announced.vtep_mac.is_none().then_some("its agent has not published a VTEP address")
     }
 
-    fn entries(&self, _: &Wired, peer: &Peer) -> Vec<Entry> {
+    fn entries(&self, own: &Own, peer: &Peer) -> Vec<Entry> {
         let Some((vxlan, mac)) = device().zip(peer.announced.vtep_mac) else { return Vec::new() };
-        let mut entries = vec![Entry::Forward((vxlan.clone(), mac), Forward::Node(peer.underlay))];
-        for subnet in &peer.subnets {
+        let Some(underlay) = peer.underlay(own) else { return Vec::new() };
+        let mut entries = vec![Entry::Forward((vxlan.clone(), mac), Forward::Node(underlay))];
+        for subnet in peer.subnets() {
             let route = Route {
                 dev: Some(vxlan.clone()),
                 via: Some(subnet.fabric),
@@ -111,12 +117,12 @@ impl Fabric for Vxlan {
         })
     }
 
-    fn guard(&self, cluster: &Cluster, settings: &Settings, family: Family) -> Guarding {
-        guard::guarding(cluster, settings, family)
+    fn guard(&self, sources: &Sources, settings: &Settings, family: Family) -> Guarding {
+        guard::guarding(sources, settings, family)
     }
 
-    fn guard_peer(&self, fragment: &mut Fragment, node: &Node, family: Family) {
-        guard::peer(fragment, node, family);
+    fn guard_peer(&self, fragment: &mut Fragment, peer: &Peer, family: Family) {
+        guard::peer(fragment, peer, family);
     }
 
     fn chains(&self) -> &'static [OwnChain] {

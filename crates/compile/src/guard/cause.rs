@@ -24,7 +24,7 @@ const MOST: u32 = 4096;
 
 /// By what the sender is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sender {
+pub enum KnownBy {
     /// The port of a pod.
     Port,
     /// The address of a pod of this node.
@@ -58,8 +58,8 @@ macro_rules! causes {
                 match self { $(Self::$name => $guard,)* }
             }
 
-            pub fn sender(self) -> Sender {
-                match self { $(Self::$name => Sender::$sender,)* }
+            pub fn known_by(self) -> KnownBy {
+                match self { $(Self::$name => KnownBy::$sender,)* }
             }
         }
     };
@@ -116,21 +116,21 @@ impl Cause {
 
     /// The sets that count its senders, one in each table of its guard.
     pub fn sets(self) -> Vec<(TableId, Name)> {
-        match self.sender() {
-            Sender::Port | Sender::Pod => {
+        match self.known_by() {
+            KnownBy::Port | KnownBy::Pod => {
                 self.tables().into_iter().map(|table| (table, Name::Borrowed(self.word()))).collect()
             }
-            Sender::Unknown => Vec::new(),
+            KnownBy::Unknown => Vec::new(),
         }
     }
 
     /// What a sender is known by in a table.
     fn field(self, table: &TableId) -> Option<Field> {
-        match (self.sender(), table.family) {
-            (Sender::Port, _) => Some(Field::IfName),
-            (Sender::Pod, TableFamily::Ip6) => Some(Field::Ipv6),
-            (Sender::Pod, _) => Some(Field::Ipv4),
-            (Sender::Unknown, _) => None,
+        match (self.known_by(), table.family) {
+            (KnownBy::Port, _) => Some(Field::IfName),
+            (KnownBy::Pod, TableFamily::Ip6) => Some(Field::Ipv6),
+            (KnownBy::Pod, _) => Some(Field::Ipv4),
+            (KnownBy::Unknown, _) => None,
         }
     }
 

@@ -3,13 +3,10 @@
 use kstate::nft::build::{self, encode, rule};
 use kstate::nft::key;
 use kstate::nft::{Chain, ElemData, Expr, Field, PayloadBase, Reg, Rule, Set, SetData, Verdict};
-use model::{Attachment, Cluster};
 use types::{Family, IpNet};
 
 use super::cause::Cause;
 use crate::fragment::Fragment;
-use semantics::Settings;
-use semantics::further::granted;
 use semantics::meaning::Meaning;
 use semantics::view::Sender;
 
@@ -31,17 +28,17 @@ pub fn of_port(map: &str) -> Rule {
 }
 
 /// A pod's chains on its port.
-pub fn pod(fragment: &mut Fragment, sender: &Sender) {
-    let framed = || [build::ether_saddr(R0), build::is(R0, sender.mac)].into_iter();
+pub fn pod(fragment: &mut Fragment, sender: &Sender<'_>) {
+    let framed = || [build::ether_saddr(R0), build::is(R0, sender.pod.mac)].into_iter();
     // RFC 826: ar$sha at 8, ar$spa at 14.
-    let told = [build::payload(R0, PayloadBase::Network, 8, 6), build::is(R0, sender.mac)];
+    let told = [build::payload(R0, PayloadBase::Network, 8, 6), build::is(R0, sender.pod.mac)];
     let arp = build::payload(R0, PayloadBase::Network, 14, 4);
     for (family, nets) in &sender.further {
         let family = *family;
         let mut chain = |map: &'static str, rules: Vec<Rule>, else_cause: Cause| {
-            let name = format!("{map}_{}", sender.port);
+            let name = format!("{map}_{}", sender.pod.host_if);
             let lead = ElemData::Verdict(Verdict::Goto(name.clone()));
-            fragment.element(map, encode(&[(&sender.port).into()]), lead);
+            fragment.element(map, encode(&[sender.pod.host_if.into()]), lead);
             let rules = rules.into_iter().chain(else_cause.dropped_by_port()).collect();
             fragment.chains.insert(name.into(), Chain { base: None, rules });
         };
@@ -60,9 +57,7 @@ pub fn pod(fragment: &mut Fragment, sender: &Sender) {
 }
 
 /// The set of all further sources of this node's pods, where there are any: named after what it holds.
-pub fn set(fragment: &mut Fragment, node: (&Cluster, &Settings), family: Family) -> Option<String> {
-    let of = |attachment: &Attachment| granted(node, attachment, family);
-    let nets = IpNet::aggregate(&node.0.attachments.values().flat_map(|attachment| of(attachment)).collect());
+pub fn set(fragment: &mut Fragment, nets: &[IpNet], family: Family) -> Option<String> {
     if nets.is_empty() {
         return None;
     }

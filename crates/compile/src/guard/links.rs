@@ -15,8 +15,7 @@
 use kstate::nft::build::{self, Value, ct_state, ct_status, encode, rule};
 use kstate::nft::key;
 use kstate::nft::{Chain, CmpOp, ElemData, Expr, Field, Reg, Rule, Set, SetData, TableId, Verdict};
-use model::{Attachment, Cluster, Node};
-use semantics::node::internal_ip;
+use semantics::node::Peer;
 use semantics::snat::kept;
 use types::wire::TABLE;
 use types::{Family, IpNet, Protocol};
@@ -28,8 +27,9 @@ use crate::fragment::{Fragment, Name};
 use crate::layout::daddr_outside;
 use crate::wiring;
 use semantics::Settings;
+use semantics::topology::{Attached, Sources};
 
-/// Map: link → chain of what may come by it, of all but the bridge and the tunnel; one that is not in it is the node's own.
+/// Map: link → chain of what may come by it, of all but those that most of it comes by; one that is not in it is the node's own.
 pub const LINKS: &str = "links";
 /// Set: addresses of this node's pods.
 pub const PODS: &str = "pods";
@@ -72,14 +72,14 @@ pub struct Base {
     pub of_fabric: Guarding,
 }
 
-pub fn base(cluster: &Cluster, settings: &Settings, family: Family) -> Base {
-    let mut of_fabric = fabric::of(settings.fabric).guard(cluster, settings, family);
-    let fragment = beside_hooks(cluster, settings, family, &mut of_fabric);
+pub fn base(sources: &Sources, settings: &Settings, family: Family) -> Base {
+    let mut of_fabric = fabric::of(settings.fabric).guard(sources, settings, family);
+    let fragment = beside_hooks(sources, settings, family, &mut of_fabric);
     Base { fragment, of_fabric }
 }
 
 fn beside_hooks(
-    cluster: &Cluster,
+    sources: &Sources,
     settings: &Settings,
     family: Family,
     of_fabric: &mut Guarding,
@@ -90,7 +90,7 @@ fn beside_hooks(
         fragment.sets.insert(set.into(), Set::new([key::address(family)], SetData::None));
     }
     fragment.element(LINKS, encode(&[Value::IfName("lo")]), ElemData::Verdict(Verdict::Accept));
-    let further = further::set(&mut fragment, (cluster, settings), family);
+    let further = further::set(&mut fragment, &sources.further, family);
     let chains = [
         (FROM_PODS, from_pods(family, of_fabric)),
         (NO_POD, no_pod(family, further.as_deref(), of_fabric)),
@@ -106,20 +106,22 @@ fn beside_hooks(
 }
 
 /// A pod of this node.
-pub fn pod(fragment: &mut Fragment, attachment: &Attachment, family: Family) {
-    for ip in attachment.ips.iter().filter(|ip| Family::of(**ip) == family) {
+pub fn pod(fragment: &mut Fragment, pod: Attached<'_>, settings: &Settings, family: Family) {
+    for ip in pod.ips.iter().filter(|ip| Family::of(**ip) == family) {
         fragment.element(PODS, encode(&[(*ip).into()]), ElemData::None);
     }
-    let past = ElemData::Verdict(Verdict::Goto(FROM_PORT.to_owned()));
-    fragment.element(LINKS, encode(&[Value::from(&attachment.host_if)]), past);
+    if let Some(chain) = wiring::of(settings.wiring).past() {
+        let past = ElemData::Verdict(Verdict::Goto(chain.to_owned()));
+        fragment.element(LINKS, encode(&[Value::from(pod.host_if)]), past);
+    }
 }
 
 /// A node that joins: its address, and what the fabric lets in from there.
-pub fn peer(node: &Node, settings: &Settings, family: Family) -> Fragment {
+pub fn peer(peer: &Peer, settings: &Settings, family: Family) -> Fragment {
     let mut fragment = Fragment::default();
-    let Some(address) = internal_ip(node, family) else { return fragment };
+    let Some(address) = peer.address(family) else { return fragment };
     fragment.element(NODES, encode(&[address.into()]), ElemData::None);
-    fabric::of(settings.fabric).guard_peer(&mut fragment, node, family);
+    fabric::of(settings.fabric).guard_peer(&mut fragment, peer, family);
     fragment
 }
 

@@ -100,18 +100,18 @@ pub fn base() -> Fragment {
     fragment
 }
 
-pub fn pod(sender: &Sender) -> Fragment {
+pub fn pod(sender: &Sender<'_>) -> Fragment {
     let mut fragment = Fragment::default();
-    let port = Value::from(&sender.port);
+    let port = Value::from(sender.pod.host_if);
     fragment.element(PORTS, encode(&[port]), ElemData::None);
     let mut may = |set: &'static str, address: IpAddr| {
-        let key = encode(&[port, sender.mac.into(), address.into()]);
+        let key = encode(&[port, sender.pod.mac.into(), address.into()]);
         fragment.element(set, key, ElemData::None);
     };
-    for ip in &sender.own {
+    for ip in sender.pod.ips {
         may(Family::of(*ip).pick(SENDERS), *ip);
     }
-    may(LINK6, link_local(sender.mac).into());
+    may(LINK6, link_local(sender.pod.mac).into());
     may(LINK6, Ipv6Addr::UNSPECIFIED.into());
     further::pod(&mut fragment, sender);
     fragment

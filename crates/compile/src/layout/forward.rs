@@ -38,15 +38,13 @@ pub fn forward(settings: &Settings, family: Family) -> Vec<Rule> {
 /// longer than ours goes before it: whoever sends it on the nodes' network would get what nodes send to that pod. On output
 /// the kernel still names the link on the way to the address before translation, so this looks later.
 pub fn astray(settings: &Settings) -> Vec<Rule> {
-    let Some(into_fabric) = fabric::of(settings.fabric).device() else { return Vec::new() };
-    let not_by = |link| {
-        let name = IfName::new(link).ok().into_iter();
-        name.flat_map(|name| [build::oifname(R0), build::is_not(R0, &name)])
-    };
+    let mut leads = fabric::of(settings.fabric).leads(settings);
+    leads.extend(IfName::new("lo"));
+    let by_none = || leads.iter().flat_map(|name| [build::oifname(R0), build::is_not(R0, name)]);
     let not_to_pods = || wiring::of(settings.wiring).behind(build::oifname(R0), false);
     let of = |net| {
         let to_pods = [build::daddr(Family::V6, R0)].into_iter().chain(build::in_prefix(R0, net));
-        let exprs = not_to_pods().into_iter().chain(to_pods).chain(not_by(into_fabric)).chain(not_by("lo"));
+        let exprs = not_to_pods().into_iter().chain(to_pods).chain(by_none());
         Refusal::Astray.dropped(exprs)
     };
     nets(&settings.pod_pools, Family::V6).map(of).collect()
@@ -92,7 +90,7 @@ fn state(bits: u32) -> impl Iterator<Item = Expr> {
 }
 
 /// Conntrack calls errors about flows that it does not know invalid, and the kernel believes them: one "fragmentation
-/// needed" about the tunnel, whose flows have a source port for each flow inside, and all pods' packets to that node would
+/// needed" about what nodes send each other, whose flows have a source port for each flow inside, and all pods' packets to that node would
 /// be cut to 552 bytes for ten minutes (__udp4_lib_err_encap, net/ipv4/udp.c). ND and MLD are untracked, so none of this.
 ///
 /// `served`: pods have addresses of the family, and may tell of their own flows.

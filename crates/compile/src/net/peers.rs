@@ -12,25 +12,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kstate::net::{NetState, Touched};
-use model::{Announced, Cluster, Key, Kind, Node};
-use semantics::node::{PodSubnet, internal_ip, pod_subnet, pod_subnets};
-use types::{Family, ObjectName};
+use semantics::node::{Announced, Own, Peer, PodSubnet, incomplete, refused};
+use semantics::{Diagnostic, Settings, Topology};
 
+use super::devices;
 use super::entry::Entry;
 use super::pods::{self, Pod, Pods};
-use super::{Wired, incomplete, own_state};
-use crate::fabric::{self, Peer};
-use semantics::Settings;
-use semantics::{Diagnostic, Severity};
+use crate::fabric;
 
 /// Links, addresses, routes and the fabric's entries as they should be.
 #[derive(Debug, Default)]
 pub struct Net {
     state: NetState,
-    own: Option<Wired>,
+    own: Option<Own>,
     own_findings: Vec<Diagnostic>,
     /// What of the state is neither a pod's nor a peer's.
     devices: NetState,
+    /// A pod wants a port of the node.
+    host_ports: bool,
     pods: Pods,
     peers: BTreeMap<String, Result<Peer, Box<Diagnostic>>>,
     /// Two peers want one key of the state.
@@ -95,21 +94,21 @@ impl Net {
         &self.state
     }
 
-    pub fn update(&mut self, cluster: &Cluster, settings: &Settings, turned: &Turned) -> Round {
+    pub fn update(&mut self, topology: Topology<'_>, settings: &Settings, turned: &Turned) -> Round {
         let mut round = Round::default();
-        if turned.own {
-            self.turn_own(cluster, settings, &mut round);
+        if turned.own || !turned.pods.is_empty() && self.host_ports != topology.has_host_ports() {
+            self.turn_own(topology, settings, &mut round);
         } else {
-            turned.pods.iter().for_each(|container| self.turn_pod(cluster, settings, container, &mut round));
+            turned.pods.iter().for_each(|container| self.turn_pod(topology, settings, container, &mut round));
         }
         for name in &turned.peers {
-            self.turn_peer(cluster, settings, name, &mut round);
+            self.turn_peer(topology, settings, name, &mut round);
         }
         round
     }
 
-    fn turn_own(&mut self, cluster: &Cluster, settings: &Settings, round: &mut Round) {
-        let (devices, own, findings) = own_state(cluster, settings);
+    fn turn_own(&mut self, topology: Topology<'_>, settings: &Settings, round: &mut Round) {
+        let (own, findings) = topology.own();
         round.now.extend(findings.iter().cloned());
         round.before.extend(std::mem::replace(&mut self.own_findings, findings));
         // A node whose own row went away (`kubectl delete node`) keeps what its pods run on until the row is back:
@@ -117,43 +116,42 @@ impl Net {
         if own.is_none() && self.own.is_some() {
             return;
         }
-        let pods = own.as_ref().map(|own| pods::pods(cluster, settings, own)).unwrap_or_default();
-        if devices != self.devices || pods != self.pods {
-            round.changed = NetChange::Anything;
+        self.host_ports = topology.has_host_ports();
+        let devices = devices(own.as_ref(), settings, self.host_ports);
+        let pods = own.as_ref().map(|own| pods::pods(topology, settings, own)).unwrap_or_default();
+        let stays = (&own, &devices) == (&self.own, &self.devices);
+        if stays && pods == self.pods {
+            return;
         }
+        round.changed = NetChange::Anything;
         self.pods.values().for_each(|pod| pod.remove(&mut self.state));
-        let NetState { links, addresses, subnets, sysctls, .. } = devices.clone();
-        self.state = NetState { links, addresses, subnets, sysctls, ..std::mem::take(&mut self.state) };
-        (self.devices, self.pods) = (devices, pods);
-        self.pods.values().for_each(|pod| pod.insert(&mut self.state));
-        if own != self.own {
-            self.own = own;
-            self.rebuild(cluster, settings, round);
+        (self.own, self.devices, self.pods) = (own, devices, pods);
+        if stays {
+            self.pods.values().for_each(|pod| pod.insert(&mut self.state));
+        } else {
+            self.rebuild(topology, settings, round);
         }
     }
 
-    /// All of the node's own pods, and the sysctls that depend on them.
-    fn turn_pods(&mut self, cluster: &Cluster, settings: &Settings, round: &mut Round) {
+    /// All of the node's own pods.
+    fn turn_pods(&mut self, topology: Topology<'_>, settings: &Settings, round: &mut Round) {
         let Some(own) = &self.own else { return };
         round.changed = NetChange::Anything;
         self.pods.values().for_each(|pod| pod.remove(&mut self.state));
-        self.pods = pods::pods(cluster, settings, own);
+        self.pods = pods::pods(topology, settings, own);
         self.pods.values().for_each(|pod| pod.insert(&mut self.state));
-        self.devices.sysctls = super::sysctls(cluster, settings);
-        self.state.sysctls.clone_from(&self.devices.sysctls);
     }
 
     /// One of the node's own pods. Where two want the same, the whole says who has it.
-    fn turn_pod(&mut self, cluster: &Cluster, settings: &Settings, container: &str, round: &mut Round) {
+    fn turn_pod(&mut self, topology: Topology<'_>, settings: &Settings, container: &str, round: &mut Round) {
         let Some(own) = &self.own else { return };
         let before = self.pods.get(container);
-        let row = cluster.attachments.get(container);
+        let attached = topology.pod(container);
         let mut others = self.pods.iter().filter(|(other, _)| *other != container);
-        let now = row.and_then(|row| Pod::of((row, settings), own, others.clone().map(|(_, pod)| pod)));
+        let now = attached.and_then(|pod| Pod::of((pod, settings), own, others.clone().map(|(_, pod)| pod)));
         let both = || [before, now.as_ref()].into_iter().flatten();
-        let sysctls = super::sysctls(cluster, settings);
-        if others.any(|(_, other)| both().any(|pod| pod.meets(other))) || sysctls != self.devices.sysctls {
-            return self.turn_pods(cluster, settings, round);
+        if others.any(|(_, other)| both().any(|pod| pod.meets(other))) {
+            return self.turn_pods(topology, settings, round);
         }
         if before == now.as_ref() {
             return;
@@ -172,32 +170,29 @@ impl Net {
     }
 
     /// Every peer anew, beside the node's own part as it is.
-    fn rebuild(&mut self, cluster: &Cluster, settings: &Settings, round: &mut Round) {
+    fn rebuild(&mut self, topology: Topology<'_>, settings: &Settings, round: &mut Round) {
         round.changed = NetChange::Anything;
-        self.state.routes.clear();
-        self.state.neighbours.clear();
-        self.state.fdb.clear();
+        self.state = self.devices.clone();
         self.pods.values().for_each(|pod| pod.insert(&mut self.state));
         self.contested = false;
         round.before.extend(std::mem::take(&mut self.peers).into_values().filter_map(finding));
-        let peers = cluster.nodes.values().filter(|node| node.name != settings.node);
         // Whoever says that another's address is his does not take it from him.
         let fabric = fabric::of(settings.fabric);
-        let by_name = |node: &&Node| node.announced == fabric.announces(&node.name);
-        let (rightful, others): (Vec<&Node>, Vec<&Node>) = peers.partition(by_name);
+        let is_rightful = |(name, peer): &(&str, Peer)| peer.announced == fabric.announces(name);
+        let (rightful, others): (Vec<_>, Vec<_>) = topology.peers().partition(is_rightful);
         for peer in rightful.into_iter().chain(others) {
             round.now.extend(self.add(settings, peer).cloned());
         }
     }
 
-    fn turn_peer(&mut self, cluster: &Cluster, settings: &Settings, name: &str, round: &mut Round) {
+    fn turn_peer(&mut self, topology: Topology<'_>, settings: &Settings, name: &str, round: &mut Round) {
         let before = self.peers.remove(name);
         if !self.contested {
             if let Some(Ok(peer)) = &before {
                 self.entries(settings, peer).iter().for_each(|entry| entry.remove(&mut self.state));
             }
-            if let Some(row) = cluster.nodes.get(name) {
-                let found = self.add(settings, row).cloned();
+            if let Some(peer) = topology.peer(name) {
+                let found = self.add(settings, (name, peer)).cloned();
                 round.now.extend(found.filter(|_| !self.contested));
             }
             let [was, is] =
@@ -210,7 +205,7 @@ impl Net {
         round.before.extend(before.and_then(finding));
         if self.contested {
             self.peers.remove(name);
-            self.rebuild(cluster, settings, round);
+            self.rebuild(topology, settings, round);
         }
     }
 
@@ -221,37 +216,38 @@ impl Net {
     }
 
     /// What the peer lacks, or what another has of it, if so.
-    fn add(&mut self, settings: &Settings, row: &Node) -> Option<&Diagnostic> {
+    fn add(&mut self, settings: &Settings, (name, peer): (&str, Peer)) -> Option<&Diagnostic> {
         let own = self.own.as_ref()?;
-        let mut peer = peer(own, settings, row);
-        if let Ok(wanted) = &peer
+        let mut reached = reached(own, settings, (name, peer));
+        if let Ok(wanted) = &reached
             && let Some(found) =
-                own_rival(own, settings, (wanted, row)).or_else(|| self.rival(settings, (wanted, row)))
+                own_rival(own, settings, (name, wanted)).or_else(|| self.rival(settings, (name, wanted)))
         {
-            peer = Err(Box::new(found));
+            reached = Err(Box::new(found));
         }
-        let entries = peer.as_ref().map(|peer| self.entries(settings, peer)).unwrap_or_default();
+        let entries = reached.as_ref().map(|peer| self.entries(settings, peer)).unwrap_or_default();
         entries.into_iter().for_each(|entry| entry.insert(&mut self.state));
-        self.peers.insert(row.name.clone(), peer);
-        self.peers.get(&row.name)?.as_ref().err().map(Box::as_ref)
+        self.peers.insert(name.to_owned(), reached);
+        self.peers.get(name)?.as_ref().err().map(Box::as_ref)
     }
 
     /// Which other peer has what this one wants.
-    fn rival(&mut self, settings: &Settings, (peer, row): (&Peer, &Node)) -> Option<Diagnostic> {
-        if !self.entries(settings, peer).iter().any(|entry| entry.is_taken(&self.state)) {
+    fn rival(&mut self, settings: &Settings, peer: (&str, &Peer)) -> Option<Diagnostic> {
+        if !self.entries(settings, peer.1).iter().any(|entry| entry.is_taken(&self.state)) {
             return None;
         }
         self.contested = true;
         let of_peer = |(name, other): (&String, &Result<Peer, _>)| {
             let other = other.as_ref().ok()?;
-            refusal(settings, (peer, row), (name, &other.announced, &other.subnets))
+            let subnets: Vec<_> = other.subnets().collect();
+            refusal(settings, peer, (name, &other.announced, &subnets))
         };
         self.peers.iter().find_map(of_peer)
     }
 }
 
 /// What this node itself has and the peer wants.
-fn own_rival(own: &Wired, settings: &Settings, peer: (&Peer, &Node)) -> Option<Diagnostic> {
+fn own_rival(own: &Own, settings: &Settings, peer: (&str, &Peer)) -> Option<Diagnostic> {
     let announced = fabric::of(settings.fabric).announces(&settings.node);
     refusal(settings, peer, (&settings.node, &announced, &own.subnets))
 }
@@ -259,24 +255,17 @@ fn own_rival(own: &Wired, settings: &Settings, peer: (&Peer, &Node)) -> Option<D
 /// What of the peer's is the other node's.
 fn refusal(
     settings: &Settings,
-    (peer, row): (&Peer, &Node),
+    (name, peer): (&str, &Peer),
     (rival, announced, subnets): (&str, &Announced, &[PodSubnet]),
 ) -> Option<Diagnostic> {
-    let refused = |field: &str, message: String, next_step: String| Diagnostic {
-        object: Key::new(Kind::Node, ObjectName::cluster(&row.name)),
-        field: field.to_owned(),
-        severity: Severity::Error,
-        message: format!("{message}; its pods are out of reach"),
-        next_step,
-    };
     let fabric = fabric::of(settings.fabric);
-    if let Some(clash) = fabric.clash((&row.name, &peer.announced), (rival, announced)) {
-        return Some(refused("metadata.annotations", clash.message, clash.next_step));
+    if let Some(clash) = fabric.clash((name, &peer.announced), (rival, announced)) {
+        return Some(refused(name, "metadata.annotations", &clash.message, clash.next_step));
     }
-    let shared = peer.subnets.iter().find(|subnet| subnets.contains(subnet))?;
+    let shared = peer.subnets().find(|subnet| subnets.contains(subnet))?;
     let message = format!("its pod CIDR {} is node {rival}'s", shared.net);
-    let next = format!("see who assigns pod CIDRs; delete Node {} and let it join again", row.name);
-    Some(refused("spec.podCIDRs", message, next))
+    let next = format!("see who assigns pod CIDRs; delete Node {name} and let it join again");
+    Some(refused(name, "spec.podCIDRs", &message, next))
 }
 
 fn finding(peer: Result<Peer, Box<Diagnostic>>) -> Option<Diagnostic> {
@@ -284,17 +273,10 @@ fn finding(peer: Result<Peer, Box<Diagnostic>>) -> Option<Diagnostic> {
 }
 
 /// How this node reaches that one, or what it lacks.
-fn peer(own: &Wired, settings: &Settings, row: &Node) -> Result<Peer, Box<Diagnostic>> {
-    let lacks = |what: &str| Box::new(incomplete(&row.name, &format!("{what}; its pods are out of reach")));
-    let underlay = internal_ip(row, Family::of(own.underlay)).filter(|_| pod_subnets(row).next().is_some());
-    let nowhere = "it has no pod CIDR or no InternalIP of our node's family yet";
-    let underlay = underlay.ok_or_else(|| lacks(nowhere))?;
-    if let Some(what) = fabric::of(settings.fabric).lacks(own, row) {
-        return Err(lacks(what));
-    }
-    let families = own.subnets.iter().map(|ours| Family::of_net(&ours.net));
-    let subnets = families.filter_map(|family| pod_subnet(row, family)).collect();
-    Ok(Peer { underlay, announced: row.announced, subnets })
+fn reached(own: &Own, settings: &Settings, (name, peer): (&str, Peer)) -> Result<Peer, Box<Diagnostic>> {
+    let lacks = |what: &str| Box::new(incomplete(name, &format!("{what}; its pods are out of reach")));
+    let peer = peer.reached(own).map_err(lacks)?;
+    fabric::of(settings.fabric).lacks(own, &peer).map_or(Ok(peer), |what| Err(lacks(what)))
 }
 
 #[cfg(test)]
@@ -302,7 +284,7 @@ mod tests {
     use super::*;
     use crate::fabric::vxlan::vtep_mac;
     use kstate::net::{Forward, diff, diff_of};
-    use model::{Attachment, Event, Row};
+    use model::{Attachment, Cluster, Event, Node, Row};
     use proptest::collection::vec;
     use proptest::prelude::*;
     use types::wire::VXLAN_DEVICE;
@@ -341,7 +323,7 @@ mod tests {
     fn whole(cluster: &Cluster) -> (NetState, Vec<Diagnostic>) {
         let mut net = Net::default();
         let all = Turned { own: true, ..Turned::default() };
-        let mut found = net.update(cluster, &settings(), &all).now;
+        let mut found = net.update(Topology::new(cluster, &settings()), &settings(), &all).now;
         found.sort();
         (net.state, found)
     }
@@ -396,7 +378,7 @@ mod tests {
             let settings = Settings { node: here.to_owned(), ..settings() };
             let mut net = Net::default();
             let all = Turned { own: true, ..Turned::default() };
-            let found = net.update(&cluster, &settings, &all).now;
+            let found = net.update(Topology::new(&cluster, &settings), &settings, &all).now;
             assert!(
                 matches!(&said(&found)[..], [one] if one.starts_with(&format!("node {there}: metadata"))),
                 "{found:?}"
@@ -442,7 +424,7 @@ mod tests {
             let (mut cluster, mut own) = (Cluster::default(), None);
             let all = || Turned { own: true, ..Turned::default() };
             let mut net = Net::default();
-            let mut found = net.update(&cluster, &settings(), &all()).now;
+            let mut found = net.update(Topology::new(&cluster, &settings()), &settings(), &all()).now;
             for (number, step) in steps {
                 let name = format!("node{number}");
                 let row = step.map(|(cidr, published)| match number {
@@ -466,7 +448,7 @@ mod tests {
                     5.. => Turned { pods: [format!("pod{number}")].into(), ..Turned::default() },
                     _ => Turned { peers: [name].into(), ..Turned::default() },
                 };
-                let round = net.update(&cluster, &settings(), &turned);
+                let round = net.update(Topology::new(&cluster, &settings()), &settings(), &turned);
                 match &round.changed {
                     NetChange::Nothing => prop_assert_eq!(&net.state, &before),
                     NetChange::Entries(touched) => {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use kstate::net::{Link, NetState, Touched};
-use model::{Attachment, Cluster};
+use semantics::node::Own;
+use semantics::topology::{Attached, Topology};
 use types::{IfName, Mac};
 
 use super::entry::Entry;
-use super::{Wired, gateway_mac};
+use super::gateway_mac;
 use crate::wiring;
 use semantics::Settings;
 
@@ -24,11 +25,11 @@ pub struct Pod {
 }
 
 /// Those of the whole node.
-pub fn pods(cluster: &Cluster, settings: &Settings, own: &Wired) -> Pods {
+pub fn pods(topology: Topology<'_>, settings: &Settings, own: &Own) -> Pods {
     let mut pods = Pods::new();
-    for (container, attachment) in &cluster.attachments {
-        let pod = Pod::of((attachment, settings), own, pods.values());
-        pods.extend(pod.map(|pod| (container.clone(), pod)));
+    for (container, attached) in topology.pods() {
+        let pod = Pod::of((attached, settings), own, pods.values());
+        pods.extend(pod.map(|pod| (container.to_owned(), pod)));
     }
     pods
 }
@@ -36,18 +37,18 @@ pub fn pods(cluster: &Cluster, settings: &Settings, own: &Wired) -> Pods {
 impl Pod {
     /// `others`: those that may have its MAC before it.
     pub fn of<'a>(
-        (attachment, settings): (&Attachment, &Settings),
-        own: &Wired,
+        (attached, settings): (Attached<'_>, &Settings),
+        own: &Own,
         mut others: impl Iterator<Item = &'a Self>,
     ) -> Option<Self> {
-        let mac = Some(attachment.mac);
+        let mac = Some(attached.mac);
         let taken = gateway_mac(own) == mac || others.any(|other| Some(other.mac) == mac);
-        let wiring = wiring::of(attachment.wiring);
+        let wiring = wiring::of(settings.wiring);
         Some(Self {
-            host_if: attachment.host_if.clone(),
-            mac: attachment.mac,
+            host_if: attached.host_if.clone(),
+            mac: attached.mac,
             link: wiring.host_link(settings.mtu)?,
-            entries: wiring.entries(attachment, own, !taken),
+            entries: wiring.entries(attached, own, !taken),
         })
     }
 

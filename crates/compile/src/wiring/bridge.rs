@@ -8,16 +8,19 @@ use std::net::IpAddr;
 
 use kstate::net::{BridgePort, Forward, Link, LinkKind, NetState, PortOptions};
 use kstate::nft::{CmpOp, Expr};
-use model::{Attachment, Cluster};
 use semantics::Settings;
-use semantics::node::PodSubnet;
+use semantics::node::{Own, PodSubnet};
+use semantics::topology::Attached;
+use semantics::view::Sender;
 use types::wire::BRIDGE;
 use types::{Family, IfName, IpNet};
 
 use super::{PodSide, Wiring};
-use crate::guard::links::device;
+use crate::fragment::Fragment;
+use crate::guard::links::{FROM_PORT, device};
+use crate::guard::ports;
 use crate::net::entry::Entry;
-use crate::net::{Wired, gateway_mac, link_local};
+use crate::net::{gateway_mac, link_local};
 
 pub struct Bridge;
 
@@ -26,7 +29,7 @@ fn bridge() -> Option<IfName> {
 }
 
 impl Wiring for Bridge {
-    fn own(&self, own: &Wired, settings: &Settings) -> NetState {
+    fn own(&self, own: &Own, settings: &Settings) -> NetState {
         let mut state = NetState::default();
         let Some(bridge) = bridge() else { return state };
         let (kind, mac) = (LinkKind::Bridge, gateway_mac(own));
@@ -50,7 +53,7 @@ impl Wiring for Bridge {
     /// port.
     fn sysctls(
         &self,
-        cluster: &Cluster,
+        host_ports: bool,
         settings: &Settings,
         family: Family,
     ) -> Vec<(&'static str, &'static str)> {
@@ -61,7 +64,6 @@ impl Wiring for Bridge {
                 ("net/ipv6/conf/cni0/accept_dad", "0"),
             ];
         }
-        let host_ports = cluster.attachments.values().any(|attachment| !attachment.host_ports.is_empty());
         let further = settings.allow_sources.iter().any(|net| Family::of_net(net) == Family::V4);
         let mut all = vec![
             ("net/ipv4/conf/cni0/route_localnet", if host_ports { "1" } else { "0" }),
@@ -78,11 +80,11 @@ impl Wiring for Bridge {
     }
 
     /// A bridge has one entry for a MAC.
-    fn entries(&self, attachment: &Attachment, own: &Wired, alone: bool) -> Vec<Entry> {
-        let (host_if, mac) = (&attachment.host_if, attachment.mac);
+    fn entries(&self, pod: Attached<'_>, own: &Own, alone: bool) -> Vec<Entry> {
+        let (host_if, mac) = (pod.host_if, pod.mac);
         let forward = alone.then(|| Entry::Forward((host_if.clone(), mac), Forward::Port));
         let of_bridge = |bridge: IfName| {
-            let ips = neighbours(attachment, own).into_iter();
+            let ips = neighbours(pod, own).into_iter();
             ips.map(move |ip| Entry::Neighbour((bridge.clone(), ip), mac))
         };
         forward.into_iter().chain(bridge().into_iter().flat_map(of_bridge)).collect()
@@ -101,6 +103,22 @@ impl Wiring for Bridge {
         Ok(side)
     }
 
+    fn past(&self) -> Option<&'static str> {
+        Some(FROM_PORT)
+    }
+
+    fn guard(&self) -> Fragment {
+        ports::base()
+    }
+
+    fn guard_pod(&self, sender: &Sender<'_>) -> Fragment {
+        ports::pod(sender)
+    }
+
+    fn is_pods(&self, master: Option<&str>) -> bool {
+        master == Some(BRIDGE)
+    }
+
     fn behind(&self, load: Expr, pods: bool) -> Vec<Expr> {
         device(load, if pods { CmpOp::Eq } else { CmpOp::Ne }, BRIDGE)
     }
@@ -116,11 +134,10 @@ fn everywhere(family: Family) -> IpNet {
 
 /// The addresses that a pod may have: the node never asks who has them, nor believes who says so. Of the families that
 /// `cni0` has addresses of: the kernel takes no others.
-fn neighbours(attachment: &Attachment, own: &Wired) -> Vec<IpAddr> {
-    let served = |family| own.subnets.iter().any(|subnet| Family::of_net(&subnet.net) == family);
-    let mut all: Vec<IpAddr> = attachment.ips.iter().copied().filter(|ip| served(Family::of(*ip))).collect();
+fn neighbours(pod: Attached<'_>, own: &Own) -> Vec<IpAddr> {
+    let mut all: Vec<IpAddr> = pod.ips.iter().copied().filter(|ip| own.serves(Family::of(*ip))).collect();
     if all.iter().any(IpAddr::is_ipv6) {
-        all.push(link_local(attachment.mac).into());
+        all.push(link_local(pod.mac).into());
     }
     all
 }

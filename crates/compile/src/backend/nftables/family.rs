@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use semantics::policy::resolve::AddressSet;
+use semantics::topology::Attached;
 use semantics::unit::Unit;
 use semantics::view::Wired;
 use semantics::{Settings, View};
@@ -10,8 +11,8 @@ use types::Family;
 
 use crate::compiler::Findings;
 use crate::fragment::{Fragment, Known, Meanings, Name};
-use crate::guard::{links, ports};
-use crate::{layout, policy, service};
+use crate::guard::links;
+use crate::{layout, policy, service, wiring};
 
 /// What is kept for one family.
 #[derive(Debug)]
@@ -134,7 +135,7 @@ impl FamilyTable {
         let (settings, family) = (view.settings, self.family);
         match unit {
             Unit::Base => {
-                let links = links::base(view.cluster, settings, family);
+                let links = links::base(&view.topology().sources(family), settings, family);
                 layout::fragment(links, &view.base(family), settings, family)
             }
             Unit::Service(name) => {
@@ -144,16 +145,14 @@ impl FamilyTable {
                 let Some(attachment) = view.attachment(container) else { return Fragment::default() };
                 let wired = view.wired(attachment, family);
                 let mut fragment = wired.map(|wired| pod(wired, family)).unwrap_or_default();
-                links::pod(&mut fragment, attachment, family);
+                links::pod(&mut fragment, Attached::of(attachment), settings, family);
                 fragment
             }
-            Unit::Node(name) if *name != settings.node => view
-                .cluster
-                .nodes
-                .get(name)
-                .map(|peer| links::peer(peer, settings, family))
+            Unit::Node(name) => view
+                .topology()
+                .peer(name)
+                .map(|peer| links::peer(&peer, settings, family))
                 .unwrap_or_default(),
-            Unit::Node(_) => Fragment::default(),
             Unit::Pod(name) => {
                 let wanted = self.wanted.iter().map(|(set, wanted)| (set, &wanted.name));
                 policy::nftables::members(view.members(name, family, wanted))
@@ -172,10 +171,11 @@ fn pod(wired: Wired, family: Family) -> Fragment {
 
 /// What the guard of the bridge has of a unit.
 pub fn on_bridge(view: &View<'_>, unit: &Unit) -> Fragment {
+    let wiring = wiring::of(view.settings.wiring);
     match unit {
-        Unit::Base => ports::base(),
+        Unit::Base => wiring.guard(),
         Unit::Attachment(container) => {
-            view.sender(container).map(|sender| ports::pod(&sender)).unwrap_or_default()
+            view.sender(container).map(|sender| wiring.guard_pod(&sender)).unwrap_or_default()
         }
         Unit::Node(_) | Unit::Service(_) | Unit::Pod(_) => Fragment::default(),
     }

@@ -9,15 +9,14 @@
 //!   input ─────── no Service leads to the tunnel's port of this node
 //! ```
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use kstate::nft::build::{self, encode, rule};
 use kstate::nft::key;
 use kstate::nft::{Chain, CmpOp, ElemData, Expr, PayloadBase, Reg, Rule, Set, SetData};
-use model::{Cluster, Node};
 use semantics::Settings;
-use semantics::node::{internal_ip, pod_subnets};
+use semantics::node::Peer;
+use semantics::topology::Sources;
 use types::wire::{VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
 use types::{Family, IpNet, Protocol};
 
@@ -67,13 +66,13 @@ fn inside(inner: Family, length: u8) -> String {
     format!("{INSIDE}{}_{length}", inner.pick([4, 6]))
 }
 
-pub fn guarding(cluster: &Cluster, settings: &Settings, family: Family) -> Guarding {
+pub fn guarding(sources: &Sources, settings: &Settings, family: Family) -> Guarding {
     let mut own = Fragment::default();
-    for (inner, length) in tunnels(cluster, settings) {
+    for &(inner, length) in &sources.elsewhere {
         let set = Set::new([key::address(family), key::address(inner)], SetData::None);
         own.sets.insert(inside(inner, length).into(), set);
     }
-    let inner = tunnels(cluster, settings).into_iter().map(|inside| inner_source(family, inside));
+    let inner = sources.elsewhere.iter().map(|inside| inner_source(family, *inside));
     let chains = [
         (FROM_TUNNEL, vec![Cause::TunnelToTunnel.dropped(to_own_vxlan())]),
         (INNER, inner.collect()),
@@ -106,9 +105,9 @@ pub fn guarding(cluster: &Cluster, settings: &Settings, family: Family) -> Guard
 /// The inner source is compared while the outer one is still to be seen. A tunnel device shows no more who sent what, and
 /// a node that was broken into must not speak for the pods of all others. What it says of itself in its status counts for
 /// the outer source only: its pods' network was assigned to it, its addresses it may make up.
-pub fn peer(fragment: &mut Fragment, node: &Node, family: Family) {
-    let Some(address) = internal_ip(node, family) else { return };
-    for subnet in pod_subnets(node) {
+pub fn peer(fragment: &mut Fragment, peer: &Peer, family: Family) {
+    let Some(address) = peer.address(family) else { return };
+    for subnet in peer.subnets() {
         let net = subnet.net;
         let pair = encode(&[address.into(), net.network().into()]);
         fragment.element(inside(Family::of_net(&net), net.prefix_len()), pair, ElemData::None);
@@ -125,13 +124,6 @@ fn to_vxlan() -> [Expr; 4] {
 fn to_own_vxlan() -> impl Iterator<Item = Expr> {
     let heard = build::within(R0, build::RTN_LOCAL, build::RTN_MULTICAST);
     to_vxlan().into_iter().chain([build::fib_daddr_type(R0), heard])
-}
-
-/// What other nodes' tunnels bring: families, and lengths of the networks that pods have there.
-fn tunnels(cluster: &Cluster, settings: &Settings) -> BTreeSet<(Family, u8)> {
-    let peers = cluster.nodes.values().filter(|node| node.name != settings.node);
-    let nets = peers.flat_map(pod_subnets).map(|subnet| subnet.net);
-    nets.map(|net| (Family::of_net(&net), net.prefix_len())).collect()
 }
 
 /// Before conntrack. The tunnel's packets are no flows: conntrack would translate them by a flow of a pod that was
