@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kstate::net::Told;
 use node::{Answer, Doubt, Reply};
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,7 +20,10 @@ pub enum Input {
     Forgot(Forgot),
     /// What the API itself says of a pod that the watch does not show.
     Confirmed(Doubt, Answer),
+    /// Somebody else has changed something, or may have.
     KernelChanged(Subsystem),
+    /// What the kernel says of links and what is on them, after our own changes, too.
+    Told(Vec<Told>),
     /// The machine's own links, addresses or routes are not what they were.
     GroundChanged,
     /// Somebody may lead packets of pods elsewhere.

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compile::Compiler;
+use kstate::net::Told;
 use model::{Cluster, Key};
 use node::{Attachments, Record, Records};
 use semantics::service::flows::Frontends;
@@ -116,6 +117,8 @@ struct Stale {
     suspected: BTreeSet<Subsystem>,
     /// A plan failed: not what it should be, whoever did it.
     failed: BTreeMap<Subsystem, String>,
+    /// What the kernel has said of links, in its order, and nobody has compared with what we know of them.
+    told: Vec<Told>,
 }
 
 /// Memory that was in use for a moment: many objects read, or the whole kernel looked at.
@@ -214,6 +217,7 @@ impl Node {
             Input::KernelChanged(subsystem) => {
                 self.stale.suspected.insert(subsystem);
             }
+            Input::Told(told) => self.stale.told.extend(told),
             Input::GroundChanged => self.underlay.look_again(),
             Input::DetoursChanged => self.underlay.look_for_detours(),
             Input::Pause(paused) => {

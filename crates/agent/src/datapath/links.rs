@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use compile::{Compiled, Compiler, NetChange};
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
-use kstate::net::{NetState, Op, PortOptions, RouteKey};
+use kstate::net::{LinkKind, NetState, Op, PortOptions, RouteKey, Told};
 use types::{IfName, IpNet, Mac};
 
 use super::{Found, KernelPart, Steps};
@@ -135,7 +135,14 @@ impl Links {
     /// A veth that was just made, as it should be, with its forwarding entry.
     pub fn believe_veth(&mut self, name: &IfName, desired: &NetState) {
         if let Some(link) = desired.links.get(name) {
-            self.believed.links.insert(name.clone(), link.clone());
+            let mut link = link.clone();
+            if let Some(port) = &mut link.port {
+                let program =
+                    kernel::checksums::program().map_or(PortOptions::CHECKSUMS, |_| PortOptions::default());
+                port.unknown = self.unknown_port_options().and(program);
+                port.options = port.options.without(port.unknown);
+            }
+            self.believed.links.insert(name.clone(), link);
         }
         let lowest = (name.clone(), Mac([0; 6]));
         let entries = desired.fdb.range(lowest..).take_while(|((link, _), _)| link == name);
@@ -146,6 +153,16 @@ impl Links {
     pub fn unknown_port_options(&self) -> PortOptions {
         let ports = self.believed.links.values().filter_map(|link| link.port.as_ref());
         ports.fold(PortOptions::default(), |all, port| all.and(port.unknown))
+    }
+
+    /// Of what the kernel has told, what we do not know: somebody else's doing.
+    pub fn contradicting<'a>(&self, told: &'a [Told]) -> Vec<&'a Told> {
+        kstate::net::contradicting(told, &self.believed)
+    }
+
+    /// Whether a pod's veth of this name is there, as far as we know.
+    pub fn has_veth(&self, name: &IfName) -> bool {
+        self.believed.links.get(name).is_some_and(|link| link.kind == LinkKind::Veth)
     }
 }
 

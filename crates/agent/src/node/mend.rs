@@ -56,6 +56,9 @@ impl Node {
 
     /// Looks where somebody may have changed something, and puts back what is ours.
     pub(super) fn mend(&mut self) {
+        if self.was_contradicted() {
+            self.stale.suspected.insert(Subsystem::Net);
+        }
         if self.compiler.is_none() {
             return;
         }
@@ -74,6 +77,18 @@ impl Node {
             }
         }
         self.publish();
+    }
+
+    /// Whether the kernel has told of something that is not our own doing. A pod's veth goes with its namespace, and what we
+    /// delete is no loss.
+    fn was_contradicted(&mut self) -> bool {
+        let told = std::mem::take(&mut self.stale.told);
+        let mut news = self.base.datapath.links.contradicting(&told).into_iter();
+        news.any(|told| !told.link().is_some_and(|link| self.is_let_go(link)))
+    }
+
+    fn is_let_go(&self, link: &IfName) -> bool {
+        self.base.datapath.links.has_veth(link) && self.who_lost(link).is_none()
     }
 
     /// Who only looked and found a difference has not shown that the kernel takes anything.
@@ -148,7 +163,7 @@ impl Node {
     }
 
     /// A kernel without some option of a pod's port does without it: the node works, with one guard less.
-    fn note_ports(&mut self) {
+    pub(super) fn note_ports(&mut self) {
         let unknown = self.base.datapath.links.unknown_port_options();
         let of_bridges = unknown.without(PortOptions::CHECKSUMS);
         if !of_bridges.is_empty() {

@@ -54,6 +54,7 @@ impl Node {
         };
         veth::create(&mut self.base.datapath.links.rtnl, &pair).map_err(|error| explain(&error))?;
         self.base.datapath.links.believe_veth(&record.host_if, compiler.net());
+        self.note_ports();
         Ok(())
     }
 }
