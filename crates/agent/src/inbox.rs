@@ -10,10 +10,13 @@ use crate::datapath::Subsystem;
 use crate::forgetter::Forgot;
 use crate::node::Node;
 use crate::reaper::Reaped;
+use crate::wirer::Wired;
 
 pub enum Input {
     Watch(watch::Message),
     Cni(Box<CniInput>),
+    /// What a wirer has made, or why it could not.
+    Wired(Box<Wired>),
     /// What the reaper deleted, or why it could not.
     Reaped(Reaped),
     /// What the kernel was to forget, and whether it has.

@@ -38,6 +38,7 @@ mod settings;
 mod store;
 mod tell;
 mod trace;
+mod wirer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -144,6 +145,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     let (store, records) = store::Store::open(&args.data, &boot)?;
     let base = Base {
         store,
+        wirer: wirer::Wirer::start(&outbox)?,
         reaper: reaper::Reaper::start(outbox.clone())?,
         forgetter: forgetter::Forgetter::start(outbox.clone())?,
         tell: Tell::start(client.clone(), settings.node.clone(), Arc::clone(&metrics)),

@@ -48,6 +48,7 @@ use crate::reaper::Reaper;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::tell::Tell;
+use crate::wirer::Wirer;
 
 pub use diagnose::Diagnoses;
 use dropped::Accounts;
@@ -65,6 +66,7 @@ pub struct Base {
     pub api: Api,
     pub store: Store,
     pub datapath: Datapath,
+    pub wirer: Wirer,
     pub reaper: Reaper,
     pub forgetter: Forgetter,
     pub tell: Tell,
@@ -211,6 +213,7 @@ impl Node {
             }
             Input::Watch(watch::Message::Answered(kind)) => self.standing.watch_answered(kind),
             Input::Cni(request) => self.cni(*request),
+            Input::Wired(wired) => self.wired(*wired),
             Input::Reaped(reaped) => self.reaped(reaped),
             Input::Forgot(forgot) => self.forgot(&forgot),
             Input::Confirmed(doubt, answer) => _ = self.hear(node::Input::Confirmed(doubt, answer)),

@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::network::Presence;
 use crate::node::{Base, Node};
 use crate::tell::Tell;
-use crate::{Args, Settings, datapath, dns::SharedZone, forgetter, listen, reaper, store};
+use crate::{Args, Settings, datapath, dns::SharedZone, forgetter, listen, reaper, store, wirer};
 
 pub const NODE: &str = "node1";
 
@@ -183,6 +183,7 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
     let zone = SharedZone::new(crate::zone_settings(&args)?);
     Ok(Base {
         store: store::Store::open(&args.data, BOOT)?.0,
+        wirer: wirer::Wirer::start(outbox)?,
         reaper: reaper::Reaper::start(outbox.clone())?,
         forgetter: forgetter::Forgetter::start(outbox.clone())?,
         tell: Tell::start(client.clone(), settings.node.clone(), Arc::clone(&metrics)),

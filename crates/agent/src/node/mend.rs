@@ -1,10 +1,11 @@
 //! Observe, compare, mend: after a refusal, after somebody else's change, and now and then.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::Result;
 use compile::Compiler;
-use kstate::net::PortOptions;
+use kstate::net::{PortOptions, Told};
 use model::{Key, Kind};
 use node::{Facts, Record, Wire};
 use semantics::{Diagnostic, Severity};
@@ -14,6 +15,7 @@ use super::Node;
 use crate::datapath::{Found, Steps, Subsystem};
 use crate::store::namespace_lives;
 use crate::tell::Saying;
+use crate::wirer;
 
 impl Node {
     /// Remembers whether the kernel took something.
@@ -82,9 +84,19 @@ impl Node {
     /// Whether the kernel has told of something that is not our own doing. A pod's veth goes with its namespace, and what we
     /// delete is no loss.
     fn was_contradicted(&mut self) -> bool {
-        let told = std::mem::take(&mut self.stale.told);
+        let coming = self.coming();
+        let told = std::mem::take(&mut self.stale.told).into_iter();
+        // What is being made is compared when it is there.
+        let of_coming = |told: &Told| told.link().is_some_and(|link| coming.contains(link));
+        let (later, told): (Vec<_>, Vec<_>) = told.partition(of_coming);
+        self.stale.told = later;
         let mut news = self.base.datapath.links.contradicting(&told).into_iter();
         news.any(|told| !told.link().is_some_and(|link| self.is_let_go(link)))
+    }
+
+    /// The veths that are being made, of whichever pods.
+    fn coming(&self) -> BTreeSet<IfName> {
+        self.attachments.coming().map(|record| record.host_if.clone()).collect()
     }
 
     fn is_let_go(&self, link: &IfName) -> bool {
@@ -138,6 +150,7 @@ impl Node {
     }
 
     fn converge(&mut self, subsystem: Subsystem) -> Result<Steps> {
+        self.base.datapath.links.leave_out(self.coming());
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
         let part = self.base.datapath.part(subsystem);
         if part.is_untouched()? {
@@ -154,6 +167,7 @@ impl Node {
     }
 
     fn differ(&mut self, subsystem: Subsystem) -> Result<Steps> {
+        self.base.datapath.links.leave_out(self.coming());
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
         self.base.metrics.looked(subsystem.name());
         let Found { mut steps, lost } = self.base.datapath.part(subsystem).differ(compiler)?;
@@ -196,10 +210,14 @@ impl Node {
         }
     }
 
-    /// Of a veth that is gone while its pod can still use one. What we delete is no loss, nor what went with its namespace.
+    /// Of a veth that is gone while its pod can still use one. What we delete is no loss, nor what is not there yet, nor what
+    /// went with its namespace.
     fn who_lost(&self, name: &IfName) -> Option<&Record> {
         let record = self.records().find(|record| record.host_if == *name)?;
-        (!self.attachments.is_leaving(&record.handle()) && namespace_lives(record)).then_some(record)
+        let handle = record.handle();
+        let is_on_its_way = self.attachments.is_leaving(&handle)
+            || self.attachments.coming().any(|coming| coming.handle() == handle);
+        (!is_on_its_way && namespace_lives(record)).then_some(record)
     }
 
     /// Whether the pod is being deleted, or has ended: its veth may go at any moment, before the runtime's DEL comes.
@@ -217,8 +235,10 @@ impl Node {
         // Before everything is listed, too: its policies are those of the process before.
         let settings = self.compiler.as_ref().map(Compiler::settings);
         let wire = Wire::again(&record, &Facts { settings, ..self.facts() });
-        match wire.and_then(|wire| self.create_veth(&wire)) {
-            Ok(()) => (!self.is_ending(&record)).then(|| veth_is_gone(&record)),
+        let links = &mut self.base.datapath.links;
+        let made = wire.and_then(|wire| wirer::make(&mut links.rtnl, &wire).map(|()| wire));
+        match made.inspect(|wire| self.believe(wire)) {
+            Ok(_) => (!self.is_ending(&record)).then(|| veth_is_gone(&record)),
             Err(error) => {
                 tracing::warn!(veth = %name, pod = %record.pod, %error, "a pod's veth is gone and cannot be made again");
                 None
