@@ -35,6 +35,7 @@ mod scrape;
 mod serve;
 mod server;
 mod settings;
+mod snapshot;
 mod store;
 mod tell;
 mod trace;
@@ -155,7 +156,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
         presence,
         checks: health::Wanted::new(checks),
         api,
-        settings,
+        settings: Arc::new(settings),
         datapath,
     };
     let served = Served { outbox: outbox.clone(), client: client.clone(), metrics, dns };

@@ -5,6 +5,7 @@
 //!                                    mend: observe ─> diff ─> apply  (after foreign changes, and now and then)
 //! ```
 
+mod answer;
 mod check;
 mod detour;
 mod diagnose;
@@ -23,7 +24,6 @@ mod underlay;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,7 @@ use crate::wirer::Wirer;
 pub use diagnose::Diagnoses;
 use dropped::Accounts;
 use flows::Former;
+pub use ground::Ground;
 use perform::{Decisions, Requests};
 use refusal::Refusals;
 use sources::Sources;
@@ -61,7 +62,7 @@ use underlay::Underlay;
 
 /// What the loop stands on.
 pub struct Base {
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     /// Where the API is, for what is said about it.
     pub api: Api,
     pub store: Store,
@@ -82,7 +83,8 @@ pub struct Base {
 /// The loop's state; only its own thread writes.
 pub struct Node {
     base: Base,
-    cluster: Cluster,
+    /// Shared with who has a snapshot.
+    cluster: Arc<Cluster>,
     /// There since Nodes were listed; whole since everything was.
     compiler: Option<Compiler>,
     /// Changed since the last round, of what links and routes are made of, until everything is listed.
@@ -91,6 +93,7 @@ pub struct Node {
     changed: BTreeSet<Key>,
     stale: Stale,
     paused: bool,
+    stopped: bool,
     diagnoses: Diagnoses,
     attachments: Attachments,
     requests: Requests,
@@ -151,12 +154,13 @@ impl Node {
     pub fn new(base: Base, records: Records) -> Self {
         let mut node = Self {
             base,
-            cluster: Cluster::default(),
+            cluster: Arc::default(),
             compiler: None,
             placed: BTreeSet::new(),
             changed: BTreeSet::new(),
             stale: Stale::default(),
             paused: false,
+            stopped: false,
             diagnoses: Diagnoses::default(),
             attachments: Attachments::new(records),
             requests: Requests::default(),
@@ -178,11 +182,14 @@ impl Node {
         node
     }
 
-    /// Runs until nobody can send any more.
+    /// Runs until it is told to stop, or nobody can send any more.
     pub fn run(mut self, mut inbox: Inbox) {
         while let Some(inputs) = inbox.wait(self.rest()) {
             for input in inputs {
                 self.take(input);
+            }
+            if self.stopped {
+                return;
             }
             self.look_for_ways();
             self.settle();
@@ -230,7 +237,8 @@ impl Node {
                 self.suspect_everything();
             }
             Input::Tick => self.tick(),
-            Input::Inspect(look) => look(self),
+            Input::Asked(question) => self.answer(question),
+            Input::Stop => self.stopped = true,
         }
     }
 
@@ -321,11 +329,6 @@ impl Node {
     /// Packets that its links are too small for.
     pub fn too_large(&self) -> Vec<Fault> {
         self.underlay.too_large().map(Fault::from).collect()
-    }
-
-    /// Where the API is, in numbers.
-    pub fn api_sockets(&self) -> &[SocketAddr] {
-        &self.base.api.sockets
     }
 
     /// Of the API's first address.

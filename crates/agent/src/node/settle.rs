@@ -1,5 +1,6 @@
 //! From changed keys to the kernel.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -39,13 +40,13 @@ impl Node {
         };
         let relist = event == Event::Start(Kind::Node);
         let own = self.cluster.nodes.get(name).filter(|_| relist).cloned();
-        let changed = self.cluster.apply(event);
+        let changed = Arc::make_mut(&mut self.cluster).apply(event);
         if self.whole().is_none() {
             self.placed.extend(changed.iter().filter(|key| Placed::KINDS.contains(&key.kind)).cloned());
         }
         self.changed.extend(changed);
         if let Some(own) = own {
-            self.cluster.apply(Event::Upsert(Row::Node(own)));
+            Arc::make_mut(&mut self.cluster).apply(Event::Upsert(Row::Node(own)));
         }
     }
 

@@ -10,6 +10,7 @@
 //! would go to the wrong node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kstate::net::{NetState, Touched};
 use model::{Announced, Cluster, Key, Kind, Node};
@@ -26,7 +27,8 @@ use semantics::{Diagnostic, Severity};
 /// Links, addresses, routes and the fabric's entries as they should be.
 #[derive(Debug, Default)]
 pub struct Net {
-    state: NetState,
+    /// Shared with whoever looks at it.
+    state: Arc<NetState>,
     own: Option<Wired>,
     own_findings: Vec<Diagnostic>,
     /// What of the state is neither a pod's nor a peer's.
@@ -95,8 +97,12 @@ impl Net {
         &self.state
     }
 
+    pub fn shared(&self) -> Arc<NetState> {
+        Arc::clone(&self.state)
+    }
+
     pub fn into_state(self) -> NetState {
-        self.state
+        Arc::unwrap_or_clone(self.state)
     }
 
     pub fn update(&mut self, cluster: &Cluster, settings: &Settings, turned: &Turned) -> Round {
@@ -125,11 +131,12 @@ impl Net {
         if devices != self.devices || pods != self.pods {
             round.changed = NetChange::Anything;
         }
-        self.pods.values().for_each(|pod| pod.remove(&mut self.state));
+        self.pods.values().for_each(|pod| pod.remove(Arc::make_mut(&mut self.state)));
         let NetState { links, addresses, subnets, sysctls, .. } = devices.clone();
-        self.state = NetState { links, addresses, subnets, sysctls, ..std::mem::take(&mut self.state) };
+        let state = Arc::make_mut(&mut self.state);
+        *state = NetState { links, addresses, subnets, sysctls, ..std::mem::take(state) };
         (self.devices, self.pods) = (devices, pods);
-        self.pods.values().for_each(|pod| pod.insert(&mut self.state));
+        self.pods.values().for_each(|pod| pod.insert(Arc::make_mut(&mut self.state)));
         if own != self.own {
             self.own = own;
             self.rebuild(cluster, settings, round);
@@ -140,11 +147,11 @@ impl Net {
     fn turn_pods(&mut self, cluster: &Cluster, settings: &Settings, round: &mut Round) {
         let Some(own) = &self.own else { return };
         round.changed = NetChange::Anything;
-        self.pods.values().for_each(|pod| pod.remove(&mut self.state));
+        self.pods.values().for_each(|pod| pod.remove(Arc::make_mut(&mut self.state)));
         self.pods = pods::pods(cluster, settings, own);
-        self.pods.values().for_each(|pod| pod.insert(&mut self.state));
+        self.pods.values().for_each(|pod| pod.insert(Arc::make_mut(&mut self.state)));
         self.devices.sysctls = super::sysctls(cluster, settings);
-        self.state.sysctls.clone_from(&self.devices.sysctls);
+        Arc::make_mut(&mut self.state).sysctls.clone_from(&self.devices.sysctls);
     }
 
     /// One of the node's own pods. Where two want the same, the whole says who has it.
@@ -164,10 +171,10 @@ impl Net {
         }
         both().for_each(|pod| round.changed.touch_pod(pod));
         if let Some(before) = before {
-            before.remove(&mut self.state);
+            before.remove(Arc::make_mut(&mut self.state));
         }
         if let Some(now) = &now {
-            now.insert(&mut self.state);
+            now.insert(Arc::make_mut(&mut self.state));
         }
         match now {
             Some(now) => _ = self.pods.insert(container.to_owned(), now),
@@ -178,10 +185,11 @@ impl Net {
     /// Every peer anew, beside the node's own part as it is.
     fn rebuild(&mut self, cluster: &Cluster, settings: &Settings, round: &mut Round) {
         round.changed = NetChange::Anything;
-        self.state.routes.clear();
-        self.state.neighbours.clear();
-        self.state.fdb.clear();
-        self.pods.values().for_each(|pod| pod.insert(&mut self.state));
+        let state = Arc::make_mut(&mut self.state);
+        state.routes.clear();
+        state.neighbours.clear();
+        state.fdb.clear();
+        self.pods.values().for_each(|pod| pod.insert(Arc::make_mut(&mut self.state)));
         self.contested = false;
         round.before.extend(std::mem::take(&mut self.peers).into_values().filter_map(finding));
         let peers = cluster.nodes.values().filter(|node| node.name != settings.node);
@@ -198,7 +206,9 @@ impl Net {
         let before = self.peers.remove(name);
         if !self.contested {
             if let Some(Ok(peer)) = &before {
-                self.entries(settings, peer).iter().for_each(|entry| entry.remove(&mut self.state));
+                self.entries(settings, peer)
+                    .iter()
+                    .for_each(|entry| entry.remove(Arc::make_mut(&mut self.state)));
             }
             if let Some(row) = cluster.nodes.get(name) {
                 let found = self.add(settings, row).cloned();
@@ -235,7 +245,7 @@ impl Net {
             peer = Err(Box::new(found));
         }
         let entries = peer.as_ref().map(|peer| self.entries(settings, peer)).unwrap_or_default();
-        entries.into_iter().for_each(|entry| entry.insert(&mut self.state));
+        entries.into_iter().for_each(|entry| entry.insert(Arc::make_mut(&mut self.state)));
         self.peers.insert(row.name.clone(), peer);
         self.peers.get(&row.name)?.as_ref().err().map(Box::as_ref)
     }
@@ -347,7 +357,7 @@ mod tests {
         let all = Turned { own: true, ..Turned::default() };
         let mut found = net.update(cluster, &settings(), &all).now;
         found.sort();
-        (net.state, found)
+        (net.into_state(), found)
     }
 
     fn cluster(nodes: impl IntoIterator<Item = Row>) -> Cluster {
@@ -490,7 +500,7 @@ mod tests {
                 if let Some(row) = own.clone() {
                     known.apply(Event::Upsert(row));
                 }
-                prop_assert_eq!(&net.state, &whole(&known).0);
+                prop_assert_eq!(net.state(), &whole(&known).0);
                 if cluster.nodes.contains_key("node0") || own.is_none() {
                     prop_assert_eq!(&found, &whole(&cluster).1);
                 }
