@@ -20,8 +20,8 @@ use types::{Family, ObjectName};
 
 use crate::follow::{Site, follow};
 use crate::inbox::Outbox;
-use crate::node::Node;
 use crate::serve::Door;
+use crate::snapshot::{Endpoints, Question};
 
 /// Who is asked for at which address.
 pub type Checks = BTreeMap<SocketAddr, ObjectName>;
@@ -95,12 +95,9 @@ type Answer = (StatusCode, [(HeaderName, HeaderValue); 4], String);
 async fn answer(State(check): State<Check>) -> Answer {
     let Check { service, family, outbox } = check;
     let name = service.clone();
-    let look = move |node: &Node| {
-        let own = &node.settings().node;
-        (health::local_endpoints(node.cluster(), own, &name, family), node.lacking().is_none())
-    };
-    let (count, healthy) = outbox.inspect(PATIENCE, look).await.unwrap_or((0, false));
-    say(&service, count, healthy)
+    let question = |answer| Question::Endpoints { service: name, family, answer };
+    let Endpoints { count, served } = outbox.ask(PATIENCE, question).await.unwrap_or_default();
+    say(&service, count, served)
 }
 
 fn say(service: &ObjectName, count: usize, healthy: bool) -> Answer {

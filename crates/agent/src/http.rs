@@ -7,9 +7,9 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Router, middleware};
 
-use crate::node::Node;
 use crate::scrape::{self, Readers};
 use crate::server::Served;
+use crate::snapshot::Question;
 
 /// A loop that does not answer for so long is not healthy.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -26,7 +26,8 @@ pub fn router(served: Served, guarded: Router, readers: Option<Readers>) -> Rout
 
 /// 200 when this node wires pods and has the datapath it should have; else 503 and why.
 pub async fn healthz(State(served): State<Served>) -> (StatusCode, String) {
-    match served.outbox.inspect(PATIENCE, Node::trouble).await {
+    let health = served.outbox.ask(PATIENCE, Question::Health).await;
+    match health.map(|health| health.trouble) {
         Some(None) => (StatusCode::OK, "ok\n".into()),
         Some(Some(why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         None => {

@@ -2,27 +2,34 @@
 
 use std::time::Duration;
 
+use kstate::net::Told;
 use node::{Answer, Doubt, Reply};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::datapath::Subsystem;
 use crate::forgetter::Forgot;
-use crate::node::Node;
 use crate::reaper::Reaped;
+use crate::snapshot::Question;
+use crate::wirer::Wired;
 
 pub enum Input {
     Watch(watch::Message),
     Cni(Box<CniInput>),
+    /// What a wirer has made, or why it could not.
+    Wired(Box<Wired>),
     /// What the reaper deleted, or why it could not.
     Reaped(Reaped),
     /// What the kernel was to forget, and whether it has.
     Forgot(Forgot),
     /// What the API itself says of a pod that the watch does not show.
     Confirmed(Doubt, Answer),
+    /// Somebody else has changed something, or may have.
     KernelChanged(Subsystem),
     /// The backend has an answer.
     BackendTurned,
+    /// What the kernel says of links and what is on them, after our own changes, too.
+    Told(Vec<Told>),
     /// The machine's own links, addresses or routes are not what they were.
     GroundChanged,
     /// Somebody may lead packets of pods elsewhere.
@@ -31,8 +38,10 @@ pub enum Input {
     Pause(bool),
     /// Time for what waits for time: deadlines, retries, the full comparison.
     Tick,
-    /// Looks at the loop's state from its own thread.
-    Inspect(Box<dyn FnOnce(&Node) + Send>),
+    /// What the loop knows, as values.
+    Asked(Question),
+    /// The loop ends.
+    Stop,
 }
 
 impl From<watch::Message> for Input {
@@ -89,19 +98,15 @@ impl Outbox {
         self.0.blocking_send(input).is_ok()
     }
 
-    /// Runs a question on the loop's thread; `None` when the loop does not answer in time.
-    pub async fn inspect<T: Send + 'static>(
+    /// `None` when the loop does not answer in time. The answer comes after what was sent before.
+    pub async fn ask<T>(
         &self,
         patience: Duration,
-        question: impl FnOnce(&Node) -> T + Send + 'static,
+        question: impl FnOnce(oneshot::Sender<T>) -> Question,
     ) -> Option<T> {
         let (answer, wait) = oneshot::channel();
-        let ask = Input::Inspect(Box::new(move |node| {
-            // Nobody waits any more: nothing to tell.
-            let _ = answer.send(question(node));
-        }));
         let exchange = async {
-            self.0.send(ask).await.ok()?;
+            self.0.send(Input::Asked(question(answer))).await.ok()?;
             wait.await.ok()
         };
         tokio::time::timeout(patience, exchange).await.ok()?

@@ -35,9 +35,11 @@ mod scrape;
 mod serve;
 mod server;
 mod settings;
+mod snapshot;
 mod store;
 mod tell;
 mod trace;
+mod wirer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -146,6 +148,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
     let (store, records) = store::Store::open(&args.data, &boot)?;
     let base = Base {
         store,
+        wirer: wirer::Wirer::start(&outbox)?,
         reaper: reaper::Reaper::start(outbox.clone())?,
         forgetter: forgetter::Forgetter::start(outbox.clone())?,
         tell: Tell::start(client.clone(), settings.node.clone(), Arc::clone(&metrics)),
@@ -155,7 +158,7 @@ async fn start(settings: Settings, dns: state::Sender<Names>) -> Result<Ended> {
         presence,
         checks: health::Wanted::new(checks),
         api,
-        settings,
+        settings: Arc::new(settings),
         datapath,
     };
     let served = Served { outbox: outbox.clone(), client: client.clone(), metrics, dns };

@@ -1,10 +1,11 @@
-//! Hears from the kernel that somebody changed what is ours, and has the loop look.
+//! Hears from the kernel what becomes of what is ours, and tells the loop, which knows what of it is its own doing.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kernel::net::{self, Change};
 use kernel::nft;
+use kstate::net::Told;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::actual;
@@ -13,6 +14,8 @@ use crate::inbox::{Input, Outbox};
 
 /// One change seldom comes alone: look once it is over, and not more often than this.
 const GATHER: Duration = Duration::from_millis(200);
+/// Of more at once nobody goes through each: a look costs less.
+const MANY: usize = 50_000;
 
 struct Listener {
     rules: nft::ForeignChanges,
@@ -30,7 +33,7 @@ pub fn start(outbox: Outbox, portid: u32, scope: net::Scope) -> Result<()> {
             let heard = listener.next().unwrap_or_else(|error| {
                 tracing::warn!(error = format!("{error:#}"), "listening to the kernel; looking anyway");
                 std::thread::sleep(GATHER);
-                Heard { rules: true, links: true, ground: true, detours: true }
+                Heard { rules: true, links: true, ground: true, detours: true, told: Vec::new() }
             });
             if !heard.inputs().into_iter().all(|input| outbox.send_blocking(input)) {
                 return;
@@ -45,16 +48,42 @@ pub fn start(outbox: Outbox, portid: u32, scope: net::Scope) -> Result<()> {
 }
 
 /// What is worth a look.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Heard {
     rules: bool,
+    /// Something of them is not known.
     links: bool,
     ground: bool,
     detours: bool,
+    told: Vec<Told>,
 }
 
 impl Heard {
+    fn is_nothing(&self) -> bool {
+        !(self.rules || self.links || self.ground || self.detours) && self.told.is_empty()
+    }
+
+    fn note(&mut self, change: Change) {
+        match change {
+            Change::Ours(_) if self.links => {}
+            Change::Ours(told) if self.told.len() < MANY => self.told.push(told),
+            Change::Ours(_) => self.look_at_links(),
+            Change::Ground => self.ground = true,
+            Change::Detour => self.detours = true,
+            Change::Overrun => {
+                self.look_at_links();
+                (self.ground, self.detours) = (true, true);
+            }
+        }
+    }
+
+    fn look_at_links(&mut self) {
+        self.links = true;
+        self.told = Vec::new();
+    }
+
     fn inputs(self) -> Vec<Input> {
+        let told = (!self.told.is_empty()).then_some(Input::Told(self.told));
         let ground = self.ground.then_some(Input::GroundChanged);
         let detours = self.detours.then_some(Input::DetoursChanged);
         let ours = [(Subsystem::Nft, self.rules), (Subsystem::Net, self.links)];
@@ -63,6 +92,7 @@ impl Heard {
             .into_iter()
             .chain(detours)
             .chain(ours.map(|(subsystem, _)| Input::KernelChanged(subsystem)))
+            .chain(told)
             .collect()
     }
 }
@@ -74,7 +104,7 @@ impl Listener {
         rustix::io::retry_on_intr(|| poll(&mut fds, None)).context("wait for the kernel's notices")?;
         let mut heard = Heard::default();
         self.take(&mut heard)?;
-        if heard.rules || heard.links || heard.ground || heard.detours {
+        if !heard.is_nothing() {
             std::thread::sleep(GATHER);
             self.take(&mut heard)?;
         }
@@ -84,11 +114,7 @@ impl Listener {
     fn take(&mut self, heard: &mut Heard) -> Result<()> {
         heard.rules |= self.rules.take()?;
         while let Some(batch) = self.links.hear()? {
-            for change in batch {
-                heard.ground |= matches!(change, Change::Ground | Change::Overrun);
-                heard.detours |= matches!(change, Change::Detour | Change::Overrun);
-                heard.links |= matches!(change, Change::Ours(_) | Change::Overrun);
-            }
+            batch.into_iter().for_each(|change| heard.note(change));
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //!                                    mend: observe ─> diff ─> apply  (after foreign changes, and now and then)
 //! ```
 
+mod answer;
 mod carry;
 mod check;
 mod detour;
@@ -29,11 +30,11 @@ mod underlay;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compile::Compiler;
+use kstate::net::Told;
 use kstate::nft::Ruleset;
 use model::{Cluster, Key};
 use node::drift::{self, Drift};
@@ -55,11 +56,13 @@ use crate::reaper::Reaper;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::tell::Tell;
+use crate::wirer::Wirer;
 
 pub use diagnose::Diagnoses;
 use dropped::Accounts;
 use flows::Former;
 use following::Following;
+pub use ground::Ground;
 use perform::Requests;
 use sources::Sources;
 pub use standing::Standing;
@@ -67,11 +70,12 @@ use underlay::Underlay;
 
 /// What the loop stands on.
 pub struct Base {
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     /// Where the API is, for what is said about it.
     pub api: Api,
     pub store: Store,
     pub datapath: Datapath,
+    pub wirer: Wirer,
     pub reaper: Reaper,
     pub forgetter: Forgetter,
     pub tell: Tell,
@@ -87,7 +91,8 @@ pub struct Base {
 /// The loop's state; only its own thread writes.
 pub struct Node {
     base: Base,
-    cluster: Cluster,
+    /// Shared with who has a snapshot.
+    cluster: Arc<Cluster>,
     /// There since Nodes were listed; whole since everything was.
     compiler: Option<Compiler>,
     /// Changed since the last round, of what links and routes are made of, until everything is listed.
@@ -97,6 +102,7 @@ pub struct Node {
     following: Following,
     stale: Stale,
     paused: bool,
+    stopped: bool,
     diagnoses: Diagnoses,
     attachments: Attachments,
     requests: Requests,
@@ -125,6 +131,8 @@ struct Stale {
     suspected: BTreeSet<Subsystem>,
     /// A plan failed: not what it should be, whoever did it.
     failed: BTreeMap<Subsystem, String>,
+    /// What the kernel has said of links, in its order, and nobody has compared with what we know of them.
+    told: Vec<Told>,
 }
 
 /// Memory that was in use for a moment: many objects read, or the whole kernel looked at.
@@ -156,13 +164,14 @@ impl Node {
         let recording = Recording::new(&base.settings.node, Bounds::default());
         let mut node = Self {
             base,
-            cluster: Cluster::default(),
+            cluster: Arc::default(),
             compiler: None,
             placed: BTreeSet::new(),
             changed: BTreeSet::new(),
             following: Following::default(),
             stale: Stale::default(),
             paused: false,
+            stopped: false,
             diagnoses: Diagnoses::default(),
             attachments: Attachments::new(records),
             requests: Requests::default(),
@@ -184,13 +193,16 @@ impl Node {
         node
     }
 
-    /// Runs until nobody can send any more.
+    /// Runs until it is told to stop, or nobody can send any more.
     pub fn run(mut self, mut inbox: Inbox) {
         loop {
             let inputs = if self.may_advance() { inbox.glance() } else { inbox.wait(self.rest()) };
             let Some(inputs) = inputs else { return };
             if let Err(error) = self.round(inputs) {
                 tracing::error!("{error:#}");
+                return;
+            }
+            if self.stopped {
                 return;
             }
         }
@@ -200,6 +212,9 @@ impl Node {
     fn round(&mut self, inputs: Vec<Input>) -> anyhow::Result<()> {
         for input in inputs {
             self.take(input);
+        }
+        if self.stopped {
+            return Ok(());
         }
         self.hear_backend()?;
         self.look_for_ways();
@@ -233,12 +248,14 @@ impl Node {
             }
             Input::Watch(watch::Message::Answered(kind)) => self.standing.watch_answered(kind),
             Input::Cni(request) => self.cni(*request),
+            Input::Wired(wired) => self.wired(*wired),
             Input::Reaped(reaped) => self.reaped(reaped),
             Input::Forgot(forgot) => self.forgot(&forgot),
             Input::Confirmed(doubt, answer) => _ = self.hear(node::Input::Confirmed(doubt, answer)),
             Input::KernelChanged(subsystem) => {
                 self.stale.suspected.insert(subsystem);
             }
+            Input::Told(told) => self.stale.told.extend(told),
             Input::GroundChanged => self.underlay.look_again(),
             Input::DetoursChanged => self.underlay.look_for_detours(),
             Input::Pause(paused) => {
@@ -249,7 +266,8 @@ impl Node {
             }
             Input::BackendTurned => {}
             Input::Tick => self.tick(),
-            Input::Inspect(look) => look(self),
+            Input::Asked(question) => self.answer(question),
+            Input::Stop => self.stopped = true,
         }
     }
 
@@ -345,11 +363,6 @@ impl Node {
     /// Packets that its links are too small for.
     pub fn too_large(&self) -> Vec<Fault> {
         self.underlay.too_large().map(Fault::from).collect()
-    }
-
-    /// Where the API is, in numbers.
-    pub fn api_sockets(&self) -> &[SocketAddr] {
-        &self.base.api.sockets
     }
 
     /// Of the API's first address.

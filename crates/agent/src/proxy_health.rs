@@ -27,8 +27,8 @@ use types::wire::{PROXY_HEALTH_PORT as HEALTH, PROXY_MODE_PORT as MODE};
 
 use crate::follow::{Site, follow};
 use crate::inbox::Outbox;
-use crate::node::Node;
 use crate::serve::Door;
+use crate::snapshot::{self, Question};
 
 /// A datapath that has not been right for this long is stale, as kube-proxy says it; at least four comparisons.
 const STALE: Duration = Duration::from_secs(120);
@@ -84,15 +84,10 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(node: &Node) -> Self {
-        let settings = node.settings();
-        let refresh = Duration::from_secs(settings.args.refresh);
-        Self {
-            families: node.compiler().map(|it| it.settings().families().collect()).unwrap_or_default(),
-            since_right: node.since_right().filter(|_| node.compiler().is_some()),
-            stale_after: STALE.max(refresh * 4),
-            eligible: node.cluster().nodes.get(&settings.node).is_some_and(|own| !own.leaving),
-        }
+    async fn ask(outbox: &Outbox) -> Option<Self> {
+        let snapshot::Health { families, since_right, refresh, eligible, .. } =
+            outbox.ask(PATIENCE, Question::Health).await?;
+        Some(Self { families, since_right, stale_after: STALE.max(refresh * 4), eligible })
     }
 
     fn is_fresh(&self) -> bool {
@@ -125,13 +120,13 @@ struct OfFamily {
 }
 
 async fn healthz(State(outbox): State<Outbox>) -> Answer {
-    let seen = outbox.inspect(PATIENCE, Seen::of).await;
+    let seen = Seen::ask(&outbox).await;
     let eligible = seen.as_ref().is_some_and(|seen| seen.eligible);
     say(seen, Some(eligible), SystemTime::now())
 }
 
 async fn livez(State(outbox): State<Outbox>) -> Answer {
-    say(outbox.inspect(PATIENCE, Seen::of).await, None, SystemTime::now())
+    say(Seen::ask(&outbox).await, None, SystemTime::now())
 }
 
 fn mode() -> (Headers, &'static str) {

@@ -13,12 +13,14 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use types::IpNet;
 
 use crate::fault::Fault;
 use crate::inbox::Outbox;
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::snapshot::Question;
 use crate::trace::{Views, answer};
 
 pub use dump::Dump;
@@ -159,15 +161,15 @@ impl Reports {
         answer(this.dump().await)
     }
 
-    async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Node) -> T + Send + 'static) -> Result<T> {
-        self.outbox.inspect(PATIENCE, question).await.with_context(|| {
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T> {
+        self.outbox.ask(PATIENCE, question).await.with_context(|| {
             let node = self.views.node();
             format!("the loop of {node}'s agent has not answered for {PATIENCE:?}; its log says what it does")
         })
     }
 
     async fn status(&self) -> Result<NodeStatus> {
-        let mut status = self.ask(of_node).await?;
+        let mut status = self.ask(Question::Status).await?;
         status.up = self.started.elapsed().as_secs();
         status.dns = match self.metrics.dns.serving() {
             Ok(addresses) => {

@@ -22,9 +22,9 @@ use crate::clock;
 use crate::http;
 use crate::inbox::{CniInput, Input, Outbox};
 use crate::metrics::Metrics;
-use crate::node::Node;
-use crate::report::{self, NodeStatus};
+use crate::report::NodeStatus;
 use crate::serve::{self, Door};
+use crate::snapshot::Question;
 
 /// A loop that has much to do takes a pause later.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -90,8 +90,8 @@ async fn pause(
     let dns = dns || !paused;
     served.outbox.send(Input::Pause(paused)).await;
     served.dns.send_if_modified(|now| pause_names(now, dns));
-    match served.outbox.inspect(PATIENCE, Node::is_paused).await {
-        Some(now) => Ok(Json(serde_json::json!({ "paused": now, "dns": dns }))),
+    match served.outbox.ask(PATIENCE, Question::Health).await {
+        Some(now) => Ok(Json(serde_json::json!({ "paused": now.paused, "dns": dns }))),
         None => Err((
             StatusCode::SERVICE_UNAVAILABLE,
             "the agent's loop is busy and will take it later; ask again",
@@ -101,7 +101,7 @@ async fn pause(
 
 /// What the loop knows of the node; its DNS is not asked.
 async fn status(State(served): State<Served>) -> Result<Json<NodeStatus>, (StatusCode, &'static str)> {
-    let said = served.outbox.inspect(PATIENCE, report::of_node).await;
+    let said = served.outbox.ask(PATIENCE, Question::Status).await;
     said.map(Json).ok_or((StatusCode::SERVICE_UNAVAILABLE, "the agent's loop is busy; ask again"))
 }
 

@@ -2,6 +2,7 @@
 //! links and routes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kstate::net::NetState;
 use model::{Cluster, Key, Kind, Placed, Synced};
@@ -103,6 +104,11 @@ impl Compiler {
     /// Links, addresses, routes and tunnel entries as they should be.
     pub fn net(&self) -> &NetState {
         self.net.state()
+    }
+
+    /// The same for whoever looks at it beside the loop: nothing of it is copied unless it changes meanwhile.
+    pub fn shared_net(&self) -> Arc<NetState> {
+        self.net.shared()
     }
 
     /// All findings that hold now.

@@ -17,7 +17,7 @@ use aya::maps::{Array, MapData, MapError};
 use aya::programs::{ProgramError, ProgramInfo, ProgramType, SchedClassifier};
 use aya::{Ebpf, EbpfError};
 use netlink::message::Ack;
-use netlink::route;
+use netlink::route::{self, ProgramRow};
 use types::IfName;
 
 use crate::error::Error;
@@ -120,7 +120,11 @@ impl Program {
 
     /// Whether this very one is at a pod's port.
     pub(crate) fn is_at(&self, rtnl: &mut Rtnl, link: u32) -> Result<bool, Error> {
-        Ok(rtnl.programs(link)?.iter().any(|row| row.tag == Some(self.tag)))
+        Ok(rtnl.programs(link)?.iter().any(|row| self.is(row)))
+    }
+
+    pub(crate) fn is(&self, row: &ProgramRow) -> bool {
+        row.tag == Some(self.tag)
     }
 
     /// Frames that were dropped at the node's links since this process put its program there.

@@ -4,6 +4,7 @@
 mod apply;
 mod changes;
 mod observe;
+mod told;
 mod uplink;
 
 use std::collections::BTreeSet;

@@ -8,7 +8,8 @@ use kernel::net::{Change, Changes, Scope, apply, observe};
 use kernel::veth::{self, PodVeth, Port};
 use kernel::{Netns, Rtnl};
 use kstate::net::{
-    BridgePort, Forward, Link, LinkKind, NetState, Op, Plan, PortOptions, Route, RouteKey, RouteKind, diff,
+    BridgePort, Forward, Link, LinkKind, NetState, Op, Plan, PortOptions, Route, RouteKey, RouteKind, Told,
+    contradicting, diff,
 };
 use netlink::route::Lookup;
 use types::{IfName, IpNet, Mac, Vni};
@@ -159,7 +160,7 @@ fn faults_are_heard_and_mended() {
             while changes.hear().expect("drain").is_some() {}
             let plan = Plan { grow: fault, shrink: Vec::new() };
             assert!(apply(&mut rtnl, &plan).expect("apply").is_empty(), "{plan}");
-            assert!(heard(&mut changes), "nothing was heard of {plan}");
+            assert!(heard(&mut changes, &desired), "nothing was heard of {plan}");
             let actual = observe(&mut rtnl, &Scope::of(&desired)).expect("observe");
             assert_ne!(diff(&desired, &actual), Plan::default(), "{plan}");
             let mut predicted = desired.clone();
@@ -248,7 +249,7 @@ fn what_keeps_a_pod_in_its_place_is_heard_and_mended() {
             let plan = Plan { grow: vec![fault], shrink: Vec::new() };
             let mut predicted = observe(&mut rtnl);
             assert!(apply(&mut rtnl, &plan).expect("apply").is_empty(), "{plan}");
-            assert!(heard(&mut changes), "nothing was heard of {plan}");
+            assert!(heard(&mut changes, &desired), "nothing was heard of {plan}");
             predicted.edit(&plan);
             assert_eq!(observe(&mut rtnl), predicted, "the kernel's side effects are not ours: {plan}");
             assert_ne!(differ(&mut rtnl), Plan::default(), "{plan}");
@@ -283,7 +284,7 @@ fn what_is_learned_on_the_bridge_is_not_heard() {
             all.extend(changes.hear().expect("hear").into_iter().flatten());
         }
         let of = |change: &Change| match change {
-            Change::Ours(netlink::route::Notice::Neighbour(row, _)) => row.ip,
+            Change::Ours(Told::Neighbour(_, ip, _)) => Some(*ip),
             _ => None,
         };
         assert_eq!(all.iter().map(of).collect::<Vec<_>>(), [Some(ip("10.244.9.0"))]);
@@ -331,7 +332,7 @@ fn a_foreign_route_in_our_place_is_heard_and_replaced() {
         let foreign = via("cni0", "10.244.1.9");
         batch.add(|writer, seq| netlink::route::add_static_route(writer, seq, &key, &foreign, index));
         assert_eq!(rtnl.socket_mut().run(batch).expect("run"), []);
-        assert!(heard(&mut changes));
+        assert!(heard(&mut changes, &desired));
         make_so(&desired);
         let at_key = rtnl.all_routes(types::Family::V4).expect("routes").into_iter();
         let protocols: Vec<u8> = at_key.filter(|row| row.key == key).map(|row| row.protocol).collect();
@@ -368,7 +369,7 @@ fn what_takes_the_place_of_ours_is_heard_and_mended() {
             let mut words = command.split(' ');
             let done = std::process::Command::new(words.next().expect("a word")).args(words).status();
             assert!(done.expect("run").success(), "{command}");
-            assert!(heard(&mut changes), "{command} is not heard");
+            assert!(heard(&mut changes, &desired), "{command} is not heard");
             let mut rtnl = Rtnl::open().expect("open");
             let actual = observe(&mut rtnl, &Scope::of(&desired)).expect("observe");
             assert!(!diff(&desired, &actual).is_empty(), "{command} is not seen");
@@ -395,7 +396,7 @@ fn a_route_to_the_pods_that_is_gone_is_heard_and_made_again() {
             let deleted =
                 std::process::Command::new("ip").args([family, "route", "del", gone, "dev", "cni0"]).status();
             assert!(deleted.expect("ip runs").success());
-            assert!(heard(&mut changes), "nothing was heard of {gone}");
+            assert!(heard(&mut changes, &desired), "nothing was heard of {gone}");
             let actual = observe(&mut rtnl, &Scope::of(&desired)).expect("observe");
             let plan = diff(&desired, &actual).to_string();
             assert_eq!(plan, format!("+ route {gone} dev cni0 proto kernel\n"));
@@ -405,12 +406,17 @@ fn a_route_to_the_pods_that_is_gone_is_heard_and_made_again() {
     Netns::fresh().expect("fresh").run(work).expect("run");
 }
 
-/// Whether a change of ours comes within five seconds.
-fn heard(changes: &mut Changes) -> bool {
+/// Whether something that is not known comes within five seconds.
+fn heard(changes: &mut Changes, known: &NetState) -> bool {
+    let mut told = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(5);
     while Instant::now() < deadline {
         while let Some(batch) = changes.hear().expect("hear") {
-            if batch.iter().any(|change| matches!(change, Change::Ours(_))) {
+            told.extend(batch.into_iter().filter_map(|change| match change {
+                Change::Ours(told) => Some(told),
+                _ => None,
+            }));
+            if !contradicting(&told, known).is_empty() {
                 return true;
             }
         }

@@ -7,6 +7,7 @@ mod laws;
 mod port;
 mod show;
 mod tell;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use types::{IfName, IpNet, Mac, Vni};
 pub use diff::{diff, diff_of, has_subnet, is_of_module, lost_veths, sysctl_link};
 pub use port::{BridgePort, Forward, PortOptions};
 pub use tell::{Asked, Difference};
+pub use told::{Told, contradicting};
 
 /// The route protocol number that marks our routes (`ip route` shows `proto 112`).
 pub const ROUTE_PROTOCOL: u8 = 112;

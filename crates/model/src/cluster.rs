@@ -212,6 +212,11 @@ impl Cluster {
         from.take_while(move |pod| pod.key.namespace == namespace)
     }
 
+    /// Whether there is something to [`Self::take_vacated`].
+    pub fn has_vacated(&self) -> bool {
+        self.vacated != Vacated::default()
+    }
+
     /// Addresses that pods had and no longer have, since this was asked last.
     pub fn take_vacated(&mut self) -> Vacated {
         std::mem::take(&mut self.vacated)

@@ -13,6 +13,7 @@ use crate::facts::Facts;
 use crate::input::{Asked, Input, RequestId};
 use crate::orphan::Orphans;
 use crate::output::{Note, Output, Reply};
+use crate::record::Record;
 use crate::records::Records;
 use crate::remove::Departures;
 
@@ -98,6 +99,11 @@ impl Attachments {
     /// Whether an ADD waits for the kernel to follow.
     pub fn is_wiring(&self) -> bool {
         !self.adds.is_empty()
+    }
+
+    /// Of ADDs that are not done: their veths are not there, or are being made.
+    pub fn coming(&self) -> impl Iterator<Item = &Record> {
+        self.adds.iter().map(|add| &add.record)
     }
 
     /// Whether a request came too early.

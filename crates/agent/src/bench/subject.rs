@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use kernel::Netns;
 use kernel::nft::Changes;
-use tokio::sync::watch as state;
+use tokio::sync::{oneshot, watch as state};
 
 use super::load::{Load, event_of};
 use super::{Notices, PATIENCE, Timed, namespace};
@@ -18,8 +18,9 @@ use crate::inbox::{self, Input, Outbox};
 use crate::metrics::Metrics;
 use crate::network::Presence;
 use crate::node::{Base, Node};
+use crate::snapshot::{Health, Question};
 use crate::tell::Tell;
-use crate::{Args, Settings, datapath, dns::SharedZone, forgetter, listen, reaper, store};
+use crate::{Args, Settings, datapath, dns::SharedZone, forgetter, listen, reaper, store, wirer};
 
 pub const NODE: &str = "node1";
 
@@ -49,22 +50,18 @@ pub struct Subject {
     /// /proc/…/schedstat of the loop's thread and of that of the tables.
     schedstats: [PathBuf; 2],
     directory: PathBuf,
+    thread: Option<std::thread::JoinHandle<()>>,
     _netns: Netns,
 }
 
 impl Drop for Subject {
     fn drop(&mut self) {
-        // The loop has no end while its listener lives, and would write its CNI configuration again: it is held
-        // where it stands, for good, before its directory goes.
-        let (held, wait) = mpsc::channel();
-        let hold = Input::Inspect(Box::new(move |_| {
-            let _ = held.send(());
-            loop {
-                std::thread::park();
-            }
-        }));
-        if self.outbox.send_blocking(hold) {
-            let _ = wait.recv_timeout(PATIENCE);
+        // It would write its CNI configuration again.
+        if self.outbox.send_blocking(Input::Stop)
+            && let Some(thread) = self.thread.take()
+        {
+            // What it panicked of has been said.
+            let _ = thread.join();
         }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
@@ -93,16 +90,18 @@ impl Subject {
         let portid = base.datapath.backend.portid();
         let (thread, started) = mpsc::channel();
         let inside = netns.try_clone()?;
-        std::thread::Builder::new().name("bench-loop".into()).spawn(move || {
-            inside.run(|| {
+        let running = std::thread::Builder::new().name("bench-loop".into()).spawn(move || {
+            let ran = inside.run(|| {
                 // Nobody waits for the name when the start has failed.
                 let _ = thread.send(std::fs::read_link("/proc/thread-self"));
                 Node::new(base, node::Records::default()).run(inbox);
-            })
+            });
+            // Nobody hears that it could not start, but who waits for its name.
+            drop(ran);
         })?;
         let thread = started.recv_timeout(PATIENCE).context("the loop did not start")??;
         let schedstats = [PathBuf::from("/proc").join(thread).join("schedstat"), tables];
-        Ok(Self { outbox, portid, notices, schedstats, directory, _netns: netns })
+        Ok(Self { outbox, portid, notices, schedstats, directory, thread: Some(running), _netns: netns })
     }
 
     /// Lists everything; wall and CPU time until the kernel has all of it.
@@ -113,7 +112,7 @@ impl Subject {
             self.send(Input::Watch(watch::Message::Event(event)))?;
         }
         let deadline = began + PATIENCE;
-        while let Some(trouble) = self.ask(|node| node.trouble())? {
+        while let Some(trouble) = self.health()?.trouble {
             if Instant::now() > deadline {
                 bail!("the loop does not settle: {trouble}");
             }
@@ -132,7 +131,7 @@ impl Subject {
         self.notices.wait(self.portid)?;
         timed.wall.push(began.elapsed());
         // The round is over when the loop answers: the next change must not wait for this one's DNS update.
-        self.ask(|_| ())?;
+        self.health()?;
         timed.cpu.push(self.cpu()?.saturating_sub(before));
         self.notices.drain()
     }
@@ -141,13 +140,10 @@ impl Subject {
         if self.outbox.send_blocking(input) { Ok(()) } else { bail!("the loop has ended") }
     }
 
-    fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Node) -> T + Send + 'static) -> Result<T> {
-        let (answer, wait) = mpsc::channel();
-        self.send(Input::Inspect(Box::new(move |node| {
-            // Nobody waits any more: nothing to tell.
-            let _ = answer.send(question(node));
-        })))?;
-        wait.recv_timeout(PATIENCE).context("the loop does not answer")
+    fn health(&self) -> Result<Health> {
+        let (answer, wait) = oneshot::channel();
+        self.send(Input::Asked(Question::Health(answer)))?;
+        wait.blocking_recv().context("the loop has ended")
     }
 
     /// CPU time of both threads so far (Documentation/scheduler/sched-stats.rst).
@@ -189,6 +185,7 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
     let zone = SharedZone::new(crate::zone_settings(&args)?);
     Ok(Base {
         store: store::Store::open(&args.data, BOOT)?.0,
+        wirer: wirer::Wirer::start(outbox)?,
         reaper: reaper::Reaper::start(outbox.clone())?,
         forgetter: forgetter::Forgetter::start(outbox.clone())?,
         tell: Tell::start(client.clone(), settings.node.clone(), Arc::clone(&metrics)),
@@ -198,7 +195,7 @@ fn base(settings: Settings, outbox: &Outbox) -> Result<Base> {
         presence: state::channel(Presence::default()).0,
         checks: health::Wanted::new(state::channel(health::Checks::new()).0),
         api: crate::api::Api::default(),
-        settings,
+        settings: Arc::new(settings),
         datapath,
     })
 }

@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail};
 use compile::{NetChange, wiring};
 use kernel::Rtnl;
 use kernel::net::{self, Scope};
-use kstate::net::{NetState, Op, PortOptions, RouteKey};
-use types::{IfName, IpNet, Mac};
+use kstate::net::{Forward, LinkKind, NetState, Op, PortOptions, RouteKey, Told, Touched};
+use node::Record;
+use types::{IfName, IpNet};
 
 use super::{Found, Steps};
 use crate::actual::{self, NetDrift};
@@ -18,6 +19,8 @@ pub struct Links {
     pub rtnl: Rtnl,
     /// What rtnetlink would say, as far as we know: the last look and what we did since.
     believed: NetState,
+    /// Pods' veths that are being made: what is there of them is no state yet.
+    coming: BTreeSet<IfName>,
     /// Where the machine itself hears of routers.
     uplinks: BTreeSet<IfName>,
     /// Addresses on the loopback device that are ours.
@@ -64,7 +67,13 @@ impl Links {
     /// In the network namespace of the calling thread. `loopback`: addresses there that are ours.
     pub fn open(loopback: Vec<IpNet>) -> Result<Self> {
         let believed = NetState::default();
-        Ok(Self { rtnl: Rtnl::open()?, believed, uplinks: BTreeSet::new(), loopback })
+        Ok(Self {
+            rtnl: Rtnl::open()?,
+            believed,
+            coming: BTreeSet::new(),
+            uplinks: BTreeSet::new(),
+            loopback,
+        })
     }
 
     /// The links of every wiring and fabric, and the node's ends of pods'.
@@ -89,6 +98,8 @@ impl Links {
 
     fn plan(&mut self, desired: &NetState) -> Result<NetDrift> {
         self.believed = actual::links(&mut self.rtnl, &actual::scope(desired))?;
+        self.believed.links.retain(|name, _| !self.coming.contains(name));
+        self.believed.fdb.retain(|(name, _), _| !self.coming.contains(name));
         Ok(NetDrift::between(desired, &self.believed))
     }
 
@@ -128,20 +139,56 @@ impl Links {
         desired.sysctls.keys().any(differs)
     }
 
-    /// A veth that was just made, as it should be, with its forwarding entry.
-    pub fn believe_veth(&mut self, name: &IfName, desired: &NetState) {
-        if let Some(link) = desired.links.get(name) {
-            self.believed.links.insert(name.clone(), link.clone());
+    /// Pods' veths that are being made.
+    pub fn leave_out(&mut self, coming: BTreeSet<IfName>) {
+        self.coming = coming;
+    }
+
+    /// A veth that was just made, with its forwarding entry.
+    pub fn believe_veth(&mut self, record: &Record, mtu: u32) {
+        let name = &record.host_if;
+        let Some(mut link) = wiring::of(record.wiring).host_link(mtu) else { return };
+        if let Some(port) = &mut link.port {
+            if !port.options.has(PortOptions::LEARNING) {
+                self.believed.fdb.insert((name.clone(), record.mac), Forward::Port);
+            }
+            let program =
+                kernel::checksums::program().map_or(PortOptions::CHECKSUMS, |_| PortOptions::default());
+            port.unknown = self.unknown_port_options().and(program);
+            port.options = port.options.without(port.unknown);
         }
-        let lowest = (name.clone(), Mac([0; 6]));
-        let entries = desired.fdb.range(lowest..).take_while(|((link, _), _)| link == name);
-        self.believed.fdb.extend(entries.map(|(key, to)| (key.clone(), *to)));
+        self.believed.links.insert(name.clone(), link);
+    }
+
+    /// Makes it what it should be by now, if that has changed while it was made.
+    pub fn follow_veth(&mut self, record: &Record, desired: &NetState) -> Result<()> {
+        let (name, entry) = (&record.host_if, (record.host_if.clone(), record.mac));
+        let is_met = match (desired.links.get(name), self.believed.links.get(name)) {
+            (Some(wanted), Some(believed)) => wanted.is_met_by(believed),
+            // It is being taken away already.
+            (wanted, _) => wanted.is_none(),
+        };
+        if is_met && desired.fdb.get(&entry) == self.believed.fdb.get(&entry) {
+            return Ok(());
+        }
+        let fdb = [entry].into();
+        self.follow(&NetChange::Entries(Touched { fdb, ..Touched::default() }), desired)
     }
 
     /// What the kernel does not have of what ports should have, as far as a port was seen.
     pub fn unknown_port_options(&self) -> PortOptions {
         let ports = self.believed.links.values().filter_map(|link| link.port.as_ref());
         ports.fold(PortOptions::default(), |all, port| all.and(port.unknown))
+    }
+
+    /// Of what the kernel has told, what we do not know: somebody else's doing.
+    pub fn contradicting<'a>(&self, told: &'a [Told]) -> Vec<&'a Told> {
+        kstate::net::contradicting(told, &self.believed)
+    }
+
+    /// Whether a pod's veth of this name is there, as far as we know.
+    pub fn has_veth(&self, name: &IfName) -> bool {
+        self.believed.links.get(name).is_some_and(|link| link.kind == LinkKind::Veth)
     }
 }
 

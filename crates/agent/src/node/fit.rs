@@ -2,6 +2,7 @@
 //! namespaces, where no comparison of the node's links looks.
 
 use kernel::{Netns, veth};
+use node::Record;
 
 use super::Node;
 use crate::store::namespace_lives;
@@ -16,21 +17,21 @@ impl Node {
         if before == Some(mtu) {
             return Vec::new();
         }
-        let mut steps = Vec::new();
-        for record in self.records().filter(|record| namespace_lives(record)) {
-            let fitted =
-                Netns::open(&record.netns).and_then(|netns| veth::fit(&netns, &record.ifname, mtu, before));
-            match fitted {
-                Ok(true) => {
-                    steps.push(format!("{} of pod {} should have an MTU of {mtu}", record.ifname, record.pod))
-                }
-                Ok(false) => {}
-                // It ended meanwhile, or is not seen from here.
-                Err(error) => {
-                    tracing::warn!(pod = %record.pod, %error, "the pod keeps its MTU: larger packets than {mtu} may be lost");
-                }
+        let records = self.records().filter(|record| namespace_lives(record));
+        records.filter_map(|record| self.fit_pod(record, mtu, before)).collect()
+    }
+
+    /// What was done to one pod's end, if anything.
+    pub(super) fn fit_pod(&self, record: &Record, mtu: u32, before: Option<u32>) -> Option<String> {
+        let netns = Netns::open(&record.netns);
+        match netns.and_then(|netns| veth::fit(&netns, &record.ifname, mtu, before)) {
+            Ok(true) => Some(format!("{} of pod {} should have an MTU of {mtu}", record.ifname, record.pod)),
+            Ok(false) => None,
+            // It ended meanwhile, or is not seen from here.
+            Err(error) => {
+                tracing::warn!(pod = %record.pod, %error, "the pod keeps its MTU: larger packets than {mtu} may be lost");
+                None
             }
         }
-        steps
     }
 }

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::{Key, Vacated};
@@ -58,9 +59,12 @@ impl Node {
         if self.whole().is_none() {
             return;
         }
-        let left = self.cluster.take_vacated();
-        let elsewhere = self.elsewhere(&left);
-        self.former.vacated.extend(elsewhere);
+        // Who has a snapshot makes a change of the cluster dear.
+        if self.cluster.has_vacated() {
+            let left = Arc::make_mut(&mut self.cluster).take_vacated();
+            let elsewhere = self.elsewhere(&left);
+            self.former.vacated.extend(elsewhere);
+        }
         let resting = self.former.rest.is_some_and(|until| Instant::now() < until);
         if self.former.asked.is_some() || resting {
             return;
@@ -147,7 +151,7 @@ impl Node {
         let addresses = left.addresses.iter().filter(|ip| {
             of_pods.iter().any(|net| net.contains(*ip)) && !pools.iter().any(|pool| pool.cidr().contains(*ip))
         });
-        let node = (&self.cluster, compiler.settings());
+        let node = (&*self.cluster, compiler.settings());
         let sources = left
             .sources
             .iter()

@@ -254,13 +254,6 @@ impl Node {
         self.note(Subsystem::Net, done);
     }
 
-    /// That a packet should be masqueraded as an address that this machine has lost.
-    pub fn lost(&self, address: IpAddr) -> Option<String> {
-        let node = &self.base.settings.node;
-        let own = self.cluster.nodes.get(node)?.addresses.contains(&address);
-        self.underlay.ground().lost(node, address).filter(|_| own)
-    }
-
     /// Of pods and what leads to them. IPv6 keeps its least: a smaller one would take it from all pods at once.
     pub(super) fn mtu_on(&self, underlay: IpAddr) -> Option<u32> {
         let of_link = self.underlay.ground().mtu_at(underlay)?;

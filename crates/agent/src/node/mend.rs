@@ -1,10 +1,11 @@
 //! Observe, compare, mend: after a refusal, after somebody else's change, and now and then.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::Result;
 use compile::Compiler;
-use kstate::net::PortOptions;
+use kstate::net::{PortOptions, Told};
 use model::{Key, Kind};
 use node::{Network, Record, Steps, Wire, drift, is_gone};
 use semantics::{Diagnostic, Severity};
@@ -13,6 +14,7 @@ use types::{IfName, ObjectName};
 use super::Node;
 use crate::datapath::{Found, Look, Subsystem};
 use crate::store::namespace_lives;
+use crate::wirer;
 
 impl Node {
     /// Remembers whether the kernel took something.
@@ -41,6 +43,9 @@ impl Node {
 
     /// Looks where somebody may have changed something, and puts back what is ours.
     pub(super) fn mend(&mut self) {
+        if self.was_contradicted() {
+            self.stale.suspected.insert(Subsystem::Net);
+        }
         if self.compiler.is_none() {
             return;
         }
@@ -54,6 +59,28 @@ impl Node {
             }
         }
         self.publish();
+    }
+
+    /// Whether the kernel has told of something that is not our own doing. A pod's veth goes with its namespace, and what we
+    /// delete is no loss.
+    fn was_contradicted(&mut self) -> bool {
+        let coming = self.coming();
+        let told = std::mem::take(&mut self.stale.told).into_iter();
+        // What is being made is compared when it is there.
+        let of_coming = |told: &Told| told.link().is_some_and(|link| coming.contains(link));
+        let (later, told): (Vec<_>, Vec<_>) = told.partition(of_coming);
+        self.stale.told = later;
+        let mut news = self.base.datapath.links.contradicting(&told).into_iter();
+        news.any(|told| !told.link().is_some_and(|link| self.is_let_go(link)))
+    }
+
+    /// The veths that are being made, of whichever pods.
+    fn coming(&self) -> BTreeSet<IfName> {
+        self.attachments.coming().map(|record| record.host_if.clone()).collect()
+    }
+
+    fn is_let_go(&self, link: &IfName) -> bool {
+        self.base.datapath.links.has_veth(link) && self.who_lost(link).is_none()
     }
 
     /// Before the kernel has followed all of it once, it is looked at in any case.
@@ -94,6 +121,7 @@ impl Node {
     }
 
     fn converge_links(&mut self) -> Result<Steps> {
+        self.base.datapath.links.leave_out(self.coming());
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
         self.base.metrics.looked(Subsystem::Net.name());
         let Found { mut steps, lost } = self.base.datapath.links.converge(compiler.net())?;
@@ -104,6 +132,7 @@ impl Node {
     }
 
     pub(super) fn differ_links(&mut self) -> Result<Steps> {
+        self.base.datapath.links.leave_out(self.coming());
         let Some(compiler) = &self.compiler else { return Ok(Steps::default()) };
         self.base.metrics.looked(Subsystem::Net.name());
         let Found { mut steps, lost } = self.base.datapath.links.differ(compiler.net())?;
@@ -113,7 +142,7 @@ impl Node {
     }
 
     /// A kernel without some option of a pod's port does without it: the node works, with one guard less.
-    fn note_ports(&mut self) {
+    pub(super) fn note_ports(&mut self) {
         let unknown = self.base.datapath.links.unknown_port_options();
         let of_bridges = unknown.without(PortOptions::CHECKSUMS);
         if !of_bridges.is_empty() {
@@ -171,8 +200,10 @@ impl Node {
         let settings = self.compiler.as_ref().map(Compiler::settings);
         let network = settings.map(|settings| Network::new(&self.cluster, settings));
         let wire = Wire::again(&record, network.as_ref());
-        match wire.and_then(|wire| self.create_veth(&wire)) {
-            Ok(()) => (!self.is_ending(&record)).then(|| veth_is_gone(&record)),
+        let links = &mut self.base.datapath.links;
+        let made = wire.and_then(|wire| wirer::make(&mut links.rtnl, &wire).map(|()| wire));
+        match made.inspect(|wire| self.believe(wire)) {
+            Ok(_) => (!self.is_ending(&record)).then(|| veth_is_gone(&record)),
             Err(error) => {
                 tracing::warn!(veth = %name, pod = %record.pod, %error, "a pod's veth is gone and cannot be made again");
                 None

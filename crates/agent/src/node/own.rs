@@ -1,5 +1,6 @@
 //! Performs what the node's own Node object means for it ([`node::Own`]).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use compile::fabric;
@@ -32,7 +33,7 @@ impl Node {
     fn perform_own(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Row(event) => {
-                let changed = self.cluster.apply(event);
+                let changed = Arc::make_mut(&mut self.cluster).apply(event);
                 if !self.has_begun() {
                     let placed = changed.iter().filter(|key| Placed::KINDS.contains(&key.kind));
                     self.placed.extend(placed.cloned());

@@ -74,10 +74,7 @@ impl Node {
                 return Some(node::Input::Saved(save, self.save().map_err(|error| format!("{error:#}"))));
             }
             Output::Row(event) => self.apply(event),
-            Output::Wire(wire) => {
-                let done = self.create_veth(&wire);
-                return Some(node::Input::Wired(wire.record.handle(), done));
-            }
+            Output::Wire(wire) => self.base.wirer.make(*wire),
             Output::Unwire { handle, host_if } => self.base.reaper.delete(Doomed { handle, host_if }),
             Output::Confirm(doubt) => {
                 if !self.base.confirm.ask(doubt.clone()) {

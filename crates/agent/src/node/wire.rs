@@ -1,15 +1,13 @@
 //! CNI requests on the loop's thread: what changes something goes to [`Attachments`](node::Attachments), what only looks is
 //! answered here.
 
-use cni::{Code, Error, Request};
-use compile::wiring;
-use kernel::Netns;
-use kernel::veth::{self, PodRoute, PodVeth, Port};
+use cni::Request;
 use node::{Reply, Wire};
 
 use super::Node;
+use crate::datapath::Subsystem;
 use crate::inbox::CniInput;
-use crate::store::namespace_lives;
+use crate::wirer::Wired;
 
 impl Node {
     pub(super) fn cni(&mut self, input: CniInput) {
@@ -23,47 +21,26 @@ impl Node {
         let _ = input.reply.send(Reply::Done(answer));
     }
 
-    /// Makes the pair with all that is in the pod's namespace.
-    pub(super) fn create_veth(&mut self, Wire { record, side, mtu }: &Wire) -> Result<(), Error> {
-        let Some(compiler) = &self.compiler else {
-            return Err(Error::new(Code::TryAgainLater, "the node's network is not known yet", ""));
-        };
-        let netns = Netns::open(&record.netns).map_err(|error| {
-            let details = "the container ended meanwhile, or the agent does not see the runtime's /run";
-            Error::new(Code::UnknownContainer, error.to_string(), details)
-        })?;
-        // The path of a process that ended may be another one's by now.
-        if !namespace_lives(record) {
-            let msg = format!("{} is another network namespace than it was", record.netns);
-            return Err(Error::new(Code::UnknownContainer, msg, "the container ended meanwhile"));
+    /// A pod's interface is made, or cannot be.
+    pub(super) fn wired(&mut self, Wired { wire, done }: Wired) {
+        if done.is_ok() {
+            self.believe(&wire);
         }
-        let port = wiring::of(record.wiring).host_link(*mtu).and_then(|link| link.port);
-        let routes: Vec<PodRoute> =
-            side.routes.iter().map(|(dst, via)| PodRoute { dst: *dst, via: *via }).collect();
-        let pair = PodVeth {
-            host: &record.host_if,
-            host_mac: None,
-            netns: &netns,
-            interface: &record.ifname,
-            mac: Some(record.mac),
-            mtu: Some(*mtu),
-            addresses: &side.addresses,
-            routes: &routes,
-            bridge: port.as_ref().map(|port| Port { bridge: &port.bridge, options: port.options }),
-            loopback: false,
-        };
-        veth::create(&mut self.base.datapath.links.rtnl, &pair).map_err(|error| explain(&error))?;
-        self.base.datapath.links.believe_veth(&record.host_if, compiler.net());
-        Ok(())
+        self.hear(node::Input::Wired(wire.record.handle(), done));
     }
-}
 
-/// EEXIST of linux/errno-base.h.
-const EEXIST: i32 = 17;
-
-fn explain(error: &kernel::Error) -> Error {
-    match error.errno() {
-        Some(EEXIST) => Error::new(Code::InterfaceExists, error.to_string(), "DEL comes before another ADD"),
-        _ => Error::new(Code::Kernel, error.to_string(), "nothing is left of it; the runtime will try again"),
+    /// What is there now as it was made. What has become of the node meanwhile follows.
+    pub(super) fn believe(&mut self, wire: &Wire) {
+        let Some(compiler) = &self.compiler else { return };
+        let links = &mut self.base.datapath.links;
+        links.believe_veth(&wire.record, wire.mtu);
+        if let Err(error) = links.follow_veth(&wire.record, compiler.net()) {
+            self.note(Subsystem::Net, Err(error));
+        }
+        let mtu = self.compiler.as_ref().map_or(wire.mtu, |compiler| compiler.settings().mtu);
+        if mtu != wire.mtu {
+            self.fit_pod(&wire.record, mtu, Some(wire.mtu));
+        }
+        self.note_ports();
     }
 }

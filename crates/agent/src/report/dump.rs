@@ -3,20 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kernel::Rtnl;
 use kernel::conntrack::Conntrack;
-use kstate::net::NetState;
-use kstate::nft::Ruleset;
 use netlink::conntrack::Filter;
 use serde::{Deserialize, Serialize};
 use types::{Family, IfName, Protocol};
 
 use super::Reports;
-use crate::actual::Actual;
-use crate::node::Node;
+use crate::actual::{Actual, Drift};
+use crate::snapshot::{Desired, Question, Snapshot};
 
 /// Files by name, and what could not be read.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -40,28 +37,22 @@ const PROC: [(&str, &str); 7] = [
 const LOOKS: usize = 3;
 const SETTLED: &str = "none: the kernel holds what it should\n";
 
-/// What the loop holds, taken at one moment.
-struct Wanted {
-    nft: Arc<Ruleset>,
-    net: NetState,
-    files: Vec<(&'static str, String)>,
-}
-
 impl Reports {
     pub(super) async fn dump(&self) -> Result<Dump> {
         let mut dump = Dump::default();
         dump.files.insert("log.txt".into(), crate::journal::recent());
         dump.files.insert("metrics.txt".into(), self.metrics.render());
         dump.files.insert("status.json".into(), serde_json::to_string_pretty(&self.status().await?)?);
-        dump.files.insert("decisions.jsonl".into(), self.ask(Node::recording).await?);
         for look in 1.. {
-            let Some(wanted) = self.ask(wanted).await? else {
+            let now = self.ask(Question::Snapshot).await?;
+            dump.files.insert("decisions.jsonl".into(), now.recording.clone());
+            let Some(desired) = now.desired.clone() else {
                 dump.failures
                     .push("the agent has no whole picture of the cluster yet: no plan, no drift".into());
                 break;
             };
             let dump = dump.clone();
-            let looked = tokio::task::spawn_blocking(move || dump.look(wanted));
+            let looked = tokio::task::spawn_blocking(move || dump.look(&now, &desired));
             let looked = looked.await.context("look at the kernel")?;
             // The plan and the kernel are read one after the other: a change that was on its way is no drift.
             if look == LOOKS || looked.files.get("drift.txt").is_none_or(|drift| drift == SETTLED) {
@@ -72,36 +63,24 @@ impl Reports {
     }
 }
 
-fn wanted(node: &Node) -> Option<Wanted> {
-    let compiler = node.compiler()?;
-    let mut findings = node.findings().join("\n");
-    findings.push('\n');
-    let attachments: Vec<_> = node.records().collect();
-    let attachments = serde_json::to_string_pretty(&attachments).unwrap_or_default();
-    let settings = format!("{:#?}\n", node.settings().args);
-    Some(Wanted {
-        nft: node.tables(),
-        net: compiler.net().clone(),
-        files: vec![
-            ("findings.txt", findings),
-            ("attachments.json", attachments),
-            ("settings.txt", settings),
-        ],
-    })
-}
-
 impl Dump {
-    fn look(mut self, wanted: Wanted) -> Self {
-        for (name, text) in &wanted.files {
-            self.files.insert((*name).to_owned(), text.clone());
+    fn look(mut self, now: &Snapshot, Desired { nft, net }: &Desired) -> Self {
+        let mut findings = now.findings.join("\n");
+        findings.push('\n');
+        for (name, text) in [
+            ("findings.txt", findings),
+            ("attachments.json", serde_json::to_string_pretty(&now.records).unwrap_or_default()),
+            ("settings.txt", format!("{:#?}\n", now.settings.args)),
+            ("plan/nft.txt", nft.to_string()),
+            ("plan/net.txt", net.to_string()),
+        ] {
+            self.files.insert(name.to_owned(), text);
         }
-        self.files.insert("plan/nft.txt".into(), wanted.nft.to_string());
-        self.files.insert("plan/net.txt".into(), wanted.net.to_string());
-        match Actual::observe(&crate::actual::scope(&wanted.net)) {
+        match Actual::observe(&crate::actual::scope(net)) {
             Ok(actual) => {
                 self.files.insert("kernel/nft.txt".into(), actual.nft.to_string());
                 self.files.insert("kernel/net.txt".into(), actual.net.to_string());
-                self.files.insert("drift.txt".into(), drift(&wanted, &actual));
+                self.files.insert("drift.txt".into(), drift(&actual.differ(nft, net), &actual));
             }
             Err(error) => self.failures.push(format!("kernel/nft.txt, kernel/net.txt, drift.txt: {error:#}")),
         }
@@ -124,8 +103,7 @@ impl Dump {
 }
 
 /// Whether the kernel holds what it should, and what would mend it.
-fn drift(wanted: &Wanted, actual: &Actual) -> String {
-    let drift = actual.differ(&wanted.nft, &wanted.net);
+fn drift(drift: &Drift, actual: &Actual) -> String {
     if drift.is_empty() {
         return SETTLED.to_owned();
     }

@@ -1,7 +1,6 @@
-//! What a trace asks the node's loop: each question runs on the loop's own thread, over what it holds then, so
-//! that nothing is copied and nothing is half changed.
+//! What a trace asks of what the node knows: each question is answered from one snapshot, on a thread that nobody else waits for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,11 +19,9 @@ use types::{Family, IfName, ObjectName, Protocol};
 
 use super::files::Files;
 use super::{drift, lacks, ways};
-use crate::datapath::Subsystem;
 use crate::dns::SharedZone;
-use crate::fault::Fault;
 use crate::inbox::Outbox;
-use crate::node::Node;
+use crate::snapshot::{Desired, Question, Snapshot};
 
 /// A loop that is busy for longer has no time for traces.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -59,23 +56,28 @@ impl Views {
         &self.node
     }
 
-    async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Node) -> T + Send + 'static) -> Result<T> {
-        self.outbox
-            .inspect(PATIENCE, question)
-            .await
-            .with_context(|| format!("the loop of {}'s agent has not answered for {PATIENCE:?}", self.node))
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Snapshot) -> T + Send + 'static,
+    ) -> Result<T> {
+        let now = self.outbox.ask(PATIENCE, Question::Snapshot).await.with_context(|| {
+            format!("the loop of {}'s agent has not answered for {PATIENCE:?}", self.node)
+        })?;
+        Ok(tokio::task::spawn_blocking(move || question(&now)).await?)
     }
 
     /// How the node's pods are attached.
     pub async fn wiring(&self) -> Result<types::Wiring> {
-        self.ask(|node| node.settings().wiring).await
+        self.ask(|node| node.settings.wiring).await
     }
 
     pub async fn wired(&self, pod: &ObjectName) -> Result<Wired> {
         let name = pod.clone();
         let found = self.ask(move |node| {
-            let of_node = node.cluster().pods.get(&name).is_some_and(|pod| pod.host_network);
-            let Some(record) = node.records().find(|record| record.pod == name) else { return Err(of_node) };
+            let of_node = node.cluster.pods.get(&name).is_some_and(|pod| pod.host_network);
+            let Some(record) = node.records.iter().find(|record| record.pod == name) else {
+                return Err(of_node);
+            };
             let (ips, netns) = (record.ips.clone(), record.netns.clone().into());
             Ok(Wired { pod: name, ips, netns, host_if: record.host_if.clone() })
         });
@@ -96,9 +98,9 @@ impl Views {
     /// The nodes that the first packet of a flow may come to.
     pub async fn candidates(&self, flow: Flow) -> Result<Vec<String>> {
         self.ask(move |node| {
-            let own = &node.settings().node;
+            let own = &node.settings.node;
             let choices = choices(node, flow);
-            let nodes = choices.iter().filter_map(|to| reference::node_of(to.ip(), node.cluster()));
+            let nodes = choices.iter().filter_map(|to| reference::node_of(to.ip(), &node.cluster));
             let mut names: BTreeSet<String> = nodes.map(|node| node.name.clone()).collect();
             names.extend(door(node, flow).map(|door| door.node));
             names.into_iter().filter(|name| name != own).collect()
@@ -111,13 +113,13 @@ impl Views {
         self.ask(move |node| {
             let (place, packet) = (place(node, true), packet(node, flow));
             let mut to = choices(node, flow);
-            to.retain(|to| reference::masquerade(&packet, *to, node.cluster(), &place).is_some());
-            let net = node.compiler().map(|compiler| compiler.net());
+            to.retain(|to| reference::masquerade(&packet, *to, &node.cluster, &place).is_some());
+            let net = node.desired.as_ref().map(|desired| &*desired.net);
             let fabric = trace::fabric::of(place.fabric);
             let own_address = net.and_then(|net| fabric.own_address(net, Family::of(flow.source.ip())));
-            let own = &node.settings().node;
+            let own = &node.settings.node;
             let is_elsewhere = |to: &&SocketAddr| {
-                reference::node_of(to.ip(), node.cluster()).is_some_and(|of| of.name != *own)
+                reference::node_of(to.ip(), &node.cluster).is_some_and(|of| of.name != *own)
             };
             let elsewhere = to.iter().filter(is_elsewhere).take(CAPTURED);
             let comes =
@@ -153,10 +155,9 @@ impl Views {
             answers_to,
         };
         let looked = self.ask(move |node| {
-            let compiler = node.compiler()?;
+            let Desired { nft, net } = node.desired.as_ref()?;
             let place = Place { of_link, broadcasts, ..place(node, here) };
-            let nft = node.tables();
-            let view = View { cluster: node.cluster(), nft: &nft, net: compiler.net(), place: &place };
+            let view = View { cluster: &node.cluster, nft, net, place: &place };
             let expected = trace::departure(&view, &name, &target)?;
             let mut found = drift::find(&view, &seen, &expected.hops, None);
             found.extend(drift::stale(&seen.connections, &expected.hops, flow));
@@ -186,10 +187,9 @@ impl Views {
     ) -> Result<(Expected, Vec<Sighting>)> {
         let seen = self.observe(None).await?;
         let looked = self.ask(move |node| {
-            let compiler = node.compiler()?;
+            let Desired { nft, net } = node.desired.as_ref()?;
             let place = place(node, true);
-            let nft = node.tables();
-            let view = View { cluster: node.cluster(), nft: &nft, net: compiler.net(), place: &place };
+            let view = View { cluster: &node.cluster, nft, net, place: &place };
             let expected = trace::arrival(&view, &onward, endpoint);
             let ends = (onward.source.ip(), onward.destination.ip());
             let found = drift::find(&view, &seen, &expected.hops, Some(ends.0));
@@ -203,10 +203,9 @@ impl Views {
 
     async fn observe(&self, client: Option<Flow>) -> Result<drift::Seen> {
         let scope = self.ask(|node| {
-            let scope = crate::actual::scope(node.compiler()?.net());
-            let refused: BTreeMap<Subsystem, Fault> = node.refused_now().collect();
-            let words = |subsystem| Some(refused.get(&subsystem)?.what.clone());
-            Some((scope, drift::Left::because(node.is_paused(), words)))
+            let scope = crate::actual::scope(&node.desired.as_ref()?.net);
+            let words = |subsystem| Some(node.refused.get(&subsystem)?.what.clone());
+            Some((scope, drift::Left::because(node.paused, words)))
         });
         let Some((scope, left)) = scope.await? else {
             bail!(self.not_yet());
@@ -239,7 +238,7 @@ impl Views {
     /// What is to be said of a port of one whole name.
     pub async fn of_port(&self, name: &str, asked: (Protocol, u16)) -> Result<Option<String>> {
         let (domain, name) = (self.domain(), name.to_owned());
-        self.ask(move |node| lacks::port(&name, &domain, asked, node.cluster())).await
+        self.ask(move |node| lacks::port(&name, &domain, asked, &node.cluster)).await
     }
 
     /// The same of one whole name. A headless Service without ready pods has none (NXDOMAIN).
@@ -248,7 +247,7 @@ impl Views {
             return Ok(None);
         }
         let (domain, name) = (self.domain(), name.trim_end_matches('.').to_owned());
-        let why = self.ask(move |node| lacks::why(&name, &domain, node.cluster()));
+        let why = self.ask(move |node| lacks::why(&name, &domain, &node.cluster));
         Ok(match (why.await?, finding) {
             (Some(why), _) => Some(format!("{family} address ({why})")),
             (None, Finding::NoData) => Some(format!("{family} address")),
@@ -304,8 +303,8 @@ impl Views {
 }
 
 /// Where the first packet of a flow may go.
-fn choices(node: &Node, flow: Flow) -> Vec<SocketAddr> {
-    match reference::choose(&packet(node, flow), node.cluster(), &place(node, true)) {
+fn choices(node: &Snapshot, flow: Flow) -> Vec<SocketAddr> {
+    match reference::choose(&packet(node, flow), &node.cluster, &place(node, true)) {
         Choice::Endpoints { endpoints, .. } => endpoints.into_iter().collect(),
         Choice::NotAService => vec![flow.destination],
         Choice::Reject { .. } | Choice::Drop { .. } => Vec::new(),
@@ -313,39 +312,39 @@ fn choices(node: &Node, flow: Flow) -> Vec<SocketAddr> {
 }
 
 /// The node whose port of a Service is asked for, if that leads on.
-fn door(node: &Node, flow: Flow) -> Option<Elsewhere> {
-    let found = service::at_other_node(&packet(node, flow), node.cluster(), &place(node, true))?;
+fn door(node: &Snapshot, flow: Flow) -> Option<Elsewhere> {
+    let found = service::at_other_node(&packet(node, flow), &node.cluster, &place(node, true))?;
     found.leads_on().then_some(found)
 }
 
 /// As what it comes there: this node's own.
-fn comes_to_door(node: &Node, flow: Flow) -> Option<Masqueraded> {
-    let own = node.cluster().nodes.get(&node.settings().node)?;
+fn comes_to_door(node: &Snapshot, flow: Flow) -> Option<Masqueraded> {
+    let own = node.cluster.nodes.get(&node.settings.node)?;
     let source = reference::internal_ip(own, Family::of(flow.source.ip()))?;
     Some(Masqueraded { source, destination: flow.destination })
 }
 
-fn place(node: &Node, dns_here: bool) -> Place {
-    let args = &node.settings().args;
+fn place(node: &Snapshot, dns_here: bool) -> Place {
+    let args = &node.settings.args;
     Place {
-        fabric: node.settings().fabric,
-        wiring: node.settings().wiring,
-        node: node.settings().node.clone(),
+        fabric: node.settings.fabric,
+        wiring: node.settings.wiring,
+        node: node.settings.node.clone(),
         pod_pools: args.cluster_cidrs.clone(),
         unmasqueraded: args.cluster_cidrs.clone(),
         service_cidrs: args.service_cidrs.clone(),
         dns_ips: args.dns_ips.clone(),
-        allow_sources: node.settings().allow_sources.clone(),
-        api: node.api_sockets().to_vec(),
+        allow_sources: node.settings.allow_sources.clone(),
+        api: node.api.clone(),
         dns_here,
         of_link: Vec::new(),
         broadcasts: Vec::new(),
     }
 }
 
-fn packet(node: &Node, flow: Flow) -> Packet {
-    let wiring = node.settings().wiring;
-    let own = || reference::local_pod(flow.source.ip(), node.cluster()).map(|pod| pod.host_if.clone());
+fn packet(node: &Snapshot, flow: Flow) -> Packet {
+    let wiring = node.settings.wiring;
+    let own = || reference::local_pod(flow.source.ip(), &node.cluster).map(|pod| pod.host_if.clone());
     Packet {
         iif: trace::wiring::shared(wiring).or_else(own),
         src: flow.source.ip(),

@@ -10,6 +10,7 @@
 //! would go to the wrong node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kstate::net::{NetState, Touched};
 use semantics::node::{Announced, Own, Peer, PodSubnet, incomplete, refused};
@@ -23,7 +24,8 @@ use crate::fabric;
 /// Links, addresses, routes and the fabric's entries as they should be.
 #[derive(Debug, Default)]
 pub struct Net {
-    state: NetState,
+    /// Shared with whoever looks at it.
+    state: Arc<NetState>,
     own: Option<Own>,
     own_findings: Vec<Diagnostic>,
     /// What of the state is neither a pod's nor a peer's.
@@ -94,6 +96,10 @@ impl Net {
         &self.state
     }
 
+    pub fn shared(&self) -> Arc<NetState> {
+        Arc::clone(&self.state)
+    }
+
     pub fn update(&mut self, topology: Topology<'_>, settings: &Settings, turned: &Turned) -> Round {
         let mut round = Round::default();
         if turned.own || !turned.pods.is_empty() && self.host_ports != topology.has_host_ports() {
@@ -124,10 +130,10 @@ impl Net {
             return;
         }
         round.changed = NetChange::Anything;
-        self.pods.values().for_each(|pod| pod.remove(&mut self.state));
+        self.pods.values().for_each(|pod| pod.remove(Arc::make_mut(&mut self.state)));
         (self.own, self.devices, self.pods) = (own, devices, pods);
         if stays {
-            self.pods.values().for_each(|pod| pod.insert(&mut self.state));
+            self.pods.values().for_each(|pod| pod.insert(Arc::make_mut(&mut self.state)));
         } else {
             self.rebuild(topology, settings, round);
         }
@@ -137,9 +143,9 @@ impl Net {
     fn turn_pods(&mut self, topology: Topology<'_>, settings: &Settings, round: &mut Round) {
         let Some(own) = &self.own else { return };
         round.changed = NetChange::Anything;
-        self.pods.values().for_each(|pod| pod.remove(&mut self.state));
+        self.pods.values().for_each(|pod| pod.remove(Arc::make_mut(&mut self.state)));
         self.pods = pods::pods(topology, settings, own);
-        self.pods.values().for_each(|pod| pod.insert(&mut self.state));
+        self.pods.values().for_each(|pod| pod.insert(Arc::make_mut(&mut self.state)));
     }
 
     /// One of the node's own pods. Where two want the same, the whole says who has it.
@@ -158,10 +164,10 @@ impl Net {
         }
         both().for_each(|pod| round.changed.touch_pod(pod));
         if let Some(before) = before {
-            before.remove(&mut self.state);
+            before.remove(Arc::make_mut(&mut self.state));
         }
         if let Some(now) = &now {
-            now.insert(&mut self.state);
+            now.insert(Arc::make_mut(&mut self.state));
         }
         match now {
             Some(now) => _ = self.pods.insert(container.to_owned(), now),
@@ -172,8 +178,8 @@ impl Net {
     /// Every peer anew, beside the node's own part as it is.
     fn rebuild(&mut self, topology: Topology<'_>, settings: &Settings, round: &mut Round) {
         round.changed = NetChange::Anything;
-        self.state = self.devices.clone();
-        self.pods.values().for_each(|pod| pod.insert(&mut self.state));
+        self.state = Arc::new(self.devices.clone());
+        self.pods.values().for_each(|pod| pod.insert(Arc::make_mut(&mut self.state)));
         self.contested = false;
         round.before.extend(std::mem::take(&mut self.peers).into_values().filter_map(finding));
         // Whoever says that another's address is his does not take it from him.
@@ -189,7 +195,9 @@ impl Net {
         let before = self.peers.remove(name);
         if !self.contested {
             if let Some(Ok(peer)) = &before {
-                self.entries(settings, peer).iter().for_each(|entry| entry.remove(&mut self.state));
+                self.entries(settings, peer)
+                    .iter()
+                    .for_each(|entry| entry.remove(Arc::make_mut(&mut self.state)));
             }
             if let Some(peer) = topology.peer(name) {
                 let found = self.add(settings, (name, peer)).cloned();
@@ -226,7 +234,7 @@ impl Net {
             reached = Err(Box::new(found));
         }
         let entries = reached.as_ref().map(|peer| self.entries(settings, peer)).unwrap_or_default();
-        entries.into_iter().for_each(|entry| entry.insert(&mut self.state));
+        entries.into_iter().for_each(|entry| entry.insert(Arc::make_mut(&mut self.state)));
         self.peers.insert(name.to_owned(), reached);
         self.peers.get(name)?.as_ref().err().map(Box::as_ref)
     }
@@ -325,7 +333,7 @@ mod tests {
         let all = Turned { own: true, ..Turned::default() };
         let mut found = net.update(Topology::new(cluster, &settings()), &settings(), &all).now;
         found.sort();
-        (net.state, found)
+        (net.into_state(), found)
     }
 
     fn cluster(nodes: impl IntoIterator<Item = Row>) -> Cluster {
@@ -468,7 +476,7 @@ mod tests {
                 if let Some(row) = own.clone() {
                     known.apply(Event::Upsert(row));
                 }
-                prop_assert_eq!(&net.state, &whole(&known).0);
+                prop_assert_eq!(net.state(), &whole(&known).0);
                 if cluster.nodes.contains_key("node0") || own.is_none() {
                     prop_assert_eq!(&found, &whole(&cluster).1);
                 }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use kstate::net::ROUTE_PROTOCOL;
+use kstate::net::{ROUTE_PROTOCOL, Told};
 use netlink::route::{GROUPS, LinkRow, NeighbourRow, Notice, Of, RouteRow, decode_notice};
 use types::{IfName, Mac};
 
 use super::Scope;
+use super::told::told;
 use crate::error::Error;
 use crate::rtnl::Rtnl;
 use crate::socket::{NetlinkSocket, Received, Subsystem};
@@ -16,8 +17,8 @@ use crate::socket::{NetlinkSocket, Received, Subsystem};
 /// What a listener hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Something of ours, or in its place, changed: observe and compare. Our own changes are heard as well.
-    Ours(Notice),
+    /// What something of ours, or in its place, is now. Our own changes are heard as well.
+    Ours(Told),
     /// Of the machine, which is not ours and carries us: its other links, their addresses, routes of others.
     Ground,
     /// Which may take pods' packets elsewhere: somebody's route to their addresses, or a rule.
@@ -37,7 +38,7 @@ pub struct Changes {
 }
 
 #[derive(Debug, Default)]
-struct Names {
+pub(super) struct Names {
     by_index: BTreeMap<u32, IfName>,
     /// VXLAN devices and bridges: neighbours on them are ours.
     wires: BTreeSet<u32>,
@@ -61,8 +62,12 @@ impl Names {
         self.permanent.retain(|(link, _)| *link != index);
     }
 
+    pub(super) fn name(&self, index: u32) -> Option<&IfName> {
+        self.by_index.get(&index)
+    }
+
     fn get(&self, index: u32) -> &str {
-        self.by_index.get(&index).map_or("", IfName::as_str)
+        self.name(index).map_or("", IfName::as_str)
     }
 
     fn of_route(&self, row: &RouteRow) -> &str {
@@ -127,7 +132,7 @@ impl Changes {
                 changes.push(Change::Detour);
             }
             if is_ours(&notice, scope, names) {
-                changes.push(Change::Ours(notice.clone()));
+                changes.extend(told(&notice, names).into_iter().map(Change::Ours));
             }
             match notice {
                 Notice::Link(row, true) if !row.of_bridge => names.forget(row.index),

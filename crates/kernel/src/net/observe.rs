@@ -17,7 +17,7 @@ pub fn observe(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState, Error> {
     let names: BTreeMap<u32, IfName> = rows.iter().map(|row| (row.index, row.name.clone())).collect();
     let mut state = NetState::default();
     for row in rows.iter().filter(|row| scope.has_link(row.name.as_str())) {
-        let Some(mut link) = link(row, &names) else { continue };
+        let Some(mut link) = link(row, |index| names.get(&index)) else { continue };
         if let (LinkKind::Veth, Some(port)) = (&link.kind, &mut link.port) {
             observe_program(rtnl, row.index, port)?;
         }
@@ -63,18 +63,15 @@ pub fn observe(rtnl: &mut Rtnl, scope: &Scope) -> Result<NetState, Error> {
     Ok(state)
 }
 
-fn link(row: &LinkRow, names: &BTreeMap<u32, IfName>) -> Option<Link> {
-    let bridge = row.master.and_then(|index| names.get(&index));
-    Some(Link {
-        kind: row.link_kind()?,
-        mac: row.mac,
-        mtu: row.mtu,
-        up: row.up,
-        port: bridge.map(|bridge| {
-            let (options, unknown) = row.port.unwrap_or_default();
-            BridgePort { bridge: bridge.clone(), options, unknown }
-        }),
-    })
+/// Without its program, of which another question tells.
+pub(super) fn link<'a>(row: &LinkRow, name: impl Fn(u32) -> Option<&'a IfName>) -> Option<Link> {
+    Some(Link { kind: row.link_kind()?, mac: row.mac, mtu: row.mtu, up: row.up, port: port(row, name) })
+}
+
+pub(super) fn port<'a>(row: &LinkRow, name: impl Fn(u32) -> Option<&'a IfName>) -> Option<BridgePort> {
+    let bridge = row.master.and_then(name)?.clone();
+    let (options, unknown) = row.port.unwrap_or_default();
+    Some(BridgePort { bridge, options, unknown })
 }
 
 fn observe_program(rtnl: &mut Rtnl, link: u32, port: &mut BridgePort) -> Result<(), Error> {

@@ -66,7 +66,7 @@ fn well_formed(mut state: NetState) -> NetState {
     state
 }
 
-fn state() -> impl Strategy<Value = NetState> {
+pub(in crate::net) fn state() -> impl Strategy<Value = NetState> {
     let device = 0..6_usize;
     let route =
         (proptest::option::of(device.clone()), 0..3_u8, any::<bool>()).prop_map(|(dev, via, onlink)| {
@@ -104,7 +104,7 @@ fn state() -> impl Strategy<Value = NetState> {
 }
 
 /// Two states of which the first holds no veth that a diff would have to make.
-fn pair() -> impl Strategy<Value = (NetState, NetState)> {
+pub(in crate::net) fn pair() -> impl Strategy<Value = (NetState, NetState)> {
     (state(), state()).prop_map(|(mut desired, actual)| {
         let lost: Vec<IfName> = lost_veths(&desired, &actual).cloned().collect();
         desired.links.retain(|name, _| !lost.contains(name));

@@ -15,6 +15,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -271,6 +272,9 @@ pub fn decode_link(message: &Message<'_>) -> Option<LinkRow> {
     };
     if let Some(info) = attributes.find(IFLA_LINKINFO) {
         decode_info(&mut row, &info.nested());
+    }
+    if let Some(port) = attributes.find(IFLA_PROTINFO).filter(|_| row.of_bridge) {
+        row.port = Some(decode_port(&port.nested()));
     }
     Some(row)
 }

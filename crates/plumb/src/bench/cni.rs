@@ -27,7 +27,7 @@ pub struct Args {
     /// Pods of each variant
     #[arg(long, default_value_t = 100)]
     rounds: u32,
-    /// Pods that are deleted at the same time, in the last step
+    /// Pods that are wired and then deleted at the same time, in the last step
     #[arg(long, default_value_t = 20)]
     burst: u32,
     /// Connections that the node knows all the while, of each family
@@ -156,9 +156,9 @@ pub fn run(args: &Args) -> Result<Table> {
         times.del[2].push(process + bare.delete(sandbox.number)?);
     }
     let burst = sandboxes(args.rounds, pods)?;
-    times.burst[0] = ours.together(&burst)?;
+    times.burst[0] = ours.burst(&burst)?;
     if let Some(reference) = &reference {
-        times.burst[1] = reference.together(&burst)?;
+        times.burst[1] = reference.burst(&burst)?;
     }
     Ok(table(args, &times, left_out))
 }
@@ -168,7 +168,14 @@ pub fn run(args: &Args) -> Result<Table> {
 struct Times {
     add: [Vec<Duration>; 3],
     del: [Vec<Duration>; 3],
-    burst: [Vec<Duration>; 2],
+    burst: [Burst; 2],
+}
+
+/// Of pods at the same time.
+#[derive(Default)]
+struct Burst {
+    add: Vec<Duration>,
+    del: Vec<Duration>,
 }
 
 fn table(args: &Args, times: &Times, left_out: Option<String>) -> Table {
@@ -197,8 +204,11 @@ fn table(args: &Args, times: &Times, left_out: Option<String>) -> Table {
     }
     let each = "as above, each of the plugins that run at the same time";
     let [ours, theirs] = &times.burst;
-    table.add(Line::new(format!("DEL of {} together, plumb-cni", args.burst), each, ours));
-    table.add(Line::new(format!("DEL of {} together, bridge", args.burst), each, theirs));
+    for (whose, burst) in [("plumb-cni", ours), ("bridge", theirs)] {
+        for (verb, times) in [("ADD", &burst.add), ("DEL", &burst.del)] {
+            table.add(Line::new(format!("{verb} of {} together, {whose}", args.burst), each, times));
+        }
+    }
     if let Some(why) = left_out {
         table.note(format!("the reference is left out: {why}"));
     }
@@ -298,17 +308,18 @@ impl Plugin {
         Ok(took)
     }
 
-    /// ADD of all, then DEL of all at the same time: a node that is drained.
-    fn together(&self, sandboxes: &[Sandbox]) -> Result<Vec<Duration>> {
-        for sandbox in sandboxes {
-            self.run("ADD", sandbox)?;
-        }
+    /// ADD of all at the same time, then DEL of all: a node that begins, and one that is drained.
+    fn burst(&self, sandboxes: &[Sandbox]) -> Result<Burst> {
+        Ok(Burst { add: self.together("ADD", sandboxes)?, del: self.together("DEL", sandboxes)? })
+    }
+
+    fn together(&self, verb: &str, sandboxes: &[Sandbox]) -> Result<Vec<Duration>> {
         std::thread::scope(|scope| {
             let threads: Vec<_> =
-                sandboxes.iter().map(|sandbox| scope.spawn(|| self.run("DEL", sandbox))).collect();
+                sandboxes.iter().map(|sandbox| scope.spawn(|| self.run(verb, sandbox))).collect();
             threads
                 .into_iter()
-                .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a DEL panicked"))?)
+                .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?)
                 .collect()
         })
     }

@@ -237,6 +237,53 @@ fn what_others_do_to_their_own_tables_costs_no_look() {
     }
 }
 
+/// The agent hears of its own doing as of anybody's, in one thread: once a route is back that somebody took, what was told before
+/// has been dealt with, and that route is the one thing that there was to look at.
+#[test]
+fn pods_that_come_and_go_cost_no_look_and_hide_nothing() {
+    let stage = Stage::new(2);
+    let (_stays, _) = stage.wired(0, "stays");
+    let node = &stage.nodes[0];
+    wait_for("the tunnel's peer is known", || node.run("ip route").contains("10.244.2.0/24").then_some(()));
+    let route = ("ip route del 10.244.2.0/24", "ip route show proto 112");
+    mended(node, route.0, route.1);
+    let mut count = 0;
+    let mut wired = || {
+        count += 1;
+        stage.wired(0, &format!("pod{count}")).0
+    };
+    wait_for("a look at all, every 30 s, does not come in between", || {
+        let before = looks(node, "net");
+        for _ in 0..5 {
+            node.del(&wired()).unwrap();
+        }
+        mended(node, route.0, route.1);
+        (looks(node, "net") == before + 1).then_some(())
+    });
+    let port = node.run("ip -o link show master cni0");
+    let veth = port.split([' ', '@']).nth(1).unwrap();
+    let mac = node.run("bridge fdb show dev plumb.1");
+    let mac = mac.split(' ').next().unwrap();
+    let forwarding = format!("bridge fdb del {mac} dev plumb.1 self");
+    let gone = format!("ip link del {veth}");
+    let neighbour = "ip neigh del 10.244.2.0 dev plumb.1";
+    for (broken, look, words) in [
+        (vec![route.0], route.1, "10.244.2.0/24"),
+        (vec![&forwarding], "bridge fdb show dev plumb.1", mac),
+        (vec![neighbour], "ip neigh show dev plumb.1 nud permanent", "10.244.2.0"),
+        // Routes go with it without a word.
+        (vec!["ip link set plumb.1 down", "ip link set plumb.1 up"], route.1, "10.244.2.0/24"),
+        (vec![&gone], "ip -o link show master cni0", veth),
+    ] {
+        let first = wired();
+        broken.iter().for_each(|command| drop(node.run(command)));
+        let second = wired();
+        node.del(&first).unwrap();
+        wait_for(&format!("{broken:?} is mended"), || node.run(look).contains(words).then_some(()));
+        node.del(&second).unwrap();
+    }
+}
+
 /// A program that owns our table for as long as it runs.
 struct Holder(Child, ChildStdin);
 

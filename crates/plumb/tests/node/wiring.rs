@@ -1,5 +1,6 @@
 //! ADD, DEL, CHECK, GC; what a killed agent comes back to; services and policies of real packets.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -206,4 +207,32 @@ fn thirty_two_adds_at_once_get_thirty_two_addresses() {
         }
     });
     assert_eq!(node.run("ip -o link show master cni0").lines().count(), 0);
+}
+
+/// Pods are wired beside each other, and some are to go while they are: what a runtime was told holds, and nothing is left.
+#[test]
+fn many_pods_at_once_come_and_go() {
+    let stage = Stage::new(1);
+    let node = &stage.nodes[0];
+    let pods: Vec<_> = (0..24).map(|n| stage.pod(0, &format!("pod{n}"))).collect();
+    let wired: Vec<_> = std::thread::scope(|scope| {
+        let adds: Vec<_> = pods.iter().map(|pod| scope.spawn(|| node.add(pod))).collect();
+        let dels: Vec<_> = pods.iter().step_by(2).map(|pod| scope.spawn(|| node.del(pod))).collect();
+        dels.into_iter().for_each(|del| _ = del.join().unwrap().unwrap());
+        adds.into_iter().map(|add| add.join().unwrap()).collect()
+    });
+    let ports = || node.run("ip -o link show master cni0").lines().count();
+    // Of the others a runtime sent the DEL before or after their ADD was done.
+    let stay: Vec<_> = pods.iter().zip(&wired).skip(1).step_by(2).collect();
+    let addresses: BTreeSet<_> = stay.iter().map(|(_, ip)| *ip.as_ref().unwrap()).collect();
+    assert_eq!(addresses.len(), stay.len(), "each has its own");
+    let others = stay.iter().cycle().skip(1);
+    for ((pod, ip), (other, _)) in stay.iter().zip(others) {
+        let _server = listen(pod, 8080);
+        let to = SocketAddr::new(*ip.as_ref().unwrap(), 8080);
+        assert!(connects(&other.netns, to), "{} at {to}", pod.name);
+    }
+    pods.iter().for_each(|pod| drop(node.del(pod).unwrap()));
+    assert_eq!(ports(), 0);
+    assert_eq!(stage.events("DriftMended"), [""; 0], "what the agent does is nobody's drift");
 }

@@ -4,7 +4,10 @@ use std::process::Command;
 use model::{Event, Placed, Row, Service, ServicePort};
 use types::ObjectName;
 
+use std::sync::Arc;
+
 use super::*;
+use crate::snapshot::{Question, Snapshot};
 
 const NODE: &str = "node1";
 
@@ -113,6 +116,42 @@ fn rules_of_before_stay_until_everything_is_listed() {
         let (node, _inbox) = before();
         assert!(node.compiler().is_none() && ips().contains("10.96.0.7"));
         assert!(said("ip", "route show proto 112").contains("10.244.2.0/24"), "routes are mended before");
+    });
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+/// Nobody pays for who does not look; and who looks sees one moment, whatever comes next.
+#[test]
+fn a_snapshot_is_shared_and_stays_what_it_was() {
+    let directory = std::env::temp_dir().join(format!("plumb-settle-snapshot-{}", std::process::id()));
+    crate::dns::tests::inside(async || {
+        let (mut node, _inbox) = crate::bench::held(&directory).unwrap();
+        for kind in Kind::ALL {
+            listed(&mut node, kind, nodes().filter(|_| kind == Kind::Node));
+        }
+        let snapshot = |node: &Node| {
+            let (answer, mut wait) = tokio::sync::oneshot::channel();
+            node.answer(Question::Snapshot(answer));
+            wait.try_recv().unwrap()
+        };
+        let cluster = Arc::as_ptr(&node.cluster);
+        let (before, same) = (snapshot(&node), snapshot(&node));
+        let net = |snapshot: &Snapshot| Arc::clone(&snapshot.desired.as_ref().unwrap().net);
+        assert!(Arc::ptr_eq(&before.cluster, &same.cluster) && Arc::ptr_eq(&net(&before), &net(&same)));
+        drop((before, same));
+        let delete = |n| {
+            let Some(Row::Node(gone)) = nodes().nth(n) else { panic!("three nodes") };
+            Event::Delete(Key::new(Kind::Node, ObjectName::cluster(&gone.name)))
+        };
+        node.apply(delete(1));
+        node.settle();
+        assert_eq!(Arc::as_ptr(&node.cluster), cluster, "nobody had it, so nothing was copied");
+        let before = snapshot(&node);
+        node.apply(delete(2));
+        node.settle();
+        let after = snapshot(&node);
+        assert_eq!((before.cluster.nodes.len(), after.cluster.nodes.len()), (2, 1));
+        assert_eq!((net(&before).routes.len(), net(&after).routes.len()), (1, 0));
     });
     std::fs::remove_dir_all(&directory).unwrap();
 }
