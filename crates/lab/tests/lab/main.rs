@@ -361,7 +361,7 @@ fn wrong_input_is_named_and_nothing_is_made() {
     let lab = Lab::new(User::Own);
     for (args, expected) in [
         (vec!["up", "--nodes", "0"], "--nodes 0: give a whole number from 1 to 100"),
-        (vec!["up", "-f", "/no/such.yaml"], "read the manifest /no/such.yaml"),
+        (vec!["up", "-f", "/no/such.yaml"], "-f /no/such.yaml: there is no such file or directory"),
         (vec!["up", "--unknown"], "unexpected argument '--unknown'"),
         (vec!["exec", "node1", "true"], "is not running; start it with: plumb lab up"),
         (vec!["status"], "is not running; start it with: plumb lab up"),

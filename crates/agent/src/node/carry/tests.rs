@@ -121,7 +121,7 @@ fn what_is_not_compiled_yet_is_not_taken_away() {
 fn an_add_waits_for_one_piece_of_what_changes_beside_it() {
     let directory = std::env::temp_dir().join(format!("plumb-carry-{}", std::process::id()));
     crate::dns::tests::inside(async || {
-        let (mut node, _inbox) = listed(&directory, SERVICES);
+        let (mut node, mut inbox) = listed(&directory, SERVICES);
         node.settle_all();
         assert!(node.lacking().is_none(), "{:?}", node.lacking());
         for row in (0..SERVICES).flat_map(|number| service(number, 9090)) {
@@ -133,15 +133,22 @@ fn an_add_waits_for_one_piece_of_what_changes_beside_it() {
         let (add, mut answer) = asks("ADD", &format!("/proc/self/fd/{}", netns.as_fd().as_raw_fd()));
         node.round(vec![add]).unwrap();
         let mut generations = 0;
-        let reply = loop {
-            if let Ok(reply) = answer.try_recv() {
-                break reply;
-            }
+        while node.attachments.waits_for().is_some() {
             let turned = node.base.datapath.backend.wait().expect("its thread lives");
             generations += usize::from(matches!(turned, Answer::Followed(_)));
             node.answered(turned);
             node.round(Vec::new()).unwrap();
-        };
+        }
+        // Its interface is being made now.
+        let is_wired = |input: &Input| matches!(input, Input::Wired(_));
+        let mut wired = false;
+        while !wired {
+            // Tokio lets nobody wait on a thread of its own.
+            let inputs = thread::scope(|scope| scope.spawn(|| inbox.wait(None)).join().unwrap()).unwrap();
+            wired = inputs.iter().any(is_wired);
+            node.round(inputs).unwrap();
+        }
+        let reply = answer.try_recv().expect("it is answered");
         assert!(matches!(reply, Reply::Done(Ok(_))), "{reply:?}");
         // The one on its way may have come to its end before the loop heard of the pod.
         assert!((1..=2).contains(&generations), "{generations}");

@@ -103,7 +103,7 @@ fn begun(node: &mut Node, netns: &str) -> oneshot::Receiver<node::Reply> {
     let request = cni::Request::parse(&env, config.to_string().as_bytes()).unwrap();
     let (reply, answer) = oneshot::channel();
     node.asked(CniInput { request, pod: None, received: clock::since_boot(), reply });
-    node.settle();
+    node.settle_all();
     node.followed();
     answer
 }
@@ -144,7 +144,7 @@ fn what_is_being_wired_is_no_drift() {
             listed(&mut node, kind, rows);
         }
         node.look_for_ways();
-        node.settle();
+        node.settle_all();
         looks(&mut node);
         let pod = Netns::fresh().unwrap();
         let path = {
