@@ -18,6 +18,7 @@ use watch::Misused;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// An archive of `plumb sysdump`, or the decisions.jsonl of one node in it
+    #[arg(value_name = "SYSDUMP")]
     file: PathBuf,
     /// Only what concerns this pod: NAMESPACE/NAME
     #[arg(long, value_name = "POD")]
