@@ -333,7 +333,7 @@ mod tests {
         let all = Turned { own: true, ..Turned::default() };
         let mut found = net.update(Topology::new(cluster, &settings()), &settings(), &all).now;
         found.sort();
-        (net.into_state(), found)
+        (net.shared().as_ref().clone(), found)
     }
 
     fn cluster(nodes: impl IntoIterator<Item = Row>) -> Cluster {
